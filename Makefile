@@ -1,0 +1,34 @@
+# Two commands do all the set-up: `make demo` and `make test`. `make` alone lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+.venv/ready: requirements.txt requirements-dev.txt constraints.txt
+	@echo "Installing what the project needs into .venv (once; some minutes) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+demo: .venv/ready  ## make data, train, evaluate and infer with both bundles, and write demo/index.html
+	@$(BIN)/python -m scripts demo demo
+
+test: lint  ## lint, types, every test and the real bundle commands, with coverage
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+
+lint: .venv/ready  ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: .venv/ready  ## put the sources into the project's form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove what the demonstration and the tests made
+	rm -rf demo .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

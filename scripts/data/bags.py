@@ -1,0 +1,72 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Bags as files name them: the datalist of a cohort, and its checks before any image is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import InputError
+
+PATHS = ("image", "annotation")
+
+
+def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = True) -> list[dict[str, Any]]:
+    """The bags of one section of a MONAI datalist, with paths made absolute or relative to the working directory.
+
+    Args:
+        datalist: JSON file {"training": [{"image", "label", ...}], "validation": [...], "test": [...]}.
+        section: which of its lists.
+        dataset_dir: what the paths in it are relative to.
+        labelled: every bag must have a label, 0 or 1.
+    """
+    try:
+        content = json.loads(Path(datalist).read_text())
+    except OSError as e:
+        raise InputError(
+            f"cannot read the datalist {datalist} ({e.strerror}): give one with --datalist FILE, "
+            'or put "datalist.json" into the dataset folder'
+        ) from e
+    except ValueError as e:
+        raise InputError(f"the datalist {datalist} is not JSON ({e}): mend it") from e
+    bags = content.get(section) if isinstance(content, dict) else None
+    if not isinstance(bags, list) or not bags:
+        raise InputError(f'the datalist {datalist} has no bags under "{section}": add a list of that name')
+    return [_checked(dict(bag), f'{datalist}, "{section}"[{i}]', dataset_dir, labelled) for i, bag in enumerate(bags)]
+
+
+def _checked(bag: dict[str, Any], where: str, dataset_dir: str, labelled: bool) -> dict[str, Any]:
+    if not isinstance(bag.get("image"), str):
+        raise InputError(f'{where} names no "image": give the path of a scan or of a feature file')
+    for key in PATHS:
+        if isinstance(bag.get(key), str):
+            bag[key] = str(Path(dataset_dir) / bag[key])
+    bag.setdefault("bag_id", Path(bag["image"]).name.split(".")[0])
+    where = f"{where} ({bag['bag_id']})"
+    if not Path(bag["image"]).exists():
+        raise InputError(f"{where}: {bag['image']} does not exist: check --dataset_dir, or make the features first")
+    if labelled and bag.get("label") is None:
+        raise InputError(f'{where} has no "label": give 0 or 1')
+    if bag.get("label") is not None and bag["label"] not in (0, 1):
+        raise InputError(f'{where} has the label {bag["label"]!r}, which is not one of the classes: give 0 or 1')
+    return bag
+
+
+def bags_to_read(
+    find: Callable[[str], list[dict[str, Any]]], dataset_dir: str, datalist: str | None, section: str
+) -> list[dict[str, Any]]:
+    """What inference reads: a section of the datalist, or without one whatever `find` finds in the folder."""
+    if datalist is None:
+        return find(dataset_dir)
+    return load_bags(datalist, section, dataset_dir, labelled=False)

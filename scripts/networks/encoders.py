@@ -1,0 +1,125 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From an instance to its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class SliceCNN(nn.Module):
+    """The slice network of SA-DMIL (arXiv 2307.09457), one block per entry of `channels`.
+
+    A block is Conv → ReLU → BatchNorm → MaxPool; the first convolution is 5×5 'same', the others 3×3 valid.
+    Six blocks on 512×512 slices give 6×6×32 = 1152 features, flattened in the order row, column, channel.
+
+    Args:
+        image_size: rows and columns of a slice.
+        in_channels: windows of a slice.
+        channels: of each block.
+        dropout: probability after the blocks in `dropout_after` (counted from 1).
+    """
+
+    def __init__(
+        self,
+        image_size: int = 512,
+        in_channels: int = 3,
+        channels: Sequence[int] = (16, 32, 32, 32, 32, 32),
+        dropout: float = 0.3,
+        dropout_after: Sequence[int] = (2, 5, 6),
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        size = image_size
+        for block, (before, after) in enumerate(zip([in_channels, *channels[:-1]], channels), start=1):
+            first = block == 1
+            layers += [
+                nn.Conv2d(before, after, 5 if first else 3, padding=2 if first else 0),
+                nn.ReLU(inplace=True),
+                nn.BatchNorm2d(after, eps=1e-3, momentum=0.01),  # Keras' own, which the papers' runs used
+                nn.MaxPool2d(2),
+            ]
+            if block in dropout_after:
+                layers.append(nn.Dropout(dropout))
+            size = (size if first else size - 2) // 2
+        if size < 1:
+            raise ValueError(f"{len(channels)} blocks leave nothing of a {image_size}×{image_size} slice: give fewer")
+        self.blocks = nn.Sequential(*layers)
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.out_features = size * size * channels[-1]
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """image: [B, C, H, W, N], mask: [B, 1, N] → [B, D, N]. Padding is never looked at and gets 0."""
+        b, c, h, w, n = image.shape
+        if c != self.in_channels or h != self.image_size or w != self.image_size:
+            raise ValueError(
+                f"slices of {c}×{h}×{w} for a network of {self.in_channels}×{self.image_size}×{self.image_size}: "
+                "set image_size (and the windows) as it was trained"
+            )
+        real = mask.flatten() > 0.5  # [B*N]
+        slices = image.permute(0, 4, 1, 2, 3).reshape(b * n, c, h, w)[real]  # [R, C, H, W]
+        maps = self.blocks(slices)  # [R, 32, 6, 6]
+        rows = maps.permute(0, 2, 3, 1).flatten(1)  # [R, D]
+        features = torch.zeros([b * n, rows.shape[1]], dtype=rows.dtype, device=rows.device)
+        features = features.index_put([torch.nonzero(real)[:, 0]], rows)
+        return features.view(b, n, -1).transpose(1, 2)  # [B, D, N]
+
+
+class FeatureProjection(nn.Module):
+    """Patch features that already exist → D features by one linear layer: relu(W x + b)."""
+
+    def __init__(self, in_features: int, out_features: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.project = nn.Linear(in_features, out_features)
+        self.dropout = nn.Dropout(dropout)
+        self.in_features = in_features
+        self.out_features = out_features
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """image: [B, D, N] → [B, D', N]; padding gets 0."""
+        if image.shape[1] != self.in_features:
+            raise ValueError(
+                f"{image.shape[1]} features per patch for a network of {self.in_features}: "
+                "set in_features, and train with features of the same encoder"
+            )
+        x = self.dropout(torch.relu(self.project(image.transpose(1, 2))))  # [B, N, D']
+        return x.transpose(1, 2) * mask
+
+
+class SeededTileCNN(nn.Module):
+    """Tiles → features with random weights that depend on the seed alone: nothing to download, nothing learned.
+
+    Mean and spread of random convolutions describe colour and texture; a pretrained encoder describes more.
+    """
+
+    def __init__(self, seed: int = 0, channels: Sequence[int] = (16, 32, 64)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip([3, *channels[:-1]], channels):
+            layers += [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.ReLU(inplace=True)]
+        self.blocks = nn.Sequential(*layers)
+        self.out_features = 2 * channels[-1]
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            if parameter.dim() == 4:
+                fan_in = float(parameter[0].numel())
+                parameter.data = torch.randn(parameter.shape, generator=generator) * (2.0 / fan_in) ** 0.5
+            else:
+                parameter.data.zero_()
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """tiles: [B, 3, H, W] in [0, 1] → [B, D]."""
+        maps = self.blocks(2.0 * tiles - 1.0).flatten(2)  # [B, C, H'*W']
+        return torch.cat([maps.mean(dim=2), maps.std(dim=2)], dim=1)

@@ -1,0 +1,162 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A picture per bag that a person understands at a look: which slices, or where on the slide."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from monai.transforms import Transform
+
+from scripts.data.annotations import read_polygons
+from scripts.data.features import PatchFeatures, read_features
+from scripts.data.results import BagResult
+from scripts.outputs.files import RESEARCH_USE, write_whole
+
+BRAIN_WINDOW = (0, 80)  # HU
+FLAGGED = "#d62728"
+TRUTH = "#1f9e4b"
+ATTENTION = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
+
+
+class DrawScand(Transform):
+    """Writes `output_dir/<bag_id>/slices.png`: the flagged slices, above the attention along the scan.
+
+    Args:
+        output_dir: folder of the results.
+        volume_key: the scan in HU at full resolution, [1, X, Y, N] in LPS axes.
+        shown: at most so many slices, those with the highest attention, in their order in the scan.
+    """
+
+    def __init__(self, output_dir: str, volume_key: str = "volume", shown: int = 6) -> None:
+        self.output_dir = Path(output_dir)
+        self.volume_key = volume_key
+        self.shown = shown
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["result"]
+        figure = draw_scan(result, np.asarray(data[self.volume_key][0]), self.shown)
+        write_whole(self.output_dir / result.bag_id / "slices.png", _png(figure))
+        return {key: value for key, value in data.items() if key != self.volume_key}  # a volume is large: drop it here
+
+
+def draw_scan(result: BagResult, volume: np.ndarray, shown: int = 6) -> Figure:
+    """volume: [X, Y, N] in HU, LPS axes."""
+    candidates = np.flatnonzero(result.flagged) if result.flagged.any() else np.arange(len(result.attention))
+    best = candidates[np.argsort(-result.attention[candidates], kind="stable")][:shown]
+    figure = Figure(figsize=(2.2 * shown, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, shown, height_ratios=[1.15, 1])
+    for column in range(shown):
+        axes = figure.add_subplot(grid[0, column])
+        axes.set_axis_off()
+        if column < len(best):
+            _draw_slice(axes, result, volume, int(np.sort(best)[column]))
+    _draw_curve(figure.add_subplot(grid[1, :]), result)
+    figure.suptitle(_headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged"))
+    return figure
+
+
+def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -> None:
+    axes.imshow(volume[:, :, index].T, cmap="gray", vmin=BRAIN_WINDOW[0], vmax=BRAIN_WINDOW[1])
+    flagged = bool(result.flagged[index])
+    axes.set_title(f"slice {index + 1}\nattention {result.attention[index]:.3f}", fontsize=9)
+    if flagged:
+        axes.set_axis_on()
+        axes.set(xticks=[], yticks=[])
+        for side in axes.spines.values():
+            side.set(color=FLAGGED, linewidth=2)
+
+
+def _draw_curve(axes: Axes, result: BagResult) -> None:
+    places = np.arange(1, len(result.attention) + 1)
+    axes.plot(places, result.attention, color="#1f4e79", marker="o", markersize=3, label="attention")
+    axes.axhline(1 / len(places), color="grey", linestyle=":", label="average: flagged above, in a positive scan")
+    axes.plot(places[result.flagged], result.attention[result.flagged], "o", color=FLAGGED, label="flagged")
+    if result.truth is not None and result.truth.any():
+        bleeding = result.truth.astype(bool)
+        axes.fill_between(
+            places, 0, 1, where=bleeding, step="mid", transform=axes.get_xaxis_transform(), color=TRUTH, alpha=0.2,
+            label="bleeding, as annotated",
+        )  # fmt: skip
+    axes.set(xlabel="slice, from the lowest to the highest", ylabel="attention", xlim=(0.5, len(places) + 0.5))
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper right", fontsize=8, framealpha=0.8)
+
+
+class DrawSlided(Transform):
+    """Writes `output_dir/<bag_id>/map.png`: the slide, and the attention of its patches over it."""
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["result"]
+        outlines = read_polygons(Path(data["annotation"])) if data.get("annotation") else []
+        figure = draw_slide(result, read_features(Path(result.source)), outlines)
+        write_whole(self.output_dir / result.bag_id / "map.png", _png(figure))
+        return dict(data)
+
+
+def draw_slide(result: BagResult, patches: PatchFeatures, outlines: list[np.ndarray]) -> Figure:
+    """outlines: polygons of the known truth, in level-0 pixels."""
+    width, height = patches.slide_size
+    figure = Figure(figsize=(11, 1.2 + 4.7 * min(max(height / width, 0.5), 1.6)), layout="constrained")
+    plain, overlaid = figure.subplots(1, 2)
+    for axes in (plain, overlaid):
+        if patches.thumbnail is not None:
+            axes.imshow(patches.thumbnail, extent=(0, width, height, 0))
+        for outline in outlines:
+            axes.fill(*outline.T, fill=False, edgecolor=TRUTH, linewidth=1.6)
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
+    plain.set_title("slide" + (", tumour as annotated in green" if outlines else ""), fontsize=10)
+    overlaid.imshow(
+        _lattice_image(result.attention * len(result.attention), patches),
+        extent=(0, width, height, 0), cmap="magma", norm=ATTENTION, alpha=0.65, interpolation="nearest",
+    )  # fmt: skip
+    overlaid.set_title("attention of each patch", fontsize=10)
+    bar = figure.colorbar(ScalarMappable(ATTENTION, "magma"), ax=overlaid, shrink=0.8)
+    bar.set_label("attention, times the average of the slide")
+    bar.set_ticks([0.1, 1, 10], labels=["0.1", "1", "10"])
+    figure.suptitle(_headline(result, f"{result.flagged.sum()} of {len(result.scores)} patches flagged"))
+    return figure
+
+
+def _lattice_image(values: np.ndarray, patches: PatchFeatures) -> np.ndarray:
+    """The slide at a quarter of a patch per pixel; where there is no patch, NaN."""
+    scale = 4 / patches.tile
+    width, height = patches.slide_size
+    image = np.full((int(np.ceil(height * scale)), int(np.ceil(width * scale))), np.nan)
+    corners = np.round(np.asarray(patches.coords) * scale).astype(int)
+    for (x, y), value in zip(corners, values, strict=True):
+        image[y : y + 4, x : x + 4] = value
+    return image
+
+
+def _headline(result: BagResult, findings: str) -> str:
+    call = "positive" if result.positive else "negative"
+    truth = "" if result.label is None else f" (label: {'positive' if result.label else 'negative'})"
+    return f"{result.bag_id}: {call}, probability {result.probability:.2f}{truth} · {findings}\n{RESEARCH_USE}"
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=90)
+    return content.getvalue()

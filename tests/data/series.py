@@ -1,0 +1,102 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Small synthetic CT series, written as a scanner would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataelem import DataElement
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SERIES_UID = "1.2.826.0.1.3680043.8.498.1"
+
+
+def tilted(degrees: float) -> tuple[float, ...]:
+    """ImageOrientationPatient of a gantry tilted about the patient's left-right axis."""
+    radians = np.radians(degrees)
+    return (1.0, 0.0, 0.0, 0.0, float(np.cos(radians)), float(-np.sin(radians)))
+
+
+def couch(count: int, step: float = 5.0, start: float = -20.0) -> list[tuple[float, float, float]]:
+    """ImagePositionPatient of slices taken while the couch moves along z alone, as it does under a tilted gantry."""
+    return [(-30.0, -40.0, start + step * index) for index in range(count)]
+
+
+def sop_uid(index: int) -> str:
+    return f"{SERIES_UID}.{index + 1}"
+
+
+def ramp(count: int = 4, rows: int = 6, columns: int = 8) -> np.ndarray:
+    """[slices, rows, columns] stored values, every one different."""
+    return np.arange(count * rows * columns, dtype=np.int16).reshape(count, rows, columns)
+
+
+def write_slice(path: Path, pixels: np.ndarray, *, implicit: bool = False, **tags: Any) -> None:
+    """One file; a tag given as None is left out, one given as a DataElement keeps its own type."""
+    defaults: dict[str, Any] = {
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": generate_uid(),
+        "Modality": "CT",
+        "PatientName": "Secret^Name",
+        "PatientID": "SECRET-ID",
+        "SeriesInstanceUID": SERIES_UID,
+        "ImagePositionPatient": [0.0, 0.0, 0.0],
+        "ImageOrientationPatient": list(AXIAL),
+        "PixelSpacing": [0.5, 0.25],  # rows 0.5 mm apart, columns 0.25 mm: a mix-up shows
+        "SliceThickness": 5.0,
+        "RescaleSlope": 1,
+        "RescaleIntercept": 0,
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "PixelData": pixels.tobytes(),
+    }
+    values = {**defaults, **tags}
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = values["SOPClassUID"]
+    meta.MediaStorageSOPInstanceUID = values["SOPInstanceUID"]
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.is_little_endian, dataset.is_implicit_VR = True, implicit  # pydicom 2 does not take them from the meta
+    for keyword, value in values.items():
+        if isinstance(value, DataElement):
+            dataset.add(value)
+        elif value is not None:
+            setattr(dataset, keyword, value)
+    dataset.save_as(str(path))
+
+
+def write_series(
+    folder: Path,
+    stored: np.ndarray,
+    positions: Sequence[tuple[float, float, float]] | None = None,
+    names: Sequence[str] | None = None,
+    **tags: Any,
+) -> Path:
+    """`stored` is [slices, rows, columns]; slice k gets sop_uid(k), positions[k] and names[k]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    positions = couch(len(stored)) if positions is None else positions
+    names = [f"{index:03d}.dcm" for index in range(len(stored))] if names is None else names
+    for index, pixels in enumerate(stored):
+        own = {"SOPInstanceUID": sop_uid(index), "ImagePositionPatient": list(positions[index])}
+        write_slice(folder / names[index], pixels, **{**own, **tags})
+    return folder

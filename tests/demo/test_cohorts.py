@@ -1,0 +1,157 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The cohorts on disk: balanced, complete, true to their files, and written once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import openslide
+import pydicom
+import pytest
+
+from scripts.demo.cohorts import SECTIONS, plan_cases, write_demo_data, write_scan
+from scripts.errors import InputError
+
+CT_COUNTS = (2, 1, 1)
+WSI_COUNTS = (2, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("demo")
+    write_demo_data(directory, ct_cases=CT_COUNTS, wsi_cases=WSI_COUNTS)
+    return directory
+
+
+def datalist(root: Path) -> dict[str, list[dict[str, Any]]]:
+    return json.loads((root / "datalist.json").read_text())
+
+
+def entries(root: Path) -> list[dict[str, Any]]:
+    return [entry for section in SECTIONS for entry in datalist(root)[section]]
+
+
+def modified(root: Path) -> dict[str, int]:
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("counts", [(32, 8, 24), (28, 8, 20), (3, 2, 5)])
+def test_every_section_is_balanced(counts: tuple[int, int, int], seed: int) -> None:
+    cases = plan_cases(Path("ct"), "scans/scan_{:03d}", seed, counts)
+    for section, count in zip(SECTIONS, counts, strict=True):
+        positives = [case.positive for case in cases if case.section == section]
+        assert len(positives) == count
+        assert count // 2 <= sum(positives) <= (count + 1) // 2
+    assert len({case.name for case in cases}) == sum(counts)
+
+
+def test_labels_are_not_the_parity_of_the_case_number() -> None:
+    cases = plan_cases(Path("ct"), "scans/scan_{:03d}", 0, (32, 8, 24))
+    agreement = sum(case.positive == (case.number % 2 == 0) for case in cases)
+    assert 16 < agreement < 48
+
+
+def test_a_case_does_not_depend_on_how_many_follow() -> None:
+    few, many = (plan_cases(Path("ct"), "scans/scan_{:03d}", 0, (count, 0, 0)) for count in (4, 40))
+    assert few == many[:4]
+
+
+def test_scan_labels_are_those_of_its_own_slices(cohort: Path) -> None:
+    assert [len(datalist(cohort / "ct")[section]) for section in SECTIONS] == list(CT_COUNTS)
+    patients = set()
+    for entry in entries(cohort / "ct"):
+        headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in (cohort / "ct" / entry["image"]).iterdir()]
+        assert {header.SOPInstanceUID for header in headers} == set(entry["instance_label"])
+        assert max(entry["instance_label"].values()) == entry["label"]
+        patients |= {header.PatientID for header in headers}
+    assert len(patients) == sum(CT_COUNTS)
+
+
+def test_slides_open_and_only_positives_are_annotated(cohort: Path) -> None:
+    assert [len(datalist(cohort / "wsi")[section]) for section in SECTIONS] == list(WSI_COUNTS)
+    for entry in entries(cohort / "wsi"):
+        assert entry["image"] == f"features/{entry['bag_id']}.h5"
+        regions = json.loads((cohort / "wsi" / entry["annotation"]).read_text())["features"]
+        assert bool(regions) == bool(entry["label"])
+        with openslide.OpenSlide(cohort / "wsi" / "slides" / f"{entry['bag_id']}.tif") as slide:
+            assert slide.level_count >= 3
+
+
+def test_nothing_unfinished_is_left(cohort: Path) -> None:
+    assert not list(cohort.rglob(".partial*"))
+
+
+def test_second_run_changes_nothing(cohort: Path) -> None:
+    before = modified(cohort)
+    write_demo_data(cohort, ct_cases=CT_COUNTS, wsi_cases=WSI_COUNTS)
+    assert modified(cohort) == before
+
+
+def test_a_run_cut_short_is_completed_with_the_same_bytes_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    write_demo_data(tmp_path, ct_cases=(2, 0, 0), wsi=False)
+    root = tmp_path / "ct"
+    lost = root / "scans" / "scan_001"
+    content = {path.name: path.read_bytes() for path in lost.iterdir()}
+    kept, listed = modified(root / "scans" / "scan_000"), (root / "datalist.json").read_text()
+    lost.rename(lost.with_name(".partial_scan_001"))
+    next(lost.with_name(".partial_scan_001").iterdir()).write_bytes(b"half a fi")
+    (root / "datalist.json").unlink()
+
+    write_demo_data(tmp_path, ct_cases=(2, 0, 0), wsi=False)
+    assert {path.name: path.read_bytes() for path in lost.iterdir()} == content
+    assert modified(root / "scans" / "scan_000") == kept
+    assert (root / "datalist.json").read_text() == listed
+    assert not list(root.rglob(".partial*"))
+
+
+def test_another_seed_replaces_the_images_and_what_was_computed_from_them(tmp_path: Path) -> None:
+    write_demo_data(tmp_path, seed=0, ct_cases=(1, 0, 0), wsi=False)
+    root = tmp_path / "ct"
+    first = (root / "scans" / "scan_000" / "IM0001.dcm").read_bytes()
+    (root / "features").mkdir()
+    (root / "features" / "scan_000.h5").write_bytes(b"features of the first seed")
+    (root / "notes.txt").write_text("mine")
+
+    write_demo_data(tmp_path, seed=1, ct_cases=(1, 0, 0), wsi=False)
+    assert (root / "scans" / "scan_000" / "IM0001.dcm").read_bytes() != first
+    assert not (root / "features").exists()
+    assert (root / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "wsi").exists()
+
+
+def test_scans_are_the_same_in_any_folder_and_process(cohort: Path, tmp_path: Path) -> None:
+    case = plan_cases(tmp_path / "ct", "scans/scan_{:03d}", 0, CT_COUNTS)[1]
+    entry = write_scan(case)
+    assert entry == datalist(cohort / "ct")["training"][1]
+    for path in case.file.iterdir():
+        assert path.read_bytes() == (cohort / "ct" / "scans" / case.name / path.name).read_bytes()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "ct" / "scans").mkdir(parents=True)
+    with pytest.raises(InputError, match="not demo data"):
+        write_demo_data(tmp_path, ct_cases=(1, 0, 0), wsi=False)
+    assert list((tmp_path / "ct").iterdir()) == [tmp_path / "ct" / "scans"]
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 0), (2, -1, 1)])
+def test_impossible_counts_are_refused(counts: tuple[int, int, int], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="case counts"):
+        write_demo_data(tmp_path, ct_cases=counts)
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seed is -1"):
+        write_demo_data(tmp_path, seed=-1)

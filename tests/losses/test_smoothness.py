@@ -1,0 +1,84 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from scripts.losses import SmoothMILLoss, ls1, ls2
+from scripts.networks import BagPrediction, build_graph
+
+F = torch.tensor([[[1.0, 3.0, 2.0, 2.0]]])
+CHAIN = build_graph(torch.arange(4.0).view(1, 1, 4))
+
+
+def prediction(logit: float = 0.3, f: Tensor = F) -> BagPrediction:
+    return BagPrediction(torch.tensor([[logit]]), f, torch.softmax(f, dim=2), CHAIN)
+
+
+def test_ls1_is_the_sum_of_squared_differences_of_neighbours() -> None:
+    assert ls1(F, CHAIN).tolist() == [2**2 + 1**2 + 0**2]
+
+
+def test_ls2_is_the_squared_length_of_lf() -> None:
+    """L f = (1-3, 2·3-1-2, 2·2-3-2, 2-2) = (-2, 3, -1, 0)."""
+    assert ls2(F, CHAIN).tolist() == [4 + 9 + 1 + 0]
+
+
+def test_both_against_the_dense_laplacian() -> None:
+    lap = torch.tensor([[1.0, -1, 0, 0], [-1, 2, -1, 0], [0, -1, 2, -1], [0, 0, -1, 1]])
+    f = torch.randn(1, 1, 4)
+    torch.testing.assert_close(ls1(f, CHAIN)[0], f[0, 0] @ lap @ f[0, 0])
+    torch.testing.assert_close(ls2(f, CHAIN)[0], f[0, 0] @ lap @ lap @ f[0, 0])
+
+
+def test_padding_and_a_common_shift_cost_nothing() -> None:
+    mask = torch.tensor([[[1.0, 1, 1, 1, 0, 0]]])
+    graph = build_graph(torch.arange(6.0).view(1, 1, 6), mask)
+    longer = torch.cat([F, torch.tensor([[[50.0, -50.0]]])], dim=2)
+    for penalty in (ls1, ls2):
+        torch.testing.assert_close(penalty(longer, graph), penalty(F, CHAIN))
+        torch.testing.assert_close(penalty(F + 11, CHAIN), penalty(F, CHAIN))
+
+
+@pytest.mark.parametrize(("penalty", "value"), [("LS1", 5.0), ("LS2", 14.0)])
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5])
+def test_alpha_weighs_the_penalty_against_the_label(penalty: str, value: float, alpha: float) -> None:
+    label = torch.tensor([[1.0]])
+    cross_entropy = float(torch.log1p(torch.exp(torch.tensor(-0.3))))
+    got = SmoothMILLoss(alpha, penalty)(prediction(), label)
+    assert got.item() == pytest.approx((1 - alpha) * cross_entropy + alpha * value, rel=1e-6)
+
+
+def test_the_penalty_is_the_mean_over_scans() -> None:
+    flat = torch.ones_like(F)
+    two = BagPrediction(torch.zeros(2, 1), torch.cat([F, flat]), torch.cat([F, flat]), build_graph(torch.arange(4.0).expand(2, 1, 4)))
+    label = torch.zeros(2, 1)
+    got = SmoothMILLoss(0.5)(two, label) - 0.5 * torch.log(torch.tensor(2.0))
+    assert got.item() == pytest.approx(0.5 * 5 / 2, rel=1e-6)
+
+
+def test_the_gradient_reaches_the_scores() -> None:
+    f = F.clone().requires_grad_()
+    SmoothMILLoss(0.5)(prediction(f=f), torch.tensor([[0.0]])).backward()
+    torch.testing.assert_close(f.grad, 0.5 * 2 * torch.tensor([[[-2.0, 3, -1, 0]]]))  # 2 L f, times alpha
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.0])
+def test_alpha_out_of_range_is_an_error(alpha: float) -> None:
+    with pytest.raises(ValueError, match="at least 0 and less than 1"):
+        SmoothMILLoss(alpha)
+
+
+def test_an_unknown_penalty_is_an_error() -> None:
+    with pytest.raises(ValueError, match="one of LS1, LS2"):
+        SmoothMILLoss(penalty="LS3")

@@ -1,0 +1,78 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scripts.networks.encoders import FeatureProjection, SeededTileCNN, SliceCNN
+
+
+def test_slice_cnn_has_the_features_of_the_paper() -> None:
+    """6×6×32 = 1152 features, and the published count of weights with Keras' two moving statistics per channel."""
+    cnn = SliceCNN()
+    assert cnn.out_features == 1152
+    weights = sum(p.numel() for p in cnn.parameters())
+    moving = sum(b.numel() for name, b in cnn.named_buffers() if "running" in name)
+    gated_attention, head = 2 * 1152 * 64 + 64, 1152 * 128 + 128 + 128 + 1
+    assert weights + moving + gated_attention + head == 338_785
+
+
+def test_slice_cnn_flattens_row_column_channel() -> None:
+    cnn = SliceCNN(image_size=32, channels=(4, 5)).eval()
+    image = torch.rand(1, 3, 32, 32, 2)
+    maps = cnn.blocks(image[..., 1]).detach()  # [1, C, H, W]
+    expected = [float(maps[0, c, i, j]) for i in range(maps.shape[2]) for j in range(maps.shape[3]) for c in range(5)]
+    torch.testing.assert_close(cnn(image, torch.ones(1, 1, 2))[0, :, 1], torch.tensor(expected))
+
+
+def test_padding_does_not_move_the_batch_statistics() -> None:
+    """In training too: a padded batch gives the real slices exactly what they get alone."""
+    torch.manual_seed(0)
+    cnn = SliceCNN(image_size=16, channels=(4, 4), dropout=0).train()
+    image = torch.rand(1, 3, 16, 16, 3)
+    padded = torch.cat([image, torch.zeros(1, 3, 16, 16, 4)], dim=-1)
+    mask = torch.tensor([[[1.0] * 3 + [0.0] * 4]])
+    torch.testing.assert_close(cnn(padded, mask)[..., :3], cnn(image, torch.ones(1, 1, 3)))
+    assert cnn(padded, mask)[..., 3:].abs().sum() == 0
+
+
+def test_slices_of_another_size_are_an_error_that_says_so() -> None:
+    with pytest.raises(ValueError, match=r"slices of 3×20×20 for a network of 3×16×16: set image_size"):
+        SliceCNN(image_size=16, channels=(4,))(torch.rand(1, 3, 20, 20, 2), torch.ones(1, 1, 2))
+
+
+def test_too_many_blocks_are_an_error() -> None:
+    with pytest.raises(ValueError, match="6 blocks leave nothing of a 64×64 slice"):
+        SliceCNN(image_size=64)
+
+
+def test_projection_is_a_relu_of_a_linear_layer() -> None:
+    projection = FeatureProjection(4, 3)
+    x, mask = torch.randn(2, 4, 5), torch.ones(2, 1, 5)
+    mask[1, 0, 3:] = 0
+    expected = torch.relu(torch.einsum("dk,bkn->bdn", projection.project.weight, x) + projection.project.bias[:, None])
+    torch.testing.assert_close(projection(x, mask), expected * mask)
+
+
+def test_features_of_another_encoder_are_an_error_that_says_so() -> None:
+    with pytest.raises(ValueError, match="1536 features per patch for a network of 1024: set in_features"):
+        FeatureProjection(1024, 3)(torch.randn(1, 1536, 2), torch.ones(1, 1, 2))
+
+
+def test_seeded_tile_cnn_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = SeededTileCNN(seed=3)
+    torch.manual_seed(2)
+    tiles = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(first(tiles), SeededTileCNN(seed=3)(tiles), rtol=0, atol=0)
+    assert not torch.allclose(first(tiles), SeededTileCNN(seed=4)(tiles))
+    assert first(tiles).shape == (2, first.out_features)

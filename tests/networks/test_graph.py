@@ -1,0 +1,115 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripts.networks.graph import Graph, aggregate, build_graph, laplacian, no_graph, normalised
+
+cells = st.sets(st.tuples(st.integers(-6, 6), st.integers(-6, 6)), min_size=1, max_size=40)
+
+
+def dense(graph: Graph) -> torch.Tensor:
+    """The adjacency matrix [N, N] of a single bag."""
+    k, n = graph.neighbours.shape[1:]
+    matrix = torch.zeros(n, n)
+    for row in range(k):
+        matrix[torch.arange(n), graph.neighbours[0, row]] += graph.weights[0, row]
+    return matrix
+
+
+@given(cells)
+def test_lattice_has_the_eight_neighbours_and_no_other(places: set[tuple[int, int]]) -> None:
+    places |= {(0, 0), (1, 0)}
+    coords = torch.tensor(sorted(places), dtype=torch.float).t()[None]
+    distance = (coords[0][:, :, None] - coords[0][:, None, :]).abs().amax(dim=0)  # Chebyshev, by hand
+    assert torch.equal(dense(build_graph(coords)), (distance == 1).float())
+
+
+def test_lattice_far_from_the_origin_and_off_by_a_fraction() -> None:
+    """Level-0 coordinates over the pitch need not start at 0, nor be whole."""
+    coords = torch.tensor([[[1000.2, 1001.2, 1002.2], [-500.4, -500.4, -500.4]]])
+    assert dense(build_graph(coords)).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+
+
+def test_chain_follows_the_position_not_the_place() -> None:
+    matrix = dense(build_graph(torch.tensor([[[20.0, -5.0, 7.5, 100.0]]])))  # order along the normal: 1, 2, 0, 3
+    assert matrix.nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [2, 0], [2, 1], [3, 0]]
+
+
+def test_padding_has_no_neighbours() -> None:
+    mask = torch.tensor([[[1.0, 1.0, 1.0, 0.0, 0.0]]])
+    chain = dense(build_graph(torch.tensor([[[0.0, 1.0, 2.0, 0.0, 0.0]]]), mask))
+    lattice = dense(build_graph(torch.tensor([[[0.0, 1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]]]), mask))
+    for matrix in (chain, lattice):
+        assert matrix[3:].sum() == 0
+        assert matrix[:, 3:].sum() == 0
+        assert matrix.sum() == 4
+
+
+def test_bags_of_a_batch_do_not_see_each_other() -> None:
+    coords = torch.tensor([[[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]], [[5.0, 5.0, 5.0], [1.0, 2.0, 3.0]]])
+    x = torch.zeros(2, 1, 3)
+    x[0, 0] = torch.tensor([1.0, 10.0, 100.0])
+    got = aggregate(x, build_graph(coords))
+    assert got[0, 0].tolist() == [10, 101, 10]
+    assert got[1, 0].tolist() == [0, 0, 0]
+
+
+def test_a_wrong_unit_is_an_error_that_names_the_pitch() -> None:
+    coords = 224 * torch.stack(torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")).flatten(1)[None]
+    with pytest.raises(ValueError, match=r"nearest distance is 224\.0; divide the coords by it"):
+        build_graph(coords)
+
+
+def test_two_patches_in_one_place_are_an_error() -> None:
+    with pytest.raises(ValueError, match="share one place of the patch lattice"):
+        build_graph(torch.tensor([[[0.0, 0.3, 1.0], [0.0, 0.1, 0.0]]]))
+
+
+def test_three_coordinates_are_an_error() -> None:
+    with pytest.raises(ValueError, match="coords hold 3 numbers per instance"):
+        build_graph(torch.zeros(1, 3, 4))
+
+
+def test_one_patch_alone_is_a_bag() -> None:
+    assert dense(build_graph(torch.zeros(1, 2, 1))).tolist() == [[0]]
+
+
+@given(cells)
+def test_laplacian_is_degree_minus_adjacency(places: set[tuple[int, int]]) -> None:
+    places |= {(0, 0), (0, 1)}
+    graph = build_graph(torch.tensor(sorted(places), dtype=torch.float).t()[None])
+    a = dense(graph)
+    x = torch.randn(1, 3, len(places))
+    expected = x[0] @ (torch.diag(a.sum(dim=0)) - a)
+    torch.testing.assert_close(laplacian(x, graph)[0], expected)
+
+
+@given(cells)
+def test_normalised_is_symmetric_with_eigenvalues_within_one(places: set[tuple[int, int]]) -> None:
+    places |= {(0, 0), (0, 1), (50, 50)}  # the last one is isolated
+    graph = build_graph(torch.tensor(sorted(places), dtype=torch.float).t()[None])
+    a, got = dense(graph), dense(normalised(graph))
+    degree = a.sum(dim=0)
+    isolated = degree == 0
+    expected = a / torch.sqrt(torch.outer(degree, degree)).masked_fill(torch.outer(isolated, isolated), 1).clamp(min=1)
+    expected += torch.diag(isolated.float())
+    torch.testing.assert_close(got, expected)
+    assert np.abs(np.linalg.eigvalsh(got.numpy())).max() <= 1 + 1e-5
+
+
+def test_no_graph_has_no_rows() -> None:
+    assert no_graph(torch.ones(2, 1, 7)).neighbours.shape == (2, 0, 7)

@@ -1,0 +1,139 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The invariants that every composition keeps."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from scripts.networks import BagPrediction, FeatureProjection, MILNetwork, SmoothAttentionPool
+from tests.networks.compositions import COMPOSITIONS, FEATURES, bags, network
+
+each_composition = pytest.mark.parametrize("name", COMPOSITIONS)
+thorough = settings(max_examples=20, deadline=None)
+
+
+def padded(all_bags: list[tuple[Tensor, Tensor]], spare: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """One batch [B, D, N], [B, k, N], [B, 1, N] of unequal bags; padding holds nonsense."""
+    n = max(x.shape[1] for x, _ in all_bags) + spare
+    image = torch.full((len(all_bags), FEATURES, n), 7.0)
+    coords = torch.zeros(len(all_bags), all_bags[0][1].shape[0], n)
+    mask = torch.zeros(len(all_bags), 1, n)
+    for b, (x, c) in enumerate(all_bags):
+        image[b, :, : x.shape[1]], coords[b, :, : x.shape[1]], mask[b, :, : x.shape[1]] = x, c, 1
+    return image, coords, mask
+
+
+def draw(data: st.DataObject, net: MILNetwork, count: int = 1) -> list[tuple[Tensor, Tensor]]:
+    return [data.draw(bags(max(net.spatial_dims, 1))) for _ in range(count)]
+
+
+@each_composition
+@thorough
+@given(data=st.data())
+def test_a_batch_is_its_bags_one_by_one_and_padding_changes_nothing(data: st.DataObject, name: str) -> None:
+    net = network(name)
+    several = draw(data, net, count=3)
+    together = net.predict(*padded(several, spare=2))
+    for b, (x, coords) in enumerate(several):
+        alone, n = net.predict(x[None], coords[None]), x.shape[1]
+        torch.testing.assert_close(together.logits[b], alone.logits[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.scores[b, :, :n], alone.scores[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.attention[b, :, :n], alone.attention[0], atol=1e-5, rtol=1e-4)
+        assert together.attention[b, :, n:].sum() == 0
+
+
+@each_composition
+@thorough
+@given(data=st.data())
+def test_permuting_instances_permutes_scores_and_keeps_logits(data: st.DataObject, name: str) -> None:
+    net = network(name)
+    ((x, coords),) = draw(data, net)
+    order = torch.tensor(data.draw(st.permutations(range(x.shape[1]))))
+    before, after = net.predict(x[None], coords[None]), net.predict(x[None][..., order], coords[None][..., order])
+    torch.testing.assert_close(after.logits, before.logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after.scores, before.scores[..., order], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after.attention, before.attention[..., order], atol=1e-5, rtol=1e-4)
+
+
+@each_composition
+def test_scripted_is_eager(name: str) -> None:
+    net = network(name)
+    scripted = torch.jit.script(net)
+    generator = torch.Generator().manual_seed(1)
+    for n in (1, 2, 9):
+        x = torch.randn(2, FEATURES, n, generator=generator)
+        places = torch.arange(float(n)).expand(2, max(net.spatial_dims, 1), n)
+        torch.testing.assert_close(scripted(x, places), net(x, places))
+        torch.testing.assert_close(scripted.predict(x, places).scores, net.predict(x, places).scores)
+
+
+@each_composition
+def test_one_instance_needs_nothing_but_itself(name: str) -> None:
+    """What `verify_net_in_out` asks."""
+    logits = network(name)(torch.randn(1, FEATURES, 1))
+    assert logits.shape == (1, 1)
+    assert logits.isfinite().all()
+
+
+@each_composition
+def test_training_gives_the_loss_everything_and_evaluation_gives_logits(name: str) -> None:
+    net = network(name)
+    x, coords = torch.randn(1, FEATURES, 4), torch.arange(4.0).expand(1, max(net.spatial_dims, 1), 4)
+    in_training = net.train()(x, coords)
+    assert isinstance(in_training, BagPrediction)
+    in_training.logits.sum().backward()
+    assert all(p.grad is not None for p in net.head.parameters())
+    in_evaluation = net.eval()(x, coords)
+    assert isinstance(in_evaluation, Tensor)
+    torch.testing.assert_close(in_evaluation, in_training.logits)
+
+
+def test_slices_without_coords_are_taken_in_the_order_given() -> None:
+    net = network("smooth early, chain")
+    x = torch.randn(1, FEATURES, 5)
+    torch.testing.assert_close(net(x), net(x, torch.arange(5.0).view(1, 1, 5)))
+    assert not torch.allclose(net(x), net(x, torch.tensor([[[0.0, 2.0, 4.0, 1.0, 3.0]]])))
+
+
+def test_patches_without_coords_are_refused() -> None:
+    with pytest.raises(ValueError, match="patches need coords in units of the patch pitch"):
+        network("smooth early, lattice")(torch.randn(1, FEATURES, 3))
+
+
+def test_coords_of_the_other_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match="coords hold 1 numbers per instance, the network wants 2"):
+        network("smooth early, lattice")(torch.randn(1, FEATURES, 3), torch.zeros(1, 1, 3))
+
+
+def test_an_unknown_number_of_dimensions_is_refused() -> None:
+    with pytest.raises(ValueError, match="spatial_dims is 3"):
+        MILNetwork(FeatureProjection(2, 2), nn.Identity(), nn.Identity(), spatial_dims=3)
+
+
+def test_a_smooth_network_has_smoother_scores() -> None:
+    """The whole point: the same weights, more alpha, less difference between neighbours."""
+    torch.manual_seed(0)
+    encoder, head = FeatureProjection(FEATURES, 8), nn.Linear(8, 1)
+    x = torch.randn(1, FEATURES, 300)
+    roughness = []
+    for alpha in (0.05, 0.5, 0.95):
+        torch.manual_seed(1)
+        net = MILNetwork(encoder, SmoothAttentionPool(8, 5, alpha=alpha, steps=200), head, spatial_dims=1).eval()
+        f = net.predict(x).scores[0, 0]
+        roughness.append(float(f.diff().square().sum() / f.var()))
+    assert all(more > less for more, less in pairwise(roughness))

@@ -1,0 +1,92 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts.networks.graph import build_graph, no_graph
+from scripts.networks.pooling import (
+    AttentionPool,
+    GatedAttentionPool,
+    MaxPool,
+    MeanPool,
+    SmoothAttentionPool,
+    masked_softmax,
+)
+from tests.networks.compositions import FEATURES, bags
+
+
+def test_mean_and_max_against_torch() -> None:
+    x, mask = torch.randn(2, 5, 9), torch.ones(2, 1, 9)
+    torch.testing.assert_close(MeanPool()(x, mask, no_graph(mask)).embedding, x.mean(dim=2))
+    pooled = MaxPool()(x, mask, no_graph(mask))
+    torch.testing.assert_close(pooled.embedding, x.amax(dim=2))
+    wins = torch.nn.functional.one_hot(x.argmax(dim=2), 9).float().mean(dim=1, keepdim=True)
+    torch.testing.assert_close(pooled.attention, wins)
+
+
+def test_padding_never_counts() -> None:
+    mask = torch.tensor([[[1.0, 1.0, 0.0]]])
+    x = torch.tensor([[[-3.0, -1.0, 100.0]]])
+    assert MaxPool()(x, mask, no_graph(mask)).embedding.item() == -1
+    assert MeanPool()(x, mask, no_graph(mask)).embedding.item() == -2
+    assert masked_softmax(x, mask)[0, 0, 2] == 0
+
+
+def test_attention_is_the_formula_of_the_paper() -> None:
+    torch.manual_seed(0)
+    x, mask = torch.randn(1, 4, 7), torch.ones(1, 1, 7)
+    pool = GatedAttentionPool(4, 3, bias=False)
+    v, u, w = pool.project.weight, pool.gate.weight, pool.weigh.weight[0]
+    f = torch.stack([w @ (torch.tanh(v @ h) * torch.sigmoid(u @ h)) for h in x[0].t()])
+    a = f.exp() / f.exp().sum()
+    got = pool(x, mask, no_graph(mask))
+    torch.testing.assert_close(got.scores[0, 0], f)
+    torch.testing.assert_close(got.attention[0, 0], a)
+    torch.testing.assert_close(got.embedding[0], (a * x[0]).sum(dim=1))
+
+    plain = AttentionPool(4, 3)
+    f = torch.stack([plain.weigh.weight[0] @ torch.tanh(plain.project.weight @ h + plain.project.bias) for h in x[0].t()])
+    torch.testing.assert_close(plain(x, mask, no_graph(mask)).scores[0, 0], f)
+
+
+@pytest.mark.parametrize("placement", ["early", "mid", "late"])
+@pytest.mark.parametrize("spatial_dims", [1, 2])
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_smooth_attention_is_the_paper_written_out(data: st.DataObject, spatial_dims: int, placement: str) -> None:
+    """Early really smooths all D columns here; the pool must give the same without doing so."""
+    features, coords = data.draw(bags(spatial_dims))
+    x, mask = features[None].double(), torch.ones(1, 1, features.shape[1]).double()
+    graph = build_graph(coords[None])
+    torch.manual_seed(0)
+    pool = SmoothAttentionPool(FEATURES, 5, placement, alpha=0.8).double()
+    sm, w, b, v = pool.smooth, pool.project.weight, pool.project.bias[:, None], pool.weigh.weight
+    pooled_from = x
+    if placement == "early":
+        pooled_from = sm(x, graph)
+        f = v @ torch.tanh(w @ pooled_from + b)
+    elif placement == "mid":
+        f = v @ torch.tanh(sm(w @ x + b, graph))
+    else:
+        f = sm(v @ torch.tanh(w @ x + b), graph)
+    z = pooled_from @ torch.softmax(f, dim=2).transpose(1, 2)
+    got = pool(x, mask, graph)
+    torch.testing.assert_close(got.scores, f)
+    torch.testing.assert_close(got.embedding, z[..., 0])
+
+
+def test_an_unknown_placement_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'early', 'mid' or 'late'"):
+        SmoothAttentionPool(4, placement="before")
