@@ -12,16 +12,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from monai.inferers import Inferer
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class BagInferer(Inferer):
     """Logits, instance scores and attention as a dictionary, which MONAI's transforms take apart."""
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         inner: Any = getattr(network, "module", network)  # DDP wraps the network, and evaluation needs no DDP
         prediction = inner.predict(inputs, *args, **kwargs)
         return {

@@ -15,12 +15,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from scripts.errors import InputError
+from scripts.files import writable_folder
 
 # a DataLoader worker hands over the text of an error, not the error
 _IN_A_WORKER = re.compile(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", re.MULTILINE)
@@ -74,9 +74,4 @@ def prepare_run(writes_to: str, reads: Sequence[str] = ()) -> None:
     for path in reads:
         if not Path(path).is_file():
             raise InputError(f"{path} is missing: train first, or give its place (--ckpt_path FILE)")
-    try:
-        Path(writes_to).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=writes_to):
-            pass
-    except OSError as e:
-        raise InputError(f"cannot write to {writes_to} ({e.strerror}): give another folder, --output_dir FOLDER") from e
+    writable_folder(writes_to)

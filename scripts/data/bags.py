@@ -59,7 +59,7 @@ def _checked(bag: dict[str, Any], where: str, dataset_dir: str, labelled: bool) 
     if labelled and bag.get("label") is None:
         raise InputError(f'{where} has no "label": give 0 or 1')
     if bag.get("label") is not None and bag["label"] not in (0, 1):
-        raise InputError(f'{where} has the label {bag["label"]!r}, which is not one of the classes: give 0 or 1')
+        raise InputError(f"{where} has the label {bag['label']!r}, which is not one of the classes: give 0 or 1")
     return bag
 
 

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 from scripts.data.features import PatchFeatures, read_header, write_features
 from scripts.errors import InputError
+from scripts.files import writable_folder
 from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel
 
 SLIDE_SUFFIXES = frozenset({".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide"})
@@ -108,7 +108,7 @@ class FeatureExtractor:
     def run(self) -> None:
         """Encode every slide that has no feature file yet."""
         paths = find_slides(self.slides)
-        _make_writable(self.output_dir)
+        writable_folder(self.output_dir)
         # the encoder is tried before hours of reading, and a slide without tissue needs its dimension too
         dimension = self._encode(np.zeros((1, self.tile_size, self.tile_size, 3), np.uint8)).shape[1]
         done = skipped = 0
@@ -317,12 +317,3 @@ def _starts(length: int, plan: TilePlan) -> np.ndarray:
 
 def _read_batch(slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan) -> np.ndarray:
     return np.stack([read_square(slide, (x, y), plan.level, plan.side, plan.pixels) for x, y in coords.tolist()])
-
-
-def _make_writable(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write into output_dir {directory} ({error.strerror}); choose another") from error

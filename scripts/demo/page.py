@@ -24,7 +24,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
-from scripts.outputs.files import RESEARCH_USE, write_whole
+from scripts.files import write_whole
+from scripts.outputs.files import RESEARCH_USE
 
 
 class Arm(NamedTuple):
@@ -68,7 +69,11 @@ FIGURES = (
     ("instance_auroc_gated", "AUROC of the {instance}es, gated"),
     ("instance_auroc_ungated", "AUROC of the {instance}es, ungated"),
 )
-CURVES = (("train_loss", "training loss"), ("val_loss", "validation cross-entropy"), ("val_bag_auroc", "validation AUROC"))
+CURVES = (
+    ("train_loss", "training loss"),
+    ("val_loss", "validation cross-entropy"),
+    ("val_bag_auroc", "validation AUROC"),
+)
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2em auto; padding: 0 1em }
@@ -118,9 +123,14 @@ def _table(work: Path, task: Task) -> str:
     results = {arm: json.loads((work / arm.folder / "metrics.json").read_text()) for arm in task.arms}
     first = next(iter(results.values()))
     bag = "scan" if task.folder == "ct" else "slide"
-    head = "".join(f"<th>{title.format(bag=bag, instance=task.instances).replace('slicees', 'slices')}</th>" for _, title in FIGURES)
+    head = "".join(
+        f"<th>{title.format(bag=bag, instance=task.instances).replace('slicees', 'slices')}</th>"
+        for _, title in FIGURES
+    )
     rows = "".join(
-        f"<tr><td>{html.escape(arm.name)}</td>" + "".join(f"<td>{_figure(result[key])}</td>" for key, _ in FIGURES) + "</tr>"
+        f"<tr><td>{html.escape(arm.name)}</td>"
+        + "".join(f"<td>{_figure(result[key])}</td>" for key, _ in FIGURES)
+        + "</tr>"
         for arm, result in results.items()
     )
     return f"""<table><tr><th></th>{head}</tr>{rows}</table>
@@ -167,5 +177,3 @@ def _curves(work: Path, task: Task) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=90)
     return content.getvalue()
-
-

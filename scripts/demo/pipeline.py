@@ -114,9 +114,7 @@ def _data_step(task: str, what: str, home: Path, seed: int) -> Step:
     return Step(f"{task}-data", f"{task.upper()}: {what}", command, ROOT)
 
 
-def _train_and_evaluate(
-    task: str, arm: str, files: str, common: list[str], bundle: Path, work: Path
-) -> Iterator[Step]:
+def _train_and_evaluate(task: str, arm: str, files: str, common: list[str], bundle: Path, work: Path) -> Iterator[Step]:
     folders = ["--ckpt_dir", str(work / arm), "--output_dir", str(work / arm)]
     train = _bundle_run(files, *common, *folders, "--run_name", arm)
     yield Step(f"{task}-train-{arm}", f"{task.upper()}: training, {arm}", train, bundle)

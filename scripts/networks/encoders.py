@@ -29,6 +29,7 @@ class SliceCNN(nn.Module):
         in_channels: windows of a slice.
         channels: of each block.
         dropout: probability after the blocks in `dropout_after` (counted from 1).
+        momentum: of the batch statistics; the default is Keras' 0.99, which needs thousands of steps to settle.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class SliceCNN(nn.Module):
         channels: Sequence[int] = (16, 32, 32, 32, 32, 32),
         dropout: float = 0.3,
         dropout_after: Sequence[int] = (2, 5, 6),
+        momentum: float = 0.01,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -47,7 +49,7 @@ class SliceCNN(nn.Module):
             layers += [
                 nn.Conv2d(before, after, 5 if first else 3, padding=2 if first else 0),
                 nn.ReLU(inplace=True),
-                nn.BatchNorm2d(after, eps=1e-3, momentum=0.01),  # Keras' own, which the papers' runs used
+                nn.BatchNorm2d(after, eps=1e-3, momentum=momentum),  # eps is Keras' own
                 nn.MaxPool2d(2),
             ]
             if block in dropout_after:

@@ -78,5 +78,7 @@ class MILNetwork(nn.Module):
                 raise ValueError("patches need coords in units of the patch pitch: without them nobody is a neighbour")
             coords = torch.arange(mask.shape[2], device=mask.device).to(mask.dtype).expand_as(mask)
         if coords.shape[1] != self.spatial_dims and mask.shape[2] > 1:
-            raise ValueError(f"coords hold {coords.shape[1]} numbers per instance, the network wants {self.spatial_dims}")
+            raise ValueError(
+                f"coords hold {coords.shape[1]} numbers per instance, the network wants {self.spatial_dims}"
+            )
         return build_graph(coords, mask)

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ class SmoothAttentionPool(nn.Module):
         in_features: int,
         hidden_features: int = 128,
         placement: str = "early",
-        alpha: Union[float, str] = "trainable",
+        alpha: float | str = "trainable",
         steps: int = 10,
     ) -> None:
         super().__init__()

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import math
-from typing import Union
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ class SmoothOperator(nn.Module):
         steps: T of the recursion.
     """
 
-    def __init__(self, alpha: Union[float, str] = 0.5, steps: int = 10) -> None:
+    def __init__(self, alpha: float | str = 0.5, steps: int = 10) -> None:
         super().__init__()
         if isinstance(alpha, str):
             if alpha != "trainable":
@@ -37,7 +36,9 @@ class SmoothOperator(nn.Module):
             self.alpha_logit = nn.Parameter(torch.zeros(()))
         else:
             if not 0 < alpha < 1:
-                raise ValueError(f"alpha is {alpha}: it must lie between 0 and 1; without smoothing use an AttentionPool")
+                raise ValueError(
+                    f"alpha is {alpha}: it must lie between 0 and 1; without smoothing use an AttentionPool"
+                )
             self.register_buffer("alpha_logit", torch.tensor(math.log(alpha / (1 - alpha))))
         self.steps = steps
 

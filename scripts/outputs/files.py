@@ -17,7 +17,6 @@ import io
 import json
 import logging
 import math
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,12 @@ from ignite.engine import Engine, Events
 from monai.transforms import Transform
 
 from scripts.data.results import BagResult
+from scripts.files import write_whole
 from scripts.metrics.cohort import cohort_metrics
 
 logger = logging.getLogger(__name__)
 
 RESEARCH_USE = "research use only, not for diagnosis"
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """A reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(beside, path)
 
 
 def as_json(result: BagResult) -> dict[str, Any]:
@@ -96,7 +88,8 @@ class CohortReport:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
 
     def collect(self, engine: Engine) -> None:
-        self.results += [bag["result"] for bag in engine.state.output]
+        bags: Any = engine.state.output  # a list of decollated bags
+        self.results += [bag["result"] for bag in bags]
 
     def report(self, engine: Engine) -> None:
         results = _of_all_ranks(self.results)

@@ -28,7 +28,8 @@ from monai.transforms import Transform
 from scripts.data.annotations import read_polygons
 from scripts.data.features import PatchFeatures, read_features
 from scripts.data.results import BagResult
-from scripts.outputs.files import RESEARCH_USE, write_whole
+from scripts.files import write_whole
+from scripts.outputs.files import RESEARCH_USE
 
 BRAIN_WINDOW = (0, 80)  # HU
 FLAGGED = "#d62728"

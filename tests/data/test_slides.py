@@ -28,24 +28,27 @@ from torch import Tensor
 from scripts.data.features import PatchFeatures, read_features
 from scripts.data.slides import (
     FeatureExtractor,
+    TilePlan,
     best_level,
     find_slides,
     open_slide,
     read_overview,
     read_square,
     tissue_mask,
+    tissue_tiles,
 )
 from scripts.errors import InputError
+from scripts.units import Level0Pixels
 from tests.shared_data import shared_data
 
 GLASS, TISSUE = (241, 240, 243), (205, 130, 180)
 
 
 class MeanColour(torch.nn.Module):
-    """Says what it saw: the mean red, green and blue of each tile and the colour of its first pixel."""
+    """Says what it saw: the mean colour of each tile and the colours of its upper corners, left and right."""
 
     def forward(self, tiles: Tensor) -> Tensor:
-        return torch.cat([tiles.mean(dim=(2, 3)), tiles[:, :, 0, 0]], dim=1)
+        return torch.cat([tiles.mean(dim=(2, 3)), tiles[:, :, 0, 0], tiles[:, :, 0, -1]], dim=1)
 
 
 class GivesUp(torch.nn.Module):
@@ -118,6 +121,13 @@ def test_a_pitch_that_is_no_whole_number_does_not_drift(tmp_path: Path, mpp: flo
     assert slide.coords.tolist() == grid(int(1000 / pitch), int(450 / pitch), pitch)
 
 
+def test_a_last_tile_that_fits_to_the_pixel_is_not_lost_to_rounding(tmp_path: Path) -> None:
+    side = Level0Pixels(64 * (1 + 1e-12))
+    plan = TilePlan(level=0, side=64, pixels=64, tile=side, pitch=side)
+    with open_slide(write_slide(tmp_path / "a.tif", tissue(128, 256), mpp=0.5, downsamples=(1,))) as slide:
+        assert tissue_tiles(slide, plan, threshold=0.5).tolist() == grid(4, 2, 64)
+
+
 def test_overlapping_tiles_have_a_smaller_pitch(tmp_path: Path) -> None:
     write_slide(tmp_path / "slides/a.tif", tissue(256, 512), mpp=0.25)
     slide = extract(tmp_path, overlap=32)["a"]
@@ -133,7 +143,8 @@ def test_the_encoder_sees_the_pixels_at_the_coords(tmp_path: Path) -> None:
     for (x, y), features in zip(slide.coords, slide.features, strict=True):
         tile = image[y : y + 64, x : x + 64] / 255
         np.testing.assert_allclose(features[:3], tile.mean(axis=(0, 1)), atol=1e-3)
-        np.testing.assert_allclose(features[3:], tile[0, 0], atol=1e-3)
+        np.testing.assert_allclose(features[3:6], tile[0, 0], atol=1e-3)
+        np.testing.assert_allclose(features[6:], tile[0, -1], atol=1e-3)
 
 
 def test_resized_tiles_show_the_same_place(tmp_path: Path) -> None:
@@ -221,7 +232,7 @@ def test_a_slide_without_tissue_has_a_file_without_patches(tmp_path: Path, caplo
     noise = np.random.default_rng(0).integers(-3, 4, (512, 512, 3))
     write_slide(tmp_path / "slides/blank.tif", (glass(512, 512) + noise).astype(np.uint8), mpp=0.25)
     slide = extract(tmp_path)["blank"]
-    assert slide.features.shape == (0, 6)
+    assert slide.features.shape == (0, 9)
     assert slide.coords.shape == (0, 2)
     assert slide.thumbnail is not None
     assert "blank.tif: no tile is tissue" in caplog.text
@@ -376,7 +387,7 @@ def test_an_output_that_cannot_be_written_is_said_first(tmp_path: Path, below: s
     write_slide(tmp_path / "slides/a.tif", tissue(256, 256), mpp=0.25)
     (tmp_path / "taken").write_text("a file")
     encoder = GivesUp()
-    with pytest.raises(InputError, match=r"cannot write into output_dir .*taken.*; choose another"):
+    with pytest.raises(InputError, match=r"cannot write to .*taken.*: give another folder"):
         extract(tmp_path, encoder, output_dir=tmp_path / "taken" / below)
     assert encoder.calls == 0
 

@@ -61,7 +61,9 @@ def test_alpha_weighs_the_penalty_against_the_label(penalty: str, value: float, 
 
 def test_the_penalty_is_the_mean_over_scans() -> None:
     flat = torch.ones_like(F)
-    two = BagPrediction(torch.zeros(2, 1), torch.cat([F, flat]), torch.cat([F, flat]), build_graph(torch.arange(4.0).expand(2, 1, 4)))
+    two = BagPrediction(
+        torch.zeros(2, 1), torch.cat([F, flat]), torch.cat([F, flat]), build_graph(torch.arange(4.0).expand(2, 1, 4))
+    )
     label = torch.zeros(2, 1)
     got = SmoothMILLoss(0.5)(two, label) - 0.5 * torch.log(torch.tensor(2.0))
     assert got.item() == pytest.approx(0.5 * 5 / 2, rel=1e-6)

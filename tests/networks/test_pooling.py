@@ -57,7 +57,9 @@ def test_attention_is_the_formula_of_the_paper() -> None:
     torch.testing.assert_close(got.embedding[0], (a * x[0]).sum(dim=1))
 
     plain = AttentionPool(4, 3)
-    f = torch.stack([plain.weigh.weight[0] @ torch.tanh(plain.project.weight @ h + plain.project.bias) for h in x[0].t()])
+    f = torch.stack(
+        [plain.weigh.weight[0] @ torch.tanh(plain.project.weight @ h + plain.project.bias) for h in x[0].t()]
+    )
     torch.testing.assert_close(plain(x, mask, no_graph(mask)).scores[0, 0], f)
 
 

@@ -35,7 +35,9 @@ def exact(x: torch.Tensor, graph: Graph, alpha: float) -> torch.Tensor:
 @pytest.mark.parametrize("spatial_dims", [1, 2])
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_the_recursion_reaches_the_exact_solve(data: st.DataObject, spatial_dims: int, alpha: float, steps: int) -> None:
+def test_the_recursion_reaches_the_exact_solve(
+    data: st.DataObject, spatial_dims: int, alpha: float, steps: int
+) -> None:
     x, coords = data.draw(bags(spatial_dims))
     graph = build_graph(coords[None])
     got = SmoothOperator(alpha, steps)(x[None].double(), graph)

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.data.bags import bags_to_read, load_bags
+from scripts.errors import InputError
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def datalist(folder: Path, *bags: dict[str, Any]) -> str:
+    (folder / "datalist.json").write_text(json.dumps({"training": list(bags)}))
+    return str(folder / "datalist.json")
+
+
+def test_paths_are_relative_to_the_dataset_and_names_are_derived(cohort: Path) -> None:
+    file = datalist(cohort, {"image": "a", "label": 1, "annotation": "a.geojson"}, {"image": "b", "label": 0})
+    first, second = load_bags(file, "training", str(cohort))
+    assert first == {"image": str(cohort / "a"), "label": 1, "annotation": str(cohort / "a.geojson"), "bag_id": "a"}
+    assert (second["bag_id"], second["label"]) == ("b", 0)
+
+
+def test_a_name_that_is_also_a_folder_stays_a_name(cohort: Path) -> None:
+    """MONAI's own loader would turn it into a path."""
+    file = datalist(cohort, {"image": "a", "label": 1, "bag_id": "b"})
+    assert load_bags(file, "training", str(cohort))[0]["bag_id"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("bag", "message"),
+    [
+        ({"image": "a"}, r'"training"\[0\] \(a\) has no "label": give 0 or 1'),
+        ({"image": "a", "label": None}, r'\(a\) has no "label"'),
+        ({"image": "a", "label": 2}, r"has the label 2, which is not one of the classes: give 0 or 1"),
+        ({"image": "a", "label": "yes"}, r"has the label 'yes', which is not one of the classes"),
+        ({"label": 1}, r'"training"\[0\] names no "image"'),
+        ({"image": "gone", "label": 1}, r"gone does not exist: check --dataset_dir"),
+    ],
+)
+def test_each_flaw_of_a_bag_is_told(cohort: Path, bag: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_bags(datalist(cohort, bag), "training", str(cohort))
+
+
+def test_flaws_of_the_file_are_told(cohort: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read the datalist .*none\.json \(No such file"):
+        load_bags(str(cohort / "none.json"), "training", str(cohort))
+    (cohort / "text.json").write_text("training: a")
+    with pytest.raises(InputError, match=r"text\.json is not JSON"):
+        load_bags(str(cohort / "text.json"), "training", str(cohort))
+    with pytest.raises(InputError, match='has no bags under "test"'):
+        load_bags(datalist(cohort), "test", str(cohort))
+
+
+def test_inference_finds_bags_unless_a_datalist_names_them(cohort: Path) -> None:
+    def find(folder: str) -> list[dict[str, Any]]:
+        return [{"image": folder, "bag_id": "found"}]
+
+    assert bags_to_read(find, str(cohort), None, "test")[0]["bag_id"] == "found"
+    file = datalist(cohort, {"image": "a"})
+    assert bags_to_read(find, str(cohort), file, "training")[0]["bag_id"] == "a"

@@ -1,0 +1,105 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from monai.data import DataLoader, Dataset
+
+from scripts.errors import InputError
+from scripts.running import input_error_message, one_line_errors, prepare_run
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """What one_line_errors changes in the process is put back."""
+    hook, handlers = sys.excepthook, {handler: list(handler.filters) for handler in logging.getLogger().handlers}
+    yield
+    sys.excepthook = hook
+    for handler, filters in handlers.items():
+        handler.filters = filters
+
+
+def bad_transform(_: object) -> None:
+    raise InputError("scan_7 is empty: copy it again")
+
+
+def caught(action: object) -> BaseException:
+    try:
+        action()  # type: ignore[operator]
+    except BaseException as error:
+        return error
+    raise AssertionError("no error")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_message_is_found_behind_monai_and_its_workers(num_workers: int) -> None:
+    loader = DataLoader(Dataset([1, 2], transform=bad_transform), num_workers=num_workers)
+    error = caught(lambda: list(loader))
+    assert not isinstance(error, InputError)
+    assert input_error_message(error) == "scan_7 is empty: copy it again"
+
+
+def test_any_other_error_has_no_message() -> None:
+    assert input_error_message(caught(lambda: 1 / 0)) is None
+
+
+@pytest.mark.usefixtures("restored")
+def test_bad_input_is_one_line_and_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    one_line_errors()
+    for error in (caught(lambda: bad_transform(0)), caught(lambda: 1 / 0)):
+        sys.excepthook(type(error), error, error.__traceback__)
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: scan_7 is empty: copy it again\nTraceback")
+    assert "ZeroDivisionError" in printed
+
+
+@pytest.mark.usefixtures("restored")
+def test_logged_tracebacks_of_bad_input_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    logger, root = logging.getLogger("engine"), logging.getLogger()
+    seen: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+
+    handler = Keep()
+    root.addHandler(handler)
+    one_line_errors()
+    try:
+        bad_transform(0)
+    except InputError as error:
+        logger.exception("Exception: bad input")
+        logger.error("Engine run is terminating due to exception: %s", error)
+    try:
+        1 / 0  # noqa: B018
+    except ZeroDivisionError:
+        logger.exception("Exception: a bug")
+    logger.error("a plain error")
+    root.removeHandler(handler)
+    assert seen == ["Exception: a bug", "a plain error"]
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_missing_model_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.pt is missing: train first"):
+        prepare_run(str(tmp_path / "results"), [str(tmp_path / "model.pt")])
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.usefixtures("restored")
+def test_the_folder_of_the_results_is_made(tmp_path: Path) -> None:
+    prepare_run(str(tmp_path / "results"))
+    assert (tmp_path / "results").is_dir()
