@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,15 @@ def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = Tr
     bags = content.get(section) if isinstance(content, dict) else None
     if not isinstance(bags, list) or not bags:
         raise InputError(f'the datalist {datalist} has no bags under "{section}": add a list of that name')
-    return [_checked(dict(bag), f'{datalist}, "{section}"[{i}]', dataset_dir, labelled) for i, bag in enumerate(bags)]
+    bags = [_checked(dict(bag), f'{datalist}, "{section}"[{i}]', dataset_dir, labelled) for i, bag in enumerate(bags)]
+    named: dict[str, str] = {}
+    for bag in bags:
+        if named.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
+            raise InputError(
+                f"{named[bag['bag_id']]} and {bag['image']} would both be named {bag['bag_id']}: "
+                'give each a "bag_id" of its own'
+            )
+    return bags
 
 
 def _checked(bag: dict[str, Any], where: str, dataset_dir: str, labelled: bool) -> dict[str, Any]:
@@ -52,7 +61,7 @@ def _checked(bag: dict[str, Any], where: str, dataset_dir: str, labelled: bool) 
     for key in PATHS:
         if isinstance(bag.get(key), str):
             bag[key] = str(Path(dataset_dir) / bag[key])
-    bag.setdefault("bag_id", Path(bag["image"]).name.split(".")[0])
+    bag.setdefault("bag_id", re.sub(r"\.(nii|nii\.gz|h5)$", "", Path(bag["image"]).name))
     where = f"{where} ({bag['bag_id']})"
     if not Path(bag["image"]).exists():
         raise InputError(f"{where}: {bag['image']} does not exist: check --dataset_dir, or make the features first")

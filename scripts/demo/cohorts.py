@@ -57,7 +57,7 @@ class Case:
 def write_demo_data(
     directory: Path,
     seed: int = 0,
-    ct_cases: Counts = (32, 8, 24),
+    ct_cases: Counts = (64, 16, 24),
     wsi_cases: Counts = (28, 8, 20),
     ct: bool = True,
     wsi: bool = True,

@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ TASKS = (
         "map.png",
         "patch",
         (
-            Arm("attention", "ABMIL, gated attention (no smoothing)", "#7f7f7f"),
+            Arm("attention", "attention MIL (no smoothing)", "#7f7f7f"),
             Arm("smooth", "SmAP: smooth attention, α trained", "#1f4e79"),
         ),
     ),
@@ -107,7 +108,7 @@ def _section(home: Path, task: Task) -> str:
     work = home / task.folder
     write_whole(work / "curves.png", _curves(work, task))
     cases = "\n".join(
-        f'<figure><img src="{task.folder}/inference/{row["bag_id"]}/{task.picture}" alt="{html.escape(what)}">'
+        f'<figure><img src="{task.folder}/inference/{quote(row["bag_id"])}/{task.picture}" alt="{html.escape(what)}">'
         f"<figcaption>{html.escape(what)}</figcaption></figure>"
         for what, row in _chosen_cases(work / "inference" / "summary.csv")
     )
@@ -134,8 +135,9 @@ def _table(work: Path, task: Task) -> str:
         for arm, result in results.items()
     )
     return f"""<table><tr><th></th>{head}</tr>{rows}</table>
-<p class="note">{first["bags"]} test {bag}s, {first["positive_bags"]} positive; 95 % bootstrap intervals over the {bag}s.
-Both arms: same data, same seed. Gated: the scores of {bag}s called negative are set to the lowest score.</p>"""
+<p class="note">{first["bags"]} test {bag}s, {first["positive_bags"]} positive;
+95 % bootstrap intervals over the {bag}s. Both arms: same data, same seed.
+Gated: the scores of {bag}s called negative are set to the lowest score.</p>"""
 
 
 def _figure(value: dict[str, float | None]) -> str:

@@ -160,7 +160,7 @@ def plan_head(seed: int, case: int, positive: bool) -> HeadPlan:
         texture_roll=(int(rng.integers(SIZE)), int(rng.integers(SIZE))),
         noise_rolls=tuple((int(f), int(r), int(c)) for f, r, c in rng.integers(SIZE, size=(geometry.slices, 3))),
         file_numbers=_file_numbers(rng, geometry.slices, header.shuffled_names),
-        falx=rng.uniform(55, 75) if rng.random() < 0.5 else grey,
+        falx=rng.uniform(44, 54) if rng.random() < 0.5 else grey,
         calcifications=_plan_calcifications(rng),
         bleeds=(),
     )
@@ -192,13 +192,13 @@ def _plan_calcifications(rng: np.random.Generator) -> tuple[Ellipsoid, ...]:
 
 def _plan_bleeds(rng: np.random.Generator, plan: HeadPlan) -> tuple[Bleed, ...]:
     planners = (_plan_intraparenchymal, _plan_intraparenchymal, _plan_layer, _plan_layer, _plan_ventricular)
-    count = 2 if rng.random() < 0.25 else 1
+    count = 2 if rng.random() < 0.5 else 1
     return tuple(planners[int(rng.integers(len(planners)))](rng, plan) for _ in range(count))
 
 
 def _plan_intraparenchymal(rng: np.random.Generator, plan: HeadPlan) -> Bleed:
-    subtle = rng.random() < 0.35
-    width = rng.uniform(7, 10) if subtle else rng.uniform(9, 20)
+    subtle = rng.random() < 0.3
+    width = rng.uniform(8, 12) if subtle else rng.uniform(13, 26)
     angle, reach = rng.uniform(0, 2 * pi), 0.55 * rng.uniform(0.25, 1) ** 0.5
     centre = (reach * plan.half_width * cos(angle), reach * plan.half_length * sin(angle), rng.uniform(50, 88))
     # Tall enough for at least three slices, wherever they happen to cut it.
@@ -213,7 +213,7 @@ def _plan_layer(rng: np.random.Generator, plan: HeadPlan) -> Bleed:
     return Bleed(
         kind="subdural" if subdural else "epidural",
         hu=rng.uniform(55, 72) if subdural else rng.uniform(60, 80),
-        thickness=rng.uniform(5, 11) if subdural else rng.uniform(10, 20),
+        thickness=rng.uniform(8, 14) if subdural else rng.uniform(13, 24),
         direction=rng.choice((0, pi)) + rng.uniform(-0.6, 0.6),
         half_angle=rng.uniform(0.8, 1.2) if subdural else rng.uniform(0.35, 0.55),
         middle=rng.uniform(55, 82),

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 ARMS = ("attention", "smooth")  # plain attention, and the smooth variant, from the same seed
 
 
-class StepFailed(RuntimeError):
+class StepError(RuntimeError):
     """A command of the demonstration ended with an error; its log says why."""
 
 
@@ -81,7 +81,7 @@ def ct_steps(home: Path, seed: int) -> Iterator[Step]:
 
 
 def wsi_steps(home: Path, seed: int) -> Iterator[Step]:
-    """Whole slides: SmAP beside ABMIL."""
+    """Whole slides: SmAP beside the same network without smoothing."""
     bundle, work = ROOT / "bundle" / "pathology_wsi_smooth_mil", home / "wsi"
     data = home / "data" / "wsi"
     yield _data_step("wsi", "synthetic slides", home, seed)
@@ -92,9 +92,18 @@ def wsi_steps(home: Path, seed: int) -> Iterator[Step]:
         bundle,
     )
     common = ["--dataset_dir", str(data), "--num_workers", "0", "--in_features", "128", "--learning_rate", "0.001"]
-    common += ["--max_epochs", "25", "--seed", str(seed), "--tracking_uri", f"sqlite:///{work / 'mlruns.db'}"]
+    common += [
+        "--cache_dir",
+        str(work / "cache"),
+        "--max_epochs",
+        "40",
+        "--seed",
+        str(seed),
+        "--tracking_uri",
+        f"sqlite:///{work / 'mlruns.db'}",
+    ]
     for arm in ARMS:
-        files = "['configs/train.json','configs/abmil.json']" if arm == "attention" else "['configs/train.json']"
+        files = "['configs/train.json','configs/attention.json']" if arm == "attention" else "['configs/train.json']"
         yield from _train_and_evaluate("wsi", arm, files, common, bundle, work)
     yield Step(
         "wsi-inference",
@@ -140,6 +149,7 @@ def _run(home: Path, step: Step) -> None:
     if done.is_file() and done.read_text() == "\n".join(step.command):
         print(f"  {step.title}: already there", flush=True)
         return
+    done.unlink(missing_ok=True)  # from here on its results are neither the old ones nor the new ones
     print(f"  {step.title} ...", flush=True)
     started = time.monotonic()
     one_core = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # two bundles run side by side
@@ -149,6 +159,6 @@ def _run(home: Path, step: Step) -> None:
         )
     if result.returncode != 0:
         last = log.read_text().strip().splitlines()[-1:]
-        raise StepFailed(f"{step.title} failed: {' '.join(last)} (all of it: {os.path.relpath(log)})")
+        raise StepError(f"{step.title} failed: {' '.join(last)} (all of it: {os.path.relpath(log)})")
     done.write_text("\n".join(step.command))
     print(f"  {step.title}: {time.monotonic() - started:.0f} s", flush=True)

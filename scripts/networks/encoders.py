@@ -44,7 +44,7 @@ class SliceCNN(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         size = image_size
-        for block, (before, after) in enumerate(zip([in_channels, *channels[:-1]], channels), start=1):
+        for block, (before, after) in enumerate(zip([in_channels, *channels[:-1]], channels, strict=True), start=1):
             first = block == 1
             layers += [
                 nn.Conv2d(before, after, 5 if first else 3, padding=2 if first else 0),
@@ -109,7 +109,7 @@ class SeededTileCNN(nn.Module):
     def __init__(self, seed: int = 0, channels: Sequence[int] = (16, 32, 64)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in zip([3, *channels[:-1]], channels):
+        for before, after in zip([3, *channels[:-1]], channels, strict=True):
             layers += [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.ReLU(inplace=True)]
         self.blocks = nn.Sequential(*layers)
         self.out_features = 2 * channels[-1]

@@ -16,6 +16,7 @@ from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 
 class Graph(NamedTuple):
@@ -112,10 +113,10 @@ def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
         places = coords[bag][:, real[bag]].t().float()  # [N, 2]
         some = places[:1000]  # enough to tell the pitch
         apart = torch.cdist(some, places)
-        nearest = apart.masked_fill(apart == 0, float("inf")).amin(dim=1)
+        nearest = apart.masked_fill(apart == 0, float("inf")).amin(dim=1).median()
         raise ValueError(
             f"not one pair of the {places.shape[0]} instances of bag {bag} are neighbours: coords must be in units of "
-            f"the patch pitch, and here the commonest nearest distance is {round(1000 * float(nearest.median())) / 1000}; "
+            f"the patch pitch, and here the commonest nearest distance is {round(1000 * float(nearest)) / 1000}; "
             "divide the coords by it"
         )
 
@@ -124,12 +125,10 @@ def aggregate(x: Tensor, graph: Graph) -> Tensor:
     """A X: the weighted sum over each instance's neighbours. x: [B, D, N]."""
     b, d, n = x.shape
     bag = torch.arange(b, device=x.device).view(b, 1, 1) * n
-    neighbours = (graph.neighbours + bag).transpose(0, 1).flatten(1)  # [K, B*N]
-    weights = graph.weights.to(x.dtype).transpose(0, 1).flatten(1)  # [K, B*N]
+    neighbours = (graph.neighbours + bag).transpose(1, 2).flatten(0, 1)  # [B*N, K]
+    weights = graph.weights.to(x.dtype).transpose(1, 2).flatten(0, 1)  # [B*N, K]
     rows = x.transpose(1, 2).reshape(b * n, d)  # [B*N, D]
-    total = torch.zeros_like(rows)
-    for k in range(neighbours.shape[0]):
-        total = total + weights[k].unsqueeze(1) * rows.index_select(0, neighbours[k])
+    total = embedding_bag(neighbours, rows, per_sample_weights=weights, mode="sum")  # gathers and sums without a copy
     return total.view(b, n, d).transpose(1, 2)
 
 

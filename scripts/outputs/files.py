@@ -98,7 +98,9 @@ class CohortReport:
         metrics = cohort_metrics(results)
         engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
         write_whole(self.output_dir / "summary.csv", _table([_summary_row(r) for r in results]))
-        rows = [{"bag_id": r.bag_id, **row} for r in results for row in _instance_rows(r)]
+        rows = [
+            {"bag_id": r.bag_id, **row, "flagged": int(row["flagged"])} for r in results for row in _instance_rows(r)
+        ]
         write_whole(self.output_dir / "instances.csv", _table(rows))
         if metrics:
             write_whole(self.output_dir / "metrics.json", json.dumps(_metrics_json(results, metrics), indent=4) + "\n")

@@ -87,18 +87,19 @@ def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -
 
 def _draw_curve(axes: Axes, result: BagResult) -> None:
     places = np.arange(1, len(result.attention) + 1)
-    axes.plot(places, result.attention, color="#1f4e79", marker="o", markersize=3, label="attention")
-    axes.axhline(1 / len(places), color="grey", linestyle=":", label="average: flagged above, in a positive scan")
-    axes.plot(places[result.flagged], result.attention[result.flagged], "o", color=FLAGGED, label="flagged")
+    attention = result.attention * len(places)
+    axes.plot(places, attention, color="#1f4e79", marker="o", markersize=3, label="attention")
+    axes.axhline(1, color="grey", linestyle=":", label="average: flagged above, in a positive scan")
+    axes.plot(places[result.flagged], attention[result.flagged], "o", color=FLAGGED, label="flagged")
     if result.truth is not None and result.truth.any():
         bleeding = result.truth.astype(bool)
         axes.fill_between(
             places, 0, 1, where=bleeding, step="mid", transform=axes.get_xaxis_transform(), color=TRUTH, alpha=0.2,
             label="bleeding, as annotated",
         )  # fmt: skip
-    axes.set(xlabel="slice, from the lowest to the highest", ylabel="attention", xlim=(0.5, len(places) + 0.5))
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right", fontsize=8, framealpha=0.8)
+    axes.set(xlabel="slice, from the lowest to the highest", xlim=(0.5, len(places) + 0.5))
+    axes.set_ylabel("attention,\ntimes the average")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
 
 
 class DrawSlided(Transform):
@@ -127,10 +128,11 @@ def draw_slide(result: BagResult, patches: PatchFeatures, outlines: list[np.ndar
             axes.fill(*outline.T, fill=False, edgecolor=TRUTH, linewidth=1.6)
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
     plain.set_title("slide" + (", tumour as annotated in green" if outlines else ""), fontsize=10)
+    lattice = _lattice_image(result.attention * len(result.attention), patches)
+    bottom, right = np.array(lattice.shape) * patches.tile / 4  # whole quarters of a patch, so a little past the slide
     overlaid.imshow(
-        _lattice_image(result.attention * len(result.attention), patches),
-        extent=(0, width, height, 0), cmap="magma", norm=ATTENTION, alpha=0.65, interpolation="nearest",
-    )  # fmt: skip
+        lattice, extent=(0, right, bottom, 0), cmap="magma", norm=ATTENTION, alpha=0.65, interpolation="nearest"
+    )
     overlaid.set_title("attention of each patch", fontsize=10)
     bar = figure.colorbar(ScalarMappable(ATTENTION, "magma"), ax=overlaid, shrink=0.8)
     bar.set_label("attention, times the average of the slide")

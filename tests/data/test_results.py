@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ import torch
 from scripts.data.results import BagResult, BagResultd
 
 
-def item(logit: float = 2.0, **more: Any) -> dict[Hashable, Any]:
+def item(logit: float = 2.0, **more: Any) -> Mapping[Hashable, Any]:
     """As decollated from a batch: five places, of which three are real."""
-    return {
+    given: dict[Hashable, Any] = {
         "bag_id": "scan",
         "source": "scans/scan",
         "logits": torch.tensor([logit]),
@@ -31,8 +31,9 @@ def item(logit: float = 2.0, **more: Any) -> dict[Hashable, Any]:
         "attention": torch.tensor([[0.1, 0.6, 0.3, 0.0, 0.0]]),
         "mask": torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]]),
         "instances": json.dumps([{"id": name} for name in "abc"]),
-        **more,
     }
+    given.update(more)
+    return given
 
 
 def result(logit: float = 2.0, threshold: float = 0.5, **more: Any) -> BagResult:

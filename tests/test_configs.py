@@ -1,0 +1,376 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the configurations, the metadata and the bundle folders must agree on."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import pytest
+from monai.bundle import ComponentLocator, ConfigParser
+
+from scripts.networks import GatedAttentionPool, MILNetwork, SmoothAttentionPool
+from tests.shared_data import ROOT, shared_data
+
+BUNDLES = {"ct": "hemorrhage_ct_smooth_mil", "wsi": "pathology_wsi_smooth_mil"}
+CONFIGS = sorted((ROOT / "configs").glob("*/*.json"))
+METADATA = [ROOT / "metadata.json", *sorted((ROOT / "configs").glob("*/metadata.json"))]
+RUNNABLE = [path for path in CONFIGS if path.name != "metadata.json"]
+WHOLE = {"train", "inference", "features", "metadata"}  # every other file changes keys of train.json
+OVERRIDES = [path for path in RUNNABLE if path.stem not in WHOLE]
+NEW_KEYS = {  # that a file may add to train.json
+    "evaluate": {"ckpt_path", "section"},
+    "multi_gpu_train": {
+        "train#sampler", "train#dataloader#sampler", "validate#sampler", "validate#dataloader#sampler", "finalize",
+    },
+}  # fmt: skip
+
+each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
+each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
+
+
+def named(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def content(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def parser(bundle: str, *names: str) -> ConfigParser:
+    """The files merged in their order as the command line merges them, their macros resolved."""
+    merged = ConfigParser()
+    merged.read_config([ROOT / "configs" / bundle / f"{name}.json" for name in names])
+    merged.resolve_macro_and_relative_ids()
+    return merged
+
+
+def has(config: ConfigParser, key: str) -> bool:
+    try:
+        config[key]
+    except KeyError:
+        return False
+    return True
+
+
+def nodes(value: Any) -> Iterator[Any]:
+    """A JSON value and every one within it."""
+    yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from nodes(inner)
+
+
+def texts(path: Path) -> list[str]:
+    return [node for node in nodes(content(path)) if isinstance(node, str)]
+
+
+def components(path: Path) -> list[dict[str, Any]]:
+    return [node for node in nodes(content(path)) if isinstance(node, dict) and "_target_" in node]
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return dict(line.split("==") for line in lines if line and not line.startswith("-"))
+
+
+# --- train, evaluate and inference say the same
+
+
+def of_network(bundle: str) -> set[str]:
+    """Top-level keys that the network is made from."""
+    text = json.dumps(parser(bundle, "train")["network_def"])
+    return set(re.findall(r"@(\w+)", text)) - {"network_def"}
+
+
+def deterministic(preprocessing: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for step in preprocessing["transforms"] if not step["_target_"].split(".")[-1].startswith("Rand")]
+
+
+@each_bundle
+def test_the_network_is_the_same_wherever_it_is_named(bundle: str) -> None:
+    train, evaluate, inference = (
+        parser(bundle, "train"),
+        parser(bundle, "train", "evaluate"),
+        parser(bundle, "inference"),
+    )
+    assert train["network_def"] == evaluate["network_def"] == inference["network_def"]
+    for key in of_network(bundle):
+        assert train[key] == evaluate[key] == inference[key], key
+
+
+@each_bundle
+def test_what_is_done_to_an_image_is_the_same_but_for_chance(bundle: str) -> None:
+    train, evaluate, inference = (
+        parser(bundle, "train"),
+        parser(bundle, "train", "evaluate"),
+        parser(bundle, "inference"),
+    )
+    wanted = deterministic(train["train#preprocessing"])
+    assert wanted
+    for other in (train["validate#preprocessing"], evaluate["validate#preprocessing"], inference["preprocessing"]):
+        assert other["_target_"] == train["train#preprocessing"]["_target_"]
+        assert other["transforms"] == wanted  # nothing random either
+    for key in set(re.findall(r"@(\w+)", json.dumps(wanted))) | {"threshold"}:
+        assert train[key] == evaluate[key] == inference[key], key
+
+
+@each_bundle
+def test_a_bag_is_collated_asked_and_judged_the_same(bundle: str) -> None:
+    train, evaluate, inference = (
+        parser(bundle, "train"),
+        parser(bundle, "train", "evaluate"),
+        parser(bundle, "inference"),
+    )
+    collations = [train["train#dataloader#collate_fn"], inference["dataloader#collate_fn"]]
+    assert all(one == evaluate["validate#dataloader#collate_fn"] for one in collations)
+    assert train["prepare_batch"] == evaluate["prepare_batch"] == inference["prepare_batch"]
+    assert evaluate["validate#inferer"] == inference["inferer"]
+    steps = evaluate["validate#postprocessing#transforms"]
+    assert inference["postprocessing#transforms"][: len(steps)] == steps  # and then its files and pictures
+
+
+@pytest.mark.parametrize(
+    ("bundle", "key"), [("ct", "image_size"), ("ct", "channels"), ("ct", "windows"), ("wsi", "in_features")]
+)
+def test_the_keys_compared_are_those_that_matter(bundle: str, key: str) -> None:
+    """What is compared is found by reading references: it must find these."""
+    of_images = set(re.findall(r"@(\w+)", json.dumps(parser(bundle, "train")["train#preprocessing"])))
+    assert key in of_images | of_network(bundle)
+
+
+@each_bundle
+def test_the_network_is_what_the_metadata_say(bundle: str) -> None:
+    image = content(ROOT / "configs" / bundle / "metadata.json")["network_data_format"]["inputs"]["image"]
+    train = parser(bundle, "train")
+    if bundle == "ct":
+        assert image["num_channels"] == len(train["windows"]) == len(image["channel_def"])
+        assert image["spatial_shape"] == [train["image_size"]] * 2 + ["*"]
+        for (centre, width), said in zip(train["windows"], image["channel_def"].values(), strict=True):
+            assert said.endswith(f" {centre}/{width}")
+    else:
+        assert image["num_channels"] == train["in_features"]
+        assert image["spatial_shape"] == ["*"]
+
+
+# --- small files that change a few keys
+
+
+@pytest.mark.parametrize("path", OVERRIDES, ids=named)
+def test_an_override_changes_what_is_there(path: Path) -> None:
+    """The keys of an override are merged, not checked: a typo would change nothing and say nothing."""
+    train = ConfigParser(content(path.parent / "train.json"))
+    new = {key for key in content(path) if not has(train, key)}
+    assert new == NEW_KEYS.get(path.stem, set())
+
+
+@pytest.mark.parametrize("path", OVERRIDES, ids=named)
+def test_an_override_changes_something(path: Path) -> None:
+    train = ConfigParser(content(path.parent / "train.json"))
+    same = [key for key, value in content(path).items() if has(train, key) and train[key] == value]
+    assert set(same) <= {"output_dir"}  # evaluation says once more where it writes
+
+
+@pytest.mark.parametrize("path", [path for path in OVERRIDES if path.stem not in NEW_KEYS], ids=named)
+def test_what_an_override_does_to_the_network_it_can_do_to_inference(path: Path) -> None:
+    bundle, inference = path.parent.name, ConfigParser(content(path.parent / "inference.json"))
+    about_network = [key for key in content(path) if key.split("#")[0] in of_network(bundle) | {"network_def"}]
+    assert all(has(inference, key) for key in about_network)
+    trained, used = parser(bundle, "train", path.stem), parser(bundle, "inference", path.stem)
+    for key in ("network_def", *of_network(bundle)):
+        assert trained[key] == used[key], key
+
+
+@pytest.mark.parametrize(
+    ("bundle", "names", "aggregator", "dims"),
+    [
+        ("ct", ["inference", "small"], GatedAttentionPool, 1),
+        ("wsi", ["inference"], SmoothAttentionPool, 2),
+        ("wsi", ["inference", "abmil"], GatedAttentionPool, 0),
+    ],
+)
+def test_a_composition_is_what_its_name_says(bundle: str, names: list[str], aggregator: type, dims: int) -> None:
+    network = parser(bundle, *names).get_parsed_content("network_def")
+    assert isinstance(network, MILNetwork)
+    assert type(network.aggregator) is aggregator
+    assert network.spatial_dims == dims
+
+
+def test_plain_attention_is_the_smooth_loss_without_its_penalty() -> None:
+    assert parser("ct", "train").get_parsed_content("loss").alpha == 0.5
+    assert parser("ct", "train", "attention").get_parsed_content("loss").alpha == 0
+
+
+# --- what the consumers of a bundle demand
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, ROOT / "metadata.json"], ids=named)
+def test_json_is_in_the_form_of_the_zoo(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=named)
+def test_nothing_is_written_that_breaks_away_from_the_bundle_folder(path: Path) -> None:
+    for text in texts(path):
+        assert not re.match(r"%.*\.(json|ya?ml)", text), f"{text}: a macro of a file is relative to the working folder"
+        assert "@_meta_" not in text, f"{text}: unknown to MONAI Label"
+        assert not re.search(r"\$\s*(from|import\s+scripts)\b", text), f"{text}: scripts is reached by _target_ alone"
+        assert not re.search(r"/(home|work|root|Users)/", text), f"{text}: a path of one machine"
+
+
+@pytest.mark.parametrize(
+    ("bundle", "name", "key"),
+    [
+        (bundle, name, key)
+        for bundle in BUNDLES
+        for name, key in (
+            ("train", "train#handlers"),
+            ("train", "validate#handlers"),
+            ("evaluate", "validate#handlers"),
+            ("inference", "handlers"),
+        )
+    ],
+)
+def test_handlers_are_literal_lists(bundle: str, name: str, key: str) -> None:
+    """`--tracking mlflow` adds to the list, and can add to no expression."""
+    handlers = parser(bundle, *(["train", "evaluate"] if name == "evaluate" else [name]))[key]
+    assert isinstance(handlers, list)
+    if key != "validate#handlers":  # one of those is named elsewhere too
+        assert all(isinstance(handler, dict) for handler in handlers)
+    assert all(isinstance(handler, dict) or re.fullmatch(r"@[\w:#]+", handler) for handler in handlers)
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=named)
+def test_every_component_of_ours_exists_and_takes_these_arguments(path: Path) -> None:
+    for component in components(path):
+        target = component["_target_"]
+        if not target.startswith("scripts."):
+            continue
+        found = locate(target)
+        assert found is not None, f"{target} cannot be imported"
+        arguments = {key: value for key, value in component.items() if not re.fullmatch(r"_\w+_", key)}
+        assert callable(found)
+        bind = inspect.signature(found)
+        if component.get("_mode_") == "callable":
+            bind.bind_partial(**arguments)
+        else:
+            bind.bind(**arguments)
+
+
+def test_every_other_component_is_known() -> None:
+    locator = ComponentLocator()
+    targets = {component["_target_"] for path in RUNNABLE for component in components(path)}
+    others = [target for target in targets if not target.startswith("scripts.")]
+    assert "SupervisedTrainer" in others
+    unknown = [
+        name for name in others if (locate(name) if "." in name else locator.get_component_module_name(name)) is None
+    ]
+    assert unknown == []
+
+
+# --- metadata
+
+
+@each_metadata
+def test_metadata_are_valid(path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = content(shared_data("monai/meta_schema_20240725.json"))
+    jsonschema.validate(content(path), schema)
+    assert content(path)["schema"].endswith("/meta_schema_20240725.json")
+
+
+@each_metadata
+def test_the_version_is_in_the_changelog_and_the_pins_are_those_installed(path: Path) -> None:
+    said, pinned = content(path), pins("requirements.txt")
+    assert said["version"] in said["changelog"]
+    assert said["monai_version"] == pinned["monai"]
+    assert said["pytorch_version"] == pinned["torch"]
+    assert said["numpy_version"] == pinned["numpy"]
+    required = said["required_packages_version"]
+    assert required == {name: pinned.get(name) for name in required}
+
+
+def test_the_umbrella_says_what_the_two_bundles_say() -> None:
+    umbrella = content(ROOT / "metadata.json")
+    ct, wsi = (content(ROOT / "configs" / bundle / "metadata.json") for bundle in BUNDLES)
+    assert umbrella["network_data_format"] == ct["network_data_format"]
+    assert umbrella["wsi_data_format"] == wsi["network_data_format"]
+    for key in (
+        "schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version", "authors", "copyright",
+        "intended_use",
+    ):  # fmt: skip
+        assert umbrella[key] == ct[key] == wsi[key], key
+    both = {**ct["required_packages_version"], **wsi["required_packages_version"]}
+    assert umbrella["required_packages_version"] == both
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert content(ROOT / "metadata.json")["version"] == version
+
+
+# --- folders, pins, licence
+
+
+@pytest.mark.parametrize(("bundle", "name"), BUNDLES.items())
+def test_a_bundle_folder_is_made_of_relative_links(bundle: str, name: str) -> None:
+    wanted = {
+        "configs": ROOT / "configs" / bundle,
+        "docs": ROOT / "docs" / bundle,
+        "scripts": ROOT / "scripts",
+        "LICENSE": ROOT / "LICENSE",
+    }
+    for link, target in wanted.items():
+        path = ROOT / "bundle" / name / link
+        assert path.is_symlink(), f"{link} of {name} is no link"
+        assert not os.path.isabs(os.readlink(path))
+        assert path.resolve() == target.resolve()
+        assert path.exists()
+
+
+def test_the_names_of_the_bundles_hold_no_word_by_which_monai_label_would_sort_them() -> None:
+    names = sorted(path.name for path in (ROOT / "bundle").iterdir() if path.is_dir())
+    assert names == sorted(BUNDLES.values())
+    for name in names:
+        assert not re.search("classification|detection|deepedit|deepgrow", name)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_runs_are_kept_under_the_name_of_their_bundle(bundle: str) -> None:
+    assert parser(bundle, "train")["experiment_name"] == BUNDLES[bundle]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_constraints_hold_every_pin(name: str) -> None:
+    def plain(package: str) -> str:
+        return re.sub(r"[-_.]+", "-", package).lower()
+
+    held = {plain(package): version for package, version in pins("constraints.txt").items()}
+    wanted = {plain(package): version for package, version in pins(name).items()}
+    assert wanted
+    assert wanted == {package: held.get(package) for package in wanted}
+
+
+def test_every_source_carries_the_licence() -> None:
+    header = (ROOT / "scripts" / "errors.py").read_text().splitlines()[:10]
+    assert header[0].startswith("# Copyright")
+    assert "Apache License" in header[1]
+    sources = [path for folder in ("scripts", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 20
+    assert [str(p.relative_to(ROOT)) for p in sources if p.read_text().splitlines()[:10] != header] == []

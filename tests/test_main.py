@@ -1,0 +1,135 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`python -m scripts` as a person types it."""
+
+from __future__ import annotations
+
+import logging
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.errors import InputError
+from tests.shared_data import ROOT
+
+Typed = Callable[..., None]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
+    """Runs the command line in this process; what it changes here is put back."""
+    hook, handlers = sys.excepthook, {handler: list(handler.filters) for handler in logging.getLogger().handlers}
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["scripts", *arguments])
+        monkeypatch.delitem(sys.modules, "scripts.__main__", raising=False)
+        runpy.run_module("scripts", run_name="__main__")
+
+    yield run
+    sys.excepthook = hook
+    for handler, filters in handlers.items():
+        handler.filters = filters
+
+
+@pytest.fixture
+def cohorts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int, bool, bool]]:
+    """What write_demo_data was asked for: folder, seed, CT, slides."""
+    asked: list[tuple[Path, int, bool, bool]] = []
+
+    def record(directory: Path, seed: int, *, ct: bool, wsi: bool) -> None:
+        asked.append((directory, seed, ct, wsi))
+
+    monkeypatch.setattr("scripts.demo.cohorts.write_demo_data", record)
+    return asked
+
+
+def test_help_names_the_verbs(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        typed("--help")
+    printed = "".join(capsys.readouterr())
+    assert end.value.code == 0
+    assert "python -m scripts" in printed
+    assert "demo-data" in printed
+    assert "DIRECTORY/index.html" in printed  # what `demo` writes
+
+
+def test_help_of_a_verb_explains_its_arguments(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        typed("demo-data", "--help")
+    printed = "".join(capsys.readouterr())
+    assert end.value.code == 0
+    for words in ("DIRECTORY", "--seed", "where the data goes", "the same seed makes the same data"):
+        assert words in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["out"], (Path("out"), 0, True, True)),
+        (["out", "--seed", "5"], (Path("out"), 5, True, True)),
+        (["out", "--nowsi"], (Path("out"), 0, True, False)),
+        (["out", "--noct", "--seed=2"], (Path("out"), 2, False, True)),
+        (["2026"], (Path("2026"), 0, True, True)),  # a folder, though it looks like a number
+    ],
+)
+def test_demo_data_asks_for_what_was_typed(
+    typed: Typed, cohorts: list[Any], arguments: list[str], wanted: tuple[Path, int, bool, bool]
+) -> None:
+    typed("demo-data", *arguments)
+    assert cohorts == [wanted]
+
+
+@pytest.mark.parametrize("seed", ["x", "1.5", "None", "[1]"])
+def test_a_seed_that_is_no_number_is_told(typed: Typed, cohorts: list[Any], seed: str) -> None:
+    with pytest.raises(InputError, match=r"--seed .* is no whole number: give one"):
+        typed("demo-data", "out", "--seed", seed)
+    assert cohorts == []
+
+
+def test_a_negative_seed_is_told_before_anything_is_written(typed: Typed, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seed is -1: give 0 or a positive number"):
+        typed("demo-data", str(tmp_path / "out"), "--seed", "-1")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"), [([], ("demo", 0)), (["out", "--seed", "4"], ("out", 4)), (["7"], ("7", 0))]
+)
+def test_demo_runs_the_demonstration(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, arguments: list[str], wanted: tuple[str, int]
+) -> None:
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr("scripts.demo.pipeline.run_demo", lambda directory, seed: asked.append((directory, seed)))
+    typed("demo", *arguments)
+    assert asked == [wanted]
+
+
+def test_a_verb_that_is_none_fails(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        typed("dance")
+    assert end.value.code == 2
+    assert "dance" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line_of_a_real_process(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "scripts", "demo-data", str(tmp_path / "out"), "--seed", "x"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert ended.stderr == "error: --seed 'x' is no whole number: give one\n"
+    assert ended.stdout == ""
+    assert not (tmp_path / "out").exists()
