@@ -19,7 +19,7 @@ demo: .venv/ready  ## make data, train, evaluate and infer with both bundles, an
 	@$(BIN)/python -m scripts demo demo
 
 test: lint  ## lint, types, every test and the real bundle commands, with coverage
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
 
 lint: .venv/ready  ## style and types
 	@$(BIN)/ruff check .

@@ -63,7 +63,7 @@ def ct_steps(home: Path, seed: int) -> Iterator[Step]:
     bundle, work = ROOT / "bundle" / "hemorrhage_ct_smooth_mil", home / "ct"
     yield _data_step("ct", "synthetic head CT series", home, seed)
     small = "'configs/train.json','configs/small.json'"
-    common = ["--dataset_dir", str(home / "data" / "ct"), "--cache_dir", str(work / "cache"), "--num_workers", "0"]
+    common = ["--dataset_dir", str(home / "data" / "ct"), "--cache_dir", str(work / f"cache_{seed}"), "--num_workers", "0"]
     common += ["--seed", str(seed), "--tracking_uri", f"sqlite:///{work / 'mlruns.db'}"]
     for arm in ARMS:
         files = f"[{small},'configs/attention.json']" if arm == "attention" else f"[{small}]"
@@ -94,7 +94,7 @@ def wsi_steps(home: Path, seed: int) -> Iterator[Step]:
     common = ["--dataset_dir", str(data), "--num_workers", "0", "--in_features", "128", "--learning_rate", "0.001"]
     common += [
         "--cache_dir",
-        str(work / "cache"),
+        str(work / f"cache_{seed}"),
         "--max_epochs",
         "40",
         "--seed",
@@ -137,20 +137,21 @@ def _bundle_run(config_file: str, *arguments: str) -> list[str]:
 
 
 def _run_all(home: Path, steps: Iterator[Step]) -> None:
+    fresh = False  # once a step has run, what follows from it is out of date
     for step in steps:
-        _run(home, step)
+        fresh = _run(home, step, again=fresh) or fresh
 
 
-def _run(home: Path, step: Step) -> None:
-    """Run one command, unless the very same one has already succeeded here."""
+def _run(home: Path, step: Step, again: bool) -> bool:
+    """Run one command and say True, unless the very same one has already succeeded here."""
     log = home / "logs" / f"{step.name}.log"
     done = home / "logs" / f"{step.name}.done"
     log.parent.mkdir(parents=True, exist_ok=True)
-    if done.is_file() and done.read_text() == "\n".join(step.command):
+    if not again and done.is_file() and done.read_text() == "\n".join(step.command):
         print(f"  {step.title}: already there", flush=True)
-        return
-    done.unlink(missing_ok=True)  # from here on its results are neither the old ones nor the new ones
+        return False
     print(f"  {step.title} ...", flush=True)
+    done.unlink(missing_ok=True)
     started = time.monotonic()
     one_core = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # two bundles run side by side
     with log.open("w") as output:
@@ -162,3 +163,4 @@ def _run(home: Path, step: Step) -> None:
         raise StepError(f"{step.title} failed: {' '.join(last)} (all of it: {os.path.relpath(log)})")
     done.write_text("\n".join(step.command))
     print(f"  {step.title}: {time.monotonic() - started:.0f} s", flush=True)
+    return True

@@ -92,9 +92,8 @@ def _draw_curve(axes: Axes, result: BagResult) -> None:
     axes.axhline(1, color="grey", linestyle=":", label="average: flagged above, in a positive scan")
     axes.plot(places[result.flagged], attention[result.flagged], "o", color=FLAGGED, label="flagged")
     if result.truth is not None and result.truth.any():
-        bleeding = result.truth.astype(bool)
-        axes.fill_between(
-            places, 0, 1, where=bleeding, step="mid", transform=axes.get_xaxis_transform(), color=TRUTH, alpha=0.2,
+        axes.bar(
+            places[result.truth.astype(bool)], 1, width=1, transform=axes.get_xaxis_transform(), color=TRUTH, alpha=0.2,
             label="bleeding, as annotated",
         )  # fmt: skip
     axes.set(xlabel="slice, from the lowest to the highest", xlim=(0.5, len(places) + 0.5))

@@ -147,7 +147,7 @@ def test_the_instances_have_a_row_each(tmp_path: Path) -> None:
         for one in sorted(COHORT, key=lambda one: one.bag_id)
         for about, score, truth, flagged in zip(one.instances, one.scores, one.truth, one.flagged, strict=True)  # type: ignore[arg-type]
     ]
-    got = [(r["bag_id"], r["uid"], float(r["score"]), int(r["truth"]), r["flagged"] == "True") for r in rows]
+    got = [(r["bag_id"], r["uid"], float(r["score"]), int(r["truth"]), int(r["flagged"])) for r in rows]
     assert got == wanted
 
 

@@ -1,0 +1,159 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The standard commands of monai.bundle, for real, in both bundle folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from tests.bundle.commands import bundle, monai_bundle, run, write_cohort
+from tests.shared_data import shared_data
+
+
+class Trained(NamedTuple):
+    task: str
+    data: Path
+    results: Path  # where one training command has put model.pt and mlruns.db
+    keys: list[str]  # what makes it small
+
+
+TASKS = [pytest.param(task, marks=pytest.mark.xdist_group(task)) for task in ("ct", "wsi")]
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """Trained by the real command from another working directory, with tracking asked for on the command line."""
+    task: str = request.param
+    home = tmp_path_factory.mktemp(task)
+    data = write_cohort(home, task)
+    if task == "ct":
+        keys = ["--image_size", "32", "--channels", "[8,8]", "--batch_size", "2", "--num_workers", "1"]
+    else:
+        keys = ["--in_features", "128", "--num_workers", "0"]
+        monai_bundle(
+            "run", "--config_file", "configs/features.json", "--dataset_dir", str(data), "--tile_size", "128",
+            cwd=bundle(task),
+        )  # fmt: skip
+    got = Trained(task, data, home / "results", keys)
+    monai_bundle(
+        "run", "--config_file", str(bundle(task) / "configs" / "train.json"), "--bundle_root", str(bundle(task)),
+        "--dataset_dir", str(data), "--ckpt_dir", str(got.results), "--output_dir", str(got.results),
+        "--max_epochs", "2", "--tracking", "mlflow", *keys,
+        cwd=home,
+    )  # fmt: skip
+    yield got
+    shutil.rmtree(home)
+
+
+def test_training_from_another_folder_leaves_a_model_and_tracked_metrics(trained: Trained) -> None:
+    weights = torch.load(trained.results / "model.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in weights.values())
+    with sqlite3.connect(trained.results / "mlruns.db") as db:
+        runs = db.execute("select run_uuid, status from runs").fetchall()
+        metrics = {key for (key,) in db.execute("select distinct key from metrics")}
+        steps = [step for (step,) in db.execute("select step from metrics where key = 'val_loss' order by step")]
+    assert [status for _, status in runs] == ["FINISHED"]
+    assert {"train_loss", "val_loss", "val_bag_auroc"} <= metrics
+    assert set(steps) == {1, 2}
+
+
+def test_two_processes_train_with_gloo(trained: Trained, tmp_path: Path) -> None:
+    config = "['configs/train.json','configs/multi_gpu_train.json']"
+    run(
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "monai.bundle", "run", "--config_file", config, "--dataset_dir", str(trained.data),
+        "--ckpt_dir", str(tmp_path), "--output_dir", str(tmp_path), "--max_epochs", "1", *trained.keys,
+        cwd=bundle(trained.task),
+    )  # fmt: skip
+    alone = torch.load(trained.results / "model.pt", weights_only=True)
+    together = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert {name: value.shape for name, value in together.items()} == {n: v.shape for n, v in alone.items()}
+
+
+def test_metadata_is_valid_without_a_network(trained: Trained, tmp_path: Path) -> None:
+    schema = shutil.copy(shared_data("monai/meta_schema_20240725.json"), tmp_path / "schema.json")
+    where = ["--meta_file", "configs/metadata.json", "--filepath", str(schema)]
+    said = monai_bundle("verify_metadata", *where, cwd=bundle(trained.task))
+    assert "metadata is verified with no error" in said.stdout + said.stderr
+
+
+def test_the_network_takes_and_gives_what_the_metadata_say(trained: Trained) -> None:
+    files = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    said = monai_bundle("verify_net_in_out", "network_def", *files, cwd=bundle(trained.task))
+    assert "data shape of network is verified with no error" in said.stdout + said.stderr
+
+
+def test_an_exported_network_gives_the_same_logits(trained: Trained, tmp_path: Path) -> None:
+    monai_bundle(
+        "ckpt_export", "network_def", "--filepath", str(tmp_path / "model.ts"),
+        "--ckpt_file", str(trained.results / "model.pt"),
+        "--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json", *trained.keys,
+        cwd=bundle(trained.task),
+    )  # fmt: skip
+    exported = torch.jit.load(tmp_path / "model.ts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(bundle(trained.task))
+        workflow = ConfigWorkflow("configs/inference.json", workflow_type="infer", logging_file=False)
+        for key, value in zip(trained.keys[::2], trained.keys[1::2], strict=True):
+            workflow.parser[key.strip("-")] = json.loads(value)
+        workflow.initialize()
+        network = workflow.network_def
+    network.load_state_dict(torch.load(trained.results / "model.pt", weights_only=True))
+    network.eval()
+    if trained.task == "ct":
+        bag = torch.rand(1, 3, 32, 32, 7)
+        torch.testing.assert_close(exported(bag), network(bag))
+    else:
+        bag, coords = torch.rand(1, 128, 6), torch.tensor([[[0.0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1]]])
+        torch.testing.assert_close(exported(bag, coords), network(bag, coords))
+
+
+@pytest.mark.parametrize(("file", "kind"), [("train.json", "train"), ("inference.json", "infer")])
+def test_no_required_property_is_missing(
+    trained: Trained, file: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(bundle(trained.task))
+    (tmp_path / "model.pt").write_bytes(b"")
+    keys = {key.strip("-"): json.loads(value) for key, value in zip(trained.keys[::2], trained.keys[1::2], strict=True)}
+    scans = {"ct": "scans", "wsi": "features"}[trained.task]
+    dataset_dir = str(trained.data if kind == "train" else trained.data / scans)
+    workflow = ConfigWorkflow(
+        f"configs/{file}", workflow_type=kind, logging_file=False,
+        dataset_dir=dataset_dir, output_dir=str(tmp_path), ckpt_dir=str(tmp_path), **keys,
+    )  # fmt: skip
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(trained: Trained, tmp_path: Path) -> None:
+    """The real command once; every kind of bad input is told in the tests of the module that refuses it."""
+    (tmp_path / "empty").mkdir()
+    said = monai_bundle(
+        "run", "--config_file", "configs/inference.json", "--dataset_dir", str(tmp_path / "empty"),
+        "--ckpt_path", str(trained.results / "model.pt"), "--output_dir", str(tmp_path / "results"), *trained.keys,
+        cwd=bundle(trained.task), check=False,
+    )  # fmt: skip
+    assert said.returncode != 0
+    last = said.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "empty" in last
+    assert "Traceback" not in said.stderr + said.stdout
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]

@@ -1,0 +1,77 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The commands of README.md, extracted and run, so that they cannot rot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.bundle.commands import run, write_cohort
+from tests.shared_data import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    """The commands below one heading of the README."""
+    text = re.search(rf"^### {title}$(.*?)^##", README, flags=re.MULTILINE | re.DOTALL)
+    assert text, f"README.md has no section {title}"
+    return "".join(blocks(text.group(1)))
+
+
+def test_every_block_belongs_to_a_section_that_is_run() -> None:
+    assert "".join(blocks(README)) == section("Head CT") + section("Whole slides")
+    assert README.count("python -m monai.bundle run") >= 7
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    with table.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.xdist_group("ct")
+def test_the_commands_for_head_ct(tmp_path: Path) -> None:
+    data = write_cohort(tmp_path, "ct")
+    shutil.copytree(data / "scans" / "scan_000", tmp_path / "new_scans" / "somebody")
+    commands = section("Head CT").replace("/data/head_ct", str(data)).replace("/data/", f"{tmp_path}/")
+    run("bash", "-euc", commands, cwd=ROOT)
+    results = tmp_path / "results" / "ct"
+    metrics = json.loads((results / "test" / "metrics.json").read_text())
+    assert metrics["bags"] == 3
+    assert 0 <= metrics["bag_auroc"]["value"] <= 1
+    assert 0 <= metrics["instance_auroc_gated"]["value"] <= 1
+    (new,) = rows(results / "new_scans" / "summary.csv")
+    assert new["bag_id"] == "somebody"
+    assert int(new["instances"]) == len(list((data / "scans" / "scan_000").iterdir()))
+    assert (results / "new_scans" / "somebody" / "slices.png").stat().st_size > 10_000
+
+
+@pytest.mark.xdist_group("wsi")
+def test_the_commands_for_slides(tmp_path: Path) -> None:
+    data = write_cohort(tmp_path, "wsi")
+    (tmp_path / "new_features").symlink_to(data / "features")
+    commands = f"cd bundle/hemorrhage_ct_smooth_mil\n{section('Whole slides')}"
+    commands = commands.replace("/data/slides", str(data)).replace("/data/", f"{tmp_path}/")
+    run("bash", "-euc", commands, cwd=ROOT)
+    results = tmp_path / "results" / "wsi"
+    assert json.loads((results / "test" / "metrics.json").read_text())["bags"] == 3
+    assert len(rows(results / "new_features" / "summary.csv")) == 11
+    assert (results / "new_features" / "slide_000" / "map.png").stat().st_size > 10_000
