@@ -63,7 +63,8 @@ def ct_steps(home: Path, seed: int) -> Iterator[Step]:
     bundle, work = ROOT / "bundle" / "hemorrhage_ct_smooth_mil", home / "ct"
     yield _data_step("ct", "synthetic head CT series", home, seed)
     small = "'configs/train.json','configs/small.json'"
-    common = ["--dataset_dir", str(home / "data" / "ct"), "--cache_dir", str(work / f"cache_{seed}"), "--num_workers", "0"]
+    common = ["--dataset_dir", str(home / "data" / "ct"), "--num_workers", "0"]
+    common += ["--cache_dir", str(work / f"cache_{seed}")]  # the cache would not notice another seed's data
     common += ["--seed", str(seed), "--tracking_uri", f"sqlite:///{work / 'mlruns.db'}"]
     for arm in ARMS:
         files = f"[{small},'configs/attention.json']" if arm == "attention" else f"[{small}]"

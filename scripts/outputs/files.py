@@ -128,7 +128,8 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
 
 
 def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    counts = {"bags": len(results), "positive_bags": sum(r.label == 1 for r in results)}
+    labels = [r.label for r in results if r.label is not None]
+    counts = {"bags": len(labels), "positive_bags": sum(labels)}
     return {**counts, **{name: _without_nan(figure._asdict()) for name, figure in metrics.items()}}
 
 
