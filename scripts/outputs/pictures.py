@@ -77,7 +77,9 @@ def draw_scan(result: BagResult, volume: np.ndarray, shown: int = 6) -> Figure:
 def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -> None:
     axes.imshow(volume[:, :, index].T, cmap="gray", vmin=BRAIN_WINDOW[0], vmax=BRAIN_WINDOW[1])
     flagged = bool(result.flagged[index])
-    axes.set_title(f"slice {index + 1}\nattention {result.attention[index] * len(result.attention):.2f} × average", fontsize=9)
+    axes.set_title(
+        f"slice {index + 1}\nattention {result.attention[index] * len(result.attention):.2f} × average", fontsize=9
+    )
     if flagged:
         axes.set_axis_on()
         axes.set(xticks=[], yticks=[])

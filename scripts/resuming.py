@@ -1,0 +1,104 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""An interrupted training goes on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.handlers import CheckpointSaver
+from torch import nn
+
+from scripts.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class ResumeTraining:
+    """Ignite handler of a trainer: keeps the state of an unfinished training, and takes it up at the next start.
+
+    It stands behind the validation, so that a state never lacks the validation of its epoch. Early stopping counts its
+    patience anew. A training that finishes leaves no such file.
+
+    Args:
+        path: of the file, written after every epoch.
+        evaluator: whose best metric so far is remembered.
+        saver: of the best network, which a worse one must not replace after the pause.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        evaluator: Engine,
+        saver: CheckpointSaver,
+    ) -> None:
+        self.path = Path(path)
+        self.network = getattr(network, "module", network)  # DDP wraps the network
+        self.optimizer = optimizer
+        self.evaluator = evaluator
+        self.saver = saver
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def resume(self, engine: Engine) -> None:
+        if not self.path.is_file():
+            return
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{self.path} is an unfinished training of another network: delete it, or give another --ckpt_dir"
+            ) from error
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        torch.set_rng_state(state["random"])
+        if state["best_metric_epoch"] > 0:
+            self.evaluator.state.best_metric = state["best_metric"]
+            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+            self.saver.load_state_dict({"_saved": [(-state["best_metric"], self.path.name)]})  # the lowest is the best
+        logger.info("training goes on after epoch %d (to begin anew, delete %s)", state["epoch"], self.path)
+
+    def save(self, engine: Engine) -> None:
+        if _not_first():
+            return
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "random": torch.get_rng_state(),
+            "best_metric": float(getattr(self.evaluator.state, "best_metric", -1)),
+            "best_metric_epoch": int(getattr(self.evaluator.state, "best_metric_epoch", -1)),
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f".{self.path.name}.part")
+        torch.save(state, beside)
+        os.replace(beside, self.path)
+
+    def finish(self, engine: Engine) -> None:
+        if not _not_first():
+            self.path.unlink(missing_ok=True)
+
+
+def _not_first() -> bool:
+    return dist.is_initialized() and dist.get_rank() > 0
