@@ -73,8 +73,7 @@ class ResumeTraining:
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         torch.set_rng_state(state["random"])
         if state["best_metric_epoch"] > 0:
-            self.evaluator.state.best_metric = state["best_metric"]
-            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+            vars(self.evaluator.state).update({name: state[name] for name in ("best_metric", "best_metric_epoch")})
             self.saver.load_state_dict({"_saved": [(-state["best_metric"], self.path.name)]})  # the lowest is the best
         logger.info("training goes on after epoch %d (to begin anew, delete %s)", state["epoch"], self.path)
 

@@ -101,6 +101,6 @@ def test_an_unfinished_training_of_another_network_is_refused(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         Run(tmp_path, 3, stop_after=1).trainer.run()
     other = Run(tmp_path, 3)
-    other.network.bias = None
+    del other.network.bias
     with pytest.raises(InputError, match=r"unfinished\.pt is an unfinished training of another network: delete it"):
         other.trainer.run()

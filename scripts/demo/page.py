@@ -165,17 +165,25 @@ def _chosen_cases(summary: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _curves(work: Path, task: Task) -> bytes:
-    client = MlflowClient(tracking_uri=f"sqlite:///{work / 'mlruns.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
+    histories = {arm: _history(work / arm.folder / "mlruns.db", arm.folder) for arm in task.arms}
     for axes, (metric, title) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
-        for arm in task.arms:
-            (run, *_) = client.search_runs(experiments, f"attributes.run_name = '{arm.folder}'")
-            history = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
-            axes.plot(*zip(*history, strict=True), color=arm.color, marker=".", label=arm.name)
+        for arm, history in histories.items():
+            axes.plot(*zip(*history[metric], strict=True), color=arm.color, marker=".", label=arm.name)
         axes.set(title=title, xlabel="epoch")
     axes.legend(fontsize=8, loc="lower right")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=90)
     return content.getvalue()
+
+
+def _history(database: Path, run_name: str) -> dict[str, list[tuple[int, float]]]:
+    """(epoch, value) of each curve, from the latest run of this name."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    run = client.search_runs(experiments, f"attributes.run_name = '{run_name}'")[0].info.run_id
+    return {
+        metric: sorted((point.step, point.value) for point in client.get_metric_history(run, metric))
+        for metric, _ in CURVES
+    }

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Step:
     title: str
     command: Sequence[str]
     folder: Path
+    after: tuple[str, ...] = ()  # the steps whose files it reads
 
 
 def run_demo(directory: str = "demo", seed: int = 0) -> None:
@@ -48,10 +49,8 @@ def run_demo(directory: str = "demo", seed: int = 0) -> None:
     """
     home = Path(directory).resolve()
     started = time.monotonic()
-    print(f"Demonstration in {directory}: two bundles side by side, some minutes on two cores", flush=True)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        tasks = [pool.submit(_run_all, home, steps) for steps in (ct_steps(home, seed), wsi_steps(home, seed))]
-        failures = [str(error) for error in (task.exception() for task in tasks) if error is not None]
+    print(f"Demonstration in {directory}: two steps side by side, some minutes on two cores", flush=True)
+    failures = _run_all(home, [*ct_steps(home, seed), *wsi_steps(home, seed)])
     if failures:
         sys.exit("\n".join(f"error: {failure}" for failure in failures))
     page = write_page(home)
@@ -60,62 +59,30 @@ def run_demo(directory: str = "demo", seed: int = 0) -> None:
 
 def ct_steps(home: Path, seed: int) -> Iterator[Step]:
     """Head CT: LS1 with alpha 0.5 beside alpha 0."""
-    bundle, work = ROOT / "bundle" / "hemorrhage_ct_smooth_mil", home / "ct"
+    bundle, data, work = ROOT / "bundle" / "hemorrhage_ct_smooth_mil", home / "data" / "ct", home / "ct"
     yield _data_step("ct", "synthetic head CT series", home, seed)
     small = "'configs/train.json','configs/small.json'"
-    common = ["--dataset_dir", str(home / "data" / "ct"), "--num_workers", "0"]
+    common = ["--dataset_dir", str(data), "--num_workers", "0", "--seed", str(seed)]
     common += ["--cache_dir", str(work / f"cache_{seed}")]  # the cache would not notice another seed's data
-    common += ["--seed", str(seed), "--tracking_uri", f"sqlite:///{work / 'mlruns.db'}"]
     for arm in ARMS:
         files = f"[{small},'configs/attention.json']" if arm == "attention" else f"[{small}]"
-        yield from _train_and_evaluate("ct", arm, files, common, bundle, work)
-    yield Step(
-        "ct-inference",
-        "CT: inference with pictures",
-        _bundle_run(
-            "['configs/inference.json','configs/small.json']",
-            *("--dataset_dir", str(home / "data" / "ct"), "--datalist", str(home / "data" / "ct" / "datalist.json")),
-            *("--ckpt_path", str(work / "smooth" / "model.pt"), "--output_dir", str(work / "inference")),
-        ),
-        bundle,
-    )
+        yield from _train_and_evaluate("ct", arm, files, common, bundle, work, after="ct-data")
+    yield _inference_step("ct", "['configs/inference.json','configs/small.json']", bundle, data, work)
 
 
 def wsi_steps(home: Path, seed: int) -> Iterator[Step]:
     """Whole slides: SmAP beside the same network without smoothing."""
-    bundle, work = ROOT / "bundle" / "pathology_wsi_smooth_mil", home / "wsi"
-    data = home / "data" / "wsi"
+    bundle, data, work = ROOT / "bundle" / "pathology_wsi_smooth_mil", home / "data" / "wsi", home / "wsi"
     yield _data_step("wsi", "synthetic slides", home, seed)
-    yield Step(
-        "wsi-features",
-        "WSI: features of the slides",
-        _bundle_run("configs/features.json", "--dataset_dir", str(data), "--tile_size", "128"),
-        bundle,
-    )
-    common = ["--dataset_dir", str(data), "--num_workers", "0", "--in_features", "128", "--learning_rate", "0.001"]
-    common += [
-        "--cache_dir",
-        str(work / f"cache_{seed}"),
-        "--max_epochs",
-        "40",
-        "--seed",
-        str(seed),
-        "--tracking_uri",
-        f"sqlite:///{work / 'mlruns.db'}",
-    ]
+    encode = _bundle_run("configs/features.json", "--dataset_dir", str(data), "--tile_size", "128")
+    yield Step("wsi-features", "WSI: features of the slides", encode, bundle, after=("wsi-data",))
+    common = ["--dataset_dir", str(data), "--num_workers", "0", "--seed", str(seed)]
+    common += ["--cache_dir", str(work / f"cache_{seed}")]
+    common += ["--in_features", "128", "--learning_rate", "0.001", "--max_epochs", "40"]
     for arm in ARMS:
         files = "['configs/train.json','configs/attention.json']" if arm == "attention" else "['configs/train.json']"
-        yield from _train_and_evaluate("wsi", arm, files, common, bundle, work)
-    yield Step(
-        "wsi-inference",
-        "WSI: inference with pictures",
-        _bundle_run(
-            "configs/inference.json",
-            *("--dataset_dir", str(data), "--datalist", str(data / "datalist.json"), "--in_features", "128"),
-            *("--ckpt_path", str(work / "smooth" / "model.pt"), "--output_dir", str(work / "inference")),
-        ),
-        bundle,
-    )
+        yield from _train_and_evaluate("wsi", arm, files, common, bundle, work, after="wsi-features")
+    yield _inference_step("wsi", "configs/inference.json", bundle, data, work, "--in_features", "128")
 
 
 def _data_step(task: str, what: str, home: Path, seed: int) -> Step:
@@ -124,23 +91,54 @@ def _data_step(task: str, what: str, home: Path, seed: int) -> Step:
     return Step(f"{task}-data", f"{task.upper()}: {what}", command, ROOT)
 
 
-def _train_and_evaluate(task: str, arm: str, files: str, common: list[str], bundle: Path, work: Path) -> Iterator[Step]:
+def _train_and_evaluate(
+    task: str, arm: str, files: str, common: list[str], bundle: Path, work: Path, after: str
+) -> Iterator[Step]:
     folders = ["--ckpt_dir", str(work / arm), "--output_dir", str(work / arm)]
-    train = _bundle_run(files, *common, *folders, "--run_name", arm)
-    yield Step(f"{task}-train-{arm}", f"{task.upper()}: training, {arm}", train, bundle)
+    train, evaluate = f"{task}-train-{arm}", f"{task}-evaluate-{arm}"
+    command = _bundle_run(files, *common, *folders, "--run_name", arm)
+    yield Step(train, f"{task.upper()}: training, {arm}", command, bundle, after=(after,))
     files = files.replace("]", ",'configs/evaluate.json']")
-    evaluate = _bundle_run(files, *common, *folders, "--run_name", f"evaluate_{arm}")
-    yield Step(f"{task}-evaluate-{arm}", f"{task.upper()}: evaluation, {arm}", evaluate, bundle)
+    command = _bundle_run(files, *common, *folders, "--run_name", f"evaluate_{arm}")
+    yield Step(evaluate, f"{task.upper()}: evaluation, {arm}", command, bundle, after=(train,))
+
+
+def _inference_step(task: str, files: str, bundle: Path, data: Path, work: Path, *more: str) -> Step:
+    command = _bundle_run(
+        files,
+        *("--dataset_dir", str(data), "--datalist", str(data / "datalist.json")),
+        *("--ckpt_path", str(work / "smooth" / "model.pt"), "--output_dir", str(work / "inference"), *more),
+    )
+    title = f"{task.upper()}: inference with pictures"
+    return Step(f"{task}-inference", title, command, bundle, after=(f"{task}-train-smooth",))
 
 
 def _bundle_run(config_file: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "monai.bundle", "run", "--config_file", config_file, *arguments]
 
 
-def _run_all(home: Path, steps: Iterator[Step]) -> None:
-    fresh = False  # once a step has run, what follows from it is out of date
-    for step in steps:
-        fresh = _run(home, step, again=fresh) or fresh
+def _run_all(home: Path, steps: list[Step]) -> list[str]:
+    """Run every step as soon as those before it have succeeded, two at a time; gives the failures."""
+    waiting = list(steps)
+    running: dict[Future[bool], Step] = {}
+    fresh: dict[str, bool] = {}  # of each step that succeeded: whether it had to run
+    failures = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        while waiting or running:
+            ready = [step for step in waiting if all(name in fresh for name in step.after)]
+            for step in ready[: 2 - len(running)]:
+                waiting.remove(step)
+                out_of_date = any(fresh[name] for name in step.after)
+                running[pool.submit(_run, home, step, out_of_date)] = step
+            if not running:
+                break  # what still waits does so for a step that failed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                step, error = running.pop(future), future.exception()
+                if error is None:
+                    fresh[step.name] = future.result()
+                else:
+                    failures.append(str(error))
+    return failures
 
 
 def _run(home: Path, step: Step, again: bool) -> bool:
@@ -154,7 +152,7 @@ def _run(home: Path, step: Step, again: bool) -> bool:
     print(f"  {step.title} ...", flush=True)
     done.unlink(missing_ok=True)
     started = time.monotonic()
-    one_core = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # two bundles run side by side
+    one_core = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # two steps run side by side
     with log.open("w") as output:
         result = subprocess.run(
             step.command, cwd=step.folder, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **one_core}

@@ -105,8 +105,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("demo")
     for task in TASKS:
         write_results(home / task.folder, task.picture, ROWS[task.folder])
-    write_runs(home / "ct" / "mlruns.db")
-    shutil.copy(home / "ct" / "mlruns.db", home / "wsi" / "mlruns.db")
+    write_runs(home / "mlruns.db")
+    for task in TASKS:
+        for arm in task.arms:
+            shutil.copy(home / "mlruns.db", home / task.folder / arm.folder / "mlruns.db")
     return home
 
 

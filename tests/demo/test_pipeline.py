@@ -15,8 +15,8 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,11 @@ from monai.bundle import ConfigParser
 
 from scripts.__main__ import demo_data
 from scripts.demo.pipeline import ARMS, ROOT, Step, ct_steps, run_demo, wsi_steps
+
+
+def one_after_the_other(steps: Sequence[Step]) -> Iterator[Step]:
+    for before, step in zip([None, *steps], steps, strict=False):
+        yield replace(step, after=(before.name,) if before else ())
 
 
 class Demo:
@@ -37,8 +42,8 @@ class Demo:
         self.ran = home / "ran"
         home.mkdir()
         monkeypatch.chdir(home.parent)
-        monkeypatch.setattr("scripts.demo.pipeline.ct_steps", lambda home, seed: iter(self.ct))
-        monkeypatch.setattr("scripts.demo.pipeline.wsi_steps", lambda home, seed: iter(self.wsi))
+        monkeypatch.setattr("scripts.demo.pipeline.ct_steps", lambda home, seed: one_after_the_other(self.ct))
+        monkeypatch.setattr("scripts.demo.pipeline.wsi_steps", lambda home, seed: one_after_the_other(self.wsi))
         monkeypatch.setattr("scripts.demo.pipeline.write_page", self.write_page)
 
     def write_page(self, home: Path) -> Path:
@@ -142,17 +147,14 @@ def test_a_failure_forgets_the_success_before_it(demo: Demo) -> None:
     assert demo.run() == ["a"]
 
 
-def test_the_two_bundles_run_side_by_side(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
-    meeting = threading.Barrier(2, timeout=20)
-
-    def steps(home: Path, seed: int) -> Iterator[Step]:
-        meeting.wait()  # one alone waits in vain
-        yield from ()
-
-    for name in ("ct_steps", "wsi_steps"):
-        monkeypatch.setattr(f"scripts.demo.pipeline.{name}", steps)
-    demo.run()
-    assert demo.pages == [demo.home]
+def test_two_steps_run_side_by_side(demo: Demo) -> None:
+    """Each waits for the other: one alone waits in vain."""
+    meet = "import os, time\nopen({mine!r}, 'w')\nend = time.time() + 20\n"
+    meet += "while not os.path.exists({other!r}):\n    assert time.time() < end\n    time.sleep(0.01)"
+    here, there = str(demo.home / "here"), str(demo.home / "there")
+    demo.ct = [demo.step("a", meet.format(mine=here, other=there))]
+    demo.wsi = [demo.step("b", meet.format(mine=there, other=here))]
+    assert sorted(demo.run()) == ["a", "b"]
 
 
 def commands(task: str, seed: int = 3) -> list[Step]:
