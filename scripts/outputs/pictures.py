@@ -77,9 +77,7 @@ def draw_scan(result: BagResult, volume: np.ndarray, shown: int = 6) -> Figure:
 def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -> None:
     axes.imshow(volume[:, :, index].T, cmap="gray", vmin=BRAIN_WINDOW[0], vmax=BRAIN_WINDOW[1])
     flagged = bool(result.flagged[index])
-    axes.set_title(
-        f"slice {index + 1}\nattention {result.attention[index] * len(result.attention):.2f} × average", fontsize=9
-    )
+    axes.set_title(f"slice {index + 1}\n{result.attention[index] * len(result.attention):.2f} × average", fontsize=9)
     if flagged:
         axes.set_axis_on()
         axes.set(xticks=[], yticks=[])
@@ -92,7 +90,8 @@ def _draw_curve(axes: Axes, result: BagResult) -> None:
     attention = result.attention * len(places)
     axes.plot(places, attention, color="#1f4e79", marker="o", markersize=3, label="attention")
     axes.axhline(1, color="grey", linestyle=":", label="average: flagged above, in a positive scan")
-    axes.plot(places[result.flagged], attention[result.flagged], "o", color=FLAGGED, label="flagged")
+    if result.flagged.any():
+        axes.plot(places[result.flagged], attention[result.flagged], "o", color=FLAGGED, label="flagged")
     if result.truth is not None and result.truth.any():
         axes.bar(
             places[result.truth.astype(bool)], 1, width=1, transform=axes.get_xaxis_transform(), color=TRUTH, alpha=0.2,

@@ -81,7 +81,7 @@ def test_the_flagged_slices_are_shown_in_scan_order_with_their_attention() -> No
     drawn = slices_of(draw_scan(result(), volume()))
     assert [number for number, _ in drawn] == [2, 4, 6]
     assert [axes.get_title().splitlines()[1] for _, axes in drawn] == [
-        "attention 0.300", "attention 0.250", "attention 0.350",
+        "1.80 × average", "1.50 × average", "2.10 × average",
     ]  # fmt: skip
 
 
