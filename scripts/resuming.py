@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from monai.handlers import CheckpointSaver
 from torch import nn
 
 from scripts.errors import InputError
+from scripts.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class ResumeTraining:
 
     Args:
         path: of the file, written after every epoch.
+        settings: what the training must have in common with the unfinished one.
         evaluator: whose best metric so far is remembered.
         saver: of the best network, which a worse one must not replace after the pause.
     """
@@ -43,12 +45,14 @@ class ResumeTraining:
     def __init__(
         self,
         path: str,
+        settings: Mapping[str, Any],
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         evaluator: Engine,
         saver: CheckpointSaver,
     ) -> None:
         self.path = Path(path)
+        self.settings = {name: str(value) for name, value in settings.items()}
         self.network = getattr(network, "module", network)  # DDP wraps the network
         self.optimizer = optimizer
         self.evaluator = evaluator
@@ -63,6 +67,7 @@ class ResumeTraining:
         if not self.path.is_file():
             return
         state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        self._refuse_other_settings(state["settings"])
         try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -70,6 +75,8 @@ class ResumeTraining:
             raise InputError(
                 f"{self.path} is an unfinished training of another network: delete it, or give another --ckpt_dir"
             ) from error
+        if engine_scaler := getattr(engine, "scaler", None):
+            engine_scaler.load_state_dict(state["scaler"])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         torch.set_rng_state(state["random"])
         if state["best_metric_epoch"] > 0:
@@ -77,10 +84,22 @@ class ResumeTraining:
             self.saver.load_state_dict({"_saved": [(-state["best_metric"], self.path.name)]})  # the lowest is the best
         logger.info("training goes on after epoch %d (to begin anew, delete %s)", state["epoch"], self.path)
 
+    def _refuse_other_settings(self, before: Mapping[str, str]) -> None:
+        changed = [name for name in self.settings if before.get(name) != self.settings[name]]
+        if changed:
+            name = changed[0]
+            raise InputError(
+                f"{self.path} is an unfinished training with {name} {before.get(name)}, not {self.settings[name]}: "
+                "give that again to go on with it, or delete the file to begin anew"
+            )
+
     def save(self, engine: Engine) -> None:
         if _not_first():
             return
+        scaler = getattr(engine, "scaler", None)  # of mixed precision
         state = {
+            "settings": self.settings,
+            "scaler": scaler.state_dict() if scaler else {},
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": engine.state.epoch,
@@ -89,10 +108,8 @@ class ResumeTraining:
             "best_metric": float(getattr(self.evaluator.state, "best_metric", -1)),
             "best_metric_epoch": int(getattr(self.evaluator.state, "best_metric_epoch", -1)),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".{self.path.name}.part")
-        torch.save(state, beside)
-        os.replace(beside, self.path)
+        with whole_file(self.path) as beside:
+            torch.save(state, beside)
 
     def finish(self, engine: Engine) -> None:
         if not _not_first():

@@ -77,15 +77,16 @@ def one_line_errors() -> None:
     sys.excepthook = show
 
 
-def prepare_run(writes_to: str, reads: Sequence[str] = ()) -> None:
+def prepare_run(writes_to: str | Sequence[str], reads: Sequence[str] = ()) -> None:
     """The first step of every `run`: bad input is told in one line, and before hours are spent.
 
     Args:
-        writes_to: folder of the results, made if it is missing.
+        writes_to: folders of the results, made if they are missing.
         reads: files without which the run makes no sense.
     """
     one_line_errors()
     for path in reads:
         if not Path(path).is_file():
             raise InputError(f"{path} is missing: train first, or give its place (--ckpt_path FILE)")
-    writable_folder(writes_to)
+    for folder in [writes_to] if isinstance(writes_to, str) else writes_to:
+        writable_folder(folder)

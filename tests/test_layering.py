@@ -24,7 +24,7 @@ from tests.shared_data import ROOT
 FLOORS = (  # from the ground up: a room imports itself and what is below it, never its neighbours on the same floor
     {"errors", "units"},
     {"files"},
-    {"data", "networks", "inferers", "running"},
+    {"data", "networks", "inferers", "running", "resuming"},
     {"losses", "metrics"},
     {"outputs"},
     {"demo"},
@@ -36,6 +36,7 @@ OF_OURS_ALONE = {  # narrower than the floors say
     "losses": {"losses", "networks", "errors"},
     "networks": {"networks", "errors"},
     "running": {"errors", "files"},
+    "resuming": {"errors", "files"},
     "inferers": {"errors"},
 }
 

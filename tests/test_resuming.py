@@ -30,7 +30,7 @@ class Run:
 
     def __init__(self, folder: Path, epochs: int, lr: float = 0.01, stop_after: int | None = None) -> None:
         torch.manual_seed(0)
-        self.network = nn.Linear(1, 1)
+        self.network = nn.Sequential(nn.Dropout(0.3), nn.Linear(1, 1))  # dropout needs the random state of before
         optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
         cpu = torch.device("cpu")
         self.saver = CheckpointSaver(
@@ -47,7 +47,10 @@ class Run:
             cpu, epochs, DATA, self.network, optimizer, nn.MSELoss(),
             train_handlers=[
                 ValidationHandler(1, self.evaluator),
-                ResumeTraining(str(folder / "unfinished.pt"), self.network, optimizer, self.evaluator, self.saver),
+                ResumeTraining(
+                    str(folder / "unfinished.pt"), {"learning_rate": lr},
+                    self.network, optimizer, self.evaluator, self.saver,
+                ),
             ],
         )  # fmt: skip
         self.trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.epochs.append(engine.state.epoch))
@@ -59,7 +62,7 @@ class Run:
 
     @property
     def weight(self) -> float:
-        return float(self.network.weight.detach())
+        return float(self.network.state_dict()["1.weight"])
 
 
 def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_a_worse_network_does_not_replace_the_best_of_before(tmp_path: Path) -> 
     state["best_metric"] = 1e-9  # nothing that follows can be better
     torch.save(state, tmp_path / "unfinished.pt")
     Run(tmp_path, 3).trainer.run()
-    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], best["weight"])
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["1.weight"], best["1.weight"])
 
 
 def test_a_finished_training_leaves_no_state_and_starts_anew(tmp_path: Path) -> None:
@@ -101,6 +104,14 @@ def test_an_unfinished_training_of_another_network_is_refused(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         Run(tmp_path, 3, stop_after=1).trainer.run()
     other = Run(tmp_path, 3)
-    del other.network.bias
+    del other.network[1].bias
     with pytest.raises(InputError, match=r"unfinished\.pt is an unfinished training of another network: delete it"):
         other.trainer.run()
+
+
+def test_an_unfinished_training_with_other_settings_is_refused(tmp_path: Path) -> None:
+    """The optimizer's state would bring the old learning rate back without a word."""
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path, 3, stop_after=1).trainer.run()
+    with pytest.raises(InputError, match=r"unfinished training with learning_rate 0\.01, not 0\.5: give that again"):
+        Run(tmp_path, 3, lr=0.5).trainer.run()

@@ -55,7 +55,8 @@ def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = Tr
     return bags
 
 
-def _checked(bag: dict[str, Any], where: str, dataset_dir: str, labelled: bool) -> dict[str, Any]:
+def _checked(given: dict[str, Any], where: str, dataset_dir: str, labelled: bool) -> dict[str, Any]:
+    bag = {key: value for key, value in given.items() if value is not None}  # null says "not known"
     if not isinstance(bag.get("image"), str):
         raise InputError(f'{where} names no "image": give the path of a scan or of a feature file')
     for key in PATHS:
@@ -65,9 +66,11 @@ def _checked(bag: dict[str, Any], where: str, dataset_dir: str, labelled: bool) 
     where = f"{where} ({bag['bag_id']})"
     if not Path(bag["image"]).exists():
         raise InputError(f"{where}: {bag['image']} does not exist: check --dataset_dir, or make the features first")
-    if labelled and bag.get("label") is None:
+    if not _is_a_file_name(bag["bag_id"]):
+        raise InputError(f"{where} has the bag_id {bag['bag_id']!r}, which names no file: leave out slashes")
+    if labelled and "label" not in bag:
         raise InputError(f'{where} has no "label": give 0 or 1')
-    if bag.get("label") is not None and bag["label"] not in (0, 1):
+    if bag.get("label", 0) not in (0, 1):
         raise InputError(f"{where} has the label {bag['label']!r}, which is not one of the classes: give 0 or 1")
     return bag
 
@@ -79,3 +82,8 @@ def bags_to_read(
     if datalist is None:
         return find(dataset_dir)
     return load_bags(datalist, section, dataset_dir, labelled=False)
+
+
+def _is_a_file_name(bag_id: object) -> bool:
+    """The results of a bag go into a folder of this name, which must lie in the output folder."""
+    return isinstance(bag_id, str) and bag_id not in ("", ".", "..") and not set(bag_id) & set("/\\\0")

@@ -35,9 +35,11 @@ def find_scans(directory: str | os.PathLike) -> list[dict[str, str]]:
     root = Path(directory)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder: give the folder that holds the scans")
-    if _holds_dicom(root):
-        return [{"image": str(root), "bag_id": root.resolve().name}]
     paths = sorted(path for path in root.rglob("*") if is_nifti(path) or (path.is_dir() and _holds_dicom(path)))
+    if _holds_dicom(root):
+        if paths:
+            raise InputError(f"{root} holds DICOM files beside further scans ({paths[0]}): give each scan a folder")
+        return [{"image": str(root), "bag_id": root.resolve().name}]
     if not paths:
         raise InputError(f"{root} holds neither DICOM nor NIfTI: give the folder that holds the scans")
     named: dict[str, Path] = {}

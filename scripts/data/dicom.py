@@ -121,7 +121,7 @@ def load_series(folder: Path) -> Series:
     spacings = np.linalg.norm(steps, axis=1)
     warnings = [f"{name} holds no complete image and is left out" for name in broken] + _spacing_warnings(spacings)
     for warning in warnings:
-        logger.warning("%s: %s", folder.name, warning)
+        logger.warning(warning)  # without the folder, whose name may be a patient
     mean_step = steps.mean(axis=0) if len(steps) else normal * slices[0].number("SliceThickness", 1.0)
     return Series(
         array=np.stack([_hounsfield(item) for item in slices]).transpose(2, 1, 0),
@@ -228,7 +228,8 @@ def _read_slices(folder: Path) -> tuple[list[_Slice], list[str]]:
     for file in filter(is_dicom_file, files):
         try:
             slices += _read_slice(file)
-        except Exception:  # a truncated file fails in as many ways as there are places to cut it
+        except Exception as error:  # a truncated file fails in as many ways as there are places to cut it
+            logger.info("%s: %s", file.name, error)
             broken.append(file.name)
     if not slices and not broken:
         raise InputError(f"{folder} holds no DICOM images: give the folder whose own files are the slices")

@@ -44,6 +44,7 @@ from torch import Tensor
 
 from scripts.data.annotations import read_polygons, tile_labels
 from scripts.errors import InputError
+from scripts.files import whole_file
 from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel, PitchCoords
 
 FORMAT = "smooth-mil-features/1"
@@ -84,28 +85,23 @@ class PatchFeatures:
 def write_features(path: str | Path, slide: PatchFeatures) -> None:
     """Write the file whole or not at all: an interrupted run leaves nothing that looks finished."""
     _check_arrays(path, slide.features, slide.coords)
-    unfinished = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(unfinished, "w") as file:
-            file["features"] = slide.features
-            file["coords"] = slide.coords
-            if slide.thumbnail is not None:
-                file.create_dataset("thumbnail", data=slide.thumbnail, compression="gzip")
-            width, height = slide.slide_size
-            file.attrs.update(
-                format=FORMAT,
-                slide_id=slide.slide_id,
-                encoder=slide.encoder,
-                pitch_level0=slide.pitch,
-                tile_level0=slide.tile,
-                mpp=_or_nan(slide.mpp),
-                slide_width=width,
-                slide_height=height,
-                thumbnail_downsample=_or_nan(slide.thumbnail_downsample),
-            )
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(Path(path)) as beside, h5py.File(beside, "w") as file:
+        file["features"] = slide.features
+        file["coords"] = slide.coords
+        if slide.thumbnail is not None:
+            file.create_dataset("thumbnail", data=slide.thumbnail, compression="gzip")
+        width, height = slide.slide_size
+        file.attrs.update(
+            format=FORMAT,
+            slide_id=slide.slide_id,
+            encoder=slide.encoder,
+            pitch_level0=slide.pitch,
+            tile_level0=slide.tile,
+            mpp=_or_nan(slide.mpp),
+            slide_width=width,
+            slide_height=height,
+            thumbnail_downsample=_or_nan(slide.thumbnail_downsample),
+        )
 
 
 def read_header(path: str | Path) -> FeatureHeader:

@@ -40,8 +40,9 @@ class BagResult:
 
     @property
     def flagged(self) -> np.ndarray:
-        """(N,) instances with at least the average attention, in a positive bag; none in a negative one."""
-        return self.positive & (self.attention >= 1 / len(self.attention))
+        """(N,) instances with more than the average attention, in a positive bag; none in a negative one."""
+        above = self.attention * len(self.attention) > 1 + 1e-6  # equal attention is not above its average
+        return self.positive & (above | (len(self.attention) == 1))
 
 
 class BagResultd(Transform):

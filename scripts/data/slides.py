@@ -64,7 +64,7 @@ class FeatureExtractor:
         slides: directory of the slides.
         output_dir: directory of the feature files, made if absent.
         encoder: network from [B, 3, tile_size, tile_size] in 0..1 to [B, D].
-        encoder_name: written into the files, so that a model trained on other features can refuse them.
+        encoder_name: written into the files, which are refused when extraction goes on with another encoder.
         tile_size: side of a tile in pixels at ``mpp``.
         mpp: micrometres per pixel of the tiles.
         overlap: pixels that two neighbouring tiles share.

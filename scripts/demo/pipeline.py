@@ -63,10 +63,9 @@ def ct_steps(home: Path, seed: int) -> Iterator[Step]:
     yield _data_step("ct", "synthetic head CT series", home, seed)
     small = "'configs/train.json','configs/small.json'"
     common = ["--dataset_dir", str(data), "--num_workers", "0", "--seed", str(seed)]
-    common += ["--cache_dir", str(work / f"cache_{seed}")]  # the cache would not notice another seed's data
     for arm in ARMS:
         files = f"[{small},'configs/attention.json']" if arm == "attention" else f"[{small}]"
-        yield from _train_and_evaluate("ct", arm, files, common, bundle, work, after="ct-data")
+        yield from _train_and_evaluate("ct", arm, files, common, bundle, work, seed, after="ct-data")
     yield _inference_step("ct", "['configs/inference.json','configs/small.json']", bundle, data, work)
 
 
@@ -77,11 +76,10 @@ def wsi_steps(home: Path, seed: int) -> Iterator[Step]:
     encode = _bundle_run("configs/features.json", "--dataset_dir", str(data), "--tile_size", "128")
     yield Step("wsi-features", "WSI: features of the slides", encode, bundle, after=("wsi-data",))
     common = ["--dataset_dir", str(data), "--num_workers", "0", "--seed", str(seed)]
-    common += ["--cache_dir", str(work / f"cache_{seed}")]
     common += ["--in_features", "128", "--learning_rate", "0.001", "--max_epochs", "40"]
     for arm in ARMS:
         files = "['configs/train.json','configs/attention.json']" if arm == "attention" else "['configs/train.json']"
-        yield from _train_and_evaluate("wsi", arm, files, common, bundle, work, after="wsi-features")
+        yield from _train_and_evaluate("wsi", arm, files, common, bundle, work, seed, after="wsi-features")
     yield _inference_step("wsi", "configs/inference.json", bundle, data, work, "--in_features", "128")
 
 
@@ -92,9 +90,11 @@ def _data_step(task: str, what: str, home: Path, seed: int) -> Step:
 
 
 def _train_and_evaluate(
-    task: str, arm: str, files: str, common: list[str], bundle: Path, work: Path, after: str
+    task: str, arm: str, files: str, common: list[str], bundle: Path, work: Path, seed: int, after: str
 ) -> Iterator[Step]:
     folders = ["--ckpt_dir", str(work / arm), "--output_dir", str(work / arm)]
+    # of its own, as both arms may write at once, and of this seed, as a cache would not notice other data
+    folders += ["--cache_dir", str(work / arm / f"cache_{seed}")]
     train, evaluate = f"{task}-train-{arm}", f"{task}-evaluate-{arm}"
     command = _bundle_run(files, *common, *folders, "--run_name", arm)
     yield Step(train, f"{task.upper()}: training, {arm}", command, bundle, after=(after,))

@@ -22,12 +22,13 @@ from scripts.networks.mil import BagPrediction
 
 def ls1(f: Tensor, graph: Graph) -> Tensor:
     """fᵀ L f = Σ over neighbours (f_i - f_j)², for each bag. f: [B, 1, N] → [B]."""
+    f = f.float()  # differences of neighbours vanish in half precision
     return (f * laplacian(f, graph)).sum(dim=[1, 2])
 
 
 def ls2(f: Tensor, graph: Graph) -> Tensor:
     """fᵀ L L f = |L f|², for each bag. f: [B, 1, N] → [B]."""
-    return laplacian(f, graph).square().sum(dim=[1, 2])
+    return laplacian(f.float(), graph).square().sum(dim=[1, 2])
 
 
 PENALTIES = {"LS1": ls1, "LS2": ls2}

@@ -50,6 +50,8 @@ class SmoothOperator(nn.Module):
         """x: [B, D, N], padding 0."""
         if graph.neighbours.shape[1] == 0:
             raise ValueError("smoothing needs neighbours: give the network spatial_dims 1 (slices) or 2 (patches)")
+        if x.dtype == torch.half or x.dtype == torch.bfloat16:
+            x = x.float()  # half precision would round alpha, and every step adds its error
         alpha = self.alpha.to(x.dtype)
         a = normalised(graph)
         g = x

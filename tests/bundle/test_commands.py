@@ -72,9 +72,7 @@ def test_training_from_another_folder_leaves_a_model_and_tracked_metrics(trained
         steps = [step for (step,) in db.execute("select step from metrics where key = 'val_loss' order by step")]
     assert [status for _, status in runs] == ["FINISHED"]
     assert {"train_loss", "val_loss", "val_bag_auroc"} <= metrics
-        losses = [value for (value,) in db.execute("select value from metrics where key = 'train_loss' and step <= 2")]
     assert set(steps) == {1, 2}
-    assert len(losses) >= 2
 
 
 def test_two_processes_train_with_gloo(trained: Trained, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def test_a_name_that_is_also_a_folder_stays_a_name(cohort: Path) -> None:
         ({"image": "a", "label": None}, r'\(a\) has no "label"'),
         ({"image": "a", "label": 2}, r"has the label 2, which is not one of the classes: give 0 or 1"),
         ({"image": "a", "label": "yes"}, r"has the label 'yes', which is not one of the classes"),
+        ({"image": "a", "label": 1, "bag_id": "../../evil"}, r"the bag_id '../../evil', which names no file"),
+        ({"image": "a", "label": 1, "bag_id": 7}, r"the bag_id 7, which names no file"),
         ({"label": 1}, r'"training"\[0\] names no "image"'),
         ({"image": "gone", "label": 1}, r"gone does not exist: check --dataset_dir"),
     ],
@@ -78,3 +80,14 @@ def test_inference_finds_bags_unless_a_datalist_names_them(cohort: Path) -> None
     assert bags_to_read(find, str(cohort), None, "test")[0]["bag_id"] == "found"
     file = datalist(cohort, {"image": "a"})
     assert bags_to_read(find, str(cohort), file, "training")[0]["bag_id"] == "a"
+
+
+def test_null_says_not_known(cohort: Path) -> None:
+    file = datalist(cohort, {"image": "a", "label": None, "annotation": None, "instance_label": None})
+    assert load_bags(file, "training", str(cohort), labelled=False) == [{"image": str(cohort / "a"), "bag_id": "a"}]
+
+
+def test_two_bags_of_one_name_are_told(cohort: Path) -> None:
+    file = datalist(cohort, {"image": "a", "label": 1, "bag_id": "x"}, {"image": "b", "label": 1, "bag_id": "x"})
+    with pytest.raises(InputError, match='would both be named x: give each a "bag_id" of its own'):
+        load_bags(file, "training", str(cohort))

@@ -72,8 +72,15 @@ def test_find_scans_names_folders_and_files(tmp_path: Path) -> None:
 
 def test_find_scans_takes_a_series_for_one_scan(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "scan7", ramp(2))
-    write_series(folder / "deeper", ramp(2))
     assert find_scans(str(folder)) == [{"image": str(folder), "bag_id": "scan7"}]
+
+
+def test_find_scans_refuses_stray_slices_beside_scans(tmp_path: Path) -> None:
+    """One stray file must not hide the cohort."""
+    write_series(tmp_path, ramp(1))
+    write_series(tmp_path / "deeper", ramp(2))
+    with pytest.raises(InputError, match=r"beside further scans \(.*deeper\): give each scan a folder"):
+        find_scans(tmp_path)
 
 
 def test_find_scans_keeps_names_apart(tmp_path: Path) -> None:

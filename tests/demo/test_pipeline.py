@@ -122,7 +122,7 @@ def test_both_failures_are_told(demo: Demo) -> None:
     demo.ct, demo.wsi = [demo.step("x", "1 / 0")], [demo.step("y", "[][1]")]
     with pytest.raises(SystemExit) as failure:
         demo.run()
-    first, second = str(failure.value.code).splitlines()
+    first, second = sorted(str(failure.value.code).splitlines())
     assert first.startswith("error: step x failed: ZeroDivisionError")
     assert second.startswith("error: step y failed: IndexError")
 
@@ -215,7 +215,7 @@ def test_the_arms_differ_in_nothing_but_smoothness(task: str) -> None:
     by_name = {step.name: step for step in commands(task)}
     attention, smooth = (options(by_name[f"{task}-train-{arm}"]) for arm in ("attention", "smooth"))
     differing = {key for key in smooth if attention[key] != smooth[key]}
-    assert differing == {"config_file", "ckpt_dir", "output_dir", "run_name"}
+    assert differing == {"config_file", "ckpt_dir", "output_dir", "cache_dir", "run_name"}
     files = (config_files(by_name[f"{task}-train-{arm}"]) for arm in ("attention", "smooth"))
     assert next(files) == [*next(files), "configs/attention.json"]
 
