@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from scripts.data.results import BagResult
 
@@ -27,39 +26,65 @@ class Interval(NamedTuple):
     high: float
 
 
-def auroc(truth: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve; NaN where only one class is present."""
-    if len(np.unique(truth)) < 2:
-        return float("nan")
-    return float(roc_auc_score(truth, score))
+class Ranking:
+    """Cases by their score, each of some bag; sorted once, as a bootstrap asks for the AUROC a thousand times.
+
+    Args:
+        truth: (N,) 0 or 1.
+        score: (N,) higher is more suspicious.
+        bag: (N,) which bag a case belongs to.
+    """
+
+    def __init__(self, truth: np.ndarray, score: np.ndarray, bag: np.ndarray) -> None:
+        self.truth = truth
+        self.bag = bag
+        self.rank = np.unique(score, return_inverse=True)[1]  # equal scores share a rank
+
+    def auroc(self, weight_of_bag: np.ndarray) -> float:
+        """The chance that a positive case scores above a negative one, ties by half; NaN where one class is missing."""
+        weight = weight_of_bag[self.bag]
+        positive = np.bincount(self.rank, weight * self.truth)  # weight at each rank
+        negative = np.bincount(self.rank, weight * (1 - self.truth))
+        pairs = positive.sum() * negative.sum()
+        if pairs == 0:
+            return float("nan")
+        return float((positive * (negative.cumsum() - negative / 2)).sum() / pairs)
 
 
-def bag_auroc(results: Sequence[BagResult]) -> float:
-    return auroc(np.array([r.label for r in results]), np.array([r.probability for r in results]))
+def rank_bags(results: Sequence[BagResult]) -> Ranking:
+    truth = np.array([r.label for r in results])
+    return Ranking(truth, np.array([r.probability for r in results]), np.arange(len(results)))
 
 
-def instance_auroc(results: Sequence[BagResult], gated: bool) -> float:
+def rank_instances(results: Sequence[BagResult], gated: bool) -> Ranking:
     """Instance scores of all bags pooled. Gated: those of bags called negative are set to a floor."""
-    known = [r for r in results if r.truth is not None]
-    if not known:
-        return float("nan")
-    floor = min(r.scores.min() for r in known)
-    scores = [np.full_like(r.scores, floor) if gated and not r.positive else r.scores for r in known]
-    return auroc(np.concatenate([r.truth for r in known if r.truth is not None]), np.concatenate(scores))
+    known = [(bag, r, r.truth) for bag, r in enumerate(results) if r.truth is not None]
+    floor = min(r.scores.min() for _, r, _ in known)
+    return Ranking(
+        truth=np.concatenate([truth for _, _, truth in known]),
+        score=np.concatenate(
+            [np.full_like(r.scores, floor) if gated and not r.positive else r.scores for _, r, _ in known]
+        ),
+        bag=np.concatenate([np.full(len(r.scores), bag) for bag, r, _ in known]),
+    )
 
 
 def bootstrap(
-    results: Sequence[BagResult],
-    metric: Callable[[Sequence[BagResult]], float],
+    bags: int,
+    metric: Callable[[np.ndarray], float],
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The metric and its percentile interval over bags drawn with replacement: bags, not instances, are independent."""
-    value = metric(results)
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(len(results), size=len(results)) for _ in range(resamples))
-    values = np.array([metric([results[i] for i in draw]) for draw in draws])
+    """A metric and its percentile interval over bags drawn with replacement: bags, not instances, are independent.
+
+    Args:
+        bags: how many there are.
+        metric: from how often each bag counts, (bags,), to the figure.
+    """
+    value = metric(np.ones(bags))
+    draws = np.random.default_rng(seed).multinomial(bags, np.full(bags, 1 / bags), size=resamples)
+    values = np.array([metric(draw) for draw in draws])
     values = values[~np.isnan(values)]  # a draw with one class alone has no AUROC
     if np.isnan(value) or len(values) == 0:
         return Interval(value, float("nan"), float("nan"))
@@ -70,11 +95,14 @@ def bootstrap(
 def cohort_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
     """Every figure of an evaluation, by a name that says what it is."""
     labelled = [r for r in results if r.label is not None]
-    figures: dict[str, Callable[[Sequence[BagResult]], float]] = {
-        "bag_auroc": bag_auroc,
-        "bag_accuracy": lambda rs: float(np.mean([r.positive == bool(r.label) for r in rs])),
+    if not labelled:
+        return {}
+    correct = np.array([r.positive == bool(r.label) for r in labelled])
+    figures: dict[str, Callable[[np.ndarray], float]] = {
+        "bag_auroc": rank_bags(labelled).auroc,
+        "bag_accuracy": lambda weights: float(np.average(correct, weights=weights)),
     }
     if any(r.truth is not None for r in labelled):
-        figures["instance_auroc_gated"] = lambda rs: instance_auroc(rs, gated=True)
-        figures["instance_auroc_ungated"] = lambda rs: instance_auroc(rs, gated=False)
-    return {name: bootstrap(labelled, metric) for name, metric in figures.items()} if labelled else {}
+        figures["instance_auroc_gated"] = rank_instances(labelled, gated=True).auroc
+        figures["instance_auroc_ungated"] = rank_instances(labelled, gated=False).auroc
+    return {name: bootstrap(len(labelled), metric) for name, metric in figures.items()}

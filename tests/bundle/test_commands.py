@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sqlite3
 import sys
@@ -35,6 +36,7 @@ class Trained(NamedTuple):
     keys: list[str]  # what makes it small
 
 
+MULTI_GPU_EVALUATE = "['configs/train.json','configs/multi_gpu_train.json','configs/evaluate.json']"
 TASKS = [pytest.param(task, marks=pytest.mark.xdist_group(task)) for task in ("ct", "wsi")]
 
 
@@ -86,6 +88,26 @@ def test_two_processes_train_with_gloo(trained: Trained, tmp_path: Path) -> None
     alone = torch.load(trained.results / "model.pt", weights_only=True)
     together = torch.load(tmp_path / "model.pt", weights_only=True)
     assert {name: value.shape for name, value in together.items()} == {n: v.shape for n, v in alone.items()}
+    with sqlite3.connect(tmp_path / "mlruns.db") as db:
+        lengths = db.execute("select value from params where key = 'epoch_length'").fetchall()
+    batch = 2 if trained.task == "ct" else 1
+    assert lengths == [(str(math.ceil(6 / 2 / batch)),)]  # six bags, half of them for each process
+    assert not (tmp_path / "unfinished.pt").exists()
+
+
+def test_two_processes_evaluate_as_one_does(trained: Trained, tmp_path: Path) -> None:
+    """Three bags on two processes: none is lost, none counts twice."""
+    files = "['configs/train.json','configs/evaluate.json'"
+    keys = ["--dataset_dir", str(trained.data), "--ckpt_dir", str(trained.results), *trained.keys]
+    one, two = tmp_path / "one", tmp_path / "two"
+    monai_bundle("run", "--config_file", f"{files}]", *keys, "--output_dir", str(one), cwd=bundle(trained.task))
+    run(
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "monai.bundle", "run", "--config_file", MULTI_GPU_EVALUATE, *keys, "--output_dir", str(two),
+        cwd=bundle(trained.task),
+    )  # fmt: skip
+    assert (two / "metrics.json").read_text() == (one / "metrics.json").read_text()
+    assert (two / "summary.csv").read_text() == (one / "summary.csv").read_text()
 
 
 def test_metadata_is_valid_without_a_network(trained: Trained, tmp_path: Path) -> None:
