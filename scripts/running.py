@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +86,7 @@ def prepare_run(writes_to: str | Sequence[str], reads: Sequence[str] = ()) -> No
         reads: files without which the run makes no sense.
     """
     one_line_errors()
+    warnings.filterwarnings("ignore", message=".*nvImageCodec")  # a decoder of MONAI's that nobody here asked for
     for path in reads:
         if not Path(path).is_file():
             raise InputError(f"{path} is missing: train first, or give its place (--ckpt_path FILE)")
