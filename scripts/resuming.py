@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class ResumeTraining:
 
     Args:
         path: of the file, written after every epoch.
+        model: of the best network; a training that begins anew keeps the one of an earlier training under another name.
         settings: what the training must have in common with the unfinished one.
         evaluator: whose best metric so far is remembered.
         saver: of the best network, which a worse one must not replace after the pause.
@@ -45,6 +47,7 @@ class ResumeTraining:
     def __init__(
         self,
         path: str,
+        model: str,
         settings: Mapping[str, Any],
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
@@ -52,6 +55,7 @@ class ResumeTraining:
         saver: CheckpointSaver,
     ) -> None:
         self.path = Path(path)
+        self.model = Path(model)
         self.settings = {name: str(value) for name, value in settings.items()}
         self.network = getattr(network, "module", network)  # DDP wraps the network
         self.optimizer = optimizer
@@ -65,6 +69,7 @@ class ResumeTraining:
 
     def resume(self, engine: Engine) -> None:
         if not self.path.is_file():
+            self._keep_earlier_model()
             return
         state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         self._refuse_other_settings(state["settings"])
@@ -83,6 +88,13 @@ class ResumeTraining:
             vars(self.evaluator.state).update({name: state[name] for name in ("best_metric", "best_metric_epoch")})
             self.saver.load_state_dict({"_saved": [(-state["best_metric"], self.path.name)]})  # the lowest is the best
         logger.info("training goes on after epoch %d (to begin anew, delete %s)", state["epoch"], self.path)
+
+    def _keep_earlier_model(self) -> None:
+        if self.model.is_file() and not _not_first():
+            finished = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.model.stat().st_mtime))
+            kept = self.model.with_name(f"{self.model.stem}_{finished}{self.model.suffix}")
+            self.model.rename(kept)
+            logger.info("the model of an earlier training is kept as %s", kept)
 
     def _refuse_other_settings(self, before: Mapping[str, str]) -> None:
         changed = [name for name in self.settings if before.get(name) != self.settings[name]]

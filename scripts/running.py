@@ -35,7 +35,8 @@ def input_error_message(error: BaseException | None) -> str | None:
         if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
             return (
                 "the weights do not fit the network of the configs: "
-                "give the override files they were trained with (such as configs/small.json), or other weights"
+                "give the override files they were trained with (such as configs/small.json, or --in_features), "
+                "or other weights"
             )
         told = _IN_A_WORKER.search(str(error))
         if told:
@@ -60,7 +61,7 @@ class _WithoutInputErrors(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         arguments = record.args if isinstance(record.args, tuple) else ()
         errors = [error, *(a for a in arguments if isinstance(a, BaseException))]
-        return all(input_error_message(e) is None for e in errors)
+        return not any(isinstance(e, KeyboardInterrupt) or input_error_message(e) for e in errors)
 
 
 def one_line_errors() -> None:
@@ -69,7 +70,7 @@ def one_line_errors() -> None:
         handler.addFilter(_WithoutInputErrors())
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        message = input_error_message(error)
+        message = "interrupted" if kind is KeyboardInterrupt else input_error_message(error)
         if message is None:
             sys.__excepthook__(kind, error, trace)
         else:

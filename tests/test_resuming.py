@@ -48,7 +48,7 @@ class Run:
             train_handlers=[
                 ValidationHandler(1, self.evaluator),
                 ResumeTraining(
-                    str(folder / "unfinished.pt"), {"learning_rate": lr},
+                    str(folder / "unfinished.pt"), str(folder / "model.pt"), {"learning_rate": lr},
                     self.network, optimizer, self.evaluator, self.saver,
                 ),
             ],
@@ -95,9 +95,12 @@ def test_a_finished_training_leaves_no_state_and_starts_anew(tmp_path: Path) -> 
     first = Run(tmp_path, 2)
     first.trainer.run()
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+    best = (tmp_path / "model.pt").read_bytes()
     again = Run(tmp_path, 2)
     again.trainer.run()
     assert again.epochs == [1, 2]
+    (kept,) = tmp_path.glob("model_*.pt")
+    assert kept.read_bytes() == best
 
 
 def test_an_unfinished_training_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_bad_input_is_one_line_and_a_bug_keeps_its_traceback(capsys: pytest.Capt
     one_line_errors()
     for error in (caught(lambda: bad_transform(0)), caught(lambda: 1 / 0)):
         sys.excepthook(type(error), error, error.__traceback__)
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     printed = capsys.readouterr().err
+    assert printed.endswith("error: interrupted\n")
     assert printed.startswith("error: scan_7 is empty: copy it again\nTraceback")
     assert "ZeroDivisionError" in printed
 

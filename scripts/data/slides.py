@@ -195,10 +195,13 @@ class FeatureExtractor:
 def find_slides(directory: str | Path) -> list[Path]:
     """The slides of a directory in order of their names, which must differ: each names a feature file."""
     if not Path(directory).is_dir():
-        raise InputError(f"no directory of slides {directory}; correct `slides`")
+        raise InputError(f"no directory of slides {directory}; put them there, or give theirs with --slides")
     paths = sorted(path for path in Path(directory).iterdir() if path.suffix.lower() in SLIDE_SUFFIXES)
     if not paths:
-        raise InputError(f"no slide in {directory} ({' '.join(sorted(SLIDE_SUFFIXES))}); correct `slides`")
+        raise InputError(
+            f"no slide in {directory} ({' '.join(sorted(SLIDE_SUFFIXES))}); "
+            "put slides there, or give their folder with --slides"
+        )
     by_name: dict[str, Path] = {}
     for path in paths:
         other = by_name.setdefault(path.stem, path)

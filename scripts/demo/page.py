@@ -67,11 +67,12 @@ TASKS = (
 )
 FIGURES = (
     ("bag_auroc", "AUROC of the {bag}s"),
+    ("bag_accuracy", "accuracy of the {bag}s"),
     ("instance_auroc_gated", "AUROC of the {instance}es, gated"),
     ("instance_auroc_ungated", "AUROC of the {instance}es, ungated"),
 )
 CURVES = (
-    ("train_loss", "training loss"),
+    ("train_loss", "training loss, each arm its own"),
     ("val_loss", "validation cross-entropy"),
     ("val_bag_auroc", "validation AUROC"),
 )
@@ -137,7 +138,8 @@ def _table(work: Path, task: Task) -> str:
     return f"""<table><tr><th></th>{head}</tr>{rows}</table>
 <p class="note">{first["bags"]} test {bag}s, {first["positive_bags"]} positive;
 95 % bootstrap intervals over the {bag}s. Both arms: same data, same seed.
-Gated: the scores of {bag}s called negative are set to the lowest score.</p>"""
+Gated: the scores of {bag}s called negative are set to the lowest score.
+Of so few cases, a ranking without a mistake has no interval to show.</p>"""
 
 
 def _figure(value: dict[str, float | None]) -> str:

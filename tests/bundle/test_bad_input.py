@@ -170,4 +170,5 @@ def test_a_wrong_label_stops_training_with_one_line(
     assert said.returncode != 0
     assert message in said.stderr.strip().splitlines()[-1]
     assert "Traceback" not in said.stderr + said.stdout
-    assert not (tmp_path / "models").exists()
+    assert written(tmp_path / "models") == []
+    assert written(tmp_path / "out") == []

@@ -366,8 +366,12 @@ def test_slides_are_found_in_order_whatever_the_case_of_their_suffix(tmp_path: P
 @pytest.mark.parametrize(
     ("names", "folder", "message"),
     [
-        ([], "gone", "no directory of slides .*gone; correct `slides`"),
-        (["notes.txt"], "slides", r"no slide in .*slides \(.*\.svs .*\); correct `slides`"),
+        ([], "gone", "no directory of slides .*gone; put them there, or give theirs with --slides"),
+        (
+            ["notes.txt"],
+            "slides",
+            r"no slide in .*slides \(.*\.svs .*\); put slides there, or give their folder with --slides",
+        ),
         (["a.svs", "a.tif"], "slides", r"a.svs and .*a.tif would both be written as a.h5; rename one of them"),
     ],
 )
