@@ -48,7 +48,7 @@ TASKS = (
         "ct",
         "Head CT: which scans bleed, and which slices",
         "slices.png",
-        "slice",
+        "slices",
         (
             Arm("attention", "attention MIL (α = 0)", "#7f7f7f"),
             Arm("smooth", "smooth attention: LS1, α = 0.5", "#1f4e79"),
@@ -58,7 +58,7 @@ TASKS = (
         "wsi",
         "Whole slides: which slides hold tumour, and where",
         "map.png",
-        "patch",
+        "patches",
         (
             Arm("attention", "attention MIL (no smoothing)", "#7f7f7f"),
             Arm("smooth", "SmAP: smooth attention, α trained", "#1f4e79"),
@@ -68,8 +68,8 @@ TASKS = (
 FIGURES = (
     ("bag_auroc", "AUROC of the {bag}s"),
     ("bag_accuracy", "accuracy of the {bag}s"),
-    ("instance_auroc_gated", "AUROC of the {instance}es, gated"),
-    ("instance_auroc_ungated", "AUROC of the {instance}es, ungated"),
+    ("instance_auroc_gated", "AUROC of the {instances}, gated"),
+    ("instance_auroc_ungated", "AUROC of the {instances}, ungated"),
 )
 CURVES = (
     ("train_loss", "training loss, each arm its own"),
@@ -125,10 +125,7 @@ def _table(work: Path, task: Task) -> str:
     results = {arm: json.loads((work / arm.folder / "metrics.json").read_text()) for arm in task.arms}
     first = next(iter(results.values()))
     bag = "scan" if task.folder == "ct" else "slide"
-    head = "".join(
-        f"<th>{title.format(bag=bag, instance=task.instances).replace('slicees', 'slices')}</th>"
-        for _, title in FIGURES
-    )
+    head = "".join(f"<th>{title.format(bag=bag, instances=task.instances)}</th>" for _, title in FIGURES)
     rows = "".join(
         f"<tr><td>{html.escape(arm.name)}</td>"
         + "".join(f"<td>{_figure(result[key])}</td>" for key, _ in FIGURES)
