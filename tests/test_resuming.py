@@ -87,7 +87,9 @@ def test_a_worse_network_does_not_replace_the_best_of_before(tmp_path: Path) -> 
     state = torch.load(tmp_path / "unfinished.pt", weights_only=True)
     state["best_metric"] = 1e-9  # nothing that follows can be better
     torch.save(state, tmp_path / "unfinished.pt")
-    Run(tmp_path, 3).trainer.run()
+    rest = Run(tmp_path, 3)
+    rest.trainer.run()
+    assert rest.evaluator.state.best_metric == 1e-9
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["1.weight"], best["1.weight"])
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from scripts.demo import phantoms, synthetic_slides
 from scripts.errors import InputError
+from scripts.files import write_whole
 
 RECIPE = 1  # raise it when the same seed begins to mean other images, so that old ones are not kept
 WORKERS = 2
@@ -156,7 +157,4 @@ def _partial(path: Path) -> Path:
 def _write_json(path: Path, content: object) -> None:
     text = json.dumps(content, indent=4) + "\n"
     if not path.exists() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(path)
-        partial.write_text(text)
-        partial.rename(path)
+        write_whole(path, text)

@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import csv
 import html
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 from scripts.files import write_whole
 from scripts.outputs.files import RESEARCH_USE
+from scripts.outputs.pictures import png
 
 
 class Arm(NamedTuple):
@@ -165,16 +164,13 @@ def _chosen_cases(summary: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _curves(work: Path, task: Task) -> bytes:
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     histories = {arm: _history(work / arm.folder / "mlruns.db", arm.folder) for arm in task.arms}
     for axes, (metric, title) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
         for arm, history in histories.items():
             axes.plot(*zip(*history[metric], strict=True), color=arm.color, marker=".", label=arm.name)
         axes.set(title=title, xlabel="epoch")
     axes.legend(fontsize=8, loc="lower right")
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=90)
-    return content.getvalue()
+    return png(figure)
 
 
 def _history(database: Path, run_name: str) -> dict[str, list[tuple[int, float]]]:

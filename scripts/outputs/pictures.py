@@ -54,7 +54,7 @@ class DrawScand(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
         figure = draw_scan(result, np.asarray(data[self.volume_key][0]), self.shown)
-        write_whole(self.output_dir / result.bag_id / "slices.png", _png(figure))
+        write_whole(self.output_dir / result.bag_id / "slices.png", png(figure))
         return {key: value for key, value in data.items() if key != self.volume_key}  # a volume is large: drop it here
 
 
@@ -112,7 +112,7 @@ class DrawSlided(Transform):
         result: BagResult = data["result"]
         outlines = read_polygons(Path(data["annotation"])) if data.get("annotation") else []
         figure = draw_slide(result, read_features(Path(result.source)), outlines)
-        write_whole(self.output_dir / result.bag_id / "map.png", _png(figure))
+        write_whole(self.output_dir / result.bag_id / "map.png", png(figure))
         return dict(data)
 
 
@@ -158,7 +158,7 @@ def _headline(result: BagResult, findings: str) -> str:
     return f"{result.bag_id}: {call}, probability {result.probability:.2f}{truth} · {findings}\n{RESEARCH_USE}"
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=90)
