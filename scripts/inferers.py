@@ -25,8 +25,9 @@ class BagInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         inner: Any = getattr(network, "module", network)  # DDP wraps the network, and evaluation needs no DDP
         prediction = inner.predict(inputs, *args, **kwargs)
+        n = inputs.shape[-1]  # a network of slots says something of the empty ones too
         return {
             "logits": prediction.logits,
-            "scores": prediction.scores,
-            "attention": prediction.attention,
+            "scores": prediction.scores[..., :n],
+            "attention": prediction.attention[..., :n],
         }

@@ -40,8 +40,9 @@ def test_the_answer_is_the_networks_prediction(name: str, wrapped: bool) -> None
     got = BagInferer()(image, given, coords=coords, mask=mask)  # type: ignore[arg-type]
     wanted = net.predict(image, coords, mask)
     assert got.keys() == {"logits", "scores", "attention"}
-    for key, value in got.items():
-        torch.testing.assert_close(value, getattr(wanted, key), atol=0, rtol=0)
+    torch.testing.assert_close(got["logits"], wanted.logits, atol=0, rtol=0)
+    for key in ("scores", "attention"):  # of the bag alone, where the network fills it up
+        torch.testing.assert_close(got[key], getattr(wanted, key)[..., :4], atol=0, rtol=0)
 
 
 def test_coords_and_mask_reach_the_network_by_name_and_by_place() -> None:

@@ -10,6 +10,16 @@
 # limitations under the License.
 """Losses. They import torch and the networks alone."""
 
-from scripts.losses.smoothness import SmoothMILLoss, ls1, ls2
+from scripts.losses.hierarchical import HierarchicalLoss, bag_alignment, instance_alignment, supervised_contrast
+from scripts.losses.smoothness import BagCrossEntropy, SmoothMILLoss, ls1, ls2
 
-__all__ = ["SmoothMILLoss", "ls1", "ls2"]
+__all__ = [
+    "BagCrossEntropy",
+    "HierarchicalLoss",
+    "SmoothMILLoss",
+    "bag_alignment",
+    "instance_alignment",
+    "ls1",
+    "ls2",
+    "supervised_contrast",
+]

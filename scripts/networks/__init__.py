@@ -10,18 +10,29 @@
 # limitations under the License.
 """Networks. They import torch alone."""
 
-from scripts.networks.encoders import FeatureProjection, SeededTileCNN, SliceCNN
+from scripts.networks.encoders import FeatureProjection, Features, SeededTileCNN, SliceCNN
 from scripts.networks.graph import Graph, build_graph
 from scripts.networks.mil import BagPrediction, MILNetwork
-from scripts.networks.pooling import AttentionPool, GatedAttentionPool, MaxPool, MeanPool, Pooled, SmoothAttentionPool
+from scripts.networks.pooling import (
+    AttentionPool,
+    GatedAttentionPool,
+    InstancePool,
+    MaxPool,
+    MeanPool,
+    Pooled,
+    SmoothAttentionPool,
+)
 from scripts.networks.smooth import SmoothOperator
+from scripts.networks.transformer import SmoothTransformer
 
 __all__ = [
     "AttentionPool",
     "BagPrediction",
     "FeatureProjection",
+    "Features",
     "GatedAttentionPool",
     "Graph",
+    "InstancePool",
     "MILNetwork",
     "MaxPool",
     "MeanPool",
@@ -30,5 +41,6 @@ __all__ = [
     "SliceCNN",
     "SmoothAttentionPool",
     "SmoothOperator",
+    "SmoothTransformer",
     "build_graph",
 ]

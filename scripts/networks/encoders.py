@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from scripts.networks.graph import exporting
+
 
 class SliceCNN(nn.Module):
     """The slice network of SA-DMIL (arXiv 2307.09457), one block per entry of `channels`.
@@ -70,6 +72,9 @@ class SliceCNN(nn.Module):
                 f"slices of {c}×{h}×{w} for a network of {self.in_channels}×{self.image_size}×{self.image_size}: "
                 "set image_size (and the windows) as it was trained"
             )
+        if exporting():  # which slices are real is not known yet
+            maps = self.blocks(image.permute(0, 4, 1, 2, 3).reshape(b * n, c, h, w))
+            return maps.permute(0, 2, 3, 1).reshape(b, n, -1).transpose(1, 2) * mask  # [B, D, N]
         real = mask.flatten() > 0.5  # [B*N]
         slices = image.permute(0, 4, 1, 2, 3).reshape(b * n, c, h, w)[real]  # [R, C, H, W]
         maps = self.blocks(slices)  # [R, 32, 6, 6]
@@ -77,6 +82,20 @@ class SliceCNN(nn.Module):
         features = torch.zeros([b * n, rows.shape[1]], dtype=rows.dtype, device=rows.device)
         features = features.index_put([torch.nonzero(real)[:, 0]], rows)
         return features.view(b, n, -1).transpose(1, 2)  # [B, D, N]
+
+
+class Features(nn.Module):
+    """Patch features that already exist, as they are."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = in_features
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """image: [B, D, N], given back; no aggregator looks at padding."""
+        refuse_other_features(image, self.in_features)
+        return image
 
 
 class FeatureProjection(nn.Module):
@@ -91,13 +110,17 @@ class FeatureProjection(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """image: [B, D, N] → [B, D', N]; padding gets 0."""
-        if image.shape[1] != self.in_features:
-            raise ValueError(
-                f"{image.shape[1]} features per patch for a network of {self.in_features}: "
-                "set in_features, and train with features of the same encoder"
-            )
+        refuse_other_features(image, self.in_features)
         x = self.dropout(torch.relu(self.project(image.transpose(1, 2))))  # [B, N, D']
         return x.transpose(1, 2) * mask
+
+
+def refuse_other_features(image: Tensor, in_features: int) -> None:
+    if image.shape[1] != in_features:
+        raise ValueError(
+            f"{image.shape[1]} features per patch for a network of {in_features}: "
+            "set in_features, and train with features of the same encoder"
+        )
 
 
 class SeededTileCNN(nn.Module):

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Graph(NamedTuple):
     """The symmetric graph of each bag, as a table: every instance names at most K neighbours.
 
     An empty place of the table names the instance itself, with weight 0.
+    K = 2 says that the graph is a chain: the one before, and the one after.
     """
 
     neighbours: Tensor  # [B, K, N] int64, places within the bag
@@ -38,20 +39,31 @@ def no_graph(mask: Tensor) -> Graph:
     )
 
 
-def build_graph(coords: Tensor, mask: Optional[Tensor] = None) -> Graph:
-    """One coordinate per instance makes a chain, two make a lattice with 8 neighbours.
+def exporting() -> bool:
+    """An ONNX file is being made: nothing may depend on the values of a tensor."""
+    if torch.jit.is_scripting():
+        return False
+    else:  # noqa: RET505 - TorchScript leaves out this branch alone
+        return torch.compiler.is_exporting()
+
+
+def build_graph(coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1.5, spacing: bool = False) -> Graph:
+    """One coordinate per instance makes a chain, two make a lattice.
 
     Args:
         coords: [B, 1, N] order along the slice normal, or [B, 2, N] in units of the patch pitch.
         mask: [B, 1, N], 1 = a real instance; padding has no neighbours.
+        radius: on a lattice, how many pitches away a neighbour may be; 1.5 gives the 8 around a patch, 1 gives 4.
+        spacing: in a chain, coords are millimetres, and an edge weighs mean distance / its own distance;
+            without it every edge weighs 1.
     """
     if mask is None:
         mask = torch.ones_like(coords[:, :1])
     real = mask[:, 0] > 0.5  # [B, N]
     if coords.shape[1] == 1:
-        return _chain(coords[:, 0], real)
+        return _chain(coords[:, 0], real, spacing)
     if coords.shape[1] == 2:
-        graph = _lattice(torch.round(coords).long(), real)
+        graph = _lattice(torch.round(coords).long(), real, radius)
         _refuse_edgeless(coords, real, graph.weights)
         return graph
     raise ValueError(
@@ -59,43 +71,86 @@ def build_graph(coords: Tensor, mask: Optional[Tensor] = None) -> Graph:
     )
 
 
-def _chain(position: Tensor, real: Tensor) -> Graph:
+def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
     """Each instance and the next one by position, whatever the distance: a scan without a slice is still a scan."""
     n = position.shape[1]
-    order = torch.argsort(position.masked_fill(~real, float("inf")), dim=1, stable=True)  # [B, N]
-    rank = torch.argsort(order, dim=1)  # [B, N]
+    order = _order(position.masked_fill(~real, float("inf")))  # [B, N]
+    rank = _order(order)  # [B, N]
     steps = torch.tensor([-1, 1], device=position.device)
-    at = rank.unsqueeze(1) + steps.view(1, 2, 1)  # [B, 2, N] ranks of the two neighbours
-    last = real.sum(dim=1).view(-1, 1, 1)
-    exists = (at >= 0) & (at < last) & real.unsqueeze(1)
-    wanted = at.clamp(0, n - 1)
-    neighbours = torch.gather(order.unsqueeze(1).expand(-1, 2, -1), 2, wanted)
-    return _table(neighbours, exists)
+    at = rank.unsqueeze(1) + steps.view(1, 2, 1)  # [B, 2, N] ranks of the one before and the one after
+    count = real.sum(dim=1).view(-1, 1, 1)
+    exists = (at >= 0) & (at < count) & real.unsqueeze(1)
+    neighbours = torch.gather(order.unsqueeze(1).expand(-1, 2, -1), 2, at.clamp(0, n - 1))
+    graph = _table(neighbours, exists)
+    if not spacing:
+        return graph
+    here = position.unsqueeze(1)  # [B, 1, N]
+    apart = (torch.gather(here.expand(-1, 2, -1), 2, graph.neighbours) - here).abs()  # [B, 2, N]
+    if not exporting() and bool(((apart == 0) & exists).any()):
+        raise ValueError("two neighbouring slices have the same position: with spacing, coords must be millimetres")
+    mean = (apart * graph.weights).sum(dim=[1, 2]) / graph.weights.sum(dim=[1, 2]).clamp(min=1)  # [B]
+    weights = mean.view(-1, 1, 1) / torch.where(exists, apart, torch.ones_like(apart))
+    return Graph(graph.neighbours, weights * graph.weights)
 
 
-def _lattice(cell: Tensor, real: Tensor) -> Graph:
-    """The 8 cells around each instance's own, found by binary search among the cells that are taken."""
+def _order(values: Tensor) -> Tensor:
+    """Which of the values comes first, second, ...; of equal ones the first. [B, N] → [B, N]."""
+    if exporting():
+        return torch.sort(values, dim=1)[1]  # ONNX has but one sort, and that is stable
+    return torch.argsort(values, dim=1, stable=True)
+
+
+def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
+    """The cells around each instance's own, found by binary search among the cells that are taken."""
     n = cell.shape[2]
-    low = cell.amin(dim=2, keepdim=True) - 1
-    cell = cell - low  # [B, 2, N] from 1 on, so a step to the left never leaves the line
-    width = cell[:, 1].amax() + 2
-    # padding lies behind every real cell, each in a place of its own
-    beyond = width * (cell[:, 0].amax() + 2)
+    rows, columns = _around(radius)
+    reach = int(radius)
+    low = cell.amin(dim=2, keepdim=True) - reach
+    cell = cell - low  # [B, 2, N] from reach on, so a step to the left never leaves the line
+    width = cell[:, 1].max() + reach + 1
+    # padding lies behind every cell that is looked for, each in a place of its own
+    beyond = width * (cell[:, 0].max() + reach + 2)
     place = torch.arange(n, device=cell.device).unsqueeze(0)
-    key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + 2 * place)  # [B, N]
+    key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + place)  # [B, N]
     taken, order = torch.sort(key, dim=1)
-    if not torch.jit.is_tracing() and bool((taken[:, 1:] == taken[:, :-1]).any()):
+    if not exporting() and not torch.jit.is_tracing() and bool((taken[:, 1:] == taken[:, :-1]).any()):
         raise ValueError(
             "two instances of a bag share one place of the patch lattice: "
             "coords must be in units of the distance between neighbouring patches, one bag per slide"
         )
-    rows = torch.tensor([-1, -1, -1, 0, 0, 1, 1, 1], device=cell.device)
-    columns = torch.tensor([-1, 0, 1, -1, 1, -1, 0, 1], device=cell.device)
-    wanted = key.unsqueeze(1) + (rows * width + columns).view(1, 8, 1)  # [B, 8, N]
-    found = torch.searchsorted(taken, wanted.flatten(1)).view_as(wanted).clamp(max=n - 1)
+    steps = torch.tensor(rows, device=cell.device) * width + torch.tensor(columns, device=cell.device)  # [K]
+    wanted = key.unsqueeze(1) + steps.view(1, -1, 1)  # [B, K, N]
+    found = _search(taken, wanted.flatten(1)).view_as(wanted)
     exists = (torch.gather(taken, 1, found.flatten(1)).view_as(wanted) == wanted) & real.unsqueeze(1)
     neighbours = torch.gather(order, 1, found.flatten(1)).view_as(wanted)
     return _table(neighbours, exists)
+
+
+def _around(radius: float) -> Tuple[List[int], List[int]]:  # noqa: UP006
+    """Rows and columns of the cells at most so far away, but for the cell itself."""
+    if radius < 1:
+        raise ValueError(f"radius is {radius}: below 1 pitch nobody has a neighbour")
+    reach = int(radius)
+    rows: List[int] = []  # noqa: UP006
+    columns: List[int] = []  # noqa: UP006
+    for row in range(-reach, reach + 1):
+        for column in range(-reach, reach + 1):
+            if 0 < row * row + column * column <= radius * radius:
+                rows.append(row)
+                columns.append(column)
+    return rows, columns
+
+
+def _search(taken: Tensor, wanted: Tensor) -> Tensor:
+    """Where each wanted value stands among the sorted ones, if it is there. [B, N], [B, M] → [B, M]."""
+    last = taken.shape[1] - 1
+    if not exporting():
+        return torch.searchsorted(taken, wanted).clamp(max=last)
+    at = torch.zeros_like(wanted)
+    for power in range(19, -1, -1):  # ONNX knows no searchsorted; 20 halvings find one among a million
+        ahead = (at + 2**power).clamp(max=last)
+        at = torch.where(torch.gather(taken, 1, ahead) <= wanted, ahead, at)
+    return at
 
 
 def _table(neighbours: Tensor, exists: Tensor) -> Graph:
@@ -105,7 +160,7 @@ def _table(neighbours: Tensor, exists: Tensor) -> Graph:
 
 def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
     """Coordinates in a wrong unit give no edge, and smoothing would silently do nothing."""
-    if torch.jit.is_tracing():
+    if exporting() or torch.jit.is_tracing():
         return
     edgeless = (real.sum(dim=1) > 1) & (weights.sum(dim=[1, 2]) == 0)
     if bool(edgeless.any()):
@@ -121,15 +176,41 @@ def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
         )
 
 
+def weighted_by_features(graph: Graph, x: Tensor) -> Graph:
+    """An edge weighs exp(-|x_i - x_j| / D): the more alike two neighbours are, the more. x: [B, D, N]."""
+    likeness: List[Tensor] = []  # noqa: UP006
+    for k in range(graph.neighbours.shape[1]):
+        other = torch.gather(x.detach(), 2, graph.neighbours[:, k : k + 1].expand_as(x))  # [B, D, N]
+        likeness.append(torch.exp(-torch.linalg.vector_norm(x.detach() - other, dim=1) / x.shape[1]))  # [B, N]
+    return Graph(graph.neighbours, graph.weights * torch.stack(likeness, dim=1))
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """[B, D, N] → [B*N, D], without a copy where the features of an instance already lie side by side."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def table_of(graph: Graph) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    """The neighbours and weights of all bags in one table, [B*N, K] each."""
+    b, _, n = graph.neighbours.shape
+    bag = torch.arange(b, device=graph.neighbours.device).view(b, 1, 1) * n
+    return rows_of(graph.neighbours + bag).contiguous(), rows_of(graph.weights).contiguous()
+
+
+def spread(rows: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
+    """A X: the weighted sum over each instance's neighbours. rows: [M, D], neighbours and weights: [M, K] → [M, D]."""
+    if exporting():  # to ONNX an embedding bag is a loop
+        m, k = neighbours.shape
+        around = rows.index_select(0, neighbours.long().flatten()).view(m, k, -1)  # [M, K, D]
+        return (around * weights.unsqueeze(2)).sum(dim=1)
+    return embedding_bag(neighbours, rows, per_sample_weights=weights, mode="sum")  # gathers and sums without a copy
+
+
 def aggregate(x: Tensor, graph: Graph) -> Tensor:
-    """A X: the weighted sum over each instance's neighbours. x: [B, D, N]."""
+    """A X. x: [B, D, N]."""
     b, d, n = x.shape
-    bag = torch.arange(b, device=x.device).view(b, 1, 1) * n
-    neighbours = (graph.neighbours + bag).transpose(1, 2).flatten(0, 1)  # [B*N, K]
-    weights = graph.weights.to(x.dtype).transpose(1, 2).flatten(0, 1)  # [B*N, K]
-    rows = x.transpose(1, 2).reshape(b * n, d)  # [B*N, D]
-    total = embedding_bag(neighbours, rows, per_sample_weights=weights, mode="sum")  # gathers and sums without a copy
-    return total.view(b, n, d).transpose(1, 2)
+    neighbours, weights = table_of(graph)
+    return spread(rows_of(x), neighbours, weights.to(x.dtype)).view(b, n, d).transpose(1, 2)
 
 
 def laplacian(x: Tensor, graph: Graph) -> Tensor:

@@ -12,20 +12,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from scripts.networks.graph import Graph, build_graph, no_graph
+from scripts.networks.graph import Graph, build_graph, no_graph, weighted_by_features
 
 
 class BagPrediction(NamedTuple):
     """All a network says of a batch of bags. Every field is batch first."""
 
     logits: Tensor  # [B, classes]
-    scores: Tensor  # [B, 1, N] of each instance, before the softmax
-    attention: Tensor  # [B, 1, N] sums to 1 over the real instances
+    scores: Tensor  # [B, 1, N] of each instance, before the softmax; [B, classes, N] where they are scored one by one
+    attention: Tensor  # the same shape; sums to 1 over the real instances
     graph: Graph  # who was whose neighbour, for losses on neighbouring scores
 
 
@@ -37,9 +38,24 @@ class MILNetwork(nn.Module):
         aggregator: (features, mask, graph) → Pooled.
         head: embedding [B, D] → logits [B, classes].
         spatial_dims: 0 = a bag without neighbours, 1 = a chain of slices, 2 = patches on a lattice.
+        radius: of the neighbourhood on a lattice, in pitches.
+        spacing: the coords of slices are millimetres, and near neighbours weigh more.
+        feature_weights: neighbours with alike features weigh more.
+        slots: fill every bag with zeros up to so many instances and take them for real; for published weights that
+            were trained so. Scores and attention then name the slots, and only the first of them are the bag.
     """
 
-    def __init__(self, encoder: nn.Module, aggregator: nn.Module, head: nn.Module, spatial_dims: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        aggregator: nn.Module,
+        head: nn.Module,
+        spatial_dims: int = 0,
+        radius: float = 1.5,
+        spacing: bool = False,
+        feature_weights: bool = False,
+        slots: Optional[int] = None,
+    ) -> None:
         super().__init__()
         if spatial_dims not in (0, 1, 2):
             raise ValueError(f"spatial_dims is {spatial_dims}: 0 (no neighbours), 1 (slices) or 2 (patches) is wanted")
@@ -47,6 +63,10 @@ class MILNetwork(nn.Module):
         self.aggregator = aggregator
         self.head = head
         self.spatial_dims = spatial_dims
+        self.radius = radius
+        self.spacing = spacing
+        self.feature_weights = feature_weights
+        self.slots = slots
 
     def forward(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> Tensor:
         """Logits [B, classes]. In training the whole BagPrediction: under DDP a loss sees no more than `forward` says.
@@ -65,8 +85,13 @@ class MILNetwork(nn.Module):
     def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:
         if mask is None:
             mask = torch.ones([image.shape[0], 1, image.shape[-1]], device=image.device)
+        slots = self.slots
+        if slots is not None:
+            image, coords, mask = fill_slots(image, coords, mask, slots)
         graph = self.graph(coords, mask)
         x = self.encoder(image, mask)  # [B, D, N]
+        if self.feature_weights:
+            graph = weighted_by_features(graph, x)
         pooled = self.aggregator(x, mask, graph)
         return BagPrediction(self.head(pooled.embedding), pooled.scores, pooled.attention, graph)
 
@@ -81,4 +106,23 @@ class MILNetwork(nn.Module):
             raise ValueError(
                 f"coords hold {coords.shape[1]} numbers per instance, the network wants {self.spatial_dims}"
             )
-        return build_graph(coords, mask)
+        return build_graph(coords, mask, self.radius, self.spacing)
+
+
+def fill_slots(
+    image: Tensor, coords: Optional[Tensor], mask: Tensor, slots: int
+) -> Tuple[Tensor, Optional[Tensor], Tensor]:  # noqa: UP006
+    """Zeros behind the last instance of each bag up to `slots` instances, all of them real from now on."""
+    n = image.shape[-1]
+    if n > slots:
+        raise ValueError(
+            f"{n} instances for a network of {slots} slots: its weights were trained on bags of at most {slots}; "
+            "leave instances out, or train without slots"
+        )
+    over_all = mask.view([mask.shape[0]] + [1] * (image.dim() - 2) + [n])  # [B, 1, ..., N]
+    image = pad(image * over_all, [0, slots - n])
+    if coords is not None:
+        coords = pad(
+            coords.masked_fill(mask < 0.5, float("inf")), [0, slots - n], value=float("inf")
+        )  # padding is last
+    return image, coords, torch.ones([mask.shape[0], 1, slots], device=mask.device)

@@ -8,23 +8,37 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""From the instances of a bag to one embedding: mean, max, attention, gated attention, smooth attention."""
+"""From the instances of a bag to one embedding: mean, max, attention, gated attention, smooth attention.
+
+An aggregator that sums instances by weights says so in two steps, so that a bag need not fit into memory:
+`columns` asks each instance alone, `attend` looks at all the answers.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 from scripts.networks.graph import Graph
 from scripts.networks.smooth import SmoothOperator
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
+
 
 class Pooled(NamedTuple):
     embedding: Tensor  # [B, D] of the bag
-    scores: Tensor  # [B, 1, N] of each instance, before the softmax
-    attention: Tensor  # [B, 1, N] sums to 1 over the real instances
+    scores: Tensor  # [B, 1, N] of each instance, before the softmax; [B, C, N] where classes are scored one by one
+    attention: Tensor  # the same shape; sums to 1 over the real instances
+
+
+class Attended(NamedTuple):
+    scores: Tensor  # [B, 1, N] f
+    attention: Tensor  # [B, 1, N] s = softmax(f)
+    weights: Tensor  # [B, 1, N] of the instances in the sum: s, or Sm(s)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -34,16 +48,26 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
     """z = X s. x: [B, D, N], weights: [B, 1, N]."""
-    return torch.matmul(x, weights.transpose(1, 2)).squeeze(2)  # [B, D]
+    return torch.matmul(x, weights.to(x.dtype).transpose(1, 2)).squeeze(2)  # [B, D]
+
+
+def pooled(x: Tensor, attended: Attended) -> Pooled:
+    return Pooled(weighted_sum(x, attended.weights), attended.scores, attended.attention)
 
 
 class MeanPool(nn.Module):
     """Every instance counts the same; it ranks none."""
 
+    def columns(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :1]).transpose(1, 2)  # [B, N, 1]
+
+    def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
+        f = columns.transpose(1, 2)  # [B, 1, N]
+        s = masked_softmax(f, mask)  # [B, 1, N]
+        return Attended(f, s, s)
+
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        scores = torch.zeros_like(mask)  # [B, 1, N]
-        attention = masked_softmax(scores, mask)  # [B, 1, N]
-        return Pooled(weighted_sum(x, attention), scores, attention)
+        return pooled(x, self.attend(self.columns(x), mask, graph))
 
 
 class MaxPool(nn.Module):
@@ -57,6 +81,36 @@ class MaxPool(nn.Module):
         return Pooled(embedding, share, share)
 
 
+class InstancePool(nn.Module):
+    """Each instance gets logits of its own, and the bag their largest, or the logit of their mean probability.
+
+    The bag's logits are the embedding: the head of the network is `torch.nn.Identity`. Each class stands for itself.
+
+    Args:
+        in_features: of an instance.
+        classes: logits of an instance and of the bag.
+        pool: "max" or "mean" (Ilse et al., 2018, "instance+max" and "instance+mean").
+    """
+
+    def __init__(self, in_features: int, classes: int = 1, pool: str = "max") -> None:
+        super().__init__()
+        if pool not in ("max", "mean"):
+            raise ValueError(f"pool is {pool!r}: 'max' or 'mean' is wanted")
+        self.classify = nn.Linear(in_features, classes)
+        self.largest = pool == "max"
+
+    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+        f = self.classify(x.transpose(1, 2)).transpose(1, 2)  # [B, C, N]
+        padding = mask < 0.5  # [B, 1, N]
+        if self.largest:
+            logits = f.masked_fill(padding, float("-inf")).amax(dim=2)  # [B, C]
+        else:
+            yes = nn.functional.logsigmoid(f).masked_fill(padding, float("-inf"))
+            no = nn.functional.logsigmoid(-f).masked_fill(padding, float("-inf"))
+            logits = torch.logsumexp(yes, dim=2) - torch.logsumexp(no, dim=2)  # log p / (1 - p), p the mean
+        return Pooled(logits, f, masked_softmax(f, mask))
+
+
 class AttentionPool(nn.Module):
     """s = softmax(w · tanh(V h)), z = Σ s h (Ilse et al., 2018)."""
 
@@ -65,11 +119,16 @@ class AttentionPool(nn.Module):
         self.project = nn.Linear(in_features, hidden_features, bias=bias)
         self.weigh = nn.Linear(hidden_features, 1, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        h = x.transpose(1, 2)  # [B, N, D]
-        f = self.weigh(torch.tanh(self.project(h))).transpose(1, 2)  # [B, 1, N]
+    def columns(self, x: Tensor) -> Tensor:
+        return self.project(x.transpose(1, 2))  # [B, N, A]
+
+    def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
+        f = self.weigh(torch.tanh(columns)).transpose(1, 2)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
-        return Pooled(weighted_sum(x, s), f, s)
+        return Attended(f, s, s)
+
+    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+        return pooled(x, self.attend(self.columns(x), mask, graph))
 
 
 class GatedAttentionPool(nn.Module):
@@ -81,11 +140,17 @@ class GatedAttentionPool(nn.Module):
         self.gate = nn.Linear(in_features, hidden_features, bias=bias)
         self.weigh = nn.Linear(hidden_features, 1, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+    def columns(self, x: Tensor) -> Tensor:
         h = x.transpose(1, 2)  # [B, N, D]
-        f = self.weigh(torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))).transpose(1, 2)  # [B, 1, N]
+        return torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))  # [B, N, A]
+
+    def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
+        f = self.weigh(columns).transpose(1, 2)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
-        return Pooled(weighted_sum(x, s), f, s)
+        return Attended(f, s, s)
+
+    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+        return pooled(x, self.attend(self.columns(x), mask, graph))
 
 
 class SmoothAttentionPool(nn.Module):
@@ -95,8 +160,9 @@ class SmoothAttentionPool(nn.Module):
 
     Args:
         placement: "early" (the paper's default), "mid" or "late".
-        alpha: of the smooth operator: between 0 and 1, or "trainable".
-        steps: of the smooth operator.
+        alpha, mode, steps, accelerated: of the smooth operator.
+        spectral_norm: divide the weights of the linear layers behind Sm by their largest singular value.
+        activation: "tanh", "relu" or "gelu".
     """
 
     def __init__(
@@ -106,17 +172,31 @@ class SmoothAttentionPool(nn.Module):
         placement: str = "early",
         alpha: float | str = "trainable",
         steps: int = 10,
+        mode: str = "approx",
+        accelerated: bool = False,
+        spectral_norm: bool = False,
+        activation: str = "tanh",
     ) -> None:
         super().__init__()
         if placement not in ("early", "mid", "late"):
             raise ValueError(f"placement is {placement!r}: 'early', 'mid' or 'late' is wanted")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}: one of {', '.join(ACTIVATIONS)} is wanted")
         self.placement = placement
         self.project = nn.Linear(in_features, hidden_features)
         self.weigh = nn.Linear(hidden_features, 1, bias=False)
-        self.smooth = SmoothOperator(alpha, steps)
+        self.activation = ACTIVATIONS[activation]()
+        self.smooth = SmoothOperator(alpha, mode, steps, accelerated)
+        if spectral_norm and placement == "early":
+            parametrizations.spectral_norm(self.project)
+        if spectral_norm and placement != "late":
+            parametrizations.spectral_norm(self.weigh)
 
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        xw = torch.matmul(self.project.weight, x)  # [B, A, N]
+    def columns(self, x: Tensor) -> Tensor:
+        return torch.matmul(x.transpose(1, 2), self.project.weight.t())  # X W: [B, N, A]
+
+    def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
+        xw = columns.transpose(1, 2)  # [B, A, N]
         b = self.project.bias.unsqueeze(1)  # [A, 1]
         if self.placement == "early":
             u = self.smooth(xw, graph) + b  # [B, A, N]
@@ -124,10 +204,35 @@ class SmoothAttentionPool(nn.Module):
             u = self.smooth(xw + b, graph)
         else:
             u = xw + b
-        f = torch.matmul(self.weigh.weight, torch.tanh(u))  # [B, 1, N]
+        f = self.weigh(self.activation(u).transpose(1, 2)).transpose(1, 2)  # [B, 1, N]
         if self.placement == "late":
             f = self.smooth(f, graph)
         s = masked_softmax(f, mask)  # [B, 1, N]
-        if self.placement == "early":
-            return Pooled(weighted_sum(x, self.smooth(s, graph)), f, s)
-        return Pooled(weighted_sum(x, s), f, s)
+        return Attended(f, s, self.smooth(s, graph) if self.placement == "early" else s)
+
+    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+        return pooled(x, self.attend(self.columns(x), mask, graph))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """TorchScript knows no parametrization: it gets the normalised weights themselves."""
+        return folded(self)
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """A copy whose spectrally normalised layers are plain ones with the weights they have now."""
+    plain = copy.deepcopy(network)
+    for parent in plain.modules():
+        for name, layer in parent.named_children():
+            # torch's own remove_parametrizations would change the class that the copy shares with the network
+            if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
+                setattr(parent, name, _plain_linear(layer))
+    return plain
+
+
+def _plain_linear(layer: nn.Linear) -> nn.Linear:
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    state = (
+        {"weight": layer.weight.detach(), "bias": layer.bias} if layer.bias is not None else {"weight": layer.weight}
+    )
+    plain.load_state_dict(state)
+    return plain.to(layer.weight).train(layer.training)

@@ -13,22 +13,33 @@
 from __future__ import annotations
 
 import math
+from typing import Any, List, Optional, Tuple  # noqa: UP035 - TorchScript reads these
 
 import torch
 from torch import Tensor, nn
 
-from scripts.networks.graph import Graph, aggregate, normalised
+from scripts.networks.graph import Graph, exporting, normalised, rows_of, spread, table_of
+
+MODES = ("approx", "exact")
 
 
 class SmoothOperator(nn.Module):
-    """Sm(U) = (1 - alpha) (I - alpha Ã)^-1 U, by the T steps G <- (1 - alpha) U + alpha Ã G.
+    """Sm(U) = (1 - alpha) (I - alpha Ã)^-1 U with Ã = D^-1/2 A D^-1/2, a symmetric matrix.
+
+    approx: T steps of the paper, G <- (1 - alpha) U + alpha Ã G from G = U; at alpha = 0.9 they miss by some percent.
+    approx, accelerated: the first T terms of the Chebyshev series of Sm, for the same cost.
+    exact: a chain is solved directly; any other graph by as many terms of that series as the precision asks for.
 
     Args:
         alpha: how strongly, between 0 (not at all) and 1; "trainable" starts at 0.5 and is learned.
-        steps: T of the recursion.
+        mode: "approx" or "exact"; alpha means the same in both.
+        steps: T of "approx".
+        accelerated: Chebyshev's series instead of the paper's steps, in "approx".
     """
 
-    def __init__(self, alpha: float | str = 0.5, steps: int = 10) -> None:
+    def __init__(
+        self, alpha: float | str = 0.5, mode: str = "approx", steps: int = 10, accelerated: bool = False
+    ) -> None:
         super().__init__()
         if isinstance(alpha, str):
             if alpha != "trainable":
@@ -40,7 +51,15 @@ class SmoothOperator(nn.Module):
                     f"alpha is {alpha}: it must lie between 0 and 1; without smoothing use an AttentionPool"
                 )
             self.register_buffer("alpha_logit", torch.tensor(math.log(alpha / (1 - alpha))))
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}: 'approx' or 'exact' is wanted")
+        if steps < 1:
+            raise ValueError(f"steps is {steps}: at least 1 is wanted")
+        self.exact = mode == "exact"
         self.steps = steps
+        self.accelerated = accelerated
+        # an exported file has as many terms as are needed now; alpha 0.99 where it will still be trained
+        self.exported_terms = terms_for(0.99 if isinstance(alpha, str) else alpha, 1e-6)
 
     @property
     def alpha(self) -> Tensor:
@@ -52,9 +71,148 @@ class SmoothOperator(nn.Module):
             raise ValueError("smoothing needs neighbours: give the network spatial_dims 1 (slices) or 2 (patches)")
         if x.dtype == torch.half or x.dtype == torch.bfloat16:
             x = x.float()  # half precision would round alpha, and every step adds its error
-        alpha = self.alpha.to(x.dtype)
-        a = normalised(graph)
-        g = x
-        for _ in range(self.steps):
-            g = (1 - alpha) * x + alpha * aggregate(g, a)  # [B, D, N]
+        exact_weights = Graph(graph.neighbours, graph.weights.double())
+        neighbours, weights = table_of(normalised(exact_weights))  # [B*N, K] of Ã
+        u = rows_of(x)  # [B*N, D]
+        logit = self.alpha_logit.double()
+        alpha, rest = torch.sigmoid(logit), torch.sigmoid(-logit)  # 1 - alpha without cancellation
+        if self.exact and graph.neighbours.shape[1] == 2 and not exporting():
+            g = smooth_chain(u, alpha, rest, neighbours, weights)
+        elif self.exact:
+            terms = self.exported_terms
+            if not exporting():
+                terms = terms_for(float(alpha.detach()), 1e-12 if x.dtype == torch.double else 1e-6)
+            g = smooth_series(u, chebyshev_terms(alpha, rest, terms), neighbours, weights, True)
+        elif self.accelerated:
+            g = smooth_series(u, chebyshev_terms(alpha, rest, self.steps), neighbours, weights, True)
+        else:
+            g = smooth_series(u, paper_terms(alpha, rest, self.steps), neighbours, weights, False)
+        return g.view(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2)
+
+
+def paper_terms(alpha: Tensor, rest: Tensor, steps: int) -> Tensor:
+    """T steps are Σ_k<T (1 - α) α^k Ã^k + α^T Ã^T → the T + 1 factors of the powers of Ã."""
+    powers = alpha ** torch.arange(steps + 1, device=alpha.device)
+    return torch.cat([rest * powers[:-1], powers[-1:]])
+
+
+def chebyshev_terms(alpha: Tensor, rest: Tensor, steps: int) -> Tensor:
+    """(1 - α) / (1 - αλ) = (1 - r) / (1 + r) · (1 + 2 Σ r^k T_k(λ)), α = 2r / (1 + r²) → factors of T_0 ... T_steps."""
+    r = alpha / (1 + torch.sqrt(rest * (1 + alpha)))
+    powers = r ** torch.arange(steps + 1, device=alpha.device)
+    return (1 - r) / (1 + r) * torch.cat([powers[:1], 2 * powers[1:]])
+
+
+def terms_for(alpha: float, error: float) -> int:
+    """So many terms that all later ones are less than `error`, relative to the smallest part of a signal Sm leaves."""
+    r = alpha / (1 + math.sqrt((1 - alpha) * (1 + alpha)))
+    allowed = error * (1 - alpha)
+    return 1 + math.ceil(math.log(2 / allowed) / -math.log(r))
+
+
+def series(
+    u: Tensor,
+    factors: Tensor,
+    neighbours: Tensor,
+    weights: Tensor,
+    chebyshev: bool,
+    against: Optional[Tensor] = None,
+    columns: int = 32,
+) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    """Σ_k c_k B_k(Ã) u, with B_k the powers or Chebyshev's polynomials, and each ⟨B_k(Ã) u, against⟩.
+
+    So many `columns` at a time stay in the cache of the processor, three times as fast for a large bag.
+    """
+    c, weights, neighbours = factors.to(u), weights.to(u), neighbours.int()
+    totals: List[Tensor] = []  # noqa: UP006
+    dots = torch.zeros_like(c)
+    for column in range(0, u.shape[1], columns):
+        now = u[:, column : column + columns].contiguous()  # [M, 32]
+        before = now
+        total = c[0] * now
+        other = now if against is None else against[:, column : column + columns].flatten()  # [M * 32]
+        if against is not None:
+            dots[0] += torch.dot(now.flatten(), other)
+        for k in range(1, c.shape[0]):
+            after = spread(now, neighbours, weights if k == 1 or not chebyshev else 2 * weights)
+            if chebyshev and k > 1:
+                after = after.sub_(before)  # T_k+1 = 2 Ã T_k - T_k-1
+            before, now = now, after
+            total.addcmul_(now, c[k])
+            if against is not None:
+                dots[k] += torch.dot(now.flatten(), other)
+        totals.append(total)
+    return torch.cat(totals, dim=1), dots
+
+
+class _Series(torch.autograd.Function):
+    """Ã is symmetric: the gradient of u is the same series of the gradient, and no step is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
+        ctx.save_for_backward(u if factors.requires_grad else None, factors, neighbours, weights)
+        ctx.chebyshev = chebyshev
+        return series(u, factors, neighbours, weights, chebyshev)[0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # noqa: UP006
+        u, factors, neighbours, weights = ctx.saved_tensors
+        of_u, of_factors = series(grad, factors, neighbours, weights, ctx.chebyshev, against=u)
+        return of_u, of_factors.to(factors), None, None, None
+
+
+def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
+    if torch.jit.is_scripting():
+        return series(u, factors, neighbours, weights, chebyshev)[0]
+    else:  # noqa: RET505 - TorchScript leaves out this branch alone
+        if exporting():
+            return series(u, factors, neighbours, weights, chebyshev)[0]
+        g: Tensor = _Series.apply(u, factors, neighbours, weights.detach(), chebyshev)
+        return g
+
+
+def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
+    """(1 - α)(I - αÃ)^-1 u of chains, by cyclic reduction: a round couples instances twice as far apart as the last."""
+    own = torch.arange(u.shape[0], device=u.device)
+    a = alpha.to(u.device) * weights  # [M, 2], in float64: the differences to come are small
+    before, after = neighbours[:, 0], neighbours[:, 1]  # [M]
+    diagonal = 1 - torch.where(neighbours == own.unsqueeze(1), a, torch.zeros_like(a)).sum(dim=1)
+    to_before = torch.where(before == own, torch.zeros_like(a[:, 0]), -a[:, 0])
+    to_after = torch.where(after == own, torch.zeros_like(a[:, 1]), -a[:, 1])
+    g = rest.to(u) * u
+    while bool((to_before != 0).any()) or bool((to_after != 0).any()):
+        f, h = to_before / diagonal[before], to_after / diagonal[after]
+        g = g - f.to(u).unsqueeze(1) * g[before] - h.to(u).unsqueeze(1) * g[after]
+        diagonal = diagonal - f * to_after[before] - h * to_before[after]
+        to_before, to_after = -f * to_before[before], -h * to_after[after]
+        before, after = before[before], after[after]
+    return g / diagonal.to(u).unsqueeze(1)
+
+
+class _Chain(torch.autograd.Function):
+    """S = (1 - α)(I - αÃ)^-1 is symmetric, and ⟨v, dS/dα u⟩ = (⟨S v, Ã S u⟩ - ⟨v, S u⟩) / (1 - α)."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
+        g = solve_chain(u, alpha, rest, neighbours, weights)
+        ctx.save_for_backward(g if alpha.requires_grad else None, alpha, rest, neighbours, weights)
+        return g
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # noqa: UP006
+        g, alpha, rest, neighbours, weights = ctx.saved_tensors
+        of_u = solve_chain(grad, alpha, rest, neighbours, weights)
+        of_alpha = None
+        if g is not None:
+            of_alpha = ((of_u * spread(g, neighbours, weights.to(g))).sum() - (grad * g).sum()).to(alpha) / rest
+        return of_u, of_alpha, None, None, None  # rest moves with alpha, and is counted there
+
+
+def smooth_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
+    if torch.jit.is_scripting():
+        return solve_chain(u, alpha, rest, neighbours, weights)
+    else:  # noqa: RET505 - TorchScript leaves out this branch alone
+        g: Tensor = _Chain.apply(u, alpha, rest.detach(), neighbours, weights.detach())
         return g

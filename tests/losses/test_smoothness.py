@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.losses import SmoothMILLoss, ls1, ls2
-from scripts.networks import BagPrediction, build_graph
+from scripts.losses import BagCrossEntropy, SmoothMILLoss, ls1, ls2
+from scripts.networks import BagPrediction, Features, GatedAttentionPool, MILNetwork, build_graph
 
 F = torch.tensor([[[1.0, 3.0, 2.0, 2.0]]])
 CHAIN = build_graph(torch.arange(4.0).view(1, 1, 4))
@@ -59,6 +59,45 @@ def test_alpha_weighs_the_penalty_against_the_label(penalty: str, value: float, 
     assert got.item() == pytest.approx((1 - alpha) * cross_entropy + alpha * value, rel=1e-6)
 
 
+@pytest.mark.parametrize("penalty", ["LS1", "LS2"])
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0])
+def test_the_released_variant_is_what_the_released_code_does(penalty: str, alpha: float) -> None:
+    """alpha on the label, the penalty on the attention, L = D + I - A."""
+    lap = torch.tensor([[2.0, -1, 0, 0], [-1, 3, -1, 0], [0, -1, 3, -1], [0, 0, -1, 2]])
+    s = torch.softmax(F, dim=2)[0, 0]
+    smoothness = s @ lap @ s if penalty == "LS1" else s @ lap @ lap @ s
+    cross_entropy = torch.log1p(torch.exp(torch.tensor(-0.3)))
+    got = SmoothMILLoss(alpha, penalty, variant="released")(prediction(), torch.tensor([[1.0]]))
+    torch.testing.assert_close(got, alpha * cross_entropy + (1 - alpha) * smoothness)
+
+
+def test_the_released_variant_runs_over_all_slots_of_a_network_that_has_them() -> None:
+    """And over the real slices alone where there are none."""
+    torch.manual_seed(0)
+    image, label = torch.randn(1, 4, 3), torch.zeros(1, 1)
+    loss = SmoothMILLoss(0.5, variant="released")
+    for slots, n in ((None, 3), (6, 6)):
+        network = MILNetwork(Features(4), GatedAttentionPool(4, 2), torch.nn.Linear(4, 1), 1, slots=slots)
+        said = network(image)
+        s = said.attention[0, 0]
+        assert s.shape == (n,)
+        smoothness = s.diff().square().sum() + s.square().sum()
+        bag_loss = torch.nn.functional.binary_cross_entropy_with_logits(said.logits, label)
+        torch.testing.assert_close(loss(said, label), 0.5 * bag_loss + 0.5 * smoothness)
+
+
+def test_bag_cross_entropy_fits_the_head() -> None:
+    logits = torch.tensor([[0.2, -1.0, 0.5]])
+    probabilities = torch.softmax(logits, dim=1)[0]
+    one_of_three = BagCrossEntropy()(logits, torch.tensor([[2.0]]))
+    torch.testing.assert_close(one_of_three, -probabilities[2].log())
+    each = torch.sigmoid(logits)[0]
+    several = BagCrossEntropy()(logits, torch.tensor([[1.0, 0.0, 1.0]]))
+    torch.testing.assert_close(several, -(each[0].log() + (1 - each[1]).log() + each[2].log()) / 3)
+    single = BagCrossEntropy()(logits[:, :1], torch.tensor([[1.0]]))
+    torch.testing.assert_close(single, -each[0].log())
+
+
 def test_the_penalty_is_the_mean_over_scans() -> None:
     flat = torch.ones_like(F)
     two = BagPrediction(
@@ -79,6 +118,16 @@ def test_the_gradient_reaches_the_scores() -> None:
 def test_alpha_out_of_range_is_an_error(alpha: float) -> None:
     with pytest.raises(ValueError, match="at least 0 and less than 1"):
         SmoothMILLoss(alpha)
+
+
+def test_released_alpha_of_0_is_an_error() -> None:
+    with pytest.raises(ValueError, match="more than 0 and at most 1"):
+        SmoothMILLoss(0, variant="released")
+
+
+def test_an_unknown_variant_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'paper' or 'released' is wanted"):
+        SmoothMILLoss(variant="original")
 
 
 def test_an_unknown_penalty_is_an_error() -> None:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -21,32 +22,62 @@ from torch import Tensor, nn
 from scripts.networks import (
     AttentionPool,
     FeatureProjection,
+    Features,
     GatedAttentionPool,
+    InstancePool,
     MaxPool,
     MeanPool,
     MILNetwork,
     SmoothAttentionPool,
+    SmoothTransformer,
 )
 
 FEATURES = 6
 
 
-def _network(aggregator: nn.Module, spatial_dims: int) -> MILNetwork:
-    return MILNetwork(FeatureProjection(FEATURES, 8), aggregator, nn.Linear(8, 1), spatial_dims)
+def _network(aggregator: nn.Module, spatial_dims: int, classes: int = 1, **options: Any) -> MILNetwork:
+    return MILNetwork(FeatureProjection(FEATURES, 8), aggregator, nn.Linear(8, classes), spatial_dims, **options)
+
+
+def _instance_level(pool: str, classes: int = 1) -> MILNetwork:
+    return MILNetwork(FeatureProjection(FEATURES, 8), InstancePool(8, classes, pool), nn.Identity())
+
+
+def _smooth(**options: Any) -> SmoothAttentionPool:
+    return SmoothAttentionPool(8, 5, **options)
 
 
 COMPOSITIONS: dict[str, Callable[[], MILNetwork]] = {
     "mean": lambda: _network(MeanPool(), 0),
     "max": lambda: _network(MaxPool(), 0),
+    "instance max": lambda: _instance_level("max"),
+    "instance mean": lambda: _instance_level("mean"),
+    "instance max, three classes": lambda: _instance_level("max", 3),
     "attention": lambda: _network(AttentionPool(8, 5), 0),
+    "attention, three classes": lambda: _network(AttentionPool(8, 5), 0, classes=3),
     "gated": lambda: _network(GatedAttentionPool(8, 5), 0),
     "gated, chain": lambda: _network(GatedAttentionPool(8, 5, bias=False), 1),
-    "smooth early, chain": lambda: _network(SmoothAttentionPool(8, 5, "early"), 1),
-    "smooth mid, chain": lambda: _network(SmoothAttentionPool(8, 5, "mid", alpha=0.7), 1),
-    "smooth late, chain": lambda: _network(SmoothAttentionPool(8, 5, "late", alpha=0.9), 1),
-    "smooth early, lattice": lambda: _network(SmoothAttentionPool(8, 5, "early"), 2),
-    "smooth mid, lattice": lambda: _network(SmoothAttentionPool(8, 5, "mid"), 2),
-    "smooth late, lattice": lambda: _network(SmoothAttentionPool(8, 5, "late"), 2),
+    "gated, slots": lambda: _network(GatedAttentionPool(8, 5, bias=False), 0, slots=16),
+    "smooth early, chain": lambda: _network(_smooth(), 1),
+    "smooth early, chain, spacing": lambda: _network(_smooth(), 1, spacing=True),
+    "smooth mid, chain": lambda: _network(_smooth(placement="mid", alpha=0.7), 1),
+    "smooth late, chain": lambda: _network(_smooth(placement="late", alpha=0.9), 1),
+    "smooth early, exact chain": lambda: _network(_smooth(mode="exact", alpha=0.9), 1),
+    "smooth early, lattice": lambda: _network(_smooth(), 2),
+    "smooth early, features as they are": lambda: MILNetwork(
+        Features(FEATURES), SmoothAttentionPool(FEATURES, 5), nn.Linear(FEATURES, 1), 2
+    ),
+    "smooth early, wide lattice": lambda: _network(_smooth(), 2, radius=2.3),
+    "smooth early, lattice weighted by features": lambda: _network(_smooth(), 2, feature_weights=True),
+    "smooth early, spectral norm": lambda: _network(_smooth(spectral_norm=True, activation="gelu"), 2),
+    "smooth mid, lattice": lambda: _network(_smooth(placement="mid", spectral_norm=True, activation="relu"), 2),
+    "smooth late, lattice": lambda: _network(_smooth(placement="late", spectral_norm=True), 2),
+    "smooth early, accelerated": lambda: _network(_smooth(accelerated=True, alpha=0.9), 2),
+    "smooth early, exact lattice": lambda: _network(_smooth(mode="exact"), 2, classes=3),
+    "smooth transformer, chain": lambda: _network(SmoothTransformer(8, _smooth(), heads=2), 1),
+    "smooth transformer, lattice": lambda: _network(
+        SmoothTransformer(8, _smooth(placement="late"), heads=4, layers=1, mode="exact", add_input=True), 2
+    ),
 }
 
 

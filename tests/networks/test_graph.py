@@ -16,7 +16,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.networks.graph import Graph, aggregate, build_graph, laplacian, no_graph, normalised
+from scripts.networks import graph as module
+from scripts.networks.graph import (
+    Graph,
+    aggregate,
+    build_graph,
+    laplacian,
+    no_graph,
+    normalised,
+    weighted_by_features,
+)
 
 cells = st.sets(st.tuples(st.integers(-6, 6), st.integers(-6, 6)), min_size=1, max_size=40)
 
@@ -36,6 +45,70 @@ def test_lattice_has_the_eight_neighbours_and_no_other(places: set[tuple[int, in
     coords = torch.tensor(sorted(places), dtype=torch.float).t()[None]
     distance = (coords[0][:, :, None] - coords[0][:, None, :]).abs().amax(dim=0)  # Chebyshev, by hand
     assert torch.equal(dense(build_graph(coords)), (distance == 1).float())
+
+
+@pytest.mark.parametrize("radius", [1.0, 1.5, 2.0, 2.9, 3.0])
+@given(cells)
+def test_radius_is_the_distance_of_neighbours(radius: float, places: set[tuple[int, int]]) -> None:
+    places |= {(0, 0), (1, 0)}
+    coords = torch.tensor(sorted(places), dtype=torch.float).t()[None]
+    distance = torch.cdist(coords[0].t(), coords[0].t(), compute_mode="donot_use_mm_for_euclid_dist")
+    wanted = ((distance > 0) & (distance <= radius)).float()
+    assert torch.equal(dense(build_graph(coords, radius=radius)), wanted)
+
+
+@given(cells)
+def test_an_exported_lattice_is_the_same(places: set[tuple[int, int]]) -> None:
+    """Its search must do without searchsorted, which ONNX does not know."""
+    places |= {(0, 0), (1, 0)}
+    coords = torch.tensor(sorted(places), dtype=torch.float).t()[None]
+    mask = torch.ones(1, 1, len(places))
+    mask[0, 0, ::5] = 0
+    mask[0, 0, -2:] = 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "exporting", lambda: True)
+        exported = build_graph(coords, mask)
+    try:
+        eager = build_graph(coords, mask)
+    except ValueError:  # the two that touched are padding now
+        return
+    assert torch.equal(dense(exported), dense(eager))
+
+
+def test_a_radius_below_the_pitch_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"radius is 0\.5: below 1 pitch nobody has a neighbour"):
+        build_graph(torch.zeros(1, 2, 3), radius=0.5)
+
+
+def test_spacing_weighs_near_slices_more() -> None:
+    """Mean distance over one's own: 2 / (1, 4, 1) mm, whatever the unit and the direction."""
+    millimetres = torch.tensor([[[0.0, 1.0, 5.0, 6.0]]])
+    wanted = [[0, 2, 0, 0], [2, 0, 0.5, 0], [0, 0.5, 0, 2], [0, 0, 2, 0]]
+    for coords in (millimetres, -millimetres, millimetres / 1000):
+        torch.testing.assert_close(dense(build_graph(coords, spacing=True)), torch.tensor(wanted))
+    even = torch.arange(5.0).view(1, 1, 5)
+    torch.testing.assert_close(dense(build_graph(3 * even, spacing=True)), dense(build_graph(even)))
+
+
+def test_spacing_does_not_see_padding() -> None:
+    coords = torch.tensor([[[5.0, 0.0, 1.0, 77.0]]])
+    graph = build_graph(coords, torch.tensor([[[1.0, 1, 1, 0]]]), spacing=True)
+    torch.testing.assert_close(dense(graph)[:3, :3], dense(build_graph(coords[..., :3], spacing=True)))
+    assert dense(graph)[3].sum() == 0
+
+
+def test_two_slices_at_one_place_have_no_spacing() -> None:
+    with pytest.raises(ValueError, match="two neighbouring slices have the same position"):
+        build_graph(torch.tensor([[[0.0, 1.0, 1.0]]]), spacing=True)
+
+
+@given(cells)
+def test_feature_weights_are_the_formula(places: set[tuple[int, int]]) -> None:
+    places |= {(0, 0), (0, 1)}
+    graph = build_graph(torch.tensor(sorted(places), dtype=torch.float).t()[None])
+    x = torch.randn(1, 6, len(places))
+    likeness = torch.exp(-torch.cdist(x[0].t(), x[0].t(), compute_mode="donot_use_mm_for_euclid_dist") / 6)
+    torch.testing.assert_close(dense(weighted_by_features(graph, x)), dense(graph) * likeness)
 
 
 def test_lattice_far_from_the_origin_and_off_by_a_fraction() -> None:

@@ -20,7 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from scripts.networks import BagPrediction, FeatureProjection, MILNetwork, SmoothAttentionPool
+from scripts.losses import SmoothMILLoss
+from scripts.networks import (
+    BagPrediction,
+    FeatureProjection,
+    Features,
+    GatedAttentionPool,
+    MILNetwork,
+    SmoothAttentionPool,
+)
 from tests.networks.compositions import COMPOSITIONS, FEATURES, bags, network
 
 each_composition = pytest.mark.parametrize("name", COMPOSITIONS)
@@ -52,9 +60,9 @@ def test_a_batch_is_its_bags_one_by_one_and_padding_changes_nothing(data: st.Dat
     for b, (x, coords) in enumerate(several):
         alone, n = net.predict(x[None], coords[None]), x.shape[1]
         torch.testing.assert_close(together.logits[b], alone.logits[0], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(together.scores[b, :, :n], alone.scores[0], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(together.attention[b, :, :n], alone.attention[0], atol=1e-5, rtol=1e-4)
-        assert together.attention[b, :, n:].sum() == 0
+        torch.testing.assert_close(together.scores[b, :, :n], alone.scores[0, :, :n], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.attention[b, :, :n], alone.attention[0, :, :n], atol=1e-5, rtol=1e-4)
+        assert (together.attention[b, :, n:].sum() == 0) == (net.slots is None)  # a slot is real, full or not
 
 
 @each_composition
@@ -66,8 +74,9 @@ def test_permuting_instances_permutes_scores_and_keeps_logits(data: st.DataObjec
     order = torch.tensor(data.draw(st.permutations(range(x.shape[1]))))
     before, after = net.predict(x[None], coords[None]), net.predict(x[None][..., order], coords[None][..., order])
     torch.testing.assert_close(after.logits, before.logits, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(after.scores, before.scores[..., order], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(after.attention, before.attention[..., order], atol=1e-5, rtol=1e-4)
+    n = len(order)
+    torch.testing.assert_close(after.scores[..., :n], before.scores[..., order], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after.attention[..., :n], before.attention[..., order], atol=1e-5, rtol=1e-4)
 
 
 @each_composition
@@ -86,7 +95,7 @@ def test_scripted_is_eager(name: str) -> None:
 def test_one_instance_needs_nothing_but_itself(name: str) -> None:
     """What `verify_net_in_out` asks."""
     logits = network(name)(torch.randn(1, FEATURES, 1))
-    assert logits.shape == (1, 1)
+    assert logits.shape[0] == 1
     assert logits.isfinite().all()
 
 
@@ -108,6 +117,52 @@ def test_slices_without_coords_are_taken_in_the_order_given() -> None:
     x = torch.randn(1, FEATURES, 5)
     torch.testing.assert_close(net(x), net(x, torch.arange(5.0).view(1, 1, 5)))
     assert not torch.allclose(net(x), net(x, torch.tensor([[[0.0, 2.0, 4.0, 1.0, 3.0]]])))
+
+
+def test_slots_are_zeros_taken_for_real() -> None:
+    """The same as the bag with zeros behind it in a network without slots; and so is a padded batch."""
+    torch.manual_seed(0)
+    slotted = MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), slots=7).eval()
+    plain = MILNetwork(slotted.encoder, slotted.aggregator, slotted.head).eval()
+    x = torch.randn(2, 4, 5)
+    mask = torch.tensor([[[1.0, 1, 1, 1, 1]], [[1.0, 1, 1, 0, 0]]])
+    filled = torch.cat([x * mask, torch.zeros(2, 4, 2)], dim=2)
+    got, wanted = slotted.predict(x, None, mask), plain.predict(filled)
+    for one, other in ((got.logits, wanted.logits), (got.attention, wanted.attention)):
+        torch.testing.assert_close(one, other)
+    assert float(got.attention[1, 0, :3].sum().detach()) < 1
+
+
+def test_slots_of_a_chain_stand_behind_its_last_slice() -> None:
+    net = MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), spatial_dims=1, slots=5)
+    graph = net.predict(torch.randn(1, 4, 3), torch.tensor([[[2.0, 9.0, 4.0]]])).graph
+    assert graph.neighbours[0, 1, 1] == 3  # behind the slice at 9
+    assert graph.weights.sum() == 2 * 4
+
+
+def test_more_instances_than_slots_are_refused() -> None:
+    net = MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), slots=57)
+    with pytest.raises(ValueError, match="58 instances for a network of 57 slots"):
+        net(torch.randn(1, 4, 58))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_head_of_any_number_of_classes_learns(classes: int) -> None:
+    """One logit and several labels by binary cross-entropy, several classes by cross-entropy."""
+    torch.manual_seed(0)
+    net = MILNetwork(Features(4), SmoothAttentionPool(4, 3), nn.Linear(4, classes), spatial_dims=1)
+    prototypes = 3 * torch.randn(max(classes, 2), 4)
+    bags_of = torch.arange(30) % max(classes, 2)
+    x = prototypes[bags_of][:, :, None] + torch.randn(30, 4, 6)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    label = bags_of[:, None].float()
+    for _ in range(60):
+        optimizer.zero_grad()
+        SmoothMILLoss(alpha=0)(net(x), label).backward()
+        optimizer.step()
+    logits = net.eval()(x)
+    called = (logits[:, 0] > 0).long() if classes == 1 else logits.argmax(dim=1)
+    assert (called == bags_of).float().mean() > 0.9
 
 
 def test_patches_without_coords_are_refused() -> None:

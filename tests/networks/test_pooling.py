@@ -10,18 +10,23 @@
 # limitations under the License.
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from scripts.networks.graph import build_graph, no_graph
 from scripts.networks.pooling import (
     AttentionPool,
     GatedAttentionPool,
+    InstancePool,
     MaxPool,
     MeanPool,
     SmoothAttentionPool,
+    folded,
     masked_softmax,
 )
 from tests.networks.compositions import FEATURES, bags
@@ -87,6 +92,72 @@ def test_smooth_attention_is_the_paper_written_out(data: st.DataObject, spatial_
     got = pool(x, mask, graph)
     torch.testing.assert_close(got.scores, f)
     torch.testing.assert_close(got.embedding, z[..., 0])
+
+
+def test_instance_level_is_the_largest_or_the_mean_probability() -> None:
+    """Ilse's instance+max and instance+mean, written out; the second logit is another class, for itself."""
+    x, mask = torch.randn(2, 4, 6), torch.ones(2, 1, 6)
+    mask[1, 0, 4:] = 0
+    for pool in ("max", "mean"):
+        aggregator = InstancePool(4, classes=2, pool=pool)
+        got = aggregator(x, mask, no_graph(mask))
+        for b, n in ((0, 6), (1, 4)):
+            p = torch.sigmoid(aggregator.classify.weight @ x[b, :, :n] + aggregator.classify.bias[:, None])  # [2, n]
+            wanted = p.amax(dim=1) if pool == "max" else p.mean(dim=1)
+            torch.testing.assert_close(torch.sigmoid(got.embedding[b]), wanted)
+            torch.testing.assert_close(torch.sigmoid(got.scores[b, :, :n]), p)
+
+
+def test_the_mean_probability_of_certain_instances_is_finite() -> None:
+    aggregator = InstancePool(1, pool="mean")
+    torch.nn.init.ones_(aggregator.classify.weight)
+    torch.nn.init.zeros_(aggregator.classify.bias)
+    mask = torch.ones(1, 1, 2)
+    got = aggregator(torch.tensor([[[200.0, 200.0]]]), mask, no_graph(mask))
+    assert got.embedding.item() == pytest.approx(200)
+
+
+def test_an_unknown_instance_pool_is_an_error() -> None:
+    with pytest.raises(ValueError, match="pool is 'sum': 'max' or 'mean' is wanted"):
+        InstancePool(4, pool="sum")
+
+
+@pytest.mark.parametrize(
+    ("placement", "normalised"), [("early", {"project", "weigh"}), ("mid", {"weigh"}), ("late", set())]
+)
+def test_spectral_norm_is_on_the_layers_behind_the_smooth_operator(placement: str, normalised: set[str]) -> None:
+    torch.manual_seed(0)
+    pool = SmoothAttentionPool(6, 5, placement, spectral_norm=True).train()
+    mask = torch.ones(1, 1, 4)
+    graph = build_graph(torch.arange(4.0).view(1, 1, 4))
+    for _ in range(30):  # each forward pass in training comes closer to the largest singular value
+        pool(torch.randn(1, 6, 4), mask, graph)
+    pool.eval()
+    largest = {
+        name: float(torch.linalg.matrix_norm(getattr(pool, name).weight.detach(), 2)) for name in ("project", "weigh")
+    }
+    assert {name for name, value in largest.items() if value == pytest.approx(1, abs=1e-3)} == normalised
+    x = torch.randn(1, 6, 4)
+    plain = folded(pool)
+    torch.testing.assert_close(plain(x, mask, graph).embedding, pool(x, mask, graph).embedding)
+    assert {name for name, _ in plain.named_parameters()} == {
+        "project.weight", "project.bias", "weigh.weight", "smooth.alpha_logit",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"), [("relu", torch.relu), ("gelu", torch.nn.functional.gelu), ("tanh", torch.tanh)]
+)
+def test_the_activation_is_the_one_named(activation: str, function: Callable[[Tensor], Tensor]) -> None:
+    pool = SmoothAttentionPool(3, 5, "late", activation=activation)
+    x, mask = torch.randn(1, 3, 1), torch.ones(1, 1, 1)  # one instance: Sm is the identity
+    f = pool.weigh.weight @ function(pool.project.weight @ x[0] + pool.project.bias[:, None])
+    torch.testing.assert_close(pool(x, mask, build_graph(torch.zeros(1, 1, 1))).scores[0], f)
+
+
+def test_an_unknown_activation_is_an_error() -> None:
+    with pytest.raises(ValueError, match="activation is 'elu': one of tanh, relu, gelu is wanted"):
+        SmoothAttentionPool(4, activation="elu")
 
 
 def test_an_unknown_placement_is_an_error() -> None:

@@ -1,0 +1,141 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""HMIL (arXiv 2411.07660): labels in two levels, a coarse and a fine one, and a branch of the network for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from scripts.networks.encoders import FeatureProjection
+from scripts.networks.graph import Graph, no_graph
+from scripts.networks.pooling import masked_softmax
+
+Hierarchy = Mapping[str, Sequence[str]]  # coarse class → its fine classes
+
+
+def membership(hierarchy: Hierarchy) -> Tensor:
+    """[coarse, fine], 1 where a fine class belongs to a coarse one. Both are numbered in the order they are listed."""
+    for coarse, own in hierarchy.items():
+        if isinstance(own, str) or len(own) == 0:
+            raise ValueError(f"the coarse class {coarse!r} needs a list of at least one fine class, not {own!r}")
+    if len(hierarchy) < 2:
+        raise ValueError(f"a hierarchy needs two or more coarse classes, not {len(hierarchy)}")
+    fine = [name for own in hierarchy.values() for name in own]
+    if len(set(fine)) < len(fine):
+        twice = next(name for name in fine if fine.count(name) > 1)
+        raise ValueError(f"the fine class {twice!r} is listed twice: it must belong to one coarse class, once")
+    return torch.tensor([[float(name in own) for name in fine] for own in hierarchy.values()])
+
+
+class HierarchicalPrediction(NamedTuple):
+    """All that HMIL says of a batch of bags. Every field is batch first; what is not called coarse is fine."""
+
+    logits: Tensor  # [B, F]
+    scores: Tensor  # [B, F, N] of each instance for each class, before the softmax
+    attention: Tensor  # [B, F, N] sums to 1 over the real instances
+    graph: Graph  # without neighbours
+    coarse_logits: Tensor  # [B, C]
+    coarse_attention: Tensor  # [B, C, N] sums to 1 over the real instances
+    features: Tensor  # [B, F, E] of the bag, for each class
+
+
+class ClassPooled(NamedTuple):
+    logits: Tensor  # [B, K]
+    scores: Tensor  # [B, K, N]
+    attention: Tensor  # [B, K, N]
+    features: Tensor  # [B, K, D]
+
+
+class ClassAttention(nn.Module):
+    """Gated attention of its own for each class: A = softmax(W (tanh(V h) ⊙ sigmoid(U h))), M = A H.
+
+    Each row of M has one logit: it sees what its own class attends to, and no more.
+    """
+
+    def __init__(self, in_features: int, classes: int, hidden_features: int = 128) -> None:
+        super().__init__()
+        self.project = nn.Linear(in_features, hidden_features)
+        self.gate = nn.Linear(in_features, hidden_features)
+        self.weigh = nn.Linear(hidden_features, classes, bias=False)
+        self.classify = nn.Linear(in_features, classes)  # row k and bias k are those of class k
+
+    def forward(self, x: Tensor, mask: Tensor) -> ClassPooled:
+        """x: [B, D, N], mask: [B, 1, N]."""
+        h = x.transpose(1, 2)  # [B, N, D]
+        f = self.weigh(torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))).transpose(1, 2)  # [B, K, N]
+        a = masked_softmax(f, mask)  # [B, K, N]
+        m = torch.matmul(a, h)  # [B, K, D]
+        logits = (m * self.classify.weight).sum(dim=2) + self.classify.bias  # [B, K]
+        return ClassPooled(logits, f, a, m)
+
+
+class HMIL(nn.Module):
+    """A bag of instances → the logits of its fine class, learned together with its coarse class.
+
+    The coarse branch attends to H1 = h1(X), the fine branch to the re-embedding H2 = h2(H1). ReLU follows each linear
+    layer of h1 and h2; the paper leaves this open.
+
+    Args:
+        in_features: D of an instance.
+        hierarchy: coarse class → list of its fine classes; they are numbered in the order they are listed.
+        embed_features: E; h1 leads from D over E back to D, h2 from D to E.
+        hidden_features: of both attentions.
+    """
+
+    def __init__(
+        self, in_features: int, hierarchy: Hierarchy, embed_features: int = 256, hidden_features: int = 128
+    ) -> None:
+        super().__init__()
+        table = membership(hierarchy)
+        coarse, fine = table.shape
+        self.register_buffer("membership", table, persistent=False)  # the configuration says it, not the weights
+        self.narrow = FeatureProjection(in_features, embed_features)
+        self.widen = FeatureProjection(embed_features, in_features)
+        self.refine = FeatureProjection(in_features, embed_features)
+        self.coarse = ClassAttention(in_features, coarse, hidden_features)
+        self.fine = ClassAttention(embed_features, fine, hidden_features)
+
+    def forward(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> Tensor:
+        """Fine logits [B, F]. In training the whole HierarchicalPrediction: under DDP a loss sees no more.
+
+        Args:
+            image: [B, D, N].
+            coords: not used: a bag has no neighbours here.
+            mask: [B, 1, N], 1 = a real instance; without it all are real.
+        """
+        prediction = self.predict(image, coords, mask)
+        if not torch.jit.is_scripting() and self.training:
+            return prediction  # type: ignore[return-value]
+        return prediction.logits
+
+    @torch.jit.export
+    def predict(
+        self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None
+    ) -> HierarchicalPrediction:
+        if mask is None:
+            mask = torch.ones([image.shape[0], 1, image.shape[-1]], device=image.device)
+        h1 = self.widen(self.narrow(image, mask), mask)  # [B, D, N]
+        h2 = self.refine(h1, mask)  # [B, E, N]
+        coarse = self.coarse(h1, mask)
+        fine = self.fine(h2, mask)
+        return HierarchicalPrediction(
+            logits=fine.logits,
+            scores=fine.scores,
+            attention=fine.attention,
+            graph=no_graph(mask),
+            coarse_logits=coarse.logits,
+            coarse_attention=coarse.attention,
+            features=fine.features,
+        )

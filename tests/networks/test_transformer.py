@@ -1,0 +1,73 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from scripts.networks import MeanPool, SmoothAttentionPool, SmoothTransformer, build_graph
+from scripts.networks.transformer import SmoothTransformerLayer
+
+COORDS = torch.tensor([[[0.0, 1, 2, 0, 1], [0.0, 0, 0, 1, 1]]])
+
+
+def written_out(layer: SmoothTransformerLayer, x: Tensor) -> Tensor:
+    """Z = X + Sm(MHSA(LN(X))), Y = Z + MLP(LN(Z)), with every head's softmax in full. x: [N, D]."""
+    n, d = x.shape
+    q, k, v = (layer.norm1(x) @ layer.qkv.weight.t()).split(d, dim=1)
+    width = d // layer.heads
+    heads = []
+    for head in range(layer.heads):
+        own = slice(head * width, (head + 1) * width)
+        heads.append(torch.softmax(q[:, own] @ k[:, own].t() / width**0.5, dim=1) @ v[:, own])
+    attended = torch.cat(heads, dim=1)  # [N, D]
+    z = x + layer.smooth(attended.t()[None], build_graph(COORDS[..., :n]))[0].t()
+    y: Tensor = z + layer.mlp(layer.norm2(z))
+    return y
+
+
+@pytest.mark.parametrize("add_input", [False, True])
+def test_layers_are_the_formula_of_the_paper(add_input: bool) -> None:
+    torch.manual_seed(0)
+    transformer = SmoothTransformer(8, MeanPool(), heads=2, layers=2, alpha=0.8, add_input=add_input)
+    x, mask = torch.randn(1, 8, 5), torch.ones(1, 1, 5)
+    y = x[0].t()
+    for layer in transformer.layers:
+        assert isinstance(layer, SmoothTransformerLayer)
+        y = written_out(layer, y) + (x[0].t() if add_input else 0)
+    wanted = torch.nn.functional.layer_norm(y, (8,), transformer.norm.weight, transformer.norm.bias)
+    got = transformer(x, mask, build_graph(COORDS)).embedding[0]
+    torch.testing.assert_close(got, wanted.mean(dim=0), atol=1e-5, rtol=1e-4)
+
+
+def test_nobody_attends_to_padding() -> None:
+    torch.manual_seed(0)
+    transformer = SmoothTransformer(8, SmoothAttentionPool(8, 4), heads=2)
+    x, mask = torch.randn(1, 8, 5), torch.tensor([[[1.0, 1, 1, 1, 0]]])
+    x[..., 4] = 1e4
+    got = transformer(x, mask, build_graph(COORDS, mask))
+    alone = transformer(x[..., :4], mask[..., :4], build_graph(COORDS[..., :4]))
+    torch.testing.assert_close(got.embedding, alone.embedding, atol=1e-5, rtol=1e-4)
+
+
+def test_each_layer_learns_an_alpha_of_its_own() -> None:
+    transformer = SmoothTransformer(8, SmoothAttentionPool(8, 4), heads=2, layers=3)
+    pooled = transformer(torch.randn(1, 8, 5), torch.ones(1, 1, 5), build_graph(COORDS))
+    pooled.embedding.square().sum().backward()
+    alphas = {name: p.grad for name, p in transformer.named_parameters() if name.endswith("alpha_logit")}
+    assert len(alphas) == 4  # and one in the pool
+    assert all(grad is not None and grad != 0 for grad in alphas.values())
+
+
+def test_heads_must_share_the_features() -> None:
+    with pytest.raises(ValueError, match="10 features cannot be shared among 4 heads"):
+        SmoothTransformer(10, MeanPool(), heads=4)
