@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import fire
 
 from scripts.errors import InputError
@@ -27,8 +29,6 @@ def demo_data(directory: str, seed: int = 0, ct: bool = True, wsi: bool = True) 
         ct: make the head CT cohort (--noct leaves it out).
         wsi: make the slides (--nowsi leaves them out).
     """
-    from pathlib import Path
-
     from scripts.demo.cohorts import write_demo_data
 
     if not isinstance(seed, int):
@@ -48,6 +48,49 @@ def demo(directory: str = "demo", seed: int = 0) -> None:
     run_demo(str(directory), seed)
 
 
+def convert(
+    checkpoint: str,
+    output: str,
+    kind: str | None = None,
+    force: bool = False,
+    placement: str = "early",
+    activation: str = "tanh",
+    mode: str = "approx",
+    steps: int = 10,
+    alpha: float | None = None,
+    heads: int = 4,
+    add_input: bool = True,
+) -> None:
+    """Turn published weights, those of SA-DMIL or of a torchmil network, into a model.pt of these bundles.
+
+    SA-DMIL: CHECKPOINT is an .index of TensorFlow with its .data beside it; use what is written with
+    configs/released.json, for research only. torchmil: CHECKPOINT is a torch file with the state dict of SmABMIL or
+    SmTransformerABMIL; the network that fits is written beside OUTPUT as .json, to name behind train.json or
+    inference.json. What such a state dict does not say is given by the flags from --placement on.
+
+    Args:
+        checkpoint: an .index, its name without .index, a folder with one .index; or a .pt, .pth, .ckpt of torch.
+        output: a .pt file, or a folder that exists, for model.pt in it.
+        kind: sa-dmil or torchmil; by default it is seen from the checkpoint.
+        force: overwrite what is there.
+        placement: torchmil's sm_where, early, mid or late.
+        activation: torchmil's att_act, tanh, relu or gelu.
+        mode: torchmil's sm_mode, approx or exact.
+        steps: torchmil's sm_steps.
+        alpha: torchmil's sm_alpha, as it was given, where it was not trained.
+        heads: torchmil's transf_n_heads.
+        add_input: torchmil's transf_add_self (--noadd_input where it was False).
+    """
+    import logging
+
+    from scripts.weights.convert import convert as convert_weights
+    from scripts.weights.torchmil import Settings
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = Settings(placement, activation, mode, steps, alpha, heads, add_input)
+    convert_weights(Path(str(checkpoint)), Path(str(output)), kind, settings, force)
+
+
 if __name__ == "__main__":
     one_line_errors()
-    fire.Fire({"demo-data": demo_data, "demo": demo}, name="python -m scripts")
+    fire.Fire({"demo-data": demo_data, "demo": demo, "convert": convert}, name="python -m scripts")

@@ -12,11 +12,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
+from monai.engines import PrepareBatch
 from monai.inferers import Inferer
 from torch import Tensor
+
+from scripts.networks.mil import BagPrediction
+from scripts.networks.streaming import predict_in_blocks
 
 
 class BagInferer(Inferer):
@@ -24,10 +28,54 @@ class BagInferer(Inferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         inner: Any = getattr(network, "module", network)  # DDP wraps the network, and evaluation needs no DDP
-        prediction = inner.predict(inputs, *args, **kwargs)
-        n = inputs.shape[-1]  # a network of slots says something of the empty ones too
-        return {
-            "logits": prediction.logits,
-            "scores": prediction.scores[..., :n],
-            "attention": prediction.attention[..., :n],
-        }
+        return _as_dictionary(inner.predict(inputs, *args, **kwargs), inputs.shape[-1])
+
+
+class InBlocks(Protocol):
+    def blocks(self, size: int) -> Iterable[Tensor]: ...
+
+
+class PrepareBagInBlocks(PrepareBatch):
+    """A batch of one bag whose `image` is read in blocks: its coords and mask go to the device, its image stays."""
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Sequence[InBlocks], Any, tuple[()], dict[str, Tensor]]:
+        named = {key: batchdata[key].to(device=device, non_blocking=non_blocking) for key in ("coords", "mask")}
+        return batchdata["image"], batchdata.get("label"), (), named
+
+
+class StreamingInferer(Inferer):
+    """The answer of ``BagInferer`` for a bag too large for memory: its features are read in blocks.
+
+    Args:
+        block_size: instances in memory at a time.
+    """
+
+    def __init__(self, block_size: int = 8192) -> None:
+        super().__init__()
+        self.block_size = block_size
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Sequence[InBlocks],
+        network: Any,
+        coords: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        assert mask is not None
+        device = mask.device
+
+        def blocks() -> Iterator[Tensor]:
+            for block in inputs[0].blocks(self.block_size):
+                yield block.to(device)
+
+        return _as_dictionary(predict_in_blocks(network, blocks, mask, coords), mask.shape[2])
+
+
+def _as_dictionary(prediction: BagPrediction, instances: int) -> dict[str, Tensor]:
+    return {
+        "logits": prediction.logits,
+        "scores": prediction.scores[..., :instances],  # a network of slots says something of the empty ones too
+        "attention": prediction.attention[..., :instances],
+    }

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from monai.bundle import ComponentLocator, ConfigParser
 
-from scripts.networks import GatedAttentionPool, MILNetwork, SmoothAttentionPool
+from scripts.networks import GatedAttentionPool, MILNetwork, SmoothAttentionPool, SmoothTransformer
 from tests.shared_data import ROOT, shared_data
 
 BUNDLES = {"ct": "hemorrhage_ct_smooth_mil", "wsi": "pathology_wsi_smooth_mil"}
@@ -33,7 +33,10 @@ METADATA = [ROOT / "metadata.json", *sorted((ROOT / "configs").glob("*/metadata.
 RUNNABLE = [path for path in CONFIGS if path.name != "metadata.json"]
 WHOLE = {"train", "inference", "features", "metadata"}  # every other file changes keys of train.json
 OVERRIDES = [path for path in RUNNABLE if path.stem not in WHOLE]
-NEW_KEYS = {  # that a file may add to train.json
+OF_INFERENCE = {"onnx", "streaming"}  # they change keys of inference.json
+NEW_KEYS = {  # that a file may add
+    "onnx": {"onnx_path"},
+    "streaming": {"block_size"},
     "evaluate": {"ckpt_path", "section"},
     "multi_gpu_train": {
         "train#sampler", "train#dataloader#sampler", "validate#sampler", "validate#dataloader#sampler", "finalize",
@@ -42,6 +45,11 @@ NEW_KEYS = {  # that a file may add to train.json
 
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
 each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
+
+
+def changed(path: Path) -> ConfigParser:
+    """The file whose keys an override changes."""
+    return ConfigParser(content(path.parent / ("inference.json" if path.stem in OF_INFERENCE else "train.json")))
 
 
 def named(path: Path) -> str:
@@ -174,15 +182,15 @@ def test_the_network_is_what_the_metadata_say(bundle: str) -> None:
 @pytest.mark.parametrize("path", OVERRIDES, ids=named)
 def test_an_override_changes_what_is_there(path: Path) -> None:
     """The keys of an override are merged, not checked: a typo would change nothing and say nothing."""
-    train = ConfigParser(content(path.parent / "train.json"))
-    new = {key for key in content(path) if not has(train, key)}
+    base = changed(path)
+    new = {key for key in content(path) if not has(base, key)}
     assert new == NEW_KEYS.get(path.stem, set())
 
 
 @pytest.mark.parametrize("path", OVERRIDES, ids=named)
 def test_an_override_changes_something(path: Path) -> None:
-    train = ConfigParser(content(path.parent / "train.json"))
-    same = [key for key, value in content(path).items() if has(train, key) and train[key] == value]
+    base = changed(path)
+    same = [key for key, value in content(path).items() if has(base, key) and base[key] == value]
     assert set(same) <= {"output_dir"}  # evaluation says once more where it writes
 
 
@@ -202,6 +210,8 @@ def test_what_an_override_does_to_the_network_it_can_do_to_inference(path: Path)
         ("ct", ["inference", "small"], GatedAttentionPool, 1),
         ("wsi", ["inference"], SmoothAttentionPool, 2),
         ("wsi", ["inference", "abmil"], GatedAttentionPool, 0),
+        ("wsi", ["inference", "smtap"], SmoothTransformer, 2),
+        ("wsi", ["inference", "exact"], SmoothAttentionPool, 2),
     ],
 )
 def test_a_composition_is_what_its_name_says(bundle: str, names: list[str], aggregator: type, dims: int) -> None:

@@ -17,12 +17,14 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.errors import InputError
+from scripts.weights.torchmil import Settings
 from tests.shared_data import ROOT
 
 Typed = Callable[..., None]
@@ -63,6 +65,7 @@ def test_help_names_the_verbs(typed: Typed, capsys: pytest.CaptureFixture[str]) 
     assert end.value.code == 0
     assert "python -m scripts" in printed
     assert "demo-data" in printed
+    assert "convert" in printed
     assert "DIRECTORY/index.html" in printed  # what `demo` writes
 
 
@@ -115,6 +118,64 @@ def test_demo_runs_the_demonstration(
     monkeypatch.setattr("scripts.demo.pipeline.run_demo", lambda directory, seed: asked.append((directory, seed)))
     typed("demo", *arguments)
     assert asked == [wanted]
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What convert was asked for."""
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("scripts.weights.convert.convert", lambda *arguments: asked.append(arguments))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["a.index", "models"], (Path("a.index"), Path("models"), None, Settings(), False)),
+        (["12", "3.pt", "--force"], (Path("12"), Path("3.pt"), None, Settings(), True)),  # names, not numbers
+        (["a", "b.pt", "--kind", "sa-dmil"], (Path("a"), Path("b.pt"), "sa-dmil", Settings(), False)),
+        (
+            ["a.pt", "b.pt", "--placement=mid", "--activation", "gelu", "--mode", "exact", "--steps=3", "--alpha=.25",
+             "--heads", "8", "--noadd_input"],
+            (Path("a.pt"), Path("b.pt"), None, Settings("mid", "gelu", "exact", 3, 0.25, 8, False), False),
+        ),
+    ],
+)  # fmt: skip
+def test_convert_asks_for_what_was_typed(
+    typed: Typed, conversions: list[tuple[Any, ...]], arguments: list[str], wanted: tuple[Any, ...]
+) -> None:
+    typed("convert", *arguments)
+    assert conversions == [wanted]
+
+
+def test_a_setting_that_is_none_is_told(typed: Typed, conversions: list[tuple[Any, ...]]) -> None:
+    with pytest.raises(InputError, match="--mode 'fast' is not known: give approx, exact"):
+        typed("convert", "a.pt", "b.pt", "--mode", "fast")
+    assert conversions == []
+
+
+def test_help_of_convert_names_what_it_reads_and_writes(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        typed("convert", "--help")
+    printed = "".join(capsys.readouterr())
+    assert end.value.code == 0
+    for words in ("CHECKPOINT OUTPUT", "SA-DMIL", "torchmil", "configs/released.json", "research only", "--force"):
+        assert words in printed
+    for setting in fields(Settings):
+        assert f"--{setting.name}={setting.name.upper()}" in printed
+        assert f"Default: {setting.default!r}" in printed  # torchmil's own
+
+
+def test_convert_tells_its_one_line_in_a_real_process(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "scripts", "convert", str(tmp_path / "x.index"), str(tmp_path / "x.pt")],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert ended.stderr == (
+        f"error: {tmp_path / 'x.index'} is missing: give an .index of TensorFlow, or a .pt of torchmil\n"
+    )
+    assert ended.stdout == ""
 
 
 def test_a_verb_that_is_none_fails(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:

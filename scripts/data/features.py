@@ -85,6 +85,7 @@ class PatchFeatures:
 def write_features(path: str | Path, slide: PatchFeatures) -> None:
     """Write the file whole or not at all: an interrupted run leaves nothing that looks finished."""
     _check_arrays(path, slide.features, slide.coords)
+    _check_values(path, slide.features)
     with whole_file(Path(path)) as beside, h5py.File(beside, "w") as file:
         file["features"] = slide.features
         file["coords"] = slide.coords
@@ -118,6 +119,7 @@ def read_features(path: str | Path) -> PatchFeatures:
         thumbnail = file["thumbnail"][()] if "thumbnail" in file else None
         downsample = _or_none(file.attrs.get("thumbnail_downsample", math.nan))
     _check_arrays(path, features, coords)
+    _check_values(path, features)
     return PatchFeatures(
         features=features,
         coords=Level0Coords(coords),
@@ -186,23 +188,77 @@ class PatchBagd(MapTransform):
         bag = dict(data)
         for key in self.key_iterator(bag):
             image: MetaTensor = bag[key]
-            source = str(image.meta["filename_or_obj"])
-            coords, pitch = Level0Coords(np.asarray(image.meta["coords"])), Level0Pixels(image.meta["pitch"])
-            if len(coords) == 0:
-                raise InputError(f"{source} holds no patches (a slide without tissue); leave it out of the data list")
             bag[key] = image.as_tensor().float()
-            bag["coords"] = torch.from_numpy(in_pitches(coords, pitch).T.astype(np.float32))
-            bag["mask"] = torch.ones(1, len(coords))
-            if "label" in bag:
-                bag["label"] = torch.tensor([float(bag["label"])])
-            if "annotation" in bag:
-                covered = tile_labels(read_polygons(bag["annotation"]), coords, Level0Pixels(image.meta["tile"]))
-                bag["instance_label"] = torch.from_numpy(covered).float()[None]
-            elif "instance_label" in bag:
-                bag["instance_label"] = _given_labels(bag["instance_label"], len(coords), source)
-            bag["instances"] = _instances_json(coords)
-            bag["source"] = source
+            meta = image.meta
+            _describe(
+                bag,
+                str(meta["filename_or_obj"]),
+                Level0Coords(np.asarray(meta["coords"])),
+                Level0Pixels(meta["pitch"]),
+                Level0Pixels(meta["tile"]),
+            )
         return bag
+
+
+class FeatureBlocks:
+    """The patch features of one file, read a block at a time, as often as wanted."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """[1, D, n] each, n at most `size`."""
+        with _opened(self.path) as file:
+            features = file["features"]
+            for start in range(0, len(features), size):
+                block = features[start : start + size]
+                _check_values(self.path, block)
+                yield torch.from_numpy(block).float().t()[None]
+
+
+class PatchBlocksd(MapTransform):
+    """The same bag as by ``FeatureReader`` and ``PatchBagd``, but ``image`` is a ``FeatureBlocks``: nothing is read."""
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        bag = dict(data)
+        for key in self.key_iterator(bag):
+            path = str(bag[key])
+            with _opened(path) as file:
+                header = _header(path, file)
+                coords = file["coords"][()]
+                _check_arrays(path, file["features"], coords)
+            bag[key] = FeatureBlocks(path)
+            _describe(bag, path, Level0Coords(coords), header.pitch, header.tile)
+        return bag
+
+
+def one_bag(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
+    """A batch of a single bag, whose features stay where they are."""
+    if len(bags) != 1:
+        raise InputError(f"{len(bags)} bags in a batch of bags that are read in blocks: set the batch size to 1")
+    return {key: value[None] if isinstance(value, Tensor) else [value] for key, value in bags[0].items()}
+
+
+def _describe(
+    bag: dict[Hashable, Any], source: str, coords: Level0Coords, pitch: Level0Pixels, tile: Level0Pixels
+) -> None:
+    """All of a bag but its features."""
+    if len(coords) == 0:
+        raise InputError(f"{source} holds no patches (a slide without tissue); leave it out of the data list")
+    bag["coords"] = torch.from_numpy(in_pitches(coords, pitch).T.astype(np.float32))
+    bag["mask"] = torch.ones(1, len(coords))
+    if "label" in bag:
+        bag["label"] = torch.tensor([float(bag["label"])])
+    if "annotation" in bag:
+        covered = tile_labels(read_polygons(bag["annotation"]), coords, tile)
+        bag["instance_label"] = torch.from_numpy(covered).float()[None]
+    elif "instance_label" in bag:
+        bag["instance_label"] = _given_labels(bag["instance_label"], len(coords), source)
+    bag["instances"] = _instances_json(coords)
+    bag["source"] = source
 
 
 def in_pitches(coords: Level0Coords, pitch: Level0Pixels) -> PitchCoords:
@@ -246,7 +302,7 @@ def _header(path: str | Path, file: h5py.File) -> FeatureHeader:
     )
 
 
-def _check_arrays(path: str | Path, features: np.ndarray, coords: np.ndarray) -> None:
+def _check_arrays(path: str | Path, features: np.ndarray | h5py.Dataset, coords: np.ndarray) -> None:
     advice = f"(file {path}); extract the features again"
     if features.ndim != 2 or coords.shape != (len(features), 2):
         raise InputError(f"features {features.shape} and coords {coords.shape} should be (N, D) and (N, 2) {advice}")
@@ -254,8 +310,11 @@ def _check_arrays(path: str | Path, features: np.ndarray, coords: np.ndarray) ->
         raise InputError(
             f"features {features.dtype} and coords {coords.dtype} should be float32 or float16 and integers {advice}"
         )
+
+
+def _check_values(path: str | Path, features: np.ndarray) -> None:
     if not np.isfinite(features).all():
-        raise InputError(f"features hold NaN or infinite values {advice}")
+        raise InputError(f"features hold NaN or infinite values (file {path}); extract the features again")
 
 
 def _given_labels(labels: Any, patches: int, source: str) -> Tensor:

@@ -99,8 +99,14 @@ class InstancePool(nn.Module):
         self.classify = nn.Linear(in_features, classes)
         self.largest = pool == "max"
 
+    def columns(self, x: Tensor) -> Tensor:
+        return self.classify(x.transpose(1, 2))  # [B, N, C]
+
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        f = self.classify(x.transpose(1, 2)).transpose(1, 2)  # [B, C, N]
+        return self.pool(self.columns(x), mask)
+
+    def pool(self, columns: Tensor, mask: Tensor) -> Pooled:
+        f = columns.transpose(1, 2)  # [B, C, N]
         padding = mask < 0.5  # [B, 1, N]
         if self.largest:
             logits = f.masked_fill(padding, float("-inf")).amax(dim=2)  # [B, C]

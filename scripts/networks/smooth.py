@@ -58,12 +58,16 @@ class SmoothOperator(nn.Module):
         self.exact = mode == "exact"
         self.steps = steps
         self.accelerated = accelerated
-        # an exported file has as many terms as are needed now; alpha 0.99 where it will still be trained
         self.exported_terms = terms_for(0.99 if isinstance(alpha, str) else alpha, 1e-6)
 
     @property
     def alpha(self) -> Tensor:
         return torch.sigmoid(self.alpha_logit)  # in (0, 1) by construction
+
+    @torch.jit.unused
+    def settle(self) -> None:
+        """An exported file will have as many terms as alpha needs now; unless told so, as many as 0.99 would."""
+        self.exported_terms = terms_for(float(self.alpha.detach()), 1e-6)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """x: [B, D, N], padding 0."""
@@ -123,7 +127,8 @@ def series(
 
     So many `columns` at a time stay in the cache of the processor, three times as fast for a large bag.
     """
-    c, weights, neighbours = factors.to(u), weights.to(u), neighbours.int()
+    c, once, neighbours = factors.to(u), weights.to(u), neighbours.int()
+    twice = 2 * once
     totals: List[Tensor] = []  # noqa: UP006
     dots = torch.zeros_like(c)
     for column in range(0, u.shape[1], columns):
@@ -134,7 +139,7 @@ def series(
         if against is not None:
             dots[0] += torch.dot(now.flatten(), other)
         for k in range(1, c.shape[0]):
-            after = spread(now, neighbours, weights if k == 1 or not chebyshev else 2 * weights)
+            after = spread(now, neighbours, twice if chebyshev and k > 1 else once)
             if chebyshev and k > 1:
                 after = after.sub_(before)  # T_k+1 = 2 Ã T_k - T_k-1
             before, now = now, after

@@ -1,0 +1,114 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A trained network as an ONNX file, for runtimes without torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils import optional_import
+from torch import Tensor, nn
+
+from scripts.errors import InputError
+from scripts.files import whole_file
+from scripts.networks import SmoothOperator
+
+INPUTS, OUTPUTS = ("image", "coords", "mask"), ("pred", "scores", "attention")
+
+logger = logging.getLogger(__name__)
+
+
+class _Answer(nn.Module):
+    """What a runtime is asked for, in the order of OUTPUTS."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, coords: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        prediction = self.network.predict(image, coords, mask)
+        return prediction.logits, prediction.scores, prediction.attention
+
+
+def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | None = None) -> None:
+    """Write the network, its graph building included; one bag of any number of instances per call of the file.
+
+    Inputs `image`, `coords` and `mask`, outputs `pred`, `scores` and `attention`. Where onnxruntime is installed, the
+    file is asked about bags of other sizes and must answer as the network does.
+
+    Args:
+        network: with `predict`, as MILNetwork and HMIL.
+        path: of the file.
+        image: an example of an input, [1, ..., N] with N of 2 or more.
+        ckpt_path: the weights, under `model`.
+    """
+    for package in ("onnx", "onnxscript"):
+        if not optional_import(package)[1]:
+            raise InputError(f"ONNX export needs the package {package}: pip install onnx onnxscript onnxruntime")
+    if ckpt_path is not None:
+        network.load_state_dict(torch.load(ckpt_path, map_location="cpu", weights_only=True)["model"])
+    for part in network.modules():
+        if isinstance(part, SmoothOperator):
+            part.settle()
+    answer = _Answer(network).cpu().eval()
+    spatial_dims = int(getattr(network, "spatial_dims", 0))
+    bag = _example(image, image.shape[-1], spatial_dims)
+    last = [{one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag]
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what packages it could also export
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        program = torch.onnx.export(
+            answer,
+            bag,
+            dynamo=True,
+            dynamic_shapes=tuple(last),
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            verbose=False,
+        )
+    assert program is not None
+    with whole_file(Path(path)) as beside:
+        program.save(beside, external_data=False)
+        missed = _largest_difference(beside, answer, image, spatial_dims)
+    if missed is None:
+        logger.warning("%s is written, and was not run: onnxruntime is not installed", path)
+    else:
+        logger.info("%s is written; onnxruntime answers as the network does, to %.0e", path, missed)
+
+
+def _example(image: Tensor, n: int, spatial_dims: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A bag of n instances in the form of the image; patches lie in rows of five."""
+    place = torch.arange(n)
+    coords = torch.stack([place % 5, place // 5]) if spatial_dims == 2 else place[None]
+    return torch.rand(*image.shape[:-1], n), coords.float()[None], torch.ones(1, 1, n)
+
+
+def _largest_difference(path: Path, answer: nn.Module, image: Tensor, spatial_dims: int) -> float | None:
+    onnxruntime, installed = optional_import("onnxruntime")
+    if not installed:
+        return None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names, largest = {given.name for given in session.get_inputs()}, 0.0
+    for n in (1, 2, image.shape[-1] + 3):
+        bag = _example(image, n, spatial_dims)
+        given = {name: one.numpy() for name, one in zip(INPUTS, bag, strict=True) if name in names}
+        with torch.no_grad():
+            wanted = answer(*bag)
+        for got, one in zip(session.run(None, given), wanted, strict=True):
+            scale = max(1.0, float(one.abs().max()))
+            largest = max(largest, float((torch.from_numpy(got) - one).abs().max()) / scale)
+    if not largest < 1e-4:
+        raise RuntimeError(f"onnxruntime answers otherwise than the network, by {largest}: no file is written")
+    return largest

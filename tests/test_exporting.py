@@ -1,0 +1,123 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scripts.errors import InputError
+from scripts.exporting import export_onnx
+from scripts.networks import BagPrediction, GatedAttentionPool, MILNetwork, SliceCNN
+from scripts.networks.hmil import HMIL
+from tests.networks.compositions import COMPOSITIONS, FEATURES, network
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+pytest.importorskip("onnxscript", reason="needs onnxscript")
+
+HIERARCHY = {"benign": ["N", "PB"], "malignant": ["DCIS", "IC"]}
+
+
+def answers(path: Path, image: Tensor, coords: Tensor, mask: Tensor) -> list[Tensor]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    given = {"image": image, "coords": coords, "mask": mask}
+    assert [one.name for one in session.get_outputs()] == ["pred", "scores", "attention"]
+    return [
+        torch.from_numpy(one)
+        for one in session.run(None, {one.name: given[one.name].numpy() for one in session.get_inputs()})
+    ]
+
+
+def assert_same(path: Path, net: nn.Module, image: Tensor, coords: Tensor, mask: Tensor) -> None:
+    with torch.no_grad():
+        wanted = net.predict(image, coords, mask)  # type: ignore[operator]
+    for got, one in zip(
+        answers(path, image, coords, mask), (wanted.logits, wanted.scores, wanted.attention), strict=True
+    ):
+        torch.testing.assert_close(got, one, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_onnxruntime_gives_the_logits_and_scores_of_every_composition(name: str, tmp_path: Path) -> None:
+    """Bags of other sizes than the example, on lattices and chains of another form, with padding at their end."""
+    net = network(name)
+    export_onnx(net, str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 6))
+    generator = torch.Generator().manual_seed(0)
+    for n in (1, 2, 5, 16) if net.slots else (1, 2, 5, 90):
+        place = torch.randperm(n, generator=generator)
+        coords = (torch.stack([place // 9, place % 9]) if net.spatial_dims == 2 else place[None]).float()[None]
+        image, mask = torch.randn(1, FEATURES, n, generator=generator), torch.ones(1, 1, n)
+        assert_same(tmp_path / "model.onnx", net, image, coords, mask)
+        mask[..., n - n // 3 :] = 0
+        if n != 2 and not net.slots:
+            assert_same(tmp_path / "model.onnx", net, image, coords, mask)
+
+
+def test_slices_and_hierarchies_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cnn = SliceCNN(image_size=16, channels=(4, 4))
+    scans = MILNetwork(cnn, GatedAttentionPool(cnn.out_features, 4), nn.Linear(cnn.out_features, 1), 1).eval()
+    export_onnx(scans, str(tmp_path / "scans.onnx"), torch.rand(1, 3, 16, 16, 3))
+    mask = torch.tensor([[[1.0, 1, 1, 1, 0]]])
+    assert_same(tmp_path / "scans.onnx", scans, torch.rand(1, 3, 16, 16, 5), torch.arange(5.0).view(1, 1, 5), mask)
+
+    slides = HMIL(FEATURES, HIERARCHY, embed_features=5, hidden_features=4).eval()
+    export_onnx(slides, str(tmp_path / "slides.onnx"), torch.rand(1, FEATURES, 3))
+    assert_same(tmp_path / "slides.onnx", slides, torch.rand(1, FEATURES, 5), torch.zeros(1, 1, 5), mask)
+
+
+def test_the_weights_are_those_of_the_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained = network("smooth early, lattice")
+    for parameter in trained.parameters():
+        parameter.data += 0.3
+    torch.save({"model": trained.state_dict()}, tmp_path / "model.pt")
+    with caplog.at_level(logging.INFO):
+        export_onnx(
+            network("smooth early, lattice"), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4),
+            str(tmp_path / "model.pt"),
+        )  # fmt: skip
+    assert "onnxruntime answers as the network does" in caplog.text
+    coords = torch.tensor([[[0.0, 1, 1], [0.0, 0, 1]]])
+    assert_same(tmp_path / "model.onnx", trained, torch.rand(1, FEATURES, 3), coords, torch.ones(1, 1, 3))
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path) -> None:
+    class TwoFaced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.honest = network("mean")
+
+        def predict(self, image: Tensor, coords: Tensor, mask: Tensor) -> BagPrediction:
+            said: BagPrediction = self.honest.predict(image, coords, mask)
+            return said if torch.compiler.is_exporting() else said._replace(logits=said.logits + 1)
+
+    with pytest.raises(RuntimeError, match="answers otherwise than the network"):
+        export_onnx(TwoFaced(), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_a_missing_package_is_named(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.exporting.optional_import", lambda name: (None, name != missing))
+    with pytest.raises(InputError, match=f"ONNX export needs the package {missing}: pip install"):
+        export_onnx(network("mean"), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4))
+
+
+def test_without_onnxruntime_the_file_is_written_and_a_warning_says_it_was_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("scripts.exporting.optional_import", lambda name: (None, name != "onnxruntime"))
+    export_onnx(network("mean"), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4))
+    assert "was not run: onnxruntime is not installed" in caplog.text
+    assert (tmp_path / "model.onnx").stat().st_size > 0

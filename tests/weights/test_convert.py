@@ -1,0 +1,234 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From a checkpoint on disk to files that inference reads: both there, or none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from scripts.errors import InputError
+from scripts.networks import MILNetwork
+from scripts.weights.convert import convert
+from scripts.weights.torchmil import Settings
+from tests.shared_data import ROOT, shared_data
+from tests.weights.tf_checkpoint import write_checkpoint
+
+FEATURES, HIDDEN = 6, 4
+SMABMIL = {
+    "last_layer.weight": torch.ones(1, FEATURES),
+    "last_layer.bias": torch.zeros(1),
+    "pool.proj1.weight": torch.ones(HIDDEN, FEATURES),
+    "pool.proj1.bias": torch.zeros(HIDDEN),
+    "pool.proj2.weight": torch.ones(1, HIDDEN),
+    "pool.sm.sm.coef": torch.tensor(3.0),
+}
+
+
+@pytest.fixture
+def smabmil(tmp_path: Path) -> Path:
+    path = tmp_path / "smabmil.pth"
+    torch.save(SMABMIL, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sa_dmil(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The index of a checkpoint with SA-DMIL's tensors, all of them ones."""
+    channels = (3, 16, 32, 32, 32, 32, 32)
+    shapes: dict[str, tuple[int, ...]] = {
+        "12/v": (1152, 64), "12/u": (1152, 64), "12/w": (64, 1),
+        "13/kernel": (1152, 128), "13/bias": (128,), "14/kernel": (128, 2), "14/bias": (2,),
+    }  # fmt: skip
+    for block in range(6):
+        shapes[f"{2 * block}/kernel"] = (*((5, 5) if block == 0 else (3, 3)), *channels[block : block + 2])
+        shapes[f"{2 * block}/bias"] = (channels[block + 1],)
+        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            shapes[f"{2 * block + 1}/{name}"] = (channels[block + 1],)
+    tensors = {
+        f"layer_with_weights-{name}/.ATTRIBUTES/VARIABLE_VALUE": np.ones(shape, np.float32)
+        for name, shape in shapes.items()
+    }
+    return write_checkpoint(tmp_path_factory.mktemp("sa_dmil"), tensors, "att.ckpt")
+
+
+def loaded(bundle: str, model: Path, *overrides: Path) -> MILNetwork:
+    """What inference makes of the files: the network of the configs with the weights in it."""
+    config = ConfigParser()
+    config.read_config([ROOT / "configs" / bundle / "inference.json", *overrides])
+    config["ckpt_path"], config["device"] = str(model), "cpu"
+    network = config.get_parsed_content("network_def")
+    assert isinstance(network, MILNetwork)
+    network.load_state_dict(torch.load(model, weights_only=True)["model"])
+    return network.eval()
+
+
+# --- both kinds, as they are typed
+
+
+def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
+    sa_dmil: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        convert(sa_dmil, tmp_path / "new" / "att.pt")
+    loaded("ct", tmp_path / "new" / "att.pt", ROOT / "configs" / "ct" / "released.json")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["att.pt"]
+    assert "SA-DMIL, but not one of the three that were released (sha256 " in caplog.text
+    assert "that the second means hemorrhage is inferred" in caplog.text  # this head has two outputs
+    assert "research use only: the released weights are badly calibrated outside their data" in caplog.text
+    assert f"wrote {tmp_path / 'new' / 'att.pt'}: use it with configs/released.json" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["att.ckpt.index", "att.ckpt", "att.ckpt.data-00000-of-00001", "."])
+def test_a_tensorflow_checkpoint_has_several_names(sa_dmil: Path, tmp_path: Path, given: str) -> None:
+    convert(sa_dmil.parent / given, tmp_path)
+    loaded("ct", tmp_path / "model.pt")
+
+
+def test_a_released_checkpoint_is_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = shared_data("sa_mil/checkpoints/baseline.ckpt.index")
+    with caplog.at_level(logging.INFO):
+        convert(index, tmp_path)
+    assert f"{index}: SA-DMIL, released as baseline (sha256 fc734d204520" in caplog.text
+    assert "inferred" not in caplog.text
+    assert "badly calibrated" in caplog.text
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
+def test_torchmil_becomes_a_model_and_its_network(
+    tmp_path: Path, key: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(SMABMIL if key is None else {"epoch": 3, key: SMABMIL}, tmp_path / "best.ckpt")
+    with caplog.at_level(logging.INFO):
+        convert(tmp_path / "best.ckpt", tmp_path / "smabmil.pt", settings=Settings(steps=7))
+    text = (tmp_path / "smabmil.json").read_text(encoding="utf-8")
+    override: dict[str, Any] = json.loads(text)
+    assert text == json.dumps(override, indent=4) + "\n"
+    assert list(override) == ["network_def"]
+    assert override["network_def"]["aggregator"]["steps"] == 7
+    network = loaded("wsi", tmp_path / "smabmil.pt", tmp_path / "smabmil.json")
+    said = network.predict(torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]]))
+    # four equal patches, all neighbours of each other, stay as they are: f = 4 tanh(6), z = 1, logit 6
+    torch.testing.assert_close(said.scores, torch.full((1, 1, 4), 4 * float(np.tanh(6))))
+    torch.testing.assert_close(said.logits, torch.tensor([[6.0]]))
+    assert f"{tmp_path / 'best.ckpt'}: SmABMIL of torchmil" in caplog.text
+    assert (
+        f"wrote {tmp_path / 'smabmil.pt'}, and the network that takes it as {tmp_path / 'smabmil.json'}" in caplog.text
+    )
+
+
+def test_the_same_weights_make_the_same_bytes(smabmil: Path, tmp_path: Path) -> None:
+    for name in ("a.pt", "other.pt"):
+        convert(smabmil, tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
+
+
+# --- what is there is kept
+
+
+@pytest.mark.parametrize("there", ["out.pt", "out.json"])
+def test_nothing_is_overwritten_unless_forced(smabmil: Path, tmp_path: Path, there: str) -> None:
+    (tmp_path / there).write_text("mine")
+    with pytest.raises(InputError, match=rf"{there} exists: give another name, or --force to overwrite it"):
+        convert(smabmil, tmp_path / "out.pt")
+    assert (tmp_path / there).read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {there, smabmil.name}
+    convert(smabmil, tmp_path / "out.pt", force=True)
+    loaded("wsi", tmp_path / "out.pt", tmp_path / "out.json")
+
+
+def test_nothing_is_written_of_a_bad_checkpoint(smabmil: Path, tmp_path: Path) -> None:
+    torch.save({**SMABMIL, "pool.sm.sm.coef": torch.tensor(-1.0)}, smabmil)
+    with pytest.raises(InputError, match="coef"):
+        convert(smabmil, tmp_path / "new" / "out.pt")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_write_leaves_neither_file(smabmil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Path, "write_text", full)  # the second of the two
+    with pytest.raises(OSError, match="full"):
+        convert(smabmil, tmp_path / "out" / "out.pt")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("nothing.pt", None, "nothing.pt is missing: give an .index of TensorFlow, or a .pt of torchmil"),
+        ("nothing.index", None, "nothing.index is missing"),
+        ("nothing.index", "sa-dmil", r"nothing.index cannot be read \(No such file or directory\)"),
+        ("text.pt", None, "text.pt is no torch file, or holds more than tensors: save it with torch.save"),
+        ("text.pt", "sa-dmil", "text.pt is no index of a TensorFlow 2 checkpoint"),
+        ("code.pt", None, "code.pt is no torch file, or holds more than tensors"),
+        ("scripted.pt", None, "scripted.pt is no torch file, or holds more than tensors"),
+        ("list.pt", None, "list.pt holds no state dict: save it with torch.save"),
+        ("numbers.pt", None, "numbers.pt holds no state dict"),
+        ("ours.pt", None, "holds no tensor `last_layer.weight`: give the state dict of torchmil's SmABMIL"),
+        ("empty", None, "empty holds no .index file: give one checkpoint by its name"),
+        ("two", None, "two holds 2 .index files: give one checkpoint by its name"),
+        ("list.pt", "keras", "--kind 'keras' is not known: give sa-dmil or torchmil"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told(tmp_path: Path, name: str, kind: str | None, told: str) -> None:
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "code.pt").write_bytes(pickle.dumps({"model": Path("x")}))
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"epoch": 3}, tmp_path / "numbers.pt")
+    torch.save({"model": {"head.weight": torch.ones(1)}}, tmp_path / "ours.pt")
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / "scripted.pt"))
+    for path in ("two/a.index", "two/b.index", "empty/readme.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    with pytest.raises(InputError, match=told) as error:
+        convert(tmp_path / name, tmp_path / "out.pt", kind=kind)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_a_checkpoint_of_other_tensors_is_told(tmp_path: Path) -> None:
+    index = write_checkpoint(tmp_path, {"dense/kernel": np.ones(3, np.float32)})
+    with pytest.raises(InputError, match=r"layer_with_weights-0/kernel .* none is there: give one of the checkpoints"):
+        convert(index, tmp_path / "out.pt")
+
+
+@pytest.mark.parametrize("output", ["models", "out.json", "out.pth"])
+def test_an_output_without_a_name_for_it_is_told(smabmil: Path, tmp_path: Path, output: str) -> None:
+    with pytest.raises(
+        InputError, match=f"{output} is neither a folder nor a .pt file: give models, or models/model.pt"
+    ):
+        convert(smabmil, tmp_path / output)
+
+
+def test_a_folder_that_takes_no_files_is_told(smabmil: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot write to .*: give another folder"):
+        convert(smabmil, smabmil / "out.pt")
+
+
+def test_tensors_of_a_state_dict_may_be_parameters(tmp_path: Path) -> None:
+    wrapped: dict[str, Tensor] = {name: torch.nn.Parameter(tensor) for name, tensor in SMABMIL.items()}
+    torch.save(wrapped, tmp_path / "x.pt")
+    convert(tmp_path / "x.pt", tmp_path / "out.pt")
+    assert not any(tensor.requires_grad for tensor in torch.load(tmp_path / "out.pt")["model"].values())

@@ -1,0 +1,324 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""torchmil's state dicts: our network says what the formulas say with torchmil's own tensors."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from scripts.errors import InputError
+from scripts.networks import MILNetwork, SmoothOperator
+from scripts.weights.torchmil import Settings, converted
+from tests.shared_data import ROOT
+
+FEATURES, HIDDEN, HEADS = 8, 5, 2
+COORDS = torch.tensor([[0, 0, 1, 1, 2, 3, 9], [0, 1, 0, 2, 1, 3, 9]]).float()  # the last has no neighbour
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "gelu": torch.nn.functional.gelu}
+
+
+def state_of_pool(coef: float | None = 1.7, normalised: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """SmABMIL: names as torchmil gives them, random numbers."""
+    torch.manual_seed(0)
+    state = {
+        "last_layer.weight": torch.randn(1, FEATURES),
+        "last_layer.bias": torch.randn(1),
+        "pool.proj1.bias": torch.randn(HIDDEN),
+    }
+    for name, shape in (("proj1", (HIDDEN, FEATURES)), ("proj2", (1, HIDDEN))):
+        if name in normalised:
+            unit = [torch.nn.functional.normalize(torch.randn(length), dim=0) for length in shape]
+            state[f"pool.{name}.parametrizations.weight.original"] = torch.randn(shape)
+            state[f"pool.{name}.parametrizations.weight.0._u"], state[f"pool.{name}.parametrizations.weight.0._v"] = (
+                unit
+            )
+        else:
+            state[f"pool.{name}.weight"] = torch.randn(shape)
+    if coef is not None:
+        state["pool.sm.sm.coef"] = torch.tensor(coef)
+    return state
+
+
+def state_of_transformer(
+    coefs: tuple[float | None, ...] = (0.4, 2.5), pool_coef: float | None = 1.7
+) -> dict[str, Tensor]:
+    """SmTransformerABMIL with a layer for each coefficient."""
+    state = state_of_pool(pool_coef)
+    for layer, coef in enumerate(coefs):
+        at = f"transformer_encoder.layers.{layer}."
+        state[f"{at}att_module.qkv_nn.weight"] = torch.randn(3 * FEATURES, FEATURES) / 2
+        state[f"{at}mlp_module.0.weight"] = torch.randn(4 * FEATURES, FEATURES)
+        state[f"{at}mlp_module.0.bias"] = torch.randn(4 * FEATURES)
+        state[f"{at}mlp_module.3.weight"] = torch.randn(FEATURES, 4 * FEATURES)
+        state[f"{at}mlp_module.3.bias"] = torch.randn(FEATURES)
+        for norm in ("norm1", "norm2"):
+            state[f"{at}{norm}.weight"], state[f"{at}{norm}.bias"] = torch.randn(2, FEATURES)
+        if coef is not None:
+            state[f"{at}att_module.sm.sm.coef"] = torch.tensor(coef)
+    state["transformer_encoder.norm.weight"], state["transformer_encoder.norm.bias"] = torch.randn(2, FEATURES)
+    return state
+
+
+# --- the formulas, with dense matrices and torchmil's tensors
+
+
+def adjacency() -> Tensor:
+    """Ã of 8 neighbours on the lattice; the isolated patch is its own neighbour."""
+    apart = (COORDS[:, :, None] - COORDS[:, None, :]).abs().amax(dim=0)
+    a = ((apart > 0) & (apart < 1.5)).double()
+    a[a.sum(dim=1) == 0] = torch.eye(len(a)).double()[a.sum(dim=1) == 0]
+    scale = a.sum(dim=1).rsqrt()
+    return scale[:, None] * a * scale[None, :]
+
+
+def sm(u: Tensor, coef: float, settings: Settings) -> Tensor:
+    a = adjacency()
+    if settings.mode == "exact":  # γ = coef, L = I - Ã
+        return torch.linalg.solve((1 + coef) * torch.eye(len(a)).double() - coef * a, u)
+    alpha, g = 1 / (1 + coef), u
+    for _ in range(settings.steps):
+        g = (1 - alpha) * u + alpha * a @ g
+    return g
+
+
+def weight_of(state: dict[str, Tensor], name: str) -> Tensor:
+    if f"{name}.weight" in state:
+        return state[f"{name}.weight"]
+    at = f"{name}.parametrizations.weight"
+    w = state[f"{at}.original"]
+    return w / (state[f"{at}.0._u"] @ w @ state[f"{at}.0._v"])
+
+
+def layer_norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+    centred = x - x.mean(dim=1, keepdim=True)
+    scaled = centred / torch.sqrt(centred.square().mean(dim=1, keepdim=True) + 1e-5)
+    return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+
+def asked(state: dict[str, Tensor], name: str, settings: Settings) -> float:
+    """The coefficient, trained or made from the fixed alpha as torchmil makes it."""
+    if f"{name}.sm.sm.coef" in state:
+        return float(state[f"{name}.sm.sm.coef"])
+    assert settings.alpha is not None
+    return 1 / (1 - settings.alpha) - 1
+
+
+def pooled_by_formula(x: Tensor, state: dict[str, Tensor], settings: Settings) -> tuple[Tensor, Tensor]:
+    """Logit and f of each instance. x: [N, D]."""
+    coef = asked(state, "pool", settings)
+    if settings.placement == "early":
+        x = sm(x, coef, settings)
+    u = x @ weight_of(state, "pool.proj1").t() + state["pool.proj1.bias"]
+    if settings.placement == "mid":
+        u = sm(u, coef, settings)
+    f = ACTIVATIONS[settings.activation](u) @ weight_of(state, "pool.proj2").t()
+    if settings.placement == "late":
+        f = sm(f, coef, settings)
+    z = (torch.softmax(f, dim=0) * x).sum(dim=0)
+    return z @ state["last_layer.weight"].t() + state["last_layer.bias"], f[:, 0]
+
+
+def transformed_by_formula(x: Tensor, state: dict[str, Tensor], settings: Settings, layers: int) -> Tensor:
+    y = x
+    for layer in range(layers):
+        at = f"transformer_encoder.layers.{layer}"
+        q, k, v = (layer_norm(y, state, f"{at}.norm1") @ state[f"{at}.att_module.qkv_nn.weight"].t()).chunk(3, dim=1)
+        width = FEATURES // settings.heads
+        attended = []
+        for head in range(settings.heads):
+            one = slice(head * width, (head + 1) * width)
+            attended.append(torch.softmax(q[:, one] @ k[:, one].t() / math.sqrt(width), dim=1) @ v[:, one])
+        y = y + sm(torch.cat(attended, dim=1), asked(state, f"{at}.att_module", settings), settings)
+        hidden = layer_norm(y, state, f"{at}.norm2") @ state[f"{at}.mlp_module.0.weight"].t()
+        hidden = torch.nn.functional.gelu(hidden + state[f"{at}.mlp_module.0.bias"])
+        y = y + hidden @ state[f"{at}.mlp_module.3.weight"].t() + state[f"{at}.mlp_module.3.bias"]
+        if settings.add_input:
+            y = y + x
+    return layer_norm(y, state, "transformer_encoder.norm")
+
+
+def features() -> Tensor:
+    return torch.randn(COORDS.shape[1], FEATURES, generator=torch.Generator().manual_seed(1))
+
+
+def network(state: dict[str, Tensor], definition: dict[str, Any]) -> MILNetwork:
+    """As inference makes it, from the JSON."""
+    config = ConfigParser()
+    config.read_config(ROOT / "configs" / "wsi" / "inference.json")
+    config["network_def"] = json.loads(json.dumps(definition))
+    made = config.get_parsed_content("network_def")
+    assert isinstance(made, MILNetwork)
+    made.load_state_dict(state)  # strict
+    return made.eval()
+
+
+def assert_same(theirs: dict[str, Tensor], settings: Settings, layers: int = 0) -> None:
+    made = network(*converted(theirs, settings))
+    exact = {name: tensor.double() for name, tensor in theirs.items()}
+    x = features().double()
+    if layers:
+        x = transformed_by_formula(x, exact, settings, layers)
+    logit, f = pooled_by_formula(x, exact, settings)
+    with torch.no_grad():
+        said = made.predict(features().t()[None], COORDS[None])
+    torch.testing.assert_close(said.logits[0].double(), logit, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(said.scores[0, 0].double(), f, rtol=1e-4, atol=1e-5)
+
+
+# --- they say the same
+
+
+@pytest.mark.parametrize(
+    ("placement", "mode", "fixed"), itertools.product(("early", "mid", "late"), ("approx", "exact"), (False, True))
+)
+def test_the_pool_says_what_torchmil_says(placement: str, mode: str, fixed: bool) -> None:
+    settings = Settings(placement=placement, mode=mode, alpha=0.2 if fixed else None)
+    assert_same(state_of_pool(coef=None if fixed else 1.7), settings)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_activation_and_the_steps_are_those_given(activation: str) -> None:
+    assert_same(state_of_pool(), Settings(activation=activation, steps=3))
+
+
+@pytest.mark.parametrize(("placement", "normalised"), [("early", ("proj1", "proj2")), ("mid", ("proj2",))])
+def test_spectral_normalisation_goes_along(placement: str, normalised: tuple[str, ...]) -> None:
+    assert_same(state_of_pool(normalised=normalised), Settings(placement=placement))
+
+
+@pytest.mark.parametrize(("mode", "add_input"), itertools.product(("approx", "exact"), (False, True)))
+def test_the_transformer_says_what_torchmil_says(mode: str, add_input: bool) -> None:
+    settings = Settings(heads=HEADS, mode=mode, add_input=add_input)
+    assert_same(state_of_transformer(), settings, layers=2)
+
+
+def test_a_transformer_may_have_both_a_fixed_and_a_trained_alpha() -> None:
+    theirs, settings = state_of_transformer(coefs=(None,)), Settings(heads=HEADS, alpha=0.2)
+    assert_same(theirs, settings, layers=1)
+    _, definition = converted(theirs, settings)
+    assert (definition["aggregator"]["alpha"], definition["aggregator"]["pool"]["alpha"]) == (0.8, "trainable")
+
+
+@pytest.mark.parametrize(("mode", "alpha"), [("approx", 0.9), ("exact", 0.1)])
+def test_a_fixed_alpha_of_torchmil_is_inverted_in_its_approximation(mode: str, alpha: float) -> None:
+    made = network(*converted(state_of_pool(coef=None), Settings(mode=mode, alpha=0.1)))
+    smooth = made.aggregator.smooth
+    assert isinstance(smooth, SmoothOperator)
+    assert float(smooth.alpha) == pytest.approx(alpha)
+    assert "aggregator.smooth.alpha_logit" not in dict(made.named_parameters())  # it stays fixed
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "model.", "net.model."])
+def test_the_names_of_a_wrapper_and_the_loss_are_left_out(wrapper: str) -> None:
+    theirs = state_of_pool()
+    wanted, definition = converted(theirs, Settings())
+    theirs["criterion.pos_weight"] = torch.tensor(2.0)  # the loss is part of torchmil's network
+    found, other = converted({wrapper + name: tensor for name, tensor in theirs.items()}, Settings())
+    assert other == definition
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_what_is_written_shares_no_memory_and_is_float32() -> None:
+    """A view of a large tensor would be saved with all of it."""
+    theirs = {name: tensor.double() for name, tensor in state_of_pool().items()}
+    ours, _ = converted(theirs, Settings())
+    assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
+    assert all(tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in ours.values())
+
+
+# --- what is refused
+
+
+def without(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {other: tensor for other, tensor in state.items() if not other.startswith(name)}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "settings", "told"),
+    [
+        ({}, {}, "holds no tensor `last_layer.weight`: give the state dict of torchmil's"),
+        (without("pool.proj1", state_of_pool()), {}, "holds no tensor `pool.proj1.bias`"),
+        (without("pool.proj2", state_of_pool()), {}, "holds no tensor `pool.proj2.weight`"),
+        (
+            {**state_of_pool(), "feat_ext.0.weight": torch.zeros(1)},
+            {},
+            "holds `feat_ext.0.weight`, for which our networks have no place: give .* without a feature extractor",
+        ),
+        (
+            {**state_of_transformer(), "transformer_encoder.layers.0.att_proj.weight": torch.zeros(1)},
+            {"heads": HEADS},
+            r"holds `transformer_encoder.layers.0.att_proj.weight`, .*transf_att_dim = the number of features",
+        ),
+        (
+            without("transformer_encoder.layers.1.mlp", state_of_transformer()),
+            {"heads": HEADS},
+            r"holds no tensor `transformer_encoder.layers.1.mlp_module.0.weight`: .* with transf_use_mlp",
+        ),
+        (
+            {**state_of_pool(), "last_layer.weight": torch.zeros(2, FEATURES)},
+            {},
+            r"`last_layer.weight` of the shape \(2, 8\), where \(1, 8\) is wanted",
+        ),
+        ({**state_of_pool(), "last_layer.weight": torch.zeros(2)}, {}, "holds no tensor `last_layer.weight`"),
+        (state_of_pool(coef=None), {}, "holds no trained alpha `pool.sm.sm.coef`: give .* --alpha 0.5"),
+        (
+            state_of_transformer(coefs=(0.4, None)),
+            {"heads": HEADS},
+            "holds no trained alpha `transformer_encoder.layers.1.att_module.sm.sm.coef`",
+        ),
+        (state_of_pool(), {"alpha": 0.5}, "every alpha .* was trained, .*: leave out --alpha"),
+        (state_of_pool(coef=-0.5), {}, "`pool.sm.sm.coef` is -0.5, which makes an alpha outside of 0 and 1"),
+        (state_of_pool(coef=0.0), {"mode": "exact"}, "`pool.sm.sm.coef` is 0.0, which"),
+        (state_of_pool(coef=math.nan), {}, "`pool.sm.sm.coef` is nan, which"),
+        (
+            state_of_pool(normalised=("proj2",)),
+            {},
+            "normalisation of proj2 is that of mid, not of early: give --placement",
+        ),
+        (
+            state_of_pool(normalised=("proj1", "proj2")),
+            {"placement": "late"},
+            "normalisation of proj1 and proj2 is that of early, not of late",
+        ),
+        (state_of_transformer(), {"heads": 3}, "8 features cannot be shared among 3 heads: give --heads"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_told(theirs: dict[str, Tensor], settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told) as error:
+        converted(theirs, Settings(**settings))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("placement", "none", "--placement 'none' is not known: give early, mid, late"),
+        ("activation", None, "--activation None is not known: give tanh, relu, gelu"),
+        ("mode", "approximate", "--mode 'approximate' is not known: give approx, exact"),
+        ("steps", 0, "--steps 0 is no whole number above 0"),
+        ("steps", 2.5, "--steps 2.5 is no whole number above 0"),
+        ("heads", "x", "--heads 'x' is no whole number above 0"),
+        ("alpha", 1.0, "--alpha 1.0 does not lie between 0 and 1: give the sm_alpha"),
+        ("alpha", "trainable", "--alpha 'trainable' does not lie between 0 and 1"),
+        ("add_input", "no", "--add_input 'no' is no truth: give --add_input or --noadd_input"),
+    ],
+)
+def test_a_setting_that_is_none_is_told(name: str, value: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Settings(**{name: value})

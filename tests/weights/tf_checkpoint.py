@@ -1,0 +1,112 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""TensorFlow 2 checkpoints that the tests write themselves."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from scripts.weights.tensorflow import masked_crc32c
+
+TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "float16": 19}
+STRING = 7
+RESTART_INTERVAL = 4  # every fourth key is written out, as LevelDB does with every sixteenth
+ENTRIES_PER_BLOCK = 5
+
+Change = Callable[[bytes], bytes]
+
+
+def write_checkpoint(
+    folder: Path, tensors: Mapping[str, np.ndarray], name: str = "weights.ckpt", change_block: Change = bytes
+) -> Path:
+    """Write NAME.index and NAME.data-00000-of-00001, a text among the tensors as TensorFlow does; returns the index.
+
+    Args:
+        change_block: damages the content of every block before its checksum is taken.
+    """
+    data = b"\x03\x3f\x00\x00\x00abc"  # a text: its length, a checksum, its letters
+    pairs = {b"": header(), b"_CHECKPOINTABLE_OBJECT_GRAPH": entry(STRING, (), 0, len(data), 0)}
+    for key, array in sorted(tensors.items()):
+        content = np.ascontiguousarray(array).tobytes()
+        pairs[key.encode()] = entry(
+            TYPES[array.dtype.name], array.shape, len(data), len(content), masked_crc32c(content)
+        )
+        data += content
+    folder.mkdir(parents=True, exist_ok=True)
+    index = folder / f"{name}.index"
+    index.write_bytes(table(pairs, change_block))
+    (folder / f"{name}.data-00000-of-00001").write_bytes(data)
+    return index
+
+
+def header(shards: int = 1, big_endian: bool = False) -> bytes:
+    return _field(1, shards) + (_field(2, 1) if big_endian else b"") + _field(3, _field(1, 1))
+
+
+def entry(dtype: int, shape: tuple[int, ...], offset: int, size: int, checksum: int) -> bytes:
+    dimensions = b"".join(_field(2, _field(1, length)) for length in shape)
+    place = (_field(4, offset) if offset else b"") + _field(5, size)  # a zero is left out, as protobuf does
+    return _field(1, dtype) + _field(2, dimensions) + place + _varint(6 << 3 | 5) + struct.pack("<I", checksum)
+
+
+def table(pairs: Mapping[bytes, bytes], change_block: Change = bytes, kind: int = 0, named: int = 1) -> bytes:
+    """A LevelDB table; `kind` of compression stands behind every block, and each block is `named` so many times."""
+    written = b""
+
+    def add(content: bytes) -> bytes:
+        """Write a block with its trailer; returns where it lies."""
+        nonlocal written
+        place = _varint(len(written)) + _varint(len(content))
+        sealed = content + bytes([kind])
+        written += sealed + struct.pack("<I", masked_crc32c(sealed))
+        return place
+
+    items = sorted(pairs.items())
+    blocks = [dict(items[at : at + ENTRIES_PER_BLOCK]) for at in range(0, len(items), ENTRIES_PER_BLOCK)]
+    places = {}
+    for block in blocks:
+        place = add(change_block(_block(block)))
+        places.update({max(block) + bytes(times): place for times in range(named)})
+    metadata = add(_block({}))
+    footer = metadata + add(change_block(_block(places)))
+    return written + footer.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
+
+
+def _block(pairs: Mapping[bytes, bytes]) -> bytes:
+    content, restarts, before = b"", [0], b""
+    for place, (key, value) in enumerate(sorted(pairs.items())):
+        shared = 0
+        if place % RESTART_INTERVAL:
+            while shared < min(len(key), len(before)) and key[shared] == before[shared]:
+                shared += 1
+        elif place:
+            restarts.append(len(content))
+        content += _varint(shared) + _varint(len(key) - shared) + _varint(len(value)) + key[shared:] + value
+        before = key
+    return content + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    content = bytearray()
+    while value > 0x7F:
+        content.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*content, value])
