@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.handlers import Checkpoint
 from monai.utils import optional_import
 from torch import Tensor, nn
 
@@ -52,13 +53,14 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
         network: with `predict`, as MILNetwork and HMIL.
         path: of the file.
         image: an example of an input, [1, ..., N] with N of 2 or more.
-        ckpt_path: the weights, under `model`.
+        ckpt_path: the weights, as training writes them.
     """
     for package in ("onnx", "onnxscript"):
         if not optional_import(package)[1]:
             raise InputError(f"ONNX export needs the package {package}: pip install onnx onnxscript onnxruntime")
     if ckpt_path is not None:
-        network.load_state_dict(torch.load(ckpt_path, map_location="cpu", weights_only=True)["model"])
+        weights = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+        Checkpoint.load_objects({"model": network}, weights)  # as CheckpointLoader does
     for part in network.modules():
         if isinstance(part, SmoothOperator):
             part.settle()
@@ -66,7 +68,8 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
     spatial_dims = int(getattr(network, "spatial_dims", 0))
     bag = _example(image, image.shape[-1], spatial_dims)
     last = [{one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag]
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells what packages it could also export
+    for chatty in ("torch.onnx", "onnx_ir", "onnxscript"):  # they tell each of their steps
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(

@@ -13,12 +13,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from scripts.errors import InputError
 from scripts.networks.mil import BagPrediction
 from scripts.networks.streaming import predict_in_blocks
 
@@ -31,16 +32,12 @@ class BagInferer(Inferer):
         return _as_dictionary(inner.predict(inputs, *args, **kwargs), inputs.shape[-1])
 
 
-class InBlocks(Protocol):
-    def blocks(self, size: int) -> Iterable[Tensor]: ...
-
-
 class PrepareBagInBlocks(PrepareBatch):
-    """A batch of one bag whose `image` is read in blocks: its coords and mask go to the device, its image stays."""
+    """A batch of one bag whose `image` is a path: its coords and mask go to the device, its features stay."""
 
     def __call__(
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[Sequence[InBlocks], Any, tuple[()], dict[str, Tensor]]:
+    ) -> tuple[Sequence[str], Any, tuple[()], dict[str, Tensor]]:
         named = {key: batchdata[key].to(device=device, non_blocking=non_blocking) for key in ("coords", "mask")}
         return batchdata["image"], batchdata.get("label"), (), named
 
@@ -49,26 +46,25 @@ class StreamingInferer(Inferer):
     """The answer of ``BagInferer`` for a bag too large for memory: its features are read in blocks.
 
     Args:
+        read: (path, size) → the blocks [1, D, n] of a bag.
         block_size: instances in memory at a time.
     """
 
-    def __init__(self, block_size: int = 8192) -> None:
+    def __init__(self, read: Callable[[str, int], Iterable[Tensor]], block_size: int = 8192) -> None:
         super().__init__()
+        if block_size < 1:
+            raise InputError(f"block_size is {block_size}: give 1 or more")
+        self.read = read
         self.block_size = block_size
 
     def __call__(  # type: ignore[override]
-        self,
-        inputs: Sequence[InBlocks],
-        network: Any,
-        coords: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, inputs: Sequence[str], network: Any, *, coords: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
-        assert mask is not None
-        device = mask.device
+        (path,) = inputs
 
         def blocks() -> Iterator[Tensor]:
-            for block in inputs[0].blocks(self.block_size):
-                yield block.to(device)
+            for block in self.read(path, self.block_size):
+                yield block.to(mask.device)
 
         return _as_dictionary(predict_in_blocks(network, blocks, mask, coords), mask.shape[2])
 

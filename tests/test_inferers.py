@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.inferers import BagInferer
+from scripts.errors import InputError
+from scripts.inferers import BagInferer, PrepareBagInBlocks, StreamingInferer
 from scripts.networks import MILNetwork
 from tests.networks.compositions import COMPOSITIONS, FEATURES, network
 
@@ -43,6 +44,29 @@ def test_the_answer_is_the_networks_prediction(name: str, wrapped: bool) -> None
     torch.testing.assert_close(got["logits"], wanted.logits, atol=0, rtol=0)
     for key in ("scores", "attention"):  # of the bag alone, where the network fills it up
         torch.testing.assert_close(got[key], getattr(wanted, key)[..., :4], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gated", "smooth early, lattice", "instance mean"])
+def test_the_answer_in_blocks_is_the_answer(name: str) -> None:
+    net = network(name).eval()
+    image, coords, mask = (one[:1] for one in a_batch(net))
+
+    def read(path: str, size: int) -> list[Tensor]:
+        assert path == "a.h5"
+        return list(image.split(size, dim=2))
+
+    prepared = PrepareBagInBlocks()({"image": ["a.h5"], "coords": coords, "mask": mask, "label": None})
+    inputs, _, args, kwargs = prepared
+    got = StreamingInferer(read, block_size=3)(inputs, net, *args, **kwargs)
+    wanted = BagInferer()(image, net, coords, mask)
+    assert got.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(got[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_block_holds_at_least_one_instance() -> None:
+    with pytest.raises(InputError, match="block_size is 0: give 1 or more"):
+        StreamingInferer(lambda path, size: [], block_size=0)
 
 
 def test_coords_and_mask_reach_the_network_by_name_and_by_place() -> None:

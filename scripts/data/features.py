@@ -200,24 +200,18 @@ class PatchBagd(MapTransform):
         return bag
 
 
-class FeatureBlocks:
-    """The patch features of one file, read a block at a time, as often as wanted."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def blocks(self, size: int) -> Iterator[Tensor]:
-        """[1, D, n] each, n at most `size`."""
-        with _opened(self.path) as file:
-            features = file["features"]
-            for start in range(0, len(features), size):
-                block = features[start : start + size]
-                _check_values(self.path, block)
-                yield torch.from_numpy(block).float().t()[None]
+def read_blocks(path: str, size: int) -> Iterator[Tensor]:
+    """The patch features of one file, [1, D, n] each, n at most `size`."""
+    with _opened(path) as file:
+        features = file["features"]
+        for start in range(0, len(features), size):
+            block = features[start : start + size]
+            _check_values(path, block)
+            yield torch.from_numpy(block).float().t()[None]
 
 
 class PatchBlocksd(MapTransform):
-    """The same bag as by ``FeatureReader`` and ``PatchBagd``, but ``image`` is a ``FeatureBlocks``: nothing is read."""
+    """The same bag as by ``FeatureReader`` and ``PatchBagd``, but ``image`` stays a path, for ``read_blocks``."""
 
     def __init__(self, keys: KeysCollection = "image") -> None:
         super().__init__(keys)
@@ -230,7 +224,6 @@ class PatchBlocksd(MapTransform):
                 header = _header(path, file)
                 coords = file["coords"][()]
                 _check_arrays(path, file["features"], coords)
-            bag[key] = FeatureBlocks(path)
             _describe(bag, path, Level0Coords(coords), header.pitch, header.tile)
         return bag
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -146,6 +147,40 @@ def test_an_exported_network_gives_the_same_logits(trained: Trained, tmp_path: P
     else:
         bag, coords = torch.rand(1, 128, 6), torch.tensor([[[0.0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1]]])
         torch.testing.assert_close(exported(bag, coords), network(bag, coords))
+
+
+def test_onnx_export_is_checked_with_onnxruntime(trained: Trained, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    said = monai_bundle(
+        "run", "--config_file", "['configs/inference.json','configs/onnx.json']",
+        "--ckpt_path", str(trained.results / "model.pt"), "--onnx_path", str(tmp_path / "model.onnx"), *trained.keys,
+        cwd=bundle(trained.task),
+    )  # fmt: skip
+    assert "onnxruntime answers as the network does" in said.stdout + said.stderr
+    assert (tmp_path / "model.onnx").stat().st_size > 10_000
+
+
+def test_slides_read_in_blocks_give_the_same_tables(trained: Trained, tmp_path: Path) -> None:
+    if trained.task == "ct":
+        pytest.skip("scans are not read in blocks")
+    keys = ["--dataset_dir", str(trained.data / "features"), "--ckpt_path", str(trained.results / "model.pt")]
+    in_blocks = "['configs/inference.json','configs/streaming.json']"
+    for name, files, size in (("whole", "configs/inference.json", []), ("blocks", in_blocks, ["--block_size", "7"])):
+        monai_bundle(
+            "run", "--config_file", files, "--output_dir", str(tmp_path / name), *keys, *trained.keys, *size,
+            cwd=bundle(trained.task),
+        )  # fmt: skip
+    whole, blocks = (table_of(tmp_path / name / "instances.csv") for name in ("whole", "blocks"))
+    assert len(whole) > 50
+    assert [row[:2] for row in whole] == [row[:2] for row in blocks]
+    for column in (whole[0].index("score"), whole[0].index("attention")):
+        wanted = [float(row[column]) for row in whole[1:]]
+        assert [float(row[column]) for row in blocks[1:]] == pytest.approx(wanted, abs=1e-5)
+
+
+def table_of(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
 
 
 @pytest.mark.parametrize(("file", "kind"), [("train.json", "train"), ("inference.json", "infer")])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from monai.transforms import Compose, LoadImaged
 from scripts.data.features import (
     FeatureReader,
     PatchBagd,
+    PatchBlocksd,
     PatchFeatures,
     find_features,
     in_pitches,
+    one_bag,
+    read_blocks,
     read_features,
     read_header,
     write_features,
@@ -248,6 +251,45 @@ def test_a_slide_without_patches_is_no_bag(tmp_path: Path) -> None:
     bag = load_image()({"image": str(tmp_path / "a.h5")})
     with pytest.raises(InputError, match=r"a.h5 holds no patches .*leave it out"):
         PatchBagd("image")(bag)
+
+
+def test_a_bag_in_blocks_is_the_same_bag(tmp_path: Path) -> None:
+    write_features(tmp_path / "a.h5", some_slide(patches=7))
+    item: dict[Hashable, Any] = {
+        "image": str(tmp_path / "a.h5"),
+        "label": 1,
+        "bag_id": "a",
+        "instance_label": [0, 1, 0, 0, 1, 0, 0],
+    }
+    whole = Compose([LoadImaged("image", reader=FeatureReader), PatchBagd("image")])(dict(item))
+    in_blocks = PatchBlocksd("image")(dict(item))
+    assert in_blocks.keys() == whole.keys()
+    for key in whole.keys() - {"image"}:
+        if isinstance(whole[key], torch.Tensor):
+            assert torch.equal(whole[key], in_blocks[key])
+        else:
+            assert whole[key] == in_blocks[key]
+    for size in (1, 3, 7, 100):
+        blocks = list(read_blocks(in_blocks["image"], size))
+        assert max(block.shape[2] for block in blocks) == min(size, 7)
+        assert torch.equal(torch.cat(blocks, dim=2)[0], whole["image"])
+    batch = one_bag([in_blocks])
+    assert batch["image"] == [str(tmp_path / "a.h5")]
+    assert decollate_batch(batch)[0]["image"] == str(tmp_path / "a.h5")
+    assert torch.equal(batch["coords"][0], whole["coords"])
+
+
+def test_nan_in_a_block_is_told_when_it_is_read(tmp_path: Path) -> None:
+    write_features(tmp_path / "a.h5", some_slide(patches=7))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["features"][6, 0] = np.nan
+    with pytest.raises(InputError, match=r"NaN or infinite values \(file .*a\.h5\)"):
+        list(read_blocks(str(tmp_path / "a.h5"), 4))
+
+
+def test_two_bags_are_not_read_in_blocks_at_once() -> None:
+    with pytest.raises(InputError, match="2 bags in a batch of bags that are read in blocks"):
+        one_bag([{}, {}])
 
 
 def test_unequal_bags_are_collated_and_come_apart_again(tmp_path: Path) -> None:
