@@ -146,7 +146,7 @@ def _write(
 ) -> None:
     writable_folder(output.parent)
     model = io.BytesIO()  # so that the same weights make the same bytes: a file would be named within itself
-    torch.save({"model": state}, model)
+    torch.save(state, model)
     with ExitStack() as files:  # both are there at the end, or neither
         files.enter_context(whole_file(output)).write_bytes(model.getvalue())
         if network_path is not None:

@@ -76,7 +76,7 @@ def loaded(bundle: str, model: Path, *overrides: Path) -> MILNetwork:
     config["ckpt_path"], config["device"] = str(model), "cpu"
     network = config.get_parsed_content("network_def")
     assert isinstance(network, MILNetwork)
-    network.load_state_dict(torch.load(model, weights_only=True)["model"])
+    network.load_state_dict(torch.load(model, weights_only=True))
     return network.eval()
 
 
@@ -231,4 +231,4 @@ def test_tensors_of_a_state_dict_may_be_parameters(tmp_path: Path) -> None:
     wrapped: dict[str, Tensor] = {name: torch.nn.Parameter(tensor) for name, tensor in SMABMIL.items()}
     torch.save(wrapped, tmp_path / "x.pt")
     convert(tmp_path / "x.pt", tmp_path / "out.pt")
-    assert not any(tensor.requires_grad for tensor in torch.load(tmp_path / "out.pt")["model"].values())
+    assert not any(tensor.requires_grad for tensor in torch.load(tmp_path / "out.pt").values())
