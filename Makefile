@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test bench lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -20,6 +20,9 @@ demo: .venv/ready  ## make data, train, evaluate and infer with both bundles, an
 
 test: lint  ## lint, types, every test and the real bundle commands, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
+
+bench: .venv/ready  ## speed and memory beside torchmil, which it installs into .venv-peers, in benchmarks/results
+	@$(BIN)/python -m benchmarks
 
 lint: .venv/ready  ## style and types
 	@$(BIN)/ruff check .

@@ -109,8 +109,8 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     cell = cell - low  # [B, 2, N] from reach on, so a step to the left never leaves the line
     width = cell[:, 1].max() + reach + 1
     # padding lies behind every cell that is looked for, each in a place of its own
-    beyond = width * (cell[:, 0].max() + reach + 2)
-    place = torch.arange(n, device=cell.device).unsqueeze(0)
+    beyond = width * (cell[:, 0].max() + reach + 1)
+    place = torch.arange(n, device=cell.device).expand_as(real)
     key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + place)  # [B, N]
     taken, order = torch.sort(key, dim=1)
     if not exporting() and not torch.jit.is_tracing() and bool((taken[:, 1:] == taken[:, :-1]).any()):

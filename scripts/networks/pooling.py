@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from scripts.networks.graph import Graph
-from scripts.networks.smooth import SmoothOperator
+from scripts.networks.smooth import SmoothOperator, adjacency
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -204,17 +204,18 @@ class SmoothAttentionPool(nn.Module):
     def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
         xw = columns.transpose(1, 2)  # [B, A, N]
         b = self.project.bias.unsqueeze(1)  # [A, 1]
+        a = adjacency(graph)
         if self.placement == "early":
-            u = self.smooth(xw, graph) + b  # [B, A, N]
+            u = self.smooth.along(xw, a) + b  # [B, A, N]
         elif self.placement == "mid":
-            u = self.smooth(xw + b, graph)
+            u = self.smooth.along(xw + b, a)
         else:
             u = xw + b
         f = self.weigh(self.activation(u).transpose(1, 2)).transpose(1, 2)  # [B, 1, N]
         if self.placement == "late":
-            f = self.smooth(f, graph)
+            f = self.smooth.along(f, a)
         s = masked_softmax(f, mask)  # [B, 1, N]
-        return Attended(f, s, self.smooth(s, graph) if self.placement == "early" else s)
+        return Attended(f, s, self.smooth.along(s, a) if self.placement == "early" else s)
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
         return pooled(x, self.attend(self.columns(x), mask, graph))

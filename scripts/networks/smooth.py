@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import Any, List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,20 @@ from torch import Tensor, nn
 from scripts.networks.graph import Graph, exporting, normalised, rows_of, spread, table_of
 
 MODES = ("approx", "exact")
+
+
+class Adjacency(NamedTuple):
+    """Ã = D^-1/2 A D^-1/2 of all bags of a batch, as one table."""
+
+    neighbours: Tensor  # [B*N, K], places within the batch
+    weights: Tensor  # [B*N, K] float64
+
+
+def adjacency(graph: Graph) -> Adjacency:
+    if graph.neighbours.shape[1] == 0:
+        raise ValueError("smoothing needs neighbours: give the network spatial_dims 1 (slices) or 2 (patches)")
+    neighbours, weights = table_of(normalised(Graph(graph.neighbours, graph.weights.double())))
+    return Adjacency(neighbours, weights)
 
 
 class SmoothOperator(nn.Module):
@@ -71,16 +85,18 @@ class SmoothOperator(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """x: [B, D, N], padding 0."""
-        if graph.neighbours.shape[1] == 0:
-            raise ValueError("smoothing needs neighbours: give the network spatial_dims 1 (slices) or 2 (patches)")
+        return self.along(x, adjacency(graph))
+
+    @torch.jit.export
+    def along(self, x: Tensor, of_bags: Adjacency) -> Tensor:
+        """The same for those who smooth more than once along one graph."""
+        neighbours, weights = of_bags
         if x.dtype == torch.half or x.dtype == torch.bfloat16:
             x = x.float()  # half precision would round alpha, and every step adds its error
-        exact_weights = Graph(graph.neighbours, graph.weights.double())
-        neighbours, weights = table_of(normalised(exact_weights))  # [B*N, K] of Ã
         u = rows_of(x)  # [B*N, D]
         logit = self.alpha_logit.double()
         alpha, rest = torch.sigmoid(logit), torch.sigmoid(-logit)  # 1 - alpha without cancellation
-        if self.exact and graph.neighbours.shape[1] == 2 and not exporting():
+        if self.exact and neighbours.shape[1] == 2 and not exporting():
             g = smooth_chain(u, alpha, rest, neighbours, weights)
         elif self.exact:
             terms = self.exported_terms
@@ -179,19 +195,22 @@ def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tenso
 
 def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
     """(1 - α)(I - αÃ)^-1 u of chains, by cyclic reduction: a round couples instances twice as far apart as the last."""
-    own = torch.arange(u.shape[0], device=u.device)
+    own = torch.arange(u.shape[0], device=u.device)  # [M]
     a = alpha.to(u.device) * weights  # [M, 2], in float64: the differences to come are small
-    before, after = neighbours[:, 0], neighbours[:, 1]  # [M]
-    diagonal = 1 - torch.where(neighbours == own.unsqueeze(1), a, torch.zeros_like(a)).sum(dim=1)
-    to_before = torch.where(before == own, torch.zeros_like(a[:, 0]), -a[:, 0])
-    to_after = torch.where(after == own, torch.zeros_like(a[:, 1]), -a[:, 1])
+    at_itself = neighbours == own.unsqueeze(1)
+    diagonal = 1 - torch.where(at_itself, a, torch.zeros_like(a)).sum(dim=1)  # [M]
+    coupled = torch.where(at_itself, torch.zeros_like(a), -a)  # [M, 2] to the one before and the one after
     g = rest.to(u) * u
-    while bool((to_before != 0).any()) or bool((to_after != 0).any()):
-        f, h = to_before / diagonal[before], to_after / diagonal[after]
-        g = g - f.to(u).unsqueeze(1) * g[before] - h.to(u).unsqueeze(1) * g[after]
-        diagonal = diagonal - f * to_after[before] - h * to_before[after]
-        to_before, to_after = -f * to_before[before], -h * to_after[after]
-        before, after = before[before], after[after]
+    while bool((coupled.abs() > 1e-17).any()):
+        far = coupled / diagonal[neighbours]  # [M, 2]
+        table = torch.cat([own.unsqueeze(1), neighbours], dim=1)
+        g = spread(g, table, torch.cat([torch.ones_like(far[:, :1]), -far], dim=1).to(u))
+        # an instance before couples back by its second number, one after by its first
+        back = torch.stack([coupled[neighbours[:, 0], 1], coupled[neighbours[:, 1], 0]], dim=1)
+        on = torch.stack([coupled[neighbours[:, 0], 0], coupled[neighbours[:, 1], 1]], dim=1)
+        diagonal = diagonal - (far * back).sum(dim=1)
+        coupled = -far * on
+        neighbours = torch.stack([neighbours[neighbours[:, 0], 0], neighbours[neighbours[:, 1], 1]], dim=1)
     return g / diagonal.to(u).unsqueeze(1)
 
 

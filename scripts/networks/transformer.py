@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from scripts.networks.graph import Graph, exporting
 from scripts.networks.pooling import Pooled
-from scripts.networks.smooth import SmoothOperator
+from scripts.networks.smooth import Adjacency, SmoothOperator, adjacency
 
 
 class SmoothTransformerLayer(nn.Module):
@@ -41,15 +41,16 @@ class SmoothTransformerLayer(nn.Module):
             nn.Dropout(dropout),
         )
 
-    def forward(self, x: Tensor, real: Optional[Tensor], graph: Graph) -> Tensor:
+    def forward(self, x: Tensor, real: Optional[Tensor], of_bags: Adjacency) -> Tensor:
         """x: [B, N, D], real: [B, 1, 1, N] or None where all are."""
         attended = self.attend_to_all(self.norm1(x), real)  # [B, N, D]
-        z = x + self.smooth(attended.transpose(1, 2), graph).transpose(1, 2)
+        z = x + self.smooth.along(attended.transpose(1, 2), of_bags).transpose(1, 2)
         return z + self.mlp(self.norm2(z))
 
     def attend_to_all(self, x: Tensor, real: Optional[Tensor]) -> Tensor:
         b, n, d = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [3, B, H, N, D/H]
+        qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        qkv = qkv.contiguous()  # [3, B, H, N, D/H], each head's rows side by side, which is faster
         y = scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=real)  # [B, H, N, D/H], no N×N kept
         return y.transpose(1, 2).reshape(b, n, d)
 
@@ -92,10 +93,10 @@ class SmoothTransformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
         rows = x.transpose(1, 2)  # [B, N, D]
-        real = _real_or_none(mask)
+        real, of_bags = _real_or_none(mask), adjacency(graph)
         y = rows
         for layer in self.layers:
-            y = layer(y, real, graph)
+            y = layer(y, real, of_bags)
             if self.add_input:
                 y = y + rows
         return self.pool(self.norm(y).transpose(1, 2), mask, graph)
