@@ -101,29 +101,50 @@ def _order(values: Tensor) -> Tensor:
 
 
 def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
-    """The cells around each instance's own, found by binary search among the cells that are taken."""
+    """The cells around each instance's own that are taken."""
     n = cell.shape[2]
     rows, columns = _around(radius)
     reach = int(radius)
-    low = cell.amin(dim=2, keepdim=True) - reach
-    cell = cell - low  # [B, 2, N] from reach on, so a step to the left never leaves the line
+    padding = ~real.unsqueeze(1)
+    low = cell.masked_fill(padding, 2**62).amin(dim=2, keepdim=True) - reach
+    cell = (cell - low).masked_fill(padding, 0)  # [B, 2, N] from reach on, so a step to the left never leaves the line
     width = cell[:, 1].max() + reach + 1
     # padding lies behind every cell that is looked for, each in a place of its own
     beyond = width * (cell[:, 0].max() + reach + 1)
     place = torch.arange(n, device=cell.device).expand_as(real)
     key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + place)  # [B, N]
-    taken, order = torch.sort(key, dim=1)
-    if not exporting() and not torch.jit.is_tracing() and bool((taken[:, 1:] == taken[:, :-1]).any()):
+    steps = torch.tensor(rows, device=cell.device) * width + torch.tensor(columns, device=cell.device)  # [K]
+    wanted = (key.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)  # [B, K*N]
+    by_value = exporting() or torch.jit.is_tracing()
+    if not by_value and int(beyond) < 64 * n:
+        found, exists, alone = _looked_up(key, wanted, place, int(beyond))
+    else:
+        found, exists, alone = _searched(key, wanted)
+    if not by_value and not bool(alone):
         raise ValueError(
             "two instances of a bag share one place of the patch lattice: "
             "coords must be in units of the distance between neighbouring patches, one bag per slide"
         )
-    steps = torch.tensor(rows, device=cell.device) * width + torch.tensor(columns, device=cell.device)  # [K]
-    wanted = key.unsqueeze(1) + steps.view(1, -1, 1)  # [B, K, N]
-    found = _search(taken, wanted.flatten(1)).view_as(wanted)
-    exists = (torch.gather(taken, 1, found.flatten(1)).view_as(wanted) == wanted) & real.unsqueeze(1)
-    neighbours = torch.gather(order, 1, found.flatten(1)).view_as(wanted)
-    return _table(neighbours, exists)
+    k = len(rows)
+    return _table(found.unflatten(1, [k, n]), exists.unflatten(1, [k, n]) & real.unsqueeze(1))
+
+
+def _looked_up(key: Tensor, wanted: Tensor, place: Tensor, cells: int) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+    """Which instance has each wanted key, if one has, and whether no key is had twice: in a table of all cells."""
+    n = place.shape[1]
+    nobody = torch.full([key.shape[0], cells + n], n, dtype=place.dtype, device=key.device)
+    table = nobody.scatter(1, key, place)
+    found = torch.gather(table, 1, wanted.clamp(max=cells - 1))
+    alone = (torch.gather(table, 1, key) == place).all()
+    return found.clamp(max=n - 1), (found < n) & (wanted < cells), alone
+
+
+def _searched(key: Tensor, wanted: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+    """The same by binary search, for lattices far larger than the bag."""
+    taken, order = torch.sort(key, dim=1)
+    at = _search(taken, wanted)
+    found, exists = torch.gather(order, 1, at), torch.gather(taken, 1, at) == wanted
+    return found, exists, (taken[:, 1:] != taken[:, :-1]).all()
 
 
 def _around(radius: float) -> Tuple[List[int], List[int]]:  # noqa: UP006

@@ -75,6 +75,22 @@ def test_an_exported_lattice_is_the_same(places: set[tuple[int, int]]) -> None:
     assert torch.equal(dense(exported), dense(eager))
 
 
+@given(cells, st.integers(1000, 10**6))
+def test_a_bag_scattered_over_a_huge_lattice_has_the_same_neighbours(places: set[tuple[int, int]], far: int) -> None:
+    """Too many cells for a table of them: they are searched."""
+    places |= {(0, 0), (1, 0)}
+    near = torch.tensor(sorted(places)).t()
+    there = torch.cat([near, near + torch.tensor([[far], [2 * far]])], dim=1).double()[None]
+    once = dense(build_graph(near.double()[None]))
+    assert torch.equal(dense(build_graph(there)), torch.block_diag(once, once))
+
+
+def test_what_stands_in_padding_does_not_matter() -> None:
+    mask = torch.tensor([[[1.0, 1, 1, 0, 0]]])
+    coords = torch.tensor([[[0.0, 1, 2, 1e15, float("nan")], [0.0, 0, 0, -1e15, float("inf")]]])
+    assert dense(build_graph(coords, mask)).nonzero().tolist() == [[0, 1], [1, 0], [1, 2], [2, 1]]
+
+
 def test_a_radius_below_the_pitch_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"radius is 0\.5: below 1 pitch nobody has a neighbour"):
         build_graph(torch.zeros(1, 2, 3), radius=0.5)
