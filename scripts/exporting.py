@@ -12,8 +12,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +61,20 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
     for package in ("onnx", "onnxscript"):
         if not optional_import(package)[1]:
             raise InputError(f"ONNX export needs the package {package}: pip install onnx onnxscript onnxruntime")
+    if image.shape[-1] < 2:
+        raise InputError("the example of an input holds one instance, and so would every bag: give 2 or more")
+    network = copy.deepcopy(network).cpu().float().eval()
     if ckpt_path is not None:
         weights = torch.load(ckpt_path, map_location="cpu", weights_only=True)
         Checkpoint.load_objects({"model": network}, weights)  # as CheckpointLoader does
     for part in network.modules():
         if isinstance(part, SmoothOperator):
             part.settle()
-    answer = _Answer(network).cpu().eval()
+    answer = _Answer(network)
     spatial_dims = int(getattr(network, "spatial_dims", 0))
     bag = _example(image, image.shape[-1], spatial_dims)
     last = [{one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag]
-    for chatty in ("torch.onnx", "onnx_ir", "onnxscript"):  # they tell each of their steps
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnx_ir", "onnxscript"):
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
             answer,
@@ -91,6 +95,19 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
         logger.info("%s is written; onnxruntime answers as the network does, to %.0e", path, missed)
 
 
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """The exporter tells each of its steps."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def _example(image: Tensor, n: int, spatial_dims: int) -> tuple[Tensor, Tensor, Tensor]:
     """A bag of n instances in the form of the image; patches lie in rows of five."""
     place = torch.arange(n)
@@ -104,7 +121,8 @@ def _largest_difference(path: Path, answer: nn.Module, image: Tensor, spatial_di
         return None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names, largest = {given.name for given in session.get_inputs()}, 0.0
-    for n in (1, 2, image.shape[-1] + 3):
+    most = getattr(answer.network, "slots", None) or image.shape[-1] + 3
+    for n in (1, 2, most):
         bag = _example(image, n, spatial_dims)
         given = {name: one.numpy() for name, one in zip(INPUTS, bag, strict=True) if name in names}
         with torch.no_grad():

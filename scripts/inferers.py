@@ -66,7 +66,8 @@ class StreamingInferer(Inferer):
             for block in self.read(path, self.block_size):
                 yield block.to(mask.device)
 
-        return _as_dictionary(predict_in_blocks(network, blocks, mask, coords), mask.shape[2])
+        inner: Any = getattr(network, "module", network)
+        return _as_dictionary(predict_in_blocks(inner, blocks, mask, coords), mask.shape[2])
 
 
 def _as_dictionary(prediction: BagPrediction, instances: int) -> dict[str, Tensor]:

@@ -92,6 +92,24 @@ def test_the_weights_are_those_of_the_checkpoint(tmp_path: Path, caplog: pytest.
     assert_same(tmp_path / "model.onnx", trained, torch.rand(1, FEATURES, 3), coords, torch.ones(1, 1, 3))
 
 
+def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
+    net = network("smooth early, exact lattice").double().train()
+    terms = net.aggregator.smooth.exported_terms  # type: ignore[union-attr]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    torch.save(network("smooth early, exact lattice").state_dict(), tmp_path / "model.pt")
+    levels = logging.getLogger("torch.onnx").level
+    export_onnx(net, str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4), str(tmp_path / "model.pt"))
+    assert net.training
+    assert net.aggregator.smooth.exported_terms == terms  # type: ignore[union-attr]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert logging.getLogger("torch.onnx").level == levels
+
+
+def test_an_example_of_one_instance_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds one instance, and so would every bag: give 2 or more"):
+        export_onnx(network("mean"), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 1))
+
+
 def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path) -> None:
     class TwoFaced(nn.Module):
         def __init__(self) -> None:

@@ -30,6 +30,7 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from mmap import ACCESS_COPY, MADV_DONTNEED, PAGESIZE, mmap
 from pathlib import Path
 from typing import Any
 
@@ -204,10 +205,31 @@ def read_blocks(path: str, size: int) -> Iterator[Tensor]:
     """The patch features of one file, [1, D, n] each, n at most `size`."""
     with _opened(path) as file:
         features = file["features"]
+        offset = features.id.get_offset()
+        if offset is None:  # in chunks, or compressed: HDF5 must put a block together
+            for start in range(0, len(features), size):
+                yield _block(path, features[start : start + size])
+            return
+        with open(path, "rb") as raw:
+            mapped = mmap(raw.fileno(), 0, access=ACCESS_COPY)  # closed when the last block is let go
+        rows = np.frombuffer(mapped, features.dtype, features.size, offset).reshape(features.shape)
         for start in range(0, len(features), size):
-            block = features[start : start + size]
-            _check_values(path, block)
-            yield torch.from_numpy(block).float().t()[None]
+            yield _block(path, rows[start : start + size])
+            _forget(mapped, offset, offset + rows[: start + size].nbytes)
+
+
+def _block(path: str, rows: np.ndarray) -> Tensor:
+    block = torch.from_numpy(rows).float()
+    if not block.sum().isfinite():  # fast, and finite for whatever is
+        _check_values(path, rows)
+    return block.t()[None]
+
+
+def _forget(mapped: mmap, start: int, end: int) -> None:
+    """The pages that were read are given back, or the whole file would stand in this process' memory."""
+    if hasattr(mapped, "madvise"):
+        whole = start // PAGESIZE * PAGESIZE
+        mapped.madvise(MADV_DONTNEED, whole, end - whole)
 
 
 class PatchBlocksd(MapTransform):

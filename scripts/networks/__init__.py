@@ -12,6 +12,7 @@
 
 from scripts.networks.encoders import FeatureProjection, Features, SeededTileCNN, SliceCNN
 from scripts.networks.graph import Graph, build_graph
+from scripts.networks.hmil import HMIL
 from scripts.networks.mil import BagPrediction, MILNetwork
 from scripts.networks.pooling import (
     AttentionPool,
@@ -26,6 +27,7 @@ from scripts.networks.smooth import SmoothOperator
 from scripts.networks.transformer import SmoothTransformer
 
 __all__ = [
+    "HMIL",
     "AttentionPool",
     "BagPrediction",
     "FeatureProjection",

@@ -40,11 +40,11 @@ def no_graph(mask: Tensor) -> Graph:
 
 
 def exporting() -> bool:
-    """An ONNX file is being made: nothing may depend on the values of a tensor."""
+    """The network is being exported or traced: nothing may depend on the values of a tensor."""
     if torch.jit.is_scripting():
         return False
     else:  # noqa: RET505 - TorchScript leaves out this branch alone
-        return torch.compiler.is_exporting()
+        return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def build_graph(coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1.5, spacing: bool = False) -> Graph:
@@ -60,10 +60,12 @@ def build_graph(coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1
     if mask is None:
         mask = torch.ones_like(coords[:, :1])
     real = mask[:, 0] > 0.5  # [B, N]
+    if not exporting() and not bool((torch.isfinite(coords) | ~real.unsqueeze(1)).all()):
+        raise ValueError("coords hold NaN or infinite values: every real instance needs a place")
     if coords.shape[1] == 1:
-        return _chain(coords[:, 0], real, spacing)
+        return _chain(coords[:, 0].to(torch.promote_types(coords.dtype, torch.float)), real, spacing)
     if coords.shape[1] == 2:
-        graph = _lattice(torch.round(coords).long(), real, radius)
+        graph = _lattice(torch.floor(coords + 0.5).long(), real, radius)
         _refuse_edgeless(coords, real, graph.weights)
         return graph
     raise ValueError(
@@ -115,12 +117,11 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + place)  # [B, N]
     steps = torch.tensor(rows, device=cell.device) * width + torch.tensor(columns, device=cell.device)  # [K]
     wanted = (key.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)  # [B, K*N]
-    by_value = exporting() or torch.jit.is_tracing()
-    if not by_value and int(beyond) < 64 * n:
+    if not exporting() and int(beyond) < 64 * n:
         found, exists, alone = _looked_up(key, wanted, place, int(beyond))
     else:
         found, exists, alone = _searched(key, wanted)
-    if not by_value and not bool(alone):
+    if not exporting() and not bool(alone):
         raise ValueError(
             "two instances of a bag share one place of the patch lattice: "
             "coords must be in units of the distance between neighbouring patches, one bag per slide"
@@ -181,14 +182,14 @@ def _table(neighbours: Tensor, exists: Tensor) -> Graph:
 
 def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
     """Coordinates in a wrong unit give no edge, and smoothing would silently do nothing."""
-    if exporting() or torch.jit.is_tracing():
+    if exporting():
         return
     edgeless = (real.sum(dim=1) > 1) & (weights.sum(dim=[1, 2]) == 0)
     if bool(edgeless.any()):
         bag = int(torch.nonzero(edgeless)[0, 0])
         places = coords[bag][:, real[bag]].t().float()  # [N, 2]
         some = places[:1000]  # enough to tell the pitch
-        apart = torch.cdist(some, places)
+        apart = torch.cdist(some, places, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = apart.masked_fill(apart == 0, float("inf")).amin(dim=1).median()
         raise ValueError(
             f"not one pair of the {places.shape[0]} instances of bag {bag} are neighbours: coords must be in units of "
@@ -236,6 +237,8 @@ def aggregate(x: Tensor, graph: Graph) -> Tensor:
 
 def laplacian(x: Tensor, graph: Graph) -> Tensor:
     """L X = D X - A X. x: [B, D, N]."""
+    if graph.neighbours.shape[1] == 0:
+        raise ValueError("the network knows no neighbours: give it spatial_dims 1 (slices) or 2 (patches)")
     degree = graph.weights.to(x.dtype).sum(dim=1, keepdim=True)  # [B, 1, N]
     return degree * x - aggregate(x, graph)
 
@@ -247,5 +250,7 @@ def normalised(graph: Graph) -> Graph:
     scale = torch.rsqrt(degree + isolated)  # [B, N]
     at_neighbours = torch.gather(scale.unsqueeze(1).expand_as(graph.weights), 2, graph.neighbours)
     weights = graph.weights * scale.unsqueeze(1) * at_neighbours  # [B, K, N]
+    itself = torch.arange(degree.shape[1], device=degree.device).expand_as(graph.neighbours)
+    neighbours = torch.where(isolated.unsqueeze(1) > 0, itself, graph.neighbours)
     own = torch.cat([isolated.unsqueeze(1), torch.zeros_like(weights[:, 1:])], dim=1)
-    return Graph(graph.neighbours, weights + own)  # the empty places of an isolated instance name itself
+    return Graph(neighbours, weights + own)

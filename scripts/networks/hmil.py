@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from scripts.networks.encoders import FeatureProjection
 from scripts.networks.graph import Graph, no_graph
+from scripts.networks.mil import BagNetwork, real_instances
 from scripts.networks.pooling import masked_softmax
 
 Hierarchy = Mapping[str, Sequence[str]]  # coarse class → its fine classes
@@ -81,7 +82,7 @@ class ClassAttention(nn.Module):
         return ClassPooled(logits, f, a, m)
 
 
-class HMIL(nn.Module):
+class HMIL(BagNetwork):
     """A bag of instances → the logits of its fine class, learned together with its coarse class.
 
     The coarse branch attends to H1 = h1(X), the fine branch to the re-embedding H2 = h2(H1). ReLU follows each linear
@@ -98,34 +99,18 @@ class HMIL(nn.Module):
         self, in_features: int, hierarchy: Hierarchy, embed_features: int = 256, hidden_features: int = 128
     ) -> None:
         super().__init__()
-        table = membership(hierarchy)
-        coarse, fine = table.shape
-        self.register_buffer("membership", table, persistent=False)  # the configuration says it, not the weights
+        coarse, fine = membership(hierarchy).shape
         self.narrow = FeatureProjection(in_features, embed_features)
         self.widen = FeatureProjection(embed_features, in_features)
         self.refine = FeatureProjection(in_features, embed_features)
         self.coarse = ClassAttention(in_features, coarse, hidden_features)
         self.fine = ClassAttention(embed_features, fine, hidden_features)
 
-    def forward(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> Tensor:
-        """Fine logits [B, F]. In training the whole HierarchicalPrediction: under DDP a loss sees no more.
-
-        Args:
-            image: [B, D, N].
-            coords: not used: a bag has no neighbours here.
-            mask: [B, 1, N], 1 = a real instance; without it all are real.
-        """
-        prediction = self.predict(image, coords, mask)
-        if not torch.jit.is_scripting() and self.training:
-            return prediction  # type: ignore[return-value]
-        return prediction.logits
-
     @torch.jit.export
     def predict(
         self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None
     ) -> HierarchicalPrediction:
-        if mask is None:
-            mask = torch.ones([image.shape[0], 1, image.shape[-1]], device=image.device)
+        mask = real_instances(image, mask)
         h1 = self.widen(self.narrow(image, mask), mask)  # [B, D, N]
         h2 = self.refine(h1, mask)  # [B, E, N]
         coarse = self.coarse(h1, mask)

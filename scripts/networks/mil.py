@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from scripts.networks.graph import Graph, build_graph, no_graph, weighted_by_features
+from scripts.networks.graph import Graph, build_graph, exporting, no_graph, weighted_by_features
+from scripts.networks.pooling import folded
 
 
 class BagPrediction(NamedTuple):
@@ -30,7 +31,33 @@ class BagPrediction(NamedTuple):
     graph: Graph  # who was whose neighbour, for losses on neighbouring scores
 
 
-class MILNetwork(nn.Module):
+class BagNetwork(nn.Module):
+    """What `predict` says of a bag, as a trainer and an evaluator want it."""
+
+    def forward(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> Tensor:
+        """Logits [B, classes]. In training the whole prediction: under DDP a loss sees no more than `forward` says.
+
+        Args:
+            image: [B, ..., N], the instances along the last axis.
+            coords: [B, 1 or 2, N]; without it slices are taken in the order given.
+            mask: [B, 1, N], 1 = a real instance; without it all are real.
+        """
+        prediction = self.predict(image, coords, mask)  # type: ignore[operator]
+        if not torch.jit.is_scripting() and self.training:
+            return prediction
+        return prediction.logits
+
+
+def real_instances(image: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """The mask, all ones where none is given; a bag without a real instance has nothing to say."""
+    if mask is None:
+        mask = torch.ones([image.shape[0], 1, image.shape[-1]], device=image.device)
+    if not exporting() and not bool((mask > 0.5).any(dim=2).all()):
+        raise ValueError("a bag of the batch holds no real instance: leave it out")
+    return mask
+
+
+class MILNetwork(BagNetwork):
     """A bag of instances → the logits of its label.
 
     Args:
@@ -59,6 +86,10 @@ class MILNetwork(nn.Module):
         super().__init__()
         if spatial_dims not in (0, 1, 2):
             raise ValueError(f"spatial_dims is {spatial_dims}: 0 (no neighbours), 1 (slices) or 2 (patches) is wanted")
+        if feature_weights and spatial_dims == 0:
+            raise ValueError("feature_weights weigh neighbours: give spatial_dims 1 (slices) or 2 (patches)")
+        if slots is not None and (spatial_dims == 2 or spacing):
+            raise ValueError("slots fill up a chain of slices: leave out spatial_dims 2 and spacing, or the slots")
         self.encoder = encoder
         self.aggregator = aggregator
         self.head = head
@@ -68,23 +99,13 @@ class MILNetwork(nn.Module):
         self.feature_weights = feature_weights
         self.slots = slots
 
-    def forward(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> Tensor:
-        """Logits [B, classes]. In training the whole BagPrediction: under DDP a loss sees no more than `forward` says.
-
-        Args:
-            image: [B, ..., N], the instances along the last axis.
-            coords: [B, 1 or 2, N]; without it slices are taken in the order given.
-            mask: [B, 1, N], 1 = a real instance; without it all are real.
-        """
-        prediction = self.predict(image, coords, mask)
-        if not torch.jit.is_scripting() and self.training:
-            return prediction  # type: ignore[return-value]
-        return prediction.logits
+    def __prepare_scriptable__(self) -> nn.Module:
+        """TorchScript knows no parametrization: it gets a copy with the normalised weights themselves."""
+        return folded(self)
 
     @torch.jit.export
     def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:
-        if mask is None:
-            mask = torch.ones([image.shape[0], 1, image.shape[-1]], device=image.device)
+        mask = real_instances(image, mask)
         slots = self.slots
         if slots is not None:
             image, coords, mask = fill_slots(image, coords, mask, slots)
@@ -101,7 +122,7 @@ class MILNetwork(nn.Module):
         if coords is None:
             if self.spatial_dims == 2 and mask.shape[2] > 1:
                 raise ValueError("patches need coords in units of the patch pitch: without them nobody is a neighbour")
-            coords = torch.arange(mask.shape[2], device=mask.device).to(mask.dtype).expand_as(mask)
+            coords = torch.arange(mask.shape[2], device=mask.device).float().expand_as(mask)
         if coords.shape[1] != self.spatial_dims and mask.shape[2] > 1:
             raise ValueError(
                 f"coords hold {coords.shape[1]} numbers per instance, the network wants {self.spatial_dims}"
@@ -122,7 +143,7 @@ def fill_slots(
     over_all = mask.view([mask.shape[0]] + [1] * (image.dim() - 2) + [n])  # [B, 1, ..., N]
     image = pad(image * over_all, [0, slots - n])
     if coords is not None:
-        coords = pad(
-            coords.masked_fill(mask < 0.5, float("inf")), [0, slots - n], value=float("inf")
-        )  # padding is last
+        real = mask > 0.5  # [B, 1, N]
+        behind = coords.masked_fill(~real, float("-inf")).amax(dim=2, keepdim=True) + 1
+        coords = torch.cat([torch.where(real, coords, behind), behind.expand(-1, -1, slots - n)], dim=2)
     return image, coords, torch.ones([mask.shape[0], 1, slots], device=mask.device)

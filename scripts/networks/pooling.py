@@ -220,10 +220,6 @@ class SmoothAttentionPool(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
         return pooled(x, self.attend(self.columns(x), mask, graph))
 
-    def __prepare_scriptable__(self) -> nn.Module:
-        """TorchScript knows no parametrization: it gets the normalised weights themselves."""
-        return folded(self)
-
 
 def folded(network: nn.Module) -> nn.Module:
     """A copy whose spectrally normalised layers are plain ones with the weights they have now."""
@@ -237,9 +233,9 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 def _plain_linear(layer: nn.Linear) -> nn.Linear:
-    plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    state = (
-        {"weight": layer.weight.detach(), "bias": layer.bias} if layer.bias is not None else {"weight": layer.weight}
+    weight = layer.weight.detach()
+    plain = nn.Linear(
+        layer.in_features, layer.out_features, layer.bias is not None, device=weight.device, dtype=weight.dtype
     )
-    plain.load_state_dict(state)
-    return plain.to(layer.weight).train(layer.training)
+    plain.load_state_dict({"weight": weight} if layer.bias is None else {"weight": weight, "bias": layer.bias})
+    return plain.train(layer.training)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from scripts.networks.graph import Graph, exporting, normalised, rows_of, spread, table_of
 
 MODES = ("approx", "exact")
+LARGEST_ALPHA = 0.99995
 
 
 class Adjacency(NamedTuple):
@@ -28,20 +29,22 @@ class Adjacency(NamedTuple):
 
     neighbours: Tensor  # [B*N, K], places within the batch
     weights: Tensor  # [B*N, K] float64
+    isolated: Tensor  # [B*N, 1] bool, without a neighbour but itself
 
 
 def adjacency(graph: Graph) -> Adjacency:
     if graph.neighbours.shape[1] == 0:
         raise ValueError("smoothing needs neighbours: give the network spatial_dims 1 (slices) or 2 (patches)")
     neighbours, weights = table_of(normalised(Graph(graph.neighbours, graph.weights.double())))
-    return Adjacency(neighbours, weights)
+    isolated = graph.weights.sum(dim=1).flatten().unsqueeze(1) == 0
+    return Adjacency(neighbours, weights, isolated)
 
 
 class SmoothOperator(nn.Module):
     """Sm(U) = (1 - alpha) (I - alpha Ã)^-1 U with Ã = D^-1/2 A D^-1/2, a symmetric matrix.
 
     approx: T steps of the paper, G <- (1 - alpha) U + alpha Ã G from G = U; at alpha = 0.9 they miss by some percent.
-    approx, accelerated: the first T terms of the Chebyshev series of Sm, for the same cost.
+    approx, accelerated: Chebyshev's series of Sm up to degree T, for the same cost.
     exact: a chain is solved directly; any other graph by as many terms of that series as the precision asks for.
 
     Args:
@@ -60,13 +63,16 @@ class SmoothOperator(nn.Module):
                 raise ValueError(f"alpha is {alpha!r}: a number between 0 and 1, or 'trainable', is wanted")
             self.alpha_logit = nn.Parameter(torch.zeros(()))
         else:
-            if not 0 < alpha < 1:
+            if not 0 < alpha <= LARGEST_ALPHA:
                 raise ValueError(
-                    f"alpha is {alpha}: it must lie between 0 and 1; without smoothing use an AttentionPool"
+                    f"alpha is {alpha}: it must lie between 0 and 1, and be at most {LARGEST_ALPHA}; "
+                    "without smoothing use an AttentionPool"
                 )
             self.register_buffer("alpha_logit", torch.tensor(math.log(alpha / (1 - alpha))))
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}: 'approx' or 'exact' is wanted")
+        if mode == "exact" and accelerated:
+            raise ValueError("accelerated belongs to the mode 'approx': leave it out, or the mode 'exact'")
         if steps < 1:
             raise ValueError(f"steps is {steps}: at least 1 is wanted")
         self.exact = mode == "exact"
@@ -76,7 +82,10 @@ class SmoothOperator(nn.Module):
 
     @property
     def alpha(self) -> Tensor:
-        return torch.sigmoid(self.alpha_logit)  # in (0, 1) by construction
+        return torch.sigmoid(self.logit())  # in (0, 1) by construction
+
+    def logit(self) -> Tensor:
+        return self.alpha_logit.clamp(-30.0, 9.9)  # of LARGEST_ALPHA: nearer to 1 the exact operator is a crawl
 
     @torch.jit.unused
     def settle(self) -> None:
@@ -90,13 +99,13 @@ class SmoothOperator(nn.Module):
     @torch.jit.export
     def along(self, x: Tensor, of_bags: Adjacency) -> Tensor:
         """The same for those who smooth more than once along one graph."""
-        neighbours, weights = of_bags
+        neighbours, weights, isolated = of_bags
         if x.dtype == torch.half or x.dtype == torch.bfloat16:
             x = x.float()  # half precision would round alpha, and every step adds its error
         u = rows_of(x)  # [B*N, D]
-        logit = self.alpha_logit.double()
+        logit = self.logit().double()
         alpha, rest = torch.sigmoid(logit), torch.sigmoid(-logit)  # 1 - alpha without cancellation
-        if self.exact and neighbours.shape[1] == 2 and not exporting():
+        if self.exact and not exporting() and is_chain(neighbours):
             g = smooth_chain(u, alpha, rest, neighbours, weights)
         elif self.exact:
             terms = self.exported_terms
@@ -105,6 +114,7 @@ class SmoothOperator(nn.Module):
             g = smooth_series(u, chebyshev_terms(alpha, rest, terms), neighbours, weights, True)
         elif self.accelerated:
             g = smooth_series(u, chebyshev_terms(alpha, rest, self.steps), neighbours, weights, True)
+            g = torch.where(isolated, u, g)  # the series has missed it by its last terms
         else:
             g = smooth_series(u, paper_terms(alpha, rest, self.steps), neighbours, weights, False)
         return g.view(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2)
@@ -191,6 +201,16 @@ def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tenso
             return series(u, factors, neighbours, weights, chebyshev)[0]
         g: Tensor = _Series.apply(u, factors, neighbours, weights.detach(), chebyshev)
         return g
+
+
+def is_chain(neighbours: Tensor) -> bool:
+    """Two places for each instance, the one before and the one after, and these say so too. neighbours: [M, K]."""
+    if neighbours.shape[1] != 2:
+        return False
+    own = torch.arange(neighbours.shape[0], device=neighbours.device)
+    before, after = neighbours[:, 0], neighbours[:, 1]
+    said = ((before == own) | (neighbours[before, 1] == own)) & ((after == own) | (neighbours[after, 0] == own))
+    return bool(said.all())
 
 
 def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:

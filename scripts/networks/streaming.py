@@ -38,12 +38,17 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
         mask: [1, 1, N], all ones.
         coords: [1, 1 or 2, N].
     """
-    if network.training or network.slots is not None or network.feature_weights:
-        raise ValueError("a bag in blocks wants a network in evaluation, without slots and without feature_weights")
+    if not isinstance(network, MILNetwork) or network.training or network.slots is not None or network.feature_weights:
+        raise ValueError(
+            "a bag in blocks wants a MILNetwork in evaluation, without slots and without feature_weights: "
+            "read it without blocks"
+        )
+    if not bool((mask > 0.5).all()):
+        raise ValueError("a bag in blocks has no padding: give a mask of ones")
     graph = network.graph(coords, mask)
     aggregator = network.aggregator
     if isinstance(aggregator, InstancePool):
-        columns = torch.cat([aggregator.columns(x) for x in _encoded(network, blocks)], dim=1)
+        columns = torch.cat([aggregator.columns(x) for x, _ in _encoded(network, blocks, mask)], dim=1)
         pooled = aggregator.pool(columns, mask)
     elif isinstance(aggregator, SmoothAttentionPool):
         pooled = _two_passes(network, aggregator, blocks, mask, graph)
@@ -57,31 +62,35 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
     return BagPrediction(network.head(pooled.embedding), pooled.scores, pooled.attention, graph)
 
 
-def _encode(network: MILNetwork, block: Tensor) -> Tensor:
-    x: Tensor = network.encoder(block, torch.ones_like(block[:, :1]))
-    return x
-
-
-def _encoded(network: MILNetwork, blocks: Blocks) -> Iterator[Tensor]:
+def _encoded(network: MILNetwork, blocks: Blocks, mask: Tensor) -> Iterator[tuple[Tensor, bool]]:
+    """The features [1, D', n] of each block, and whether they are smaller than what was given."""
+    seen = 0
     for block in blocks():
-        yield _encode(network, block)  # [1, D', n]
+        if block.shape[-1] == 0:
+            continue
+        seen += block.shape[-1]
+        x: Tensor = network.encoder(block, torch.ones_like(block[:, :1]))
+        yield x, x.numel() < block.numel()
+    if seen != mask.shape[2]:
+        raise ValueError(f"the blocks hold {seen} instances, the mask names {mask.shape[2]}: give the whole bag")
 
 
 def _online(network: MILNetwork, blocks: Blocks, mask: Tensor, graph: Graph) -> Pooled:
-    """z = Σ exp(f - m) x / Σ exp(f - m), m the largest f so far: what was summed shrinks when m grows."""
+    """z = Σ exp(f - m) x / Σ exp(f - m), m the largest f so far: what was summed shrinks when m and the sum grow."""
+    aggregator: Any = network.aggregator
     scores: list[Tensor] = []
     m = torch.full((), float("-inf"), device=mask.device)
     total, z = torch.zeros_like(m), torch.zeros_like(m)
-    aggregator: Any = network.aggregator
-    for x in _encoded(network, blocks):
+    for x, _ in _encoded(network, blocks, mask):
         columns = aggregator.columns(x)  # [1, n, A]
-        f = aggregator.attend(columns, torch.ones_like(x[:, :1]), graph).scores  # [1, 1, n]
-        before, m = m, torch.maximum(m, f.max())
-        total = torch.exp(before - m) * total + torch.exp(f - m).sum()
-        z = torch.exp(before - m) * z + weighted_sum(x, torch.exp(f - m))  # [1, D']
+        f = aggregator.attend(columns, torch.ones_like(x[:, :1]), graph).scores.float()  # [1, 1, n]
         scores.append(f)
+        before, m = m, torch.maximum(m, f.max())
+        kept = torch.exp(before - m) * total
+        total = kept + torch.exp(f - m).sum()
+        z = kept / total * z + weighted_sum(x, torch.exp(f - m) / total).float()  # [1, D'], never more than a mean
     every = torch.cat(scores, dim=2)  # [1, 1, N]
-    return Pooled(z / total, every, torch.exp(every - m) / total)
+    return Pooled(z, every, torch.exp(every - m) / total)
 
 
 def _two_passes(
@@ -92,19 +101,18 @@ def _two_passes(
     columns = torch.empty(0)
     kept: list[Tensor] = []
     end = 0
-    for block in blocks():
-        x = _encode(network, block)  # [1, D', n]
+    for x, smaller in _encoded(network, blocks, mask):
         part = aggregator.columns(x)  # [1, n, A]
-        if end == 0:
+        start, end = end, end + part.shape[1]
+        if start == 0:
             columns = part.new_empty([1, n, part.shape[2]])
-        columns[:, end : end + part.shape[1]] = part
-        end += part.shape[1]
-        if x.numel() < block.numel():
+        columns[:, start:end] = part[:, : max(n - start, 0)]  # what is too many is told at the end
+        if smaller:
             kept.append(x)
     attended = aggregator.attend(columns, mask, graph)
     del columns
     z, end = torch.zeros((), device=mask.device), 0
-    for x in kept or _encoded(network, blocks):
+    for x in kept or (x for x, _ in _encoded(network, blocks, mask)):
         start, end = end, end + x.shape[2]
-        z = z + weighted_sum(x, attended.weights[..., start:end])  # [1, D']
+        z = z + weighted_sum(x, attended.weights[..., start:end]).float()  # [1, D']
     return Pooled(z, attended.scores, attended.attention)

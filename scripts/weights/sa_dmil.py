@@ -25,7 +25,7 @@ from scripts.errors import InputError
 RELEASED = {  # how the sha256 of the .data file begins
     "baseline": "fc734d204520a3f38b34131edad05c4e742544c3f85205e4cec455d10bfe823d",
     "att_0_5": "bc43e206fdeaead16290d822e33ff07cf5fdccb2dea06aa313592d5b26ef519a",
-    "att_0_9": "57ae38f0",
+    "att_0_9": "57ae38f0",  # its beginning is all that is known
 }
 CHANNELS = (3, 16, 32, 32, 32, 32, 32)  # before the first block and behind each of the six
 CONVOLUTIONS = (0, 4, 9, 13, 17, 22)  # their places in SliceCNN.blocks
@@ -94,7 +94,10 @@ def _tensor(tensors: Tensors, name: str, shape: tuple[int, ...]) -> Tensor:
             f"layer_with_weights-{name} of the checkpoint should be {shape}, and {there}: "
             "give one of the checkpoints released with SA-DMIL"
         )
-    return torch.tensor(tensors[_full(name)], dtype=torch.float32)
+    weights = torch.tensor(tensors[_full(name)], dtype=torch.float32)
+    if not weights.isfinite().all():
+        raise InputError(f"layer_with_weights-{name} of the checkpoint holds NaN or infinite values: download it again")
+    return weights
 
 
 def _shape(tensors: Tensors, name: str) -> tuple[int, ...] | None:

@@ -187,6 +187,8 @@ def _tensor(theirs: State, name: str, shape: tuple[int, ...]) -> Tensor:
         raise _not_of_torchmil(f"no tensor `{name}`")
     if theirs[name].shape != shape:
         raise _not_of_torchmil(f"`{name}` of the shape {tuple(theirs[name].shape)}, where {shape} is wanted")
+    if not theirs[name].isfinite().all():
+        raise InputError(f"`{name}` of the checkpoint holds NaN or infinite values: give one whose training went well")
     return theirs[name].detach().float().clone()
 
 

@@ -279,6 +279,24 @@ def test_a_bag_in_blocks_is_the_same_bag(tmp_path: Path) -> None:
     assert torch.equal(batch["coords"][0], whole["coords"])
 
 
+def test_blocks_of_a_chunked_and_compressed_file_are_the_same(tmp_path: Path) -> None:
+    slide = some_slide(patches=50)
+    write_features(tmp_path / "a.h5", slide)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["features"]
+        file.create_dataset("features", data=slide.features, chunks=(8, 2), compression="gzip")
+    blocks = torch.cat(list(read_blocks(str(tmp_path / "a.h5"), 7)), dim=2)
+    assert torch.equal(blocks[0], torch.from_numpy(slide.features).float().t())
+
+
+def test_blocks_that_are_kept_stay_what_they_were(tmp_path: Path) -> None:
+    """Their pages are given back while somebody may still hold them."""
+    slide = some_slide(patches=300, dimension=64, dtype=np.float32)
+    write_features(tmp_path / "a.h5", slide)
+    kept = list(read_blocks(str(tmp_path / "a.h5"), 16))
+    assert torch.equal(torch.cat(kept, dim=2)[0], torch.from_numpy(slide.features).t())
+
+
 def test_nan_in_a_block_is_told_when_it_is_read(tmp_path: Path) -> None:
     write_features(tmp_path / "a.h5", some_slide(patches=7))
     with h5py.File(tmp_path / "a.h5", "r+") as file:

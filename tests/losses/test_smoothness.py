@@ -130,6 +130,12 @@ def test_an_unknown_variant_is_an_error() -> None:
         SmoothMILLoss(variant="original")
 
 
+def test_smoothness_among_nobody_is_an_error() -> None:
+    network = MILNetwork(Features(4), GatedAttentionPool(4, 2), torch.nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="the network knows no neighbours: give it spatial_dims"):
+        SmoothMILLoss(0.5)(network(torch.randn(1, 4, 3)), torch.zeros(1, 1))
+
+
 def test_an_unknown_penalty_is_an_error() -> None:
     with pytest.raises(ValueError, match="one of LS1, LS2"):
         SmoothMILLoss(penalty="LS3")

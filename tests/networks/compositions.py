@@ -93,7 +93,7 @@ def bags(draw: st.DrawFn, spatial_dims: int) -> tuple[Tensor, Tensor]:
         cells = draw(st.sets(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), max_size=14)) | {(0, 0), (1, 1)}
         coords = torch.tensor(sorted(cells), dtype=torch.float).t()
     else:
-        n = draw(st.integers(1, 12))
-        coords = torch.arange(n, dtype=torch.float)[None]
+        gaps = draw(st.lists(st.integers(1, 9), max_size=11))  # slices need not lie evenly
+        coords = torch.tensor([0, *gaps], dtype=torch.float).cumsum(dim=0)[None]
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     return torch.randn(FEATURES, coords.shape[1], generator=generator), coords

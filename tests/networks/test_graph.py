@@ -133,6 +133,27 @@ def test_lattice_far_from_the_origin_and_off_by_a_fraction() -> None:
     assert dense(build_graph(coords)).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
 
 
+def test_halves_are_all_rounded_up() -> None:
+    """To the nearest even number they would fall together."""
+    coords = torch.tensor([[[0.5, 1.5, 2.5], [0.5, 0.5, 0.5]]])
+    assert dense(build_graph(coords)).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_real_instance_without_a_place_is_an_error(dims: int, bad: float) -> None:
+    coords = torch.zeros(1, dims, 3)
+    coords[0, 0] = torch.tensor([0.0, bad, 2.0])
+    with pytest.raises(ValueError, match="coords hold NaN or infinite values"):
+        build_graph(coords)
+
+
+def test_whole_numbers_are_coords_too() -> None:
+    mask = torch.tensor([[[1, 1, 1, 0]]])
+    for coords in (torch.tensor([[[3, 1, 2, 0]]]), torch.tensor([[[3, 1, 2, 0], [0, 0, 0, 0]]])):
+        assert torch.equal(dense(build_graph(coords, mask)), dense(build_graph(coords.float(), mask)))
+
+
 def test_chain_follows_the_position_not_the_place() -> None:
     matrix = dense(build_graph(torch.tensor([[[20.0, -5.0, 7.5, 100.0]]])))  # order along the normal: 1, 2, 0, 3
     assert matrix.nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [2, 0], [2, 1], [3, 0]]
@@ -159,8 +180,9 @@ def test_bags_of_a_batch_do_not_see_each_other() -> None:
 
 def test_a_wrong_unit_is_an_error_that_names_the_pitch() -> None:
     coords = 224 * torch.stack(torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")).flatten(1)[None]
-    with pytest.raises(ValueError, match=r"nearest distance is 224\.0; divide the coords by it"):
-        build_graph(coords)
+    for far in (0, 200_000):
+        with pytest.raises(ValueError, match=r"nearest distance is 224\.0; divide the coords by it"):
+            build_graph(coords + far)
 
 
 def test_two_patches_in_one_place_are_an_error() -> None:

@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -79,16 +81,37 @@ def test_permuting_instances_permutes_scores_and_keeps_logits(data: st.DataObjec
     torch.testing.assert_close(after.attention[..., :n], before.attention[..., order], atol=1e-5, rtol=1e-4)
 
 
-@each_composition
-def test_scripted_is_eager(name: str) -> None:
+@functools.cache
+def scripted(name: str) -> tuple[MILNetwork, torch.jit.ScriptModule]:
     net = network(name)
-    scripted = torch.jit.script(net)
-    generator = torch.Generator().manual_seed(1)
-    for n in (1, 2, 9):
-        x = torch.randn(2, FEATURES, n, generator=generator)
-        places = torch.arange(float(n)).expand(2, max(net.spatial_dims, 1), n)
-        torch.testing.assert_close(scripted(x, places), net(x, places))
-        torch.testing.assert_close(scripted.predict(x, places).scores, net.predict(x, places).scores)
+    return net, torch.jit.script(net)
+
+
+@each_composition
+@thorough
+@given(data=st.data())
+def test_scripted_is_eager(data: st.DataObject, name: str) -> None:
+    net, script = scripted(name)
+    batch = padded(draw(data, net, count=2))
+    torch.testing.assert_close(script(*batch), net(*batch), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(script.predict(*batch).scores, net.predict(*batch).scores, atol=1e-5, rtol=1e-4)
+
+
+@each_composition
+def test_scripting_leaves_the_network_as_it_was(name: str) -> None:
+    net = network(name)
+    parts, keys = list(net.modules()), list(net.state_dict())
+    torch.jit.script(net)
+    assert all(one is other for one, other in zip(net.modules(), parts, strict=True))
+    assert list(net.state_dict()) == keys
+
+
+@each_composition
+def test_traced_is_eager(name: str) -> None:
+    net = network(name)
+    places = torch.arange(5.0).expand(1, max(net.spatial_dims, 1), 5)
+    bag = (torch.randn(1, FEATURES, 5), places, torch.ones(1, 1, 5))
+    torch.testing.assert_close(torch.jit.trace(net, bag)(*bag), net(*bag), atol=1e-5, rtol=1e-4)
 
 
 @each_composition
@@ -140,14 +163,37 @@ def test_slots_of_a_chain_stand_behind_its_last_slice() -> None:
     assert graph.weights.sum() == 2 * 4
 
 
+@each_composition
+def test_a_bag_without_a_real_instance_is_refused(name: str) -> None:
+    """In a batch its NaN would reach every weight."""
+    net = network(name)
+    mask = torch.ones(2, 1, 4)
+    mask[1] = 0
+    with pytest.raises(ValueError, match="a bag of the batch holds no real instance: leave it out"):
+        net(torch.randn(2, FEATURES, 4), torch.arange(4.0).expand(2, max(net.spatial_dims, 1), 4), mask)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slots": 9, "spatial_dims": 2}, "slots fill up a chain of slices"),
+        ({"slots": 9, "spatial_dims": 1, "spacing": True}, "slots fill up a chain of slices"),
+        ({"feature_weights": True}, "feature_weights weigh neighbours: give spatial_dims"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), **options)
+
+
 def test_more_instances_than_slots_are_refused() -> None:
     net = MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), slots=57)
     with pytest.raises(ValueError, match="58 instances for a network of 57 slots"):
         net(torch.randn(1, 4, 58))
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_a_head_of_any_number_of_classes_learns(classes: int) -> None:
+@pytest.mark.parametrize(("classes", "several_labels"), [(1, False), (3, False), (3, True)])
+def test_a_head_of_any_number_of_classes_learns(classes: int, several_labels: bool) -> None:
     """One logit and several labels by binary cross-entropy, several classes by cross-entropy."""
     torch.manual_seed(0)
     net = MILNetwork(Features(4), SmoothAttentionPool(4, 3), nn.Linear(4, classes), spatial_dims=1)
@@ -155,7 +201,7 @@ def test_a_head_of_any_number_of_classes_learns(classes: int) -> None:
     bags_of = torch.arange(30) % max(classes, 2)
     x = prototypes[bags_of][:, :, None] + torch.randn(30, 4, 6)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
-    label = bags_of[:, None].float()
+    label = torch.nn.functional.one_hot(bags_of, 3).float() if several_labels else bags_of[:, None].float()
     for _ in range(60):
         optimizer.zero_grad()
         SmoothMILLoss(alpha=0)(net(x), label).backward()

@@ -190,9 +190,34 @@ def test_isolated_instances_come_out_unchanged(mode: str, accelerated: bool) -> 
     pair = build_graph(torch.tensor([[[0.0, 1.0, 2.0]]]), torch.tensor([[[1.0, 1.0, 0.0]]]))
     for graph in (lattice, pair):
         x = torch.randn(1, 5, 3)
-        got = SmoothOperator(0.9, mode, accelerated=accelerated)(x, graph)
-        torch.testing.assert_close(got[..., 2], x[..., 2], rtol=1e-2 if accelerated else 1e-5, atol=1e-6)
-        assert (got[..., :2] - x[..., :2]).abs().max() > 0.1
+        got = SmoothOperator(0.99, mode, accelerated=accelerated)(x, graph)
+        torch.testing.assert_close(got[..., 2], x[..., 2], rtol=1e-5, atol=1e-6)
+        assert (got[..., :2] - x[..., :2]).abs().max() > 1e-3
+
+
+def test_a_table_of_two_neighbours_that_is_no_chain_is_solved_too() -> None:
+    """A path whose middle instances name the one after first, a ring, and an isolated place that names another."""
+    swapped = build_graph(torch.arange(6.0).view(1, 1, 6))
+    for node in (1, 4):
+        swapped.neighbours[0, :, node] = swapped.neighbours[0, :, node].flip(0)
+    places = torch.arange(6)
+    ring = Graph(torch.stack([(places - 1) % 6, (places + 1) % 6])[None], torch.ones(1, 2, 6))
+    x = torch.randn(1, 4, 6)
+    for graph in (swapped, ring):
+        assert missed(SmoothOperator(0.9, "exact")(x, graph), solved(x, graph, 0.9)) < 1e-5
+    pair = Graph(torch.tensor([[[1, 0, 0]]]), torch.tensor([[[1.0, 1.0, 0.0]]]))
+    torch.testing.assert_close(SmoothOperator(0.9)(x[..., :3], pair)[..., 2], x[..., 2])
+
+
+@pytest.mark.parametrize("logit", [-800.0, -40.0, 40.0, 800.0])
+@each_mode
+def test_alpha_stays_between_0_and_1_whatever_was_learned(mode: str, accelerated: bool, logit: float) -> None:
+    sm = SmoothOperator("trainable", mode, accelerated=accelerated)
+    sm.alpha_logit.data.fill_(logit)
+    assert 0 < float(sm.alpha.detach()) < 1
+    sm.settle()
+    for graph in (chain(9), build_graph(torch.tensor([[[0.0, 1, 1], [0.0, 0, 1]]]))):
+        assert sm(torch.randn(1, 2, graph.neighbours.shape[2]), graph).isfinite().all()
 
 
 def test_bags_of_a_batch_are_solved_for_themselves() -> None:
@@ -244,7 +269,7 @@ def test_trainable_alpha_starts_at_half_learns_and_stays_between_0_and_1() -> No
         assert 0 < float(sm.alpha) < 1
 
 
-@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5])
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, 0.99999])
 def test_alpha_outside_0_and_1_is_an_error(alpha: float) -> None:
     with pytest.raises(ValueError, match="must lie between 0 and 1"):
         SmoothOperator(alpha)
@@ -258,6 +283,11 @@ def test_an_unknown_word_for_alpha_is_an_error() -> None:
 def test_an_unknown_mode_is_an_error() -> None:
     with pytest.raises(ValueError, match="'approx' or 'exact' is wanted"):
         SmoothOperator(mode="fast")
+
+
+def test_an_accelerated_exact_operator_is_an_error() -> None:
+    with pytest.raises(ValueError, match="accelerated belongs to the mode 'approx'"):
+        SmoothOperator(mode="exact", accelerated=True)
 
 
 def test_no_step_at_all_is_an_error() -> None:

@@ -94,6 +94,45 @@ class _Fewer(nn.Module):
         return image[:, : self.out_features]
 
 
+@pytest.mark.parametrize("name", ["attention", "gated", "mean", "smooth early, lattice"])
+def test_half_precision_does_not_overflow(name: str) -> None:
+    """A sum over many patches would; a mean does not."""
+    net = network(name)
+    n = 40_000
+    x = 30 * torch.rand(1, FEATURES, n) + 30
+    place = torch.arange(n)
+    coords = (torch.stack([place % 200, place // 200]) if net.spatial_dims == 2 else place[None]).float()[None]
+    with torch.autocast("cpu", dtype=torch.float16):
+        got = predict_in_blocks(net, in_blocks(x, 5000), torch.ones(1, 1, n), coords)
+    torch.testing.assert_close(got.logits.float(), net.predict(x, coords).logits, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["attention", "smooth early, lattice", "instance max"])
+@pytest.mark.parametrize("there", [30, 48])
+def test_blocks_that_are_not_the_bag_are_refused(name: str, there: int) -> None:
+    net = network(name)
+    _, coords = bag(40, net.spatial_dims)
+    x, _ = bag(there, net.spatial_dims)
+    with pytest.raises(ValueError, match=f"the blocks hold {there} instances, the mask names 40"):
+        predict_in_blocks(net, in_blocks(x, 8), torch.ones(1, 1, 40), coords)
+
+
+def test_an_empty_block_is_passed_over() -> None:
+    net = network("attention")
+    x, _ = bag(10, 0)
+    blocks = [x[..., :0], x[..., :4], x[..., 4:4], x[..., 4:]]
+    got = predict_in_blocks(net, lambda: blocks, torch.ones(1, 1, 10))
+    torch.testing.assert_close(got.logits, net.predict(x).logits)
+
+
+def test_padding_in_blocks_is_refused() -> None:
+    x, _ = bag(10, 0)
+    mask = torch.ones(1, 1, 10)
+    mask[..., 9] = 0
+    with pytest.raises(ValueError, match="a bag in blocks has no padding"):
+        predict_in_blocks(network("attention"), in_blocks(x, 4), mask)
+
+
 def test_what_needs_the_whole_bag_says_so() -> None:
     x, _ = bag(10, 0)
     net = MILNetwork(Features(FEATURES), MaxPool(), nn.Identity()).eval()

@@ -59,6 +59,23 @@ def test_nobody_attends_to_padding() -> None:
     torch.testing.assert_close(got.embedding, alone.embedding, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("padded", "mask_shape"), [(False, None), (True, (1, 1, 1, 5))])
+def test_a_bag_without_padding_needs_no_mask_and_no_other_one_of_n_by_n(
+    padded: bool, mask_shape: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, ...] | None] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
+        given.append(None if attn_mask is None else tuple(attn_mask.shape))
+        return attention(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr("scripts.networks.transformer.scaled_dot_product_attention", spy)
+    mask = torch.tensor([[[1.0, 1, 1, 1, 0 if padded else 1]]])
+    SmoothTransformer(8, MeanPool(), heads=2, layers=1)(torch.randn(1, 8, 5), mask, build_graph(COORDS, mask))
+    assert given == [mask_shape]
+
+
 def test_each_layer_learns_an_alpha_of_its_own() -> None:
     transformer = SmoothTransformer(8, SmoothAttentionPool(8, 4), heads=2, layers=3)
     pooled = transformer(torch.randn(1, 8, 5), torch.ones(1, 1, 5), build_graph(COORDS))

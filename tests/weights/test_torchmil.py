@@ -78,7 +78,7 @@ def state_of_transformer(
 
 
 def adjacency() -> Tensor:
-    """Ã of 8 neighbours on the lattice; the isolated patch is its own neighbour."""
+    """Ã of 8 neighbours on the lattice; the isolated patch is its own neighbour, as with us (torchmil's has none)."""
     apart = (COORDS[:, :, None] - COORDS[:, None, :]).abs().amax(dim=0)
     a = ((apart > 0) & (apart < 1.5)).double()
     a[a.sum(dim=1) == 0] = torch.eye(len(a)).double()[a.sum(dim=1) == 0]
@@ -285,7 +285,7 @@ def without(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         (state_of_pool(), {"alpha": 0.5}, "every alpha .* was trained, .*: leave out --alpha"),
         (state_of_pool(coef=-0.5), {}, "`pool.sm.sm.coef` is -0.5, which makes an alpha outside of 0 and 1"),
         (state_of_pool(coef=0.0), {"mode": "exact"}, "`pool.sm.sm.coef` is 0.0, which"),
-        (state_of_pool(coef=math.nan), {}, "`pool.sm.sm.coef` is nan, which"),
+        (state_of_pool(coef=math.nan), {}, "`pool.sm.sm.coef` of the checkpoint holds NaN or infinite values"),
         (
             state_of_pool(normalised=("proj2",)),
             {},
