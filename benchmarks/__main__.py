@@ -1,0 +1,67 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`python -m benchmarks`: speed and memory of ours beside the peers', written to benchmarks/results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.report import Section, number, page, read
+from benchmarks.runner import Runner
+from benchmarks.sections import SECTIONS
+
+RESULTS = peers.ROOT / "benchmarks" / "results"
+PREFACE = (
+    "Made by `make bench`; [how it is measured](../README.md). Each case ran in processes of its own, "
+    "ours and theirs in turn, on one machine. Times are the median of the processes, each the median of its calls. "
+    "Peak memory is the highest resident memory while the case ran, less that just before it, when libraries, network "
+    "and bag were in place and a small bag had been through: of the process that took most."
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small bags, once: does it run? nothing is installed")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these parts alone")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each case is run")
+    parser.add_argument("--patience", type=float, default=0, help="seconds to wait for other work, before each process")
+    parser.add_argument("--no-peers", action="store_true", help="ours alone")
+    parser.add_argument("--into", type=Path, default=RESULTS, help="folder for the figures and the page")
+    asked = parser.parse_args()
+    if not asked.quick and not asked.no_peers:
+        peers.build()
+    threads = 1 if asked.quick else 2  # small bags leave a second thread nothing to do but wait
+    runner = Runner(asked.quick, peers.ready() and not asked.no_peers, asked.rounds, threads, asked.patience)
+    sections = []
+    for name in asked.only:
+        section = SECTIONS[name](runner)
+        sections.append(section)
+        section.write(asked.into)
+        for target in section.targets:
+            verdict = "not judged" if section.quick else target.verdict
+            runner.say(f"{target.what}: {number(target.value, target.unit)}, {verdict}")
+    (asked.into / "README.md").write_text(page(written(asked.into), PREFACE))
+    runner.say(f"written to {asked.into}/README.md")
+    return int(any(section.name == "parity" and section.missed for section in sections))  # a missed speed is no failure
+
+
+def written(folder: Path) -> list[Section]:
+    """All parts there are, also those of an earlier run, in the order of the run."""
+    found = (read(path) for path in folder.glob("*.json"))
+    order = list(SECTIONS)
+    return sorted((section for section in found if section is not None), key=lambda section: order.index(section.name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

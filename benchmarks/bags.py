@@ -1,0 +1,59 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One and the same bag for both sides: a blob of tissue on the patch lattice, with random features."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+SEED = 0
+
+
+def tissue(n: int) -> Tensor:
+    """n patches with a ragged outline and holes, row by row as a slide is read. [2, n], whole numbers."""
+    side = math.ceil(math.sqrt(2.5 * n))
+    line = torch.linspace(-1, 1, side, dtype=torch.double)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    angle = torch.atan2(y, x)
+    outline = torch.hypot(x, y) - 0.10 * torch.cos(3 * angle + 1) - 0.06 * torch.cos(8 * angle)
+    holes = 0.3 * (torch.cos(11 * x + 1) * torch.cos(9 * y) > 0.75)
+    taken = torch.topk((outline + holes).flatten(), n, largest=False).indices.sort().values
+    return torch.stack([taken // side, taken % side])
+
+
+def features(n: int, columns: int) -> Tensor:
+    """[n, columns], float32."""
+    return torch.randn(n, columns, generator=torch.Generator().manual_seed(SEED))
+
+
+def edges(coords: Tensor) -> Tensor:
+    """Each pair of touching patches, both ways. [2, n] → [2, E]. Written without the code that is measured."""
+    n = coords.shape[1]
+    taken = torch.full([int(coords[0].max()) + 3, int(coords[1].max()) + 3], -1)  # an empty line on every side
+    row, column = coords[0] + 1, coords[1] + 1
+    taken[row, column] = torch.arange(n)
+    pairs = []
+    for down, right in [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]:
+        other = taken[row + down, column + right]
+        there = other >= 0
+        pairs.append(torch.stack([torch.arange(n)[there], other[there]]))
+    return torch.cat(pairs, dim=1)
+
+
+def adjacency(coords: Tensor) -> Tensor:
+    """D^-1/2 A D^-1/2, sparse [n, n] in float64; an isolated patch has an empty row."""
+    pairs, n = edges(coords), coords.shape[1]
+    degree = torch.bincount(pairs[0], minlength=n).double()
+    weights = torch.rsqrt(degree[pairs[0]] * degree[pairs[1]])
+    return torch.sparse_coo_tensor(pairs, weights, (n, n), check_invariants=True).coalesce()

@@ -1,0 +1,135 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What is measured of ours. Each function makes the bag and the network, and gives what to time, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from benchmarks.bags import adjacency, features, tissue
+from scripts.networks import (
+    AttentionPool,
+    Features,
+    MILNetwork,
+    SmoothAttentionPool,
+    SmoothOperator,
+    SmoothTransformer,
+    build_graph,
+)
+
+Runs = dict[str, Callable[[], object]]
+
+
+def _bag(n: int, columns: int, device: str) -> tuple[Tensor, Tensor]:
+    """image [1, D, N] in memory as the readers give it, and coords [1, 2, N]."""
+    return features(n, columns).t().contiguous()[None].to(device), tissue(n).float()[None].to(device)
+
+
+def _training(network: MILNetwork, image: Tensor, coords: Tensor) -> Runs:
+    """The graph is built within each of them: it is a part of the network."""
+    network.to(image.device)
+    label = torch.ones([1, 1], device=image.device)
+
+    @cache  # torch.optim takes seconds to load, and the other two need none
+    def optimizer() -> torch.optim.Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def step() -> None:
+        network.zero_grad()
+        logits: Tensor = network.train()(image, coords).logits
+        binary_cross_entropy_with_logits(logits, label).backward()
+
+    def step_and_update() -> None:
+        step()
+        optimizer().step()
+
+    @torch.no_grad()
+    def forward() -> Tensor:
+        return network.eval()(image, coords)
+
+    return {"step": step, "step, Adam": step_and_update, "forward": forward}
+
+
+def smap(n: int, columns: int = 1024, device: str = "cpu") -> Runs:
+    torch.manual_seed(0)
+    pool = SmoothAttentionPool(columns, 128, placement="early", alpha="trainable", steps=10)
+    return _training(MILNetwork(Features(columns), pool, nn.Linear(columns, 1), 2), *_bag(n, columns, device))
+
+
+def attention_pool(n: int, columns: int = 1024, device: str = "cpu") -> Runs:
+    """The same network without smoothing."""
+    torch.manual_seed(0)
+    pool = AttentionPool(columns, 128)
+    return _training(MILNetwork(Features(columns), pool, nn.Linear(columns, 1), 0), *_bag(n, columns, device))
+
+
+def smtap(n: int, columns: int = 512, device: str = "cpu") -> Runs:
+    torch.manual_seed(0)
+    pool = SmoothAttentionPool(columns, 128, placement="early", alpha="trainable", steps=10)
+    aggregator = SmoothTransformer(columns, pool=pool, heads=8, layers=2)
+    return _training(MILNetwork(Features(columns), aggregator, nn.Linear(columns, 1), 2), *_bag(n, columns, device))
+
+
+def matmul(n: int) -> Runs:
+    """What torch itself reaches in float32: the bound of whatever is made of matrix products."""
+    a, b = torch.randn(2, n, n)
+    return {"multiply": lambda: a @ b}
+
+
+def exact(n: int, columns: int = 128, alpha: float = 0.9, device: str = "cpu") -> Runs:
+    """On a graph that is already there."""
+    x, coords = _bag(n, columns, device)
+    operator, graph = SmoothOperator(alpha, mode="exact").to(device), build_graph(coords)
+    return {"forward": torch.no_grad()(lambda: operator(x, graph))}
+
+
+def exact_chain(n: int, columns: int = 128, alpha: float = 0.9, device: str = "cpu") -> Runs:
+    x = features(n, columns).t().contiguous()[None].to(device)
+    operator = SmoothOperator(alpha, mode="exact").to(device)
+    graph = build_graph(torch.arange(n, device=device).float()[None, None])
+    return {"forward": torch.no_grad()(lambda: operator(x, graph))}
+
+
+def graph(n: int, device: str = "cpu") -> Runs:
+    coords = tissue(n).float()[None].to(device)
+    return {"build": lambda: build_graph(coords)}
+
+
+def errors(n: int, columns: int, alphas: Sequence[float], steps: int) -> list[dict[str, float]]:
+    """‖G - G*‖ / ‖G*‖ of the three ways to smooth white noise, for each alpha; G* by a sparse solve in float64."""
+    from scipy.sparse import coo_array, eye_array
+    from scipy.sparse.linalg import splu
+
+    coords, u = tissue(n), features(n, columns)
+    pairs, weights = adjacency(coords).indices().numpy(), adjacency(coords).values().numpy()
+    neighbours = coo_array((weights, (pairs[0], pairs[1])), shape=(n, n)).tocsc()
+    lattice = build_graph(coords.float()[None])
+    rows = []
+    for alpha in alphas:
+        solve = splu((eye_array(n, format="csc") - alpha * neighbours).tocsc()).solve
+        wanted = torch.from_numpy((1 - alpha) * solve(u.double().numpy()))
+        operators = {
+            "exact": SmoothOperator(alpha, mode="exact"),
+            "recursion": SmoothOperator(alpha, steps=steps),
+            "chebyshev": SmoothOperator(alpha, steps=steps, accelerated=True),
+        }
+        got = {name: operator(u.t()[None], lattice)[0].t().double() for name, operator in operators.items()}
+        rows.append({name: float((g - wanted).norm() / wanted.norm()) for name, g in got.items()})
+    return rows
+
+
+def cuda_device() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -1,0 +1,37 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The peers' own environment: torchmil, pinned, beside the torch that ours runs on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".venv-peers"
+PYTHON = FOLDER / "bin" / "python"
+REQUIREMENTS = ROOT / "benchmarks" / "requirements-peers.txt"
+READY = FOLDER / "ready"  # holds the requirements it was built from
+
+
+def ready() -> bool:
+    return READY.exists() and READY.read_text() == REQUIREMENTS.read_text()
+
+
+def build() -> None:
+    if ready():
+        return
+    print(f"Building the peers' environment in {FOLDER.name} (once; about a minute) ...", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(FOLDER)], check=True)
+    pip = [str(PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
+    READY.write_text(REQUIREMENTS.read_text())

@@ -1,0 +1,183 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Cases in fresh processes, ours and theirs in turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.measure import Request
+
+ALONE = 0.05  # share of the cores that others may have while a process counts as undisturbed
+
+
+@dataclass
+class Outcome:
+    """One run of one case, over all processes."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: list[int] = field(default_factory=list)
+
+
+class Outcomes(defaultdict[tuple[str, str, int], Outcome]):
+    """Outcomes by (name of the case, run, instances)."""
+
+    def __init__(self) -> None:
+        super().__init__(Outcome)
+
+    def seconds(self, name: str, run: str, n: int) -> float | None:
+        """Median of the processes; None where it was not measured."""
+        return median(self[name, run, n].seconds) if (name, run, n) in self else None
+
+    def peak_gb(self, name: str, run: str, n: int) -> float | None:
+        """Of the process that took most."""
+        return max(self[name, run, n].peak_bytes) / 1e9 if (name, run, n) in self else None
+
+    def by_size(self, name: str, run: str) -> dict[int, float]:
+        return {n: median(outcome.seconds) for (a, b, n), outcome in self.items() if (a, b) == (name, run)}
+
+    def as_list(self) -> list[dict[str, Any]]:
+        return [{"case": c, "run": r, "instances": n, **asdict(outcome)} for (c, r, n), outcome in self.items()]
+
+
+@dataclass(frozen=True)
+class Runner:
+    quick: bool
+    with_peers: bool
+    rounds: int
+    threads: int = 2
+    patience: float = 0  # seconds to wait before each process for others to leave the machine alone
+    started: float = field(default_factory=time.monotonic)
+    disturbed: list[float] = field(default_factory=list)  # of each process: the share of the cores that others had
+
+    def in_turn(self, requests: Mapping[str, Request], rounds: int | None = None) -> Outcomes:
+        """Every case in a fresh process, and all of them again, `rounds` times; theirs only if they are there."""
+        wanted = {name: request for name, request in requests.items() if not _theirs(request) or self.with_peers}
+        outcomes = Outcomes()
+        if self.quick:  # one process for ours and one for theirs: most of a small bag's time is loading torch
+            for names in ([n for n in wanted if not _theirs(wanted[n])], [n for n in wanted if _theirs(wanted[n])]):
+                self._add(outcomes, {name: wanted[name] for name in names}, "; ".join(names))
+            return outcomes
+        rounds = rounds or self.rounds
+        for turn in range(1, rounds + 1):
+            for name, request in wanted.items():
+                self._add(outcomes, {name: request}, f"{name}, round {turn} of {rounds}")
+        return outcomes
+
+    def figures(self, case: str, module: str = "ours", **options: Any) -> Any:
+        """What a function gives back, instead of what it costs."""
+        return self._ask([Request(module, case, [], options, figures=True)], case)[0]
+
+    def _add(self, outcomes: Outcomes, requests: Mapping[str, Request], what: str) -> None:
+        answers = self._ask(list(requests.values()), what) if requests else []
+        for name, records in zip(requests, answers, strict=True):
+            for record in records:
+                outcome = outcomes[name, record["run"], record["n"]]
+                outcome.seconds.append(record["seconds"])
+                outcome.peak_bytes.append(record["peak_bytes"])
+
+    def _ask(self, requests: Sequence[Request], what: str) -> list[Any]:
+        """The answers of one fresh process; with patience, of one that others left alone, if three tries find it."""
+        python = str(peers.PYTHON) if _theirs(requests[0]) else sys.executable
+        asked = json.dumps([{**asdict(request), "threads": self.threads} for request in requests])
+        for tries_left in (2, 1, 0):
+            self._wait()
+            self.say(f"{what} ...")
+            watch = Watch()
+            done = subprocess.run(
+                [python, "-m", "benchmarks.measure", asked], cwd=peers.ROOT, capture_output=True, text=True
+            )
+            if done.returncode:
+                raise RuntimeError(f"{what} failed:\n{done.stderr}")
+            others = watch.others()
+            if others < ALONE or not self.patience or not tries_left:
+                break
+            self.say(f"other work took {100 * others:.0f} % of the cores meanwhile: once more")
+        self.disturbed.append(others)
+        answers: list[Any] = json.loads(done.stdout.splitlines()[-1])
+        return answers
+
+    def _wait(self) -> None:
+        """Until others left the machine alone for two seconds, or patience is at an end."""
+        until = time.monotonic() + self.patience
+        while time.monotonic() < until:
+            watch = Watch()
+            time.sleep(2)
+            if watch.others() < ALONE:
+                return
+
+    def say(self, what: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
+        print(f"[{minutes:2}:{seconds:02}] {what}", flush=True)
+
+    def where(self) -> dict[str, str]:
+        """Of which machine the figures are, and how busy others kept it since this was last asked."""
+        others = f"{100 * mean(self.disturbed):.0f} %" if self.disturbed else "unknown"
+        self.disturbed.clear()
+        return {
+            "processor": _processor(),
+            "cores": f"{len(os.sched_getaffinity(0))} ({self.threads} used)",
+            "Python": platform.python_version(),
+            "torch": version("torch"),
+            "share of the cores that other work took": others,
+        }
+
+
+def _theirs(request: Request) -> bool:
+    return request.module == "theirs"
+
+
+class Watch:
+    """How much of the machine's time goes to others than this process and its children."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic(), *self._spent()
+
+    def others(self) -> float:
+        start, busy_then, own_then = self.start
+        busy, own = self._spent()
+        available = (time.monotonic() - start) * (os.cpu_count() or 1)
+        return max(0.0, (busy - busy_then) - (own - own_then)) / available
+
+    @staticmethod
+    def _spent() -> tuple[float, float]:
+        """CPU seconds of all processes, and of this one with its children that ended."""
+        user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+        own = os.times()
+        return (user + nice + system) / os.sysconf("SC_CLK_TCK"), own[0] + own[1] + own[2] + own[3]
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def available_bytes() -> int:
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
+
+
+def sizes_that_fit(sizes: Sequence[int], bytes_each: int) -> list[int]:
+    return [n for n in sizes if n * bytes_each < available_bytes()]

@@ -1,0 +1,340 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The parts of the run: which cases, which targets, which tables."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from benchmarks import peers
+from benchmarks.measure import Request
+from benchmarks.report import Section, Table, Target, exponent, large, number, ratio, spread
+from benchmarks.runner import Outcomes, Runner, sizes_that_fit
+
+SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
+ALPHAS = (0.1, 0.5, 0.7, 0.9, 0.99)
+LINEAR = 1.1  # the exponent of N that still counts as linear: a sort is N log N, and large bags leave the caches
+SKIPPED_PEERS = "The peers' environment is not there: ours alone."
+STEPS = ("step", "step, Adam", "forward")
+QUICK_STEPS = ("step", "forward")  # loading torch.optim takes longer than all of it
+
+
+def parity(runner: Runner) -> Section:
+    """Is it the same network at all? tests/peers, run where torchmil is."""
+    title = "The same results as torchmil"
+    if not runner.with_peers:
+        return Section("parity", title, SKIPPED_PEERS, runner.quick, runner.where())
+    runner.say("tests/peers in the peers' environment ...")
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        pytest = [str(peers.PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        done = subprocess.run([*pytest, "tests/peers"], cwd=peers.ROOT, capture_output=True, text=True)
+        if not report.exists():
+            raise RuntimeError(f"tests/peers did not run:\n{done.stdout}\n{done.stderr}")
+        suite = ElementTree.parse(report).getroot()[0]
+    count = {key: int(suite.attrib[key]) for key in ("tests", "failures", "errors", "skipped")}
+    if done.returncode:
+        runner.say(done.stdout)
+    return Section(
+        "parity",
+        title,
+        "Logits, instance scores and every gradient of SmAP and SmTAP with torchmil's weights, to 1e-5: `tests/peers`.",
+        runner.quick,
+        runner.where(),
+        [
+            Target("tests of parity with torchmil that fail", count["failures"] + count["errors"], 0),
+            Target("tests of parity with torchmil that pass", _passed(count), 1, at_least=True),
+        ],
+        [Table(list(count), [[str(value) for value in count.values()]])],
+        count,
+    )
+
+
+def _passed(count: dict[str, int]) -> int:
+    return count["tests"] - count["failures"] - count["errors"] - count["skipped"]
+
+
+def smap(runner: Runner) -> Section:
+    n, larger, columns = (600, 1_200, 64) if runner.quick else (20_000, 50_000, 1024)
+    options, runs = {"columns": columns}, QUICK_STEPS if runner.quick else STEPS
+    got = runner.in_turn(
+        {
+            "SmAP, ours": Request("ours", "smap", [n], options, runs, calls=10),
+            "SmAP, torchmil": Request("theirs", "smap", [n], options, runs, calls=2),
+            "without smoothing, ours": Request("ours", "attention_pool", [n], options, runs, calls=10),
+            "SmAP, ours, larger": Request("ours", "smap", [larger], options),
+        }
+    )
+    ours, theirs = got.seconds("SmAP, ours", "step", n), got.seconds("SmAP, torchmil", "step", n)
+    plain = got.seconds("without smoothing, ours", "step", n)
+    here, there = f"{n:,} × {columns}", f"{larger:,} × {columns}"
+    return Section(
+        "smap",
+        "SmAP, a training step",
+        "Placement early, attention of 128, tanh, 10 steps, α trained, one linear layer as head, binary cross-entropy. "
+        "A step is forward, loss and backward. Ours builds its graph within the step; torchmil is given its normalised "
+        "sparse adjacency in float32, which its dataset would have made beforehand, in float64. "
+        f"The speed asked for is torchmil's time over ours. {_peers_note(runner)}",
+        runner.quick,
+        runner.where(),
+        [
+            Target(f"SmAP step, {here}: torchmil / ours", ratio(theirs, ours), 15, "×", at_least=True),
+            Target(f"SmAP step, {here}: with / without smoothing", ratio(ours, plain), 1.5, "×"),
+            Target(f"SmAP step, {here}: peak memory", got.peak_gb("SmAP, ours", "step", n), 0.2, "GB"),
+            Target(f"SmAP step, {there}", got.seconds("SmAP, ours, larger", "step", larger), 0.6, "s"),
+            Target(f"SmAP step, {there}: peak memory", got.peak_gb("SmAP, ours, larger", "step", larger), 0.4, "GB"),
+        ],
+        [
+            _table(got),
+            _ratios(
+                got,
+                runs,
+                n,
+                {
+                    "torchmil / ours": ("SmAP, torchmil", "SmAP, ours"),
+                    "with / without smoothing": ("SmAP, ours", "without smoothing, ours"),
+                },
+            ),
+        ],
+        {"cases": got.as_list()},
+    )
+
+
+def operator(runner: Runner) -> Section:
+    n, small = (600, 400) if runner.quick else (100_000, 2_500)
+    got = runner.in_turn({"exact, lattice": Request("ours", "exact", [n], runs=["forward"], calls=1)})
+    errors = runner.figures("errors", n=small, columns=16, alphas=ALPHAS, steps=10)
+    rows = [[number(alpha), *(f"{row[name]:.1e}" for name in row)] for alpha, row in zip(ALPHAS, errors, strict=True)]
+    return Section(
+        "operator",
+        "The smooth operator by itself",
+        f"On a graph that is there, without gradient. Errors are ‖G − G*‖ / ‖G*‖ for white noise U on {small:,} "
+        "patches, with G* from a sparse solve by SciPy in float64; the two approximations take 10 steps, in float32.",
+        runner.quick,
+        runner.where(),
+        [Target(f"exact operator, {n:,} × 128, α = 0.9", got.seconds("exact, lattice", "forward", n), 4, "s")],
+        [_table(got), Table(["α", "exact", "recursion of the paper", "Chebyshev (accelerated)"], rows, "Errors:")],
+        {"cases": got.as_list(), "errors": dict(zip(map(str, ALPHAS), errors, strict=True))},
+    )
+
+
+def graph(runner: Runner) -> Section:
+    n = 1_000 if runner.quick else 50_000
+    got = runner.in_turn({"graph": Request("ours", "graph", [n], runs=["build"], calls=5)})
+    return Section(
+        "graph",
+        "Who is whose neighbour",
+        "`build_graph` of a blob of tissue, 8 neighbours.",
+        runner.quick,
+        runner.where(),
+        [Target(f"graph of {n:,} patches", got.seconds("graph", "build", n), 0.05, "s")],
+        [_table(got)],
+        {"cases": got.as_list()},
+    )
+
+
+def smtap(runner: Runner) -> Section:
+    n, columns = (300, 64) if runner.quick else (10_000, 512)
+    half = n // 2
+    runs, options = ("step", "forward"), {"columns": columns}
+    got = runner.in_turn(
+        {
+            "SmTAP, ours": Request("ours", "smtap", [n], options, runs, calls=1, untimed=0),
+            "SmTAP, torchmil, no mask": Request("theirs", "smtap", [n], options, runs, calls=1, untimed=0),
+            "SmTAP, torchmil, mask": Request("theirs", "smtap", [n], {**options, "masked": True}, runs, 1, 0),
+        }
+    )
+    square = 64 if runner.quick else 4096
+    got.update(runner.in_turn({"matrix product": Request("ours", "matmul", [square], runs=["multiply"], calls=5)}))
+    halved = Request("ours", "smtap", [half], options, runs, calls=1, untimed=0)
+    got.update(runner.in_turn({"SmTAP, ours, half the bag": halved}, rounds=1))  # for its memory alone
+    targets = []
+    for run in runs:
+        peers_seconds = {mask: got.seconds(f"SmTAP, torchmil, {mask}", run, n) for mask in ("no mask", "mask")}
+        known = {mask: seconds for mask, seconds in peers_seconds.items() if seconds is not None}
+        best = min(known, key=lambda mask: known[mask]) if known else "no mask"
+        value = ratio(peers_seconds[best], got.seconds("SmTAP, ours", run, n))
+        targets.append(
+            Target(f"SmTAP {run}, {n:,} × {columns}: torchmil ({best}) / ours", value, 1.5, "×", at_least=True)
+        )
+    speed = ratio(2 * square**3, got.seconds("matrix product", "multiply", square))  # operations per second
+    bounds = [
+        [run, number(operations / 1e9), number(ratio(operations, speed), "s")]
+        for run, operations in _smtap_operations(n, columns).items()
+    ]
+    whole, part = got.peak_gb("SmTAP, ours", "step", n), got.peak_gb("SmTAP, ours, half the bag", "step", half)
+    targets.append(
+        Target("SmTAP step: peak memory of a bag / of half of it (an N×N tensor: 4)", ratio(whole, part), 2.5)
+    )
+    return Section(
+        "smtap",
+        "SmTAP",
+        "8 heads, 2 layers, then SmAP; attention among all instances. torchmil runs with a mask, as its collate makes "
+        "one, and without; its faster one counts. One N×N matrix in float32 would be "
+        f"{number(4 * n * n / 1e9, 'GB')} for each head. Nearly all of it are matrix products, of attention and of "
+        f"linear layers: in float32 nobody is faster than the bound below. {_peers_note(runner)}",
+        runner.quick,
+        runner.where(),
+        targets,
+        [
+            _table(got),
+            Table(["", "billions of operations", "bound: the same at the speed of torch's own matrix product"], bounds),
+        ],
+        {"cases": got.as_list()},
+    )
+
+
+def streaming(runner: Runner) -> Section:
+    n, columns = (1_000, 64) if runner.quick else (100_000, 1024)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"folder": folder, "columns": columns}
+        got = runner.in_turn(
+            {
+                "SmAP, file in blocks": Request("streaming", "in_blocks", [n], options, ["predict"], calls=2),
+                "SmAP, file at once": Request("streaming", "at_once", [n], options, ["predict"], calls=2),
+                "SmAP, bag in memory": Request("streaming", "in_memory", [n], options, ["predict"], calls=2),
+            },
+            rounds=2,
+        )
+    blocks, memory = (got.seconds(f"SmAP, {how}", "predict", n) for how in ("file in blocks", "bag in memory"))
+    here = f"{n:,} × {columns} in a file"
+    return Section(
+        "streaming",
+        "A bag that stays in its file",
+        "Scores of a bag whose features are in a file (float32, in the system's cache), by `StreamingInferer`, 8192 "
+        "patches at a time; of the same bag in memory, by `BagInferer`; and from the file, transforms included. "
+        "SmAP weighs the features themselves, so the blocks are read twice.",
+        runner.quick,
+        runner.where(),
+        [
+            Target(f"{here}, in blocks: peak memory", got.peak_gb("SmAP, file in blocks", "predict", n), 0.5, "GB"),
+            Target(f"{here}: time in blocks / in memory", ratio(blocks, memory), 1.5, "×"),
+        ],
+        [_table(got)],
+        {"cases": got.as_list()},
+    )
+
+
+def _smtap_operations(n: int, columns: int, layers: int = 2, expansion: int = 4) -> dict[str, float]:
+    """Of the matrix products alone. Backward, a linear layer costs twice its forward pass; attention, which keeps no
+    N×N table, makes five products where it made two."""
+    attention = 2 * n * n * columns * layers  # one product
+    linear = 2 * n * columns * columns * (3 + 2 * expansion) * layers
+    return {"step": 7 * attention + 3 * linear, "forward": 2 * attention + linear}
+
+
+def growth(runner: Runner) -> Section:
+    sizes = (200, 400, 800) if runner.quick else SIZES
+    tall = sizes_that_fit(sizes, 4 * 4 * 1024)  # the bag, its transposition, and room for two more
+    cases = {
+        "graph": Request("ours", "graph", sizes, runs=["build"]),
+        "SmAP step, 128 features": Request("ours", "smap", sizes, {"columns": 128}),
+        "SmAP step, 1024 features": Request("ours", "smap", tall, {"columns": 1024}, calls=2),
+        "exact, lattice, 128 columns": Request("ours", "exact", sizes, runs=["forward"], calls=2),
+        "exact, chain, 128 columns": Request("ours", "exact_chain", sizes, runs=["forward"], calls=2),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"folder": folder, "columns": 128}
+        cases["SmAP in blocks, 128 features"] = Request("streaming", "in_blocks", sizes, options, ["predict"])
+        got = runner.in_turn(cases, rounds=2)
+    rows, each, targets, exponents = [], [], [], {}
+    for name, request in cases.items():
+        seconds = got.by_size(name, request.runs[0])
+        overall, of_large = exponent(seconds), exponent(large(seconds))
+        exponents[name] = {"all": overall, "large": of_large}
+        rows.append([name, *(number(seconds.get(n)) for n in sizes), number(overall), number(of_large)])
+        each.append([name, *(number(1e6 * seconds[n] / n) if n in seconds else "–" for n in sizes)])
+        targets.append(Target(f"{name}: time grows as N to the power of", overall, LINEAR))
+    at = [f"{n:,}" for n in sizes]
+    return Section(
+        "growth",
+        "Growth with the number of instances",
+        f"The exponent is the slope of log time over log N, from end to end; up to {LINEAR} counts as linear. Small "
+        "bags are all fixed cost, so the exponent from 10,000 instances on stands beside it. Where a bag leaves a "
+        "cache of the processor, each instance costs more, and over this range that shows as a larger exponent.",
+        runner.quick,
+        runner.where(),
+        targets,
+        [
+            Table(["seconds at N =", *at, "exponent", "exponent from 10,000 on"], rows),
+            Table(["microseconds per instance at N =", *at], each),
+        ],
+        {"cases": got.as_list(), "exponents": exponents},
+    )
+
+
+def gpu(runner: Runner) -> Section:
+    """Nothing to aim at yet: the figures of whatever accelerator is there."""
+    device = runner.figures("cuda_device")
+    if device is None:
+        return Section("gpu", "On a GPU", "No CUDA here: skipped.", runner.quick, runner.where())
+    on_it = {"device": "cuda"}
+    requests = {
+        "SmAP, ours": Request("ours", "smap", [20_000, 100_000], on_it, STEPS, calls=10, untimed=3),
+        "without smoothing, ours": Request("ours", "attention_pool", [20_000, 100_000], on_it, STEPS, 10, 3),
+        "SmTAP, ours": Request("ours", "smtap", [10_000], on_it, STEPS),
+        "exact, lattice, ours": Request("ours", "exact", [100_000], on_it, ["forward"]),
+        "exact, chain, ours": Request("ours", "exact_chain", [100_000], on_it, ["forward"]),
+        "graph, ours": Request("ours", "graph", [50_000], on_it, ["build"], calls=10),
+    }
+    if runner.with_peers and runner.figures("cuda_device", module="theirs"):
+        requests["SmAP, torchmil"] = Request("theirs", "smap", [20_000], on_it, STEPS)
+        requests["SmTAP, torchmil, no mask"] = Request("theirs", "smtap", [10_000], on_it, STEPS)
+    got = runner.in_turn(requests)
+    return Section(
+        "gpu",
+        "On a GPU",
+        "Peak memory is what the allocator of torch gave out at most, less what it had given out before.",
+        runner.quick,
+        {**runner.where(), "GPU": device},
+        (),
+        [_table(got)],
+        {"cases": got.as_list()},
+    )
+
+
+def _table(got: Outcomes) -> Table:
+    rows = [
+        [name, f"{n:,}", run, spread(outcome.seconds), number(max(outcome.peak_bytes) / 1e9, "GB")]
+        for (name, run, n), outcome in got.items()
+    ]
+    return Table(["case", "instances", "what", "median (fastest to slowest process)", "peak memory"], rows)
+
+
+def _ratios(got: Outcomes, runs: Sequence[str], n: int, of: Mapping[str, tuple[str, str]]) -> Table:
+    """How many times as long, and how much memory, the first of two cases takes."""
+    rows = []
+    for run in runs:
+        for what, (first, second) in of.items():
+            slower = ratio(got.seconds(first, run, n), got.seconds(second, run, n))
+            larger = ratio(got.peak_gb(first, run, n), got.peak_gb(second, run, n))
+            rows.append([what, run, number(slower, "×"), number(larger, "×")])
+    return Table(["ratio", "what", "time", "peak memory"], rows)
+
+
+def _peers_note(runner: Runner) -> str:
+    return "" if runner.with_peers else SKIPPED_PEERS
+
+
+SECTIONS: dict[str, Callable[[Runner], Section]] = {
+    "parity": parity,
+    "smap": smap,
+    "operator": operator,
+    "graph": graph,
+    "smtap": smtap,
+    "streaming": streaming,
+    "growth": growth,
+    "gpu": gpu,
+}

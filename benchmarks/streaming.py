@@ -1,0 +1,94 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From a feature file to a prediction: in blocks, with the whole bag read, and with the bag already in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from monai.transforms import Compose, LoadImaged
+from torch import Tensor, nn
+
+from benchmarks.bags import features, tissue
+from scripts.data.features import (
+    FeatureReader,
+    PatchBagd,
+    PatchBlocksd,
+    PatchFeatures,
+    one_bag,
+    read_blocks,
+    write_features,
+)
+from scripts.inferers import BagInferer, StreamingInferer
+from scripts.networks import Features, MILNetwork, SmoothAttentionPool
+from scripts.units import Level0Coords, Level0Pixels
+
+PITCH = 256
+Runs = dict[str, Callable[[], object]]
+
+
+def _file(folder: str, n: int, columns: int) -> str:
+    """A slide of n patches; written by whoever asks first."""
+    path = Path(folder) / f"{n}x{columns}.h5"
+    if not path.exists():
+        slide = PatchFeatures(
+            features=features(n, columns).numpy(),
+            coords=Level0Coords(PITCH * tissue(n).t().numpy()),
+            pitch=Level0Pixels(PITCH),
+            tile=Level0Pixels(PITCH),
+            mpp=None,
+            encoder="noise",
+            slide_id=path.stem,
+            slide_size=(PITCH * n, PITCH * n),
+        )
+        write_features(path, slide)
+    return str(path)
+
+
+def _network(columns: int) -> MILNetwork:
+    """SmAP on the features themselves: its two passes read the file twice."""
+    torch.manual_seed(0)
+    return MILNetwork(Features(columns), SmoothAttentionPool(columns, 128), nn.Linear(columns, 1), 2).eval()
+
+
+def in_blocks(n: int, folder: str, columns: int) -> Runs:
+    network, infer = _network(columns), StreamingInferer(read_blocks)
+    bag = one_bag([PatchBlocksd()({"image": _file(folder, n, columns)})])
+
+    def predict() -> dict[str, Tensor]:
+        return infer(bag["image"], network, coords=bag["coords"], mask=bag["mask"])
+
+    return {"predict": predict}
+
+
+def at_once(n: int, folder: str, columns: int) -> Runs:
+    path, network, read = _file(folder, n, columns), _network(columns), _read_whole()
+
+    def predict() -> dict[str, Tensor]:
+        return _predict(network, one_bag([read({"image": path})]))
+
+    return {"predict": predict}
+
+
+def in_memory(n: int, folder: str, columns: int) -> Runs:
+    network, bag = _network(columns), one_bag([_read_whole()({"image": _file(folder, n, columns)})])
+    return {"predict": lambda: _predict(network, bag)}
+
+
+def _read_whole() -> Compose:
+    return Compose([LoadImaged("image", reader=FeatureReader), PatchBagd()])
+
+
+@torch.no_grad()
+def _predict(network: MILNetwork, bag: dict) -> dict[str, Tensor]:
+    return BagInferer()(bag["image"], network, coords=bag["coords"], mask=bag["mask"])

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What is measured of torchmil 1.0.2, in the peers' environment. Each function gives what to time, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torchmil.models import SmABMIL, SmTransformerABMIL
+
+from benchmarks.bags import adjacency, features, tissue
+
+Runs = dict[str, Callable[[], object]]
+
+
+def _training(network: nn.Module, n: int, columns: int, mask: Tensor | None, device: str) -> Runs:
+    """The adjacency is made beforehand, in float32: its dataset's float64 would not even multiply with the features."""
+    network.to(device)
+    x = features(n, columns)[None].to(device)  # [1, N, D]
+    adj = torch.stack([adjacency(tissue(n)).float()]).coalesce().to(device)  # sparse [1, N, N], as its collate makes it
+    label = torch.ones([1], device=device)
+    masked = {} if mask is None else {"mask": mask.to(device)}
+
+    @cache
+    def optimizer() -> torch.optim.Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def step() -> None:
+        network.zero_grad()
+        network.train()
+        _, losses = network.compute_loss(label, x, adj, **masked)  # type: ignore[operator]
+        sum(losses.values()).backward()
+
+    def step_and_update() -> None:
+        step()
+        optimizer().step()
+
+    @torch.no_grad()
+    def forward() -> Tensor:
+        logits: Tensor = network.eval()(x, adj, **masked)
+        return logits
+
+    return {"step": step, "step, Adam": step_and_update, "forward": forward}
+
+
+def smap(n: int, columns: int = 1024, device: str = "cpu") -> Runs:
+    torch.manual_seed(0)
+    network = SmABMIL((columns,), att_dim=128, att_act="tanh", sm_alpha="trainable", sm_steps=10, sm_where="early")
+    return _training(network, n, columns, None, device)
+
+
+def smtap(n: int, columns: int = 512, masked: bool = False, device: str = "cpu") -> Runs:
+    """With a mask as its collate makes it, or without one, as a single bag may go."""
+    torch.manual_seed(0)
+    network = SmTransformerABMIL(
+        (columns,),
+        pool_att_dim=128,
+        pool_act="tanh",
+        pool_sm_where="early",
+        transf_att_dim=columns,
+        transf_n_layers=2,
+        transf_n_heads=8,
+        transf_add_self=False,
+    )
+    return _training(network, n, columns, torch.ones([1, n], dtype=torch.uint8) if masked else None, device)
+
+
+def cuda_device() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -1,0 +1,126 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import written
+from benchmarks.report import Section, Table, Target, exponent, large, number, page, ratio, read, spread
+
+WHERE = {"processor": "one of paper", "cores": "2"}
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_exponent_is_the_power_of_n(power: float) -> None:
+    assert exponent({n: 3e-6 * n**power for n in (1_000, 5_000, 20_000, 200_000)}) == pytest.approx(power)
+
+
+def test_fixed_cost_hides_growth_until_bags_are_large() -> None:
+    seconds = {n: 0.05 + 1e-6 * n for n in (1_000, 10_000, 1_000_000, 2_000_000)}
+    overall, of_large = exponent(seconds), exponent(large(seconds))
+    assert overall is not None
+    assert of_large is not None
+    assert overall < of_large < 1
+
+
+def test_one_point_has_no_slope() -> None:
+    assert exponent({1_000: 1.0}) is None
+    assert exponent({}) is None
+    assert large({9_999: 1.0, 10_000: 2.0}) == {10_000: 2.0}
+
+
+@pytest.mark.parametrize(
+    ("target", "verdict"),
+    [
+        (Target("seconds", 0.5, 0.6, "s"), "reached"),
+        (Target("seconds", 0.6, 0.6, "s"), "reached"),
+        (Target("seconds", 0.61, 0.6, "s"), "missed"),
+        (Target("times faster", 15.0, 15, "×", at_least=True), "reached"),
+        (Target("times faster", 14.9, 15, "×", at_least=True), "missed"),
+        (Target("seconds", None, 0.6, "s"), "not measured"),
+        (Target("times faster", None, 15, "×", at_least=True), "not measured"),
+        (Target("not a number", math.nan, 15, "×"), "missed"),
+    ],
+)
+def test_targets_are_judged(target: Target, verdict: str) -> None:
+    assert target.verdict == verdict
+
+
+def test_a_ratio_needs_both() -> None:
+    assert ratio(6.0, 2.0) == 3.0
+    assert ratio(None, 2.0) is None
+    assert ratio(6.0, None) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.12345, "s", "0.123 s"),
+        (12.345, "×", "12.3×"),
+        (1234.5, "", "1,234"),
+        (0.00001234, "", "1e-05"),
+        (1.5, "GB", "1.5 GB"),
+        (10.0, "", "10"),
+        (100.0, "s", "100 s"),
+        (0, "", "0"),
+        (None, "s", "–"),
+    ],
+)
+def test_numbers(value: float | None, unit: str, text: str) -> None:
+    assert number(value, unit) == text
+
+
+def test_the_spread_is_of_the_processes() -> None:
+    assert spread([0.3, 0.1, 0.2]) == "0.2 (0.1 to 0.3) s"
+
+
+def section(name: str, quick: bool = False) -> Section:
+    return Section(
+        name,
+        f"Title of {name}",
+        "How it was done.",
+        quick,
+        WHERE,
+        [Target("ours", 0.2, 0.1, "s"), Target("faster", 20.0, 15, "×", at_least=True), Target("theirs", None, 1)],
+        [Table(["case", "seconds"], [["a|b", "0.2"]], "A caption:")],
+        {"cases": [{"seconds": [0.2]}]},
+    )
+
+
+def test_the_page_says_what_was_missed() -> None:
+    text = page([section("smap")], "Preface.")
+    assert "| ours | 0.2 s | ≤ 0.1 s | missed |" in text
+    assert "| faster | 20× | ≥ 15× | reached |" in text
+    assert "| theirs | – | ≤ 1 | not measured |" in text
+    assert "A caption:\n\n| case | seconds |\n| --- | --- |\n| a\\|b | 0.2 |" in text
+    assert "Measured on processor one of paper, cores 2." in text
+
+
+def test_a_quick_run_judges_nothing() -> None:
+    text = page([section("smap", quick=True)], "Preface.")
+    assert "not judged" in text
+    assert "| missed |" not in text
+    assert "| reached |" not in text
+
+
+def test_sections_come_back_from_their_files_in_the_order_of_the_run(tmp_path: Path) -> None:
+    wanted = [section("smap"), section("growth")]
+    for each in reversed(wanted):
+        each.write(tmp_path)
+    (tmp_path / "hmil.json").write_text('{"a result": "of another kind"}')
+    (tmp_path / "list.json").write_text("[]")
+    assert page(written(tmp_path), "") == page(wanted, "")
+    assert read(tmp_path / "hmil.json") is None
+    assert json.loads((tmp_path / "smap.json").read_text())["targets"][0]["verdict"] == "missed"
