@@ -63,7 +63,7 @@ def _bag_id(relative: Path) -> str:
 class ScanBagd(MapTransform):
     """What a bag needs besides its image, from a scan [1, X, Y, N] that still carries the reader's meta.
 
-    `coords` and `mask` [1, N]; `label` [1] where there is one; `instance_label` [1, N] where there is one, given
+    `coords` [1, N], millimetres above the lowest slice, and `mask` [1, N]; `label` [1] where there is one; `instance_label` [1, N] where there is one, given
     as a list from inferior to superior or as a mapping SOPInstanceUID -> 0/1; `source`, the path it was read from;
     `instances`, a JSON list with the `id` (SOPInstanceUID, or for NIfTI the index) and `position_mm` of each slice:
     text, because a batch of unequal bags carries text unharmed.
@@ -89,7 +89,7 @@ def _bag_entries(item: Mapping[Hashable, object], image: MetaTensor) -> dict[Has
     ids: Sequence[str | int] = uids or range(count)
     positions = [float(position) for position in image.meta["positions_mm"]]
     entries: dict[Hashable, object] = {
-        "coords": torch.arange(count, dtype=torch.float32)[None],  # [1, N]
+        "coords": (torch.tensor(positions, dtype=torch.float64) - positions[0]).float()[None],  # [1, N]
         "mask": torch.ones(1, count),
         "instances": json.dumps([{"id": id_, "position_mm": mm} for id_, mm in zip(ids, positions, strict=True)]),
         "source": source,

@@ -142,7 +142,7 @@ def test_windows_give_a_plain_tensor() -> None:
 
 def test_bag_numbers_and_names_its_slices() -> None:
     bag: dict[Any, Any] = ScanBagd()({"image": scan(3), "label": 1})
-    torch.testing.assert_close(bag["coords"], torch.tensor([[0.0, 1.0, 2.0]]))
+    torch.testing.assert_close(bag["coords"], torch.tensor([[0.0, 2.5, 5.0]]))
     torch.testing.assert_close(bag["mask"], torch.ones(1, 3))
     torch.testing.assert_close(bag["label"], torch.tensor([1.0]))
     assert bag["source"] == "scans/a"
