@@ -86,6 +86,9 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where the code stood that made it: paths of this machine
+        node.doc_string = None
     with whole_file(Path(path)) as beside:
         program.save(beside, external_data=False)
         missed = _largest_difference(beside, answer, image, spatial_dims)

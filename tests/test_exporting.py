@@ -88,6 +88,9 @@ def test_the_weights_are_those_of_the_checkpoint(tmp_path: Path, caplog: pytest.
             str(tmp_path / "model.pt"),
         )  # fmt: skip
     assert "onnxruntime answers as the network does" in caplog.text
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content  # no path of the machine that made it
     coords = torch.tensor([[[0.0, 1, 1], [0.0, 0, 1]]])
     assert_same(tmp_path / "model.onnx", trained, torch.rand(1, FEATURES, 3), coords, torch.ones(1, 1, 3))
 

@@ -63,10 +63,11 @@ def _bag_id(relative: Path) -> str:
 class ScanBagd(MapTransform):
     """What a bag needs besides its image, from a scan [1, X, Y, N] that still carries the reader's meta.
 
-    `coords` [1, N], millimetres above the lowest slice, and `mask` [1, N]; `label` [1] where there is one; `instance_label` [1, N] where there is one, given
-    as a list from inferior to superior or as a mapping SOPInstanceUID -> 0/1; `source`, the path it was read from;
-    `instances`, a JSON list with the `id` (SOPInstanceUID, or for NIfTI the index) and `position_mm` of each slice:
-    text, because a batch of unequal bags carries text unharmed.
+    `coords` [1, N], millimetres above the lowest slice, and `mask` [1, N]; `label` [1] where there is one;
+    `instance_label` [1, N] where there is one, given as a list from inferior to superior or as a mapping
+    SOPInstanceUID -> 0/1; `source`, the path it was read from; `instances`, a JSON list with the `id`
+    (SOPInstanceUID, or for NIfTI the index) and `position_mm` of each slice: text, because a batch of unequal bags
+    carries text unharmed.
     """
 
     def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:

@@ -57,8 +57,12 @@ def build_graph(coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1
         spacing: in a chain, coords are millimetres, and an edge weighs mean distance / its own distance;
             without it every edge weighs 1.
     """
+    if coords.dim() != 3:
+        raise ValueError(f"coords have {coords.dim()} dimensions: [bags, 1 or 2, instances] is wanted")
     if mask is None:
         mask = torch.ones_like(coords[:, :1])
+    if mask.dim() != 3 or mask.shape[2] != coords.shape[2]:
+        raise ValueError("the mask does not fit the coords: [bags, 1, instances] is wanted")
     real = mask[:, 0] > 0.5  # [B, N]
     if not exporting() and not bool((torch.isfinite(coords) | ~real.unsqueeze(1)).all()):
         raise ValueError("coords hold NaN or infinite values: every real instance needs a place")
@@ -69,7 +73,8 @@ def build_graph(coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1
         _refuse_edgeless(coords, real, graph.weights)
         return graph
     raise ValueError(
-        f"coords hold {coords.shape[1]} numbers per instance: 1 (order of slices) or 2 (place of patches) are wanted"
+        f"coords hold {coords.shape[1]} numbers per instance: 1 (order of slices) or 2 (place of patches) are wanted, "
+        "[bags, 1 or 2, instances]"
     )
 
 

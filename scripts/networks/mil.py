@@ -94,7 +94,7 @@ class MILNetwork(BagNetwork):
         self.aggregator = aggregator
         self.head = head
         self.spatial_dims = spatial_dims
-        self.radius = radius
+        self.radius = float(radius)  # JSON says 2, and TorchScript wants 2.0
         self.spacing = spacing
         self.feature_weights = feature_weights
         self.slots = slots

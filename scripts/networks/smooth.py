@@ -94,6 +94,8 @@ class SmoothOperator(nn.Module):
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """x: [B, D, N], padding 0."""
+        if x.dim() != 3 or x.shape[2] != graph.neighbours.shape[2]:
+            raise ValueError(f"x does not fit a graph of {graph.neighbours.shape[2]} instances: [B, D, N] is wanted")
         return self.along(x, adjacency(graph))
 
     @torch.jit.export

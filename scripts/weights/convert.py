@@ -66,7 +66,7 @@ def convert(
         logger.info("wrote %s, and the network that takes it as %s", output, network_path)
     else:
         _write(output, _sa_dmil_state(index or checkpoint))
-        logger.info("wrote %s: use it with configs/released.json", output)
+        logger.warning("wrote %s: name configs/released.json wherever it is used, or its answers are wrong", output)
 
 
 def _sa_dmil_state(index: Path) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ COMPOSITIONS: dict[str, Callable[[], MILNetwork]] = {
     "smooth early, features as they are": lambda: MILNetwork(
         Features(FEATURES), SmoothAttentionPool(FEATURES, 5), nn.Linear(FEATURES, 1), 2
     ),
-    "smooth early, wide lattice": lambda: _network(_smooth(), 2, radius=2.3),
+    "smooth early, wide lattice": lambda: _network(_smooth(), 2, radius=2),
     "smooth early, lattice weighted by features": lambda: _network(_smooth(), 2, feature_weights=True),
     "smooth early, spectral norm": lambda: _network(_smooth(spectral_norm=True, activation="gelu"), 2),
     "smooth mid, lattice": lambda: _network(_smooth(placement="mid", spectral_norm=True, activation="relu"), 2),

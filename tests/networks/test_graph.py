@@ -190,6 +190,19 @@ def test_two_patches_in_one_place_are_an_error() -> None:
         build_graph(torch.tensor([[[0.0, 0.3, 1.0], [0.0, 0.1, 0.0]]]))
 
 
+@pytest.mark.parametrize(
+    ("coords", "mask", "message"),
+    [
+        (torch.zeros(2, 5), None, "coords have 2 dimensions"),
+        (torch.zeros(1, 2, 5), torch.ones(1, 5), "the mask does not fit the coords"),
+        (torch.zeros(1, 2, 5), torch.ones(1, 1, 4), "the mask does not fit the coords"),
+    ],
+)
+def test_another_shape_is_an_error(coords: torch.Tensor, mask: torch.Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_graph(coords, mask)
+
+
 def test_three_coordinates_are_an_error() -> None:
     with pytest.raises(ValueError, match="coords hold 3 numbers per instance"):
         build_graph(torch.zeros(1, 3, 4))

@@ -290,6 +290,12 @@ def test_an_accelerated_exact_operator_is_an_error() -> None:
         SmoothOperator(mode="exact", accelerated=True)
 
 
+@pytest.mark.parametrize("shape", [(4, 9), (1, 9, 4)])
+def test_a_signal_of_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"x does not fit a graph of 9 instances: \[B, D, N\] is wanted"):
+        SmoothOperator()(torch.zeros(shape), chain(9))
+
+
 def test_no_step_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match="steps is 0: at least 1 is wanted"):
         SmoothOperator(steps=0)

@@ -93,7 +93,7 @@ def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
     assert "SA-DMIL, but not one of the three that were released (sha256 " in caplog.text
     assert "that the second means hemorrhage is inferred" in caplog.text  # this head has two outputs
     assert "research use only: the released weights are badly calibrated outside their data" in caplog.text
-    assert f"wrote {tmp_path / 'new' / 'att.pt'}: use it with configs/released.json" in caplog.text
+    assert f"wrote {tmp_path / 'new' / 'att.pt'}: name configs/released.json wherever it is used" in caplog.text
 
 
 @pytest.mark.parametrize("given", ["att.ckpt.index", "att.ckpt", "att.ckpt.data-00000-of-00001", "."])
