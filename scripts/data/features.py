@@ -227,9 +227,8 @@ def _block(path: str, rows: np.ndarray) -> Tensor:
 
 def _forget(mapped: mmap, start: int, end: int) -> None:
     """The pages that were read are given back, or the whole file would stand in this process' memory."""
-    if hasattr(mapped, "madvise"):
-        whole = start // PAGESIZE * PAGESIZE
-        mapped.madvise(MADV_DONTNEED, whole, end - whole)
+    whole = start // PAGESIZE * PAGESIZE
+    mapped.madvise(MADV_DONTNEED, whole, end - whole)
 
 
 class PatchBlocksd(MapTransform):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import Optional
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -104,6 +103,6 @@ class SmoothTransformer(nn.Module):
 
 def _real_or_none(mask: Tensor) -> Optional[Tensor]:
     """[B, 1, 1, N], spread over heads and queries without a copy; a bag without padding needs none."""
-    if not exporting() and not torch.jit.is_tracing() and bool((mask > 0.5).all()):
+    if not exporting() and bool((mask > 0.5).all()):
         return None
     return (mask > 0.5).unsqueeze(2)

@@ -85,7 +85,7 @@ def _sa_dmil_state(index: Path) -> dict[str, Tensor]:
         )
     logger.warning(
         "research use only: the released weights are badly calibrated outside their data, "
-        "one and the same head CT gets .96, .21 or .84 from the three of them"
+        "the three of them give one and the same head CT far different probabilities"
     )
     return state
 
