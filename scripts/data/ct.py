@@ -13,9 +13,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,41 +22,18 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from scripts.data.dicom import is_dicom_file, is_nifti
+from scripts.data.scans import find_scans as find_scans
 from scripts.errors import InputError
 
 # (centre, width) in HU of the windows in which a reader looks for blood
 BRAIN, SUBDURAL, SOFT = (40.0, 80.0), (80.0, 200.0), (30.0, 30.0)
 
 
-def find_scans(directory: str | os.PathLike) -> list[dict[str, str]]:
-    """The scans below a directory, as a datalist: each folder of DICOM slices and each NIfTI file is one."""
-    root = Path(directory)
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder: give the folder that holds the scans")
-    paths = sorted(path for path in root.rglob("*") if is_nifti(path) or (path.is_dir() and _holds_dicom(path)))
-    if _holds_dicom(root):
-        if paths:
-            raise InputError(f"{root} holds DICOM files beside further scans ({paths[0]}): give each scan a folder")
-        return [{"image": str(root), "bag_id": root.resolve().name}]
-    if not paths:
-        raise InputError(f"{root} holds neither DICOM nor NIfTI: give the folder that holds the scans")
-    named: dict[str, Path] = {}
-    for path in paths:
-        bag_id = _bag_id(path.relative_to(root))
-        if bag_id in named:
-            raise InputError(f"{named[bag_id]} and {path} would both be named {bag_id}: rename one")
-        named[bag_id] = path
-    return [{"image": str(path), "bag_id": bag_id} for bag_id, path in named.items()]
-
-
-def _holds_dicom(folder: Path) -> bool:
-    return any(map(is_dicom_file, folder.iterdir()))
-
-
-def _bag_id(relative: Path) -> str:
-    name = relative.as_posix().replace("/", "_")
-    return name[: name.lower().rindex(".nii")] if is_nifti(relative) else name
+# what the reader says in the meta, and a bag says in entries of its own
+_TAKEN = {
+    *("sop_instance_uids", "frames", "files", "positions_mm"),
+    *("spacings", "tilt_degrees", "warnings", "set_aside"),
+}
 
 
 class ScanBagd(MapTransform):
@@ -65,9 +41,10 @@ class ScanBagd(MapTransform):
 
     `coords` [1, N], millimetres above the lowest slice, and `mask` [1, N]; `label` [1] where there is one;
     `instance_label` [1, N] where there is one, given as a list from inferior to superior or as a mapping
-    SOPInstanceUID -> 0/1; `source`, the path it was read from; `instances`, a JSON list with the `id`
-    (SOPInstanceUID, or for NIfTI the index) and `position_mm` of each slice: text, because a batch of unequal bags
-    carries text unharmed.
+    SOPInstanceUID -> 0/1; `source`, the path it was read from. Two texts in JSON, because a batch of unequal bags
+    carries text unharmed: `instances`, of each slice its `id` (SOPInstanceUID, with "/frame" where it is one of
+    many; without UIDs the index), `position_mm` and, of DICOM, `file` and `frame` by which `open_image` finds it
+    again; and `about`, the scan's `tilt_degrees`, least and largest `spacing_mm`, `warnings` and `set_aside`.
     """
 
     def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
@@ -79,20 +56,25 @@ class ScanBagd(MapTransform):
             image = item[key]
             if not isinstance(image, MetaTensor):
                 raise InputError(f"{key} has lost its meta before ScanBagd: put ScanBagd right after Orientationd")
-            item.update(_bag_entries(item, image))
+            meta = image.meta
+            slices, source = _instances(meta, image.shape[-1]), str(meta["filename_or_obj"])
+            item.update(bag_entries(item, slices, _about(meta), source))
+            # Not twice, and not all of it can travel in a batch.
+            item[key] = MetaTensor(image.as_tensor(), meta={k: v for k, v in meta.items() if k not in _TAKEN})
         return item
 
 
-def _bag_entries(item: Mapping[Hashable, object], image: MetaTensor) -> dict[Hashable, object]:
-    count = image.shape[-1]
-    source = str(image.meta["filename_or_obj"])
-    uids: list[str] = list(image.meta["sop_instance_uids"])
-    ids: Sequence[str | int] = uids or range(count)
-    positions = [float(position) for position in image.meta["positions_mm"]]
+def bag_entries(
+    item: Mapping[Hashable, object], instances: list[dict[str, Any]], about: Mapping[str, Any], source: str
+) -> dict[Hashable, object]:
+    """All of a bag but its image; `item` may hold its labels."""
+    ids = [instance["id"] for instance in instances]
+    positions = torch.tensor([instance["position_mm"] for instance in instances], dtype=torch.float64)
     entries: dict[Hashable, object] = {
-        "coords": (torch.tensor(positions, dtype=torch.float64) - positions[0]).float()[None],  # [1, N]
-        "mask": torch.ones(1, count),
-        "instances": json.dumps([{"id": id_, "position_mm": mm} for id_, mm in zip(ids, positions, strict=True)]),
+        "coords": (positions - positions[0]).float()[None],  # [1, N]
+        "mask": torch.ones(1, len(instances)),
+        "instances": json.dumps(instances),
+        "about": json.dumps(about),
         "source": source,
     }
     if "label" in item:
@@ -101,6 +83,27 @@ def _bag_entries(item: Mapping[Hashable, object], image: MetaTensor) -> dict[Has
         name = str(item.get("bag_id", source))
         entries["instance_label"] = _slice_labels(item["instance_label"], ids, name)
     return entries
+
+
+def _instances(meta: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    instances: list[dict[str, Any]] = [{"id": k, "position_mm": float(meta["positions_mm"][k])} for k in range(count)]
+    columns = zip(instances, meta["sop_instance_uids"], meta["frames"], meta["files"], strict=False)
+    for instance, uid, frame, file in columns:  # of DICOM; a volume has none of them
+        instance["id"] = (uid if frame is None else f"{uid}/{frame}") if uid else instance["id"]
+        instance["file"] = file
+        if frame is not None:
+            instance["frame"] = frame
+    return instances
+
+
+def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
+    spacings = [round(float(spacing), 3) for spacing in meta["spacings"]]
+    return {
+        "tilt_degrees": round(float(meta["tilt_degrees"]), 2),
+        "spacing_mm": [min(spacings), max(spacings)] if spacings else None,
+        "warnings": list(meta["warnings"]),
+        "set_aside": list(meta["set_aside"]),
+    }
 
 
 def _slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.Tensor:
@@ -143,13 +146,11 @@ class SliceWindowsd(MapTransform):
 
     def windowed(self, image: torch.Tensor) -> torch.Tensor:
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-        slices = plain[0].permute(2, 1, 0).float()  # [N, rows, columns]
-        channels = torch.stack([_window(slices, *window) for window in self.windows], dim=1)  # [N, W, rows, columns]
+        slices = plain[0].permute(2, 1, 0).float().contiguous()  # [N, rows, columns]
+        channels = slices.new_empty(len(slices), len(self.windows), *slices.shape[1:])  # [N, W, rows, columns]
+        for channel, (centre, width) in enumerate(self.windows):
+            torch.sub(slices, centre - width / 2, out=channels[:, channel]).div_(width).clamp_(0, 1)
         if channels.shape[-2:] != (self.size, self.size):
             # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
             channels = F.interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)
         return channels.permute(1, 2, 3, 0)  # [W, rows, columns, N]
-
-
-def _window(hounsfield: torch.Tensor, centre: float, width: float) -> torch.Tensor:
-    return ((hounsfield - (centre - width / 2)) / width).clamp(0, 1)

@@ -8,64 +8,42 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A head CT as it lies on disk, a folder of DICOM slices or a NIfTI file, to one volume in Hounsfield units."""
+"""A head CT as it lies on disk (DICOM in a folder, a zip or a list, NIfTI, NRRD) to one volume in Hounsfield units."""
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import pydicom
 from monai.config import PathLike
 from monai.data import ImageReader
 from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
-from pydicom.misc import is_dicom
 
+from scripts.data.headers import INCOMPLETE, Header, read_headers
+from scripts.data.hounsfield import read_slices
+from scripts.data.image_files import folder_of
+from scripts.data.series import by_study, choose_series, positions_mm, slice_normal, spacings_mm, tilt_degrees
+from scripts.data.volumes import Series, is_volume, load_volume
 from scripts.errors import InputError
 
-logger = logging.getLogger(__name__)
-
-AIR_HU = -1024.0  # scanners pad with -2000, -3024, ...: below air there is nothing to see
-MAX_TILT_DEGREES = 45.0  # beyond it the slices are coronal or sagittal
-MIN_INTACT_SHARE = 0.9  # of the files of a scan, so that a broken copy is not read as a short scan
-MAX_EVEN_SPACING_RATIO = 1.5
-SAME_POSITION_MM = 0.01
-
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
-_NOT_IMAGES = ("SR", "PR", "KO")  # dose reports and the like, that archives put beside the slices
-
-# Only what the volume needs is ever read: a patient's name cannot leak from where it never was.
-_IDENTITY = ["Modality", "SeriesInstanceUID", "SOPInstanceUID"]
-_GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"]
-_HOUNSFIELD = ["RescaleSlope", "RescaleIntercept", "PixelPaddingValue"]
-_PIXELS = [
-    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"),
-    *("PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "PixelData"),
-]
-
-
-@dataclass(frozen=True)
-class Series:
-    """One scan, its slices from inferior to superior."""
-
-    array: np.ndarray  # float32 [columns, rows, slices] in HU
-    affine: np.ndarray  # (4, 4) voxel -> RAS millimetres, sheared where the gantry was tilted
-    sop_instance_uids: list[str]  # one per slice; none for NIfTI, which does not keep them
-    positions: np.ndarray  # (slices,) millimetres along the slice normal
-    spacings: np.ndarray  # (slices - 1,) millimetres from a slice's origin to the next one's
-    tilt: float  # degrees between the slice normal and the patient's long axis
-    warnings: list[str]
+LOST_AT_MOST = 10  # one file in so many, so that a broken copy is not read as a short scan
 
 
 class SeriesReader(ImageReader):
-    """`LoadImaged(keys="image", reader=SeriesReader())`: a folder with one CT series, or a NIfTI file in HU."""
+    """`LoadImaged(keys="image", reader=SeriesReader())`: a scan in HU, its slices from inferior to superior.
+
+    The scan is DICOM, as a folder, a zip, a list of files or one multi-frame file; or it is a NIfTI or NRRD file.
+
+    Args:
+        series: SeriesInstanceUID or SeriesNumber of the series to read, instead of the one that suits best.
+    """
+
+    def __init__(self, series: str | int | None = None) -> None:
+        self.series = None if series is None else str(series)
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return True
@@ -75,274 +53,101 @@ class SeriesReader(ImageReader):
         return tuple(Path(path) for path in ensure_tuple(data))
 
     def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict]:
-        if len(img) != 1:
-            raise InputError(
-                f"{img[0]} and {len(img) - 1} more paths given as one image: give one folder or NIfTI file"
-            )
-        series = load_scan(img[0])
+        series = load_scan(*img, series=self.series)
         return series.array, _meta(series)
 
 
-def load_scan(path: Path) -> Series:
-    if not path.exists():
-        raise InputError(f"{path} does not exist: check the path")
-    if path.is_dir():
-        return load_series(path)
-    if is_nifti(path):
-        return load_nifti(path)
-    raise InputError(f"{path} is neither a folder nor NIfTI: give the folder that holds the series")
+def load_scan(*paths: Path, series: str | None = None) -> Series:
+    if len(paths) > 1 and any(map(is_volume, paths)):
+        raise InputError(f"{paths[0]} and {len(paths) - 1} more paths given as one image: give one volume")
+    if is_volume(paths[0]) and paths[0].is_file():
+        return load_volume(paths[0])
+    return load_series(*paths, series=series)
 
 
-def is_nifti(path: Path) -> bool:
-    return path.name.lower().endswith(_NIFTI_SUFFIXES) and not path.name.startswith(".")
+def load_series(*paths: Path, series: str | None = None) -> Series:
+    """The head CT among the DICOM files in a folder, in a zip, or given one by one."""
+    where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    headers, rejected = read_headers(paths)
+    if not headers and not rejected:
+        raise InputError(f"{where} {_nothing_there(paths[0])}")
+    unread = {file.name: reason for file, reason in rejected}
+    _require_mostly_intact(where, len({header.file for header in headers}) + len(rejected), len(rejected), unread)
+    studies = by_study(headers).keys() - {""}
+    if len(studies) > 1:
+        raise InputError(f"{where} holds {len(studies)} studies: give each a folder")
 
+    choice = choose_series(headers, series, where)
+    volume, lost, mended = read_slices(choice.headers, len(choice.headers) // LOST_AT_MOST)
+    undecoded = {choice.headers[index].file.name: INCOMPLETE for index in lost}
+    _require_mostly_intact(where, len(choice.headers), len(lost), undecoded)
+    if lost:
+        volume = np.delete(volume, lost, axis=0)
+        choice = replace(choice, headers=[each for k, each in enumerate(choice.headers) if k not in set(lost)])
 
-def is_dicom_file(path: Path) -> bool:
-    """By content, whatever its name; by name where the content is gone (an empty `17.dcm` is a lost slice)."""
-    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
-        return False
-    return path.suffix.lower() == ".dcm" or is_dicom(path)
-
-
-def load_series(folder: Path) -> Series:
-    """The one CT series in this folder."""
-    slices, broken = _read_slices(folder)
-    _require_one_series(folder, slices)
-    _require_mostly_intact(folder, slices, broken)
-    _require_ct(folder, slices)
-    _require_one_grid(folder, slices)
-
-    normal = _slice_normal(folder, slices[0])
-    slices = sorted(slices, key=lambda item: float(item.origin @ normal))
-    positions = np.array([item.origin @ normal for item in slices])
-    _require_distinct_positions(folder, slices, positions)
-
-    steps = np.diff([item.origin for item in slices], axis=0)
-    spacings = np.linalg.norm(steps, axis=1)
-    warnings = [f"{name} holds no complete image and is left out" for name in broken] + _spacing_warnings(spacings)
-    for warning in warnings:
-        logger.warning(warning)  # without the folder, whose name may be a patient
-    mean_step = steps.mean(axis=0) if len(steps) else normal * slices[0].number("SliceThickness", 1.0)
+    slices = choice.headers
+    normal = slice_normal(slices[0])
+    array, affine = volume.transpose(2, 1, 0), _affine(slices, normal)
+    left_out = [f"{name} {reason} and is left out" for name, reason in {**unread, **undecoded}.items()]
     return Series(
-        array=np.stack([_hounsfield(item) for item in slices]).transpose(2, 1, 0),
-        affine=_affine(slices[0], mean_step),
-        sop_instance_uids=[item.sop_instance_uid for item in slices],
-        positions=positions,
-        spacings=spacings,
-        tilt=_tilt(normal),
-        warnings=warnings,
+        array=array,
+        affine=affine,
+        positions=positions_mm(slices),
+        spacings=spacings_mm(slices),
+        tilt=tilt_degrees(normal),
+        stored_affine=affine,
+        stored_shape=array.shape,
+        sop_instance_uids=[header.sop for header in slices],
+        frames=[header.frame for header in slices],
+        files=[header.file.relative_to(folder_of(paths[0])) for header in slices],
+        warnings=left_out + choice.warnings + mended,
+        set_aside=choice.set_aside,
     )
 
 
-def load_nifti(path: Path) -> Series:
-    """A NIfTI volume in HU; its axes are turned so that slices run from inferior to superior here too."""
-    try:
-        image: Any = nib.load(path)
-        if len(image.shape) == 3:
-            image = nib.as_closest_canonical(image)
-        array = image.get_fdata(dtype=np.float32)
-    except Exception as error:  # nibabel, gzip and zlib each raise their own
+def _nothing_there(path: Path) -> str:
+    if not path.is_dir():
+        return "holds no DICOM, NIfTI or NRRD image: give a scan, or the folder that holds one"
+    if not any(path.iterdir()):
+        return "is empty: give the folder that holds the scan"
+    return "holds no DICOM images: give the folder that holds the scan"
+
+
+def _require_mostly_intact(where: str, total: int, lost: int, reasons: dict[str, str]) -> None:
+    if lost > total // LOST_AT_MOST:
+        name, reason = next(iter(reasons.items()))
+        how_many = "holds no image that can be read" if lost == total else f"has lost {lost} or more of {total} images"
         raise InputError(
-            f"{path} cannot be read as NIfTI: it is damaged or not NIfTI, copy or convert it again"
-        ) from error
-    if array.ndim != 3 or 0 in array.shape:
-        raise InputError(f"{path} has shape {array.shape}: give one volume with three axes")
+            f"{where} {how_many} ({name} {reason}): "
+            "copy the scan again, or store it uncompressed if its pixels are compressed"
+        )
 
-    lps = orientation_ras_lps(image.affine)
-    normal = _upwards(np.cross(lps[:3, 0], lps[:3, 1]))
-    step, origin = lps[:3, 2], lps[:3, 3]
-    slices = array.shape[2]
-    return Series(
-        array=np.fmax(array, np.float32(AIR_HU)),  # fmax, because outside the scanned circle NIfTI may hold NaN
-        affine=image.affine,
-        sop_instance_uids=[],
-        positions=normal @ origin + np.arange(slices) * (normal @ step),
-        spacings=np.full(slices - 1, np.linalg.norm(step)),
-        tilt=_tilt(normal),
-        warnings=[],
-    )
+
+def _affine(slices: Sequence[Header], normal: np.ndarray) -> np.ndarray:
+    first = slices[0]
+    origins = np.array([header.position for header in slices])
+    row_spacing, column_spacing = np.array(first.pixel_spacing)
+    lps = np.eye(4)
+    lps[:3, 0] = np.array(first.orientation)[:3] * column_spacing
+    lps[:3, 1] = np.array(first.orientation)[3:] * row_spacing
+    lps[:3, 2] = np.diff(origins, axis=0).mean(axis=0) if len(slices) > 1 else normal * (first.thickness or 1.0)
+    lps[:3, 3] = origins[0]
+    return orientation_ras_lps(lps)
 
 
 def _meta(series: Series) -> dict:
     return {
         MetaKeys.AFFINE: series.affine,
-        MetaKeys.ORIGINAL_AFFINE: series.affine.copy(),
-        MetaKeys.SPATIAL_SHAPE: np.asarray(series.array.shape),
+        MetaKeys.ORIGINAL_AFFINE: series.stored_affine.copy(),
+        MetaKeys.SPATIAL_SHAPE: np.asarray(series.stored_shape),
         MetaKeys.SPACE: SpaceKeys.RAS,
         MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),  # MONAI's word for "no channel axis yet"
         "sop_instance_uids": series.sop_instance_uids,
+        "frames": series.frames,
+        "files": series.files,
         "positions_mm": series.positions,
         "spacings": series.spacings,
         "tilt_degrees": series.tilt,
         "warnings": series.warnings,
+        "set_aside": series.set_aside,
     }
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """One DICOM file: its few header fields and its stored pixels."""
-
-    path: Path
-    modality: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    header: pydicom.Dataset
-    pixels: np.ndarray
-
-    @property
-    def origin(self) -> np.ndarray:
-        return self.numbers("ImagePositionPatient", 3)
-
-    @property
-    def orientation(self) -> np.ndarray:
-        """Direction along a row, then direction down a column."""
-        return self.numbers("ImageOrientationPatient", 6)
-
-    @property
-    def pixel_spacing(self) -> np.ndarray:
-        """Millimetres between rows, then between columns."""
-        return self.numbers("PixelSpacing", 2)
-
-    def number(self, keyword: str, default: float) -> float:
-        return default if self.header.get(keyword) is None else float(self.numbers(keyword, 1)[0])
-
-    def numbers(self, keyword: str, count: int) -> np.ndarray:
-        try:
-            numbers = np.asarray(self.header[keyword].value, dtype=float).reshape(-1)
-        except (KeyError, TypeError, ValueError):
-            numbers = np.empty(0)
-        if len(numbers) != count or not np.isfinite(numbers).all():
-            raise InputError(f"{self.path} has no usable {keyword}: export the series as single-slice CT images")
-        return numbers
-
-
-def _read_slices(folder: Path) -> tuple[list[_Slice], list[str]]:
-    """The slices in this folder, and the names of the files that hold no complete one."""
-    if not folder.exists():
-        raise InputError(f"{folder} does not exist: check the path")
-    files = sorted(folder.iterdir())
-    if not files:
-        raise InputError(f"{folder} is empty: give the folder that holds the series")
-    slices: list[_Slice] = []
-    broken: list[str] = []
-    for file in filter(is_dicom_file, files):
-        try:
-            slices += _read_slice(file)
-        except Exception as error:  # a truncated file fails in as many ways as there are places to cut it
-            logger.info("%s: %s", file.name, error)
-            broken.append(file.name)
-    if not slices and not broken:
-        raise InputError(f"{folder} holds no DICOM images: give the folder whose own files are the slices")
-    return slices, broken
-
-
-def _read_slice(path: Path) -> list[_Slice]:
-    """The slice in this file, or none where the file is a report."""
-    # Research data sets number their slices with UIDs that are none ("ID_0a1b..."): no reason to complain.
-    with pydicom.config.disable_value_validation():
-        header = pydicom.dcmread(path, specific_tags=_IDENTITY + _GEOMETRY + _HOUNSFIELD + _PIXELS)
-        modality, series, sop = (str(header.get(keyword, "")) for keyword in _IDENTITY)
-    if modality in _NOT_IMAGES:
-        return []
-    pixels = header.pixel_array  # raises where there are fewer bytes than rows and columns need
-    del header.PixelData
-    return [_Slice(path, modality, series, sop, header, pixels)]
-
-
-def _require_one_series(folder: Path, slices: list[_Slice]) -> None:
-    counts = Counter(item.series_instance_uid for item in slices)
-    if len(counts) > 1:
-        listed = ", ".join(f"{uid} ({count} slices)" for uid, count in sorted(counts.items()))
-        raise InputError(f"{folder} holds {len(counts)} series, {listed}: keep one per folder")
-
-
-def _require_mostly_intact(folder: Path, slices: list[_Slice], broken: list[str]) -> None:
-    total = len(slices) + len(broken)
-    if len(slices) < MIN_INTACT_SHARE * total:
-        raise InputError(
-            f"{folder} holds only {len(slices)} complete images in {total} files (not {broken[0]}): "
-            "copy the series again, or store it uncompressed if its pixels are compressed"
-        )
-
-
-def _require_ct(folder: Path, slices: list[_Slice]) -> None:
-    others = sorted({item.modality for item in slices} - {"CT"})
-    if others:
-        raise InputError(f"{folder} has Modality {others[0] or 'missing'}: give a CT series")
-
-
-def _require_one_grid(folder: Path, slices: list[_Slice]) -> None:
-    """Slices that stack: single grey images of one size, one direction and one pixel spacing."""
-    first = slices[0]
-    for item in slices:
-        if item.pixels.ndim != 2:
-            raise InputError(f"{item.path} is multi-frame or in colour: export the series as single-slice CT images")
-        if item.pixels.shape != first.pixels.shape:
-            raise InputError(
-                f"{folder} mixes Rows x Columns {_size(first)} ({first.path.name}) and {_size(item)} "
-                f"({item.path.name}): keep the slices of one size"
-            )
-        for what in ("orientation", "pixel_spacing"):
-            if not np.allclose(getattr(item, what), getattr(first, what), atol=1e-3):
-                raise InputError(
-                    f"{folder} mixes slices of different {what} ({first.path.name}, {item.path.name}): "
-                    "keep one stack, without its localizers"
-                )
-
-
-def _size(item: _Slice) -> str:
-    rows, columns = item.pixels.shape
-    return f"{rows} x {columns}"
-
-
-def _slice_normal(folder: Path, item: _Slice) -> np.ndarray:
-    normal = _upwards(np.cross(item.orientation[:3], item.orientation[3:]))
-    if not _tilt(normal) < MAX_TILT_DEGREES:  # "not <", because a degenerate orientation gives NaN
-        raise InputError(
-            f"{folder} is not axial (its slices lie {_tilt(normal):.0f} degrees off): give an axial series"
-        )
-    return normal
-
-
-def _require_distinct_positions(folder: Path, slices: list[_Slice], positions: np.ndarray) -> None:
-    same = np.flatnonzero(np.diff(positions) < SAME_POSITION_MM)
-    if len(same):
-        one, other = slices[same[0]].path.name, slices[same[0] + 1].path.name
-        raise InputError(f"{folder} has two slices at one position ({one}, {other}): keep one slice per position")
-
-
-def _spacing_warnings(spacings: np.ndarray) -> list[str]:
-    if len(spacings) == 0 or spacings.max() <= MAX_EVEN_SPACING_RATIO * spacings.min():
-        return []
-    return [f"the slices are unevenly spaced, {spacings.min():.2f} to {spacings.max():.2f} mm"]
-
-
-def _hounsfield(item: _Slice) -> np.ndarray:
-    """float32 [rows, columns], padding as air."""
-    hounsfield = item.pixels.astype(np.float32)
-    hounsfield *= item.number("RescaleSlope", 1.0)
-    hounsfield += item.number("RescaleIntercept", 0.0)
-    padding = item.header.get("PixelPaddingValue")
-    if padding is not None:
-        # Unsigned 63536 in the header is the same padding as signed -2000 in the pixels.
-        hounsfield[item.pixels == np.asarray(padding).astype(item.pixels.dtype)] = AIR_HU
-    return np.maximum(hounsfield, np.float32(AIR_HU), out=hounsfield)
-
-
-def _affine(first: _Slice, step: np.ndarray) -> np.ndarray:
-    row_spacing, column_spacing = first.pixel_spacing
-    lps = np.eye(4)
-    lps[:3, 0] = first.orientation[:3] * column_spacing
-    lps[:3, 1] = first.orientation[3:] * row_spacing
-    lps[:3, 2] = step
-    lps[:3, 3] = first.origin
-    return orientation_ras_lps(lps)
-
-
-def _upwards(normal: np.ndarray) -> np.ndarray:
-    """Unit length and towards the head, so that positions grow from inferior to superior."""
-    return normal / np.linalg.norm(normal) * (-1.0 if normal[2] < 0 else 1.0)
-
-
-def _tilt(normal: np.ndarray) -> float:
-    return float(np.degrees(np.arccos(np.clip(normal[2], -1.0, 1.0))))

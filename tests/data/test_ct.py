@@ -17,16 +17,18 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.data.utils import pad_list_data_collate
 from monai.transforms import Compose, LoadImaged, Orientationd
 
-from scripts.data.ct import ScanBagd, SliceWindowsd, find_scans
+from scripts.data.ct import ScanBagd, SliceWindowsd
 from scripts.data.dicom import SeriesReader, load_series
+from scripts.data.headers import open_image
 from scripts.errors import InputError
-from tests.data.series import couch, ramp, sop_uid, tilted, write_series, write_slice
+from tests.data.series import couch, ramp, sop_uid, tilted, write_enhanced, write_series, write_slice, zipped
 from tests.shared_data import shared_data
 
 
@@ -47,55 +49,15 @@ def scan(count: int, uids: bool = True, **meta: Any) -> MetaTensor:
     defaults = {
         "filename_or_obj": "scans/a",
         "sop_instance_uids": [sop_uid(k) for k in range(count)] if uids else [],
+        "frames": [None] * count if uids else [],
+        "files": [f"{k}.dcm" for k in range(count)] if uids else [],
         "positions_mm": np.arange(count) * 2.5,
+        "spacings": np.full(count - 1, 2.5),
+        "tilt_degrees": 18.5,
+        "warnings": ["a warning"],
+        "set_aside": [],
     }
     return MetaTensor(torch.zeros(1, 4, 3, count), meta={**defaults, **meta})
-
-
-# scans below a directory
-
-
-def test_find_scans_names_folders_and_files(tmp_path: Path) -> None:
-    write_series(tmp_path / "p1" / "thin", ramp(2), names=["a", "b"])
-    write_series(tmp_path / "p1" / "thick", ramp(2))
-    (tmp_path / "p2").mkdir()
-    for name in ("x.nii", "y.nii.gz", "notes.txt", "._z.nii"):
-        (tmp_path / "p2" / name).touch()
-    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
-    assert find_scans(tmp_path) == [
-        {"image": str(tmp_path / "p1" / "thick"), "bag_id": "p1_thick"},
-        {"image": str(tmp_path / "p1" / "thin"), "bag_id": "p1_thin"},
-        {"image": str(tmp_path / "p2" / "x.nii"), "bag_id": "p2_x"},
-        {"image": str(tmp_path / "p2" / "y.nii.gz"), "bag_id": "p2_y"},
-    ]
-
-
-def test_find_scans_takes_a_series_for_one_scan(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "scan7", ramp(2))
-    assert find_scans(str(folder)) == [{"image": str(folder), "bag_id": "scan7"}]
-
-
-def test_find_scans_refuses_stray_slices_beside_scans(tmp_path: Path) -> None:
-    """One stray file must not hide the cohort."""
-    write_series(tmp_path, ramp(1))
-    write_series(tmp_path / "deeper", ramp(2))
-    with pytest.raises(InputError, match=r"beside further scans \(.*deeper\): give each scan a folder"):
-        find_scans(tmp_path)
-
-
-def test_find_scans_keeps_names_apart(tmp_path: Path) -> None:
-    write_series(tmp_path / "a" / "b", ramp(1))
-    write_series(tmp_path / "a_b", ramp(1))
-    with pytest.raises(InputError, match="would both be named a_b: rename one"):
-        find_scans(tmp_path)
-
-
-def test_find_scans_says_that_there_are_none(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="holds neither DICOM nor NIfTI"):
-        find_scans(tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
-        find_scans(tmp_path / "notes.txt")
 
 
 # windows
@@ -147,7 +109,37 @@ def test_bag_numbers_and_names_its_slices() -> None:
     torch.testing.assert_close(bag["label"], torch.tensor([1.0]))
     assert bag["source"] == "scans/a"
     assert isinstance(bag["instances"], str)
-    assert json.loads(bag["instances"]) == [{"id": sop_uid(k), "position_mm": 2.5 * k} for k in range(3)]
+    assert json.loads(bag["instances"]) == [
+        {"id": sop_uid(k), "position_mm": 2.5 * k, "file": f"{k}.dcm"} for k in range(3)
+    ]
+
+
+def test_bag_says_what_is_to_be_known_of_the_scan() -> None:
+    uneven = np.array([1.14004, 7.3800049])
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(3, spacings=uneven, set_aside=["series 1 (2 slices): localizer"])})
+    assert json.loads(bag["about"]) == {
+        "tilt_degrees": 18.5,
+        "spacing_mm": [1.14, 7.38],
+        "warnings": ["a warning"],
+        "set_aside": ["series 1 (2 slices): localizer"],
+    }
+    alone: dict[Any, Any] = ScanBagd()({"image": scan(1)})
+    assert json.loads(alone["about"])["spacing_mm"] is None
+
+
+def test_frames_of_one_file_are_told_apart() -> None:
+    meta: dict[str, Any] = {"frames": [3, 1], "sop_instance_uids": ["1.2", "1.2"], "files": ["all", "all"]}
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(2, **meta), "instance_label": {"1.2/1": 1, "1.2/3": 0}})
+    assert json.loads(bag["instances"]) == [
+        {"id": "1.2/3", "position_mm": 0.0, "file": "all", "frame": 3},
+        {"id": "1.2/1", "position_mm": 2.5, "file": "all", "frame": 1},
+    ]
+    torch.testing.assert_close(bag["instance_label"], torch.tensor([[0.0, 1.0]]))
+
+
+def test_slices_without_a_uid_go_by_their_number() -> None:
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(2, sop_instance_uids=["", "1.2"])})
+    assert [instance["id"] for instance in json.loads(bag["instances"])] == [0, "1.2"]
 
 
 def test_bag_without_uids_numbers_its_slices_and_invents_no_labels() -> None:
@@ -240,8 +232,40 @@ def test_a_broken_scan_says_why_through_the_pipeline(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, InputError)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "list", "enhanced"])
+def test_a_slice_is_found_again_from_the_bag(tmp_path: Path, kind: str) -> None:
+    folder = write_series(tmp_path / "scan", ramp(4, 6, 6))
+    image: Any = folder
+    if kind == "zip":
+        image = zipped(folder, tmp_path / "scan.zip")
+    elif kind == "list":
+        image = [str(path) for path in sorted(folder.iterdir())]
+    elif kind == "enhanced":
+        image = write_enhanced(tmp_path / "all", ramp(4, 6, 6), couch(4), SOPInstanceUID=sop_uid(9))
+    bag = pipeline()({"image": image})
+    for k, instance in enumerate(json.loads(bag["instances"])):
+        with open_image(bag["source"], instance["file"]) as stream:
+            uid = pydicom.dcmread(stream).SOPInstanceUID
+        assert instance["id"] == (f"{uid}/{k + 1}" if kind == "enhanced" else uid)
+
+
+def test_a_scan_in_a_batch_keeps_its_texts(tmp_path: Path) -> None:
+    files = [[str(path) for path in sorted(write_series(tmp_path / f"{k}", ramp(k, 6, 6)).iterdir())] for k in (2, 3)]
+    scans = Dataset([{"image": paths} for paths in files], pipeline())
+    (batch,) = DataLoader(scans, batch_size=2, collate_fn=pad_list_data_collate)
+    assert [len(json.loads(text)) for text in batch["instances"]] == [2, 3]
+    assert [json.loads(text)["spacing_mm"] for text in batch["about"]] == [[5.0, 5.0]] * 2
+    assert batch["source"] == [paths[0] for paths in files]
+
+
 def test_real_scan_becomes_a_bag() -> None:
     bag = pipeline(size=64)({"image": shared_data("ct_dicom/ge_head_tilt18")})
+    assert json.loads(bag["about"]) == {
+        "tilt_degrees": 18.5,
+        "spacing_mm": [1.14, 7.38],
+        "warnings": ["the slices are unevenly spaced, 1.14 to 7.38 mm"],
+        "set_aside": [],
+    }
     assert bag["image"].shape == (3, 64, 64, 28)
     assert 0 <= bag["image"].min() < bag["image"].max() <= 1
     brain = bag["image"][0]

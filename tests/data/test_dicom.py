@@ -11,22 +11,38 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
-from pydicom.dataelem import DataElement
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from scripts.data.dicom import SeriesReader, load_nifti, load_scan, load_series
+from scripts.data.dicom import SeriesReader, load_scan, load_series
+from scripts.data.volumes import Series
 from scripts.errors import InputError
-from tests.data.series import AXIAL, SERIES_UID, couch, ramp, sop_uid, tilted, write_series, write_slice
+from tests.data.series import (
+    AXIAL,
+    STUDY_UID,
+    compress,
+    couch,
+    phantom,
+    ramp,
+    sop_uid,
+    study,
+    tilted,
+    write_enhanced,
+    write_series,
+    write_slice,
+    zipped,
+)
 from tests.shared_data import shared_data
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
@@ -87,41 +103,6 @@ def test_file_names_change_nothing(tmp_path_factory: pytest.TempPathFactory, ord
     assert shuffled.sop_instance_uids == sorted_.sop_instance_uids
 
 
-# Hounsfield units
-
-
-@pytest.mark.parametrize("implicit", [False, True])
-def test_rescale_gives_hounsfield_units(tmp_path: Path, implicit: bool) -> None:
-    write_series(tmp_path, ramp(3), RescaleSlope=2, RescaleIntercept=-100, implicit=implicit)
-    array = load_series(tmp_path).array
-    assert array.dtype == np.float32
-    assert array.shape == (8, 6, 3)  # columns, rows, slices
-    # slice 2, row 1, column 3 stores 2*48 + 1*8 + 3 = 107
-    assert array[3, 1, 2] == 2 * 107 - 100
-
-
-@pytest.mark.parametrize("implicit", [False, True])
-@pytest.mark.parametrize(
-    ("dtype", "stored_padding", "declared_padding", "intercept"),
-    [
-        (np.int16, -2000, -2000, 0),
-        (np.int16, -3024, None, 0),  # padding nobody declared
-        (np.int16, -2000, DataElement(0x00280120, "US", 63536), 0),  # declared unsigned, stored signed
-        (np.int16, -500, DataElement(0x00280120, "US", 65036), 0),  # the same, and not below air
-        (np.uint16, 5000, 5000, -1024),  # looks like bone until the header is asked
-    ],
-)
-def test_padding_becomes_air(
-    tmp_path: Path, dtype: type, stored_padding: int, declared_padding: object, intercept: int, implicit: bool
-) -> None:
-    stored: np.ndarray = ramp(2).astype(dtype)
-    stored[:, 0, 0] = stored_padding
-    write_series(tmp_path, stored, PixelPaddingValue=declared_padding, RescaleIntercept=intercept, implicit=implicit)
-    array = load_series(tmp_path).array
-    assert (array[0, 0] == -1024).all()
-    np.testing.assert_array_equal(array[1:, 1:], stored[:, 1:, 1:].transpose(2, 1, 0) + float(intercept))
-
-
 # geometry
 
 
@@ -146,16 +127,6 @@ def test_one_slice_is_a_scan(tmp_path: Path) -> None:
     assert series.affine[2, 2] == 5.0  # its thickness
     assert series.spacings.shape == (0,)
     assert series.warnings == []
-
-
-def test_uneven_spacing_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    positions = [(0.0, 0.0, z) for z in (0.0, 4.0, 8.0, 15.0)]
-    with caplog.at_level(logging.WARNING):
-        series = load_series(write_series(tmp_path / "uneven", ramp(4), positions))
-    assert series.warnings == ["the slices are unevenly spaced, 4.00 to 7.00 mm"]
-    assert series.warnings[0] in caplog.messages
-    nearly_even = [(0.0, 0.0, z) for z in (0.0, 4.0, 10.0)]
-    assert load_series(write_series(tmp_path / "even", ramp(3), nearly_even)).warnings == []
 
 
 def test_real_tilted_scan() -> None:
@@ -199,34 +170,185 @@ def test_research_uids_and_missing_thickness_pass_without_a_word(tmp_path: Path)
     assert series.sop_instance_uids == ["ID_0abc", "ID_1abc", "ID_2abc"]
 
 
+# what is lost
+
+
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.95])
-def test_a_truncated_file_is_left_out_and_named(tmp_path: Path, share: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_file_is_left_out_and_named(tmp_path: Path, share: float) -> None:
     folder = write_series(tmp_path / "SECRET", ramp(12))
     truncate(folder / "004.dcm", share)
-    with caplog.at_level(logging.WARNING):
-        series = load_series(folder)
-    assert series.sop_instance_uids == [sop_uid(k) for k in range(12) if k != 4]
-    assert series.warnings[0] == "004.dcm holds no complete image and is left out"
-    assert series.warnings[0] in caplog.messages
-    assert "SECRET" not in caplog.text
+    series = load_series(folder)
+    left = [k for k in range(12) if k != 4]
+    assert series.sop_instance_uids == [sop_uid(k) for k in left]
+    np.testing.assert_array_equal(series.array, ramp(12)[left].transpose(2, 1, 0))
+    assert series.warnings == [
+        "004.dcm holds no complete image and is left out",
+        "the slices are unevenly spaced, 5.00 to 10.00 mm",
+        "10.00 mm between slices 4 and 5, where 5.00 mm is usual: 1 slice may be missing",
+    ]
+    assert series.files == [f"{k:03d}.dcm" for k in left]
 
 
 def test_pixels_shorter_than_rows_and_columns_are_truncated(tmp_path: Path) -> None:
     write_series(tmp_path, ramp(12))
     write_slice(tmp_path / "short", ramp(1)[0], PixelData=b"\0" * 94, ImagePositionPatient=[0, 0, 100])
-    assert load_series(tmp_path).warnings[0].startswith("short holds no complete image")
+    assert load_series(tmp_path).warnings == ["short holds no complete image and is left out"]
 
 
-def test_too_many_truncated_files_are_refused(tmp_path: Path) -> None:
-    write_series(tmp_path, ramp(12))
-    truncate(tmp_path / "004.dcm", 0.5)
-    truncate(tmp_path / "005.dcm", 0.5)
-    assert "only 10 complete images in 12 files (not 004.dcm)" in refusal(tmp_path)
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_one_lost_file_in_ten_is_a_scan_and_two_are_not(tmp_path: Path, share: float) -> None:
+    write_series(tmp_path, ramp(10))
+    truncate(tmp_path / "004.dcm", share)
+    assert load_series(tmp_path).array.shape[2] == 9
+    truncate(tmp_path / "006.dcm", share)
+    assert refusal(tmp_path) == (
+        f"{tmp_path} has lost 2 or more of 10 images (004.dcm holds no complete image): "
+        "copy the scan again, or store it uncompressed if its pixels are compressed"
+    )
 
 
-def test_all_files_truncated_is_refused(tmp_path: Path) -> None:
-    truncate(write_series(tmp_path, ramp(1)) / "000.dcm", 0.5)
-    assert "only 0 complete images in 1 files" in refusal(tmp_path)
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_all_files_truncated_is_refused(tmp_path: Path, share: float) -> None:
+    truncate(write_series(tmp_path, ramp(1)) / "000.dcm", share)
+    assert "holds no image that can be read (000.dcm holds no complete image): copy the scan again" in refusal(tmp_path)
+
+
+# several series
+
+
+def test_the_head_series_of_a_study_is_read(tmp_path: Path) -> None:
+    coronal = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]
+    scout: dict[str, Any] = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ImageOrientationPatient": coronal}
+    study(tmp_path / "1", 1, 2, **scout)
+    shown = study(tmp_path / "2", 2, 10, ConvolutionKernel="H30s")
+    study(tmp_path / "2", 3, 10, ConvolutionKernel="H60s")
+    study(tmp_path / "4", 4, 60, spacing=1.0)
+    study(tmp_path / "4", 5, 10, ContrastBolusAgent="ULTRAVIST")
+    study(tmp_path / "6", 6, 10, ImageType=["DERIVED", "SECONDARY"], ImageOrientationPatient=coronal)
+    series = load_series(tmp_path)
+    np.testing.assert_array_equal(series.array, shown.transpose(2, 1, 0))
+    assert series.sop_instance_uids == [f"{STUDY_UID}.2.{k + 1}" for k in range(10)]
+    assert series.files == [f"2/2-{k:03d}" for k in range(10)]
+    assert series.warnings == []
+    assert sorted(series.set_aside) == [
+        "series 1 (2 slices): localizer",
+        "series 3 (10 slices): bone kernel H60s",
+        "series 4 (60 slices): its spacing of 1.00 mm is further from 5 mm than series 2",
+        "series 5 (10 slices): contrast agent",
+        "series 6 (10 slices): not axial, 90 degrees off",
+    ]
+
+
+def test_another_series_can_be_asked_for(tmp_path: Path) -> None:
+    study(tmp_path, 1)
+    shown = study(tmp_path, 2, ConvolutionKernel="BONE")
+    for asked in (2, "2", f"{STUDY_UID}.2"):
+        reader = SeriesReader(series=asked)
+        array, meta = reader.get_data(reader.read(tmp_path))
+        np.testing.assert_array_equal(array, shown.transpose(2, 1, 0))
+        assert meta["set_aside"] == ["series 1 (10 slices): another series was asked for"]
+    with pytest.raises(InputError, match=r"holds no series 7: name one of series 1 \(10 slices\), series 2"):
+        load_series(tmp_path, series="7")
+
+
+def test_two_studies_are_no_scan(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", ramp(3), StudyInstanceUID="1.2.3")
+    write_series(tmp_path / "b", ramp(3), StudyInstanceUID="1.2.4")
+    assert refusal(tmp_path) == f"{tmp_path} holds 2 studies: give each a folder"
+
+
+def test_slices_without_a_study_belong_to_the_one_there_is(tmp_path: Path) -> None:
+    write_series(tmp_path, ramp(3), StudyInstanceUID="1.2.3")
+    write_slice(tmp_path / "last", ramp(1)[0], ImagePositionPatient=[-30, -40, -5])
+    assert load_series(tmp_path).array.shape[2] == 4
+
+
+# other ways to keep the same scan
+
+
+def same(one: Series, other: Series) -> None:
+    np.testing.assert_array_equal(one.array, other.array)
+    np.testing.assert_array_equal(one.affine, other.affine)
+    np.testing.assert_array_equal(one.positions, other.positions)
+    assert one.sop_instance_uids == other.sop_instance_uids
+    assert one.warnings == other.warnings
+    assert one.set_aside == other.set_aside
+
+
+def test_a_folder_a_zip_and_a_list_of_files_are_one_scan(tmp_path: Path) -> None:
+    write_series(tmp_path / "more" / "other", ramp(2), SeriesInstanceUID="1.2.3")
+    write_series(tmp_path / "more" / "scan", ramp(9))
+    expected = load_series(tmp_path / "more")
+    same(load_series(zipped(tmp_path / "more", tmp_path / "scan.zip")), expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["more", "scan.zip"]  # nothing was unpacked
+    files = [path for path in (tmp_path / "more").rglob("*") if path.is_file()]
+    listed = load_series(*sorted(files, reverse=True))
+    same(listed, expected)
+    assert listed.files == [f"{k:03d}.dcm" for k in range(9)]  # beside the first in the list
+    one_by_one = LoadImage(reader=SeriesReader(), image_only=True)([str(path) for path in files])
+    np.testing.assert_array_equal(np.asarray(one_by_one), expected.array)
+
+
+def test_one_file_of_several_frames_in_any_order(tmp_path: Path) -> None:
+    shown, order = phantom(10), [7, 3, 9, 0, 5, 1, 8, 2, 6, 4]
+    stored = np.stack([shown[k] + 1000 + place for place, k in enumerate(order)]).astype(np.int16)  # see write_enhanced
+    path = write_enhanced(tmp_path / "all", stored, [couch(10)[k] for k in order], SOPInstanceUID=sop_uid(0))
+    for scan in (path, tmp_path):
+        series = load_series(scan)
+        np.testing.assert_array_equal(series.array, shown.transpose(2, 1, 0))
+        assert series.frames == [order.index(k) + 1 for k in range(10)]
+        assert series.sop_instance_uids == [sop_uid(0)] * 10
+        assert series.files == ["all"] * 10
+        np.testing.assert_allclose(series.affine[:3, 3], [30, 40, -20])
+
+
+@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless])
+def test_compressed_pixels(tmp_path: Path, syntax: UID) -> None:
+    folder = write_series(tmp_path, phantom(3), StudyInstanceUID=STUDY_UID)
+    plain = load_series(folder)
+    for path in folder.iterdir():
+        compress(path, syntax)
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
+    same(load_series(folder), plain)
+
+
+def test_a_compressed_file_of_several_frames(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "all", phantom(4) + np.int16(1000), couch(4), SOPInstanceUID=sop_uid(0))
+    plain = load_series(path)
+    dataset = pydicom.dcmread(path)
+    dataset.compress(RLELossless)
+    dataset.SOPInstanceUID = sop_uid(0)  # pydicom gives a new one
+    dataset.save_as(path)
+    same(load_series(path), plain)
+
+
+def test_a_damaged_compressed_slice_is_left_out(tmp_path: Path) -> None:
+    folder = write_series(tmp_path, phantom(10), StudyInstanceUID=STUDY_UID)
+    for path in folder.iterdir():
+        compress(path, JPEGLosslessSV1)
+    dataset = pydicom.dcmread(folder / "004.dcm")
+    dataset.BitsAllocated = 32  # over which the codec ends its process
+    dataset.save_as(folder / "004.dcm")
+    series = load_series(folder)
+    assert series.sop_instance_uids == [sop_uid(k) for k in range(10) if k != 4]
+    assert series.warnings[0] == "004.dcm holds no complete image and is left out"
+
+
+def test_the_real_scan_under_any_names_without_numbers_and_zipped(tmp_path: Path) -> None:
+    original = shared_data("ct_dicom/ge_head_tilt18")
+    expected = load_series(original)
+    paths = sorted(original.iterdir())
+    shuffled = [*paths[::2], *paths[1::2]][::-1]
+    for k, path in enumerate(shuffled):
+        (tmp_path / "shuffled" / str(k % 3)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "shuffled" / str(k % 3) / f"{k:02d}")
+        dataset = pydicom.dcmread(path)
+        del dataset.InstanceNumber, dataset.SliceLocation, dataset.AcquisitionNumber
+        (tmp_path / "numberless").mkdir(exist_ok=True)
+        dataset.save_as(tmp_path / "numberless" / f"{k:02d}.dcm")
+    zipped(tmp_path / "shuffled", tmp_path / "scan.zip")
+    for name in ("shuffled", "numberless", "scan.zip"):
+        same(load_series(tmp_path / name), expected)
 
 
 # what is refused
@@ -234,6 +356,7 @@ def test_all_files_truncated_is_refused(tmp_path: Path) -> None:
 
 def test_missing_path(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "nowhere")
+    assert "does not exist" in refusal(tmp_path / "nowhere.nii.gz")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
@@ -245,115 +368,33 @@ def test_folder_without_dicom(tmp_path: Path) -> None:
     assert "holds no DICOM images" in refusal(tmp_path)
 
 
-def test_a_file_that_is_no_nifti(tmp_path: Path) -> None:
-    write_slice(tmp_path / "one.dcm", ramp(1)[0])
-    assert "give the folder that holds the series" in refusal(tmp_path / "one.dcm")
-
-
-def test_two_series(tmp_path: Path) -> None:
-    write_series(tmp_path, ramp(4))
-    for k in range(2):
-        write_slice(tmp_path / f"bone{k}", ramp(1)[0], SeriesInstanceUID="1.2.3", ImagePositionPatient=[0, 0, k])
-    message = refusal(tmp_path)
-    assert "1.2.3 (2 slices)" in message
-    assert f"{SERIES_UID} (4 slices)" in message
-    assert "keep one per folder" in message
-
-
-def test_other_modality(tmp_path: Path) -> None:
-    assert "has Modality MR" in refusal(write_series(tmp_path, ramp(2), Modality="MR"))
-
-
-def test_missing_modality(tmp_path: Path) -> None:
-    assert "has Modality missing" in refusal(write_series(tmp_path, ramp(2), Modality=None))
-
-
-def test_differing_size(tmp_path: Path) -> None:
-    write_series(tmp_path, ramp(2))
-    write_slice(tmp_path / "wide", ramp(1, 6, 10)[0], ImagePositionPatient=[0, 0, 99])
-    message = refusal(tmp_path)
-    assert "mixes Rows x Columns 6 x 8 (000.dcm) and 6 x 10 (wide)" in message
+def test_a_file_that_is_none_of_them(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not DICOM")
+    assert "notes.txt holds no DICOM, NIfTI or NRRD image" in refusal(tmp_path / "notes.txt")
+    (tmp_path / "scan.zip").write_text("not a zip")
+    assert "scan.zip holds no DICOM, NIfTI or NRRD image" in refusal(tmp_path / "scan.zip")
 
 
 @pytest.mark.parametrize(
-    ("tags", "what"),
+    ("tags", "reason"),
     [
-        ({"ImageOrientationPatient": list(tilted(10))}, "orientation"),
-        ({"PixelSpacing": [0.5, 0.3]}, "pixel_spacing"),
+        ({"Modality": "MR"}, "Modality MR"),
+        ({"Modality": None}, "Modality missing"),
+        ({"ImagePositionPatient": None}, "no usable ImagePositionPatient"),
+        ({"ImageOrientationPatient": None}, "no usable ImageOrientationPatient"),
+        ({"PixelSpacing": None}, "no usable PixelSpacing"),
+        ({"ImageOrientationPatient": [1.0, 0, 0, 0, 0, -1.0]}, "not axial, 90 degrees off"),
     ],
 )
-def test_differing_geometry(tmp_path: Path, tags: dict[str, Any], what: str) -> None:
-    write_series(tmp_path, ramp(2))
-    write_slice(tmp_path / "other", ramp(1)[0], ImagePositionPatient=[0, 0, 99], **tags)
-    assert f"mixes slices of different {what} (000.dcm, other)" in refusal(tmp_path)
+def test_a_folder_without_an_axial_ct(tmp_path: Path, tags: dict[str, Any], reason: str) -> None:
+    listed = f"a series without a number (2 slices): {reason}"
+    message = refusal(write_series(tmp_path, ramp(2), **tags))
+    assert message == f"{tmp_path} holds no axial CT series that can be read ({listed}): give one"
 
 
-@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
-def test_missing_geometry(tmp_path: Path, keyword: str) -> None:
-    assert f"has no usable {keyword}" in refusal(write_series(tmp_path, ramp(2), **{keyword: None}))
-
-
-def test_multi_frame(tmp_path: Path) -> None:
-    write_slice(tmp_path / "enhanced", ramp(1)[0], NumberOfFrames=2, PixelData=ramp(2).tobytes())
-    assert "is multi-frame" in refusal(tmp_path)
-
-
-def test_duplicate_positions(tmp_path: Path) -> None:
-    write_series(tmp_path, ramp(3))
-    write_slice(tmp_path / "again", ramp(1)[0], ImagePositionPatient=list(couch(3)[1]))
-    message = refusal(tmp_path)
-    assert "two slices at one position" in message
-    assert "001.dcm" in message
-    assert "again" in message
-
-
-@pytest.mark.parametrize("orientation", [(1.0, 0, 0, 0, 0, -1.0), (0, 1.0, 0, 0, 0, -1.0), tilted(50)])
-def test_other_planes(tmp_path: Path, orientation: tuple[float, ...]) -> None:
-    assert "is not axial" in refusal(write_series(tmp_path, ramp(2), ImageOrientationPatient=list(orientation)))
-
-
-# NIfTI
-
-
-def volume(shape: tuple[int, ...] = (5, 4, 3)) -> np.ndarray:
-    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-
-
-def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
-    nib.save(nib.Nifti1Image(array, affine), path)
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_nifti_slices_run_upwards_however_they_were_stored(tmp_path: Path, suffix: str) -> None:
-    downwards = np.diag([1.0, 1.0, -3.0, 1.0])
-    downwards[2, 3] = 7.0
-    series = load_nifti(save_nifti(tmp_path / f"scan{suffix}", volume(), downwards))
-    np.testing.assert_array_equal(series.array, volume()[:, :, ::-1])
-    np.testing.assert_allclose(series.positions, [1.0, 4.0, 7.0])
-    np.testing.assert_allclose(series.spacings, [3.0, 3.0])
-    assert series.sop_instance_uids == []
-
-
-def test_nifti_padding_becomes_air(tmp_path: Path) -> None:
-    array = volume()
-    array[0, 0] = [-3024, np.nan, -1000]
-    series = load_nifti(save_nifti(tmp_path / "scan.nii", array, np.eye(4)))
-    np.testing.assert_array_equal(series.array[0, 0], [-1024, -1024, -1000])
-
-
-def test_nifti_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "scan.nii.gz").write_text("not NIfTI")
-    assert "cannot be read as NIfTI" in refusal(tmp_path / "scan.nii.gz")
-
-
-def test_truncated_nifti(tmp_path: Path) -> None:
-    truncate(save_nifti(tmp_path / "scan.nii.gz", volume((9, 9, 9)), np.eye(4)), 0.6)
-    assert "cannot be read as NIfTI" in refusal(tmp_path / "scan.nii.gz")
-
-
-def test_nifti_with_time(tmp_path: Path) -> None:
-    assert "(2, 2, 2, 3)" in refusal(save_nifti(tmp_path / "scan.nii", volume((2, 2, 2, 3)), np.eye(4)))
+def test_frames_without_positions(tmp_path: Path) -> None:
+    write_slice(tmp_path / "all", ramp(1)[0], NumberOfFrames=2, PixelData=ramp(2).tobytes())
+    assert "no usable ImagePositionPatient" in refusal(tmp_path)
 
 
 # as MONAI's reader
@@ -383,9 +424,18 @@ def test_errors_travel_through_load_image(tmp_path: Path) -> None:
         LoadImage(reader=SeriesReader())(tmp_path)
 
 
-def test_many_paths_are_not_one_image(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="1 more paths given as one image"):
-        LoadImage(reader=SeriesReader())([tmp_path / "a", tmp_path / "b"])
+def test_many_volumes_are_not_one_image(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a.nii and 1 more paths given as one image: give one volume"):
+        LoadImage(reader=SeriesReader())([tmp_path / "a.nii", tmp_path / "b.nii"])
+
+
+def test_the_reader_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_series(tmp_path, ramp(12))
+    truncate(tmp_path / "004.dcm", 0.5)
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG):
+        assert len(load_series(tmp_path).warnings) == 3
+    assert caplog.messages == []
 
 
 def test_meta_names_no_patient(tmp_path: Path) -> None:
