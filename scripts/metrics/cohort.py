@@ -12,12 +12,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from scripts.data.results import BagResult
+
+# From how often each bag counts, (bags,), to a figure; NaN where it is not defined.
+Figure = Callable[[np.ndarray], float]
 
 
 class Interval(NamedTuple):
@@ -26,83 +29,124 @@ class Interval(NamedTuple):
     high: float
 
 
-class Ranking:
-    """Cases by their score, each of some bag; sorted once, as a bootstrap asks for the AUROC a thousand times.
+class Cases:
+    """Bags, or the instances in them. Whatever can be is done once: a bootstrap asks for a figure a thousand times.
 
     Args:
-        truth: (N,) 0 or 1.
-        score: (N,) higher is more suspicious.
-        bag: (N,) which bag a case belongs to.
+        truth: of each bag, (n,) 0 or 1 of its cases; N in all.
     """
 
-    def __init__(self, truth: np.ndarray, score: np.ndarray, bag: np.ndarray) -> None:
-        self.truth = truth
-        self.bag = bag
-        self.rank = np.unique(score, return_inverse=True)[1]  # equal scores share a rank
+    def __init__(self, truth: Sequence[np.ndarray]) -> None:
+        self.truth = np.concatenate(truth).astype(bool)
+        self.bag = np.repeat(np.arange(len(truth)), [len(of_bag) for of_bag in truth])
+        self.bags = len(truth)
 
-    def auroc(self, weight_of_bag: np.ndarray) -> float:
-        """The chance that a positive case scores above a negative one, ties by half; NaN where one class is missing."""
-        weight = weight_of_bag[self.bag]
-        positive = np.bincount(self.rank, weight * self.truth)  # weight at each rank
-        negative = np.bincount(self.rank, weight * (1 - self.truth))
-        pairs = positive.sum() * negative.sum()
-        if pairs == 0:
-            return float("nan")
-        return float((positive * (negative.cumsum() - negative / 2)).sum() / pairs)
+    def auroc(self, score: np.ndarray) -> Figure:
+        """The chance that a positive case scores, (N,), above a negative one, ties by half."""
+        order = np.argsort(score)
+        truth, score, bag = self.truth[order], score[order], self.bag[order]
+        bag_of_positive, bag_of_negative = bag[truth], bag[~truth]
+        # of each positive, how many negatives score less, and how many at most as much
+        less, at_most = (np.searchsorted(score[~truth], score[truth], side) for side in ("left", "right"))
+        known = not np.isnan(score).any()
 
+        def figure(weight_of_bag: np.ndarray) -> float:
+            positive = weight_of_bag[bag_of_positive]
+            negative = np.append(0, weight_of_bag[bag_of_negative].cumsum())  # of the lowest 0, 1, 2, ...
+            pairs = positive.sum() * negative[-1]
+            won = positive * (negative[less] + negative[at_most]) / 2
+            return float(won.sum() / pairs) if known and pairs else np.nan
 
-def rank_bags(results: Sequence[BagResult]) -> Ranking:
-    truth = np.array([r.label for r in results])
-    return Ranking(truth, np.array([r.probability for r in results]), np.arange(len(results)))
+        return figure
 
+    def agreement(self, called: np.ndarray) -> dict[str, Figure]:
+        """Of what the cases were called, (N,) 0 or 1, with the truth."""
+        truth, called = self.truth, called.astype(bool)
+        hit = truth & called
+        return {
+            "accuracy": self._ratio(truth == called, np.ones_like(truth)),
+            "precision": self._ratio(hit, called),
+            "recall": self._ratio(hit, truth),
+            "specificity": self._ratio(~truth & ~called, ~truth),
+            "f1": self._ratio(2.0 * hit, 1.0 * called + truth),
+        }
 
-def rank_instances(results: Sequence[BagResult], gated: bool) -> Ranking:
-    """Instance scores of all bags pooled. Gated: those of bags called negative are set to a floor."""
-    known = [(bag, r, r.truth) for bag, r in enumerate(results) if r.truth is not None]
-    floor = min(r.scores.min() for _, r, _ in known)
-    return Ranking(
-        truth=np.concatenate([truth for _, _, truth in known]),
-        score=np.concatenate(
-            [np.full_like(r.scores, floor) if gated and not r.positive else r.scores for _, r, _ in known]
-        ),
-        bag=np.concatenate([np.full(len(r.scores), bag) for bag, r, _ in known]),
-    )
+    def calibration(self, probability: np.ndarray) -> dict[str, Figure]:
+        """Of a probability, (N,): its squared error; and how far off the share of positives it is, in ten bins."""
+        excess = probability - self.truth
+        place = np.digitize(probability, np.arange(1, 10) / 10, right=True)  # (0, 0.1], (0.1, 0.2], ...
+
+        def calibration_error(weight_of_bag: np.ndarray) -> float:
+            weight = weight_of_bag[self.bag]
+            return float(np.abs(np.bincount(place, weight * excess)).sum() / weight.sum())
+
+        return {"brier_score": self._ratio(excess**2, np.ones_like(excess)), "calibration_error": calibration_error}
+
+    def _ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> Figure:
+        """Of two sums over the cases."""
+        above, below = (np.bincount(self.bag, each, self.bags) for each in (numerator, denominator))
+
+        def figure(weight_of_bag: np.ndarray) -> float:
+            whole = (weight_of_bag * below).sum()  # not by @: its threads wait for each other on a busy machine
+            return float((weight_of_bag * above).sum() / whole) if whole else np.nan
+
+        return figure
 
 
 def bootstrap(
     bags: int,
-    metric: Callable[[np.ndarray], float],
+    figures: Mapping[str, Figure],
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Interval:
-    """A metric and its percentile interval over bags drawn with replacement: bags, not instances, are independent.
+) -> dict[str, Interval]:
+    """Figures and their percentile intervals over bags drawn with replacement: bags, not instances, are independent."""
+    generator = np.random.default_rng(seed)
+    draws = (np.bincount(generator.integers(bags, size=bags), minlength=bags) for _ in range(resamples))
+    drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws])  # [resamples, figures]
+    values = [figure(np.ones(bags)) for figure in figures.values()]
+    return {
+        name: _interval(value, of_draws, confidence)
+        for name, value, of_draws in zip(figures, values, drawn.T, strict=True)
+    }
 
-    Args:
-        bags: how many there are.
-        metric: from how often each bag counts, (bags,), to the figure.
-    """
-    value = metric(np.ones(bags))
-    draws = np.random.default_rng(seed).multinomial(bags, np.full(bags, 1 / bags), size=resamples)
-    values = np.array([metric(draw) for draw in draws])
-    values = values[~np.isnan(values)]  # a draw with one class alone has no AUROC
-    if np.isnan(value) or len(values) == 0:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+
+def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
+    drawn = drawn[~np.isnan(drawn)]  # a draw with one class alone has no AUROC
+    if np.isnan(value) or len(drawn) == 0:
+        return Interval(value, np.nan, np.nan)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high))
 
 
 def cohort_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
     """Every figure of an evaluation, by a name that says what it is."""
     labelled = [r for r in results if r.label is not None]
-    if not labelled:
+    return {**_bag_metrics(labelled), **_instance_metrics([r for r in labelled if r.truth is not None])}
+
+
+def _bag_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
+    if not results:
         return {}
-    correct = np.array([r.positive == bool(r.label) for r in labelled])
-    figures: dict[str, Callable[[np.ndarray], float]] = {
-        "bag_auroc": rank_bags(labelled).auroc,
-        "bag_accuracy": lambda weights: float(np.average(correct, weights=weights)),
+    bags = Cases([np.array([r.label]) for r in results])
+    probability = np.array([r.probability for r in results])
+    called = np.array([r.positive for r in results])
+    figures = {"auroc": bags.auroc(probability), **bags.agreement(called), **bags.calibration(probability)}
+    return bootstrap(len(results), {f"bag_{name}": figure for name, figure in figures.items()})
+
+
+def _instance_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
+    """Of the instances of all bags, pooled."""
+    if not results:
+        return {}
+    instances = Cases([r.truth for r in results if r.truth is not None])
+    scores = np.concatenate([r.scores for r in results])
+    gate = np.array([r.positive for r in results])[instances.bag]
+    weighted = np.concatenate([r.attention * r.probability for r in results])
+    figures = {
+        "auroc_gated": instances.auroc(np.where(gate, scores, scores.min())),  # a floor in bags called negative
+        "auroc_ungated": instances.auroc(scores),
+        "auroc_weighted": instances.auroc(weighted),  # attention × probability of the bag
+        **instances.agreement(np.concatenate([r.flagged for r in results])),
     }
-    if any(r.truth is not None for r in labelled):
-        figures["instance_auroc_gated"] = rank_instances(labelled, gated=True).auroc
-        figures["instance_auroc_ungated"] = rank_instances(labelled, gated=False).auroc
-    return {name: bootstrap(len(labelled), metric) for name, metric in figures.items()}
+    return bootstrap(len(results), {f"instance_{name}": figure for name, figure in figures.items()})
