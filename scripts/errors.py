@@ -12,6 +12,39 @@
 
 from __future__ import annotations
 
+import re
+
 
 class InputError(ValueError):
     """What the user gave cannot be read or used. The message is one line: what, where, what to do."""
+
+
+# a DataLoader worker hands over the text of an error, not the error
+_IN_A_WORKER = re.compile(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", re.MULTILINE)
+
+
+def input_error_message(error: BaseException | None) -> str | None:
+    """What to tell the user, if it is the input that is somewhere behind an error."""
+    while error is not None:
+        if isinstance(error, InputError) or _refused_by_a_network(error):
+            return str(error)
+        if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+            return (
+                "the weights do not fit the network of the configs: "
+                "give the override files they were trained with (such as configs/small.json, or --in_features), "
+                "or other weights"
+            )
+        told = _IN_A_WORKER.search(str(error))
+        if told:
+            return told.group(1)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _refused_by_a_network(error: BaseException) -> bool:
+    """Networks import torch alone, so they refuse a bag with a plain ValueError."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return isinstance(error, ValueError) and where.startswith("scripts.networks.")

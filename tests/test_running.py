@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from monai.data import DataLoader, Dataset
 
-from scripts.errors import InputError
-from scripts.running import input_error_message, one_line_errors, prepare_run
+from scripts.errors import InputError, input_error_message
+from scripts.running import one_line_errors, prepare_run
 
 
 @pytest.fixture

@@ -12,20 +12,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.transforms import Transform
 
+from scripts.errors import InputError
+
+
+class Model(NamedTuple):
+    """Which network said it."""
+
+    name: str
+    version: str
+    sha256: str  # of the file of its weights
+
 
 @dataclass(frozen=True)
 class BagResult:
     bag_id: str
-    source: str
+    source: str  # the user's own path
     probability: float  # of the bag being positive
     threshold: float
     scores: np.ndarray  # (N,) of each instance, before the softmax
@@ -33,6 +45,10 @@ class BagResult:
     instances: list[dict[str, Any]]  # what each instance is: a slice's UID and position, a patch's place
     label: int | None = None
     truth: np.ndarray | None = None  # (N,) 0 or 1 where it is known
+    threshold_origin: str = ""  # who chose it, and on what
+    model: Model | None = None
+    about: dict[str, Any] = field(default_factory=dict)  # of the bag: a scan's tilt, spacings, warnings
+    slots: int | None = None  # instances the average attention is taken over; None = the real ones
 
     @property
     def positive(self) -> bool:
@@ -41,8 +57,13 @@ class BagResult:
     @property
     def flagged(self) -> np.ndarray:
         """(N,) instances with more than the average attention, in a positive bag; none in a negative one."""
-        above = self.attention * len(self.attention) > 1 + 1e-6  # equal attention is not above its average
+        above = self.times_average > 1 + 1e-6  # equal attention is not above its average
         return self.positive & (above | (len(self.attention) == 1))
+
+    @property
+    def times_average(self) -> np.ndarray:
+        """(N,) attention as a multiple of its average."""
+        return self.attention * (self.slots or len(self.attention))
 
 
 class BagResultd(Transform):
@@ -50,10 +71,12 @@ class BagResultd(Transform):
 
     Args:
         threshold: a bag is called positive above this probability.
+        slots: instances over which the average attention is taken, for a network of slots.
     """
 
-    def __init__(self, threshold: float = 0.5) -> None:
+    def __init__(self, threshold: float = 0.5, slots: int | None = None) -> None:
         self.threshold = threshold
+        self.slots = slots
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         real = data["mask"][0] > 0.5  # [N]
@@ -69,8 +92,49 @@ class BagResultd(Transform):
             instances=json.loads(data["instances"]),
             label=None if label is None else int(label[0]),
             truth=None if truth is None else _numbers(truth, real).astype(int),
+            about=json.loads(data.get("about", "{}")),
+            slots=self.slots,
         )
         return {**data, "result": result}
+
+
+class SignResultd(Transform):
+    """Says in the `result` which network it is from, and where its threshold comes from."""
+
+    def __init__(self, model: ModelCard, threshold_origin: str) -> None:
+        self.model = model
+        self.threshold_origin = threshold_origin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        signed = replace(data["result"], model=self.model.read(), threshold_origin=self.threshold_origin)
+        return {**data, "result": signed}
+
+
+class ModelCard:
+    """Which network a bundle runs, read from its metadata and its weights when first asked for.
+
+    Args:
+        bundle_root: folder of the bundle.
+        ckpt_path: file of the weights.
+    """
+
+    def __init__(self, bundle_root: str, ckpt_path: str) -> None:
+        self.metadata = Path(bundle_root) / "configs" / "metadata.json"
+        self.weights = Path(ckpt_path)
+        self._model: Model | None = None
+
+    def read(self) -> Model:
+        if self._model is None:
+            try:
+                metadata = json.loads(self.metadata.read_text())
+                with self.weights.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise InputError(
+                    f"{error.filename} cannot be read ({error.strerror}): check --bundle_root and --ckpt_path"
+                ) from error
+            self._model = Model(metadata["name"], metadata["version"], digest)
+        return self._model
 
 
 def _numbers(values: torch.Tensor, real: torch.Tensor) -> np.ndarray:

@@ -42,7 +42,7 @@ class DrawScand(Transform):
 
     Args:
         output_dir: folder of the results.
-        volume_key: the scan in HU at full resolution, [1, X, Y, N] in LPS axes.
+        volume_key: the scan in HU at full resolution, [1, X, Y, N] in LPS axes; without it the curve alone is drawn.
         shown: at most so many slices, those with the highest attention, in their order in the scan.
     """
 
@@ -53,13 +53,20 @@ class DrawScand(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
-        figure = draw_scan(result, np.asarray(data[self.volume_key][0]), self.shown)
+        volume = np.asarray(data[self.volume_key][0]) if self.volume_key in data else None
+        figure = draw_scan(result, volume, self.shown)
         write_whole(self.output_dir / result.bag_id / "slices.png", png(figure))
-        return {key: value for key, value in data.items() if key != self.volume_key}  # a volume is large: drop it here
+        return dict(data)
 
 
-def draw_scan(result: BagResult, volume: np.ndarray, shown: int = 6) -> Figure:
+def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6) -> Figure:
     """volume: [X, Y, N] in HU, LPS axes."""
+    headline = _headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged")
+    if volume is None:
+        figure = Figure(figsize=(2.2 * shown, 3), layout="constrained")
+        figure.suptitle(headline)
+        _draw_curve(figure.add_subplot(), result)
+        return figure
     candidates = np.flatnonzero(result.flagged) if result.flagged.any() else np.arange(len(result.attention))
     best = candidates[np.argsort(-result.attention[candidates], kind="stable")][:shown]
     figure = Figure(figsize=(2.2 * shown, 5.2), layout="constrained")
@@ -70,14 +77,16 @@ def draw_scan(result: BagResult, volume: np.ndarray, shown: int = 6) -> Figure:
         if column < len(best):
             _draw_slice(axes, result, volume, int(np.sort(best)[column]))
     _draw_curve(figure.add_subplot(grid[1, :]), result)
-    figure.suptitle(_headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged"))
+    figure.suptitle(headline)
     return figure
 
 
 def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -> None:
     axes.imshow(volume[:, :, index].T, cmap="gray", vmin=BRAIN_WINDOW[0], vmax=BRAIN_WINDOW[1])
     flagged = bool(result.flagged[index])
-    axes.set_title(f"slice {index + 1}\n{result.attention[index] * len(result.attention):.2f} × average", fontsize=9)
+    height = result.instances[index].get("position_mm")
+    where = f"slice {index + 1}" if height is None else f"slice {index + 1} · {height:.1f} mm"
+    axes.set_title(f"{where}\n{result.times_average[index]:.2f} × average", fontsize=9)
     if flagged:
         axes.set_axis_on()
         axes.set(xticks=[], yticks=[])
@@ -87,7 +96,7 @@ def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -
 
 def _draw_curve(axes: Axes, result: BagResult) -> None:
     places = np.arange(1, len(result.attention) + 1)
-    attention = result.attention * len(places)
+    attention = result.times_average
     axes.plot(places, attention, color="#1f4e79", marker="o", markersize=3, label="attention")
     axes.axhline(1, color="grey", linestyle=":", label="average: flagged above, in a positive scan")
     if result.flagged.any():
@@ -128,7 +137,7 @@ def draw_slide(result: BagResult, patches: PatchFeatures, outlines: list[np.ndar
             axes.fill(*outline.T, fill=False, edgecolor=TRUTH, linewidth=1.6)
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
     plain.set_title("slide" + (", tumour as annotated in green" if outlines else ""), fontsize=10)
-    lattice = _lattice_image(result.attention * len(result.attention), patches)
+    lattice = _lattice_image(result.times_average, patches)
     bottom, right = np.array(lattice.shape) * patches.tile / 4  # whole quarters of a patch, so a little past the slide
     overlaid.imshow(
         lattice, extent=(0, right, bottom, 0), cmap="magma", norm=ATTENTION, alpha=0.65, interpolation="nearest"
@@ -159,7 +168,7 @@ def _headline(result: BagResult, findings: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=90)
+    figure.set_dpi(90)
+    FigureCanvasAgg(figure).print_png(content)  # savefig would draw it twice, the first time for its layout alone
     return content.getvalue()

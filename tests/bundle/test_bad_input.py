@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -22,7 +23,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from scripts.running import input_error_message
+from scripts.errors import input_error_message
 from tests.bundle.commands import bundle, monai_bundle, write_cohort
 
 pytestmark = pytest.mark.xdist_group("ct")
@@ -68,41 +69,64 @@ def infer(weights: Path, folder: Path, output: Path, **more: Any) -> str | None:
     return None
 
 
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def written(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_good_scan_is_read(weights: Path, scan: Path, tmp_path: Path) -> None:
     assert infer(weights, scan.parent, tmp_path / "out") is None
-    assert written(tmp_path / "out") == ["instances.csv", "scan/result.json", "scan/slices.png", "summary.csv"]
+    of_scan = ["scan/flagged.nrrd", "scan/report.dcm", "scan/result.json", "scan/slices.png"]
+    assert written(tmp_path / "out") == ["instances.csv", *of_scan, "summary.csv"]
     uids = {pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in scan.iterdir()}
     rows = json.loads((tmp_path / "out" / "scan" / "result.json").read_text())["instances"]
     assert {row["id"] for row in rows} == uids
     assert [row["position_mm"] for row in rows] == sorted(row["position_mm"] for row in rows)
 
 
-def test_one_truncated_file_is_left_out_with_its_name(
-    weights: Path, scan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_one_truncated_file_is_left_out_with_its_name(weights: Path, scan: Path, tmp_path: Path) -> None:
     victim = sorted(scan.iterdir())[7]
     victim.write_bytes(victim.read_bytes()[:100_000])
     assert infer(weights, scan.parent, tmp_path / "out") is None
-    assert any(victim.name in message for message in caplog.messages)
-    rows = json.loads((tmp_path / "out" / "scan" / "result.json").read_text())["instances"]
-    assert len(rows) == len(list(scan.iterdir())) - 1
+    told = json.loads((tmp_path / "out" / "scan" / "result.json").read_text())
+    assert any(victim.name in warning for warning in told["about"]["warnings"])
+    assert len(told["instances"]) == len(list(scan.iterdir())) - 1
+    assert victim.name in (tmp_path / "out" / "summary.csv").read_text()
+
+
+def test_a_spoiled_scan_among_good_ones_ends_nothing_and_a_second_run_does_what_is_left(
+    weights: Path, scan: Path, tmp_path: Path
+) -> None:
+    out, broken = tmp_path / "out", scan.with_name("broken")
+    shutil.copytree(scan, broken)
+    spoil_many(broken)
+    said = infer(weights, scan.parent, out)
+    assert said is not None
+    assert said.startswith("1 of 2 failed: ")
+    assert "mend and run again, what is done is skipped" in said
+    assert (out / "scan" / "result.json").exists()
+    assert not (out / "broken").exists()
+    assert [row["status"] for row in rows_of(out / "summary.csv")] == ["failed", "done"]
+
+    first = (out / "scan" / "result.json").stat().st_mtime_ns
+    shutil.rmtree(broken)
+    shutil.copytree(scan, broken)
+    assert infer(weights, scan.parent, out) is None
+    assert (out / "scan" / "result.json").stat().st_mtime_ns == first
+    assert [row["status"] for row in rows_of(out / "summary.csv")] == ["done", "done"]
+    assert {row["bag_id"] for row in rows_of(out / "instances.csv")} == {"broken", "scan"}
+
+    assert infer(weights, scan.parent, out, threshold=0.01) is None  # another result: all anew
+    assert (out / "scan" / "result.json").stat().st_mtime_ns > first
 
 
 def spoil_many(scan: Path) -> None:
     for file in sorted(scan.iterdir())[:5]:
         file.write_bytes(file.read_bytes()[:100_000])
-
-
-def spoil_second_series(scan: Path) -> None:
-    for file in sorted(scan.iterdir())[:3]:
-        copy = pydicom.dcmread(file)
-        copy.SeriesInstanceUID += ".1"
-        copy.SOPInstanceUID += ".1"
-        copy.save_as(scan / f"other_{file.name}")
 
 
 def spoil_modality(scan: Path) -> None:
@@ -121,10 +145,9 @@ def spoil_everything(scan: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_many, "complete images in"),
-        (spoil_second_series, "holds 2 series"),
-        (spoil_modality, "has Modality MR: give a CT series"),
-        (spoil_everything, "holds neither DICOM nor NIfTI"),
+        (spoil_many, "copy the scan again"),
+        (spoil_modality, "Modality MR"),
+        (spoil_everything, "holds neither DICOM"),
     ],
 )
 def test_a_spoiled_scan_ends_in_one_line_and_no_file(
@@ -135,7 +158,7 @@ def test_a_spoiled_scan_ends_in_one_line_and_no_file(
     assert said is not None
     assert message in said
     assert "\n" not in said
-    assert not (tmp_path / "out").exists() or written(tmp_path / "out") == []
+    assert set(written(tmp_path / "out")) <= {"summary.csv"}  # which says why
 
 
 def test_weights_of_another_network_are_told(weights: Path, scan: Path, tmp_path: Path) -> None:

@@ -156,9 +156,10 @@ def test_the_headline_says_what_was_found_and_what_it_is_not_for(
     assert text == f"{wanted}\nresearch use only, not for diagnosis"
 
 
-def test_the_scan_becomes_a_png_and_its_volume_is_dropped(tmp_path: Path) -> None:
-    data: dict[Hashable, Any] = {"result": result(), "volume": volume()[None], "label": 1}
-    assert DrawScand(str(tmp_path))(data).keys() == {"result", "label"}
+@pytest.mark.parametrize("more", [{"volume": volume()[None]}, {}], ids=["scan", "features alone"])
+def test_the_scan_becomes_a_png(tmp_path: Path, more: dict[Hashable, Any]) -> None:
+    data: dict[Hashable, Any] = {"result": result(), **more}
+    assert DrawScand(str(tmp_path))(data) == data
     with Image.open(tmp_path / "bag_7" / "slices.png") as image:
         image.load()
         assert image.format == "PNG"

@@ -1,0 +1,216 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Files of a cohort: two tables and the metrics, and which of its bags are already done."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from torch import nn
+
+from scripts.cohorts import FAILED
+from scripts.data.results import BagResult
+from scripts.errors import InputError
+from scripts.files import write_whole
+from scripts.metrics.cohort import cohort_metrics
+from scripts.outputs.files import from_json, instance_rows
+
+logger = logging.getLogger(__name__)
+
+TOLD = ("bag_auroc", "bag_accuracy", "instance_auroc_gated", "instance_auroc_ungated")  # in the log; the rest in files
+
+
+def recipe(network: nn.Module, **parts: object) -> str:
+    """A short text that is another one where the network (but for its weights) or any part is."""
+    of_modules = [(name, type(module).__name__, _plain(module)) for name, module in network.named_modules()]
+    return hashlib.sha256(repr((of_modules, sorted(parts.items()))).encode()).hexdigest()[:16]
+
+
+def _plain(module: nn.Module) -> list[tuple[str, object]]:
+    """The settings of a module that no weight shows: a placement, a number of slots."""
+    kept = (bool, int, float, str, tuple, type(None))
+    return sorted((name, value) for name, value in vars(module).items() if isinstance(value, kept))
+
+
+class ResultsFolder:
+    """The results of a run, and what is left to do of it.
+
+    Args:
+        output_dir: folder of the results.
+        bags: the bags of the run.
+        recipe: that of the run; a result of another one is made anew.
+        skip_finished: False makes all of them anew.
+    """
+
+    def __init__(
+        self, output_dir: str, bags: Sequence[dict[str, Any]], recipe: str, skip_finished: bool = True
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.bags = bags
+        self.recipe = recipe
+        self.skip_finished = skip_finished
+
+    @cached_property
+    def finished(self) -> dict[str, BagResult]:
+        """What an earlier run left, by bag_id."""
+        found = ((bag, self._read(bag)) for bag in self.bags if self.skip_finished)
+        return {bag["bag_id"]: result for bag, result in found if result is not None}
+
+    def unfinished(self) -> list[dict[str, Any]]:
+        return [bag for bag in self.bags if bag["bag_id"] not in self.finished]
+
+    def _read(self, bag: Mapping[str, Any]) -> BagResult | None:
+        try:
+            content = json.loads((self.output_dir / bag["bag_id"] / "result.json").read_text())
+            same = content["recipe"] == self.recipe and content["source"] == _source(bag)
+            return from_json(content) if same else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # not there, or not whole: it is made anew
+
+
+def _source(bag: Mapping[str, Any]) -> str:
+    image = bag["image"]
+    return image if isinstance(image, str) else str(image[0])  # as MONAI names a list of files
+
+
+class CohortReport:
+    """Ignite handler: gathers the results of all bags and ranks, then writes the tables and, with labels, the metrics.
+
+    `summary.csv` has a row per bag, `instances.csv` a row per instance, `metrics.json` each figure with its interval.
+
+    Args:
+        output_dir: folder of the results.
+        folder: what an earlier run left there, which belongs into the tables too.
+    """
+
+    def __init__(self, output_dir: str, folder: ResultsFolder | None = None) -> None:
+        self.output_dir = Path(output_dir)
+        self.folder = folder
+        self.results: list[BagResult] = []
+        self.failures: dict[str, str] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.forget)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
+
+    def forget(self) -> None:
+        self.results.clear()
+        self.failures.clear()
+
+    def collect(self, engine: Engine) -> None:
+        bags: Any = engine.state.output  # a list of decollated bags
+        self.results += [bag["result"] for bag in bags if FAILED not in bag]
+        self.failures.update({bag["bag_id"]: bag[FAILED] for bag in bags if FAILED in bag})
+
+    def report(self, engine: Engine) -> None:
+        read, failures = _of_all_ranks(self.results, self.failures)
+        finished = {} if self.folder is None else self.folder.finished
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            self._write(engine, read, finished, failures)
+        if failures:
+            raise InputError(_failures_line(failures, len(read) + len(finished)))
+
+    def _write(
+        self,
+        engine: Engine,
+        read: Mapping[str, BagResult],
+        finished: Mapping[str, BagResult],
+        failures: Mapping[str, str],
+    ) -> None:
+        everything = {**finished, **read}
+        results = [everything[bag_id] for bag_id in sorted(everything)]
+        metrics = cohort_metrics(results)
+        engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
+        failed = [{"bag_id": bag_id, "status": "failed", "error": failures[bag_id]} for bag_id in sorted(failures)]
+        write_whole(self.output_dir / "summary.csv", _table([*map(_summary_row, results), *failed]))
+        rows = [
+            {"bag_id": r.bag_id, **row, "flagged": int(row["flagged"])} for r in results for row in instance_rows(r)
+        ]
+        if rows:
+            write_whole(self.output_dir / "instances.csv", _table(rows))
+        if metrics:
+            write_whole(self.output_dir / "metrics.json", json.dumps(_metrics_json(results, metrics), indent=4) + "\n")
+        counts = {"read": len(read), "skipped (already there)": len(finished), "failed": len(failures)}
+        logger.info(_closing_line(counts, results, metrics, self.output_dir))
+
+
+def _of_all_ranks(results: list[BagResult], failures: dict[str, str]) -> tuple[dict[str, BagResult], dict[str, str]]:
+    gathered: list[Any] = [(results, failures)]
+    if dist.is_initialized():
+        gathered = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, (results, failures))
+    # by name, as an uneven cohort may give a bag to two ranks
+    read = {result.bag_id: result for of_rank, _ in gathered for result in of_rank}
+    return read, {bag_id: why for _, of_rank in gathered for bag_id, why in of_rank.items()}
+
+
+def _failures_line(failures: Mapping[str, str], others: int) -> str:
+    first, more = next(iter(failures.values())), len(failures) - 1
+    if more == others == 0:
+        return first
+    told = f"{first} (and {more} more, see summary.csv)" if more else first
+    return f"{len(failures)} of {len(failures) + others} failed: {told}; mend and run again, what is done is skipped"
+
+
+def _summary_row(result: BagResult) -> dict[str, Any]:
+    return {
+        "bag_id": result.bag_id,
+        "status": "done",
+        "probability": round(result.probability, 6),
+        "positive": int(result.positive),
+        "label": "" if result.label is None else result.label,
+        "instances": len(result.scores),
+        "flagged": int(result.flagged.sum()),
+        "warnings": "; ".join(result.about.get("warnings", [])),
+    }
+
+
+def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    labels = [r.label for r in results if r.label is not None]
+    counts = {"bags": len(labels), "positive_bags": sum(labels)}
+    return {**counts, **{name: _without_nan(figure._asdict()) for name, figure in metrics.items()}}
+
+
+def _without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else round(value, 6) for name, value in figures.items()}
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _closing_line(
+    counts: Mapping[str, int], results: Sequence[BagResult], metrics: Mapping[str, Any], where: Path
+) -> str:
+    told = [f"{count} {what}" for what, count in counts.items() if count or what == "read"]
+    warned = sum(bool(r.about.get("warnings")) for r in results)
+    positive = sum(r.positive for r in results)
+    shown = [(name, metrics[name]) for name in TOLD if name in metrics]
+    figures = [f"{name} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for name, f in shown]
+    warning = [f"{warned} with warnings, see summary.csv"] if warned else []
+    return "; ".join([", ".join(told), f"{positive} called positive", *warning, *figures, f"written to {where}"])
