@@ -31,9 +31,7 @@ def demo_data(directory: str, seed: int = 0, ct: bool = True, wsi: bool = True) 
     """
     from scripts.demo.cohorts import write_demo_data
 
-    if not isinstance(seed, int):
-        raise InputError(f"--seed {seed!r} is no whole number: give one")
-    write_demo_data(Path(str(directory)), seed, ct=ct, wsi=wsi)
+    write_demo_data(Path(str(directory)), _whole_number(seed), ct=ct, wsi=wsi)
 
 
 def demo(directory: str = "demo", seed: int = 0) -> None:
@@ -91,6 +89,85 @@ def convert(
     convert_weights(Path(str(checkpoint)), Path(str(output)), kind, settings, force)
 
 
+def datalist_ct(
+    folder: str,
+    labels: str | None = None,
+    output: str | None = None,
+    subtype: str = "any",
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+) -> None:
+    """Make the datalist of a head CT cohort, split by patient, with a check of what it holds.
+
+    FOLDER is one of three, which the csv of the labels shows:
+
+    RSNA 2019 as downloaded, stage_2_train.csv beside the folder stage_2_train. A scan is positive where one of its
+    slices is; labels of slices are kept for evaluation.
+
+    CQ500 as downloaded, reads.csv beside the folders or zips of the cases. Two of three readers decide.
+
+    Any folder with labels.csv, whose columns are scan, label (0 or 1) and if wanted patient and section (training,
+    validation or test). A scan is a path below FOLDER: a folder or a zip with a study, a NIfTI or an NRRD file.
+
+    Beside OUTPUT are written OUTPUT's name with _check.json, counts, what was left out and why, and patients and slices
+    in more than one section (none); and .headers.jsonl, which makes a second run fast.
+
+    Args:
+        folder: the --dataset_dir of training; paths in the datalist are relative to it.
+        labels: the csv; by default stage_2_train.csv, reads.csv or labels.csv in FOLDER.
+        output: the datalist, or a folder for it; by default FOLDER/datalist.json.
+        subtype: of RSNA: any, epidural, intraparenchymal, intraventricular, subarachnoid or subdural.
+        shares: of training, validation and test.
+        seed: the same seed splits the same patients in the same way.
+    """
+    from scripts.preparing.datalist import write_ct_datalist
+
+    print(
+        write_ct_datalist(
+            Path(str(folder)),
+            None if labels is None else Path(str(labels)),
+            None if output is None else Path(str(output)),
+            str(subtype),
+            shares,
+            _whole_number(seed),
+        )
+    )
+
+
+def doctor_ct(path: str, datalist: str | None = None, output_dir: str = ".") -> None:
+    """Look for what would stop or spoil a run on head CT: PASS, INFO, WARN or FAIL, each with what to do.
+
+    First this computer: versions, decoders of compressed DICOM, CUDA, room for results. Then the datalist: sections,
+    labels, files, patients in two sections. Then each scan: the series that is read and why others are not, order,
+    spacing, tilt, missing and double slices, and whether its pixels decode to plausible Hounsfield units.
+    The exit code is 1 where something FAILs.
+
+    Args:
+        path: the folder of the scans (--dataset_dir), or one scan.
+        datalist: what to examine; by default PATH/datalist.json, or without it every scan below PATH.
+        output_dir: where the results would go.
+    """
+    from scripts.preparing.doctor import examine_ct, told
+
+    findings = examine_ct(Path(str(path)), None if datalist is None else Path(str(datalist)), Path(str(output_dir)))
+    if not told(findings):
+        raise SystemExit(1)
+
+
+def _whole_number(seed: object) -> int:
+    if not isinstance(seed, int):
+        raise InputError(f"--seed {seed!r} is no whole number: give one")
+    return seed
+
+
+VERBS = {
+    "demo-data": demo_data,
+    "demo": demo,
+    "convert": convert,
+    "datalist": {"ct": datalist_ct},
+    "doctor": {"ct": doctor_ct},
+}
+
 if __name__ == "__main__":
     one_line_errors()
-    fire.Fire({"demo-data": demo_data, "demo": demo, "convert": convert}, name="python -m scripts")
+    fire.Fire(VERBS, name="python -m scripts")

@@ -24,7 +24,9 @@ from typing import Any
 import pytest
 
 from scripts.errors import InputError
+from scripts.preparing.findings import Finding, Level
 from scripts.weights.torchmil import Settings
+from tests.preparing.rsna_cohort import write_rsna_cohort
 from tests.shared_data import ROOT
 
 Typed = Callable[..., None]
@@ -66,6 +68,8 @@ def test_help_names_the_verbs(typed: Typed, capsys: pytest.CaptureFixture[str]) 
     assert "python -m scripts" in printed
     assert "demo-data" in printed
     assert "convert" in printed
+    assert "datalist" in printed
+    assert "doctor" in printed
     assert "DIRECTORY/index.html" in printed  # what `demo` writes
 
 
@@ -176,6 +180,125 @@ def test_convert_tells_its_one_line_in_a_real_process(tmp_path: Path) -> None:
         f"error: {tmp_path / 'x.index'} is missing: give an .index of TensorFlow, or a .pt of torchmil\n"
     )
     assert ended.stdout == ""
+
+
+@pytest.fixture
+def datalists(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What write_ct_datalist was asked for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def record(*arguments: Any) -> str:
+        asked.append(arguments)
+        return "counts"
+
+    monkeypatch.setattr("scripts.preparing.datalist.write_ct_datalist", record)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["data"], (Path("data"), None, None, "any", (0.7, 0.1, 0.2), 0)),
+        (["2026", "--labels", "1", "--output=2"], (Path("2026"), Path("1"), Path("2"), "any", (0.7, 0.1, 0.2), 0)),
+        (
+            ["data", "--subtype", "subdural", "--shares", "0.5,0.25,.25", "--seed", "3"],
+            (Path("data"), None, None, "subdural", (0.5, 0.25, 0.25), 3),
+        ),
+    ],
+)
+def test_datalist_asks_for_what_was_typed(
+    typed: Typed,
+    datalists: list[Any],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    wanted: tuple[Any, ...],
+) -> None:
+    typed("datalist", "ct", *arguments)
+    assert datalists == [wanted]
+    assert capsys.readouterr().out == "counts\n"
+
+
+def test_a_seed_of_a_datalist_that_is_no_number_is_told(typed: Typed, datalists: list[Any]) -> None:
+    with pytest.raises(InputError, match=r"^--seed 'x' is no whole number: give one$"):
+        typed("datalist", "ct", "data", "--seed", "x")
+    assert datalists == []
+
+
+def test_help_of_datalist_names_the_cohorts_and_what_is_written(
+    typed: Typed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        typed("datalist", "ct", "--help")
+    printed = "".join(capsys.readouterr())
+    assert end.value.code == 0
+    for words in (
+        *("FOLDER", "RSNA 2019", "stage_2_train.csv", "CQ500", "reads.csv", "labels.csv", "FOLDER/datalist.json"),
+        *("_check.json", ".headers.jsonl", "--labels", "--output", "--subtype", "--shares", "--seed"),
+    ):
+        assert words in printed
+
+
+def test_datalist_in_a_real_process(tmp_path: Path) -> None:
+    write_rsna_cohort(tmp_path, series=8, slices=9, image_size=16)
+    ended = subprocess.run(
+        [sys.executable, "-m", "scripts", "datalist", "ct", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0
+    assert "leakage: 0 of " in ended.stdout
+    assert ended.stdout.endswith(f"written: {tmp_path}/datalist.json, datalist_check.json and .headers.jsonl\n")
+    assert (tmp_path / "datalist.json").is_file()
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What examine_ct was asked for; it finds nothing wrong."""
+    asked: list[Any] = []
+
+    def record(*arguments: Any) -> list[Finding]:
+        asked.append(arguments)
+        return [Finding(Level.PASS, "fine")]
+
+    monkeypatch.setattr("scripts.preparing.doctor.examine_ct", record)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["data"], (Path("data"), None, Path("."))),
+        (["1", "--datalist", "2", "--output_dir", "3"], (Path("1"), Path("2"), Path("3"))),
+    ],
+)
+def test_doctor_asks_for_what_was_typed(
+    typed: Typed, doctor: list[Any], capsys: pytest.CaptureFixture[str], arguments: list[str], wanted: tuple[Any, ...]
+) -> None:
+    typed("doctor", "ct", *arguments)
+    assert doctor == [wanted]
+    assert capsys.readouterr().out == "PASS  fine\n1 PASS, 0 WARN, 0 FAIL\n"
+
+
+def test_doctor_fails_in_a_real_process(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "scripts", "doctor", "ct", str(tmp_path / "none"), "--output_dir", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith("PASS  Python 3")
+    assert lines[-2] == f"FAIL  {tmp_path / 'none'} does not exist: check the path"
+    assert lines[-1].endswith(" 1 FAIL")
+    assert ended.stderr == ""
+
+
+def test_help_of_doctor_names_what_it_looks_at(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        typed("doctor", "ct", "--help")
+    printed = "".join(capsys.readouterr())
+    assert end.value.code == 0
+    for words in ("PATH", "--datalist", "--output_dir", "decoders", "CUDA", "tilt", "exit code", "PATH/datalist.json"):
+        assert words in printed
 
 
 def test_a_verb_that_is_none_fails(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:

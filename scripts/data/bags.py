@@ -13,8 +13,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ PATHS = ("image", "annotation")
 
 def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = True) -> list[dict[str, Any]]:
     """The bags of one section of a MONAI datalist, with paths made absolute or relative to the working directory.
+
+    `image` is a path, or the list of the DICOM files of one scan where they share a folder with other scans.
 
     Args:
         datalist: JSON file {"training": [{"image", "label", ...}], "validation": [...], "test": [...]}.
@@ -44,28 +48,38 @@ def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = Tr
     bags = content.get(section) if isinstance(content, dict) else None
     if not isinstance(bags, list) or not bags:
         raise InputError(f'the datalist {datalist} has no bags under "{section}": add a list of that name')
-    bags = [_checked(dict(bag), f'{datalist}, "{section}"[{i}]', dataset_dir, labelled) for i, bag in enumerate(bags)]
-    named: dict[str, str] = {}
+    exists = _existence()
+    bags = [_checked(bag, f'{datalist}, "{section}"[{i}]', dataset_dir, labelled, exists) for i, bag in enumerate(bags)]
+    named: dict[str, str | list[str]] = {}
     for bag in bags:
         if named.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
             raise InputError(
-                f"{named[bag['bag_id']]} and {bag['image']} would both be named {bag['bag_id']}: "
+                f"{_shown(named[bag['bag_id']])} and {_shown(bag['image'])} would both be named {bag['bag_id']}: "
                 'give each a "bag_id" of its own'
             )
     return bags
 
 
-def _checked(given: dict[str, Any], where: str, dataset_dir: str, labelled: bool) -> dict[str, Any]:
+def _checked(
+    given: object, where: str, dataset_dir: str, labelled: bool, exists: Callable[[str], bool]
+) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise InputError(f'{where} is {given!r}, not an object: give {{"image": ..., "label": ...}}')
     bag = {key: value for key, value in given.items() if value is not None}  # null says "not known"
-    if not isinstance(bag.get("image"), str):
-        raise InputError(f'{where} names no "image": give the path of a scan or of a feature file')
+    if not _is_path_or_paths(bag.get("image")):
+        raise InputError(
+            f'{where} names no "image": give the path of a scan or of a feature file, or the list of a scan\'s files'
+        )
     for key in PATHS:
-        if isinstance(bag.get(key), str):
-            bag[key] = str(Path(dataset_dir) / bag[key])
-    bag.setdefault("bag_id", re.sub(r"\.(nii|nii\.gz|h5)$", "", Path(bag["image"]).name))
+        if _is_path_or_paths(bag.get(key)):
+            bag[key] = _joined(dataset_dir, bag[key])
+    image: str | list[str] = bag["image"]
+    if isinstance(image, str):
+        bag.setdefault("bag_id", re.sub(r"\.(nii|nii\.gz|nrrd|zip|h5)$", "", Path(image).name))
+    elif "bag_id" not in bag:
+        raise InputError(f'{where} is a list of files without a name: give it a "bag_id"')
     where = f"{where} ({bag['bag_id']})"
-    if not Path(bag["image"]).exists():
-        raise InputError(f"{where}: {bag['image']} does not exist: check --dataset_dir, or make the features first")
+    _require_existing(image, where, exists)
     if not _is_a_file_name(bag["bag_id"]):
         raise InputError(f"{where} has the bag_id {bag['bag_id']!r}, which names no file: leave out slashes")
     if labelled and "label" not in bag:
@@ -73,6 +87,54 @@ def _checked(given: dict[str, Any], where: str, dataset_dir: str, labelled: bool
     if bag.get("label", 0) not in (0, 1):
         raise InputError(f"{where} has the label {bag['label']!r}, which is not one of the classes: give 0 or 1")
     return bag
+
+
+def _is_path_or_paths(value: object) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and len(value) > 0 and all(isinstance(path, str) for path in value)
+    )
+
+
+def _joined(dataset_dir: str, given: str | list[str]) -> str | list[str]:
+    if isinstance(given, str):
+        return str(Path(dataset_dir) / given)
+    return [os.path.join(dataset_dir, path) for path in given]  # a large cohort has a million of them
+
+
+def _require_existing(image: str | list[str], where: str, exists: Callable[[str], bool]) -> None:
+    if isinstance(image, str):
+        if not Path(image).exists():
+            raise InputError(f"{where}: {image} does not exist: check --dataset_dir, or make the features first")
+        return
+    missing = [path for path in image if not exists(path)]
+    if missing:
+        raise InputError(
+            f"{where}: {len(missing)} of its {len(image)} files do not exist (first {missing[0]}): "
+            "check --dataset_dir, or make the datalist again"
+        )
+
+
+def _existence() -> Callable[[str], bool]:
+    """Whether a file exists, each folder listed once: asking for a million files one by one takes minutes."""
+
+    @cache
+    def names(folder: str) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(folder or "."))
+        except OSError:
+            return frozenset()
+
+    def exists(path: str) -> bool:
+        folder, name = os.path.split(path)
+        return name in names(folder)
+
+    return exists
+
+
+def _shown(image: str | list[str]) -> str:
+    if isinstance(image, str):
+        return image
+    return image[0] if len(image) == 1 else f"{image[0]} with {len(image) - 1} more"
 
 
 def bags_to_read(

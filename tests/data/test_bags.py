@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,52 @@ def test_a_name_that_is_also_a_folder_stays_a_name(cohort: Path) -> None:
         ({"image": "a", "label": 1, "bag_id": 7}, r"the bag_id 7, which names no file"),
         ({"label": 1}, r'"training"\[0\] names no "image"'),
         ({"image": "gone", "label": 1}, r"gone does not exist: check --dataset_dir"),
+        ({"image": [], "label": 1}, r'"training"\[0\] names no "image": .*, or the list of a scan\'s files$'),
+        ({"image": ["a", 1], "label": 1}, r'"training"\[0\] names no "image"'),
+        ({"image": ["a", "b"], "label": 1}, r'\[0\] is a list of files without a name: give it a "bag_id"$'),
     ],
 )
 def test_each_flaw_of_a_bag_is_told(cohort: Path, bag: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_bags(datalist(cohort, bag), "training", str(cohort))
+
+
+def test_a_scan_may_be_a_list_of_files(cohort: Path) -> None:
+    for name in ("a/1.dcm", "a/2.dcm", "b/1.dcm"):
+        (cohort / name).touch()
+    bag: dict[str, Any] = {"image": ["a/2.dcm", "b/1.dcm", "a/1.dcm"], "label": 1, "bag_id": "x"}
+    (loaded,) = load_bags(datalist(cohort, bag), "training", str(cohort))
+    assert loaded["image"] == [str(cohort / "a/2.dcm"), str(cohort / "b/1.dcm"), str(cohort / "a/1.dcm")]
+    assert bag["image"][0] == "a/2.dcm"
+
+    bag["image"] = ["a/1.dcm", "a/3.dcm", "c/1.dcm"]
+    with pytest.raises(InputError, match=r"\(x\): 2 of its 3 files do not exist \(first .*a/3\.dcm\): check --dataset"):
+        load_bags(datalist(cohort, bag), "training", str(cohort))
+
+
+def test_each_folder_is_listed_once(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million files in one folder not each is asked for."""
+    for index in range(50):
+        (cohort / "a" / f"{index}.dcm").touch()
+    bags = [{"image": [f"a/{10 * n + k}.dcm" for k in range(10)], "label": 0, "bag_id": f"x{n}"} for n in range(5)]
+    listed: list[str] = []
+    listdir = os.listdir
+
+    def record(folder: str) -> list[str]:
+        listed.append(folder)
+        return listdir(folder)
+
+    monkeypatch.setattr("os.listdir", record)
+    assert len(load_bags(datalist(cohort, *bags), "training", str(cohort))) == 5
+    assert listed == [str(cohort / "a")]
+
+
+@pytest.mark.parametrize("given", ["a", 3, None, ["a"]])
+def test_what_is_no_bag_is_told(cohort: Path, given: Any) -> None:
+    with pytest.raises(
+        InputError, match=r'"training"\[0\] is .*, not an object: give \{"image": \.\.\., "label": \.\.\.\}$'
+    ):
+        load_bags(datalist(cohort, given), "training", str(cohort))
 
 
 def test_flaws_of_the_file_are_told(cohort: Path) -> None:
@@ -91,3 +133,15 @@ def test_two_bags_of_one_name_are_told(cohort: Path) -> None:
     file = datalist(cohort, {"image": "a", "label": 1, "bag_id": "x"}, {"image": "b", "label": 1, "bag_id": "x"})
     with pytest.raises(InputError, match='would both be named x: give each a "bag_id" of its own'):
         load_bags(file, "training", str(cohort))
+    for name in ("a/1", "a/2", "b/1"):
+        (cohort / name).touch()
+    lists: list[dict[str, Any]] = [
+        {"image": image, "label": 1, "bag_id": "x"} for image in (["a/1", "a/2"], ["b/1"], "a")
+    ]
+    for pair, told in (
+        (lists[:2], r"a/1 with 1 more and .*b/1 would"),
+        (lists[1:], r"b/1 and .*a would"),
+    ):
+        with pytest.raises(InputError, match=told):
+            load_bags(datalist(cohort, *pair), "training", str(cohort))
+    assert len(load_bags(datalist(cohort, lists[0], lists[0]), "training", str(cohort))) == 2  # one bag, twice
