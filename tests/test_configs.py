@@ -15,14 +15,21 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 from monai.bundle import ComponentLocator, ConfigParser
+from monai.transforms.traits import RandomizableTrait
 
 from scripts.networks import GatedAttentionPool, MILNetwork, SmoothAttentionPool, SmoothTransformer
 from tests.shared_data import ROOT, shared_data
@@ -37,11 +44,14 @@ OF_INFERENCE = {"onnx", "streaming"}  # they change keys of inference.json
 NEW_KEYS = {  # that a file may add
     "onnx": {"onnx_path"},
     "streaming": {"block_size"},
+    "on_features": {"in_features", "find"},  # the second is a key of inference.json
     "evaluate": {"ckpt_path", "section"},
     "multi_gpu_train": {
         "train#sampler", "train#dataloader#sampler", "validate#sampler", "validate#dataloader#sampler", "finalize",
     },
 }  # fmt: skip
+
+ELSEWHERE = NEW_KEYS.keys() - {"on_features"}  # what they change is not in both train.json and inference.json
 
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
 each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
@@ -106,8 +116,10 @@ def of_network(bundle: str) -> set[str]:
     return set(re.findall(r"@(\w+)", text)) - {"network_def"}
 
 
-def deterministic(preprocessing: dict[str, Any]) -> list[dict[str, Any]]:
-    return [step for step in preprocessing["transforms"] if not step["_target_"].split(".")[-1].startswith("Rand")]
+def preparation(config: ConfigParser) -> list[dict[str, Any]]:
+    """What is done to every image, whatever a file calls it; a copy for the pictures changes nothing."""
+    key = "preprocessing" if has(config, "preprocessing") else "train#preprocessing"
+    return [step for step in config[key]["transforms"] if step["_target_"] != "CopyItemsd"]
 
 
 @each_bundle
@@ -129,13 +141,32 @@ def test_what_is_done_to_an_image_is_the_same_but_for_chance(bundle: str) -> Non
         parser(bundle, "train", "evaluate"),
         parser(bundle, "inference"),
     )
-    wanted = deterministic(train["train#preprocessing"])
+    wanted = preparation(train)
     assert wanted
-    for other in (train["validate#preprocessing"], evaluate["validate#preprocessing"], inference["preprocessing"]):
-        assert other["_target_"] == train["train#preprocessing"]["_target_"]
-        assert other["transforms"] == wanted  # nothing random either
+    assert wanted == preparation(evaluate) == preparation(inference)
     for key in set(re.findall(r"@(\w+)", json.dumps(wanted))) | {"threshold"}:
         assert train[key] == evaluate[key] == inference[key], key
+
+
+@each_bundle
+def test_training_adds_chance_alone(bundle: str) -> None:
+    config = parser(bundle, "train")
+    training = config.get_parsed_content("train#preprocessing").transforms
+    validation = config.get_parsed_content("validate#preprocessing").transforms
+    assert not any(isinstance(step, RandomizableTrait) for step in validation)
+    assert list(map(type, training[: len(validation)])) == list(map(type, validation))
+    assert all(isinstance(step, RandomizableTrait) for step in training[len(validation) :])
+    assert (len(training) > len(validation)) == (bundle == "ct")
+
+
+def test_features_are_made_as_training_sees_scans() -> None:
+    features, train = parser("ct", "features"), parser("ct", "train")
+    assert preparation(features) == preparation(train)
+    assert features["encoder#encoder"] == train["network_def#encoder"]
+    for key in re.findall(r"@(\w+)", json.dumps([preparation(features), features["encoder#encoder"]])):
+        assert features[key] == train[key], key
+    dependent = set(re.findall(r"@(\w+)", json.dumps(preparation(features))))
+    assert {f"@{key}" for key in dependent} == set(features["extractor#settings"].values())
 
 
 @each_bundle
@@ -158,7 +189,7 @@ def test_a_bag_is_collated_asked_and_judged_the_same(bundle: str) -> None:
 )
 def test_the_keys_compared_are_those_that_matter(bundle: str, key: str) -> None:
     """What is compared is found by reading references: it must find these."""
-    of_images = set(re.findall(r"@(\w+)", json.dumps(parser(bundle, "train")["train#preprocessing"])))
+    of_images = set(re.findall(r"@(\w+)", json.dumps(preparation(parser(bundle, "train")))))
     assert key in of_images | of_network(bundle)
 
 
@@ -174,6 +205,52 @@ def test_the_network_is_what_the_metadata_say(bundle: str) -> None:
     else:
         assert image["num_channels"] == train["in_features"]
         assert image["spatial_shape"] == ["*"]
+
+
+# --- what is kept of a scan between epochs
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> ConfigParser:
+    """train.json on one small scan, with a cache."""
+    rng = np.random.default_rng(0)
+    nib.save(nib.Nifti1Image(rng.normal(40, 40, (8, 8, 12)).astype(np.float32), np.eye(4)), tmp_path / "scan.nii")
+    bags = [{"image": "scan.nii", "label": 1}]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": bags, "validation": bags}))
+    config = ConfigParser(content(ROOT / "configs" / "ct" / "train.json"))
+    config.update({"dataset_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache"), "image_size": 8})
+    return config
+
+
+def test_all_before_the_first_random_transform_is_cached_once_for_training_and_validation(
+    cached: ConfigParser, tmp_path: Path
+) -> None:
+    training, validation = (cached.get_parsed_content(f"{name}#dataset") for name in ("train", "validate"))
+    training.transform.set_random_state(seed=3)
+    before = training[0]
+    (tmp_path / "scan.nii").unlink()
+    training.transform.set_random_state(seed=3)
+    again, other, plain = training[0], training[0], validation[0]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert torch.equal(before["image"], again["image"])
+    assert not torch.equal(again["image"], other["image"])  # drawn anew behind the cache
+    assert plain["image"].shape == (3, 8, 8, 12)
+
+
+def test_the_cache_is_found_again_by_another_process(cached: ConfigParser) -> None:
+    code = (
+        "from monai.bundle import ConfigParser; from monai.data.utils import pickle_hashing; "
+        "c = ConfigParser(ConfigParser.load_config_file('configs/ct/train.json')); c['image_size'] = 8; "
+        "print(pickle_hashing(list(c.get_parsed_content('preprocessing').transforms)).decode())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.split()[-1] == cached.get_parsed_content("validate#dataset").transform_hash
+    assert cached.get_parsed_content("train#dataset").transform_hash in said.stdout
+
+
+def test_workers_get_the_transforms(cached: ConfigParser) -> None:
+    training = pickle.loads(pickle.dumps(cached.get_parsed_content("train#dataset")))
+    assert training[0]["label"].tolist() == [1]
 
 
 # --- small files that change a few keys
@@ -194,7 +271,7 @@ def test_an_override_changes_something(path: Path) -> None:
     assert set(same) <= {"output_dir"}  # evaluation says once more where it writes
 
 
-@pytest.mark.parametrize("path", [path for path in OVERRIDES if path.stem not in NEW_KEYS], ids=named)
+@pytest.mark.parametrize("path", [path for path in OVERRIDES if path.stem not in ELSEWHERE], ids=named)
 def test_what_an_override_does_to_the_network_it_can_do_to_inference(path: Path) -> None:
     bundle, inference = path.parent.name, ConfigParser(content(path.parent / "inference.json"))
     about_network = [key for key in content(path) if key.split("#")[0] in of_network(bundle) | {"network_def"}]
@@ -208,6 +285,11 @@ def test_what_an_override_does_to_the_network_it_can_do_to_inference(path: Path)
     ("bundle", "names", "aggregator", "dims"),
     [
         ("ct", ["inference", "small"], GatedAttentionPool, 1),
+        ("ct", ["inference", "on_features"], GatedAttentionPool, 1),
+        ("ct", ["inference", "smap"], SmoothAttentionPool, 1),
+        ("ct", ["inference", "on_features", "smap"], SmoothAttentionPool, 1),
+        ("ct", ["inference", "on_features", "smtap"], SmoothTransformer, 1),
+        ("ct", ["inference", "on_features", "abmil"], GatedAttentionPool, 0),
         ("wsi", ["inference"], SmoothAttentionPool, 2),
         ("wsi", ["inference", "abmil"], GatedAttentionPool, 0),
         ("wsi", ["inference", "smtap"], SmoothTransformer, 2),
@@ -221,9 +303,20 @@ def test_a_composition_is_what_its_name_says(bundle: str, names: list[str], aggr
     assert network.spatial_dims == dims
 
 
-def test_plain_attention_is_the_smooth_loss_without_its_penalty() -> None:
+@pytest.mark.parametrize("name", ["attention", "smap", "smtap", "abmil"])
+def test_what_is_not_sa_dmil_has_no_penalty(name: str) -> None:
     assert parser("ct", "train").get_parsed_content("loss").alpha == 0.5
-    assert parser("ct", "train", "attention").get_parsed_content("loss").alpha == 0
+    assert parser("ct", "train", name).get_parsed_content("loss").alpha == 0
+
+
+@pytest.mark.parametrize("head", [[], ["smap"], ["smtap"], ["abmil"]])
+def test_a_head_stands_on_slices_and_on_features(head: list[str]) -> None:
+    for below, width in ([], 1152), (["on_features"], 256):
+        network = parser("ct", "train", *below, *head).get_parsed_content("network_def")
+        assert network.encoder.out_features == width
+        instances = torch.rand(1, width, 5)
+        pooled = network.aggregator(instances, torch.ones(1, 1, 5), network.graph(None, torch.ones(1, 1, 5)))
+        assert network.head(pooled.embedding).shape == (1, 1)
 
 
 # --- what the consumers of a bundle demand

@@ -28,7 +28,7 @@ import logging
 import math
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from mmap import ACCESS_COPY, MADV_DONTNEED, PAGESIZE, mmap
 from pathlib import Path
@@ -44,6 +44,7 @@ from monai.utils import ensure_tuple
 from torch import Tensor
 
 from scripts.data.annotations import read_polygons, tile_labels
+from scripts.data.feature_files import feature_files, opened_features, require_finite
 from scripts.errors import InputError
 from scripts.files import whole_file
 from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel, PitchCoords
@@ -86,7 +87,7 @@ class PatchFeatures:
 def write_features(path: str | Path, slide: PatchFeatures) -> None:
     """Write the file whole or not at all: an interrupted run leaves nothing that looks finished."""
     _check_arrays(path, slide.features, slide.coords)
-    _check_values(path, slide.features)
+    require_finite(path, slide.features)
     with whole_file(Path(path)) as beside, h5py.File(beside, "w") as file:
         file["features"] = slide.features
         file["coords"] = slide.coords
@@ -120,7 +121,7 @@ def read_features(path: str | Path) -> PatchFeatures:
         thumbnail = file["thumbnail"][()] if "thumbnail" in file else None
         downsample = _or_none(file.attrs.get("thumbnail_downsample", math.nan))
     _check_arrays(path, features, coords)
-    _check_values(path, features)
+    require_finite(path, features)
     return PatchFeatures(
         features=features,
         coords=Level0Coords(coords),
@@ -137,11 +138,8 @@ def read_features(path: str | Path) -> PatchFeatures:
 
 def find_features(directory: str | Path) -> list[dict[str, str]]:
     """The bags of a directory in order of their names; a slide without patches has nothing to score and is left out."""
-    paths = sorted(Path(directory).glob("*.h5"))
-    if not paths:
-        raise InputError(f"no feature file (*.h5) in {directory}; extract features from the slides first")
     bags = []
-    for path in paths:
+    for path in feature_files(directory):
         if read_header(path).patches == 0:
             logger.warning("%s holds no patches (a slide without tissue) and is left out", path)
             continue
@@ -221,7 +219,7 @@ def read_blocks(path: str, size: int) -> Iterator[Tensor]:
 def _block(path: str, rows: np.ndarray) -> Tensor:
     block = torch.from_numpy(rows).float()
     if not block.sum().isfinite():  # fast, and finite for whatever is
-        _check_values(path, rows)
+        require_finite(path, rows)
     return block.t()[None]
 
 
@@ -280,27 +278,11 @@ def in_pitches(coords: Level0Coords, pitch: Level0Pixels) -> PitchCoords:
     return PitchCoords((coords - coords.min(axis=0)) / pitch)
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[h5py.File]:
-    if not Path(path).is_file():
-        raise InputError(f"no feature file {path}; correct the path or extract the features first")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path} is not an HDF5 file or is damaged; extract its features again") from error
-    with file:
-        yield file
+def _opened(path: str | Path) -> AbstractContextManager[h5py.File]:
+    return opened_features(path, FORMAT, ("features", "coords"), ATTRIBUTES)
 
 
 def _header(path: str | Path, file: h5py.File) -> FeatureHeader:
-    for name in ("features", "coords"):
-        if name not in file:
-            raise InputError(f"{path} holds no dataset `{name}`; extract its features again")
-    if file.attrs.get("format") != FORMAT:
-        raise InputError(f"{path} is not of the form {FORMAT} (root attribute `format`); extract its features again")
-    missing = [name for name in ATTRIBUTES if name not in file.attrs]
-    if missing:
-        raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
     attributes = file.attrs
     if not (attributes["pitch_level0"] > 0 and attributes["tile_level0"] > 0):
         raise InputError(f"{path} says that pitch_level0 or tile_level0 is not above 0; extract its features again")
@@ -324,11 +306,6 @@ def _check_arrays(path: str | Path, features: np.ndarray | h5py.Dataset, coords:
         raise InputError(
             f"features {features.dtype} and coords {coords.dtype} should be float32 or float16 and integers {advice}"
         )
-
-
-def _check_values(path: str | Path, features: np.ndarray) -> None:
-    if not np.isfinite(features).all():
-        raise InputError(f"features hold NaN or infinite values (file {path}); extract the features again")
 
 
 def _given_labels(labels: Any, patches: int, source: str) -> Tensor:

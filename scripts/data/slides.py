@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 
+from scripts.data.feature_files import encode
 from scripts.data.features import PatchFeatures, read_header, write_features
 from scripts.errors import InputError
 from scripts.files import writable_folder
@@ -167,17 +168,9 @@ class FeatureExtractor:
             while pending:
                 yield pending.popleft().result()
 
-    @torch.inference_mode()
     def _encode(self, tiles: np.ndarray) -> np.ndarray:
         images: Tensor = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float().div(255)
-        features = self.encoder(images).half().cpu().numpy()
-        if features.ndim != 2 or len(features) != len(tiles):
-            raise InputError(
-                f"encoder {self.encoder_name} gave {features.shape} for {len(tiles)} tiles; it must give [B, D]"
-            )
-        if not np.isfinite(features).all():
-            raise InputError(f"encoder {self.encoder_name} gave NaN or values beyond float16; check its weights")
-        return features
+        return encode(self.encoder, self.encoder_name, images, torch.float16)
 
     def _refuse_other_settings(self, output: Path) -> None:
         """Features of two kinds in one directory would be trained on as if they were one."""

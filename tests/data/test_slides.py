@@ -407,7 +407,7 @@ class Huge(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "message"), [(Flat(), r"gave \(1, 3, 64, 64\) for 1 tiles; it must give"), (Huge(), "beyond float16")]
+    ("encoder", "message"), [(Flat(), r"gave \(1, 3, 64, 64\) for 1 images; it must give"), (Huge(), "beyond float16")]
 )
 def test_an_encoder_of_another_kind_is_refused_before_any_slide(
     tmp_path: Path, encoder: torch.nn.Module, message: str

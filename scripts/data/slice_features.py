@@ -1,0 +1,332 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Two stages: each slice once through an encoder, one file per scan; then a head is trained on the files in seconds.
+
+One HDF5 file per scan:
+
+- ``features`` (N, D) float32, one row per slice from inferior to superior
+- ``positions_mm`` (N,) millimetres along the slice normal
+- ``sop_instance_uids`` (N,) text, with ``/frame`` behind it where a file holds several; absent for NIfTI and NRRD
+- ``about`` JSON text: what is to be known of the scan (tilt, spacing, warnings)
+- attributes of the root: ``format`` = "smooth-mil-slices/1", ``encoder`` (its name),
+  ``settings`` (JSON text: how the slices were prepared for it), ``tilt_degrees`` (NaN = unknown)
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import Dataset
+from monai.transforms import MapTransform
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from scripts.data.bags import load_bags
+from scripts.data.ct import bag_entries
+from scripts.data.feature_files import encode, feature_files, opened_features, require_finite
+from scripts.data.scans import find_scans
+from scripts.errors import InputError
+from scripts.files import whole_file, write_whole
+
+FORMAT = "smooth-mil-slices/1"
+DATASETS = ("features", "positions_mm", "about")
+ATTRIBUTES = ("encoder", "settings", "tilt_degrees")
+NAMED = 5  # of the scans that failed, in the line at the end
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SliceFeatures:
+    """The encoded slices of one scan, from inferior to superior."""
+
+    features: np.ndarray  # (N, D) float32
+    positions_mm: np.ndarray  # (N,)
+    sop_instance_uids: list[str]  # one per slice, or none at all
+    about: dict[str, Any]
+    encoder: str
+    settings: str  # JSON text
+
+
+def write_slice_features(path: str | Path, scan: SliceFeatures) -> None:
+    """Write the file whole or not at all: an interrupted run leaves nothing that looks finished."""
+    _check(path, scan)
+    with whole_file(Path(path)) as beside, h5py.File(beside, "w") as file:
+        file["features"] = scan.features
+        file["positions_mm"] = scan.positions_mm
+        if scan.sop_instance_uids:
+            file["sop_instance_uids"] = scan.sop_instance_uids
+        file["about"] = json.dumps(scan.about)
+        file.attrs.update(
+            format=FORMAT,
+            encoder=scan.encoder,
+            settings=scan.settings,
+            tilt_degrees=scan.about.get("tilt_degrees", math.nan),
+        )
+
+
+def read_slice_features(path: str | Path) -> SliceFeatures:
+    """Read one file of this form, or say in one line why it is not one."""
+    with opened_features(path, FORMAT, DATASETS, ATTRIBUTES) as file:
+        scan = SliceFeatures(
+            features=file["features"][()],
+            positions_mm=file["positions_mm"][()],
+            sop_instance_uids=file["sop_instance_uids"].asstr()[()].tolist() if "sop_instance_uids" in file else [],
+            about=json.loads(file["about"].asstr()[()]),
+            encoder=str(file.attrs["encoder"]),
+            settings=str(file.attrs["settings"]),
+        )
+    _check(path, scan)
+    return scan
+
+
+def _check(path: str | Path, scan: SliceFeatures) -> None:
+    features, slices = scan.features, len(scan.positions_mm)
+    if features.ndim != 2 or len(features) != slices or slices == 0 or len(scan.sop_instance_uids) not in (0, slices):
+        raise InputError(
+            f"features {features.shape}, {slices} positions and {len(scan.sop_instance_uids)} UIDs should be of the "
+            f"same slices (file {path}); extract the features again"
+        )
+    require_finite(path, features)
+
+
+def find_slice_features(directory: str | Path) -> list[dict[str, str]]:
+    """The bags of a directory of feature files, in order of their names."""
+    return [{"image": str(path), "bag_id": path.stem} for path in feature_files(directory)]
+
+
+class SliceFeaturesd(MapTransform):
+    """The path of a feature file becomes the bag that `ScanBagd` makes of the scan itself, with `image` [D, N]."""
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        bag = dict(data)
+        for key in self.key_iterator(bag):
+            path = str(bag[key])
+            scan = read_slice_features(path)
+            ids: Sequence[str | int] = scan.sop_instance_uids or range(len(scan.features))
+            positions = scan.positions_mm.tolist()
+            slices = [{"id": id_, "position_mm": mm} for id_, mm in zip(ids, positions, strict=True)]
+            bag.update(bag_entries(bag, slices, scan.about, path))
+            bag[key] = torch.from_numpy(np.ascontiguousarray(scan.features.T, dtype=np.float32))
+        return bag
+
+
+class SliceEncoder(nn.Module):
+    """The encoder of a MILNetwork, for slices one by one: [B, windows, rows, columns] → [B, D].
+
+    Args:
+        encoder: (image [1, windows, rows, columns, B], mask [1, 1, B]) → [1, D, B].
+        ckpt_path: a `model.pt` whose encoder it takes; without one its weights are random.
+        seed: of the random weights.
+    """
+
+    def __init__(self, encoder: nn.Module, ckpt_path: str | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        if ckpt_path is None:
+            logger.warning(
+                "the encoder's weights are random: good for a trial alone, give those of a model.pt (--ckpt_path)"
+            )
+            _randomize(encoder, seed)
+            origin = f"random, seed {seed}"
+        else:
+            encoder.load_state_dict(_encoder_weights(ckpt_path))
+            origin = f"sha256 {hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest()[:16]}"
+        self.name = f"{type(encoder).__name__} ({origin})"
+
+    def forward(self, slices: Tensor) -> Tensor:
+        mask = torch.ones(1, 1, len(slices), device=slices.device)
+        features: Tensor = self.encoder(slices.movedim(0, -1)[None], mask)
+        return features[0].t()
+
+
+def _randomize(network: nn.Module, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # features neither vanish nor explode
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def _encoder_weights(path: str) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise InputError(f"{path} is missing: train or convert weights first, or give their place (--ckpt_path FILE)")
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    weights = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    if not weights:
+        raise InputError(f"{path} holds no weights of an encoder: give a model.pt that was trained on whole scans")
+    return weights
+
+
+class SliceFeatureExtractor:
+    """Writes `output_dir/<bag_id>.h5` for each scan; a scan that has its file is skipped.
+
+    Where a datalist was given, one of the same sections and labels is written beside the files. A scan that cannot be
+    read is left out, and told at the end.
+
+    Args:
+        dataset_dir: folder of the scans, and what the paths of the datalist are relative to.
+        datalist: the scans and their labels; without one all scans in dataset_dir are taken.
+        output_dir: directory of the feature files, made if absent.
+        read: bags → a dataset of what `encoder` takes and `ScanBagd` says; {"bag_id", "failed"} for a bad one.
+        encoder: network from slices [B, windows, rows, columns] to [B, D].
+        encoder_name: written into the files, which are refused when extraction goes on with another encoder.
+        settings: what else the features depend on; written and refused likewise.
+        block_size: slices per call of the encoder.
+        num_workers: processes that read scans.
+        device: where the encoder runs.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str,
+        datalist: str | None,
+        output_dir: str,
+        read: Callable[[list[dict[str, Any]]], Dataset],
+        encoder: nn.Module,
+        encoder_name: str,
+        settings: Mapping[str, Any],
+        block_size: int = 16,
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dataset_dir = dataset_dir
+        self.datalist = datalist
+        self.output_dir = Path(output_dir)
+        self.read = read
+        self.device = torch.device(device)
+        self.encoder = encoder.to(self.device).eval()
+        self.encoder_name = encoder_name
+        self.settings = json.dumps(settings, sort_keys=True)
+        self.block_size = block_size
+        self.num_workers = num_workers
+
+    def run(self) -> None:
+        """Encode every scan that has no feature file yet."""
+        sections = self._sections()
+        bags = {bag["bag_id"]: bag for bags in sections.values() for bag in bags}
+        self._refuse_other_features()
+        left = [bag for bag in bags.values() if not self._file(bag).exists()]
+        failures = self._extract(left)
+        if self.datalist is not None:
+            self._write_datalist(sections)
+        done, skipped = len(left) - len(failures), len(bags) - len(left)
+        logger.info("%d scans done, %d skipped (already there), %d failed", done, skipped, len(failures))
+        self._tell(failures, len(bags))
+
+    def _sections(self) -> dict[str, list[dict[str, Any]]]:
+        if self.datalist is None:
+            return {"": find_scans(self.dataset_dir)}
+        sections = {
+            name: load_bags(self.datalist, name, self.dataset_dir, labelled=False)
+            for name in _section_names(self.datalist)
+        }
+        images: dict[str, Any] = {}
+        for bag in (bag for bags in sections.values() for bag in bags):
+            if images.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
+                raise InputError(
+                    f'{self.datalist} has two scans with the bag_id {bag["bag_id"]}: give each a "bag_id" of its own'
+                )
+        if self._new_datalist.resolve() == Path(self.datalist).resolve():
+            raise InputError(f"{self.output_dir} holds the datalist of the scans themselves: give another output_dir")
+        return sections
+
+    def _extract(self, bags: list[dict[str, Any]]) -> dict[str, str]:
+        """Encode and write; gives why each of those that failed did so."""
+        failures: dict[str, str] = {}
+        loader = DataLoader(self.read(bags), batch_size=None, num_workers=self.num_workers)
+        for bag in tqdm(loader, desc="scans", unit="scan", total=len(bags)):
+            if "failed" in bag:
+                failures[bag["bag_id"]] = bag["failed"]
+            else:
+                write_slice_features(self._file(bag), self._encoded(bag))
+        return failures
+
+    def _encoded(self, bag: Mapping[str, Any]) -> SliceFeatures:
+        instances = json.loads(bag["instances"])
+        ids = [instance["id"] for instance in instances]
+        slices: Tensor = bag["image"].movedim(-1, 0)  # [N, windows, rows, columns]
+        blocks = (block.to(self.device) for block in slices.split(self.block_size))
+        return SliceFeatures(
+            features=np.concatenate([encode(self.encoder, self.encoder_name, b, torch.float32) for b in blocks]),
+            positions_mm=np.array([instance["position_mm"] for instance in instances]),
+            sop_instance_uids=ids if all(isinstance(id_, str) for id_ in ids) else [],
+            about=json.loads(bag.get("about", "{}")),
+            encoder=self.encoder_name,
+            settings=self.settings,
+        )
+
+    def _file(self, bag: Mapping[str, Any]) -> Path:
+        return self.output_dir / f"{bag['bag_id']}.h5"
+
+    def _refuse_other_features(self) -> None:
+        """Features of two kinds in one directory would be trained on as if they were one."""
+        for path in sorted(self.output_dir.glob("*.h5")):
+            with opened_features(path, FORMAT, DATASETS, ATTRIBUTES) as file:
+                encoder, settings = file.attrs["encoder"], file.attrs["settings"]
+            if (encoder, settings) != (self.encoder_name, self.settings):
+                raise InputError(
+                    f"{path} was made with another encoder or other settings ({encoder}, {settings}; now "
+                    f"{self.encoder_name}, {self.settings}); choose another output_dir"
+                )
+
+    @property
+    def _new_datalist(self) -> Path:
+        return self.output_dir / "datalist.json"
+
+    def _write_datalist(self, sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        there = {
+            name: [{**bag, "image": self._file(bag).name} for bag in bags if self._file(bag).exists()]
+            for name, bags in sections.items()
+        }
+        write_whole(self._new_datalist, json.dumps(there, indent=1) + "\n")
+
+    def _tell(self, failures: Mapping[str, str], scans: int) -> None:
+        table = self.output_dir / "failed.csv"
+        table.unlink(missing_ok=True)
+        if not failures:
+            return
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("bag_id", "error"), *failures.items()])
+        write_whole(table, text.getvalue())
+        names, more = ", ".join(list(failures)[:NAMED]), ", ..." if len(failures) > NAMED else ""
+        raise InputError(
+            f"{len(failures)} of {scans} scans failed ({names}{more}): {next(iter(failures.values()))}; "
+            "mend and run again, what is done is skipped (all reasons: failed.csv)"
+        )
+
+
+def _section_names(datalist: str) -> list[str]:
+    try:
+        content = json.loads(Path(datalist).read_text())
+        names = [name for name, bags in content.items() if isinstance(bags, list) and bags]
+    except (OSError, ValueError, AttributeError):
+        names = []
+    return names or ["training"]  # which says what is wrong with the file
