@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from xml.etree import ElementTree
 
 from benchmarks import peers
@@ -227,6 +228,33 @@ def streaming(runner: Runner) -> Section:
     )
 
 
+def ct(runner: Runner) -> Section:
+    scans, calls, rounds, overrides = (1, 1, 1, ["small.json"]) if runner.quick else (3, 3, 2, [])
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"folder": folder, "scans": scans, "overrides": overrides, "calls": calls}
+        processes = [runner.figures("profile", module="ct", **options) for _ in range(rounds)]
+    rows = [
+        [what, name, spread([each[what][name] / scans for each in processes])]
+        for what in ("whole", "part of it", "bare")
+        for name in processes[0][what]
+    ]
+    value = median(each["ratio"] for each in processes)
+    return Section(
+        "ct",
+        "Head CT, from DICOM folders to all outputs",
+        "`configs/ct/inference.json` with SA-DMIL, from finding the scans to the last file of each, in a process that "
+        "has run it before; loading libraries and making the network are not timed. Beside it what no such program can "
+        "do without: pydicom reading the pixels of every file, and the network's forward pass on tensors that are "
+        f"ready. Phantoms, {processes[0]['slices']} slices of 512 × 512 in all, not compressed and in the system's "
+        "cache, each called positive so that there are slices to report; on the CPU.",
+        runner.quick,
+        runner.where(),
+        [Target("head CT, DICOM folders to all outputs: time / that of its bare parts", value, 1.5, "×")],
+        [Table(["seconds per scan", "", "median (fastest to slowest process)"], rows)],
+        {"processes": processes},
+    )
+
+
 def _smtap_operations(n: int, columns: int, layers: int = 2, expansion: int = 4) -> dict[str, float]:
     """Of the matrix products alone. Backward, a linear layer costs twice its forward pass; attention, which keeps no
     N×N table, makes five products where it made two."""
@@ -335,6 +363,7 @@ SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "graph": graph,
     "smtap": smtap,
     "streaming": streaming,
+    "ct": ct,
     "growth": growth,
     "gpu": gpu,
 }

@@ -1,0 +1,149 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From folders of DICOM files to all that inference writes, beside what no such program can do without."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import pydicom
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from scripts.demo.phantoms import Head, plan_head, write_series
+
+ROOT = Path(__file__).parents[1]
+SEED = 0
+CONFIGS = ROOT / "configs" / "ct"
+BUNDLE = ROOT / "bundle" / "hemorrhage_ct_smooth_mil"
+Answer = TypeVar("Answer")
+
+
+class Clock:
+    """Seconds by the name of what took them."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def timed(self, name: str, call: Callable[..., Answer]) -> Callable[..., Answer]:
+        def timed_call(*args: Any, **kwargs: Any) -> Answer:
+            start = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.seconds[name] += time.perf_counter() - start
+
+        return timed_call
+
+
+class Inference:
+    """A run of `inference.json` as a person would start it, its libraries and network already loaded.
+
+    Args:
+        folder: of the scans, the weights and the results; made by whoever asks first.
+        scans: how many.
+        overrides: config files besides inference.json.
+    """
+
+    def __init__(self, folder: str, scans: int, overrides: Sequence[str]) -> None:
+        self.scans, self.weights, self.results = (Path(folder) / name for name in ("scans", "model.pt", "results"))
+        self.configs = [str(CONFIGS / name) for name in ("inference.json", *overrides)]
+        if not self.weights.exists():
+            _write_scans(self.scans, scans)
+            torch.manual_seed(SEED)
+            torch.save(self.parser().get_parsed_content("network_def").state_dict(), self.weights)
+
+    def parser(self) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config(self.configs)
+        parser.update(
+            {
+                "bundle_root": str(BUNDLE),
+                "dataset_dir": str(self.scans),
+                "output_dir": str(self.results),
+                "ckpt_path": str(self.weights),
+                "device": "cpu",
+                "amp": False,
+                "threshold": 0.0,  # each scan is positive, so that there are slices to report
+                "skip_finished": False,
+            }
+        )
+        return parser
+
+    def run(self) -> dict[str, float]:
+        """Seconds of each part, from the folder to the last file."""
+        clock, parser = Clock(), self.parser()
+        parser.get_parsed_content("network")
+        clock.timed("finding the scans", parser.get_parsed_content)("dataset")
+        for name in ("preprocessing", "postprocessing"):
+            steps = parser.get_parsed_content(name)
+            steps.transforms = [clock.timed(type(step).__name__, step) for step in steps.transforms]
+        evaluator = parser.get_parsed_content("evaluator")
+        evaluator.inferer = clock.timed("network", evaluator.inferer)
+        start = time.perf_counter()
+        finding = sum(clock.seconds.values())
+        evaluator.run()
+        clock.seconds["the rest"] = time.perf_counter() - start - (sum(clock.seconds.values()) - finding)
+        return clock.seconds
+
+    def bags(self) -> list[dict[str, Tensor]]:
+        """What the network gets of each scan."""
+        loader = self.parser().get_parsed_content("dataloader")
+        return [{key: bag[key] for key in ("image", "coords", "mask")} for bag in loader]
+
+    def read_pixels(self) -> None:
+        for file in self.scans.rglob("*.dcm"):
+            _ = pydicom.dcmread(file).pixel_array
+
+
+def profile(folder: str, scans: int, overrides: Sequence[str] = (), calls: int = 3, untimed: int = 1) -> dict[str, Any]:
+    """Seconds of the whole, its parts and the bare parts, and how many times as long the whole takes as those."""
+    inference = Inference(folder, scans, overrides)
+    bags, network = inference.bags(), inference.parser().get_parsed_content("network_def").eval()
+
+    @torch.no_grad()
+    def forward() -> None:
+        for bag in bags:
+            network(**bag)
+
+    whole, parts, bare, ratios = [], [], [], []
+    for _ in range(untimed + calls):  # in turn, so that a change of the machine's pace meets all of them
+        parts.append(inference.run())
+        whole.append({"all": sum(parts[-1].values())})
+        clock = Clock()
+        clock.timed("reading the pixels", inference.read_pixels)()
+        clock.timed("network", forward)()
+        bare.append(clock.seconds)
+        ratios.append(whole[-1]["all"] / sum(bare[-1].values()))
+    return {
+        "slices": sum(bag["image"].shape[-1] for bag in bags),
+        "ratio": median(ratios[untimed:]),
+        "whole": _medians(whole[untimed:]),
+        "part of it": _medians(parts[untimed:]),
+        "bare": _medians(bare[untimed:]),
+    }
+
+
+def _medians(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: median(call[name] for call in calls) for name in calls[0]}
+
+
+def _write_scans(folder: Path, scans: int) -> None:
+    for case in range(scans):
+        name = f"scan_{case}"
+        (folder / name).mkdir(parents=True)
+        write_series(Head(plan_head(SEED, case, positive=True), SEED), name, SEED, folder / name)
