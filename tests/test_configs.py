@@ -319,6 +319,23 @@ def test_a_head_stands_on_slices_and_on_features(head: list[str]) -> None:
         assert network.head(pooled.embedding).shape == (1, 1)
 
 
+@each_bundle
+def test_the_same_settings_have_the_same_recipe(bundle: str, tmp_path: Path) -> None:
+    """Or inference would never find that a scan is done."""
+    (tmp_path / "model.pt").write_bytes(b"weights")
+
+    def recipe(**changes: Any) -> str:
+        config = parser(bundle, "inference")
+        config.update({"bundle_root": str(ROOT / "bundle" / BUNDLES[bundle]), "ckpt_path": str(tmp_path / "model.pt")})
+        config.update(changes)
+        text: str = config.get_parsed_content("recipe")
+        return text
+
+    assert recipe() == recipe()
+    assert recipe() != recipe(threshold=0.4)
+    assert recipe() != recipe(**{"preprocessing#transforms#0#keys": ["image", "label"]})
+
+
 # --- what the consumers of a bundle demand
 
 
