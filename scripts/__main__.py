@@ -139,7 +139,7 @@ def doctor_ct(path: str, datalist: str | None = None, output_dir: str = ".") -> 
 
     First this computer: versions, decoders of compressed DICOM, CUDA, room for results. Then the datalist: sections,
     labels, files, patients in two sections. Then each scan: the series that is read and why others are not, order,
-    spacing, tilt, missing and double slices, and whether its pixels decode to plausible Hounsfield units.
+    spacing, tilt, missing and double slices, and whether its middle slice decodes to plausible Hounsfield units.
     The exit code is 1 where something FAILs.
 
     Args:

@@ -37,7 +37,8 @@ def input_error_message(error: BaseException | None) -> str | None:
         told = _IN_A_WORKER.search(str(error))
         if told:
             return told.group(1)
-        error = error.__cause__ or error.__context__
+        # A fault that happens while bad input is handled is still a fault; MONAI wraps what it passes on.
+        error = error.__cause__ or (error.__context__ if isinstance(error, RuntimeError) else None)
     return None
 
 

@@ -56,6 +56,16 @@ def test_any_other_error_has_no_message() -> None:
     assert input_error_message(caught(lambda: 1 / 0)) is None
 
 
+def test_a_fault_while_bad_input_is_handled_is_still_a_fault() -> None:
+    def handle() -> None:
+        try:
+            raise InputError("scan_7 is empty: copy it again")
+        except InputError:
+            {}["missing"]
+
+    assert input_error_message(caught(handle)) is None
+
+
 @pytest.mark.usefixtures("restored")
 def test_bad_input_is_one_line_and_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     one_line_errors()

@@ -51,6 +51,12 @@ def _plain(module: nn.Module) -> list[tuple[str, object]]:
     return sorted((name, value) for name, value in vars(module).items() if isinstance(value, kept))
 
 
+def input_of(bag: Mapping[str, Any]) -> str:
+    """Changes with what is said of a bag: its files, its label, the labels of its instances."""
+    said = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class ResultsFolder:
     """The results of a run, and what is left to do of it.
 
@@ -76,20 +82,16 @@ class ResultsFolder:
         return {bag["bag_id"]: result for bag, result in found if result is not None}
 
     def unfinished(self) -> list[dict[str, Any]]:
-        return [bag for bag in self.bags if bag["bag_id"] not in self.finished]
+        """With the `input` that the result of each will keep."""
+        return [{**bag, "input": input_of(bag)} for bag in self.bags if bag["bag_id"] not in self.finished]
 
     def _read(self, bag: Mapping[str, Any]) -> BagResult | None:
         try:
             content = json.loads((self.output_dir / bag["bag_id"] / "result.json").read_text())
-            same = content["recipe"] == self.recipe and content["source"] == _source(bag)
+            same = content["recipe"] == self.recipe and content["input"] == input_of(bag)
             return from_json(content) if same else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # not there, or not whole: it is made anew
-
-
-def _source(bag: Mapping[str, Any]) -> str:
-    image = bag["image"]
-    return image if isinstance(image, str) else str(image[0])  # as MONAI names a list of files
 
 
 class CohortReport:
@@ -141,17 +143,25 @@ class CohortReport:
         results = [everything[bag_id] for bag_id in sorted(everything)]
         metrics = cohort_metrics(results)
         engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
+        for bag_id in failures:  # what an earlier run made of it is not what this one says
+            (self.output_dir / bag_id / "result.json").unlink(missing_ok=True)
         failed = [{"bag_id": bag_id, "status": "failed", "error": failures[bag_id]} for bag_id in sorted(failures)]
         write_whole(self.output_dir / "summary.csv", _table([*map(_summary_row, results), *failed]))
         rows = [
             {"bag_id": r.bag_id, **row, "flagged": int(row["flagged"])} for r in results for row in instance_rows(r)
         ]
-        if rows:
-            write_whole(self.output_dir / "instances.csv", _table(rows))
-        if metrics:
-            write_whole(self.output_dir / "metrics.json", json.dumps(_metrics_json(results, metrics), indent=4) + "\n")
+        self._write_or_remove("instances.csv", _table(rows) if rows else None)
+        figures = json.dumps(_metrics_json(results, metrics), indent=4) + "\n" if metrics else None
+        self._write_or_remove("metrics.json", figures)
         counts = {"read": len(read), "skipped (already there)": len(finished), "failed": len(failures)}
         logger.info(_closing_line(counts, results, metrics, self.output_dir))
+
+    def _write_or_remove(self, name: str, content: str | None) -> None:
+        """A file of an earlier run beside tables of this one would be taken for this one's."""
+        if content is None:
+            (self.output_dir / name).unlink(missing_ok=True)
+        else:
+            write_whole(self.output_dir / name, content)
 
 
 def _of_all_ranks(results: list[BagResult], failures: dict[str, str]) -> tuple[dict[str, BagResult], dict[str, str]]:

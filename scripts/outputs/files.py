@@ -87,6 +87,6 @@ class SaveResultd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
-        content = {**as_json(result), "recipe": self.recipe}
+        content = {**as_json(result), "input": data.get("input", ""), "recipe": self.recipe}
         write_whole(self.output_dir / result.bag_id / "result.json", json.dumps(content, indent=1) + "\n")
         return dict(data)

@@ -28,7 +28,7 @@ from scripts.data.results import BagResult
 from scripts.errors import InputError
 from scripts.metrics.cohort import bootstrap, cohort_metrics
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
-from scripts.outputs.cohort import CohortReport, ResultsFolder, recipe
+from scripts.outputs.cohort import CohortReport, ResultsFolder, input_of, recipe
 from scripts.outputs.files import SaveResultd
 from tests.outputs.results import COHORT, result, strict_json, table
 
@@ -173,7 +173,8 @@ def bags(*names: str) -> list[dict[str, Any]]:
 
 def finished(folder: Path, *results: BagResult, recipe: str = "one") -> None:
     for done in results:
-        SaveResultd(str(folder), recipe)({"result": done})
+        (bag,) = bags(done.bag_id)
+        SaveResultd(str(folder), recipe)({"result": done, "input": input_of(bag)})
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -184,19 +185,38 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "why", ["another recipe", "another scan of that name", "half a file", "asked to", "another form"]
+    "why",
+    [
+        *("another recipe", "another scan of that name", "another label", "one more file"),
+        *("half a file", "asked to", "another form"),
+    ],
 )
 def test_what_is_not_the_same_is_done_again(tmp_path: Path, why: str) -> None:
     finished(tmp_path, COHORT[0], recipe="two" if why == "another recipe" else "one")
     given = bags("d")
     if why == "another scan of that name":
         given[0]["image"] = "elsewhere/d"
+    if why == "another label":
+        given[0]["label"] = 1
+    if why == "one more file":
+        given[0]["image"] = [given[0]["image"], "scans/e"]
     file = tmp_path / "d" / "result.json"
     if why == "half a file":
         file.write_text(file.read_text()[:100])
     if why == "another form":
         file.write_text("[]")
-    assert ResultsFolder(str(tmp_path), given, "one", skip_finished=why != "asked to").unfinished() == given
+    left = ResultsFolder(str(tmp_path), given, "one", skip_finished=why != "asked to").unfinished()
+    assert left == [{**given[0], "input": input_of(given[0])}]
+
+
+def test_nothing_of_an_earlier_run_is_taken_for_this_one(tmp_path: Path) -> None:
+    finished(tmp_path, COHORT[0])
+    report(tmp_path, [COHORT])
+    engine = Engine(lambda engine, batch: [batch])
+    CohortReport(str(tmp_path)).attach(engine)
+    with pytest.raises(InputError, match=r"^d is empty$"):
+        engine.run([{"bag_id": "d", "failed": "d is empty"}])
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["summary.csv"]
 
 
 def test_the_tables_hold_what_was_there_what_was_read_and_what_failed(

@@ -45,6 +45,7 @@ def test_result_json_says_all_there_is_to_say(tmp_path: Path) -> None:
         "flagged_above": "attention 1/3, in a positive bag",
         "slots": None,
         "about": {},
+        "input": "",
         "recipe": "",
     }
     assert [row["uid"] for row in instances] == ["d.0", "d.1", "d.2"]
