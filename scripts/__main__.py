@@ -96,6 +96,7 @@ def datalist_ct(
     subtype: str = "any",
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int = 0,
+    force: bool = False,
 ) -> None:
     """Make the datalist of a head CT cohort, split by patient, with a check of what it holds.
 
@@ -119,6 +120,7 @@ def datalist_ct(
         subtype: of RSNA: any, epidural, intraparenchymal, intraventricular, subarachnoid or subdural.
         shares: of training, validation and test.
         seed: the same seed splits the same patients in the same way.
+        force: overwrite a datalist that this command did not write.
     """
     from scripts.preparing.datalist import write_ct_datalist
 
@@ -130,6 +132,7 @@ def datalist_ct(
             str(subtype),
             shares,
             _whole_number(seed),
+            force,
         )
     )
 

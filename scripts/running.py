@@ -15,28 +15,38 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from scripts.errors import InputError, input_error_message
 from scripts.files import writable_folder
 
 
-class _WithoutInputErrors(logging.Filter):
-    """Engines log the traceback of what they pass on; for bad input the one line at the end is enough."""
+class _QuietRecords:
+    """Makes log records, and drops errors that the one line at the end tells anyway.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        errors = [error, *(a for a in arguments if isinstance(a, BaseException))]
-        return not any(isinstance(e, KeyboardInterrupt) or input_error_message(e) for e in errors)
+    Engines and their handlers log what passes through them, with its traceback or in an f-string, each to a handler of
+    its own: where a record is made is the only place that all of them share.
+    """
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self.make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self.make(*args, **kwargs)
+        error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
+        if record.levelno >= logging.ERROR and (isinstance(error, KeyboardInterrupt) or input_error_message(error)):
+            record.levelno = -1  # below what any handler takes
+        return record
 
 
 def one_line_errors() -> None:
     """From here on an InputError that ends the process is one line on stderr; any other error keeps its traceback."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_WithoutInputErrors())
+    make = logging.getLogRecordFactory()
+    if not isinstance(make, _QuietRecords):
+        logging.setLogRecordFactory(_QuietRecords(make))
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         message = "interrupted" if kind is KeyboardInterrupt else input_error_message(error)

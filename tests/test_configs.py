@@ -166,7 +166,7 @@ def test_features_are_made_as_training_sees_scans() -> None:
     for key in re.findall(r"@(\w+)", json.dumps([preparation(features), features["encoder#encoder"]])):
         assert features[key] == train[key], key
     dependent = set(re.findall(r"@(\w+)", json.dumps(preparation(features))))
-    assert {f"@{key}" for key in dependent} == set(features["extractor#settings"].values())
+    assert {f"@{key}" for key in dependent} < set(features["extractor#settings"].values())
 
 
 @each_bundle

@@ -23,6 +23,7 @@ from typing import Any
 from scripts.errors import InputError
 
 PATHS = ("image", "annotation")
+MAX_NAME_BYTES = 200  # a file may add an ending to it
 
 
 def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = True) -> list[dict[str, Any]]:
@@ -81,7 +82,10 @@ def _checked(
     where = f"{where} ({bag['bag_id']})"
     _require_existing(image, where, exists)
     if not _is_a_file_name(bag["bag_id"]):
-        raise InputError(f"{where} has the bag_id {bag['bag_id']!r}, which names no file: leave out slashes")
+        raise InputError(
+            f"{where} has the bag_id {bag['bag_id']!r}, which names no file: "
+            f"leave out slashes, and give at most {MAX_NAME_BYTES} bytes"
+        )
     if labelled and "label" not in bag:
         raise InputError(f'{where} has no "label": give 0 or 1')
     if bag.get("label", 0) not in (0, 1):
@@ -148,4 +152,9 @@ def bags_to_read(
 
 def _is_a_file_name(bag_id: object) -> bool:
     """The results of a bag go into a folder of this name, which must lie in the output folder."""
-    return isinstance(bag_id, str) and bag_id not in ("", ".", "..") and not set(bag_id) & set("/\\\0")
+    return (
+        isinstance(bag_id, str)
+        and bag_id not in ("", ".", "..")
+        and not set(bag_id) & set("/\\\0")
+        and len(bag_id.encode(errors="replace")) <= MAX_NAME_BYTES
+    )

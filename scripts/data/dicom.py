@@ -73,12 +73,12 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
         raise InputError(f"{where} {_nothing_there(paths[0])}")
     unread = {file.name: reason for file, reason in rejected}
     _require_mostly_intact(where, len({header.file for header in headers}) + len(rejected), len(rejected), unread)
-    studies = by_study(headers).keys() - {""}
-    if len(studies) > 1:
-        raise InputError(f"{where} holds {len(studies)} studies: give each a folder")
+    studies = len(by_study(headers))
+    if studies > 1:
+        raise InputError(f"{where} holds {studies} studies: give each a folder")
 
     choice = choose_series(headers, series, where)
-    volume, lost, mended = read_slices(choice.headers, len(choice.headers) // LOST_AT_MOST)
+    volume, lost, mended = read_slices(choice.headers, len(choice.headers) // LOST_AT_MOST, where)
     undecoded = {choice.headers[index].file.name: INCOMPLETE for index in lost}
     _require_mostly_intact(where, len(choice.headers), len(lost), undecoded)
     if lost:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import stat
 import zipfile
@@ -24,6 +25,13 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import pydicom
 from pydicom import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 from tqdm import tqdm
 
 from scripts.data.file_index import FileIndex
@@ -39,21 +47,36 @@ _NOT_IMAGES = ("SR", "PR", "KO", "DOC", "PLAN", "RTSTRUCT", "RTPLAN", "RTRECORD"
 
 # Only what is needed is ever read: a patient's name cannot leak from where it never was.
 _IDENTITY = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
-_KIND = ["Modality", "ImageType", "SeriesNumber", "AcquisitionNumber", "InstanceNumber", "SamplesPerPixel"]
-_LOOK = ["ConvolutionKernel", "ContrastBolusAgent", "ContrastBolusAgentSequence", "SeriesDescription"]
+_KIND = ["Modality", "ImageType", "SeriesNumber", "AcquisitionNumber", "InstanceNumber"]
+_WHAT = ["SeriesDescription", "BodyPartExamined"]
+_LOOK = ["ConvolutionKernel", "ContrastBolusAgent", "ContrastBolusAgentSequence"]
 _GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns"]
 _SCALE = ["RescaleSlope", "RescaleIntercept"]
+_SIZE = ["SamplesPerPixel", "BitsAllocated"]
 _FRAMES = ["NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
-_TAGS: list[Any] = _IDENTITY + _KIND + _LOOK + _GEOMETRY + _SCALE + _FRAMES
+_TAGS: list[Any] = _IDENTITY + _KIND + _WHAT + _LOOK + _GEOMETRY + _SCALE + _SIZE + _FRAMES
 _GROUPS = (  # where an enhanced multi-frame file keeps what a classic one has at its top
     *("FrameContentSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
     *("PixelValueTransformationSequence", "CTImageFrameTypeSequence", "CTReconstructionSequence"),
 )
 
-_NO_AGENT = ("", "NO", "NONE", "N", "NA", "N/A", "0", "WITHOUT", "W/O")
-_PLAIN = r"\b(without|sans|w/o|plain|native?|unenhanced|ncct|nect|no contrast|(non|pre)[ -]?(contrast|enhanced|ce))\b"
+_NO_AGENT = r"^(|n|na|n/a|0)$|^(no|not|non|none|without)\b(?![ -]*ionic)"
+_PLAIN = (
+    r"\b(without|sans|w/?o|w/out|plain|native?|unenhanced|ncct|nect|no( i\.?v\.?)? contrast"
+    r"|(non|pre)[ -]?(contrast|enhanced|ce))\b"
+)
 _ENHANCED = r"\b(contrast|enhanced|cect|angio|cta|post[ -]?(contrast|iv|km))\b|\bc\+"
 _SHARP = r"\b(bone|knochen|osseux|lung)\b"
+
+# Parts of the body, of which the codes run together: HEADNECK, CSPINE, CHESTABDPELVIS.
+HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|kopf|sch(ä|ae?)del|cr[aâ]ne|t[eê]te", re.IGNORECASE)
+_BELOW = (
+    r"neck|cervical|carotid|hals|spine|rachis|lumbar|lendenwirbel|sacrum|chest|thora(x|cic)|lunge?|heart|cardiac|coronary"
+    r"|aorta|breast|abd(omen|ominal)?|liver|kidney|pancreas|colon|bladder|pelvi[sc]|becken|shoulder|humerus|elbow|forearm"
+    r"|arm|wrist|hand|hip|femur|thigh|knee|ankle|foot|leg|extremity"
+)
+BELOW_HEAD = re.compile(_BELOW, re.IGNORECASE)
+_SAID_BELOW_HEAD = re.compile(rf"(?<![a-z])([ctl]-?)?({_BELOW})s?(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +94,7 @@ class Header:
     kernel: str
     series_number: str
     contrast: bool  # an agent was given
+    body_part: str  # in capitals
     samples: int  # per pixel: 1 is grey, 3 is colour
     rows: int
     columns: int
@@ -91,7 +115,7 @@ class Rejected(NamedTuple):
     reason: str
 
 
-_LAYOUT = [1, *(field.name for field in fields(Header))]  # the number grows when a field changes its meaning
+_LAYOUT = [2, *(field.name for field in fields(Header))]  # the number grows when a field changes its meaning
 
 
 def read_headers(
@@ -155,7 +179,7 @@ def _read_path(path: Path) -> list[Header | Rejected]:
             if stream.read(4) == b"PK\3\4":
                 return _read_zip(path)
             stream.seek(0)
-            return _read_image(file, stream)
+            return _read_image(file, stream, os.fstat(stream.fileno()).st_size)
     except OSError as error:
         return [Rejected(file, f"cannot be opened ({error.strerror})")]
 
@@ -176,22 +200,42 @@ def _read_zip(path: Path) -> list[Header | Rejected]:
 def _read_member(archive: zipfile.ZipFile, file: ImageFile) -> list[Header | Rejected]:
     try:
         with archive.open(str(file.member)) as stream:
-            return _read_image(file, cast(BinaryIO, stream))
+            return _read_image(file, cast(BinaryIO, stream), archive.getinfo(str(file.member)).file_size)
     except Exception:  # encrypted, damaged, of an unknown compression: each raises its own
         return [Rejected(file, "cannot be unpacked")]
 
 
-def _read_image(file: ImageFile, stream: BinaryIO) -> list[Header | Rejected]:
+def _read_image(file: ImageFile, stream: BinaryIO, size: int) -> list[Header | Rejected]:
     if stream.read(132)[128:] != b"DICM":
         lost = file.name.lower().endswith(".dcm")  # an empty `17.dcm` was a slice once
         return [Rejected(file, INCOMPLETE)] if lost else []
-    stream.seek(0)
     try:
-        return [*_planes(file, pydicom.dcmread(stream, specific_tags=_TAGS, stop_before_pixels=True))]
+        if _is_deflated(stream):
+            return [Rejected(file, "is deflated: store it uncompressed")]
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, specific_tags=_TAGS, stop_before_pixels=True)
+        planes = [*_planes(file, dataset)]
+        is_cut = planes and size - stream.tell() < _bytes_of_pixels(dataset, planes)
+        return [Rejected(file, INCOMPLETE)] if is_cut else [*planes]
     except _UnusableError as error:
         return [Rejected(file, str(error))]
     except Exception:  # a damaged file fails in as many ways as there are places to damage it
         return [Rejected(file, INCOMPLETE)]
+
+
+def _bytes_of_pixels(dataset: pydicom.Dataset, planes: Sequence[Header]) -> int:
+    """What must follow the header at least: of compressed pixels anything."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID", "")
+    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
+        return 1
+    values = sum(plane.rows * plane.columns * plane.samples for plane in planes)
+    return values * (Tags(dataset).integer("BitsAllocated") or 8) // 8
+
+
+def _is_deflated(stream: BinaryIO) -> bool:
+    """Asked before anything is inflated, for a megabyte may hold gigabytes; the stream stands where the meta begins."""
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    return bool(meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
 
 
 class _UnusableError(Exception):
@@ -244,6 +288,7 @@ def _header(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = Tr
         kernel=_kernel(tags),
         series_number="" if number is None else str(number),
         contrast=_contrast(tags),
+        body_part=_body_part(tags),
         samples=tags.integer("SamplesPerPixel") or 1,
         rows=tags.integer("Rows") or 0,
         columns=tags.integer("Columns") or 0,
@@ -274,8 +319,18 @@ def _contrast(tags: Tags) -> bool:
     description = tags.text("SeriesDescription")
     if re.search(_PLAIN, description, re.IGNORECASE):
         return False
-    has_agent = tags.text("ContrastBolusAgent").upper() not in _NO_AGENT or tags.items("ContrastBolusAgentSequence")
+    agent = tags.text("ContrastBolusAgent")
+    is_none = re.search(_NO_AGENT, agent, re.IGNORECASE) or re.search(_PLAIN, agent, re.IGNORECASE)
+    has_agent = not is_none or tags.items("ContrastBolusAgentSequence")
     return bool(has_agent or re.search(_ENHANCED, description, re.IGNORECASE))
+
+
+def _body_part(tags: Tags) -> str:
+    given, description = tags.text("BodyPartExamined").upper(), tags.text("SeriesDescription")
+    if given or HEAD.search(description):
+        return given
+    said = _SAID_BELOW_HEAD.search(description)
+    return said.group().upper() if said else ""
 
 
 def _directions(tags: Tags) -> tuple[float, ...] | None:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,9 @@ from scripts.data.decoding import PIXEL_TAGS, Decoder
 from scripts.data.headers import Header
 from scripts.data.image_files import ImageFile, Opener
 from scripts.data.tags import Tags, quietly
+from scripts.errors import InputError
 
+MAX_VOXELS = 2**31  # 8 GB; a head of 1000 slices of 1024 x 1024 has half as many
 AIR_HU = -1024.0  # scanners pad with -2000, -3024, ...: below air there is nothing to see
 SURELY_AIR_HU, SURELY_NOT_AIR_HU = -700.0, -300.0
 
@@ -31,14 +34,21 @@ UNWRAPPED = "values that had wrapped at 12 bits are unwrapped"
 TURNED_BACK = "values that were stored inverted (MONOCHROME1) are turned back"
 
 
-def read_slices(headers: Sequence[Header], max_lost: int) -> tuple[np.ndarray, list[int], list[str]]:
+def read_slices(
+    headers: Sequence[Header], max_lost: int, where: str = "a scan"
+) -> tuple[np.ndarray, list[int], list[str]]:
     """float32 [slices, rows, columns] in HU, which of the slices hold no complete image, and what was mended.
 
     Args:
         headers: slices of one size.
         max_lost: when more than so many are lost, no more is read.
+        where: the scan's path, for errors.
     """
-    volume = np.empty((len(headers), headers[0].rows, headers[0].columns), np.float32)
+    shape = len(headers), headers[0].rows, headers[0].columns
+    if math.prod(shape) > MAX_VOXELS:
+        size = "{} slices of {} x {}".format(*shape)
+        raise InputError(f"{where} has {size}, too many to hold in memory: give one head, or export it smaller")
+    volume = np.empty(shape, np.float32)
     in_file: dict[ImageFile, list[int]] = {}
     for index, header in enumerate(headers):
         in_file.setdefault(header.file, []).append(index)

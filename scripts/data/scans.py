@@ -21,8 +21,11 @@ from typing import Any
 
 from scripts.data.headers import Header, read_headers
 from scripts.data.image_files import ImageFile, is_zip, walk
+from scripts.data.series import by_study
 from scripts.data.volumes import VOLUME_SUFFIXES, is_volume
 from scripts.errors import InputError
+
+MAX_NAME_BYTES = 100  # an output folder is named after a scan, and files in it are too
 
 Image = str | list[str]
 
@@ -41,7 +44,8 @@ def find_scans(directory: str | os.PathLike) -> list[dict[str, Any]]:
     if not scans:
         raise InputError(f"{root} holds neither DICOM nor NIfTI nor NRRD: give the folder that holds the scans")
     named: dict[str, Image] = {}
-    for bag_id, image in sorted(scans, key=lambda scan: _first(scan[1])):
+    for name, image in sorted(scans, key=lambda scan: _first(scan[1])):
+        bag_id = _shortened(name)
         if bag_id in named:
             raise InputError(f"{_first(named[bag_id])} and {_first(image)} would both be named {bag_id}: rename one")
         named[bag_id] = image
@@ -49,11 +53,15 @@ def find_scans(directory: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _dicom_scans(root: Path, headers: Iterable[Header], rejected: Iterable[ImageFile]) -> Iterator[tuple[str, Image]]:
-    studies: dict[str, list[Header]] = {}
+    in_place: dict[Path, list[Header]] = {}
     for header in headers:
-        is_named = header.study and header.file.member is None
-        study = header.study if is_named else str(_place(header.file))  # a zip is a scan, as without UIDs a folder is
-        studies.setdefault(study, []).append(header)
+        in_place.setdefault(_place(header.file), []).append(header)
+    studies: dict[str, list[Header]] = {}
+    for place, of_place in in_place.items():
+        for study, of_study in by_study(of_place).items():
+            is_named = study and of_study[0].file.member is None
+            # A zip is a scan, as without UIDs a folder is.
+            studies.setdefault(study if is_named else str(place), []).extend(of_study)
     scans = [(study, _folder_of(copy), copy) for study, of_study in studies.items() for copy in _copies(of_study)]
     held: dict[Path, set[int]] = {}  # which scans lie in a folder, at whatever depth
     for number, (_, _, copy) in enumerate(scans):
@@ -78,7 +86,7 @@ def _copies(study: list[Header]) -> Iterator[list[Header]]:
     parts: dict[tuple[str, ...], list[Header]] = {}  # by the next folder on the way to the slice
     for header in study:
         parts.setdefault(_place(header.file).relative_to(folder).parts[:1], []).append(header)
-    slices = [{(header.sop, header.frame) for header in part} for part in parts.values()]
+    slices = [{(header.sop, header.frame) for header in part if header.sop} for part in parts.values()]
     # Half of the larger one, as key images in a folder of their own are no second scan.
     if any(2 * len(one & other) > max(len(one), len(other)) for one, other in combinations(slices, 2)):
         for part in parts.values():
@@ -113,6 +121,13 @@ def _name(root: Path, path: Path) -> str:
     name = path.relative_to(root).as_posix().replace("/", "_")
     suffixes = [suffix for suffix in (*VOLUME_SUFFIXES, ".zip") if name.lower().endswith(suffix) and path.is_file()]
     return name.removesuffix(name[-len(suffixes[0]) :]) if suffixes else name
+
+
+def _shortened(name: str) -> str:
+    encoded = os.fsencode(name)
+    if len(encoded) <= MAX_NAME_BYTES:
+        return name
+    return f"{encoded[: MAX_NAME_BYTES - 9].decode(errors='ignore')}_{_hashed(name)}"
 
 
 def _hashed(study: str) -> str:

@@ -20,11 +20,12 @@ from functools import cached_property
 
 import numpy as np
 
-from scripts.data.headers import Header
+from scripts.data.headers import BELOW_HEAD, HEAD, Header
 from scripts.errors import InputError
 
 USUAL_SPACING_MM = 5.0  # of the data that the published networks were trained on
 MAX_TILT_DEGREES = 45.0  # beyond it the slices are coronal or sagittal
+MAX_LENGTH_MM = 300.0  # along the normal; more is a head and what is below it, or no head
 MIN_SLICES = 8  # fewer are a part of a head, where a longer series is there
 MAX_EVEN_SPACING_RATIO = 1.5
 MIN_GAP_RATIO = 1.6
@@ -55,7 +56,11 @@ class Choice:
 
 
 def by_study(headers: Iterable[Header]) -> dict[str, list[Header]]:
-    return _grouped(headers, lambda header: header.study)
+    """Slices that name no study ("") belong to the only one beside them that is named."""
+    headers = list(headers)
+    named = {header.study for header in headers} - {""}
+    only = named.pop() if len(named) == 1 else ""
+    return _grouped(headers, lambda header: header.study or only)
 
 
 def choose_series(headers: Sequence[Header], series: str | None = None, where: str = "") -> Choice:
@@ -70,15 +75,15 @@ def choose_series(headers: Sequence[Header], series: str | None = None, where: s
         raise InputError(f"{where} holds no DICOM images: give the folder that holds the scan")
     set_aside: list[str] = []
     remarks: list[str] = []
-    by_series = _grouped(sorted(headers, key=_numbered), lambda header: header.series)
-    stacks = [_main_stack(group, set_aside) for group in by_series.values()]
+    by_series = _grouped(sorted(headers, key=_numbered), lambda header: header.series or header.series_number)
+    stacks = [stack for group in by_series.values() for stack in _main_stacks(group, set_aside)]
     if series is not None:
         stacks = _asked_for(stacks, series, where, set_aside)
     stacks = _without(stacks, lambda stack: flaw(stack.first), set_aside)
     if not stacks:
         listed = "; ".join(set_aside[:5]) + (f"; and {len(set_aside) - 5} more" if len(set_aside) > 5 else "")
         raise InputError(f"{where} holds no axial CT series that can be read ({listed}): give one")
-    if series is None:
+    if len(stacks) > 1 or series is None:
         for reason, remark in _PREFERENCES:
             if all(map(reason, stacks)):
                 remarks += [remark] if remark else []
@@ -217,8 +222,11 @@ def _numbered(header: Header) -> tuple[float, str, tuple[float, float, str, str]
     return float(header.series_number or math.inf), header.series, _taken(header)
 
 
-def _main_stack(series: Sequence[Header], set_aside: list[str]) -> _Stack:
-    """Most of a series; what differs from it is set aside: copies, a localizer, slices of another size."""
+def _main_stacks(series: Sequence[Header], set_aside: list[str]) -> list[_Stack]:
+    """Most of a series; what differs from it is set aside: copies, a localizer, slices of another size.
+
+    Where it has slices of a soft and of a sharp kernel, as two series without a UID have, most of each.
+    """
     distinct: dict[tuple, Header] = {}
     for index, header in enumerate(series):
         distinct.setdefault((header.sop or index, header.frame, header.position), header)
@@ -227,17 +235,20 @@ def _main_stack(series: Sequence[Header], set_aside: list[str]) -> _Stack:
         set_aside.append(f"{_Stack(list(series)).label} ({_count(copies, 'slice')}): copies of slices that are there")
 
     stacks: list[_Stack] = []
-    for header in distinct.values():
+    # A slice without a kernel is like any: those that have one come first, so that the first of a stack tells it.
+    for header in sorted(distinct.values(), key=lambda header: not header.kernel):
         alike = next((stack for stack in stacks if _are_alike(stack.first, header)), None)
         if alike:
             alike.slices.append(header)
         else:
             stacks.append(_Stack([header]))
-    main, *others = sorted(stacks, key=lambda stack: (-len(stack.slices), flaw(stack.first) is not None))
-    for other in others:
-        reason = flaw(other.first) or f"another size or direction than the other {len(main.slices)}"
-        set_aside.append(f"{other.name}: {reason}")
-    return main
+    main: dict[bool, _Stack] = {}
+    for stack in sorted(stacks, key=lambda stack: (-len(stack.slices), flaw(stack.first) is not None)):
+        largest = main.setdefault(_is_sharp(stack) is not None, stack)
+        if stack is not largest:
+            reason = flaw(stack.first) or f"another size or direction than the other {len(largest.slices)}"
+            set_aside.append(f"{stack.name}: {reason}")
+    return list(main.values())
 
 
 def _are_alike(one: Header, other: Header) -> bool:
@@ -245,6 +256,7 @@ def _are_alike(one: Header, other: Header) -> bool:
         (one.rows, one.columns, one.samples) == (other.rows, other.columns, other.samples)
         and (one.position is None) == (other.position is None)
         and bool(_LOCALIZERS & set(one.image_type)) == bool(_LOCALIZERS & set(other.image_type))
+        and ("" in (one.kernel, other.kernel) or bool(_SHARP.search(one.kernel)) == bool(_SHARP.search(other.kernel)))
         and _are_close(one.orientation, other.orientation)
         and _are_close(one.pixel_spacing, other.pixel_spacing)
     )
@@ -259,18 +271,26 @@ def _are_close(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -
 def _asked_for(stacks: list[_Stack], series: str, where: str, set_aside: list[str]) -> list[_Stack]:
     found = [stack for stack in stacks if stack.first.series == series]
     found = found or [stack for stack in stacks if stack.first.series_number == series]
-    if len(found) > 1:
-        raise InputError(f"{where} holds {len(found)} series of the number {series}: give a SeriesInstanceUID")
+    count = len({stack.first.series for stack in found})
+    if count > 1:
+        raise InputError(f"{where} holds {count} series of the number {series}: give a SeriesInstanceUID")
     if not found:
         names = ", ".join(stack.name for stack in stacks)
         raise InputError(f"{where} holds no series {series}: name one of {names}")
-    return _without(stacks, lambda stack: None if stack is found[0] else "another series was asked for", set_aside)
+    return _without(stacks, lambda stack: None if stack in found else "another series was asked for", set_aside)
 
 
 def _without(stacks: Sequence[_Stack], reason: Callable[[_Stack], str | None], set_aside: list[str]) -> list[_Stack]:
     """The stacks that nothing speaks against."""
     set_aside += [f"{stack.name}: {reason(stack)}" for stack in stacks if reason(stack)]
     return [stack for stack in stacks if not reason(stack)]
+
+
+def _is_elsewhere(stack: _Stack) -> str | None:
+    part, length = stack.first.body_part, np.ptp(positions_mm(stack.ordered))
+    if BELOW_HEAD.search(part) and not HEAD.search(part):
+        return f"body part {_plain(part)}"
+    return f"{length:.0f} mm long, more than a head" if length > MAX_LENGTH_MM else None
 
 
 def _is_short(stack: _Stack) -> str | None:
@@ -291,6 +311,7 @@ def _is_secondary(stack: _Stack) -> str | None:
 
 # What is set aside where a better series is there, and what is said where none is, the worst first.
 _PREFERENCES: tuple[tuple[Callable[[_Stack], str | None], str], ...] = (
+    (_is_elsewhere, "only series of another part of the body, or longer than a head, are there"),
     (_is_short, ""),
     (_is_sharp, "only series with a bone kernel are there: its noise looks like blood and hides it"),
     (_is_enhanced, "only series with a contrast agent are there: the agent looks like blood"),

@@ -17,7 +17,8 @@ One HDF5 file per scan:
 - ``sop_instance_uids`` (N,) text, with ``/frame`` behind it where a file holds several; absent for NIfTI and NRRD
 - ``about`` JSON text: what is to be known of the scan (tilt, spacing, warnings)
 - attributes of the root: ``format`` = "smooth-mil-slices/1", ``encoder`` (its name),
-  ``settings`` (JSON text: how the slices were prepared for it), ``tilt_degrees`` (NaN = unknown)
+  ``settings`` (JSON text: how the slices were prepared for it), ``tilt_degrees`` (NaN = unknown),
+  ``source`` (a short hash of where the scan lay; may be absent)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,7 @@ class SliceFeatures:
     about: dict[str, Any]
     encoder: str
     settings: str  # JSON text
+    source: str = ""  # a hash, as a path may name the patient
 
 
 def write_slice_features(path: str | Path, scan: SliceFeatures) -> None:
@@ -83,6 +86,7 @@ def write_slice_features(path: str | Path, scan: SliceFeatures) -> None:
             format=FORMAT,
             encoder=scan.encoder,
             settings=scan.settings,
+            source=scan.source,
             tilt_degrees=scan.about.get("tilt_degrees", math.nan),
         )
 
@@ -97,6 +101,7 @@ def read_slice_features(path: str | Path) -> SliceFeatures:
             about=json.loads(file["about"].asstr()[()]),
             encoder=str(file.attrs["encoder"]),
             settings=str(file.attrs["settings"]),
+            source=str(file.attrs.get("source", "")),
         )
     _check(path, scan)
     return scan
@@ -188,6 +193,8 @@ def _encoder_weights(path: str) -> dict[str, Tensor]:
 class SliceFeatureExtractor:
     """Writes `output_dir/<bag_id>.h5` for each scan; a scan that has its file is skipped.
 
+    A file of that name that was made of another scan is made anew.
+
     Where a datalist was given, one of the same sections and labels is written beside the files. A scan that cannot be
     read is left out, and told at the end.
 
@@ -229,11 +236,11 @@ class SliceFeatureExtractor:
         self.num_workers = num_workers
 
     def run(self) -> None:
-        """Encode every scan that has no feature file yet."""
+        """Encode every scan that has no feature file of its own yet."""
         sections = self._sections()
         bags = {bag["bag_id"]: bag for bags in sections.values() for bag in bags}
         self._refuse_other_features()
-        left = [bag for bag in bags.values() if not self._file(bag).exists()]
+        left = [bag for bag in bags.values() if not self._is_done(bag)]
         failures = self._extract(left)
         if self.datalist is not None:
             self._write_datalist(sections)
@@ -261,15 +268,17 @@ class SliceFeatureExtractor:
     def _extract(self, bags: list[dict[str, Any]]) -> dict[str, str]:
         """Encode and write; gives why each of those that failed did so."""
         failures: dict[str, str] = {}
+        sources = {bag["bag_id"]: _source(bag["image"]) for bag in bags}
         loader = DataLoader(self.read(bags), batch_size=None, num_workers=self.num_workers)
         for bag in tqdm(loader, desc="scans", unit="scan", total=len(bags)):
             if "failed" in bag:
                 failures[bag["bag_id"]] = bag["failed"]
+                self._file(bag).unlink(missing_ok=True)  # it is of another scan
             else:
-                write_slice_features(self._file(bag), self._encoded(bag))
+                write_slice_features(self._file(bag), self._encoded(bag, sources[bag["bag_id"]]))
         return failures
 
-    def _encoded(self, bag: Mapping[str, Any]) -> SliceFeatures:
+    def _encoded(self, bag: Mapping[str, Any], source: str) -> SliceFeatures:
         instances = json.loads(bag["instances"])
         ids = [instance["id"] for instance in instances]
         slices: Tensor = bag["image"].movedim(-1, 0)  # [N, windows, rows, columns]
@@ -281,20 +290,34 @@ class SliceFeatureExtractor:
             about=json.loads(bag.get("about", "{}")),
             encoder=self.encoder_name,
             settings=self.settings,
+            source=source,
         )
+
+    def _is_done(self, bag: Mapping[str, Any]) -> bool:
+        path = self._file(bag)
+        if not path.exists():
+            return False
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("source") == _source(bag["image"]))
 
     def _file(self, bag: Mapping[str, Any]) -> Path:
         return self.output_dir / f"{bag['bag_id']}.h5"
 
     def _refuse_other_features(self) -> None:
         """Features of two kinds in one directory would be trained on as if they were one."""
+        now = {"encoder": self.encoder_name, **json.loads(self.settings)}
         for path in sorted(self.output_dir.glob("*.h5")):
             with opened_features(path, FORMAT, DATASETS, ATTRIBUTES) as file:
-                encoder, settings = file.attrs["encoder"], file.attrs["settings"]
-            if (encoder, settings) != (self.encoder_name, self.settings):
+                then = {"encoder": file.attrs["encoder"], **json.loads(file.attrs["settings"])}
+            changed = [
+                f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
+                for name in {**now, **then}
+                if then.get(name) != now.get(name)
+            ]
+            if changed:
                 raise InputError(
-                    f"{path} was made with another encoder or other settings ({encoder}, {settings}; now "
-                    f"{self.encoder_name}, {self.settings}); choose another output_dir"
+                    f"{path} was made with another encoder or other settings ({'; '.join(changed)}); "
+                    "choose another output_dir"
                 )
 
     @property
@@ -321,6 +344,12 @@ class SliceFeatureExtractor:
             f"{len(failures)} of {scans} scans failed ({names}{more}): {next(iter(failures.values()))}; "
             "mend and run again, what is done is skipped (all reasons: failed.csv)"
         )
+
+
+def _source(image: str | Sequence[str]) -> str:
+    """Tells one scan from another by its path or paths."""
+    paths = [image] if isinstance(image, str) else image
+    return hashlib.blake2b(os.fsencode("\n".join(map(os.path.abspath, paths))), digest_size=8).hexdigest()
 
 
 def _section_names(datalist: str) -> list[str]:

@@ -86,7 +86,8 @@ def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -
     flagged = bool(result.flagged[index])
     height = result.instances[index].get("position_mm")
     where = f"slice {index + 1}" if height is None else f"slice {index + 1} · {height:.1f} mm"
-    axes.set_title(f"{where}\n{result.times_average[index]:.2f} × average", fontsize=9)
+    average = "average" if result.slots is None else f"1/{result.slots}"
+    axes.set_title(f"{where}\n{result.times_average[index]:.2f} × {average}", fontsize=9)
     if flagged:
         axes.set_axis_on()
         axes.set(xticks=[], yticks=[])
@@ -98,7 +99,8 @@ def _draw_curve(axes: Axes, result: BagResult) -> None:
     places = np.arange(1, len(result.attention) + 1)
     attention = result.times_average
     axes.plot(places, attention, color="#1f4e79", marker="o", markersize=3, label="attention")
-    axes.axhline(1, color="grey", linestyle=":", label="average: flagged above, in a positive scan")
+    average = "average" if result.slots is None else f"1/{result.slots}, that of {result.slots} slots"
+    axes.axhline(1, color="grey", linestyle=":", label=f"{average}: flagged\nabove, in a positive scan")
     if result.flagged.any():
         axes.plot(places[result.flagged], attention[result.flagged], "o", color=FLAGGED, label="flagged")
     if result.truth is not None and result.truth.any():
@@ -107,7 +109,7 @@ def _draw_curve(axes: Axes, result: BagResult) -> None:
             label="bleeding, as annotated",
         )  # fmt: skip
     axes.set(xlabel="slice, from the lowest to the highest", xlim=(0.5, len(places) + 0.5))
-    axes.set_ylabel("attention,\ntimes the average")
+    axes.set_ylabel("attention,\ntimes the average" if result.slots is None else f"attention,\ntimes 1/{result.slots}")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
 
 

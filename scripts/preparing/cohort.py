@@ -23,6 +23,7 @@ from scripts.errors import InputError
 from scripts.preparing.tables import SECTIONS
 
 EXAMPLES = 20  # of each kind of trouble, that the written check shows
+MAX_SHARE_OF_ONE_PATIENT = 0.5  # beyond it a PatientID says "anonymous" rather than who it is
 
 Shares = tuple[float, float, float]
 Datalist = dict[str, list[dict[str, Any]]]

@@ -20,17 +20,32 @@ from typing import Any
 from scripts.errors import InputError
 from scripts.files import whole_file, writable_folder, write_whole
 from scripts.preparing import cq500, rsna, table
-from scripts.preparing.cohort import Cohort, Shares, as_datalist, as_text, figures, notes, split, without_copies
+from scripts.preparing.cohort import (
+    MAX_SHARE_OF_ONE_PATIENT,
+    Cohort,
+    Shares,
+    as_datalist,
+    as_text,
+    figures,
+    notes,
+    split,
+    without_copies,
+)
 from scripts.preparing.images import Images
 from scripts.preparing.tables import SECTIONS, column_names
 
 INDEX = ".headers.jsonl"
 LABELS = ("stage_2_train.csv", "reads.csv", "labels.csv")  # as RSNA 2019, CQ500 and this project name them
-MAX_SHARE_OF_ONE_PATIENT = 0.5  # beyond it a PatientID says "anonymous" rather than who it is
 
 
 def write_ct_datalist(
-    folder: Path, labels: Path | None, output: Path | None, subtype: str, shares: Shares, seed: int
+    folder: Path,
+    labels: Path | None,
+    output: Path | None,
+    subtype: str,
+    shares: Shares,
+    seed: int,
+    force: bool = False,
 ) -> str:
     """Writes the datalist, its check beside it and the index of headers; returns what to tell of them."""
     _require_shares(shares)
@@ -38,6 +53,9 @@ def write_ct_datalist(
         raise InputError(f"{folder} is not a folder: give the one that holds the scans")
     labels = _labels_in(folder) if labels is None else labels
     output = _writable(folder, output)
+    check_file = output.with_name(f"{output.stem}_check.json")
+    if output.exists() and not check_file.exists() and not force:
+        raise InputError(f"{output} is there, and no work of this command: give another --output, or --force")
     cohort, images = _collect(folder, labels, output.with_name(INDEX), subtype)
     cohort = without_copies(cohort)
     _require_patients(cohort, folder)
@@ -52,6 +70,10 @@ def write_ct_datalist(
                 f"{leaks.patients_in_several_sections} patients and {leaks.slices_in_several_sections} slices would be "
                 f"in more than one section (of {' and '.join(leaks.example)}): mend patient or section in {labels}"
             )
+        cohort.warnings.add(
+            "PatientID or study of the headers in more than one section, is the column patient right?",
+            leaks.contradictions,
+        )
         check: dict[str, Any] = {
             "datalist": output.name,
             "labels": labels.name,
@@ -59,12 +81,11 @@ def write_ct_datalist(
             "shares": dict(zip(SECTIONS, shares, strict=True)),
             "seed": seed,
             "sections": counts,
-            "leakage": {name: count for name, count in leaks._asdict().items() if name != "example"},
+            "leakage": {name: count for name, count in leaks._asdict().items() if isinstance(count, int)},
             "notes": notes(sections),
             "rejected": cohort.rejected.as_json(),
             "warnings": cohort.warnings.as_json(),
         }
-        check_file = output.with_name(f"{output.stem}_check.json")
         write_whole(check_file, json.dumps(check, indent=4) + "\n")
     return "\n".join(
         [

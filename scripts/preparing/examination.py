@@ -70,7 +70,7 @@ def examine_dicom(bag: Mapping[str, Any], headers: Sequence[Header], rejected: S
         return ScanFinding(
             name,
             Level.FAIL,
-            f"the pixels of {middle.file.name} ({syntax}) cannot be decoded",
+            f"the pixels of the middle slice, {middle.file.name} ({syntax}), cannot be decoded",
             "copy the scan again, or store it uncompressed",
         )
     text = ", ".join(

@@ -24,7 +24,7 @@ from scripts.data.image_files import ImageFile
 from scripts.data.series import Choice, by_study, choose_series
 from scripts.data.volumes import is_volume
 from scripts.errors import InputError
-from scripts.preparing.cohort import Cohort, Datalist
+from scripts.preparing.cohort import MAX_SHARE_OF_ONE_PATIENT, Cohort, Datalist
 
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 
@@ -66,8 +66,8 @@ class Images:
 
     def patient_of(self, cohort: Cohort, bag_id: str, planes: Sequence[Header]) -> str:
         if not planes[0].patient:
-            cohort.warnings.add("no PatientID, so taken for a patient of its own", [bag_id])
-        return planes[0].patient or bag_id
+            cohort.warnings.add("no PatientID, so its study is taken for a patient", [bag_id])
+        return _patient(planes[0], bag_id)
 
     def named(self, planes: Sequence[Header]) -> str | list[str]:
         """The folder, zip or file that holds just these planes, or else the list of their files."""
@@ -89,6 +89,7 @@ class Images:
         places: dict[Path, list[tuple[str, str]]] = defaultdict(list)  # section, bag_id
         of_patient: dict[str, dict[str, str]] = defaultdict(dict)  # section -> bag_id
         of_slice: dict[str, dict[str, str]] = defaultdict(dict)
+        by_headers: dict[str, dict[str, str]] = defaultdict(dict)  # bag_id -> section
         for section, bags in datalist.items():
             for bag in bags:
                 images = [bag["image"]] if isinstance(bag["image"], str) else bag["image"]
@@ -102,11 +103,22 @@ class Images:
             place = _within(header.file.path, places)
             for section, bag_id in places[place] if place else ():
                 of_slice[header.sop or str(header.file.path)][section] = bag_id
+                by_headers[_patient(header, bag_id)][bag_id] = section
                 if bag_id not in patients:
-                    of_patient[header.patient or bag_id][section] = bag_id
+                    of_patient[_patient(header, bag_id)][section] = bag_id
         leaks = [[list(bags.values()) for bags in of.values() if len(bags) > 1] for of in (of_patient, of_slice)]
+        at_most = MAX_SHARE_OF_ONE_PATIENT * sum(map(len, datalist.values()))
         return Leakage(
-            len(of_patient), len(leaks[0]), len(of_slice), len(leaks[1]), next(iter(leaks[0] + leaks[1]), [])
+            len(of_patient),
+            len(leaks[0]),
+            len(of_slice),
+            len(leaks[1]),
+            next(iter(leaks[0] + leaks[1]), []),
+            [
+                " and ".join({section: bag_id for bag_id, section in bags.items()}.values())
+                for bags in by_headers.values()
+                if len(bags) <= at_most and len(set(bags.values())) > 1
+            ],
         )
 
 
@@ -118,6 +130,7 @@ class Leakage(NamedTuple):
     slices: int
     slices_in_several_sections: int
     example: list[str]  # bags that share a patient or a slice
+    contradictions: list[str]  # bags in several sections that are of one patient by the headers, whatever else is known
 
 
 class _Found(Protocol):
@@ -136,6 +149,11 @@ def by_place(found: Iterable[Something], places: Iterable[Path]) -> dict[Path, l
         if place is not None:
             there[place].append(each)
     return there
+
+
+def _patient(header: Header, bag_id: str) -> str:
+    """Who it is of, as far as the header tells: a study at least is of one patient."""
+    return header.patient or header.study or bag_id
 
 
 def _within(path: Path, places: Mapping[Path, object]) -> Path | None:

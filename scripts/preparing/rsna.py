@@ -22,8 +22,6 @@ from scripts.preparing.cohort import Cohort, Scan
 from scripts.preparing.images import Images
 from scripts.preparing.tables import SliceLabels, read_slice_labels
 
-_BYTES_PER_PIXEL = 2  # and never compressed
-
 
 def collect(folder: Path, labels: Path, index: Path, subtype: str) -> tuple[Cohort, Images]:
     """A scan for each study; it is positive where one of its slices is."""
@@ -59,17 +57,10 @@ def _labelled(images: Images, table: SliceLabels, cohort: Cohort) -> list[Header
             reject("slice whose rows disagree", [images.relative(header.file.path)])
         elif header.sop not in table.labels:
             reject("slice without a row", [images.relative(header.file.path)])
-        elif _is_cut_short(header):
-            reject("slice that is cut short", [images.relative(header.file.path)])
         else:
             usable.append(header)
     reject("row without its slice", (table.labels.keys() | table.contradictory) - known)
     return usable
-
-
-def _is_cut_short(header: Header) -> bool:
-    """As ID_6431af929 is: its header is whole, and of its pixels more is missing than the header is long."""
-    return header.file.path.stat().st_size < header.rows * header.columns * _BYTES_PER_PIXEL
 
 
 def _names(studies: Iterable[str]) -> list[str]:

@@ -40,6 +40,11 @@ def test_paths_are_relative_to_the_dataset_and_names_are_derived(cohort: Path) -
     assert (second["bag_id"], second["label"]) == ("b", 0)
 
 
+def test_a_name_may_have_200_bytes(cohort: Path) -> None:
+    file = datalist(cohort, {"image": "a", "label": 1, "bag_id": "ä" * 100})
+    assert load_bags(file, "training", str(cohort))[0]["bag_id"] == "ä" * 100
+
+
 def test_a_name_that_is_also_a_folder_stays_a_name(cohort: Path) -> None:
     """MONAI's own loader would turn it into a path."""
     file = datalist(cohort, {"image": "a", "label": 1, "bag_id": "b"})
@@ -54,6 +59,10 @@ def test_a_name_that_is_also_a_folder_stays_a_name(cohort: Path) -> None:
         ({"image": "a", "label": 2}, r"has the label 2, which is not one of the classes: give 0 or 1"),
         ({"image": "a", "label": "yes"}, r"has the label 'yes', which is not one of the classes"),
         ({"image": "a", "label": 1, "bag_id": "../../evil"}, r"the bag_id '../../evil', which names no file"),
+        (
+            {"image": "a", "label": 1, "bag_id": "ä" * 101},
+            r"the bag_id 'ä{101}', which names no file: leave out slashes, and give at most 200 bytes$",
+        ),
         ({"image": "a", "label": 1, "bag_id": 7}, r"the bag_id 7, which names no file"),
         ({"label": 1}, r'"training"\[0\] names no "image"'),
         ({"image": "gone", "label": 1}, r"gone does not exist: check --dataset_dir"),

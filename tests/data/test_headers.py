@@ -11,13 +11,15 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
-from pydicom.uid import EncapsulatedPDFStorage
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EncapsulatedPDFStorage
 from tqdm import tqdm
 
 from scripts.data import headers as headers_module
@@ -108,6 +110,25 @@ def test_absurd_images_are_rejected(tmp_path: Path, tags: dict[str, Any], reason
     assert read_headers(tmp_path) == ([], [Rejected(ImageFile(tmp_path / "odd"), reason)])
 
 
+def test_a_deflated_file_is_rejected_before_it_is_inflated(tmp_path: Path) -> None:
+    write_slice(tmp_path / "slice", ramp(1)[0])
+    dataset = pydicom.dcmread(tmp_path / "slice")
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.file_meta.PrivateInformationCreatorUID = UID("1.2")
+    dataset.file_meta.PrivateInformation = b"x" * 5000  # so that a look at the first bytes is not enough
+    dataset.PixelData = bytes(2**26)
+    dataset.save_as(tmp_path / "slice")
+    zipped(tmp_path, tmp_path.parent / "deflated.zip")
+    for path in (tmp_path, tmp_path.parent / "deflated.zip"):
+        tracemalloc.start()
+        headers, rejected = read_headers(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert headers == []
+        assert [reason for _, reason in rejected] == ["is deflated: store it uncompressed"]
+        assert peak < 2**24
+
+
 def test_a_file_that_may_not_be_opened_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "lost.dcm").symlink_to(tmp_path / "nowhere")
     (rejected,) = read_headers(tmp_path)[1]
@@ -162,6 +183,7 @@ def test_a_full_header(tmp_path: Path) -> None:
         kernel="Hr40f\\3",
         series_number="0",
         contrast=False,
+        body_part="",
         samples=1,
         rows=6,
         columns=8,
@@ -239,10 +261,47 @@ def test_geometry_that_makes_no_sense_is_none(tmp_path: Path, tags: dict[str, An
         ({"SeriesDescription": "Non-contrast head"}, False),
         ({"SeriesDescription": "POST FOSSA 2.5"}, False),
         ({"SeriesDescription": "CT Thin Plain"}, False),
+        ({"SeriesDescription": "CT HEAD WO CONTRAST"}, False),
+        ({"SeriesDescription": "CT HEAD WO IV CONTRAST"}, False),
+        ({"SeriesDescription": "HEAD W/OUT CONTRAST"}, False),
+        ({"SeriesDescription": "HEAD NO IV CONTRAST"}, False),
+        ({"SeriesDescription": "HEAD NO I.V. CONTRAST"}, False),
+        ({"SeriesDescription": "HEAD W IV CONTRAST"}, True),
+        ({"ContrastBolusAgent": "NO CONTRAST"}, False),
+        ({"ContrastBolusAgent": "Without contrast"}, False),
+        ({"ContrastBolusAgent": "NONE GIVEN"}, False),
+        ({"ContrastBolusAgent": "NON"}, False),
+        ({"ContrastBolusAgent": "W/O"}, False),
+        ({"ContrastBolusAgent": "N/A"}, False),
+        ({"ContrastBolusAgent": "NON-IONIC 300"}, True),
+        ({"ContrastBolusAgent": "NOVARTIS X"}, True),
+        ({"ContrastBolusAgent": "CONTRAST"}, True),
     ],
 )
 def test_contrast_agent(tmp_path: Path, tags: dict[str, Any], contrast: bool) -> None:
     assert one_header(tmp_path / "a", **tags).contrast is contrast
+
+
+@pytest.mark.parametrize(
+    ("given", "description", "part"),
+    [
+        ("HEAD", "Chest", "HEAD"),
+        ("abdomen", "Head", "ABDOMEN"),
+        (None, None, ""),
+        ("", "CT CHEST 5mm", "CHEST"),
+        (None, "Thorax_ABDOMEN", "THORAX"),
+        (None, "C-spine thin", "C-SPINE"),
+        (None, "tspine", "TSPINE"),
+        (None, "Neck w contrast", "NECK"),
+        (None, "Head and neck", ""),
+        (None, "Brain lung", ""),
+        (None, "5mm soft", ""),
+        (None, "Mr Chesterton, Miss Armstrong", ""),
+    ],
+)
+def test_the_part_of_the_body(tmp_path: Path, given: str | None, description: str | None, part: str) -> None:
+    header = one_header(tmp_path / "a", BodyPartExamined=given, SeriesDescription=description)
+    assert header.body_part == part
 
 
 def test_a_description_tells_the_kernel_where_no_tag_does(tmp_path: Path) -> None:
@@ -477,3 +536,13 @@ def test_values_survive_the_index_to_the_last_bit(tmp_path: Path) -> None:
         position = [f"{value:.9g}" for value in rng.normal(size=3) * 100]
         write_slice(tmp_path / f"{k}.dcm", ramp(1)[0], ImagePositionPatient=position)
     assert read_headers(tmp_path, index) == read_headers(tmp_path, index) == read_headers(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["file", "zip"])
+def test_a_file_whose_pixels_are_cut_is_seen_from_its_length(tmp_path: Path, packed: bool) -> None:
+    folder = write_series(tmp_path / "scan", ramp(3))
+    victim = folder / "001.dcm"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    headers, rejected = read_headers(zipped(folder, tmp_path / "scan.zip") if packed else folder)
+    assert [header.file.name for header in headers] == ["000.dcm", "002.dcm"]
+    assert [(item.file.name, item.reason) for item in rejected] == [("001.dcm", "holds no complete image")]

@@ -20,6 +20,7 @@ from pydicom.dataelem import DataElement
 from scripts.data.dicom import load_series
 from scripts.data.hounsfield import TURNED_BACK, UNWRAPPED
 from scripts.data.volumes import Series
+from scripts.errors import InputError
 from tests.data.series import phantom, ramp, write_series
 
 
@@ -76,6 +77,21 @@ def test_a_range_of_padding_becomes_air(tmp_path: Path, limit: object) -> None:
 def test_padding_that_makes_no_sense_changes_nothing(tmp_path: Path, padding: object) -> None:
     element = DataElement(0x00280120, "US", padding)
     shows(load_series(write_series(tmp_path, ramp(2), PixelPaddingValue=element)), ramp(2))
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path, ramp(3))
+    monkeypatch.setattr("scripts.data.hounsfield.MAX_VOXELS", 3 * 6 * 8)
+    assert load_series(tmp_path).array.size == 3 * 6 * 8
+    monkeypatch.setattr("scripts.data.hounsfield.MAX_VOXELS", 3 * 6 * 8 - 1)
+    monkeypatch.setattr("numpy.empty", None)
+    with pytest.raises(InputError, match="too many") as caught:
+        load_series(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} has 3 slices of 6 x 8, too many to hold in memory: give one head, or export it smaller"
+    )
 
 
 # 12 bits

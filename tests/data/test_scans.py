@@ -140,3 +140,29 @@ def test_a_copy_of_a_study_is_a_scan_of_its_own_and_key_images_are_none(tmp_path
     assert list(found(tmp_path)) == ["one", "other"]
     study(tmp_path / "one" / "key images", 0, count=2)
     assert list(found(tmp_path)) == ["one", "other"]
+
+
+def test_slices_that_name_no_study_join_the_one_in_their_folder(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", ramp(3), StudyInstanceUID="1.2.3")
+    write_series(tmp_path / "b", ramp(3))
+    write_slice(tmp_path / "a" / "x", ramp(1)[0], ImagePositionPatient=[-30, -40, 40])
+    assert found(tmp_path) == {name: str(tmp_path / name) for name in ("a", "b")}
+    assert load_scan(tmp_path / "a").array.shape[2] == 4
+
+
+def test_slices_without_uids_are_no_copies(tmp_path: Path) -> None:
+    for number, name in enumerate(("thin", "thick")):
+        study(tmp_path / "scan" / name, number, SOPInstanceUID=None)
+    assert list(found(tmp_path)) == ["scan"]
+
+
+def test_a_long_name_is_shortened(tmp_path: Path) -> None:
+    long = ["x" * 60 + "/" + end for end in ("y" * 39, "y" * 40, "y" * 39 + "z", "ü" * 60)]
+    for name in long:
+        write_series(tmp_path / name, ramp(1))
+    names = {str(image): bag_id for bag_id, image in found(tmp_path).items()}
+    whole, *shortened = (names[str(tmp_path / name)] for name in long)
+    assert whole == "x" * 60 + "_" + "y" * 39
+    for name, bag_id in zip(long[1:3], shortened, strict=False):
+        assert bag_id == f"{name.replace('/', '_')[:91]}_{hashed(name.replace('/', '_'))}"
+    assert shortened[2] == f"{'x' * 60}_{'ü' * 15}_{hashed('x' * 60 + '_' + 'ü' * 60)}"

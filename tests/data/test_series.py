@@ -40,6 +40,7 @@ def plane(**tags: Any) -> Header:
         "kernel": "H30s",
         "series_number": "3",
         "contrast": False,
+        "body_part": "HEAD",
         "samples": 1,
         "rows": 512,
         "columns": 512,
@@ -95,6 +96,7 @@ def test_one_good_series_is_read_without_a_word() -> None:
     [
         ({"modality": "MR"}, "Modality MR"),
         ({"modality": ""}, "Modality missing"),
+        ({"body_part": "ABDOMEN"}, "body part ABDOMEN"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localizer"),
         ({"orientation": CORONAL}, "not axial, 90 degrees off"),
         ({"orientation": tilted(50)}, "not axial, 50 degrees off"),
@@ -141,6 +143,10 @@ def test_soft_and_unknown_kernels_pass(kernel: str) -> None:
 @pytest.mark.parametrize(
     ("tags", "warning"),
     [
+        (
+            {"body_part": "CHEST"},
+            "only series of another part of the body, or longer than a head, are there",
+        ),
         ({"kernel": "H60s"}, "only series with a bone kernel are there: its noise looks like blood and hides it"),
         ({"contrast": True}, "only series with a contrast agent are there: the agent looks like blood"),
         ({"image_type": ("DERIVED", "PRIMARY")}, "only derived or secondary series are there"),
@@ -153,6 +159,29 @@ def test_what_is_second_best_is_read_with_a_warning_where_there_is_nothing_bette
     assert choice.headers == stack(**tags)
     assert choice.warnings == [warning]
     assert choice.set_aside == []
+
+
+@pytest.mark.parametrize("part", ["NECK", "CSPINE", "CHESTABDPELVIS", "WHOLE THORAX", "KNEE", "EXTREMITY"])
+def test_another_part_of_the_body_is_set_aside_before_all_else(part: str) -> None:
+    choice = choose_series(stack(2, 30, body_part=part) + stack(3, 3, kernel="BONE", contrast=True))
+    assert chosen(choice) == "3"
+    assert choice.set_aside == [f"series 2 (30 slices): body part {part}"]
+
+
+@pytest.mark.parametrize("part", ["", "HEAD", "BRAIN", "SKULL", "ORBIT", "HEADNECK", "HEAD_SPINE", "TRAUMA"])
+def test_a_head_and_a_part_that_tells_nothing_pass(part: str) -> None:
+    choice = choose_series(stack(2, 30, body_part=part) + stack(3, 29))
+    assert chosen(choice) == "2"
+    assert choice.warnings == []
+
+
+def test_what_is_longer_than_a_head_is_set_aside() -> None:
+    choice = choose_series(stack(2, 85) + stack(3, 61, spacing=5.0) + stack(4, 60))
+    assert chosen(choice) == "3"  # of just 300 mm
+    assert choice.set_aside[0] == "series 2 (85 slices): 420 mm long, more than a head"
+    assert choose_series(stack(2, 85)).warnings == [
+        "only series of another part of the body, or longer than a head, are there"
+    ]
 
 
 def test_a_soft_derived_series_is_better_than_an_original_of_bone() -> None:
@@ -303,6 +332,41 @@ def test_one_uid_for_all_slices_makes_them_no_copies() -> None:
     assert len(choose_series(stack(sop="1.2")).headers) == 10
 
 
+# without a SeriesInstanceUID
+
+
+@pytest.mark.parametrize("number", ["", "7"])
+def test_a_sharp_and_a_soft_series_without_uids_are_not_mixed(number: str) -> None:
+    own: dict[str, Any] = {"series": "", "series_number": number}
+    soft, sharp = stack(count=10, kernel="H30s", **own), stack(2, 40, spacing=2.0, kernel="H60s", **own)
+    name = f"series {number}" if number else "a series without a number"
+    for series in (None, number or None):
+        choice = choose_series(sharp + soft, series)
+        assert choice.headers == soft
+        assert choice.set_aside == [f"{name} (40 slices): bone kernel H60s"]
+
+
+def test_series_numbers_tell_series_without_uids_apart() -> None:
+    one, other = stack(2, 10, series=""), stack(3, 12, spacing=4.0, series="")
+    choice = choose_series([header for pair in zip(other, one, strict=False) for header in pair] + other[10:])
+    assert choice.headers == one
+    assert choice.set_aside == ["series 3 (12 slices): its spacing of 4.00 mm is further from 5 mm than series 2"]
+
+
+@pytest.mark.parametrize("kernel", ["H30s", "H60s"])
+def test_a_slice_without_a_kernel_is_like_the_others(kernel: str) -> None:
+    headers = [dataclasses.replace(header, kernel=kernel if k % 3 else "") for k, header in enumerate(stack())]
+    choice = choose_series(headers)
+    assert choice.headers == headers
+    assert choice.set_aside == []
+    assert bool(choice.warnings) == (kernel == "H60s")
+
+
+def test_a_soft_kernel_for_the_base_and_another_for_the_rest_are_one_head() -> None:
+    headers = [dataclasses.replace(header, kernel="H30s" if k < 4 else "H40s") for k, header in enumerate(stack())]
+    assert choose_series(headers).headers == headers
+
+
 # order
 
 
@@ -372,3 +436,11 @@ def test_a_head_that_is_thin_below_and_thick_above_has_no_gaps() -> None:
 def test_studies_are_told_apart() -> None:
     headers = [*stack(study="a"), *stack(study="b"), *stack(study="a")]
     assert {study: len(group) for study, group in by_study(headers).items()} == {"a": 20, "b": 10}
+
+
+def test_slices_that_name_no_study_belong_to_the_only_one_that_is_named() -> None:
+    unnamed, a, b = (stack(count=3, study=study) for study in ("", "a", "b"))
+    assert by_study(unnamed + a + unnamed) == {"a": unnamed + a + unnamed}
+    assert by_study(unnamed + a + b) == {"": unnamed, "a": a, "b": b}
+    assert by_study(iter(unnamed)) == {"": unnamed}
+    assert by_study([]) == {}

@@ -137,6 +137,7 @@ def some_scan(slices: int = 3) -> SliceFeatures:
         about={"tilt_degrees": 12.5, "warnings": ["unevenly spaced"]},
         encoder="an encoder",
         settings="{}",
+        source="a hash",
     )
 
 
@@ -162,6 +163,7 @@ def test_the_file_is_as_documented(tmp_path: Path) -> None:
         }  # fmt: skip
         assert dict(file.attrs) == {
             "format": "smooth-mil-slices/1", "encoder": "an encoder", "settings": "{}", "tilt_degrees": 12.5,
+            "source": "a hash",
         }  # fmt: skip
 
 
@@ -266,6 +268,52 @@ def test_a_finished_scan_is_skipped(scans: Path, tmp_path: Path, caplog: pytest.
     extractor(scans, tmp_path, encoder).run()
     assert len(encoder.seen) == 3
     assert caplog.messages[-1] == "1 scans done, 1 skipped (already there), 0 failed"
+
+
+def test_the_file_of_another_scan_is_made_anew(tmp_path: Path) -> None:
+    """Two cohorts that name their scans alike, and one output_dir."""
+    for number, cohort in enumerate(("one", "two"), start=1):
+        (tmp_path / cohort).mkdir()
+        volume = np.full((8, 8, number), 40 * number, np.float32)
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / cohort / "scan.nii")
+        bags = {"training": [{"image": "scan.nii", "bag_id": "case1", "label": number - 1}]}
+        (tmp_path / cohort / "datalist.json").write_text(json.dumps(bags))
+    output = tmp_path / "features"
+    for cohort, slices in (("one", 1), ("two", 2), ("one", 1)):
+        extractor(tmp_path / cohort, output).run()
+        assert len(read_slice_features(output / "case1.h5").features) == slices
+        again = MeanOfWindows()
+        extractor(tmp_path / cohort, output, again).run()
+        assert again.seen == []
+    with h5py.File(output / "case1.h5", "a") as file:
+        assert str(tmp_path) not in str(dict(file.attrs))
+        del file.attrs["source"]  # as an earlier version left it
+    (tmp_path / "one" / "scan.nii").write_text("no image")
+    with pytest.raises(InputError, match=r"^1 of 1 scans failed"):
+        extractor(tmp_path / "one", output).run()
+    assert not (output / "case1.h5").exists()
+    assert listed(output) == {"training": []}
+
+
+def test_other_preprocessing_is_refused_by_the_config(scans: Path, tmp_path: Path) -> None:
+    def run(**changes: Any) -> None:
+        config = ConfigParser()
+        config.read_config(ROOT / "configs" / "ct" / "features.json")
+        config.update(
+            {
+                "dataset_dir": str(scans), "output_dir": str(tmp_path), "image_size": 16, "channels": [4, 4],
+                "num_workers": 0, "device": "cpu", **changes,
+            }
+        )  # fmt: skip
+        config.get_parsed_content("extractor").run()
+
+    run()
+    run()
+    told = r"a.h5 was made with another encoder or other settings \(preprocessing \w{16}, now \w{16}\); choose another"
+    with pytest.raises(InputError, match=told):
+        run(**{"preprocessing#transforms#0#reader#series": "1"})
+    with pytest.raises(InputError, match=r"settings \(.*windows \[.*\], now \[\[40, 80\]\]"):
+        run(windows=[[40, 80]])
 
 
 @pytest.mark.parametrize("change", [{"encoder_name": "another"}, {"settings": {"image_size": 8}}])

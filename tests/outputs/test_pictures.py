@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,12 @@ def test_the_scan_becomes_a_png(tmp_path: Path, more: dict[Hashable, Any]) -> No
     with Image.open(tmp_path / "bag_7" / "slices.png") as image:
         image.load()
         assert image.format == "PNG"
+
+
+def test_attention_of_a_network_of_slots_is_told_as_such() -> None:
+    figure = draw_scan(dataclasses.replace(result(), slots=12), volume())
+    assert slices_of(figure)[0][1].get_title().endswith("3.60 × 1/12")
+    assert curve_of(figure).get_ylabel() == "attention,\ntimes 1/12"
 
 
 TILE = 100.0

@@ -107,7 +107,7 @@ def test_the_check_counts_what_is_there(rsna: Written) -> None:
     }
     assert {kind: about["count"] for kind, about in check["rejected"].items()} == {
         "row that stands there again": 24,
-        "slice that is cut short": 1,
+        "file that holds no complete image": 1,
     }
     assert (check["seed"], check["subtype"], check["labels"]) == (0, "any", "stage_2_train.csv")
     assert check["shares"] == {"training": 0.7, "validation": 0.1, "test": 0.2}
@@ -121,7 +121,7 @@ def test_what_is_told_on_screen(rsna: Written) -> None:
     assert lines[5] == (
         f"leakage: 0 of {total['patients']} patients and 0 of {total['slices']} slices are in more than one section"
     )
-    assert f"left out: slice that is cut short: 1, such as stage_2_train/{CORRUPT}.dcm" in lines
+    assert f"left out: file that holds no complete image: 1, such as stage_2_train/{CORRUPT}.dcm" in lines
     assert lines[-1] == f"written: {rsna.folder}/datalist.json, datalist_check.json and .headers.jsonl"
 
 
@@ -228,6 +228,40 @@ def test_a_patient_in_two_sections_by_the_table_stops_it(cohort: Path) -> None:
     labels(cohort, *lines, columns="scan,label,section,patient")
     with pytest.raises(InputError, match=r"^1 patients and 0 slices would be .* \(of s2 and s3\): mend patient or sec"):
         write(cohort)
+
+
+def test_series_of_one_study_without_a_patient_id_stay_together(tmp_path: Path) -> None:
+    for number in range(12):
+        write_series(tmp_path / f"s{number}", f"1.{number}", count=5, study=f"1.{number // 2}.9", patient="")
+    lines = [f"s{number},{number // 2 % 2}" for number in range(12)]
+    labels(tmp_path, *lines)
+    for seed in range(3):
+        write(tmp_path, seed=seed)
+        datalist = json.loads((tmp_path / "datalist.json").read_text())
+        studies = [{int(bag["bag_id"][1:]) // 2 for bag in datalist[section]} for section in SECTIONS]
+        assert sum(map(len, studies)) == len(set.union(*studies)) == 6
+    sections = [f"{line},{'test' if number == 1 else 'training'}" for number, line in enumerate(lines)]
+    labels(tmp_path, *sections, columns="scan,label,section")
+    with pytest.raises(InputError, match=r"^1 patients and 0 slices would be .* \(of s0 and s1\): mend patient or sec"):
+        write(tmp_path)
+
+
+def test_a_column_of_patients_that_contradicts_the_headers_is_told(tmp_path: Path) -> None:
+    sections = ("training", "test", "training", "test", "training", "training")
+    kind = "PatientID or study of the headers in more than one section, is the column patient right?"
+    for patient_of, contradicted in (
+        (lambda n: f"P{n // 2}", ["x0 and x1", "x2 and x3"]),
+        (lambda n: "ANON" if n < 4 else "P", []),  # it is that of nobody
+    ):
+        for n in range(6):
+            write_series(tmp_path / f"x{n}", f"1.{n}", count=5, study=f"1.{n}.9", patient=patient_of(n))
+        lines = (f"x{n},{n % 2},{section},mine{n}" for n, section in enumerate(sections))
+        labels(tmp_path, *lines, columns="scan,label,section,patient")
+        told = write(tmp_path)
+        check = json.loads((tmp_path / "datalist_check.json").read_text())
+        wanted = {"count": len(contradicted), "examples": contradicted} if contradicted else None
+        assert check["warnings"].get(kind) == wanted
+        assert (f"warning: {kind}: 2, such as x0 and x1" in told.splitlines()) == bool(contradicted)
 
 
 def test_one_patient_id_for_all_stops_it(tmp_path: Path) -> None:
@@ -338,3 +372,14 @@ def test_a_folder_that_takes_no_files_asks_for_an_output(cohort: Path, monkeypat
     message = f"{cohort} takes no files: say with --output FILE where the datalist goes"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         write(cohort)
+
+
+def test_a_datalist_written_by_hand_is_kept_unless_forced(cohort: Path) -> None:
+    mine = cohort / "datalist.json"
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=r"datalist\.json is there, and no work of this command: .* or --force$"):
+        write(cohort)
+    assert mine.read_text() == "mine"
+    write(cohort, force=True)
+    assert set(json.loads(mine.read_text())) == {"training", "validation", "test"}
+    write(cohort)  # its own

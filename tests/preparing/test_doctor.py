@@ -116,7 +116,7 @@ def test_relative_paths_are_understood(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_datalist_of_a_flat_cohort_passes_in_few_lines(tmp_path: Path) -> None:
     truth = write_rsna_cohort(tmp_path, series=20, slices=12, image_size=32)
-    write_ct_datalist(tmp_path, None, None, "any", (0.7, 0.1, 0.2), 0)
+    write_ct_datalist(tmp_path, None, None, "any", (0.7, 0.1, 0.2), 0, force=True)
     found = examine(tmp_path)
     lengths = [len(scan.slices) for scan in truth[1:]]  # the first has lost its corrupt slice
     assert found[4:] == [
@@ -133,7 +133,7 @@ def test_the_datalist_of_a_flat_cohort_passes_in_few_lines(tmp_path: Path) -> No
 def test_the_doctor_writes_nothing_and_uses_what_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort(tmp_path)
     (tmp_path / "labels.csv").write_text("scan,label\n" + "".join(f"s{n},{n % 2}\n" for n in range(6)))
-    write_ct_datalist(tmp_path, None, None, "any", (0.4, 0.3, 0.3), 0)
+    write_ct_datalist(tmp_path, None, None, "any", (0.4, 0.3, 0.3), 0, force=True)
     given = sections(tmp_path)
     write_datalist(tmp_path, training=given["training"])  # of the others nothing must be forgotten
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

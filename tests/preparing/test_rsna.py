@@ -101,7 +101,6 @@ def test_no_id_of_patient_or_study_is_written(collected: Collected) -> None:
 
 def test_the_known_flaws_are_told(collected: Collected) -> None:
     rejected = collected.cohort.rejected.as_json()
-    assert rejected.pop("slice that is cut short") == {"count": 1, "examples": [f"stage_2_train/{CORRUPT}.dcm"]}
     twice = rejected.pop("row that stands there again")
     assert twice["count"] == 6 * TWICE == 24
     assert all(re.fullmatch("ID_[0-9a-f]{9}_[a-z]+", name) for name in twice["examples"])

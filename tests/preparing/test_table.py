@@ -74,14 +74,19 @@ def test_patients_come_from_the_headers_or_from_the_table(folder: Path) -> None:
     assert given.warnings.as_json() == {}
 
 
-def test_dicom_without_a_patient_id_is_a_patient_of_its_own(tmp_path: Path) -> None:
+def test_without_a_patient_id_a_study_is_a_patient(tmp_path: Path) -> None:
     for number in (1, 2):
         write_series(tmp_path / f"s{number}", f"1.{number}", study=f"1.{number}.9", patient="")
     cohort = collect(tmp_path, "s1,0", "s2,1")
-    assert [scan.patient for scan in cohort.scans] == ["s1", "s2"]
+    assert len({scan.patient for scan in cohort.scans}) == 2
     assert cohort.warnings.as_json() == {
-        "no PatientID, so taken for a patient of its own": {"count": 2, "examples": ["s1", "s2"]}
+        "no PatientID, so its study is taken for a patient": {"count": 2, "examples": ["s1", "s2"]}
     }
+    write_series(tmp_path / "s3", "1.3", study="1.1.9", patient="")
+    write_series(tmp_path / "s4", "1.4", study="", patient="")
+    one, two, again, nameless = (scan.patient for scan in collect(tmp_path, "s1,0", "s2,1", "s3,0", "s4,0").scans)
+    assert one == again
+    assert len({one, two, nameless}) == 3
 
 
 def test_sections_are_taken_over(folder: Path) -> None:
