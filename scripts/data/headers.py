@@ -229,7 +229,8 @@ def _bytes_of_pixels(dataset: pydicom.Dataset, planes: Sequence[Header]) -> int:
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
         return 1
     values = sum(plane.rows * plane.columns * plane.samples for plane in planes)
-    return values * (Tags(dataset).integer("BitsAllocated") or 8) // 8
+    of_element = 8 if syntax == ImplicitVRLittleEndian else 12  # its tag, its kind and its length
+    return of_element + values * (Tags(dataset).integer("BitsAllocated") or 8) // 8
 
 
 def _is_deflated(stream: BinaryIO) -> bool:
