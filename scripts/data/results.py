@@ -124,17 +124,25 @@ class ModelCard:
         self._model: Model | None = None
 
     def read(self) -> Model:
-        if self._model is None:
-            try:
-                metadata = json.loads(self.metadata.read_text())
-                with self.weights.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise InputError(
-                    f"{error.filename} cannot be read ({error.strerror}): check --bundle_root and --ckpt_path"
-                ) from error
-            self._model = Model(metadata["name"], metadata["version"], digest)
+        """With an empty sha256 as long as there are no weights: configs are looked at before a network is trained."""
+        if self._model is None or not self._model.sha256:
+            self._model = Model(*self._name_and_version(), self._sha256())
         return self._model
+
+    def _name_and_version(self) -> tuple[str, str]:
+        try:
+            metadata = json.loads(self.metadata.read_text())
+        except OSError as error:
+            raise InputError(
+                f"{self.metadata} cannot be read ({error.strerror}): give the bundle's folder as --bundle_root"
+            ) from error
+        return metadata["name"], metadata["version"]
+
+    def _sha256(self) -> str:
+        if not self.weights.is_file():
+            return ""
+        with self.weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _numbers(values: torch.Tensor, real: torch.Tensor) -> np.ndarray:

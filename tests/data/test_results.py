@@ -10,15 +10,18 @@
 # limitations under the License.
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from scripts.data.results import BagResult, BagResultd
+from scripts.data.results import BagResult, BagResultd, Model, ModelCard, SignResultd
+from scripts.errors import InputError
 
 
 def item(logit: float = 2.0, **more: Any) -> Mapping[Hashable, Any]:
@@ -69,3 +72,28 @@ def test_nothing_is_flagged_in_a_negative_bag() -> None:
 def test_the_one_slice_of_a_positive_scan_is_flagged() -> None:
     one = BagResult("a", "a", 0.9, 0.5, np.array([0.2]), np.array([1.0]), [{"id": 0}])
     assert one.flagged.tolist() == [True]
+
+
+def test_attention_is_measured_by_the_slots_of_a_network_that_has_them() -> None:
+    got: BagResult = BagResultd(slots=2)(item())["result"]
+    assert got.flagged.tolist() == [False, True, False]
+    np.testing.assert_allclose(got.times_average, [0.2, 1.2, 0.6], rtol=1e-6)
+
+
+def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a network", "version": "1.2.3"}')
+    weights = tmp_path / "model.pt"
+    card = ModelCard(str(tmp_path), str(weights))
+    assert card.read() == Model("a network", "1.2.3", "")
+    weights.write_bytes(b"weights")
+    signed = SignResultd(card, "chosen by hand")(BagResultd()(item()))["result"]
+    assert signed.model == Model("a network", "1.2.3", hashlib.sha256(b"weights").hexdigest())
+    assert signed.threshold_origin == "chosen by hand"
+
+
+def test_a_bundle_without_metadata_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"metadata\.json cannot be read .*: give the bundle's folder as --bundle_root$"
+    ):
+        ModelCard(str(tmp_path), "model.pt").read()
