@@ -198,11 +198,14 @@ def datalists(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["data"], (Path("data"), None, None, "any", (0.7, 0.1, 0.2), 0)),
-        (["2026", "--labels", "1", "--output=2"], (Path("2026"), Path("1"), Path("2"), "any", (0.7, 0.1, 0.2), 0)),
+        (["data"], (Path("data"), None, None, "any", (0.7, 0.1, 0.2), 0, False)),
         (
-            ["data", "--subtype", "subdural", "--shares", "0.5,0.25,.25", "--seed", "3"],
-            (Path("data"), None, None, "subdural", (0.5, 0.25, 0.25), 3),
+            ["2026", "--labels", "1", "--output=2"],
+            (Path("2026"), Path("1"), Path("2"), "any", (0.7, 0.1, 0.2), 0, False),
+        ),
+        (
+            ["data", "--subtype", "subdural", "--shares", "0.5,0.25,.25", "--seed", "3", "--force"],
+            (Path("data"), None, None, "subdural", (0.5, 0.25, 0.25), 3, True),
         ),
     ],
 )
