@@ -22,7 +22,6 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from scripts.data.scans import find_scans as find_scans
 from scripts.errors import InputError
 
 # (centre, width) in HU of the windows in which a reader looks for blood

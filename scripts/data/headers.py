@@ -36,7 +36,6 @@ from tqdm import tqdm
 
 from scripts.data.file_index import FileIndex
 from scripts.data.image_files import MAX_ZIP_BYTES, ImageFile, members, unpacked_bytes, walk
-from scripts.data.image_files import open_image as open_image
 from scripts.data.tags import Tags, quietly
 from scripts.errors import InputError
 

@@ -36,7 +36,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DA, TM
 
-from scripts.data.headers import open_image
+from scripts.data.image_files import open_image
 from scripts.data.results import BagResult, Model
 from scripts.files import write_whole
 from scripts.outputs.files import RESEARCH_USE

@@ -20,9 +20,10 @@ import numpy as np
 import pydicom
 
 from scripts.data.dicom import LOST_AT_MOST
-from scripts.data.headers import Header, Rejected, quietly
+from scripts.data.headers import Header, Rejected
 from scripts.data.hounsfield import SURELY_NOT_AIR_HU, read_slices
 from scripts.data.series import MIN_SLICES, by_study, choose_series, slice_normal, spacings_mm, tilt_degrees
+from scripts.data.tags import quietly
 from scripts.data.volumes import load_volume
 from scripts.errors import InputError
 from scripts.preparing.findings import Level, ScanFinding

@@ -26,7 +26,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd
 
 from scripts.data.ct import ScanBagd, SliceWindowsd
 from scripts.data.dicom import SeriesReader, load_series
-from scripts.data.headers import open_image
+from scripts.data.image_files import open_image
 from scripts.errors import InputError
 from tests.data.series import couch, ramp, sop_uid, tilted, write_enhanced, write_series, write_slice, zipped
 from tests.shared_data import shared_data

@@ -23,7 +23,8 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EncapsulatedPDFStor
 from tqdm import tqdm
 
 from scripts.data import headers as headers_module
-from scripts.data.headers import Header, ImageFile, Rejected, open_image, read_headers
+from scripts.data.headers import Header, Rejected, read_headers
+from scripts.data.image_files import ImageFile, open_image
 from scripts.errors import InputError
 from tests.data.series import (
     AXIAL,
