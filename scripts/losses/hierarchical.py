@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, log_softmax, nll_loss, normalize
 
+from scripts.losses.smoothness import BagCrossEntropy
 from scripts.networks.hmil import HierarchicalPrediction, Hierarchy, membership
 
 PARTS = ("CE_coarse", "L_ia", "L_ba", "L_scl")
@@ -82,6 +83,7 @@ class HierarchicalLoss(nn.Module):
         beta: fixed, from 0 to 1; without it β follows `progress` = e/E, which `scripts.curriculum.Curriculum` sets.
         temperature: of L_scl.
         memory: how many earlier bags L_scl contrasts with; 0 = the batch alone, as in the paper.
+        class_weights: of each fine class, how much a bag of it counts in CE_fine.
     """
 
     membership: Tensor  # [C, F]
@@ -93,6 +95,7 @@ class HierarchicalLoss(nn.Module):
         beta: Optional[float] = None,
         temperature: float = 0.1,
         memory: int = 64,
+        class_weights: Optional[Sequence[float]] = None,
     ) -> None:
         super().__init__()
         unknown = [part for part in parts if part not in PARTS]
@@ -101,6 +104,7 @@ class HierarchicalLoss(nn.Module):
         if beta is not None and not 0 <= beta <= 1:
             raise ValueError(f"beta is {beta}: it must be between 0 and 1")
         self.register_buffer("membership", membership(hierarchy))
+        self.fine = BagCrossEntropy(class_weights)
         self.parts = tuple(parts)
         self.fixed_beta = beta
         self.progress: Optional[float] = None
@@ -125,7 +129,7 @@ class HierarchicalLoss(nn.Module):
             return self._loss(prediction, label.flatten().long())
 
     def _loss(self, prediction: HierarchicalPrediction, label: Tensor) -> Tensor:
-        loss = cross_entropy(prediction.logits.float(), label)
+        loss = self.fine(prediction.logits.float(), label.unsqueeze(1))
         member = self.membership.to(label.device)
         coarse_label = member.argmax(dim=0)[label]  # [B]
         if "CE_coarse" in self.parts:

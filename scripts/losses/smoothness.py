@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Optional
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
@@ -38,13 +40,33 @@ VARIANTS = ("paper", "released")
 
 
 class BagCrossEntropy(nn.Module):
-    """Binary cross-entropy of one logit or of several labels; cross-entropy where several classes share one label."""
+    """Binary cross-entropy of one logit or of several labels; cross-entropy where several classes share one label.
+
+    Args:
+        class_weights: of class 0, 1, ..., how much a bag of it counts; 1 by default. The loss is Σ weight · loss / B:
+            in batches of one bag, usual here, a mean weighted by itself would take every weight out again.
+    """
+
+    def __init__(self, class_weights: Optional[Sequence[float]] = None) -> None:
+        super().__init__()
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """logits: [B, C], label: [B, C] of 0 and 1, or [B, 1] the number of the class where C > 1."""
         if logits.shape[1] > 1 and label.shape[1] == 1:
-            return cross_entropy(logits, label[:, 0].long())
-        return binary_cross_entropy_with_logits(logits, label)
+            loss = cross_entropy(logits, label[:, 0].long(), reduction="none").unsqueeze(1)  # [B, 1]
+        else:
+            loss = binary_cross_entropy_with_logits(logits, label, reduction="none")  # [B, C]
+        return (loss * weights_of(self.class_weights, label)).mean()
+
+
+def weights_of(class_weights: Optional[Tensor], label: Tensor) -> Tensor:
+    """How much each label counts, in the shape of the labels; 1 where no weights are given."""
+    if class_weights is None:
+        return torch.ones_like(label, dtype=torch.float)
+    if int(label.max()) >= len(class_weights):
+        raise ValueError(f"{len(class_weights)} class weights, and a label of class {int(label.max())}: give one each")
+    return class_weights.to(label.device)[label.long()]
 
 
 class SmoothMILLoss(nn.Module):

@@ -47,7 +47,13 @@ def exporting() -> bool:
         return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
-def build_graph(coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1.5, spacing: bool = False) -> Graph:
+def build_graph(
+    coords: Tensor,
+    mask: Optional[Tensor] = None,
+    radius: float = 1.5,
+    spacing: bool = False,
+    edgeless: bool = False,
+) -> Graph:
     """One coordinate per instance makes a chain, two make a lattice.
 
     Args:
@@ -56,6 +62,8 @@ def build_graph(coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1
         radius: on a lattice, how many pitches away a neighbour may be; 1.5 gives the 8 around a patch, 1 gives 4.
         spacing: in a chain, coords are millimetres, and an edge weighs mean distance / its own distance;
             without it every edge weighs 1.
+        edgeless: on a lattice, patches of which no two are neighbours are no error: who gives the coords is sure of
+            their unit.
     """
     if coords.dim() != 3:
         raise ValueError(f"coords have {coords.dim()} dimensions: [bags, 1 or 2, instances] is wanted")
@@ -70,7 +78,8 @@ def build_graph(coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1
         return _chain(coords[:, 0].to(torch.promote_types(coords.dtype, torch.float)), real, spacing)
     if coords.shape[1] == 2:
         graph = _lattice(torch.floor(coords + 0.5).long(), real, radius)
-        _refuse_edgeless(coords, real, graph.weights)
+        if not edgeless:
+            _refuse_edgeless(coords, real, graph.weights)
         return graph
     raise ValueError(
         f"coords hold {coords.shape[1]} numbers per instance: 1 (order of slices) or 2 (place of patches) are wanted, "

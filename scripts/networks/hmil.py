@@ -26,8 +26,12 @@ from scripts.networks.pooling import masked_softmax
 Hierarchy = Mapping[str, Sequence[str]]  # coarse class → its fine classes
 
 
-def membership(hierarchy: Hierarchy) -> Tensor:
+def membership(hierarchy: Optional[Hierarchy]) -> Tensor:
     """[coarse, fine], 1 where a fine class belongs to a coarse one. Both are numbered in the order they are listed."""
+    if hierarchy is None:
+        raise ValueError(
+            "no hierarchy of classes is given: name configs/bracs.json or configs/panda.json, or one like them"
+        )
     for coarse, own in hierarchy.items():
         if isinstance(own, str) or len(own) == 0:
             raise ValueError(f"the coarse class {coarse!r} needs a list of at least one fine class, not {own!r}")

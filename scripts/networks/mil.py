@@ -70,6 +70,8 @@ class MILNetwork(BagNetwork):
         feature_weights: neighbours with alike features weigh more.
         slots: fill every bag with zeros up to so many instances and take them for real; for published weights that
             were trained so. Scores and attention then name the slots, and only the first of them are the bag.
+        edgeless: patches of which no two are neighbours are no error, as in a slide of two far tiles; for coords
+            whose unit is known to be right.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class MILNetwork(BagNetwork):
         spacing: bool = False,
         feature_weights: bool = False,
         slots: Optional[int] = None,
+        edgeless: bool = False,
     ) -> None:
         super().__init__()
         if spatial_dims not in (0, 1, 2):
@@ -98,6 +101,7 @@ class MILNetwork(BagNetwork):
         self.spacing = spacing
         self.feature_weights = feature_weights
         self.slots = slots
+        self.edgeless = edgeless
 
     def __prepare_scriptable__(self) -> nn.Module:
         """TorchScript knows no parametrization: it gets a copy with the normalised weights themselves."""
@@ -127,7 +131,7 @@ class MILNetwork(BagNetwork):
             raise ValueError(
                 f"coords hold {coords.shape[1]} numbers per instance, the network wants {self.spatial_dims}"
             )
-        return build_graph(coords, mask, self.radius, self.spacing)
+        return build_graph(coords, mask, self.radius, self.spacing, self.edgeless)
 
 
 def fill_slots(

@@ -249,3 +249,10 @@ def test_every_part_teaches_the_network() -> None:
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
             assert float(parameter.grad.abs().sum()) > 0, name
+
+
+def test_class_weights_weigh_the_fine_cross_entropy() -> None:
+    said, label = prediction(), torch.tensor([2, 0])
+    each = cross_entropy(said.logits, label, reduction="none")
+    got = HierarchicalLoss(PAIRS, parts=(), beta=0.5, class_weights=[3.0, 1.0, 0.5])(said, label)
+    assert got.item() == pytest.approx(float((0.5 * each[0] + 3 * each[1]) / 2))

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from scripts.losses import BagCrossEntropy, SmoothMILLoss, ls1, ls2
 from scripts.networks import BagPrediction, Features, GatedAttentionPool, MILNetwork, build_graph
@@ -96,6 +99,30 @@ def test_bag_cross_entropy_fits_the_head() -> None:
     torch.testing.assert_close(several, -(each[0].log() + (1 - each[1]).log() + each[2].log()) / 3)
     single = BagCrossEntropy()(logits[:, :1], torch.tensor([[1.0]]))
     torch.testing.assert_close(single, -each[0].log())
+
+
+@given(st.integers(1, 6), st.integers(0, 10**6))
+def test_class_weights_weigh_each_bag_by_its_class(bags: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits, label = torch.randn(bags, 3), torch.randint(3, (bags, 1))
+    weights = [0.5, 2.0, 3.0]
+    one_by_one = [
+        cross_entropy(logit[None], number) * weights[int(number)] for logit, number in zip(logits, label, strict=True)
+    ]
+    assert float(BagCrossEntropy(weights)(logits, label)) == pytest.approx(
+        float(torch.stack(one_by_one).mean()), rel=1e-5
+    )
+    binary = [
+        binary_cross_entropy_with_logits(logit[:1], torch.ones(1) * bool(number)) * weights[int(bool(number))]
+        for logit, number in zip(logits, label, strict=True)
+    ]
+    got = BagCrossEntropy(weights[:2])(logits[:, :1], (label > 0).float())
+    assert float(got) == pytest.approx(float(torch.stack(binary).mean()), rel=1e-5)
+
+
+def test_a_class_without_a_weight_is_an_error() -> None:
+    with pytest.raises(ValueError, match="2 class weights, and a label of class 2: give one each"):
+        BagCrossEntropy([1.0, 2.0])(torch.zeros(1, 3), torch.tensor([[2]]))
 
 
 def test_the_penalty_is_the_mean_over_scans() -> None:

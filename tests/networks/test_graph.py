@@ -185,6 +185,13 @@ def test_a_wrong_unit_is_an_error_that_names_the_pitch() -> None:
             build_graph(coords + far)
 
 
+def test_who_is_sure_of_the_unit_may_have_patches_without_neighbours() -> None:
+    far = torch.tensor([[[0.0, 5.0], [0.0, 9.0]]])
+    assert build_graph(far, edgeless=True).weights.sum() == 0
+    with pytest.raises(ValueError, match="not one pair"):
+        build_graph(far)
+
+
 def test_two_patches_in_one_place_are_an_error() -> None:
     with pytest.raises(ValueError, match="share one place of the patch lattice"):
         build_graph(torch.tensor([[[0.0, 0.3, 1.0], [0.0, 0.1, 0.0]]]))
