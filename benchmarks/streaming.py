@@ -20,15 +20,8 @@ from monai.transforms import Compose, LoadImaged
 from torch import Tensor, nn
 
 from benchmarks.bags import features, tissue
-from scripts.data.features import (
-    FeatureReader,
-    PatchBagd,
-    PatchBlocksd,
-    PatchFeatures,
-    one_bag,
-    read_blocks,
-    write_features,
-)
+from scripts.data.features import PatchFeatures, write_features
+from scripts.data.patches import FeatureReader, PatchBagd, PatchBlocksd, one_bag, read_blocks
 from scripts.inferers import BagInferer, StreamingInferer
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
 from scripts.units import Level0Coords, Level0Pixels

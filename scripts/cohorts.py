@@ -18,23 +18,28 @@ from ignite.engine import Events
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
 
-from scripts.errors import input_error_message
+from scripts.errors import input_error_message, is_empty_bag
 
-FAILED = "failed"  # the key under which a bag carries why it failed
+# The keys under which a bag carries why there is no result of it.
+FAILED = "failed"
+EMPTY = "empty"  # as of a slide without tissue: no fault
 
 
 class ReadableBags(Dataset):
-    """A dataset in which a bag whose input cannot be read is {"bag_id", "failed"}; give its loader batches of one."""
+    """A dataset in which a bag that cannot be read is {"bag_id", "failed"}, and an empty one is {"bag_id", "empty"}.
+
+    Give its loader batches of one.
+    """
 
     def _transform(self, index: int) -> Any:
         try:
             return super()._transform(index)
         except Exception as error:
-            return {"bag_id": self.data[index]["bag_id"], FAILED: _reason(error)}
+            return {"bag_id": self.data[index]["bag_id"], **_reason(error)}
 
 
 class BagEvaluator(SupervisedEvaluator):
-    """An evaluator that passes on a failed bag as {"bag_id", "failed"}, and has nothing against an empty cohort."""
+    """An evaluator that passes on a failed or an empty bag as it is, and has nothing against an empty cohort."""
 
     def run(self) -> None:  # type: ignore[override]
         if len(self.data_loader) > 0:  # type: ignore[arg-type]
@@ -44,19 +49,18 @@ class BagEvaluator(SupervisedEvaluator):
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         (bag_id,) = batchdata["bag_id"]
-        if FAILED in batchdata:
-            (why,) = batchdata[FAILED]
-        else:
-            try:
-                return super()._iteration(engine, batchdata)
-            except Exception as error:
-                why = _reason(error)
-        return [{"bag_id": bag_id, FAILED: why}]
+        for key in (FAILED, EMPTY):
+            if key in batchdata:
+                return [{"bag_id": bag_id, key: batchdata[key][0]}]
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            return [{"bag_id": bag_id, **_reason(error)}]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception) -> dict[str, str]:
     """What to tell of bad input; any other error is a fault of the program and goes on its way."""
     message = input_error_message(error)
     if message is None:
         raise error
-    return message
+    return {EMPTY if is_empty_bag(error) else FAILED: message}

@@ -13,33 +13,50 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 
 class InputError(ValueError):
     """What the user gave cannot be read or used. The message is one line: what, where, what to do."""
 
 
+class EmptyBagError(InputError):
+    """A bag holds nothing, as a slide without tissue: no fault where bags are read, but it cannot be trained on."""
+
+
 # a DataLoader worker hands over the text of an error, not the error
-_IN_A_WORKER = re.compile(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", re.MULTILINE)
+_IN_A_WORKER = re.compile(
+    rf"^{InputError.__module__}\.(?:{InputError.__name__}|{EmptyBagError.__name__}): (.*)$", re.MULTILINE
+)
 
 
 def input_error_message(error: BaseException | None) -> str | None:
     """What to tell the user, if it is the input that is somewhere behind an error."""
-    while error is not None:
-        if isinstance(error, InputError) or _refused_by_a_network(error):
-            return str(error)
-        if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+    for each in _behind(error):
+        if isinstance(each, InputError) or _refused_by_a_network(each):
+            return str(each)
+        if isinstance(each, RuntimeError) and "loading state_dict" in str(each):
             return (
                 "the weights do not fit the network of the configs: "
                 "give the override files they were trained with (such as configs/small.json, or --in_features), "
                 "or other weights"
             )
-        told = _IN_A_WORKER.search(str(error))
+        told = _IN_A_WORKER.search(str(each))
         if told:
             return told.group(1)
+    return None
+
+
+def is_empty_bag(error: BaseException) -> bool:
+    return any(isinstance(each, EmptyBagError) for each in _behind(error))
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what led to it."""
+    while error is not None:
+        yield error
         # A fault that happens while bad input is handled is still a fault; MONAI wraps what it passes on.
         error = error.__cause__ or (error.__context__ if isinstance(error, RuntimeError) else None)
-    return None
 
 
 def _refused_by_a_network(error: BaseException) -> bool:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -36,12 +37,25 @@ def writable_folder(path: str | Path) -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; a reader of `path` sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if not _is_running(leftover.name.split(".")[-2]):
+            leftover.unlink(missing_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)  # which sends nothing
+    except PermissionError:
+        return True  # of somebody else
+    except (ProcessLookupError, OverflowError, ValueError):
+        return False
+    return True
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -21,12 +21,14 @@ from monai.data import DataLoader
 from monai.transforms import Compose, Lambdad
 
 from scripts.cohorts import BagEvaluator, ReadableBags
-from scripts.errors import InputError
+from scripts.errors import EmptyBagError, InputError
 
 
 def load(value: int) -> torch.Tensor:
     if value == 2:
         raise InputError("two is broken: copy it again")
+    if value == 6:
+        raise EmptyBagError("six has no tissue")
     if value == 4:
         raise ZeroDivisionError("a fault of the program")
     return torch.full((1, 3), float(value))
@@ -63,6 +65,16 @@ def test_a_bag_that_cannot_be_read_or_judged_is_told_and_the_others_are_read(wor
         0, "two is broken: copy it again", 1, "three cannot be written: make room", 5,
     ]  # fmt: skip
     assert [bag["bag_id"] for bag in seen if "failed" in bag] == ["bag_2", "bag_3"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_empty_bag_is_told_apart_from_a_fault(workers: int) -> None:
+    seen = outputs(evaluator(6, 2, 1, workers=workers))
+    assert seen[:2] == [
+        {"bag_id": "bag_6", "empty": "six has no tissue"},
+        {"bag_id": "bag_2", "failed": "two is broken: copy it again"},
+    ]
+    assert "pred" in seen[2]
 
 
 def test_a_fault_of_the_program_is_not_hidden() -> None:

@@ -31,7 +31,9 @@ import torch
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.transforms.traits import RandomizableTrait
 
-from scripts.networks import GatedAttentionPool, MILNetwork, SmoothAttentionPool, SmoothTransformer
+from scripts.data.results import BagResultd
+from scripts.errors import input_error_message
+from scripts.networks import HMIL, GatedAttentionPool, MILNetwork, SmoothAttentionPool, SmoothTransformer
 from tests.shared_data import ROOT, shared_data
 
 BUNDLES = {"ct": "hemorrhage_ct_smooth_mil", "wsi": "pathology_wsi_smooth_mil"}
@@ -40,18 +42,25 @@ METADATA = [ROOT / "metadata.json", *sorted((ROOT / "configs").glob("*/metadata.
 RUNNABLE = [path for path in CONFIGS if path.name != "metadata.json"]
 WHOLE = {"train", "inference", "features", "metadata"}  # every other file changes keys of train.json
 OVERRIDES = [path for path in RUNNABLE if path.stem not in WHOLE]
-OF_INFERENCE = {"onnx", "streaming"}  # they change keys of inference.json
+OF_INFERENCE = {"onnx", "streaming", "multi_gpu_inference"}  # they change keys of inference.json
+OF_FEATURES = {"encoder_monai", "encoder_timm", "encoder_torchscript"}  # of features.json
 NEW_KEYS = {  # that a file may add
     "onnx": {"onnx_path"},
     "streaming": {"block_size"},
     "on_features": {"in_features", "find"},  # the second is a key of inference.json
     "evaluate": {"ckpt_path", "section"},
+    "multi_gpu_inference": {"initialize", "finalize"},
+    "encoder_monai": {"encoder_weights"},
+    "encoder_torchscript": {"encoder_weights"},
+    "encoder_timm": {"encoder_weights", "encoder_model"},
     "multi_gpu_train": {
         "train#sampler", "train#dataloader#sampler", "validate#sampler", "validate#dataloader#sampler", "finalize",
     },
 }  # fmt: skip
 
-ELSEWHERE = NEW_KEYS.keys() - {"on_features"}  # what they change is not in both train.json and inference.json
+ELSEWHERE = (
+    NEW_KEYS.keys() - {"on_features"} | OF_FEATURES
+)  # what they change is not in both train.json and inference.json
 
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
 each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
@@ -59,7 +68,8 @@ each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.
 
 def changed(path: Path) -> ConfigParser:
     """The file whose keys an override changes."""
-    return ConfigParser(content(path.parent / ("inference.json" if path.stem in OF_INFERENCE else "train.json")))
+    whole = "inference" if path.stem in OF_INFERENCE else "features" if path.stem in OF_FEATURES else "train"
+    return ConfigParser(content(path.parent / f"{whole}.json"))
 
 
 def named(path: Path) -> str:
@@ -301,6 +311,26 @@ def test_a_composition_is_what_its_name_says(bundle: str, names: list[str], aggr
     assert isinstance(network, MILNetwork)
     assert type(network.aggregator) is aggregator
     assert network.spatial_dims == dims
+
+
+@pytest.mark.parametrize(("name", "fine", "coarse"), [("bracs", 7, 3), ("panda", 6, 3)])
+def test_several_classes_are_named_once_for_every_network(name: str, fine: int, coarse: int) -> None:
+    flat = parser("wsi", "inference", "classes", name).get_parsed_content("network_def")
+    assert flat.head.out_features == fine
+    for order in (["hmil", name], [name, "hmil"]):
+        network = parser("wsi", "inference", *order).get_parsed_content("network_def")
+        assert isinstance(network, HMIL)
+        assert (network.coarse.weigh.out_features, network.fine.weigh.out_features) == (coarse, fine)
+        steps = parser("wsi", "train", *order).get_parsed_content("validate#postprocessing").transforms
+        (judge,) = (step for step in steps if isinstance(step, BagResultd))
+        assert len(judge.class_names or ()) == fine
+        assert len(set(judge.coarse.values())) == coarse
+
+
+def test_hmil_without_a_hierarchy_says_what_is_missing() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        parser("wsi", "train", "hmil").get_parsed_content("network_def")
+    assert "name configs/bracs.json or configs/panda.json" in str(input_error_message(raised.value))
 
 
 @pytest.mark.parametrize("name", ["attention", "smap", "smtap", "abmil"])

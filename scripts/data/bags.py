@@ -15,27 +15,36 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
 
-PATHS = ("image", "annotation")
+PATHS = ("image", "annotation", "instance_label")
 MAX_NAME_BYTES = 200  # a file may add an ending to it
 
 
-def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = True) -> list[dict[str, Any]]:
+def load_bags(
+    datalist: str,
+    section: str,
+    dataset_dir: str,
+    labelled: bool = True,
+    class_names: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
     """The bags of one section of a MONAI datalist, with paths made absolute or relative to the working directory.
 
-    `image` is a path, or the list of the DICOM files of one scan where they share a folder with other scans.
+    `image` is a path; or a list: the DICOM files of one scan where they share a folder with other scans, or the feature
+    files of one patient's slides.
 
     Args:
         datalist: JSON file {"training": [{"image", "label", ...}], "validation": [...], "test": [...]}.
         section: which of its lists.
         dataset_dir: what the paths in it are relative to.
-        labelled: every bag must have a label, 0 or 1.
+        labelled: every bag must have a label.
+        class_names: a label is one of them, or its number; without them it is 0 or 1.
     """
     try:
         content = json.loads(Path(datalist).read_text())
@@ -50,7 +59,10 @@ def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = Tr
     if not isinstance(bags, list) or not bags:
         raise InputError(f'the datalist {datalist} has no bags under "{section}": add a list of that name')
     exists = _existence()
-    bags = [_checked(bag, f'{datalist}, "{section}"[{i}]', dataset_dir, labelled, exists) for i, bag in enumerate(bags)]
+    bags = [
+        _checked(bag, f'{datalist}, "{section}"[{i}]', dataset_dir, labelled, class_names, exists)
+        for i, bag in enumerate(bags)
+    ]
     named: dict[str, str | list[str]] = {}
     for bag in bags:
         if named.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
@@ -61,8 +73,33 @@ def load_bags(datalist: str, section: str, dataset_dir: str, labelled: bool = Tr
     return bags
 
 
+def balanced_weights(bags: Sequence[Mapping[str, Any]], class_names: Sequence[str] | None = None) -> list[float]:
+    """A weight for each class, so that all classes together weigh alike, and a bag weighs 1 on average."""
+    counts = Counter(int(bag["label"]) for bag in bags)
+    names = class_names or ("0", "1")
+    absent = [name for number, name in enumerate(names) if not counts[number]]
+    if absent:
+        raise InputError(f"no bag to train on has the label {absent[0]}: class weights cannot balance it, add some")
+    return [len(bags) / (len(names) * counts[number]) for number in range(len(names))]
+
+
+def number_of_classes(class_names: Sequence[str] | None) -> int:
+    """Logits of a network that tells several classes apart."""
+    if class_names is None or len(class_names) < 2:
+        raise InputError(
+            "class_names does not name two or more classes: name configs/bracs.json or configs/panda.json, "
+            "or give yours with --class_names \"['A','B','C']\""
+        )
+    return len(class_names)
+
+
 def _checked(
-    given: object, where: str, dataset_dir: str, labelled: bool, exists: Callable[[str], bool]
+    given: object,
+    where: str,
+    dataset_dir: str,
+    labelled: bool,
+    class_names: Sequence[str] | None,
+    exists: Callable[[str], bool],
 ) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise InputError(f'{where} is {given!r}, not an object: give {{"image": ..., "label": ...}}')
@@ -72,11 +109,11 @@ def _checked(
             f'{where} names no "image": give the path of a scan or of a feature file, or the list of a scan\'s files'
         )
     for key in PATHS:
-        if _is_path_or_paths(bag.get(key)):
+        if _names_files(bag.get(key)):
             bag[key] = _joined(dataset_dir, bag[key])
     image: str | list[str] = bag["image"]
     if isinstance(image, str):
-        bag.setdefault("bag_id", re.sub(r"\.(nii|nii\.gz|nrrd|zip|h5)$", "", Path(image).name))
+        bag.setdefault("bag_id", re.sub(r"\.(nii|nii\.gz|nrrd|zip|h5|npy|pt)$", "", Path(image).name))
     elif "bag_id" not in bag:
         raise InputError(f'{where} is a list of files without a name: give it a "bag_id"')
     where = f"{where} ({bag['bag_id']})"
@@ -86,11 +123,22 @@ def _checked(
             f"{where} has the bag_id {bag['bag_id']!r}, which names no file: "
             f"leave out slashes, and give at most {MAX_NAME_BYTES} bytes"
         )
+    wanted = "0 or 1" if class_names is None else f"one of {', '.join(class_names)}"
     if labelled and "label" not in bag:
-        raise InputError(f'{where} has no "label": give 0 or 1')
-    if bag.get("label", 0) not in (0, 1):
-        raise InputError(f"{where} has the label {bag['label']!r}, which is not one of the classes: give 0 or 1")
+        raise InputError(f'{where} has no "label": give {wanted}')
+    if "label" in bag:
+        label = _class_number(bag["label"], class_names)
+        if label is None:
+            raise InputError(f"{where} has the label {bag['label']!r}, which is not one of the classes: give {wanted}")
+        bag["label"] = label
     return bag
+
+
+def _class_number(label: object, class_names: Sequence[str] | None) -> int | None:
+    names = class_names or ("0", "1")
+    if str(label) in names:
+        return list(names).index(str(label))
+    return int(label) if isinstance(label, (int, float)) and label in range(len(names)) else None
 
 
 def _is_path_or_paths(value: object) -> bool:
@@ -99,10 +147,16 @@ def _is_path_or_paths(value: object) -> bool:
     )
 
 
-def _joined(dataset_dir: str, given: str | list[str]) -> str | list[str]:
+def _names_files(value: object) -> bool:
+    """Of several slides some may have no annotation."""
+    return _is_path_or_paths([path for path in value if path is not None] if isinstance(value, list) else value)
+
+
+def _joined(dataset_dir: str, given: str | list[str | None]) -> str | list[str | None]:
     if isinstance(given, str):
         return str(Path(dataset_dir) / given)
-    return [os.path.join(dataset_dir, path) for path in given]  # a large cohort has a million of them
+    # os.path.join, as a large cohort has a million of them
+    return [None if path is None else os.path.join(dataset_dir, path) for path in given]
 
 
 def _require_existing(image: str | list[str], where: str, exists: Callable[[str], bool]) -> None:
@@ -142,12 +196,16 @@ def _shown(image: str | list[str]) -> str:
 
 
 def bags_to_read(
-    find: Callable[[str], list[dict[str, Any]]], dataset_dir: str, datalist: str | None, section: str
+    find: Callable[[str], list[dict[str, Any]]],
+    dataset_dir: str,
+    datalist: str | None,
+    section: str,
+    class_names: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """What inference reads: a section of the datalist, or without one whatever `find` finds in the folder."""
     if datalist is None:
         return find(dataset_dir)
-    return load_bags(datalist, section, dataset_dir, labelled=False)
+    return load_bags(datalist, section, dataset_dir, labelled=False, class_names=class_names)
 
 
 def _is_a_file_name(bag_id: object) -> bool:

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from monai.transforms import Transform
 
+from scripts.data.annotations import Lesions
+from scripts.data.feature_forms import FeatureHeader
 from scripts.errors import InputError
+
+RESEARCH_USE = "research use only, not for diagnosis"
 
 
 class Model(NamedTuple):
@@ -34,17 +38,70 @@ class Model(NamedTuple):
     sha256: str  # of the file of its weights
 
 
+class Classes(NamedTuple):
+    """What a network of more than two classes says."""
+
+    names: tuple[str, ...]
+    probabilities: np.ndarray  # (C,) sums to 1
+    groups: tuple[str, ...] = ()  # the coarse class of each, where there is a hierarchy
+    negative: str | None = None  # the class without a finding, if one is
+
+    @property
+    def called(self) -> int:
+        return int(self.probabilities.argmax())
+
+    @property
+    def of_groups(self) -> dict[str, float]:
+        """The probability of a coarse class is that of all its fine ones."""
+        sums = dict.fromkeys(self.groups, 0.0)
+        for group, probability in zip(self.groups, self.probabilities, strict=False):
+            sums[group] += float(probability)
+        return sums
+
+
+class PatchPlaces(Sequence[Mapping[str, Any]]):
+    """Where each patch of a bag lies. A row of it is made when it is asked for: a slide has 100,000.
+
+    Args:
+        coords: (N, 2) top-left x, y in the unit of the slide's header.
+        slide: (N,) the number of the slide, in a bag of several.
+    """
+
+    def __init__(self, coords: np.ndarray, slide: np.ndarray) -> None:
+        self.coords = coords.astype(np.int64) if (coords == np.rint(coords)).all() else coords
+        self.slide = slide.astype(np.int64)
+        self.several = bool(self.slide.any())
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Mapping[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | list[Mapping[str, Any]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        x, y = self.coords[index].tolist()
+        return {"id": index, **({"slide": int(self.slide[index])} if self.several else {}), "x": x, "y": y}
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self[:])
+
+
 @dataclass(frozen=True)
 class BagResult:
     bag_id: str
     source: str  # the user's own path
-    probability: float  # of the bag being positive
+    probability: float  # of the bag being positive; of its class where every class is a finding
     threshold: float
-    scores: np.ndarray  # (N,) of each instance, before the softmax
+    scores: np.ndarray  # (N,) of each instance, before the softmax; for the class the bag is called
     attention: np.ndarray  # (N,) sums to 1
-    instances: list[dict[str, Any]]  # what each instance is: a slice's UID and position, a patch's place
-    label: int | None = None
+    instances: Sequence[Mapping[str, Any]]  # what each instance is: a slice's UID and position, a patch's place
+    label: int | None = None  # 0 or 1; or the number of the class
     truth: np.ndarray | None = None  # (N,) 0 or 1 where it is known
+    lesions: Lesions | None = None  # where each lesion is known
+    classes: Classes | None = None  # None: a network of one logit
     threshold_origin: str = ""  # who chose it, and on what
     model: Model | None = None
     about: dict[str, Any] = field(default_factory=dict)  # of the bag: a scan's tilt, spacings, warnings
@@ -52,7 +109,29 @@ class BagResult:
 
     @property
     def positive(self) -> bool:
+        if self.classes is not None:
+            return self.classes.names[self.classes.called] != self.classes.negative
         return self.probability > self.threshold
+
+    @property
+    def label_positive(self) -> bool | None:
+        if self.label is None or self.classes is None:
+            return None if self.label is None else bool(self.label)
+        return self.classes.names[self.label] != self.classes.negative
+
+    @property
+    def verdict(self) -> str:
+        return self._in_words(self.positive, self.classes and self.classes.called)
+
+    @property
+    def true_verdict(self) -> str:
+        """Empty where there is no label."""
+        return "" if self.label is None else self._in_words(bool(self.label), self.label)
+
+    def _in_words(self, positive: bool, number: int | None) -> str:
+        if self.classes is not None and number is not None:
+            return self.classes.names[number]
+        return "positive" if positive else "negative"
 
     @property
     def flagged(self) -> np.ndarray:
@@ -72,30 +151,62 @@ class BagResultd(Transform):
     Args:
         threshold: a bag is called positive above this probability.
         slots: instances over which the average attention is taken, for a network of slots.
+        class_names: of a network with a logit for each class; the highest is what the bag is called.
+        hierarchy: coarse class → its fine classes, which are those of class_names.
+        negative_class: the number of the class without a finding; None where every class is one.
     """
 
-    def __init__(self, threshold: float = 0.5, slots: int | None = None) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        slots: int | None = None,
+        class_names: Sequence[str] | None = None,
+        hierarchy: Mapping[str, Sequence[str]] | None = None,
+        negative_class: int | None = 0,
+    ) -> None:
         self.threshold = threshold
         self.slots = slots
+        self.class_names = class_names
+        self.coarse = {fine: coarse for coarse, own in (hierarchy or {}).items() for fine in own}
+        self.negative_class = negative_class
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         real = data["mask"][0] > 0.5  # [N]
         truth = data.get("instance_label")
         label = data.get("label")
+        about = json.loads(data.get("about", "{}"))
+        logits = data["logits"].float()  # [classes]
+        classes = None if len(logits) == 1 else self._classes(logits)
+        row = 0 if classes is None or len(data["scores"]) == 1 else classes.called  # of a network that scores by class
         result = BagResult(
             bag_id=data["bag_id"],
             source=data["source"],
-            probability=float(torch.sigmoid(data["logits"].float())[0]),
+            probability=float(torch.sigmoid(logits)[0]) if classes is None else _of_a_finding(classes),
             threshold=self.threshold,
-            scores=_numbers(data["scores"], real),
-            attention=_numbers(data["attention"], real),
-            instances=json.loads(data["instances"]),
+            scores=_numbers(data["scores"], real, row),
+            attention=_numbers(data["attention"], real, row),
+            instances=_instances(data, real),
             label=None if label is None else int(label[0]),
             truth=None if truth is None else _numbers(truth, real).astype(int),
-            about=json.loads(data.get("about", "{}")),
+            lesions=_lesions(data, real, about),
+            classes=classes,
+            about=about,
             slots=self.slots,
         )
         return {**data, "result": result}
+
+    def _classes(self, logits: torch.Tensor) -> Classes:
+        names = tuple(self.class_names or ())
+        if len(names) != len(logits):
+            raise InputError(
+                f"the network has {len(logits)} classes, class_names has {len(names)}: give a name to each"
+            )
+        return Classes(
+            names,
+            torch.softmax(logits, dim=0).cpu().numpy(),
+            groups=tuple(self.coarse[name] for name in names) if self.coarse else (),
+            negative=None if self.negative_class is None else names[self.negative_class],
+        )
 
 
 class SignResultd(Transform):
@@ -145,5 +256,69 @@ class ModelCard:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _numbers(values: torch.Tensor, real: torch.Tensor) -> np.ndarray:
-    return values[0].to(real.device)[real].float().cpu().numpy()
+def _numbers(values: torch.Tensor, real: torch.Tensor, row: int = 0) -> np.ndarray:
+    return values[row].to(real.device)[real].float().cpu().numpy()
+
+
+def _of_a_finding(classes: Classes) -> float:
+    if classes.negative is None:
+        return float(classes.probabilities.max())
+    return 1 - float(classes.probabilities[classes.names.index(classes.negative)])
+
+
+def _instances(data: Mapping[Hashable, Any], real: torch.Tensor) -> Sequence[Mapping[str, Any]]:
+    if "places" not in data:
+        instances: list[dict[str, Any]] = json.loads(data["instances"])
+        return instances
+    slide, x, y = data["places"][:, real.cpu()].numpy()
+    return PatchPlaces(np.stack([x, y], axis=1), slide)
+
+
+def _lesions(data: Mapping[Hashable, Any], real: torch.Tensor, about: Mapping[str, Any]) -> Lesions | None:
+    if "lesion" not in data:
+        return None
+    said = about["lesions"]
+    return Lesions(data["lesion"][0][real.cpu()].numpy(), said["count"], tuple(said["excluded"]))
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """One slide of a bag's result, n patches."""
+
+    header: FeatureHeader
+    source: str  # path of its features
+    coords: np.ndarray  # (n, 2)
+    scores: np.ndarray  # (n,)
+    attention: np.ndarray  # (n,)
+    times_average: np.ndarray  # (n,) of the whole bag
+    flagged: np.ndarray  # (n,) bool
+    truth: np.ndarray | None
+
+
+def slides_of(result: BagResult) -> list[SlideResult]:
+    """Slide by slide, of a bag of patches."""
+    places = result.instances
+    assert isinstance(places, PatchPlaces)
+    slides = []
+    for number, said in enumerate(result.about["slides"]):
+        own = places.slide == number
+        slides.append(
+            SlideResult(
+                header=_header(said),
+                source=said["source"],
+                coords=places.coords[own],
+                scores=result.scores[own],
+                attention=result.attention[own],
+                times_average=result.times_average[own],
+                flagged=result.flagged[own],
+                truth=None if result.truth is None else result.truth[own],
+            )
+        )
+    return slides
+
+
+def _header(said: Mapping[str, Any]) -> FeatureHeader:
+    """As it was before it was JSON."""
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    fields.pop("source")
+    return FeatureHeader(**fields)

@@ -9,42 +9,32 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""From slides to features: find the tissue, cut it into tiles, encode each tile, keep one file per slide."""
+"""Slides as OpenSlide reads them: which there are, their scale, and squares of them at a wanted resolution."""
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import openslide
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import avg_pool2d
-from tqdm import tqdm
 
-from scripts.data.feature_files import encode
-from scripts.data.features import PatchFeatures, read_header, write_features
 from scripts.errors import InputError
-from scripts.files import writable_folder
-from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.units import Level0Pixels, MicronsPerPixel
 
-SLIDE_SUFFIXES = frozenset({".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".svslide"})
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
+)
 SAME_SCALE = 0.02  # scanners write 0.499 or 0.2527 for 0.5 and 0.25: resampling for that would only blur
 MOST_ENLARGEMENT = 1.1  # a tile enlarged further shows detail that the slide never had
 PLAUSIBLE_MPP = (0.02, 20.0)  # beyond lies the 72 dpi that image programs write into a TIFF
-LEAST_CHROMA = 15  # max less min of red, green, blue: glass, shadow and black borders are grey, stains are not
-MASK_PIXELS = 8  # pixels of the tissue mask along a tile: 16 micrometres each for 256 pixels at 0.5
+MOST_PIXELS = 2 * 10**11  # a whole slide of glass at 0.1 micrometres per pixel: more is a damaged header
+MOST_PIXELS_OF_A_TILE = 8192**2
+MORE_THAN_ROUNDING = 16  # pixels of a side, from which on its ratio to another level's is that of the slide
 BLOCK_PIXELS = 2048  # an overview is read in blocks of this side: a level may be larger than the memory
-THUMBNAIL_SIDE = 768
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,149 +42,24 @@ class TilePlan:
     """How the tiles of one slide are read."""
 
     level: int
-    side: int  # pixels to read at that level
+    side: float  # pixels of that level that a tile spans
     pixels: int  # pixels the encoder takes
     tile: Level0Pixels
     pitch: Level0Pixels
 
 
-class FeatureExtractor:
-    """Writes ``output_dir/<slide name>.h5`` for each slide of a directory; a slide that has its file is skipped.
+def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The slides below a folder, or those of a list, in order of their names.
 
-    Args:
-        slides: directory of the slides.
-        output_dir: directory of the feature files, made if absent.
-        encoder: network from [B, 3, tile_size, tile_size] in 0..1 to [B, D].
-        encoder_name: written into the files, which are refused when extraction goes on with another encoder.
-        tile_size: side of a tile in pixels at ``mpp``.
-        mpp: micrometres per pixel of the tiles.
-        overlap: pixels that two neighbouring tiles share.
-        slide_mpp: micrometres per pixel of the slides that do not state theirs.
-        batch_size: tiles per call of the encoder.
-        device: where the encoder runs.
-        num_workers: threads that read tiles.
-        tissue_threshold: the least fraction of a tile that is tissue.
+    Names must differ: each names a feature file. Of a list any file is taken, as one of a DICOM slide.
     """
-
-    def __init__(
-        self,
-        slides: str | Path,
-        output_dir: str | Path,
-        encoder: torch.nn.Module,
-        encoder_name: str,
-        tile_size: int = 256,
-        mpp: float = 0.5,
-        overlap: int = 0,
-        slide_mpp: float | None = None,
-        batch_size: int = 64,
-        device: torch.device | str = "cpu",
-        num_workers: int = 4,
-        tissue_threshold: float = 0.5,
-    ) -> None:
-        if not 0 <= overlap < tile_size:
-            raise InputError(f"overlap is {overlap}; choose it from 0 to below the tile_size of {tile_size}")
-        self.slides = Path(slides)
-        self.output_dir = Path(output_dir)
-        self.device = torch.device(device)
-        self.encoder = encoder.to(self.device).eval()
-        self.encoder_name = encoder_name
-        self.tile_size = tile_size
-        self.mpp = MicronsPerPixel(mpp)
-        self.overlap = overlap
-        self.slide_mpp = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.tissue_threshold = tissue_threshold
-
-    def run(self) -> None:
-        """Encode every slide that has no feature file yet."""
-        paths = find_slides(self.slides)
-        writable_folder(self.output_dir)
-        # the encoder is tried before hours of reading, and a slide without tissue needs its dimension too
-        dimension = self._encode(np.zeros((1, self.tile_size, self.tile_size, 3), np.uint8)).shape[1]
-        done = skipped = 0
-        for path in tqdm(paths, desc="slides", unit="slide"):
-            output = self.output_dir / f"{path.stem}.h5"
-            if output.exists():
-                self._refuse_other_settings(output)
-                skipped += 1
-                continue
-            write_features(output, self.extract(path, dimension))
-            done += 1
-        logger.info("%d slides done, %d skipped (their feature files exist)", done, skipped)
-
-    def extract(self, path: Path, dimension: int) -> PatchFeatures:
-        """The features of one slide, (0, dimension) if it has no tissue."""
-        with open_slide(path) as slide:
-            mpp = read_mpp(slide, path, self.slide_mpp)
-            plan = plan_tiles(slide, path, self.tile_size, self.overlap, self.mpp, mpp)
-            try:
-                coords = tissue_tiles(slide, plan, self.tissue_threshold)
-                if len(coords) == 0:
-                    logger.warning("%s: no tile is tissue; its feature file holds no patches", path)
-                # closing: the threads must have stopped before the slide is closed, also when the encoder fails
-                with closing(self._read_tiles(slide, coords, plan)) as batches:
-                    encoded = [self._encode(tiles) for tiles in batches]
-                downsample = max(max(slide.dimensions) / THUMBNAIL_SIDE, 1.0)
-                thumbnail = read_overview(slide, downsample)
-            except openslide.OpenSlideError as error:
-                raise InputError(f"{path} is damaged ({error}); copy or scan it again, or remove it") from error
-            features = np.concatenate([np.zeros((0, dimension), np.float16), *encoded])
-            return PatchFeatures(
-                features=features,
-                coords=coords,
-                pitch=plan.pitch,
-                tile=plan.tile,
-                mpp=mpp,
-                encoder=self.encoder_name,
-                slide_id=path.stem,
-                slide_size=slide.dimensions,
-                thumbnail=thumbnail,
-                thumbnail_downsample=downsample,
-            )
-
-    def _read_tiles(
-        self, slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan
-    ) -> Generator[np.ndarray, None, None]:
-        """Batches (B, t, t, 3) in order; as many as there are threads are read ahead, while the encoder works."""
-        starts = range(0, len(coords), self.batch_size)
-        pending: deque[Future[np.ndarray]] = deque()
-        with ThreadPoolExecutor(self.num_workers) as threads:
-            for start in starts:
-                chunk = Level0Coords(coords[start : start + self.batch_size])
-                pending.append(threads.submit(_read_batch, slide, chunk, plan))
-                if len(pending) > self.num_workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-
-    def _encode(self, tiles: np.ndarray) -> np.ndarray:
-        images: Tensor = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float().div(255)
-        return encode(self.encoder, self.encoder_name, images, torch.float16)
-
-    def _refuse_other_settings(self, output: Path) -> None:
-        """Features of two kinds in one directory would be trained on as if they were one."""
-        header = read_header(output)
-        wanted = self.tile_size * self.mpp  # micrometres
-        tile_differs = header.mpp is not None and not np.isclose(header.tile * header.mpp, wanted)
-        pitch_differs = not np.isclose(header.pitch / header.tile, 1 - self.overlap / self.tile_size)
-        if header.encoder != self.encoder_name or tile_differs or pitch_differs:
-            raise InputError(
-                f"{output} was made with another encoder, tile_size, mpp or overlap (encoder {header.encoder}); "
-                "choose another output_dir"
-            )
-
-
-def find_slides(directory: str | Path) -> list[Path]:
-    """The slides of a directory in order of their names, which must differ: each names a feature file."""
-    if not Path(directory).is_dir():
-        raise InputError(f"no directory of slides {directory}; put them there, or give theirs with --slides")
-    paths = sorted(path for path in Path(directory).iterdir() if path.suffix.lower() in SLIDE_SUFFIXES)
-    if not paths:
-        raise InputError(
-            f"no slide in {directory} ({' '.join(sorted(SLIDE_SUFFIXES))}); "
-            "put slides there, or give their folder with --slides"
-        )
+    if isinstance(slides, (str, Path)):
+        paths = _slides_below(Path(slides))
+    else:
+        paths = sorted((Path(path) for path in slides), key=lambda path: path.name)
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise InputError(f"no slide {missing[0]}; correct its path in --slides")
     by_name: dict[str, Path] = {}
     for path in paths:
         other = by_name.setdefault(path.stem, path)
@@ -203,23 +68,90 @@ def find_slides(directory: str | Path) -> list[Path]:
     return paths
 
 
-def open_slide(path: str | Path) -> openslide.OpenSlide:
+def _slides_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"no directory of slides {folder}; put them there, or give theirs with --slides")
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
+    paths = [path for path in files if not path.name.startswith(".")]  # what a Mac leaves on other disks
+    if not paths:
+        raise InputError(
+            f"no slide in {folder} ({' '.join(sorted(SLIDE_SUFFIXES))}); "
+            "put slides there, or give their folder with --slides"
+        )
+    return sorted(paths, key=lambda path: (path.name, path))
+
+
+def open_slide(path: Path) -> openslide.OpenSlide:
+    name = path.name
     try:
-        return openslide.OpenSlide(path)
+        slide = openslide.OpenSlide(path)
+        doubt = _doubt(slide)
     except openslide.OpenSlideError as error:
-        raise InputError(f"{path} is not a slide that OpenSlide reads ({error}); remove or convert it") from error
+        raise InputError(
+            f"{name} is not a slide that OpenSlide reads ({_line(error, path)}); remove or convert it"
+        ) from error
+    if doubt:
+        slide.close()
+        raise InputError(f"{name} says that {doubt}: it is damaged; copy it again or remove it")
+    return slide
+
+
+def _doubt(slide: openslide.OpenSlide) -> str:
+    """What in a header cannot be true: OpenSlide ends the process when it runs out of memory, or reads for hours."""
+    width, height = slide.dimensions
+    if width * height > MOST_PIXELS:
+        return f"it has {width} × {height} pixels"
+    for level, (across, down) in enumerate(slide.level_dimensions):
+        sizes = [slide.properties.get(f"openslide.level[{level}].tile-{side}", "1") for side in ("width", "height")]
+        if math.prod(map(int, sizes)) > MOST_PIXELS_OF_A_TILE:
+            return f"its tiles have {' × '.join(sizes)} pixels"
+        if min(across, down) > MORE_THAN_ROUNDING and not 0.5 < width / across * down / height < 2:
+            return f"it has {width} × {height} pixels, and {across} × {down} when it is made smaller"
+    return ""
+
+
+def damaged(path: Path, error: openslide.OpenSlideError) -> InputError:
+    """What to say when a slide that could be opened cannot be read."""
+    return InputError(f"{path.name} is damaged ({_line(error, path)}); copy or scan it again, or remove it")
+
+
+def _line(error: openslide.OpenSlideError, path: Path) -> str:
+    """Without the folder, which may be named after a patient."""
+    return " ".join(str(error).replace(str(path), path.name).split())
 
 
 def read_mpp(slide: openslide.OpenSlide, path: str | Path, otherwise: MicronsPerPixel | None) -> MicronsPerPixel:
     """What the slide states if it can be true, else what the user says."""
-    stated = float(slide.properties.get(openslide.PROPERTY_NAME_MPP_X, "nan"))
+    name = Path(path).name
+    stated = str(slide.properties.get(openslide.PROPERTY_NAME_MPP_X, ""))
+    x, y = _number(stated), _number(slide.properties.get(openslide.PROPERTY_NAME_MPP_Y, ""))
     low, high = PLAUSIBLE_MPP
-    if low <= stated <= high:
-        return MicronsPerPixel(stated)
+    if low <= x <= high:
+        if abs(y / x - 1) > SAME_SCALE:
+            raise InputError(
+                f"{name} has pixels of {x:g} × {y:g} micrometres: convert it to square pixels, or remove it"
+            )
+        return MicronsPerPixel(x)
     if otherwise is None:
-        found = "states no micrometres per pixel" if np.isnan(stated) else f"states {stated:g} micrometres per pixel"
-        raise InputError(f"{path} {found}; pass `slide_mpp`")
+        found = f"states {stated[:20]!r} micrometres per pixel" if stated else "states no micrometres per pixel"
+        raise InputError(f"{name} {found}: say how many it has with --slide_mpp")
     return otherwise
+
+
+def read_origin(slide: openslide.OpenSlide) -> tuple[int, int]:
+    """The corner of what was scanned, which other programs take for 0, 0; where a slide names none, its own corner."""
+    x, y = (
+        _number(slide.properties.get(name, ""))
+        for name in (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)
+    )
+    return (int(x), int(y)) if math.isfinite(x) and math.isfinite(y) else (0, 0)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def best_level(downsamples: Sequence[float], wanted: float) -> int:
@@ -239,77 +171,45 @@ def plan_tiles(
     downsample = mpp / slide_mpp
     if downsample * MOST_ENLARGEMENT < 1:
         raise InputError(
-            f"{path} has {slide_mpp:g} micrometres per pixel, coarser than mpp {mpp:g}; choose a larger one"
+            f"{Path(path).name} has {slide_mpp:g} micrometres per pixel, coarser than mpp {mpp:g}; choose a larger one"
         )
     level = best_level(slide.level_downsamples, downsample)
     scale = downsample / slide.level_downsamples[level]
     return TilePlan(
         level=level,
-        side=tile_size if abs(scale - 1) < SAME_SCALE else round(tile_size * scale),
+        side=tile_size if abs(scale - 1) < SAME_SCALE else tile_size * scale,
         pixels=tile_size,
         tile=Level0Pixels(tile_size * downsample),
         pitch=Level0Pixels((tile_size - overlap) * downsample),
     )
 
 
-def read_square(slide: openslide.OpenSlide, corner: tuple[int, int], level: int, side: int, pixels: int) -> np.ndarray:
+def read_square(
+    slide: openslide.OpenSlide, corner: tuple[int, int], level: int, side: float, pixels: int
+) -> np.ndarray:
     """(pixels, pixels, 3) uint8 of a square whose corner is in level-0 pixels and whose side is in the level's."""
-    region = slide.read_region(corner, level, (side, side))
-    if region.getchannel("A").getextrema() != (
-        255,
-        255,
-    ):  # what was never scanned is transparent, and black without this
+    whole = math.ceil(side)
+    region = slide.read_region(corner, level, (whole, whole))
+    if region.getchannel("A").getextrema() != (255, 255):  # what was never scanned is transparent, else it were black
         region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
     image = region.convert("RGB")
     if side != pixels:
-        image = image.resize((pixels, pixels), Image.Resampling.BILINEAR)  # PIL averages over all it covers
+        # PIL averages over all it covers
+        image = image.resize((pixels, pixels), Image.Resampling.BILINEAR, box=(0, 0, side, side))
     return np.asarray(image)
 
 
 def read_overview(slide: openslide.OpenSlide, downsample: float) -> np.ndarray:
     """(h, w, 3) uint8 of the whole slide, one pixel for ``downsample`` level-0 pixels."""
-    width, height = (int(np.ceil(side / downsample)) for side in slide.dimensions)
+    width, height = (math.ceil(side / downsample) for side in slide.dimensions)
     level = best_level(slide.level_downsamples, downsample)
     scale = downsample / slide.level_downsamples[level]
-    block = max(1, int(BLOCK_PIXELS / scale))
+    block = min(max(1, int(BLOCK_PIXELS / scale)), max(width, height))
     overview = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, block):
         for left in range(0, width, block):
             corner = (round(left * downsample), round(top * downsample))
-            square = read_square(slide, corner, level, round(block * scale), block)
+            square = read_square(slide, corner, level, block * scale, block)
             part = overview[top : top + block, left : left + block]
             part[:] = square[: part.shape[0], : part.shape[1]]
     return overview
-
-
-def tissue_mask(image: np.ndarray) -> np.ndarray:
-    """(h, w) bool of an (h, w, 3) uint8 image: where there is colour.
-
-    Not MONAI's ForegroundMask: in colour it needs scikit-image, Otsu's threshold finds tissue on empty glass, and a
-    threshold on brightness takes the black around a scan for tissue.
-    """
-    return np.ptp(image, axis=2) > LEAST_CHROMA
-
-
-def tissue_tiles(slide: openslide.OpenSlide, plan: TilePlan, threshold: float) -> Level0Coords:
-    """The tiles, row by row, that lie wholly in the slide and are tissue for at least the threshold."""
-    width, height = slide.dimensions
-    if min(width, height) < plan.tile:
-        return Level0Coords(np.zeros((0, 2), np.int64))
-    downsample = plan.tile / MASK_PIXELS
-    mask = torch.from_numpy(tissue_mask(read_overview(slide, downsample))).float()
-    tissue = avg_pool2d(mask[None], MASK_PIXELS, stride=1)[0].numpy()  # of the tile whose first mask pixel is here
-    x, y = _starts(width, plan), _starts(height, plan)
-    fraction = tissue[np.ix_(np.rint(y / downsample).astype(int), np.rint(x / downsample).astype(int))]
-    row, column = np.nonzero(fraction >= threshold)
-    return Level0Coords(np.rint(np.stack([x[column], y[row]], axis=1)).astype(np.int64))
-
-
-def _starts(length: int, plan: TilePlan) -> np.ndarray:
-    """Where the tiles of one row or column begin, in level-0 pixels."""
-    rounding = 1e-6  # a tile that fits to the pixel must not be lost to floating point
-    return np.arange(int((length - plan.tile) / plan.pitch + rounding) + 1) * plan.pitch
-
-
-def _read_batch(slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan) -> np.ndarray:
-    return np.stack([read_square(slide, (x, y), plan.level, plan.side, plan.pixels) for x, y in coords.tolist()])

@@ -23,8 +23,8 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
+from scripts.data.results import RESEARCH_USE
 from scripts.files import write_whole
-from scripts.outputs.files import RESEARCH_USE
 from scripts.outputs.pictures import png
 
 
@@ -69,7 +69,9 @@ FIGURES = (
     ("bag_accuracy", "accuracy of the {bag}s"),
     ("instance_auroc_gated", "AUROC of the {instances}, gated"),
     ("instance_auroc_ungated", "AUROC of the {instances}, ungated"),
+    ("lesion_froc_gated", "FROC of the lesions, gated"),  # of slides
 )
+FROC_NOTE = "FROC: the share of lesions found, averaged over 1/4, 1/2, 1, 2, 4 and 8 false alarms per slide."
 CURVES = (
     ("train_loss", "training loss, each arm its own"),
     ("val_loss", "validation cross-entropy"),
@@ -124,10 +126,11 @@ def _table(work: Path, task: Task) -> str:
     results = {arm: json.loads((work / arm.folder / "metrics.json").read_text()) for arm in task.arms}
     first = next(iter(results.values()))
     bag = "scan" if task.folder == "ct" else "slide"
-    head = "".join(f"<th>{title.format(bag=bag, instances=task.instances)}</th>" for _, title in FIGURES)
+    shown = [(key, title) for key, title in FIGURES if key in first]
+    head = "".join(f"<th>{title.format(bag=bag, instances=task.instances)}</th>" for _, title in shown)
     rows = "".join(
         f"<tr><td>{html.escape(arm.name)}</td>"
-        + "".join(f"<td>{_figure(result[key])}</td>" for key, _ in FIGURES)
+        + "".join(f"<td>{_figure(result[key])}</td>" for key, _ in shown)
         + "</tr>"
         for arm, result in results.items()
     )
@@ -135,6 +138,7 @@ def _table(work: Path, task: Task) -> str:
 <p class="note">{first["bags"]} test {bag}s, {first["positive_bags"]} positive;
 95 % bootstrap intervals over the {bag}s. Both arms: same data, same seed.
 Gated: the scores of {bag}s called negative are set to the lowest score.
+{FROC_NOTE if "lesion_froc_gated" in first else ""}
 Of so few cases, a ranking without a mistake has no interval to show.</p>"""
 
 

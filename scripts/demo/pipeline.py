@@ -80,7 +80,8 @@ def wsi_steps(home: Path, seed: int) -> Iterator[Step]:
     for arm in ARMS:
         files = "['configs/train.json','configs/attention.json']" if arm == "attention" else "['configs/train.json']"
         yield from _train_and_evaluate("wsi", arm, files, common, bundle, work, seed, after="wsi-features")
-    yield _inference_step("wsi", "configs/inference.json", bundle, data, work, "--in_features", "128")
+    more = ("--in_features", "128", "--slides", str(data / "slides"))
+    yield _inference_step("wsi", "configs/inference.json", bundle, data, work, *more)
 
 
 def _data_step(task: str, what: str, home: Path, seed: int) -> Step:

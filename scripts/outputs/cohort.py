@@ -18,16 +18,17 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.cohorts import FAILED
+from scripts.cohorts import EMPTY, FAILED
 from scripts.data.results import BagResult
 from scripts.errors import InputError
 from scripts.files import write_whole
@@ -52,8 +53,10 @@ def _plain(module: nn.Module) -> list[tuple[str, object]]:
 
 
 def input_of(bag: Mapping[str, Any]) -> str:
-    """Changes with what is said of a bag: its files, its label, the labels of its instances."""
+    """Changes with its files, and with what is said of it: its label, the labels of its instances."""
     said = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation")}
+    paths = [bag["image"]] if isinstance(bag["image"], str) else bag["image"]
+    said["files"] = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, filter(os.path.isfile, paths))]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -62,7 +65,7 @@ class ResultsFolder:
 
     Args:
         output_dir: folder of the results.
-        bags: the bags of the run.
+        bags: the bags of the run; of several processes each takes its share of them.
         recipe: that of the run; a result of another one is made anew.
         skip_finished: False makes all of them anew.
     """
@@ -71,7 +74,7 @@ class ResultsFolder:
         self, output_dir: str, bags: Sequence[dict[str, Any]], recipe: str, skip_finished: bool = True
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.bags = bags
+        self.bags = bags[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else bags
         self.recipe = recipe
         self.skip_finished = skip_finished
 
@@ -87,10 +90,11 @@ class ResultsFolder:
 
     def _read(self, bag: Mapping[str, Any]) -> BagResult | None:
         try:
-            content = json.loads((self.output_dir / bag["bag_id"] / "result.json").read_text())
+            folder = self.output_dir / bag["bag_id"]
+            content = json.loads((folder / "result.json").read_text())
             same = content["recipe"] == self.recipe and content["input"] == input_of(bag)
-            return from_json(content) if same else None
-        except (OSError, ValueError, KeyError, TypeError):
+            return from_json(content, folder) if same else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # not there, or not whole: it is made anew
 
 
@@ -102,13 +106,16 @@ class CohortReport:
     Args:
         output_dir: folder of the results.
         folder: what an earlier run left there, which belongs into the tables too.
+        instance_table: write instances.csv; a cohort of slides has millions of rows.
     """
 
-    def __init__(self, output_dir: str, folder: ResultsFolder | None = None) -> None:
+    def __init__(self, output_dir: str, folder: ResultsFolder | None = None, instance_table: bool = True) -> None:
         self.output_dir = Path(output_dir)
         self.folder = folder
+        self.instance_table = instance_table
         self.results: list[BagResult] = []
         self.failures: dict[str, str] = {}
+        self.empty: dict[str, str] = {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.forget)
@@ -118,43 +125,43 @@ class CohortReport:
     def forget(self) -> None:
         self.results.clear()
         self.failures.clear()
+        self.empty.clear()
 
     def collect(self, engine: Engine) -> None:
         bags: Any = engine.state.output  # a list of decollated bags
-        self.results += [bag["result"] for bag in bags if FAILED not in bag]
+        self.results += [bag["result"] for bag in bags if "result" in bag]
         self.failures.update({bag["bag_id"]: bag[FAILED] for bag in bags if FAILED in bag})
+        self.empty.update({bag["bag_id"]: bag[EMPTY] for bag in bags if EMPTY in bag})
 
     def report(self, engine: Engine) -> None:
-        read, failures = _of_all_ranks(self.results, self.failures)
         finished = {} if self.folder is None else self.folder.finished
+        report = _of_all_ranks(Report({r.bag_id: r for r in self.results}, finished, self.failures, self.empty))
         if not dist.is_initialized() or dist.get_rank() == 0:
-            self._write(engine, read, finished, failures)
-        if failures:
-            raise InputError(_failures_line(failures, len(read) + len(finished)))
+            self._write(engine, report)
+        if report.failures:
+            raise InputError(_failures_line(report.failures, len(report.read) + len(report.finished)))
 
-    def _write(
-        self,
-        engine: Engine,
-        read: Mapping[str, BagResult],
-        finished: Mapping[str, BagResult],
-        failures: Mapping[str, str],
-    ) -> None:
-        everything = {**finished, **read}
+    def _write(self, engine: Engine, report: Report) -> None:
+        everything = {**report.finished, **report.read}
         results = [everything[bag_id] for bag_id in sorted(everything)]
         metrics = cohort_metrics(results)
         engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
-        for bag_id in failures:  # what an earlier run made of it is not what this one says
+        for bag_id in [*report.failures, *report.empty]:  # what an earlier run made of it is not what this one says
             (self.output_dir / bag_id / "result.json").unlink(missing_ok=True)
-        failed = [{"bag_id": bag_id, "status": "failed", "error": failures[bag_id]} for bag_id in sorted(failures)]
-        write_whole(self.output_dir / "summary.csv", _table([*map(_summary_row, results), *failed]))
-        rows = [
-            {"bag_id": r.bag_id, **row, "flagged": int(row["flagged"])} for r in results for row in instance_rows(r)
+        without = [("failed", report.failures), ("empty", report.empty)]
+        rest = [
+            {"bag_id": bag_id, "status": status, "error": whys[bag_id]}
+            for status, whys in without
+            for bag_id in sorted(whys)
         ]
+        write_whole(self.output_dir / "summary.csv", _table([*map(_summary_row, results), *rest]))
+        rows = (
+            [{"bag_id": r.bag_id, **row} for r in results for row in _instance_rows(r)] if self.instance_table else []
+        )
         self._write_or_remove("instances.csv", _table(rows) if rows else None)
         figures = json.dumps(_metrics_json(results, metrics), indent=4) + "\n" if metrics else None
         self._write_or_remove("metrics.json", figures)
-        counts = {"read": len(read), "skipped (already there)": len(finished), "failed": len(failures)}
-        logger.info(_closing_line(counts, results, metrics, self.output_dir))
+        logger.info(_closing_line(report, results, metrics, self.output_dir))
 
     def _write_or_remove(self, name: str, content: str | None) -> None:
         """A file of an earlier run beside tables of this one would be taken for this one's."""
@@ -164,14 +171,27 @@ class CohortReport:
             write_whole(self.output_dir / name, content)
 
 
-def _of_all_ranks(results: list[BagResult], failures: dict[str, str]) -> tuple[dict[str, BagResult], dict[str, str]]:
-    gathered: list[Any] = [(results, failures)]
-    if dist.is_initialized():
-        gathered = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, (results, failures))
-    # by name, as an uneven cohort may give a bag to two ranks
-    read = {result.bag_id: result for of_rank, _ in gathered for result in of_rank}
-    return read, {bag_id: why for _, of_rank in gathered for bag_id, why in of_rank.items()}
+class Report(NamedTuple):
+    """What became of each bag, by its name: an uneven cohort may give one to two processes."""
+
+    read: dict[str, BagResult]
+    finished: dict[str, BagResult]  # by an earlier run
+    failures: dict[str, str]
+    empty: dict[str, str]
+
+
+def _of_all_ranks(own: Report) -> Report:
+    if not dist.is_initialized():
+        return own
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, tuple(own))
+    return Report(
+        *({name: each for part in parts for name, each in part.items()} for parts in zip(*gathered, strict=True))
+    )
+
+
+def _instance_rows(result: BagResult) -> list[dict[str, Any]]:
+    return [{**row, "flagged": int(row["flagged"])} for row in instance_rows(result)]
 
 
 def _failures_line(failures: Mapping[str, str], others: int) -> str:
@@ -188,15 +208,26 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
         "status": "done",
         "probability": round(result.probability, 6),
         "positive": int(result.positive),
-        "label": "" if result.label is None else result.label,
+        **_of_classes(result),
+        "label": result.true_verdict if result.classes else "" if result.label is None else result.label,
         "instances": len(result.scores),
         "flagged": int(result.flagged.sum()),
         "warnings": "; ".join(result.about.get("warnings", [])),
     }
 
 
+def _of_classes(result: BagResult) -> dict[str, Any]:
+    if result.classes is None:
+        return {}
+    probabilities = {
+        **dict(zip(result.classes.names, result.classes.probabilities, strict=True)),
+        **result.classes.of_groups,
+    }
+    return {"called": result.verdict, **{f"p({name})": round(float(p), 6) for name, p in probabilities.items()}}
+
+
 def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    labels = [r.label for r in results if r.label is not None]
+    labels = [r.label_positive for r in results if r.label_positive is not None]
     counts = {"bags": len(labels), "positive_bags": sum(labels)}
     return {**counts, **{name: _without_nan(figure._asdict()) for name, figure in metrics.items()}}
 
@@ -214,9 +245,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _closing_line(
-    counts: Mapping[str, int], results: Sequence[BagResult], metrics: Mapping[str, Any], where: Path
-) -> str:
+def _closing_line(report: Report, results: Sequence[BagResult], metrics: Mapping[str, Any], where: Path) -> str:
+    counts = {
+        "read": len(report.read),
+        "skipped (already there)": len(report.finished),
+        "failed": len(report.failures),
+        "empty (nothing to read)": len(report.empty),
+    }
     told = [f"{count} {what}" for what, count in counts.items() if count or what == "read"]
     warned = sum(bool(r.about.get("warnings")) for r in results)
     positive = sum(r.positive for r in results)

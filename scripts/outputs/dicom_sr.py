@@ -37,9 +37,8 @@ from pydicom.uid import (
 from pydicom.valuerep import DA, TM
 
 from scripts.data.image_files import open_image
-from scripts.data.results import BagResult, Model
+from scripts.data.results import RESEARCH_USE, BagResult, Model
 from scripts.files import write_whole
-from scripts.outputs.files import RESEARCH_USE
 
 if TYPE_CHECKING:
     import highdicom as hd
@@ -228,7 +227,7 @@ def _content(
             qualitative_evaluations=[sr.QualitativeEvaluation(HEMORRHAGE, POSITIVE if result.positive else NEGATIVE)],
         )
     ]
-    for index in result.flagged.nonzero()[0]:
+    for index in result.flagged.nonzero()[0].tolist():
         instance, image = result.instances[index], images[index]
         frames = [instance["frame"]] if "frame" in instance else None
         groups.append(

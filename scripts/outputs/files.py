@@ -13,36 +13,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.transforms import Transform
 
-from scripts.data.results import BagResult, Model
+from scripts.data.results import RESEARCH_USE, BagResult, Classes, Model, PatchPlaces
 from scripts.files import write_whole
+from scripts.outputs.scores import read_scores
 
-RESEARCH_USE = "research use only, not for diagnosis"
+SCORES = "scores.h5"
 _OF_THE_NETWORK = ("score", "attention", "flagged", "truth")  # of an instance; the rest says what it is
 
 
 def as_json(result: BagResult) -> dict[str, Any]:
-    """What result.json holds."""
+    """What result.json holds; of patches it names the file that holds them."""
     return {
         "bag_id": result.bag_id,
         "source": result.source,
+        "called": result.verdict,
         "probability": result.probability,
         "threshold": result.threshold,
         "threshold_origin": result.threshold_origin,
         "positive": result.positive,
+        "classes": result.classes and _classes_as_json(result.classes),
         "label": result.label,
         "note": RESEARCH_USE,
         "model": result.model and result.model._asdict(),
         "flagged_above": f"attention 1/{result.slots or len(result.scores)}, in a positive bag",
+        "flagged": int(result.flagged.sum()),
         "slots": result.slots,
         "about": result.about,
-        "instances": instance_rows(result),
+        "instances": SCORES if isinstance(result.instances, PatchPlaces) else instance_rows(result),
+    }
+
+
+def _classes_as_json(classes: Classes) -> dict[str, Any]:
+    return {
+        "probabilities": dict(zip(classes.names, map(float, classes.probabilities), strict=True)),
+        "groups": classes.groups,
+        "probabilities_of_groups": classes.of_groups,
+        "negative": classes.negative,
     }
 
 
@@ -58,19 +71,41 @@ def instance_rows(result: BagResult) -> list[dict[str, Any]]:
     return rows
 
 
-def from_json(content: Mapping[str, Any]) -> BagResult:
-    """The result that `as_json` was given."""
-    rows = content["instances"]
+def from_json(content: Mapping[str, Any], folder: Path) -> BagResult:
+    """The result that `as_json` was given, whose other files lie in `folder`."""
     return BagResult(
         **{key: content[key] for key in ("bag_id", "source", "probability", "threshold", "threshold_origin", "label")},
-        scores=np.array([row["score"] for row in rows], dtype=np.float32),
-        attention=np.array([row["attention"] for row in rows], dtype=np.float32),
-        instances=[{key: value for key, value in row.items() if key not in _OF_THE_NETWORK} for row in rows],
-        truth=np.array([row["truth"] for row in rows]) if rows and "truth" in rows[0] else None,
+        **(_from_scores(folder / SCORES) if content["instances"] == SCORES else _from_rows(content["instances"])),
+        classes=content["classes"] and _classes(content["classes"]),
         model=content["model"] and Model(**content["model"]),
         about=content["about"],
         slots=content["slots"],
     )
+
+
+def _from_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "scores": np.array([row["score"] for row in rows], dtype=np.float32),
+        "attention": np.array([row["attention"] for row in rows], dtype=np.float32),
+        "instances": [{key: value for key, value in row.items() if key not in _OF_THE_NETWORK} for row in rows],
+        "truth": np.array([row["truth"] for row in rows]) if rows and "truth" in rows[0] else None,
+    }
+
+
+def _from_scores(path: Path) -> dict[str, Any]:
+    stored = read_scores(path)
+    return {
+        "scores": stored.scores,
+        "attention": stored.attention,
+        "instances": PatchPlaces(stored.coords, stored.slide),
+        "truth": stored.truth,
+        "lesions": stored.lesions,
+    }
+
+
+def _classes(said: Mapping[str, Any]) -> Classes:
+    probabilities = np.array(list(said["probabilities"].values()))
+    return Classes(tuple(said["probabilities"]), probabilities, tuple(said["groups"]), said["negative"])
 
 
 class SaveResultd(Transform):

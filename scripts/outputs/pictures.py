@@ -8,7 +8,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A picture per bag that a person understands at a look: which slices, or where on the slide."""
+"""A picture per scan that a person understands at a look: which slices; and what every picture has in common."""
 
 from __future__ import annotations
 
@@ -20,21 +20,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from monai.transforms import Transform
 
-from scripts.data.annotations import read_polygons
-from scripts.data.features import PatchFeatures, read_features
-from scripts.data.results import BagResult
+from scripts.data.results import RESEARCH_USE, BagResult
 from scripts.files import write_whole
-from scripts.outputs.files import RESEARCH_USE
+from scripts.outputs.scores import called
 
 BRAIN_WINDOW = (0, 80)  # HU
 FLAGGED = "#d62728"
 TRUTH = "#1f9e4b"
-ATTENTION = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
 
 
 class DrawScand(Transform):
@@ -61,10 +56,10 @@ class DrawScand(Transform):
 
 def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6) -> Figure:
     """volume: [X, Y, N] in HU, LPS axes."""
-    headline = _headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged")
+    title = headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged")
     if volume is None:
         figure = Figure(figsize=(2.2 * shown, 3), layout="constrained")
-        figure.suptitle(headline)
+        figure.suptitle(title, parse_math=False)  # a $ in a name is a $
         _draw_curve(figure.add_subplot(), result)
         return figure
     candidates = np.flatnonzero(result.flagged) if result.flagged.any() else np.arange(len(result.attention))
@@ -77,7 +72,7 @@ def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6) -> F
         if column < len(best):
             _draw_slice(axes, result, volume, int(np.sort(best)[column]))
     _draw_curve(figure.add_subplot(grid[1, :]), result)
-    figure.suptitle(headline)
+    figure.suptitle(title, parse_math=False)  # a $ in a name is a $
     return figure
 
 
@@ -113,64 +108,15 @@ def _draw_curve(axes: Axes, result: BagResult) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
 
 
-class DrawSlided(Transform):
-    """Writes `output_dir/<bag_id>/map.png`: the slide, and the attention of its patches over it."""
-
-    def __init__(self, output_dir: str) -> None:
-        self.output_dir = Path(output_dir)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["result"]
-        outlines = read_polygons(Path(data["annotation"])) if data.get("annotation") else []
-        figure = draw_slide(result, read_features(Path(result.source)), outlines)
-        write_whole(self.output_dir / result.bag_id / "map.png", png(figure))
-        return dict(data)
+def headline(result: BagResult, findings: str, name: str | None = None) -> str:
+    """What was found, and what it is not for; `name` where it is not the bag that is drawn."""
+    truth = f" (label: {result.true_verdict})" if result.true_verdict else ""
+    return f"{name or result.bag_id}: {called(result)}{truth} · {findings}\n{RESEARCH_USE}"
 
 
-def draw_slide(result: BagResult, patches: PatchFeatures, outlines: list[np.ndarray]) -> Figure:
-    """outlines: polygons of the known truth, in level-0 pixels."""
-    width, height = patches.slide_size
-    figure = Figure(figsize=(11, 1.2 + 4.7 * min(max(height / width, 0.5), 1.6)), layout="constrained")
-    plain, overlaid = figure.subplots(1, 2)
-    for axes in (plain, overlaid):
-        if patches.thumbnail is not None:
-            axes.imshow(patches.thumbnail, extent=(0, width, height, 0))
-        for outline in outlines:
-            axes.fill(*outline.T, fill=False, edgecolor=TRUTH, linewidth=1.6)
-        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
-    plain.set_title("slide" + (", tumour as annotated in green" if outlines else ""), fontsize=10)
-    lattice = _lattice_image(result.times_average, patches)
-    bottom, right = np.array(lattice.shape) * patches.tile / 4  # whole quarters of a patch, so a little past the slide
-    overlaid.imshow(
-        lattice, extent=(0, right, bottom, 0), cmap="magma", norm=ATTENTION, alpha=0.65, interpolation="nearest"
-    )
-    overlaid.set_title("attention of each patch", fontsize=10)
-    bar = figure.colorbar(ScalarMappable(ATTENTION, "magma"), ax=overlaid, shrink=0.8)
-    bar.set_label("attention, times the average of the slide")
-    bar.set_ticks([0.1, 1, 10], labels=["0.1", "1", "10"])
-    figure.suptitle(_headline(result, f"{result.flagged.sum()} of {len(result.scores)} patches flagged"))
-    return figure
-
-
-def _lattice_image(values: np.ndarray, patches: PatchFeatures) -> np.ndarray:
-    """The slide at a quarter of a patch per pixel; where there is no patch, NaN."""
-    scale = 4 / patches.tile
-    width, height = patches.slide_size
-    image = np.full((int(np.ceil(height * scale)), int(np.ceil(width * scale))), np.nan)
-    corners = np.round(np.asarray(patches.coords) * scale).astype(int)
-    for (x, y), value in zip(corners, values, strict=True):
-        image[y : y + 4, x : x + 4] = value
-    return image
-
-
-def _headline(result: BagResult, findings: str) -> str:
-    call = "positive" if result.positive else "negative"
-    truth = "" if result.label is None else f" (label: {'positive' if result.label else 'negative'})"
-    return f"{result.bag_id}: {call}, probability {result.probability:.2f}{truth} · {findings}\n{RESEARCH_USE}"
-
-
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 90) -> bytes:
     content = io.BytesIO()
-    figure.set_dpi(90)
-    FigureCanvasAgg(figure).print_png(content)  # savefig would draw it twice, the first time for its layout alone
+    figure.set_dpi(dpi)
+    # savefig would draw it twice, the first time for its layout alone; compressing harder takes longer than drawing
+    FigureCanvasAgg(figure).print_png(content, pil_kwargs={"compress_level": 4})
     return content.getvalue()

@@ -101,3 +101,39 @@ def test_slides_learn_which_patches_are_positive(
     )
     assert figures["bag_auroc"] > CHANCE + 0.3
     assert figures["instance_auroc_gated"] > CHANCE + 0.2
+
+
+GRADES = 6
+
+
+@pytest.mark.xdist_group("wsi")
+@pytest.mark.parametrize("network", ["classes", "hmil"])
+def test_slides_learn_their_grade_and_the_coarse_class_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    """Features of noise on a 6×6 lattice; in a third of the patches a feature of the slide's own grade is raised."""
+    rng = np.random.default_rng(0)
+    lattice = np.stack(np.meshgrid(np.arange(6), np.arange(6)), axis=-1).reshape(-1, 2)
+    bags = []
+    for case in range(len(SECTIONS)):
+        features = rng.normal(size=(36, 16)).astype(np.float32)
+        grade = case % GRADES
+        features[rng.permutation(36)[:12], grade] += 3
+        slide = PatchFeatures(
+            features, Level0Coords(lattice * 256), Level0Pixels(256), Level0Pixels(256), None, "noise", str(case),
+            (6 * 256, 6 * 256),
+        )  # fmt: skip
+        write_features(tmp_path / f"{case}.h5", slide)
+        bags.append({"image": f"{case}.h5", "label": str(grade)})
+    write_datalist(tmp_path, bags)
+    figures = learn(
+        "wsi", monkeypatch, [f"configs/{network}.json", "configs/panda.json", "configs/balanced.json"],
+        dataset_dir=str(tmp_path), in_features=16, learning_rate=2e-3, max_epochs=25,
+    )  # fmt: skip
+    assert figures["class_accuracy"] > 1 / GRADES + 0.4
+    assert figures["class_kappa_quadratic"] > 0.4
+    assert figures["coarse_accuracy"] > 1 / 3 + 0.3
+    assert figures["bag_auroc"] > CHANCE + 0.3  # any cancer at all
+    assert json.loads((tmp_path / "out" / "model.json").read_text()) == {
+        "encoder": "noise", "class_names": ["0", "1", "2", "3", "4", "5"],
+    }  # fmt: skip

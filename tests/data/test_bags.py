@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from scripts.data.bags import bags_to_read, load_bags
+from scripts.data.bags import bags_to_read, balanced_weights, load_bags, number_of_classes
 from scripts.errors import InputError
 
 
@@ -154,3 +154,66 @@ def test_two_bags_of_one_name_are_told(cohort: Path) -> None:
         with pytest.raises(InputError, match=told):
             load_bags(datalist(cohort, *pair), "training", str(cohort))
     assert len(load_bags(datalist(cohort, lists[0], lists[0]), "training", str(cohort))) == 2  # one bag, twice
+
+
+GRADES = ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    ("label", "names", "number"),
+    [
+        ("DCIS", ("N", "DCIS"), 1),
+        (1, ("N", "DCIS"), 1),
+        ("2", GRADES, 2),
+        (2, GRADES, 2),
+        (1, ("1", "2", "3"), 0),  # a name goes before a number
+        (1.0, None, 1),
+        ("0", None, 0),
+    ],
+)
+def test_a_label_is_the_name_of_a_class_or_its_number(
+    cohort: Path, label: object, names: tuple[str, ...] | None, number: int
+) -> None:
+    file = datalist(cohort, {"image": "a", "label": label})
+    assert load_bags(file, "training", str(cohort), class_names=names)[0]["label"] == number
+
+
+@pytest.mark.parametrize("label", ["LCIS", 2, -1, 0.5])
+def test_another_class_is_an_error_that_names_those_there_are(cohort: Path, label: object) -> None:
+    file = datalist(cohort, {"image": "a", "label": label})
+    with pytest.raises(InputError, match="is not one of the classes: give one of N, DCIS"):
+        load_bags(file, "training", str(cohort), class_names=("N", "DCIS"))
+
+
+def test_a_bag_of_several_slides_may_lack_an_annotation_of_some(cohort: Path) -> None:
+    bag = {"bag_id": "patient", "image": ["a", "b"], "label": 1, "annotation": [None, "b.xml"]}
+    bag["instance_label"] = ["a.npy", "b.npy"]
+    (got,) = load_bags(datalist(cohort, bag), "training", str(cohort))
+    assert got["image"] == [str(cohort / "a"), str(cohort / "b")]
+    assert got["annotation"] == [None, str(cohort / "b.xml")]
+    assert got["instance_label"] == [str(cohort / "a.npy"), str(cohort / "b.npy")]
+
+
+def test_labels_of_instances_are_left_as_they_are(cohort: Path) -> None:
+    for given in ([0, 1, 1], {"1.2.3": 1}):
+        file = datalist(cohort, {"image": "a", "label": 1, "instance_label": given})
+        assert load_bags(file, "training", str(cohort))[0]["instance_label"] == given
+
+
+def test_balanced_classes_weigh_alike_and_a_bag_weighs_one_on_average() -> None:
+    bags = [{"label": label} for label in [0] * 6 + [1] * 3 + [2]]
+    weights = balanced_weights(bags, ("a", "b", "c"))
+    assert [6 * weights[0], 3 * weights[1], 1 * weights[2]] == pytest.approx([10 / 3] * 3)
+    assert sum(weights[bag["label"]] for bag in bags) == pytest.approx(len(bags))
+
+
+def test_a_class_without_a_bag_cannot_be_balanced() -> None:
+    with pytest.raises(InputError, match="no bag to train on has the label b: class weights cannot balance it"):
+        balanced_weights([{"label": 0}], ("a", "b"))
+
+
+@pytest.mark.parametrize("names", [None, ("a",)])
+def test_several_classes_need_names(names: tuple[str, ...] | None) -> None:
+    assert number_of_classes(("a", "b", "c")) == 3
+    with pytest.raises(InputError, match=r"name configs/bracs.json .* or give yours with --class_names"):
+        number_of_classes(names)

@@ -10,6 +10,7 @@
 # limitations under the License.
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Hashable, Mapping
@@ -20,8 +21,10 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.data.results import BagResult, BagResultd, Model, ModelCard, SignResultd
+from scripts.data.feature_forms import FeatureHeader
+from scripts.data.results import BagResult, BagResultd, Model, ModelCard, PatchPlaces, SignResultd, slides_of
 from scripts.errors import InputError
+from scripts.units import Level0Pixels
 
 
 def item(logit: float = 2.0, **more: Any) -> Mapping[Hashable, Any]:
@@ -97,3 +100,93 @@ def test_a_bundle_without_metadata_is_told(tmp_path: Path) -> None:
         InputError, match=r"metadata\.json cannot be read .*: give the bundle's folder as --bundle_root$"
     ):
         ModelCard(str(tmp_path), "model.pt").read()
+
+
+# --- patches of slides
+
+
+HEADER = FeatureHeader(
+    "CLAM", 2, 4, "one", "", Level0Pixels(256), "given", Level0Pixels(256), "level-0 pixels", None, (1024, 512)
+)
+
+
+def slides_item(**more: Any) -> Mapping[Hashable, Any]:
+    """Two patches of one slide and one of another, then padding."""
+    places = torch.tensor([[0, 0, 1, 0, 0], [256, 512, 0, 0, 0], [0, 0, 768, 0, 0]], dtype=torch.float64)
+    said = [{**dataclasses.asdict(HEADER), "source": "a.h5"}]
+    said.append({**said[0], "slide_id": "two", "source": "b.h5"})
+    return {**item(**more), "places": places, "about": json.dumps({"slides": said, "warnings": []})}
+
+
+def test_patches_are_rows_only_when_they_are_asked_for() -> None:
+    got: BagResult = BagResultd()(slides_item())["result"]
+    assert isinstance(got.instances, PatchPlaces)
+    assert got.instances.coords.tolist() == [[256, 0], [512, 0], [0, 768]]
+    assert got.instances[2] == {"id": 2, "slide": 1, "x": 0, "y": 768}
+    assert [row["id"] for row in got.instances] == [0, 1, 2]
+    assert got.instances[1:] == list(got.instances)[1:]
+    alone = PatchPlaces(np.array([[0.5, 1.0]]), np.zeros(1))
+    assert alone[0] == {"id": 0, "x": 0.5, "y": 1.0}  # micrometres need not be whole
+
+
+def test_each_slide_of_a_bag_gets_its_own_patches() -> None:
+    one, two = slides_of(BagResultd()(slides_item(instance_label=torch.tensor([[0.0, 1.0, 1.0, 0.0, 0.0]])))["result"])
+    assert one.header == HEADER
+    assert (two.header.slide_id, two.source) == ("two", "b.h5")
+    assert (one.coords.tolist(), two.coords.tolist()) == ([[256, 0], [512, 0]], [[0, 768]])
+    np.testing.assert_allclose(one.times_average, [0.3, 1.8], rtol=1e-6)  # of the whole bag
+    assert (one.flagged.tolist(), two.flagged.tolist()) == ([False, True], [False])
+    assert one.truth is not None
+    assert two.truth is not None
+    assert (one.truth.tolist(), two.truth.tolist()) == ([0, 1], [1])
+
+
+def test_lesions_lose_the_padding_too() -> None:
+    given = dict(slides_item(lesion=torch.tensor([[0, 2, 1, 0, 0]])))
+    given["about"] = json.dumps({**json.loads(given["about"]), "lesions": {"count": 2, "excluded": [2]}})
+    lesions = BagResultd()(given)["result"].lesions
+    assert (lesions.of_instance.tolist(), lesions.count, lesions.excluded) == ([0, 2, 1], 2, (2,))
+
+
+# --- several classes
+
+
+NAMES = ("N", "FEA", "DCIS")
+GROUPS = {"benign": ["N"], "other": ["FEA", "DCIS"]}
+
+
+def of_classes(logits: list[float], negative_class: int | None = 0, **more: Any) -> BagResult:
+    judge = BagResultd(class_names=NAMES, hierarchy=GROUPS, negative_class=negative_class)
+    got: BagResult = judge(item(logits=torch.tensor(logits), **more))["result"]
+    return got
+
+
+def test_the_highest_logit_is_what_a_bag_is_called() -> None:
+    got = of_classes([0.0, 2.0, 1.0], label=torch.tensor([2.0]))
+    share = np.exp([0, 2, 1]) / np.exp([0, 2, 1]).sum()
+    assert got.classes is not None
+    np.testing.assert_allclose(got.classes.probabilities, share, rtol=1e-6)
+    assert got.classes.of_groups == pytest.approx({"benign": share[0], "other": share[1] + share[2]})
+    assert (got.verdict, got.true_verdict, got.positive, got.label_positive) == ("FEA", "DCIS", True, True)
+    assert got.probability == pytest.approx(1 - share[0])  # of a finding at all
+
+
+def test_the_class_without_a_finding_flags_nothing() -> None:
+    none, every = of_classes([3.0, 0.0, 0.0]), of_classes([3.0, 0.0, 0.0], negative_class=None)
+    assert (none.verdict, none.positive, none.flagged.tolist()) == ("N", False, [False] * 3)
+    assert (every.verdict, every.positive, every.flagged.tolist()) == ("N", True, [False, True, False])
+    assert every.classes is not None
+    assert every.probability == pytest.approx(every.classes.probabilities.max())
+
+
+def test_a_network_that_attends_by_class_is_asked_for_the_class_it_called() -> None:
+    scores = torch.arange(15.0).view(3, 5)
+    attention = torch.softmax(scores.flip(1), dim=1)
+    got = of_classes([0.0, 1.0, 2.0], scores=scores, attention=attention)
+    np.testing.assert_allclose(got.scores, [10, 11, 12])
+    np.testing.assert_allclose(got.attention, attention[2, :3])
+
+
+def test_every_class_needs_a_name() -> None:
+    with pytest.raises(InputError, match="the network has 2 classes, class_names has 3: give a name to each"):
+        of_classes([0.0, 1.0])

@@ -29,7 +29,8 @@ from sklearn.metrics import (
 )
 
 from scripts.data.results import BagResult
-from scripts.metrics.cohort import Cases, bootstrap, cohort_metrics
+from scripts.metrics.cohort import cohort_metrics
+from scripts.metrics.figures import Cases, bootstrap
 from tests.shared_data import shared_data
 
 pytestmark = pytest.mark.filterwarnings("error")  # a figure that is not defined is no reason to warn
@@ -249,10 +250,17 @@ def test_what_is_not_known_has_no_figures() -> None:
     of_bags = {name for name in values(COHORT) if name.startswith("bag_")}
     assert set(values([bag(0.2, 1, [0.0], None), bag(0.1, 0, [0.0], None)])) == of_bags
     assert cohort_metrics([bag(0.2, None, [0.0], None)]) == cohort_metrics([]) == {}
-    some = values([*COHORT, bag(0.95, 0, [9.0], None), bag(0.95, None, [9.0], [0])])
-    assert some["bag_accuracy"] == 3 / 5
+    some = values([*COHORT, bag(0.95, 1, [9.0], None), bag(0.95, None, [9.0], [0])])
+    assert some["bag_accuracy"] == 4 / 5
     of_instances = {name: value for name, value in values(COHORT).items() if name.startswith("instance_")}
     assert some.items() >= of_instances.items()  # a bag without truth, or without label, changes nothing of them
+
+
+def test_a_negative_bag_needs_no_annotation() -> None:
+    told, untold = (bag(0.95, 0, [9.0, 1.0], truth, [0.9, 0.1]) for truth in ([0, 0], None))
+    assert values([*COHORT, untold]) == values([*COHORT, told])
+    assert values([*COHORT, told])["instance_specificity"] < values(COHORT)["instance_specificity"]
+    assert not any(name.startswith("instance_") for name in values([untold, untold]))
 
 
 def mean_of(numbers: np.ndarray) -> Callable[[np.ndarray], float]:

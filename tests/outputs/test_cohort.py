@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,10 @@ import torch
 from ignite.engine import Engine
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from scripts.data.results import BagResult
+from scripts.data.results import BagResult, Classes
 from scripts.errors import InputError
-from scripts.metrics.cohort import bootstrap, cohort_metrics
+from scripts.metrics.cohort import cohort_metrics
+from scripts.metrics.figures import bootstrap
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
 from scripts.outputs.cohort import CohortReport, ResultsFolder, input_of, recipe
 from scripts.outputs.files import SaveResultd
@@ -136,9 +138,10 @@ def test_two_runs_do_not_accumulate(tmp_path: Path) -> None:
 def test_the_first_rank_writes_what_all_ranks_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     shares = [COHORT[:2], COHORT[1:]]  # an uneven cohort: both ranks saw b
 
-    def all_gather_object(gathered: list[Any], mine: tuple[list[BagResult], dict[str, str]]) -> None:
-        assert mine == (shares[rank], {})
-        gathered[:] = [(share, {}) for share in shares]
+    def all_gather_object(gathered: list[Any], mine: Any) -> None:
+        by_name: list[Any] = [({r.bag_id: r for r in share}, {}, {}, {}) for share in shares]
+        assert mine == by_name[rank]
+        gathered[:] = by_name
 
     of_two = SimpleNamespace(
         is_initialized=lambda: True,
@@ -240,6 +243,48 @@ def test_the_tables_hold_what_was_there_what_was_read_and_what_failed(
     assert {row["bag_id"] for row in table(tmp_path / "instances.csv")} == {"a", "b", "d"}
     assert strict_json(tmp_path / "metrics.json")["bags"] == 3
     assert "2 read, 1 skipped (already there), 1 failed; 1 called positive" in caplog.text
+
+
+def test_a_slide_without_tissue_is_told_and_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    finished(tmp_path, COHORT[0])  # as it was before its features were made anew
+    engine = Engine(lambda engine, batch: [batch])
+    CohortReport(str(tmp_path), instance_table=False).attach(engine)
+    with caplog.at_level("INFO", logger="scripts.outputs.cohort"):
+        engine.run([{"bag_id": "d", "empty": "d.h5 holds no patches"}, {"result": COHORT[1]}])
+    rows = {row["bag_id"]: row for row in table(tmp_path / "summary.csv")}
+    assert (rows["d"]["status"], rows["d"]["error"]) == ("empty", "d.h5 holds no patches")
+    assert rows["b"]["status"] == "done"
+    assert "1 read, 1 empty (nothing to read)" in caplog.text
+    assert not (tmp_path / "d" / "result.json").exists()
+    assert not (tmp_path / "instances.csv").exists()
+
+
+def test_classes_stand_in_the_table_by_their_names(tmp_path: Path) -> None:
+    classes = Classes(("N", "FEA", "DCIS"), np.array([0.2, 0.5, 0.3]), ("benign", "other", "other"), "N")
+    report(tmp_path, [[dataclasses.replace(COHORT[0], classes=classes, label=2)]])
+    (row,) = table(tmp_path / "summary.csv")
+    assert (row["called"], row["label"], row["p(FEA)"], row["p(other)"]) == ("FEA", "DCIS", "0.5", "0.8")
+
+
+def test_several_processes_share_the_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path, COHORT[0])
+    shares = []
+    for rank in range(2):
+        of_two = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 2, get_rank=lambda rank=rank: rank)
+        monkeypatch.setattr("scripts.outputs.cohort.dist", of_two)
+        folder = ResultsFolder(str(tmp_path), bags("a", "b", "c", "d", "e"), "one")
+        shares.append(([bag["bag_id"] for bag in folder.unfinished()], list(folder.finished)))
+    assert shares == [(["a", "c", "e"], []), (["b"], ["d"])]
+
+
+def test_features_made_anew_are_read_anew(tmp_path: Path) -> None:
+    file = tmp_path / "slide.h5"
+    file.write_bytes(b"features")
+    bag = {"bag_id": "slide", "image": str(file)}
+    before = input_of(bag)
+    assert before == input_of(bag)
+    file.write_bytes(b"other features")
+    assert before != input_of(bag)
 
 
 def test_one_scan_alone_that_fails_says_why_and_no_more(tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ def test_the_validator_finds_no_error(source: Any, probability: float, tmp_path:
     folder = shared_data("ct_dicom/ge_head_tilt18") if source is tilted_scan else tmp_path / "series"
     found = result(folder, source(folder), probability)
     named = [group.tracking_identifier for group in groups(written(found, tmp_path))[1:]]
-    assert named == [found.instances[index]["id"] for index in np.flatnonzero(found.flagged)]
+    assert named == [found.instances[index]["id"] for index in np.flatnonzero(found.flagged).tolist()]
     said = subprocess.run(["dciodvfy", tmp_path / "scan 7" / "report.dcm"], capture_output=True, text=True).stderr
     assert "ComprehensiveSR" in said
     assert [line for line in said.splitlines() if line.startswith("Error")] == []

@@ -22,8 +22,12 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.data.results import BagResult, BagResultd, Model
+from scripts.data.annotations import Lesions
+from scripts.data.feature_forms import FeatureHeader
+from scripts.data.results import BagResult, BagResultd, Classes, Model, PatchPlaces, slides_of
 from scripts.outputs.files import SaveResultd, as_json, from_json
+from scripts.outputs.scores import SaveScoresd
+from scripts.units import Level0Pixels
 from tests.outputs.results import COHORT, result, strict_json
 
 
@@ -35,14 +39,17 @@ def test_result_json_says_all_there_is_to_say(tmp_path: Path) -> None:
     assert written == {
         "bag_id": "d",
         "source": "scans/d",
+        "called": "positive",
         "probability": 0.9,
         "threshold": 0.5,
         "threshold_origin": "",
         "positive": True,
+        "classes": None,
         "label": 1,
         "note": "research use only, not for diagnosis",
         "model": None,
         "flagged_above": "attention 1/3, in a positive bag",
+        "flagged": 1,
         "slots": None,
         "about": {},
         "input": "",
@@ -91,14 +98,54 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path, truth: list[int] 
         slots=57,
     )
     SaveResultd(str(tmp_path))({"result": given})
-    back = from_json(strict_json(tmp_path / "x" / "result.json"))
+    assert_same(given, from_json(strict_json(tmp_path / "x" / "result.json"), tmp_path / "x"))
+
+
+def assert_same(given: BagResult, back: BagResult) -> None:
     for field in dataclasses.fields(BagResult):
         one, other = getattr(given, field.name), getattr(back, field.name)
         if isinstance(one, np.ndarray):
             np.testing.assert_array_equal(one, other, err_msg=field.name)
             assert one.dtype.kind == other.dtype.kind
+        elif field.name in ("instances", "lesions", "classes"):
+            np.testing.assert_equal(plain(other), plain(one), err_msg=field.name)
         else:
             assert one == other, field.name
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, Lesions):
+        return dataclasses.asdict(value)
+    return value._asdict() if isinstance(value, Classes) else list(value or [])
+
+
+def test_a_slide_of_several_classes_is_read_back_with_its_patches(tmp_path: Path) -> None:
+    """Its patches lie in scores.h5, of which result.json says the name."""
+    header = FeatureHeader(
+        "CLAM", 3, 4, "s", "", Level0Pixels(256), "given", Level0Pixels(256), "level-0 pixels", None, (1024, 512)
+    )
+    given = dataclasses.replace(
+        result("x", 0.9, [1.0, 1 / 3, 0.2], 2, [0, 1, 1]),
+        instances=PatchPlaces(np.array([[0, 0], [256, 0], [512, 256]]), np.zeros(3)),
+        lesions=Lesions(np.array([0, 1, 2]), 2, (2,)),
+        classes=Classes(("N", "FEA", "DCIS"), np.array([0.1, 0.3, 0.6]), ("benign", "atypical", "malignant"), "N"),
+        about={
+            "slides": [{**dataclasses.asdict(header), "slide_size": [1024, 512], "origin": [0, 0], "source": "s.h5"}]
+        },
+    )
+    SaveScoresd(str(tmp_path))({"result": given})
+    SaveResultd(str(tmp_path))({"result": given})
+    written = strict_json(tmp_path / "x" / "result.json")
+    assert written["instances"] == "scores.h5"
+    assert (written["called"], written["positive"]) == ("DCIS", True)
+    assert written["classes"]["probabilities"] == pytest.approx({"N": 0.1, "FEA": 0.3, "DCIS": 0.6})
+    assert written["classes"]["probabilities_of_groups"] == pytest.approx(
+        {"benign": 0.1, "atypical": 0.3, "malignant": 0.6}
+    )
+    back = from_json(written, tmp_path / "x")
+    assert_same(given, back)
+    (slide,) = slides_of(back)
+    assert slide.header == header
 
 
 def test_the_file_says_which_rule_flags() -> None:

@@ -22,13 +22,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon, Rectangle
+from matplotlib.patches import Rectangle
 from PIL import Image
 
-from scripts.data.features import PatchFeatures, write_features
-from scripts.data.results import BagResult
-from scripts.outputs.pictures import FLAGGED, TRUTH, DrawScand, DrawSlided, draw_scan, draw_slide
-from scripts.units import Level0Coords, Level0Pixels
+from scripts.data.results import BagResult, Classes
+from scripts.outputs.pictures import FLAGGED, TRUTH, DrawScand, draw_scan, png
 
 ATTENTION = (0.02, 0.3, 0.03, 0.25, 0.05, 0.35)  # three of six slices are above the average
 
@@ -172,118 +170,14 @@ def test_attention_of_a_network_of_slots_is_told_as_such() -> None:
     assert curve_of(figure).get_ylabel() == "attention,\ntimes 1/12"
 
 
-TILE = 100.0
-PLACES = np.array([[0, 0], [300, 200], [775, 525]])  # the last one ends at the slide's corner
-SHARES = (0.2, 0.1, 0.7)
-SQUARE = np.array([[100.0, 100.0], [400.0, 100.0], [400.0, 300.0], [100.0, 300.0], [100.0, 100.0]])
+def test_a_dollar_in_a_name_is_a_dollar() -> None:
+    """Matplotlib would set it as a formula, or fail to."""
+    figure = draw_scan(dataclasses.replace(result(), bag_id="$a_{$"), volume())
+    assert png(figure).startswith(b"\x89PNG")
+    assert headline(figure).startswith("$a_{$: positive")
 
 
-def patches(size: tuple[int, int] = (875, 625), thumbnail: bool = True) -> PatchFeatures:
-    picture = np.random.default_rng(0).integers(0, 256, (size[1] // 25, size[0] // 25, 3), dtype=np.uint8)
-    return PatchFeatures(
-        features=np.zeros((len(PLACES), 2), dtype=np.float32),
-        coords=Level0Coords(PLACES),
-        pitch=Level0Pixels(TILE),
-        tile=Level0Pixels(TILE),
-        mpp=None,
-        encoder="mean colour",
-        slide_id="slide 7",
-        slide_size=size,
-        thumbnail=picture if thumbnail else None,
-        thumbnail_downsample=25.0 if thumbnail else None,
-    )
-
-
-def map_axes(figure: Figure) -> tuple[Axes, Axes, Axes]:
-    plain, overlaid, bar = figure.axes
-    return plain, overlaid, bar
-
-
-def heat(figure: Figure, x: float, y: float) -> float:
-    """The value drawn at a place in level-0 pixels; NaN where nothing is."""
-    image = map_axes(figure)[1].images[-1]
-    left, right, bottom, top = image.get_extent()
-    cells: np.ndarray = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan)  # row 0 at the top
-    row, column = (y - top) / (bottom - top) * cells.shape[0], (x - left) / (right - left) * cells.shape[1]
-    return float(cells[int(row), int(column)])
-
-
-@pytest.mark.parametrize("size", [(875, 625), (890, 640)])  # whole quarters of a patch, and not
-def test_a_patch_glows_where_it_lies_and_by_its_attention_times_their_number(size: tuple[int, int]) -> None:
-    figure = draw_slide(result(SHARES), patches(size), [])
-    for (x, y), share in zip(PLACES, SHARES, strict=True):
-        for dx in (1, 50, 99):
-            for dy in (1, 50, 99):
-                assert heat(figure, x + dx, y + dy) == pytest.approx(3 * share)
-    for x, y in ((101, 1), (1, 101), (299, 201), (401, 201), (774, 526), (500, 500)):
-        assert np.isnan(heat(figure, x, y)), (x, y)
-
-
-def test_both_halves_show_the_slide_in_level_0_pixels() -> None:
-    slide = patches()
-    for axes in map_axes(draw_slide(result(SHARES), slide, []))[:2]:
-        assert axes.get_xlim() == (0, 875)
-        assert axes.get_ylim() == (625, 0)
-        assert axes.get_aspect() == 1
-        np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), slide.thumbnail)
-        assert tuple(axes.images[0].get_extent()) == (0, 875, 625, 0)
-
-
-def test_a_slide_without_a_thumbnail_has_its_map_alone() -> None:
-    plain, overlaid, _ = map_axes(draw_slide(result(SHARES), patches(thumbnail=False), []))
-    assert (len(plain.images), len(overlaid.images)) == (0, 1)
-
-
-def test_the_outline_is_the_annotation() -> None:
-    for axes in map_axes(draw_slide(result(SHARES), patches(), [SQUARE]))[:2]:
-        (polygon,) = [patch for patch in axes.patches if isinstance(patch, Polygon)]
-        np.testing.assert_array_equal(polygon.get_xy(), SQUARE)
-        assert not polygon.get_fill()
-        assert same_color(polygon.get_edgecolor()[:3], TRUTH)
-
-
-def test_the_annotation_is_spoken_of_only_if_there_is_one() -> None:
-    assert "annotated" in map_axes(draw_slide(result(SHARES), patches(), [SQUARE]))[0].get_title()
-    plain = map_axes(draw_slide(result(SHARES), patches(), []))[0]
-    assert plain.get_title() == "slide"
-    assert not plain.patches
-
-
-def test_the_colours_mean_the_same_on_every_slide_and_are_explained() -> None:
-    """A scale of each slide's own would make a negative slide glow like a positive one."""
-    even, peaked = (draw_slide(result(shares), patches(), []) for shares in ((0.34, 0.33, 0.33), (0.9, 0.05, 0.05)))
-    assert [map_axes(figure)[1].images[-1].get_clim() for figure in (even, peaked)] == [(0.1, 10), (0.1, 10)]
-    bar = map_axes(even)[2]
-    assert bar.get_ylabel() == "attention, times the average of the slide"
-    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0.1", "1", "10"]
-
-
-def test_the_headline_of_a_slide_speaks_of_patches() -> None:
-    text = headline(draw_slide(result(SHARES, probability=0.93, label=1), patches(), []))
-    assert text.startswith("bag_7: positive, probability 0.93 (label: positive) · 1 of 3 patches flagged\n")
-    assert text.endswith("research use only, not for diagnosis")
-
-
-def test_a_slide_becomes_a_png_with_the_annotation_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[list[np.ndarray]] = []
-
-    def spy(result: BagResult, slide: PatchFeatures, outlines: list[np.ndarray]) -> Figure:
-        drawn.append(outlines)
-        return draw_slide(result, slide, outlines)
-
-    monkeypatch.setattr("scripts.outputs.pictures.draw_slide", spy)
-    write_features(tmp_path / "slide.h5", patches())
-    ring = ",".join(f"[{x}, {y}]" for x, y in SQUARE)
-    (tmp_path / "slide.geojson").write_text(f'{{"type": "Polygon", "coordinates": [[{ring}]]}}')
-    of_slide = BagResult(
-        "slide", str(tmp_path / "slide.h5"), 0.9, 0.5, np.zeros(3), np.array(SHARES), [{}, {}, {}], label=1
-    )
-    draw = DrawSlided(str(tmp_path / "out"))
-    data: dict[Hashable, Any] = {"result": of_slide, "annotation": str(tmp_path / "slide.geojson")}
-    assert draw(data) == data
-    with Image.open(tmp_path / "out" / "slide" / "map.png") as image:
-        image.load()
-        assert image.format == "PNG"
-    draw({"result": of_slide})
-    np.testing.assert_array_equal(drawn[0], [SQUARE])
-    assert drawn[1] == []
+def test_the_headline_names_the_class_that_was_called_with_its_own_probability() -> None:
+    classes = Classes(("normal", "DCIS", "IDC"), np.array([0.1, 0.65, 0.25]), negative="normal")
+    of_three = dataclasses.replace(result(label=2), classes=classes)
+    assert headline(draw_scan(of_three, volume())).startswith("bag_7: DCIS, probability 0.65 (label: IDC) · 3 of 6 ")

@@ -1,0 +1,433 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Feature files of slides become the bags that a network takes, whole or in blocks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import ImageReader, MetaTensor
+from monai.transforms import MapTransform
+from monai.transforms.croppad.batch import PadListDataCollate
+from monai.utils import ensure_tuple
+from torch import Tensor
+from tqdm import tqdm
+
+from scripts.data.annotations import Lesions, joined, read_annotation
+from scripts.data.feature_files import require_finite
+from scripts.data.feature_forms import (
+    MICROMETRES,
+    PIXELS,
+    FeatureFile,
+    FeatureHeader,
+    feature_paths,
+    open_features,
+    read_header,
+)
+from scripts.data.lattice import distinct, lattice_places, side_by_side
+from scripts.errors import EmptyBagError, InputError
+from scripts.units import Level0Pixels, MicronsPerPixel
+
+BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
+SLOW_SECONDS = 5  # after which a bar is shown
+
+logger = logging.getLogger(__name__)
+
+
+def find_features(directory: str | Path) -> list[dict[str, str]]:
+    """The bags of a folder of feature files of any form, in order of their names."""
+    return [{"image": str(path), "bag_id": path.stem} for path in feature_paths(directory)]
+
+
+def described(
+    bags: Sequence[Mapping[str, Any]], encoder: str | None = None, trained_with: str = ""
+) -> list[dict[str, Any]]:
+    """The bags with the `encoder` of their features ("" = nobody says), all the same; says in one line what they are.
+
+    What cannot be read is told where it is read.
+
+    Args:
+        encoder: what the user says it is, whatever the files say.
+        trained_with: the encoder of the features that the network was trained on, where that is known.
+    """
+    headers = []
+    for bag in tqdm(bags, desc="headers", unit="slide", delay=SLOW_SECONDS):
+        for path in _paths(bag["image"]):
+            try:
+                headers.append((path, read_header(path)))
+            except InputError:
+                continue
+    name = encoder or _one_encoder(headers)
+    if headers:
+        logger.info(_in_a_line([header for _, header in headers], name))
+    if name and trained_with and name.lower() != trained_with.lower():
+        raise InputError(
+            f"the features are of the encoder {name}, the network was trained on those of {trained_with}: "
+            "give features of that, or say with --encoder_name that it is the same one"
+        )
+    return [{**bag, "encoder": name} for bag in bags]
+
+
+class FeatureReader(ImageReader):
+    """For ``LoadImaged(keys="image", reader=FeatureReader(), image_only=True)``: one feature file, or those of a bag.
+
+    The image is [N, D] float32, slide after slide, made once and filled block by block.
+    """
+
+    def verify_suffix(self, filename: Sequence[str | os.PathLike] | str | os.PathLike) -> bool:
+        return all(Path(name).suffix in (".h5", ".npy", ".pt") for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[str | os.PathLike] | str | os.PathLike, **kwargs: Any) -> list[str]:
+        # the files are opened in get_data: LoadImage buries what is raised here under a list of readers
+        return _paths(data)
+
+    def get_data(self, img: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+        with _opened_bag(img) as files:
+            image = _unfilled(files)
+            at = 0
+            for block in _blocks(files, max(1, BLOCK_NUMBERS // max(1, image.shape[1]))):
+                image[at : at + len(block)] = block
+                at += len(block)
+        slides = [_Slide.of_file(file) for file in files]
+        return image, {"slides": [slide.as_json() for slide in slides], "coords": [slide.coords for slide in slides]}
+
+
+class PatchBagd(MapTransform):
+    """Slides loaded by ``FeatureReader`` become the bag that a network takes, in plain tensors and text.
+
+    - ``image`` [D, N], ``mask`` [1, N] ones, ``label`` [1] if the item has one
+    - ``coords`` [2, N]: places on the lattice of patches, whole numbers; those of several slides lie apart
+    - ``instance_label`` [1, N] if the item has a list of them, or one or more .npy files, or an ``annotation``: a path,
+      or for several slides a list of paths, null = nothing is annotated; with one also ``lesion`` [1, N], 0 = none
+    - ``places`` [3, N] float64: number of the slide, x and y as stored
+    - ``about`` JSON text: the header of each slide, the number of lesions, warnings
+    - ``source``: path of the features, of several the first
+
+    Args:
+        annotation_values: what counts as annotated: values of a mask image, or class names; None = all.
+        slide_mpp: micrometres per level-0 pixel of slides whose file does not say.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        annotation_values: Sequence[int | str] | None = None,
+        slide_mpp: float | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.annotation_values = annotation_values
+        self.slide_mpp = slide_mpp
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        bag = dict(data)
+        for key in self.key_iterator(bag):
+            image: MetaTensor = bag[key]
+            meta = image.meta
+            slides = [
+                _Slide.of_json(said, np.asarray(xy)) for said, xy in zip(meta["slides"], meta["coords"], strict=True)
+            ]
+            bag[key] = image.as_tensor().t()
+            _describe(bag, [slide.with_mpp(self.slide_mpp) for slide in slides], self.annotation_values)
+        return bag
+
+
+class PatchBlocksd(MapTransform):
+    """The same bag as by ``FeatureReader`` and ``PatchBagd``, but ``image`` stays a path, for ``read_blocks``.
+
+    The paths of several slides are the lines of one text, which a batch carries unharmed.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        annotation_values: Sequence[int | str] | None = None,
+        slide_mpp: float | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.annotation_values = annotation_values
+        self.slide_mpp = slide_mpp
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        bag = dict(data)
+        for key in self.key_iterator(bag):
+            with _opened_bag(_paths(bag[key])) as files:
+                slides = [_Slide.of_file(file) for file in files]
+            bag[key] = "\n".join(slide.source for slide in slides)
+            _describe(bag, [slide.with_mpp(self.slide_mpp) for slide in slides], self.annotation_values)
+        return bag
+
+
+def read_blocks(path: str | Sequence[str], size: int) -> Iterator[Tensor]:
+    """The patch features of one file, or of those of a bag (a list, or a text of a path per line).
+
+    [1, D, n] each, n at most `size`.
+    """
+    with _opened_bag(path.split("\n") if isinstance(path, str) else _paths(path)) as files:
+        for block in _blocks(files, size):
+            yield torch.from_numpy(block).float().t()[None]
+
+
+def collate_bags(bags: Sequence[Mapping[Hashable, Any]]) -> Any:
+    """A batch; several bags are padded behind their last patch, one alone is not copied."""
+    return one_bag(bags) if len(bags) == 1 else PadListDataCollate(method="end")(bags)
+
+
+def one_bag(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
+    """A batch of a single bag, whose features stay where they are."""
+    if len(bags) != 1:
+        raise InputError(f"{len(bags)} bags in a batch of bags that are read in blocks: set the batch size to 1")
+    return {key: _in_a_batch(value) for key, value in bags[0].items()}
+
+
+def _in_a_batch(value: Any) -> Any:
+    """As PyTorch collates: of a list each member."""
+    if isinstance(value, Tensor):
+        return value[None]
+    return [[member] for member in value] if isinstance(value, list) else [value]
+
+
+@dataclass(frozen=True)
+class _Slide:
+    source: str
+    header: FeatureHeader
+    coords: np.ndarray  # (N, 2)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self.header), "source": self.source}
+
+    @staticmethod
+    def of_file(file: FeatureFile) -> _Slide:
+        return _Slide(str(file.path), file.header, file.coords)
+
+    @staticmethod
+    def of_json(said: Mapping[str, Any], coords: np.ndarray) -> _Slide:
+        fields = {name: value for name, value in said.items() if name != "source"}
+        return _Slide(said["source"], FeatureHeader(**fields), coords)
+
+    def with_mpp(self, mpp: float | None) -> _Slide:
+        """What the user says of a slide that does not say it itself; micrometres become pixels by it."""
+        header = self.header
+        if mpp is None or header.mpp is not None:
+            return self
+        if header.unit != MICROMETRES:
+            return replace(self, header=replace(header, mpp=MicronsPerPixel(mpp)))
+        in_pixels = replace(
+            header,
+            unit=PIXELS,
+            pitch=Level0Pixels(header.pitch / mpp),
+            tile=Level0Pixels(header.tile / mpp),
+            mpp=MicronsPerPixel(mpp),
+        )
+        return _Slide(self.source, in_pixels, np.rint(self.coords / mpp).astype(np.int64))
+
+
+def _paths(image: Any) -> list[str]:
+    return [str(path) for path in ensure_tuple(image)]
+
+
+@contextmanager
+def _opened_bag(paths: Sequence[str]) -> Iterator[list[FeatureFile]]:
+    """Files that fit together as one bag."""
+    with ExitStack() as open_files:
+        files = [open_files.enter_context(open_features(path)) for path in paths]
+        _one_encoder([(path, file.header) for path, file in zip(paths, files, strict=True)])
+        filled = [file for file in files if file.header.patches]
+        for file in filled:
+            if file.header.dimension != filled[0].header.dimension:
+                raise InputError(
+                    f"{file.path} has {file.header.dimension} features for each patch, {filled[0].path} has "
+                    f"{filled[0].header.dimension}: the slides of a bag need features of one encoder"
+                )
+        yield files
+
+
+def _one_encoder(headers: Sequence[tuple[str, FeatureHeader]]) -> str:
+    """Its name, empty where no file says one; encoders of the same dimension are not told apart by a network."""
+    known = [(path, header.encoder) for path, header in headers if header.encoder]
+    for path, encoder in known:
+        if encoder.lower() != known[0][1].lower():
+            raise InputError(
+                f"the features in {path} are of the encoder {encoder}, those in {known[0][0]} of {known[0][1]}: "
+                "give those of one encoder"
+            )
+    return known[0][1] if known else ""
+
+
+def _unfilled(files: Sequence[FeatureFile]) -> np.ndarray:
+    patches = sum(file.header.patches for file in files)
+    dimension = max((file.header.dimension for file in files if file.header.patches), default=0)
+    try:
+        return np.empty((patches, dimension), dtype=np.float32)
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"{files[0].path} holds {patches} x {dimension} features, more than the memory: "
+            "read it in blocks (configs/streaming.json)"
+        ) from error
+
+
+def _blocks(files: Sequence[FeatureFile], size: int) -> Iterator[np.ndarray]:
+    """The features (n, D) of all patches in their order, all finite."""
+    for file in files:
+        for start in range(0, file.header.patches, size):
+            block = file.read(start, start + size)
+            if not torch.from_numpy(block).sum(dtype=torch.float).isfinite():  # fast, and finite for whatever is
+                require_finite(file.path, block)
+            yield block
+
+
+def _describe(bag: dict[Hashable, Any], slides: Sequence[_Slide], values: Sequence[int | str] | None) -> None:
+    """All of a bag but its features."""
+    source = slides[0].source
+    coords = np.concatenate([slide.coords.astype(np.float64) for slide in slides])
+    if len(coords) == 0:
+        raise EmptyBagError(f"{source} holds no patches (a slide without tissue); leave it out of what is trained on")
+    number = np.repeat(np.arange(len(slides)), [len(slide.coords) for slide in slides])
+    places = np.concatenate([_on_lattice(slide) for slide in slides])
+    if len(slides) > 1:
+        places = side_by_side(places, number)
+    about: dict[str, Any] = {"slides": [slide.as_json() for slide in slides]}
+    about["warnings"] = [
+        f"{slide.header.slide_id} holds no patches (a slide without tissue)"
+        for slide in slides
+        if len(slide.coords) == 0
+    ]
+    bag["coords"] = torch.from_numpy(places.T.astype(np.float32))
+    bag["mask"] = torch.ones(1, len(coords))
+    bag["places"] = torch.from_numpy(np.concatenate([number[None], coords.T]))
+    if "label" in bag:
+        bag["label"] = torch.tensor([float(bag["label"])])
+    if "annotation" in bag:
+        labels, lesions = _annotated(_of_each(bag["annotation"], slides), slides, values)
+        bag["instance_label"] = torch.from_numpy(labels).float()[None]
+        bag["lesion"] = torch.from_numpy(lesions.of_instance.astype(np.int64))[None]
+        about["lesions"] = {"count": lesions.count, "excluded": list(lesions.excluded)}
+        bag["annotation"] = _collatable(bag["annotation"])
+    elif "instance_label" in bag:
+        bag["instance_label"] = _given_labels(bag["instance_label"], slides)
+    bag["about"] = json.dumps(about)
+    bag["source"] = source
+
+
+def _on_lattice(slide: _Slide) -> np.ndarray:
+    places = lattice_places(slide.coords, slide.header.pitch)
+    if len(distinct(places)) < len(places):
+        _, first, times = np.unique(places, axis=0, return_index=True, return_counts=True)
+        most = times.argmax()
+        x, y = slide.coords[first[most]].tolist()
+        raise InputError(
+            f"{times[most]} patches at the same place ({x}, {y}) of {slide.source}: "
+            "extract its features again, each patch once"
+        )
+    return places
+
+
+def _of_each(given: Any, slides: Sequence[_Slide]) -> list[str | None]:
+    """The annotation of each slide."""
+    paths: list[str | None] = list(given) if isinstance(given, (list, tuple)) else [given]
+    if given is None:
+        return [None] * len(slides)
+    if len(paths) != len(slides):
+        raise InputError(
+            f"{len(paths)} annotations for the {len(slides)} slides of the bag of {slides[0].source}: "
+            "give one for each, or null"
+        )
+    return paths
+
+
+def _collatable(annotation: Any) -> Any:
+    """A batch can hold no None."""
+    return [path or "" for path in annotation] if isinstance(annotation, (list, tuple)) else annotation or ""
+
+
+def _annotated(
+    paths: Sequence[str | None], slides: Sequence[_Slide], values: Sequence[int | str] | None
+) -> tuple[np.ndarray, Lesions]:
+    labels, lesions = [], []
+    for path, slide in zip(paths, slides, strict=True):
+        header, n = slide.header, len(slide.coords)
+        if not path:
+            labels.append(np.zeros(n, dtype=bool))
+            lesions.append(Lesions(np.zeros(n, dtype=int), 0))
+            continue
+        if header.unit == MICROMETRES:
+            raise InputError(
+                f"{slide.source} gives micrometres and {path} pixels, which cannot be compared: "
+                "give the micrometres per pixel of the slides with --slide_mpp, or leave out the annotation"
+            )
+        annotation = read_annotation(path, header.slide_size, values, header.origin)
+        labels.append(annotation.tile_labels(slide.coords, header.tile))  # type: ignore[arg-type]
+        lesions.append(annotation.lesions(slide.coords, header.tile, header.mpp))  # type: ignore[arg-type]
+    return np.concatenate(labels), joined(lesions)
+
+
+def _given_labels(given: Any, slides: Sequence[_Slide]) -> Tensor:
+    patches = [len(slide.coords) for slide in slides]
+    source = slides[0].source
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, (list, tuple)) and given and isinstance(given[0], str):
+        if len(given) != len(slides):
+            raise InputError(f"{len(given)} files of instance labels for the {len(slides)} slides of {source}")
+        each = [_labels_of_file(path, slide) for path, slide in zip(given, slides, strict=True)]
+        return torch.from_numpy(np.concatenate(each))[None]
+    try:
+        labels = torch.as_tensor(given, dtype=torch.float32).reshape(1, -1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the instance labels of {source} are no numbers; give 0 or 1 for each patch") from error
+    if labels.shape[1] != sum(patches):
+        raise InputError(
+            f"{labels.shape[1]} instance labels for the {sum(patches)} patches of {source}; give one per patch"
+        )
+    return labels
+
+
+def _labels_of_file(path: str, slide: _Slide) -> np.ndarray:
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"no instance labels can be read from {path}; give a .npy file of one number per patch"
+        ) from error
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "fiub" or labels.size != len(slide.coords):
+        raise InputError(
+            f"{path} should hold one number for each of the {len(slide.coords)} patches of {slide.source}; "
+            "give those of this slide"
+        )
+    numbers: np.ndarray = labels.reshape(-1).astype(np.float32)
+    return numbers
+
+
+def _in_a_line(headers: Sequence[FeatureHeader], encoder: str) -> str:
+    """No path: a folder may be named after a patient."""
+    forms = ", ".join(f"{count} {form}" for form, count in Counter(header.form for header in headers).most_common())
+    slides = "1 slide" if len(headers) == 1 else f"{len(headers)} slides"
+    pitches = Counter((f"{header.pitch:.6g}", header.unit, header.pitch_from) for header in headers if header.patches)
+    told = [f"{pitch} {unit} ({why})" for (pitch, unit, why), _ in pitches.most_common(2)]
+    more = f" and {len(pitches) - 2} more" if len(pitches) > 2 else ""
+    empty = sum(header.patches == 0 for header in headers)
+    parts = [
+        f"{slides}: {forms}",
+        f"encoder {encoder or 'not told'}",
+        f"pitch {' or '.join(told)}{more}" if told else "",
+        f"{empty} without patches" if empty else "",
+    ]
+    return "; ".join(part for part in parts if part)

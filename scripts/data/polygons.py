@@ -1,0 +1,211 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Polygons that a pathologist drew: GeoJSON (QuPath writes it), the XML of ASAP (CAMELYON), and filling them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from scripts.errors import InputError
+
+# Class names, in any case, of what was drawn to say that it is no lesion. All others count, also polygons without one.
+NO_LESION = frozenset({"_2", "normal", "benign", "negative", "background", "exclusion", "ignore*"})
+FARTHEST = 1e9  # level-0 pixels; no slide is a hundredth as wide
+WITHOUT_AREA = frozenset({"dot", "pointset", "measurement"})  # types of ASAP
+
+
+class Painted(NamedTuple):
+    """One polygon; it says of all it covers whether it is annotated."""
+
+    ring: np.ndarray  # (V, 2) x, y at level 0, filled by the even-odd rule: a hole hangs on it by a bridge of no width
+    counts: bool
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """Polygons painted one over the other, in this order."""
+
+    painted: list[Painted]
+
+    def bounds(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right, bottom of what may be annotated; None if nothing is."""
+        rings = [ring for ring, counts in self.painted if counts]
+        if not rings:
+            return None
+        left, top = np.min([ring.min(axis=0) for ring in rings], axis=0).tolist()
+        right, bottom = np.max([ring.max(axis=0) for ring in rings], axis=0).tolist()
+        return left, top, right, bottom
+
+    def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
+        """(height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
+        covered = np.zeros((height, width), dtype=bool)
+        for ring, counts in self.painted:
+            ring = (ring - corner) / step
+            # only the part of the grid that the polygon may touch: there may be thousands of small ones
+            left, top = np.clip(np.floor(ring.min(axis=0)), 0, (width, height)).astype(int)
+            right, bottom = np.clip(np.ceil(ring.max(axis=0)), 0, (width, height)).astype(int)
+            if left < right and top < bottom:
+                covered[top:bottom, left:right][_filled(ring - (left, top), bottom - top, right - left)] = counts
+        return covered
+
+    def outlines(self) -> list[np.ndarray]:
+        return [ring for ring, _ in self.painted]
+
+
+def read_geojson(
+    path: str | Path, content: bytes, names: Collection[str] | None, origin: tuple[int, int] = (0, 0)
+) -> Polygons:
+    """A smaller polygon is painted over a larger one: a normal island in a tumour, and a tumour in normal tissue.
+
+    Of objects that QuPath found, not drew (detections, cells, tiles), and of classes it ignores (a name with a star at
+    its end, as "Region*"), nothing is painted.
+
+    Args:
+        names: the classes that count; None = all but NO_LESION.
+        origin: where the level-0 coordinates begin that the file counts from.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON; export the annotations as GeoJSON") from error
+    try:
+        painted = [
+            Painted(_one_ring(rings) + origin, _counts(name, names))
+            for name, rings in _polygons(found, "")
+            if not name.endswith("*") or name in NO_LESION
+        ]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is not valid GeoJSON; export the annotations again as GeoJSON") from error
+    return Polygons(sorted(painted, key=lambda each: -np.prod(np.ptp(each.ring, axis=0))))
+
+
+def read_asap(path: str | Path, content: bytes, names: Collection[str] | None) -> Polygons:
+    """What is no lesion is painted last, as CAMELYON's own masks are made."""
+    try:
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_TreeWithoutEntities()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{path} is not XML that can be read ({error}); export the annotations again") from error
+    if root.tag != "ASAP_Annotations":
+        raise InputError(f"{path} is XML, but not of ASAP; export the annotations as GeoJSON or from ASAP")
+    try:
+        painted = [
+            Painted(ring, _counts(drawn.get("PartOfGroup", "").lower(), names))
+            for drawn in root.iter("Annotation")
+            if drawn.get("Type", "").lower() not in WITHOUT_AREA and len(ring := _ordered(drawn)) > 2
+        ]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} has a coordinate that is no number; export the annotations again") from error
+    return Polygons(sorted(painted, key=lambda each: not each.counts))
+
+
+class _TreeWithoutEntities(ElementTree.TreeBuilder):
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """A few lines of entities may stand for gigabytes, and ASAP writes none."""
+        raise ValueError("it has a DOCTYPE")
+
+
+def _ordered(drawn: ElementTree.Element) -> np.ndarray:
+    """(V, 2) of one annotation of ASAP; a rectangle may be given by two of its corners."""
+    found = [(int(c.attrib["Order"]), float(c.attrib["X"]), float(c.attrib["Y"])) for c in drawn.iter("Coordinate")]
+    points = _plausible(np.array(sorted(found), dtype=np.float64).reshape(-1, 3)[:, 1:])
+    if drawn.get("Type", "").lower() == "rectangle" and len(points) == 2:
+        (x0, y0), (x1, y1) = points
+        return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+    return points
+
+
+def _counts(name: str, names: Collection[str] | None) -> bool:
+    return name not in NO_LESION if names is None else name in names
+
+
+def _polygons(node: Any, name: str) -> Iterator[tuple[str, list[Any]]]:
+    """Class and rings of the polygons below a GeoJSON object; QuPath also writes a bare list of features."""
+    if node is None:  # a feature may have no geometry
+        return
+    if isinstance(node, list):
+        for member in node:
+            yield from _polygons(member, name)
+        return
+    match node["type"]:
+        case "FeatureCollection":
+            yield from _polygons(node["features"], name)
+        case "Feature":
+            if _was_drawn(node):
+                yield from _polygons(node["geometry"], _class_name(node))
+        case "GeometryCollection":
+            yield from _polygons(node["geometries"], name)
+        case "Polygon":
+            yield name, node["coordinates"]
+        case "MultiPolygon":
+            yield from ((name, rings) for rings in node["coordinates"])
+        case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
+            return
+        case unknown:
+            raise ValueError(unknown)
+
+
+def _was_drawn(feature: dict[str, Any]) -> bool:
+    """QuPath exports what it detected, and the tiles it was given, in the same file."""
+    kind = (feature.get("properties") or {}).get("objectType") or feature.get("id")
+    return kind not in ("detection", "cell", "tile", "PathDetectionObject", "PathCellObject", "PathTileObject")
+
+
+def _class_name(feature: dict[str, Any]) -> str:
+    """In small letters; "" = without a class."""
+    given = (feature.get("properties") or {}).get("classification") or {}
+    if isinstance(given, dict):
+        given = given.get("name") or ": ".join(given.get("names", []))
+    return str(given).lower()
+
+
+def _one_ring(rings: list[Any]) -> np.ndarray:
+    outer, *holes = (_closed(ring) for ring in rings)
+    return np.concatenate([outer, *(np.concatenate([hole, outer[:1]]) for hole in holes)])
+
+
+def _closed(ring: Any) -> np.ndarray:
+    points = _plausible(np.asarray(ring, dtype=np.float64)[:, :2])
+    if len(points) < 3:
+        raise ValueError("a ring needs three points")
+    return points if (points[0] == points[-1]).all() else np.concatenate([points, points[:1]])
+
+
+def _plausible(points: np.ndarray) -> np.ndarray:
+    if not (np.abs(points) < FARTHEST).all():  # NaN neither
+        raise ValueError("on no slide")
+    return points
+
+
+def _filled(ring: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height, width) bool: the centre of the pixel lies in the ring, by the even-odd rule.
+
+    Every edge flips all that lies right of it, so a running exclusive-or along the rows fills the ring.
+    """
+    start, end = ring, np.roll(ring, -1, axis=0)
+    # an edge crosses the rows whose centres lie in [lower y, upper y): no vertex is counted twice
+    first_row = np.clip(np.ceil(np.minimum(start, end)[:, 1] - 0.5), 0, height).astype(int)
+    end_row = np.clip(np.ceil(np.maximum(start, end)[:, 1] - 0.5), 0, height).astype(int)
+    crossings = end_row - first_row
+    edge = np.repeat(np.arange(len(ring)), crossings)
+    row = np.arange(crossings.sum()) - np.repeat(crossings.cumsum() - crossings, crossings) + first_row[edge]
+    (x0, y0), (x1, y1) = start[edge].T, end[edge].T
+    x = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(int)
+    flips = np.zeros((height, width + 1), dtype=np.uint8)
+    np.bitwise_xor.at(flips, (row, column), 1)
+    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].astype(bool)

@@ -1,0 +1,139 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The numbers of every patch of a bag as one HDF5 file, read back without a loss by a run that goes on.
+
+- ``coords`` (N, 2) top-left x, y; its attribute ``unit`` says of what: level-0 pixels, or micrometres
+- ``slide`` (N,) number of the slide in the bag, if it has several
+- ``scores`` (N,) float32, before the softmax; ``attention`` (N,) float32, sums to 1 over the bag
+- ``normalised`` (N,) float32, attention as a multiple of its average; its attribute ``normalisation`` says so
+- ``flagged`` (N,) bool; ``truth`` (N,) and ``lesion`` (N,) where they are known
+- attributes of the root: ``format`` = "smooth-mil-scores/1", ``bag_id``, ``slides`` (JSON text), ``note``, and of the
+  model ``model_name``, ``model_version`` and ``model_sha256``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from monai.transforms import Transform
+
+from scripts.data.annotations import Lesions
+from scripts.data.results import RESEARCH_USE, BagResult, PatchPlaces, SlideResult, slides_of
+from scripts.errors import InputError
+from scripts.files import whole_file
+
+FORMAT = "smooth-mil-scores/1"
+
+
+class Scores(NamedTuple):
+    """What `SaveScoresd` wrote, value for value."""
+
+    coords: np.ndarray  # (N, 2)
+    slide: np.ndarray  # (N,) 0 where the bag has one slide
+    scores: np.ndarray  # (N,)
+    attention: np.ndarray  # (N,)
+    normalised: np.ndarray  # (N,)
+    flagged: np.ndarray  # (N,)
+    truth: np.ndarray | None
+    lesions: Lesions | None
+
+
+class SaveScoresd(Transform):
+    """Writes `output_dir/<bag_id>/scores.h5`."""
+
+    def __init__(self, output_dir: str) -> None:
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["result"]
+        write_scores(self.output_dir / result.bag_id / "scores.h5", result)
+        return dict(data)
+
+
+def write_scores(path: Path, result: BagResult) -> None:
+    slides, places = slides_of(result), result.instances
+    assert isinstance(places, PatchPlaces)
+    with whole_file(path) as beside, h5py.File(beside, "w") as file:
+        file["coords"] = places.coords
+        file["coords"].attrs["unit"] = ", ".join(dict.fromkeys(slide.header.unit for slide in slides))
+        if len(slides) > 1:
+            file["slide"] = places.slide
+        file["scores"] = result.scores.astype(np.float32)
+        file["attention"] = result.attention.astype(np.float32)
+        file["normalised"] = result.times_average.astype(np.float32)
+        file["normalised"].attrs["normalisation"] = normalisation(result)
+        file["flagged"] = result.flagged
+        if result.truth is not None:
+            file["truth"] = result.truth.astype(np.int8)
+        if result.lesions is not None:
+            file["lesion"] = result.lesions.of_instance
+            file["lesion"].attrs.update(count=result.lesions.count, excluded=np.array(result.lesions.excluded, int))
+        file.attrs.update(format=FORMAT, bag_id=result.bag_id, note=RESEARCH_USE, slides=json.dumps(_about(slides)))
+        if result.model is not None:
+            file.attrs.update({f"model_{key}": value for key, value in result.model._asdict().items()})
+
+
+def read_scores(path: Path) -> Scores:
+    try:
+        with h5py.File(path) as file:
+            lesion = file.get("lesion")
+            return Scores(
+                coords=file["coords"][()],
+                slide=file["slide"][()] if "slide" in file else np.zeros(len(file["coords"]), dtype=int),
+                scores=file["scores"][()],
+                attention=file["attention"][()],
+                normalised=file["normalised"][()],
+                flagged=file["flagged"][()],
+                truth=file["truth"][()].astype(int) if "truth" in file else None,
+                lesions=lesion and _lesions(lesion),
+            )
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path} holds no scores that can be read: run inference again") from error
+
+
+def called(result: BagResult) -> str:
+    """What the bag is called, with the probability of just that."""
+    classes = result.classes
+    probability = result.probability if classes is None else classes.probabilities[classes.called]
+    return f"{result.verdict}, probability {probability:.2f}"
+
+
+def normalisation(result: BagResult) -> str:
+    """In words, what 1 is in `times_average`."""
+    slides = len(result.about["slides"])
+    of = "the slide" if slides == 1 else f"all {slides} slides of the bag"
+    if result.slots is not None:
+        return f"attention × {result.slots} slots: 1 = the average of {result.slots} slots"
+    return f"attention × number of patches: 1 = the average of {of}"
+
+
+def _lesions(stored: h5py.Dataset) -> Lesions:
+    excluded = tuple(int(lesion) for lesion in stored.attrs["excluded"])
+    return Lesions(stored[()], int(stored.attrs["count"]), excluded)
+
+
+def _about(slides: list[SlideResult]) -> list[dict[str, Any]]:
+    return [
+        {
+            "slide_id": slide.header.slide_id,
+            "patches": len(slide.coords),
+            "pitch": slide.header.pitch,
+            "tile": slide.header.tile,
+            "unit": slide.header.unit,
+            "mpp": slide.header.mpp,
+        }
+        for slide in slides
+    ]

@@ -1,0 +1,148 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Synthetic feature files as other people's programs leave them, each on a grid that is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+DIMENSION = 8
+
+
+def tissue(columns: int = 20, rows: int = 14, share: float = 0.85, seed: int = 0) -> np.ndarray:
+    """(N, 2) column, row of an ellipse of patches with holes, in no order."""
+    column, row = np.meshgrid(np.arange(columns), np.arange(rows))
+    inside = ((column + 0.5) / columns - 0.5) ** 2 + ((row + 0.5) / rows - 0.5) ** 2 < 0.25
+    rng = np.random.default_rng(seed)
+    cells = np.stack([column[inside], row[inside]], axis=1)
+    return rng.permutation(cells[rng.random(len(cells)) < share])
+
+
+def some_features(patches: int, dimension: int = DIMENSION, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(patches, dimension)).astype(dtype)
+
+
+def edges_of(cells: np.ndarray) -> set[tuple[int, int]]:
+    """Pairs (i, j), i < j, of the cells that touch, corners included: what the graph of a bag should be."""
+    apart = np.abs(cells[:, None] - cells[None]).max(axis=2)
+    return {(int(i), int(j)) for i, j in zip(*np.nonzero(apart == 1), strict=True) if i < j}
+
+
+def write_clam(
+    folder: Path,
+    slide_id: str,
+    coords: np.ndarray,
+    patch_size: int | None = 256,
+    downsample: Any = (1.0, 1.0),
+    level: int = 0,
+    only_pt: bool = False,
+    features: np.ndarray | None = None,
+) -> Path:
+    """`h5_files` in chunks of one patch, `pt_files`, and `patches` with the attributes unless patch_size is None."""
+    features = some_features(len(coords)) if features is None else features
+    for name in ("h5_files", "pt_files", "patches"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    if patch_size is not None:
+        with h5py.File(folder / "patches" / f"{slide_id}.h5", "w") as file:
+            dataset = file.create_dataset("coords", data=coords, chunks=(1, 2) if len(coords) else None)
+            dataset.attrs.update(
+                patch_size=patch_size,
+                patch_level=level,
+                downsample=downsample,
+                downsampled_level_dim=(5000, 4000),
+                level_dim=(5000, 4000),
+                name=slide_id,
+                save_path=str(folder),
+            )
+    torch.save(torch.from_numpy(features), folder / "pt_files" / f"{slide_id}.pt")
+    if only_pt:
+        return folder / "pt_files" / f"{slide_id}.pt"
+    path = folder / "h5_files" / f"{slide_id}.h5"
+    with h5py.File(path, "w") as file:
+        in_chunks = len(features) > 0
+        file.create_dataset("features", data=features, chunks=(1, features.shape[1]) if in_chunks else None)
+        file.create_dataset("coords", data=coords, chunks=(1, 2) if in_chunks else None)
+    return path
+
+
+def write_trident(
+    folder: Path,
+    slide_id: str,
+    coords: np.ndarray,
+    patch_size: int = 256,
+    patch_size_level0: int | None = 512,
+    overlap: int | None = 0,
+    magnifications: tuple[int | None, int | None] = (40, 20),
+    encoder: str = "uni_v1",
+    features: np.ndarray | None = None,
+) -> Path:
+    path = folder / f"features_{encoder}" / f"{slide_id}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    attributes = {
+        "patch_size": patch_size,
+        "patch_size_level0": patch_size_level0,
+        "overlap": overlap,
+        "level0_magnification": magnifications[0],
+        "target_magnification": magnifications[1],
+        "level0_width": 60_000,
+        "level0_height": 50_000,
+        "name": slide_id,
+        "savetodir": str(folder),
+    }
+    with h5py.File(path, "w") as file:
+        file["features"] = some_features(len(coords)) if features is None else features
+        file["features"].attrs.update(name=slide_id, savetodir=str(folder))
+        file["coords"] = coords
+        for name, value in attributes.items():
+            file["coords"].attrs[name] = "None" if value is None else value
+    return path
+
+
+def write_uni2h(folder: Path, slide_id: str, coords: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{slide_id}.h5"
+    with h5py.File(path, "w") as file:
+        file["features"] = some_features(len(coords))[None]
+        file["coords"] = coords[None]
+    return path
+
+
+def write_stamp(
+    folder: Path, slide_id: str, coords_um: np.ndarray, tile_um: float = 256.0, attributes: bool = True
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{slide_id}.h5"
+    with h5py.File(path, "w") as file:
+        file["feats"] = some_features(len(coords_um), dtype=np.float16)
+        file["coords"] = coords_um
+        if attributes:
+            file.attrs.update(
+                stamp_version="2.3.0", extractor="uni2", unit="um", tile_size_um=tile_um, tile_size_px=224
+            )
+    return path
+
+
+def write_torchmil(folder: Path, bag: str, coords: np.ndarray, labels: np.ndarray, encoder: str = "resnet50") -> Path:
+    arrays = {
+        f"features_{encoder}": some_features(len(coords)),
+        "coords": coords,
+        "patch_labels": labels,
+        "labels": np.array(int(labels.any())),
+    }
+    for name, array in arrays.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        np.save(folder / name / f"{bag}.npy", array)
+    return folder / f"features_{encoder}" / f"{bag}.npy"

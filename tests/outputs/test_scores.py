@@ -1,0 +1,154 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""scores.h5: what it says, in which units, and that nothing is lost on the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from scripts.data.annotations import Lesions
+from scripts.data.results import BagResult, Model
+from scripts.errors import InputError
+from scripts.outputs.scores import SaveScoresd, normalisation, read_scores
+from tests.outputs.slide_results import bag, grid, header
+
+RNG = np.random.default_rng(0)
+
+
+def saved(folder: Path, result: BagResult) -> Path:
+    data: dict[Hashable, Any] = {"result": result, "other": 1}
+    assert SaveScoresd(str(folder))(data) == data
+    return folder / result.bag_id / "scores.h5"
+
+
+def one_slide(patches: int = 12) -> BagResult:
+    return bag(
+        grid(patches, 1),
+        RNG.exponential(size=patches),
+        truth=RNG.integers(0, 2, patches),
+        lesions=Lesions(RNG.integers(0, 4, patches), 3, (2,)),
+        model=Model("pathology_wsi_smooth_mil", "1.2.3", "ab" * 32),
+    )
+
+
+def test_what_is_read_back_is_what_was_found_to_the_last_bit(tmp_path: Path) -> None:
+    result = one_slide()
+    scores = read_scores(saved(tmp_path, result))
+    assert scores.scores.dtype == scores.attention.dtype == np.float32
+    np.testing.assert_array_equal(scores.scores, result.scores)
+    np.testing.assert_array_equal(scores.attention, result.attention)
+    np.testing.assert_array_equal(scores.coords, grid(12, 1))
+    np.testing.assert_array_equal(scores.flagged, result.flagged)
+    np.testing.assert_array_equal(scores.truth, result.truth)
+    np.testing.assert_array_equal(scores.slide, np.zeros(12))
+    assert result.lesions is not None
+    assert scores.lesions is not None
+    np.testing.assert_array_equal(scores.lesions.of_instance, result.lesions.of_instance)
+    assert (scores.lesions.count, scores.lesions.excluded) == (3, (2,))
+
+
+def test_attention_is_of_the_whole_bag_and_normalised_by_its_average(tmp_path: Path) -> None:
+    scores = read_scores(saved(tmp_path, one_slide()))
+    assert scores.attention.sum() == pytest.approx(1, abs=1e-6)
+    assert scores.normalised.mean() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(scores.normalised, scores.attention * 12, rtol=1e-6)
+    assert scores.flagged.any()
+    np.testing.assert_array_equal(scores.flagged, scores.normalised > 1)
+
+
+def test_the_file_says_what_it_holds_in_words(tmp_path: Path) -> None:
+    with h5py.File(saved(tmp_path, one_slide())) as file:
+        said = dict(file.attrs)
+        assert json.loads(said.pop("slides")) == [
+            {"slide_id": "slide 0", "patches": 12, "pitch": 512, "tile": 512, "unit": "level-0 pixels", "mpp": 0.25}
+        ]
+        assert said == {
+            "format": "smooth-mil-scores/1",
+            "bag_id": "bag 7",
+            "note": "research use only, not for diagnosis",
+            "model_name": "pathology_wsi_smooth_mil",
+            "model_version": "1.2.3",
+            "model_sha256": "ab" * 32,
+        }
+        assert file["coords"].attrs["unit"] == "level-0 pixels"
+        wanted = "attention × number of patches: 1 = the average of the slide"
+        assert file["normalised"].attrs["normalisation"] == wanted
+
+
+def test_what_is_not_known_is_not_there(tmp_path: Path) -> None:
+    path = saved(tmp_path, bag(grid(3, 1), [1.0, 2.0, 3.0]))
+    with h5py.File(path) as file:
+        assert sorted(file) == ["attention", "coords", "flagged", "normalised", "scores"]
+        assert not [name for name in file.attrs if name.startswith("model")]
+    scores = read_scores(path)
+    assert scores.truth is None
+    assert scores.lesions is None
+
+
+def test_patches_of_several_slides_say_which_one_they_are_of(tmp_path: Path) -> None:
+    result = bag([grid(3, 1), grid(0, 1), grid(2, 1)], np.arange(1.0, 6))
+    path = saved(tmp_path, result)
+    assert read_scores(path).slide.tolist() == [0, 0, 0, 2, 2]
+    with h5py.File(path) as file:
+        assert [slide["patches"] for slide in json.loads(file.attrs["slides"])] == [3, 0, 2]
+    assert normalisation(result) == "attention × number of patches: 1 = the average of all 3 slides of the bag"
+
+
+def test_micrometres_are_called_so_and_keep_their_fractions(tmp_path: Path) -> None:
+    coords = grid(3, 2) * 0.4375
+    path = saved(tmp_path, bag(coords, np.ones(6), header(6, unit="micrometres", mpp=None)))
+    np.testing.assert_array_equal(read_scores(path).coords, coords)
+    with h5py.File(path) as file:
+        assert file["coords"].attrs["unit"] == "micrometres"
+
+
+def test_slots_are_named() -> None:
+    result = dataclasses.replace(one_slide(), slots=100)
+    assert normalisation(result) == "attention × 100 slots: 1 = the average of 100 slots"
+
+
+def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
+    result = one_slide()
+    first = saved(tmp_path / "a", result).read_bytes()
+    time.sleep(1.1)  # HDF5 counts the hour in seconds
+    assert saved(tmp_path / "b", result).read_bytes() == first
+
+
+def test_a_hundred_thousand_patches_are_written_in_a_moment(tmp_path: Path) -> None:
+    result = one_slide(100_000)
+    saved(tmp_path, result)
+    times = []
+    for _ in range(3):
+        start = time.process_time()  # of this process alone: the machine may be busy
+        saved(tmp_path, result)
+        times.append(time.process_time() - start)
+    assert min(times) < 0.2
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file", None])
+def test_what_cannot_be_read_says_so_in_a_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "scores.h5"
+    if content is None:
+        with h5py.File(path, "w") as file:
+            file["coords"] = grid(1, 1)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"scores.h5 holds no scores that can be read: run inference again$"):
+        read_scores(path)

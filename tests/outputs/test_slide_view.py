@@ -1,0 +1,227 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Where the patches of a slide lie, and what its picture is read from."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pytest
+
+from scripts.data.feature_forms import FeatureHeader
+from scripts.data.results import SlideResult, slides_of
+from scripts.errors import InputError
+from scripts.outputs.slide_view import SlideFolder, SlideView, file_stems, scanned_sides, with_warnings
+from tests.outputs.slide_results import SCAN_MPP, SCAN_SIZE, bag, grid, header, own_form
+from tests.shared_data import shared_data
+
+
+def slide_result(
+    coords: np.ndarray, said: FeatureHeader | None = None, source: str = "features/slide 7.h5"
+) -> SlideResult:
+    said = said or header(len(coords), pitch=256)
+    return slides_of(bag(coords, np.ones(len(coords)), said, [source]))[0]
+
+
+def seen(slides: Path | None, coords: np.ndarray | None = None, **said: Any) -> SlideView:
+    coords = grid(5, 4, 256) if coords is None else coords
+    folder = None if slides is None else str(slides)
+    return SlideFolder(folder).view(slide_result(coords, header(len(coords), **{"pitch": 256, **said})))
+
+
+def test_without_a_folder_the_header_says_all_there_is() -> None:
+    view = seen(None, slide_size=(9000, 7000), origin=(30, 40))
+    assert (view.size, view.origin, view.mpp, view.path) == ((9000, 7000), (30, 40), 0.25, None)
+    np.testing.assert_array_equal(view.coords, grid(5, 4, 256))
+    assert view.window == (0, 0, 9000, 7000)
+    assert view.thumbnail is None
+    assert view.tiles([0], 64) == []
+    assert view.warnings == ()
+
+
+def test_of_a_slide_of_unknown_size_as_much_is_drawn_as_has_patches() -> None:
+    view = seen(None, grid(5, 4, 256) + np.array([50_000, 20_000]))
+    assert view.window == (50_000 - 256, 20_000 - 256, 50_000 + 6 * 256, 20_000 + 5 * 256)
+    assert seen(None, grid(5, 4, 256)[:0]).window == (0, 0, 256, 256)
+
+
+def test_the_slide_is_found_below_the_folder_whatever_the_case_of_its_suffix(scanned: Path) -> None:
+    view = seen(scanned.parents[1], mpp=None)
+    assert (view.path, view.size, view.warnings) == (scanned, SCAN_SIZE, ())
+    assert view.mpp == pytest.approx(SCAN_MPP)
+
+
+def test_the_slide_is_found_by_the_name_of_the_features_where_its_id_is_another(scanned: Path) -> None:
+    slide = slide_result(grid(5, 4, 256), header(20, "an id of the laboratory", pitch=256))
+    assert SlideFolder(str(scanned.parent)).view(slide).path == scanned
+
+
+def test_what_the_features_say_of_the_scale_goes_before_what_the_slide_says(scanned: Path) -> None:
+    assert seen(scanned.parent, mpp=0.4).mpp == 0.4
+
+
+def test_the_bounds_are_those_of_the_slide(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.outputs.slide_view.read_origin", lambda slide: (300, 200))
+    assert seen(scanned.parent).origin == (300, 200)
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [(("3000", "2000"), (3000, 2000)), ((None, None), (8700, 6800)), (("99999", "2000"), (8700, 2000)),
+     (("0", "-5"), (8700, 6800)), (("wide", ""), (8700, 6800))],
+)  # fmt: skip
+def test_what_was_scanned_is_what_the_slide_says_within_reason(
+    stated: tuple[str | None, str | None], wanted: tuple[int, int]
+) -> None:
+    names = ("openslide.bounds-width", "openslide.bounds-height")
+    properties = {name: text for name, text in zip(names, stated, strict=True) if text is not None}
+    assert scanned_sides(properties, (300, 200), (9000, 7000)) == wanted
+
+
+def test_of_a_slide_that_is_mostly_empty_canvas_what_was_scanned_is_drawn(
+    scanned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.outputs.slide_view.read_origin", lambda slide: (300, 200))
+    monkeypatch.setattr("scripts.outputs.slide_view.scanned_sides", lambda *given: (600, 500))
+    view = seen(scanned.parent)
+    assert view.window == (300, 200, 900, 700)
+    assert view.thumbnail is not None
+    assert view.thumbnail.downsample == 1  # by the part that is shown, not by the canvas
+
+
+def test_micrometres_become_pixels_by_the_slide_and_stay_what_they_are_without(scanned: Path) -> None:
+    said: dict[str, Any] = {"unit": "micrometres", "mpp": None, "pitch": 128}
+    alone, together = (seen(folder, grid(5, 4, 128), **said) for folder in (None, scanned.parent))
+    assert (alone.in_pixels, alone.tile, alone.microns_per_unit) == (False, 128, 1)
+    np.testing.assert_array_equal(alone.coords, grid(5, 4, 128))
+    assert (together.in_pixels, together.tile, together.microns_per_unit) == (True, 256, SCAN_MPP)
+    np.testing.assert_array_equal(together.coords, grid(5, 4, 256))
+
+
+def test_a_slide_that_is_not_there_is_told(tmp_path: Path) -> None:
+    view = seen(tmp_path)
+    assert view.path is None
+    assert view.warnings == ("no slide slide 7 in the folder of slides: its map is drawn without it",)
+
+
+@pytest.mark.parametrize("why", ["size", "patches"])
+def test_another_slide_of_that_name_is_not_drawn(scanned: Path, why: str) -> None:
+    if why == "size":
+        view = seen(scanned.parent, slide_size=(9000, 7000))
+        assert view.size == (9000, 7000)
+    else:
+        view = seen(scanned.parent, grid(6, 4, 256))
+    assert view.path is None
+    assert view.warnings == (
+        "the slide is left out of its map: "
+        "slide 7.TIFF has 1280 × 1024 pixels, and its features are of another slide's",
+    )
+
+
+def test_a_slide_that_cannot_be_opened_is_told_and_left_out(tmp_path: Path) -> None:
+    (tmp_path / "slide 7.svs").write_bytes(b"not a slide")
+    view = seen(tmp_path)
+    assert view.path is None
+    (warning,) = view.warnings
+    assert warning.startswith("the slide is left out of its map: slide 7.svs is not a slide that OpenSlide reads")
+    assert str(tmp_path) not in warning
+
+
+def test_a_folder_that_is_none_is_refused_before_hours_of_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^no folder of slides .*nowhere: give the folder that holds them"):
+        SlideFolder(str(tmp_path / "nowhere"))
+
+
+def test_the_tiles_are_the_pixels_of_the_slide(scanned: Path) -> None:
+    view = seen(scanned.parent)
+    chosen = [0, 7, 19]
+    with openslide.OpenSlide(scanned) as slide:
+        for index, tile in zip(chosen, view.tiles(chosen, 256), strict=True):
+            x, y = view.coords[index].astype(int).tolist()
+            wanted = np.asarray(slide.read_region((x, y), 0, (256, 256)).convert("RGB"))
+            np.testing.assert_array_equal(tile, wanted)
+
+
+def test_large_tiles_are_read_from_a_smaller_level(scanned: Path) -> None:
+    (tile,) = seen(scanned.parent, np.array([[0, 0]]), pitch=1024).tiles([0], 256)
+    with openslide.OpenSlide(scanned) as slide:
+        np.testing.assert_array_equal(tile, np.asarray(slide.read_region((0, 0), 1, (256, 256)).convert("RGB")))
+
+
+def test_the_thumbnail_is_that_of_the_features_else_that_of_the_slide(scanned: Path, tmp_path: Path) -> None:
+    stored = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    folder = SlideFolder(str(scanned.parent))
+    coords, said = grid(5, 4, 256), header(20, pitch=256)
+    with_one = folder.view(slide_result(coords, said, own_form(tmp_path / "a.h5", stored))).thumbnail
+    assert with_one is not None
+    np.testing.assert_array_equal(with_one.pixels, stored)
+    assert with_one.downsample == 8
+    without = folder.view(slide_result(coords, said, own_form(tmp_path / "b.h5", None))).thumbnail
+    assert without is not None
+    np.testing.assert_allclose(np.array(without.pixels.shape[1::-1]) * without.downsample, SCAN_SIZE, atol=2)
+    with openslide.OpenSlide(scanned) as slide:
+        mean = np.asarray(slide.read_region((0, 0), 0, SCAN_SIZE).convert("RGB")).mean(axis=(0, 1))
+    np.testing.assert_allclose(without.pixels.mean(axis=(0, 1)), mean, atol=1)
+
+
+@pytest.mark.parametrize(("downsample", "shown"), [(8.0, True), (8.1, False)])
+def test_tiles_are_cut_from_the_thumbnail_where_it_shows_something(
+    tmp_path: Path, downsample: float, shown: bool
+) -> None:
+    """256 level-0 pixels are 32 of it, or fewer."""
+    stored = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    source = own_form(tmp_path / "a.h5", stored, downsample)
+    tiles = SlideFolder(None).view(slide_result(grid(5, 4, 256), None, source)).tiles([6], 224)
+    assert len(tiles) == shown
+    if shown:
+        np.testing.assert_array_equal(tiles[0], stored[32:64, 32:64])
+
+
+@pytest.mark.parametrize(
+    ("ids", "stems"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a", "a", "a"], ["a", "a_", "a__"]),
+        (["../up", "a/b", "a\\b", "."], ["_up", "a_b", "a_b_", "slide"]),
+    ],
+)
+def test_every_slide_of_a_bag_has_a_file_name_of_its_own(ids: Sequence[str], stems: Sequence[str]) -> None:
+    slides = slides_of(bag([grid(1, 1)] * len(ids), np.ones(len(ids)), [header(1, each) for each in ids]))
+    assert file_stems(slides) == stems
+
+
+def test_a_warning_is_added_once_and_the_result_that_was_given_stays_as_it_was() -> None:
+    result = dataclasses.replace(bag(grid(2, 1), [1.0, 1.0]), about={"slides": [], "warnings": ["a"]})
+    data: dict[Hashable, Any] = {"result": result, "other": 1}
+    assert with_warnings(data, ["a"]) == data
+    told = with_warnings(data, ["b", "a", "b"])
+    assert told["result"].about["warnings"] == ["a", "b"]
+    assert told["other"] == 1
+    assert result.about["warnings"] == ["a"]
+
+
+def test_a_slide_of_the_trade_is_seen(tmp_path: Path) -> None:
+    """Aperio's, with its own scale, whose tiles are the pixels that OpenSlide reads."""
+    source = shared_data("wsi/CMU-1-Small-Region.svs")
+    shutil.copy(source, tmp_path / "CMU.SVS")
+    coords = grid(8, 11, 256)
+    view = SlideFolder(str(tmp_path)).view(slide_result(coords, header(len(coords), "CMU", pitch=256, mpp=None)))
+    assert (view.size, view.origin) == ((2220, 2967), (0, 0))
+    assert view.mpp == pytest.approx(0.499)
+    with openslide.OpenSlide(source) as slide:
+        wanted = np.asarray(slide.read_region((1024, 512), 0, (256, 256)).convert("RGB"))
+    np.testing.assert_array_equal(view.tiles([2 * 8 + 4], 256)[0], wanted)
