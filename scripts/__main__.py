@@ -12,12 +12,20 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import fire
 
 from scripts.errors import InputError
 from scripts.running import one_line_errors
+
+_FLAG = re.compile(r"--|-[a-zA-Z]")  # -1 is a number
 
 
 def demo_data(directory: str, seed: int = 0, ct: bool = True, wsi: bool = True) -> None:
@@ -127,12 +135,80 @@ def datalist_ct(
     print(
         write_ct_datalist(
             Path(str(folder)),
-            None if labels is None else Path(str(labels)),
-            None if output is None else Path(str(output)),
+            _path(labels),
+            _path(output),
             str(subtype),
             shares,
             _whole_number(seed),
             force,
+        )
+    )
+
+
+def datalist_wsi(
+    folder: str,
+    labels: str | None = None,
+    output: str | None = None,
+    by: str = "slide",
+    splits: str | None = None,
+    classes: list[str] | None = None,
+    annotations: str | None = None,
+    features: str | None = None,
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Make the datalist of a cohort of slides from their patch features, split by patient, with a check of it.
+
+    FOLDER holds feature files of any form, named after the slides: *.h5, h5_files and pt_files of CLAM (h5 goes before
+    pt), features_<encoder> of TRIDENT or torchmil, or these in folders below it. The labels are one of these:
+
+    A csv with the columns slide (or slide_id, image) and label, and if wanted patient (or case_id), section (training,
+    validation or test), coarse and annotation. CLAM's case_id,slide_id,label is one. Endings such as .svs may stay.
+
+    torchmil's splits.csv (bag_name, split) with labels/<bag>.npy beside the features; patch_labels/<bag>.npy is kept
+    for evaluation. No other csv is needed.
+
+    Labels are numbers from 0, or the names of three or more classes. Of two names --classes says which is 0 and which
+    is 1. With a column coarse it is checked that each class always lies under the same coarse one.
+
+    Sections are those of the csv, or of splits (CLAM's splits_0.csv or splits_0_bool.csv, torchmil's splits.csv), or
+    are drawn by patient, classes spread alike. Without a column patient TCGA's slide names tell it, or else each slide
+    is taken for a patient of its own. A patient in two sections is an error. Slides without tissue are left out.
+
+    Beside OUTPUT is written OUTPUT's name with _check.json: counts, what was left out and why, and patients and slides
+    in more than one section (none).
+
+    Args:
+        folder: the --dataset_dir of training; paths in the datalist are relative to it.
+        labels: the csv; by default the one in FOLDER that has such columns.
+        output: the datalist, or a folder for it; by default FOLDER/datalist.json.
+        by: slide, a bag for each slide; or patient, a bag with all slides of a patient, whose labels must agree (of the
+            labels 0 and 1 the higher counts).
+        splits: a csv with the sections, or CLAM's folder of them, of which splits_0.csv is taken; by default one that
+            lies in FOLDER or beside the labels.
+        classes: the names, in the order of their numbers, such as "['normal','tumor']".
+        annotations: a folder with <slide>.geojson, .json, .xml or a mask .tif, for evaluation.
+        features: the folder below FOLDER that counts, where there are features of several encoders.
+        shares: of training, validation and test, where sections are drawn.
+        seed: the same seed splits the same patients in the same way.
+        force: overwrite a datalist that this command did not write.
+    """
+    from scripts.preparing.slide_datalist import write_wsi_datalist
+
+    print(
+        write_wsi_datalist(
+            Path(str(folder)),
+            _path(labels),
+            _path(output),
+            str(by),
+            _path(splits),
+            shares,
+            _whole_number(seed),
+            force,
+            None if features is None else str(features),
+            _path(annotations),
+            classes,
         )
     )
 
@@ -152,9 +228,41 @@ def doctor_ct(path: str, datalist: str | None = None, output_dir: str = ".") -> 
     """
     from scripts.preparing.doctor import examine_ct, told
 
-    findings = examine_ct(Path(str(path)), None if datalist is None else Path(str(datalist)), Path(str(output_dir)))
+    findings = examine_ct(Path(str(path)), _path(datalist), Path(str(output_dir)))
     if not told(findings):
         raise SystemExit(1)
+
+
+def doctor_wsi(
+    path: str, datalist: str | None = None, output_dir: str = ".", slides: str | None = None, quick: bool = False
+) -> None:
+    """Look for what would stop or spoil a run on whole slides: PASS, INFO, WARN or FAIL, each with what to do.
+
+    First this computer: versions, OpenSlide, CUDA, room for results. Then the datalist: sections, classes, files that
+    are missing, patients in two sections. Then each feature file: form, units, pitch and where it is known from,
+    micrometres per pixel, mean number of neighbours on the lattice, NaN, patches at one place, no tissue, annotations;
+    and whether all are of one encoder and magnification, and none is a copy. Without a datalist, a csv of labels is
+    held against the files. Slides, where there are no features yet or --slides names them: whether OpenSlide reads
+    them, size, levels and micrometres per pixel.
+    The exit code is 1 where something FAILs.
+
+    Args:
+        path: the folder of the features (--dataset_dir), one feature file, a folder of slides, or one slide.
+        datalist: what to examine; by default PATH/datalist.json, or without it every feature file below PATH.
+        output_dir: where the results would go.
+        slides: the folder of the slides that the features are of, to examine them too.
+        quick: do not read the features themselves, so that NaN and copies are not found.
+    """
+    from scripts.preparing.doctor import told
+    from scripts.preparing.slide_doctor import examine_wsi
+
+    findings = examine_wsi(Path(str(path)), _path(datalist), Path(str(output_dir)), _path(slides), quick)
+    if not told(findings):
+        raise SystemExit(1)
+
+
+def _path(given: object) -> Path | None:
+    return None if given is None else Path(str(given))
 
 
 def _whole_number(seed: object) -> int:
@@ -163,14 +271,48 @@ def _whole_number(seed: object) -> int:
     return seed
 
 
-VERBS = {
+Verb = Callable[..., None]
+VERBS: Mapping[str, Verb | Mapping[str, Verb]] = {
     "demo-data": demo_data,
     "demo": demo,
     "convert": convert,
-    "datalist": {"ct": datalist_ct},
-    "doctor": {"ct": doctor_ct},
+    "datalist": {"ct": datalist_ct, "wsi": datalist_wsi},
+    "doctor": {"ct": doctor_ct, "wsi": doctor_wsi},
 }
+
+
+def refuse_unknown(typed: Sequence[str]) -> None:
+    """What a verb does not take is told before it runs: Fire would tell it afterwards."""
+    verb: Any = VERBS
+    place = 0
+    while isinstance(verb, Mapping) and place < len(typed) and typed[place] in verb:
+        verb = verb[typed[place]]
+        place += 1
+    arguments = typed[place : typed.index("--") if "--" in typed else None]
+    if isinstance(verb, Mapping) or {"-h", "--help"} & set(arguments):
+        return  # Fire says which verbs there are, or what they take
+    name = " ".join(typed[:place])
+    takes = list(inspect.signature(verb).parameters)
+    bare = 0
+    value = False  # the last flag may be followed by its value
+    for argument in arguments:
+        if not _FLAG.match(argument):
+            bare += not value
+            value = False
+            continue
+        flag, equals, _ = argument.lstrip("-").replace("-", "_").partition("=")
+        value = not equals
+        if flag not in takes and flag.removeprefix("no") not in takes and sum(one[0] == flag for one in takes) != 1:
+            alike = difflib.get_close_matches(flag, takes, 1)
+            raise InputError(
+                f"{name} has no {argument.partition('=')[0]}{f', perhaps --{alike[0]}' if alike else ''}: "
+                f"python -m scripts {name} --help lists what it takes"
+            )
+    if bare > len(takes):
+        raise InputError(f"{name} does not take so many words: python -m scripts {name} --help lists what it takes")
+
 
 if __name__ == "__main__":
     one_line_errors()
+    refuse_unknown(sys.argv[1:])
     fire.Fire(VERBS, name="python -m scripts")

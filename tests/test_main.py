@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import runpy
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import pytest
 from scripts.errors import InputError
 from scripts.preparing.findings import Finding, Level
 from scripts.weights.torchmil import Settings
+from tests.preparing.feature_trees import own, write
 from tests.preparing.rsna_cohort import write_rsna_cohort
 from tests.shared_data import ROOT
 
@@ -252,6 +254,158 @@ def test_datalist_in_a_real_process(tmp_path: Path) -> None:
     assert ended.stdout.endswith(f"written: {tmp_path}/datalist.json, datalist_check.json and .headers.jsonl\n")
     assert (tmp_path / "datalist.json").is_file()
     assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def slide_datalists(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What write_wsi_datalist was asked for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def record(*arguments: Any) -> str:
+        asked.append(arguments)
+        return "counts"
+
+    monkeypatch.setattr("scripts.preparing.slide_datalist.write_wsi_datalist", record)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["data"], (Path("data"), None, None, "slide", None, (0.7, 0.1, 0.2), 0, False, None, None, None)),
+        (
+            ["1", "--labels", "2", "--output=3", "--by", "patient", "--splits", "4", "--features", "20", "--force",
+             "--annotations", "5", "--classes", "['N','PB']", "--shares", "1,0,0", "--seed", "6"],
+            (Path("1"), Path("2"), Path("3"), "patient", Path("4"), (1, 0, 0), 6, True, "20", Path("5"), ["N", "PB"]),
+        ),
+    ],
+)  # fmt: skip
+def test_datalist_of_slides_asks_for_what_was_typed(
+    typed: Typed, slide_datalists: list[Any], capsys: pytest.CaptureFixture[str], arguments: list[str], wanted: Any
+) -> None:
+    typed("datalist", "wsi", *arguments)
+    assert slide_datalists == [wanted]
+    assert capsys.readouterr().out == "counts\n"
+
+
+def test_help_of_datalist_of_slides_names_the_forms_of_labels(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        typed("datalist", "wsi", "--help")
+    printed = "".join(capsys.readouterr())
+    assert end.value.code == 0
+    for words in (
+        *(
+            "FOLDER",
+            "CLAM",
+            "case_id,slide_id,label",
+            "torchmil",
+            "splits.csv",
+            "TRIDENT",
+            "TCGA",
+            "FOLDER/datalist.json",
+        ),
+        *("_check.json", "--labels", "--output", "--by", "--splits", "--classes", "--annotations", "--features"),
+        *("--shares", "--seed", "--force", "coarse", "without tissue"),
+    ):
+        assert words in printed
+
+
+def test_doctor_of_slides_in_a_real_process(typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(6):
+        own(tmp_path / "features" / f"s{n}.h5")
+    write(tmp_path / "labels.csv", "slide,label,patient", *(f"s{n},{n % 2},p{n}" for n in range(6)))
+    typed("datalist", "wsi", str(tmp_path))
+    assert capsys.readouterr().out.endswith(f"written: {tmp_path}/datalist.json and datalist_check.json\n")
+    (tmp_path / "features" / "s3.h5").write_bytes(b"nothing")
+    ended = subprocess.run(
+        [sys.executable, "-m", "scripts", "doctor", "wsi", str(tmp_path), "--output_dir", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "PASS  none of 6 patients and 6 slides is in two sections\n" in ended.stdout
+    assert f"FAIL  s3: {tmp_path}/features/s3.h5 is not an HDF5" in ended.stdout
+    assert ended.stdout.splitlines()[-1].endswith(" 1 FAIL")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["data"], (Path("data"), None, Path("."), None, False)),
+        (
+            ["1", "--datalist", "2", "--output_dir", "3", "--slides", "4", "--quick"],
+            (Path("1"), Path("2"), Path("3"), Path("4"), True),
+        ),
+    ],
+)
+def test_doctor_of_slides_asks_for_what_was_typed(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, arguments: list[str], wanted: tuple[Any, ...]
+) -> None:
+    asked: list[Any] = []
+
+    def record(*given: Any) -> list[Finding]:
+        asked.append(given)
+        return [Finding(Level.WARN, "so so")]
+
+    monkeypatch.setattr("scripts.preparing.slide_doctor.examine_wsi", record)
+    typed("doctor", "wsi", *arguments)
+    assert asked == [wanted]
+
+
+def test_help_of_doctor_of_slides_names_what_it_looks_at(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        typed("doctor", "wsi", "--help")
+    printed = "".join(capsys.readouterr())
+    assert end.value.code == 0
+    for words in (
+        *("PATH", "--datalist", "--output_dir", "--slides", "--quick", "OpenSlide", "pitch", "NaN", "neighbours"),
+        *("magnification", "exit code", "PATH/datalist.json"),
+    ):
+        assert words in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["demo-data", "out", "--sed", "3"], "demo-data has no --sed, perhaps --seed"),
+        (["demo-data", "out", "--seeds=3"], "demo-data has no --seeds, perhaps --seed"),
+        (["demo-data", "out", "--noctt"], "demo-data has no --noctt"),
+        (["datalist", "ct", "data", "--out-put", "x"], "datalist ct has no --out-put, perhaps --output"),
+        (["datalist", "wsi", "data", "--by=slide", "-z", "3"], "datalist wsi has no -z"),
+        (["doctor", "ct", "data", "--output-folder=x"], "doctor ct has no --output-folder, perhaps --output_dir"),
+        (["convert", "a", "b", "--xyzzy"], "convert has no --xyzzy"),
+    ],
+)
+def test_a_flag_that_no_verb_has_is_told_before_anything_runs(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    for runs in ("demo.cohorts.write_demo_data", "preparing.datalist.write_ct_datalist", "weights.convert.convert"):
+        monkeypatch.setattr(f"scripts.{runs}", lambda *given, **named: pytest.fail("it ran"))
+    verb = " ".join(arguments[: 2 if arguments[0] in ("datalist", "doctor") else 1])
+    message = f"{told}: python -m scripts {verb} --help lists what it takes"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        typed(*arguments)
+
+
+def test_a_word_too_many_is_told_before_anything_runs(typed: Typed, cohorts: list[Any]) -> None:
+    message = "demo-data does not take so many words: python -m scripts demo-data --help lists what it takes"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        typed("demo-data", "out", "1", "True", "--wsi", "False", "False", "more", "words")
+    assert cohorts == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["out", "-s", "3"], (Path("out"), 3, True, True)),  # a letter that is enough
+        (["--directory", "out", "--seed=-0"], (Path("out"), 0, True, True)),
+        (["out", "--seed", "4", "--nowsi", "--ct", "True"], (Path("out"), 4, True, False)),
+    ],
+)
+def test_what_fire_takes_is_not_refused(
+    typed: Typed, cohorts: list[Any], arguments: list[str], wanted: tuple[Any, ...]
+) -> None:
+    typed("demo-data", *arguments)
+    assert cohorts == [wanted]
 
 
 @pytest.fixture

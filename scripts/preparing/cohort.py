@@ -8,7 +8,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A cohort of labelled scans: split by patient, and written as a MONAI datalist with a check of what was written."""
+"""A cohort of labelled bags: split by patient, and written as a MONAI datalist with a check of what was written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from scripts.errors import InputError
 from scripts.preparing.tables import SECTIONS
@@ -27,6 +27,23 @@ MAX_SHARE_OF_ONE_PATIENT = 0.5  # beyond it a PatientID says "anonymous" rather 
 
 Shares = tuple[float, float, float]
 Datalist = dict[str, list[dict[str, Any]]]
+Label = int | str  # the number of a class, or its name
+
+
+class Labelled(Protocol):
+    """What a split needs to know of a bag, be it a scan or a slide."""
+
+    @property
+    def bag_id(self) -> str: ...
+    @property
+    def label(self) -> Label: ...
+    @property
+    def patient(self) -> str: ...
+    @property
+    def section(self) -> str: ...
+
+
+Bag = TypeVar("Bag", bound=Labelled)
 
 
 @dataclass(frozen=True)
@@ -97,27 +114,39 @@ def without_copies(cohort: Cohort) -> Cohort:
     return Cohort(kept, cohort.rejected, cohort.warnings)
 
 
-def split(scans: Sequence[Scan], shares: Shares, seed: int) -> dict[str, list[Scan]]:
-    """Each patient in one section, positive and negative patients spread alike; or the sections that the user gave.
+def split(bags: Sequence[Bag], shares: Shares, seed: int) -> dict[str, list[Bag]]:
+    """Each patient in one section, patients of every class spread alike; or the sections that the user gave.
 
-    The order of the scans does not matter, and a patient who joins later moves few others: patients are drawn by a
+    The order of the bags does not matter, and a patient who joins later moves few others: patients are drawn by a
     hash of their own.
     """
-    by_patient: dict[str, list[Scan]] = defaultdict(list)
-    for scan in scans:
-        by_patient[scan.patient].append(scan)
-    sections: dict[str, list[Scan]] = {section: [] for section in SECTIONS}
-    if any(scan.section for scan in scans):
-        for scan in scans:
-            sections[scan.section].append(scan)
+    sections: dict[str, list[Bag]] = {section: [] for section in SECTIONS}
+    if any(bag.section for bag in bags):
+        for bag in bags:
+            sections[bag.section].append(bag)
     else:
-        for positive in (True, False):
-            patients = [name for name, own in by_patient.items() if any(scan.label for scan in own) == positive]
+        by_patient: dict[str, list[Bag]] = defaultdict(list)
+        for bag in bags:
+            by_patient[bag.patient].append(bag)
+        for patients in _alike({name: {bag.label for bag in own} for name, own in by_patient.items()}):
             patients.sort(key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
             for section, count in zip(SECTIONS, _counts(len(patients), shares), strict=True):
-                sections[section] += [scan for name in patients[:count] for scan in by_patient[name]]
+                sections[section] += [bag for name in patients[:count] for bag in by_patient[name]]
                 del patients[:count]
-    return {section: sorted(own, key=lambda scan: scan.bag_id) for section, own in sections.items()}
+    return {section: sorted(own, key=lambda bag: bag.bag_id) for section, own in sections.items()}
+
+
+def _alike(labels: Mapping[str, set[Label]]) -> Iterable[list[str]]:
+    """Patients of one class each; who has several counts for the highest number, or for the name that fewest have."""
+    patients_with = Counter(label for own in labels.values() for label in own)
+
+    def rank(label: Label) -> tuple[int, str]:
+        return (-label, "") if isinstance(label, int) else (patients_with[label], label)
+
+    groups: dict[Label, list[str]] = defaultdict(list)
+    for name, own in labels.items():
+        groups[min(own, key=rank)].append(name)
+    return groups.values()
 
 
 def _counts(total: int, shares: Shares) -> list[int]:

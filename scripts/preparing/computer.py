@@ -16,7 +16,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,6 +32,7 @@ LITTLE_ROOM, NO_ROOM = 5 * GB, 0.1 * GB
 
 _ROOT = Path(__file__).parents[2]
 _METADATA = (_ROOT / "configs" / "ct" / "metadata.json", _ROOT / "configs" / "metadata.json")  # here; in a bundle
+_METADATA_OF_SLIDES = (_ROOT / "configs" / "wsi" / "metadata.json", _ROOT / "configs" / "metadata.json")
 _PINNED_BY_NAME = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 _SYNTAXES: dict[str, tuple[str, ...]] = {
     "JPEG": (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit),
@@ -42,10 +43,11 @@ _SYNTAXES: dict[str, tuple[str, ...]] = {
 }
 
 
-def examine_computer(output_dir: Path) -> Iterator[Finding]:
+def examine_computer(output_dir: Path, slides: bool = False) -> Iterator[Finding]:
+    """For head CT, or for whole slides."""
     yield from _python()
-    yield from _packages(_pinned())
-    yield from _decoders()
+    yield from _packages(_pinned(_METADATA_OF_SLIDES if slides else _METADATA))
+    yield from _openslide() if slides else _decoders()
     if torch.cuda.is_available():
         yield Finding(Level.INFO, f"CUDA with {torch.cuda.device_count()} GPU, {torch.cuda.get_device_name(0)}")
     else:
@@ -61,8 +63,8 @@ def _python() -> Iterator[Finding]:
         yield Finding(Level.PASS, f"Python {here}")
 
 
-def _pinned() -> dict[str, str]:
-    for path in _METADATA:
+def _pinned(metadata_files: Sequence[Path] | None = None) -> dict[str, str]:
+    for path in _METADATA if metadata_files is None else metadata_files:
         if path.is_file():
             metadata = json.loads(path.read_text())
             named = {package: metadata[key] for key, package in _PINNED_BY_NAME.items()}
@@ -87,6 +89,15 @@ def _packages(pinned: Mapping[str, str]) -> Iterator[Finding]:
             )
     if as_pinned:
         yield Finding(Level.PASS, ", ".join(as_pinned))
+
+
+def _openslide() -> Iterator[Finding]:
+    try:
+        import openslide
+    except (ImportError, OSError) as error:  # the library itself may be missing
+        yield Finding(Level.FAIL, f"OpenSlide cannot be loaded ({error})", "pip install openslide-bin")
+        return
+    yield Finding(Level.PASS, f"OpenSlide {openslide.__library_version__} reads slides")
 
 
 def _decoders() -> Iterator[Finding]:

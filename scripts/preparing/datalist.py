@@ -48,14 +48,11 @@ def write_ct_datalist(
     force: bool = False,
 ) -> str:
     """Writes the datalist, its check beside it and the index of headers; returns what to tell of them."""
-    _require_shares(shares)
+    require_shares(shares)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the one that holds the scans")
     labels = _labels_in(folder) if labels is None else labels
-    output = _writable(folder, output)
-    check_file = output.with_name(f"{output.stem}_check.json")
-    if output.exists() and not check_file.exists() and not force:
-        raise InputError(f"{output} is there, and no work of this command: give another --output, or --force")
+    output, check_file = destination(folder, output, force)
     cohort, images = _collect(folder, labels, output.with_name(INDEX), subtype)
     cohort = without_copies(cohort)
     _require_patients(cohort, folder)
@@ -89,7 +86,7 @@ def write_ct_datalist(
         write_whole(check_file, json.dumps(check, indent=4) + "\n")
     return "\n".join(
         [
-            _as_table(counts),
+            as_table(counts),
             f"leakage: {leaks.patients_in_several_sections} of {leaks.patients} patients and "
             f"{leaks.slices_in_several_sections} of {leaks.slices} slices are in more than one section",
             *(f"note: {note}" for note in notes(sections)),
@@ -100,7 +97,7 @@ def write_ct_datalist(
     )
 
 
-def _require_shares(shares: Any) -> None:
+def require_shares(shares: Any) -> None:
     is_list = isinstance(shares, (list, tuple)) and len(shares) == len(SECTIONS)
     if (
         not is_list
@@ -117,6 +114,15 @@ def _labels_in(folder: Path) -> Path:
         what = " and ".join(found) if found else f"none of {', '.join(LABELS)}"
         raise InputError(f"{folder} holds {what}: name the csv of the labels with --labels FILE")
     return folder / found[0]
+
+
+def destination(folder: Path, output: Path | None, force: bool) -> tuple[Path, Path]:
+    """Where the datalist and its check go; what somebody wrote by hand is not overwritten."""
+    output = _writable(folder, output)
+    check_file = output.with_name(f"{output.stem}_check.json")
+    if output.exists() and not check_file.exists() and not force:
+        raise InputError(f"{output} is there, and no work of this command: give another --output, or --force")
+    return output, check_file
 
 
 def _writable(folder: Path, output: Path | None) -> Path:
@@ -168,11 +174,11 @@ def _require_patients(cohort: Cohort, folder: Path) -> None:
         cohort.warnings.add("most scans carry one PatientID, is it that of nobody?", [f"{scans} scans"])
 
 
-def _as_table(counts: dict[str, dict[str, float]]) -> str:
+def as_table(counts: dict[str, dict[str, float]]) -> str:
     columns = list(counts["total"])
     rows = [
         ["section", *columns],
-        *([name, *(f"{own[column]:g}" for column in columns)] for name, own in counts.items()),
+        *([name, *(f"{own[column]:.9g}" for column in columns)] for name, own in counts.items()),
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

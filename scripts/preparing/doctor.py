@@ -54,7 +54,7 @@ def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[
             images = _images(bags, None)
         else:
             sections = {}
-            for section, given in _sections(datalist).items():
+            for section, given in sections_in(datalist).items():
                 finding, sections[section] = _examine_section(datalist, section, given, path)
                 bags += sections[section]
                 yield finding
@@ -75,7 +75,7 @@ def told(findings: Iterable[Finding]) -> bool:
     return not counts[Level.FAIL]
 
 
-def _sections(datalist: Path) -> dict[str, object]:
+def sections_in(datalist: Path) -> dict[str, object]:
     """As they stand in the file."""
     try:
         content = json.loads(datalist.read_text())

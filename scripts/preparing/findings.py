@@ -40,13 +40,13 @@ class Finding(NamedTuple):
 
 
 class ScanFinding(NamedTuple):
-    """What was found in one scan."""
+    """What was found in one scan, or one slide."""
 
     scan: str
     level: Level
     text: str
     fix: str = ""
-    slices: int = 0
+    slices: int = 0  # or patches
 
     @property
     def kind(self) -> str:
@@ -58,7 +58,7 @@ class ScanFinding(NamedTuple):
         return Finding(self.level, f"{self.scan}: {self.text}", self.fix)
 
 
-def folded(found: Iterable[ScanFinding]) -> Iterator[Finding]:
+def folded(found: Iterable[ScanFinding], things: str = "scans", parts: str = "slices") -> Iterator[Finding]:
     """The findings of many scans in few lines."""
     kinds: dict[str, list[ScanFinding]] = {}
     for each in found:
@@ -66,9 +66,9 @@ def folded(found: Iterable[ScanFinding]) -> Iterator[Finding]:
     for kind, alike in sorted(kinds.items()):
         if not kind and len(alike) > SHOWN_WELL:
             slices = sorted(each.slices for each in alike)
-            yield Finding(Level.PASS, f"{len(alike)} scans of {slices[0]} to {slices[-1]} slices")
+            yield Finding(Level.PASS, f"{len(alike)} {things} of {slices[0]} to {slices[-1]} {parts}")
             continue
         shown = alike if not kind else alike[:SHOWN_ILL]
         yield from (each.finding for each in shown)
         if len(alike) > len(shown):
-            yield Finding(alike[0].level, f"{len(alike) - len(shown)} more scans like {shown[-1].scan}")
+            yield Finding(alike[0].level, f"{len(alike) - len(shown)} more {things} like {shown[-1].scan}")

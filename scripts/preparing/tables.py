@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -90,25 +90,34 @@ def read_scan_labels(path: Path) -> list[ScanLabel]:
             raise InputError(f"{path}, line {line}: the section {section!r} is none: give {', '.join(SECTIONS)}")
         rows.append(ScanLabel(line, scan, _zero_or_one(label, path, line), patient, section))
     for column in ("patient", "section"):
-        without = [row.line for row in rows if not getattr(row, column)]
-        if 0 < len(without) < len(rows):
-            raise InputError(
-                f"{path}, line {without[0]} has no {column}, other lines have: give every scan one, or leave it out"
-            )
+        require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, "scan")
     return _named_once(rows, path)
+
+
+def require_all_or_none(values: Sequence[tuple[int, str]], path: Path, column: str, what: str) -> None:
+    without = [line for line, value in values if not value]
+    if 0 < len(without) < len(values):
+        raise InputError(
+            f"{path}, line {without[0]} has no {column}, other lines have: give every {what} one, or leave it out"
+        )
 
 
 def _named_once(rows: list[ScanLabel], path: Path) -> list[ScanLabel]:
     if not rows:
         raise InputError(f"{path} has no rows: give one per scan")
-    lines: dict[str, int] = {}
-    for row in rows:
-        if not row.scan:
-            raise InputError(f"{path}, line {row.line} names no scan: name it, or take the line out")
-        if row.scan in lines:
-            raise InputError(f"{path}, line {row.line} names {row.scan!r} as line {lines[row.scan]} does: keep one")
-        lines[row.scan] = row.line
+    require_named_once([(row.line, row.scan) for row in rows], path, "scan")
     return rows
+
+
+def require_named_once(names: Iterable[tuple[int, str]], path: Path, what: str) -> None:
+    """Of each row its line and the name in it."""
+    lines: dict[str, int] = {}
+    for line, name in names:
+        if not name:
+            raise InputError(f"{path}, line {line} names no {what}: name it, or take the line out")
+        if name in lines:
+            raise InputError(f"{path}, line {line} names {name!r} as line {lines[name]} does: keep one")
+        lines[name] = line
 
 
 def _zero_or_one(value: str, path: Path, line: int) -> int:

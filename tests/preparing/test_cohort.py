@@ -10,13 +10,17 @@
 # limitations under the License.
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scripts.errors import InputError
 from scripts.preparing.cohort import (
@@ -24,6 +28,7 @@ from scripts.preparing.cohort import (
     Cohort,
     Remarks,
     Scan,
+    _counts,
     as_datalist,
     as_text,
     figures,
@@ -82,6 +87,71 @@ def test_the_split_depends_on_patients_and_seed_alone() -> None:
     other = split(scans, USUAL, 4)
     moved = [scan for section, own in other.items() for scan in own if places[scan.bag_id] != section]
     assert len(moved) > 0.3 * len(scans)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_classes_are_split_as_positive_and_negative(seed: int) -> None:
+    """The rule that head CT was split by before there were more classes, written down a second time."""
+    scans = many(seed)
+    wanted: dict[str, list[Scan]] = {section: [] for section in SECTIONS}
+    for positive in (True, False):
+        patients = sorted(
+            {one.patient for one in scans if any(o.label for o in scans if o.patient == one.patient) == positive},
+            key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest(),
+        )
+        for section, count in zip(SECTIONS, _counts(len(patients), USUAL), strict=True):
+            wanted[section] += [one for one in scans if one.patient in patients[:count]]
+            patients = patients[count:]
+    assert split(scans, USUAL, seed) == {
+        section: sorted(own, key=lambda one: one.bag_id) for section, own in wanted.items()
+    }
+
+
+class Slide(NamedTuple):
+    bag_id: str
+    label: int | str
+    patient: str
+    section: str = ""
+
+
+SLIDES = st.lists(
+    st.tuples(st.sampled_from(["N", "PB", "UDH", "ADH", "IC"]), st.integers(0, 25)), min_size=1, max_size=60
+).map(lambda drawn: [Slide(f"s{n:02d}", label, f"p{patient}") for n, (label, patient) in enumerate(drawn)])
+
+
+@given(SLIDES, st.integers(0, 3), st.randoms(use_true_random=False))
+def test_slides_of_named_classes_are_split_by_patient_whatever_their_order(
+    slides: list[Slide], seed: int, random: Any
+) -> None:
+    sections = split(slides, USUAL, seed)
+    assert sorted(slide for own in sections.values() for slide in own) == sorted(slides)
+    places = defaultdict(set)
+    for section, own in sections.items():
+        for slide in own:
+            places[slide.patient].add(section)
+    assert all(len(where) == 1 for where in places.values())
+    shuffled = list(slides)
+    random.shuffle(shuffled)
+    assert split(shuffled, USUAL, seed) == sections
+
+
+@given(st.dictionaries(st.sampled_from("ABCDE"), st.integers(3, 40), min_size=2))
+def test_every_class_is_spread_by_the_shares(patients: dict[str, int]) -> None:
+    slides = [Slide(f"{label}{n}", label, f"{label}{n}") for label, count in patients.items() for n in range(count)]
+    for section, share in zip(SECTIONS, USUAL, strict=True):
+        counts = Counter(slide.label for slide in split(slides, USUAL, 0)[section])
+        for label, count in patients.items():
+            assert counts[label] >= 1
+            assert abs(counts[label] - share * count) < 2
+
+
+def test_a_patient_of_several_classes_counts_for_the_rarest_name_and_the_highest_number() -> None:
+    """So no section lacks the rare class though all of its patients have common slides too."""
+    for rare, common in (("ADH", "N"), ("ZZ", "N"), (2, 0)):
+        both = [Slide(f"r{n}{label}", label, f"r{n}") for n in range(10) for label in (rare, common)]
+        others = [Slide(f"c{n}", common, f"c{n}") for n in range(90)]
+        sections = split(both + others, USUAL, 0)
+        assert [sum(slide.label == rare for slide in own) for own in sections.values()] == [7, 1, 2]
 
 
 def test_a_patient_who_joins_moves_few_others() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import openslide
 import pydicom
 import pytest
 
@@ -51,6 +52,19 @@ def test_this_computer_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert decoders == "PASS  decoders for JPEG, JPEG lossless, JPEG-LS, JPEG 2000, RLE"
     assert cuda == "INFO  no CUDA, the CPU is used; for training there, configs/small.json is meant"
     assert room == f"PASS  52.3 GB are free for results in {tmp_path}"
+
+
+def test_for_slides_openslide_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [str(finding) for finding in examine_computer(tmp_path, slides=True)]
+    assert f"PASS  OpenSlide {openslide.__library_version__} reads slides" in found
+    assert not any("decoder" in line for line in found)
+    metadata = json.loads((ROOT / "configs" / "wsi" / "metadata.json").read_text())
+    for package in metadata["required_packages_version"]:
+        assert any(package in line for line in found[1:-3])
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    (failed,) = (line for line in map(str, examine_computer(tmp_path, slides=True)) if line.startswith("FAIL"))
+    assert failed.startswith("FAIL  OpenSlide cannot be loaded (")
+    assert failed.endswith("): pip install openslide-bin")
 
 
 def test_in_a_bundle_the_metadata_lies_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

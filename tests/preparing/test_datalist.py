@@ -21,7 +21,7 @@ import pytest
 
 from scripts.data.bags import load_bags
 from scripts.errors import InputError
-from scripts.preparing.datalist import write_ct_datalist
+from scripts.preparing.datalist import as_table, write_ct_datalist
 from scripts.preparing.tables import SECTIONS
 from tests.preparing import test_cq500
 from tests.preparing.rsna_cohort import CORRUPT, Scan, write_rsna_cohort
@@ -383,3 +383,12 @@ def test_a_datalist_written_by_hand_is_kept_unless_forced(cohort: Path) -> None:
     write(cohort, force=True)
     assert set(json.loads(mine.read_text())) == {"training", "validation", "test"}
     write(cohort)  # its own
+
+
+def test_a_table_shows_whole_numbers_whole() -> None:
+    counts = {"training": {"slices": 752803.0, "prevalence": 0.1434}, "total": {"slices": 12345678.0, "prevalence": 1}}
+    assert as_table(counts).splitlines() == [
+        " section    slices  prevalence",
+        "training    752803      0.1434",
+        "   total  12345678           1",
+    ]
