@@ -1,0 +1,154 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From slides to features as `configs/wsi/features.json` has it, beside what no such program can do without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+from monai.bundle import ConfigParser
+from PIL import Image
+from torch import Tensor
+
+from scripts.data.extraction import FeatureExtractor
+from scripts.data.features import read_features
+from scripts.data.slides import find_slides, open_slide
+from scripts.demo.synthetic_slides import paint_slide, plan_slide
+
+ROOT = Path(__file__).parents[1]
+SEED = 0
+CONFIGS = ROOT / "configs" / "wsi"
+TILE = 256
+MPP = 0.5
+WORKERS = 2
+
+
+class Extraction:
+    """Runs of `features.json` on slides of tissue everywhere, whose tiles are those of their TIFF.
+
+    Args:
+        folder: of the slides and the features; filled by whoever asks first.
+        slides: how many.
+        tiles: of all of them together, a square number of each; those of glass are left out.
+        overrides: config files besides features.json, such as encoder_monai.json.
+    """
+
+    def __init__(self, folder: str, slides: int, tiles: int, overrides: Sequence[str]) -> None:
+        self.slides, self.features = Path(folder) / "slides", Path(folder) / "features"
+        self.configs = [str(CONFIGS / name) for name in ("features.json", *overrides)]
+        if not self.slides.exists():
+            _write_slides(self.slides, slides, round((tiles / slides) ** 0.5))
+        self.extractor = self._extractor()
+        self.paths = find_slides(self.slides)
+
+    def run(self) -> None:
+        """Every slide, and the files written."""
+        for file in self.features.glob("*"):
+            file.unlink()
+        self.extractor.run()
+
+    def tiles(self) -> int:
+        """How many the last run has encoded."""
+        return sum(len(coords) for coords in self._coords())
+
+    @torch.inference_mode()
+    def bare(self) -> dict[str, float]:
+        """Seconds of reading each tile of the last run by OpenSlide alone, one by one, and of the encoder on them."""
+        encoder, size = self.extractor.encoder.get_submodule("encoder"), self.extractor.batch_size
+        reading = encoding = 0.0
+        for path, coords in zip(self.paths, self._coords(), strict=True):
+            with open_slide(path) as slide:
+                for start in range(0, len(coords), size):
+                    began = time.perf_counter()
+                    regions = [slide.read_region(place, 0, (TILE, TILE)) for place in coords[start : start + size]]
+                    reading += time.perf_counter() - began
+                    images = _images(regions)
+                    began = time.perf_counter()
+                    encoder(images)
+                    encoding += time.perf_counter() - began
+        return {"reading": reading, "encoder": encoding}
+
+    def _coords(self) -> list[list[tuple[int, int]]]:
+        files = (self.features / f"{path.stem}.h5" for path in self.paths)
+        return [[(x, y) for x, y in read_features(file).coords.tolist()] for file in files]
+
+    def _extractor(self) -> FeatureExtractor:
+        parser = ConfigParser()
+        parser.read_config(self.configs)
+        settings = {"slides": str(self.slides), "output_dir": str(self.features), "device": "cpu"}
+        parser.update({**settings, "tile_size": TILE, "mpp": MPP, "num_workers": WORKERS})
+        extractor: FeatureExtractor = parser.get_parsed_content("extractor")
+        return extractor
+
+
+def extraction_profile(
+    folder: str, slides: int = 2, tiles: int = 1200, overrides: Sequence[str] = (), calls: int = 3, untimed: int = 1
+) -> dict[str, Any]:
+    """Tiles per second of the whole and of the bare parts in sequence, and the share of the latter it reaches."""
+    extraction = Extraction(folder, slides, tiles, overrides)
+    whole, bare, shares = [], [], []
+    for _ in range(untimed + calls):  # in turn, so that a change of the machine's pace meets both
+        whole.append({"all": _seconds(extraction.run)})
+        bare.append(extraction.bare())
+        shares.append(sum(bare[-1].values()) / whole[-1]["all"])
+    count, seconds, parts = extraction.tiles(), _medians(whole[untimed:]), _medians(bare[untimed:])
+    return {
+        "tiles": count,
+        "tiles per second": count / seconds["all"],
+        "bound": count / sum(parts.values()),
+        "share of the bound": median(shares[untimed:]),
+        "whole": seconds,
+        "bare": parts,
+    }
+
+
+def _images(regions: Sequence[Any]) -> Tensor:
+    tiles = torch.from_numpy(np.stack([np.asarray(region.convert("RGB")) for region in regions]))
+    return tiles.permute(0, 3, 1, 2).float().div(255)
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _medians(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: median(call[name] for call in calls) for name in calls[0]}
+
+
+def _write_slides(folder: Path, slides: int, side: int) -> None:
+    """The middle of a piece of tissue again and again, in a pyramid by steps of 4."""
+    folder.mkdir(parents=True)
+    for number in range(slides):
+        painted = Image.fromarray(paint_slide(plan_slide(SEED, number, positive=True), SEED))
+        left, top, right, bottom = (round(length * at) for at in (1 / 4, 3 / 4) for length in painted.size)
+        middle = np.asarray(painted.crop((left, top, right, bottom)))
+        repeats = [side * TILE // length + 1 for length in middle.shape[:2]]
+        whole = Image.fromarray(np.tile(middle, (*repeats, 1))).crop((0, 0, side * TILE, side * TILE))
+        with tifffile.TiffWriter(folder / f"slide_{number}.tif") as tiff:
+            for step in (1, 4, 16):
+                tiff.write(
+                    np.asarray(whole.reduce(step)),
+                    tile=(TILE, TILE),
+                    photometric="rgb",
+                    compression="deflate",
+                    subfiletype=int(step > 1),
+                    resolution=(1e4 / MPP / step,) * 2,
+                    resolutionunit="CENTIMETER",
+                )

@@ -1,0 +1,69 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import slide_cohort
+from benchmarks.slide_cohort import FIGURES, NETWORKS, RESULTS, SEEDS, SETTINGS, SLIDES, TILE_SIZE, compare, table
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The commands that were given; evaluation leaves its figures."""
+    given: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+
+    def bundle(*files: str, **keys: Any) -> None:
+        given.append((files, keys))
+        if "evaluate.json" in files:
+            figures = {name: {"value": 0.5, "low": 0.25, "high": 0.75} for name in FIGURES}
+            keys["output_dir"].mkdir(parents=True)
+            (keys["output_dir"] / "metrics.json").write_text(json.dumps(figures))
+
+    monkeypatch.setattr(slide_cohort, "_bundle", bundle)
+    monkeypatch.setattr(slide_cohort, "write_demo_data", lambda *args, **keys: None)
+    return given
+
+
+def test_both_networks_get_the_same_but_for_their_file(
+    commands: list[tuple[tuple[str, ...], dict[str, Any]]], tmp_path: Path
+) -> None:
+    compare(tmp_path, seeds=[3])
+    trainings = {files: keys for files, keys in commands if files[0] == "train.json" and "evaluate.json" not in files}
+    assert set(trainings) == {("train.json",), ("train.json", "abmil.json")}
+    plain, abmil = trainings["train.json",], trainings["train.json", "abmil.json"]
+    assert {key for key in plain if plain[key] != abmil[key]} == {"ckpt_dir", "output_dir"}
+    assert plain["seed"] == 3
+
+
+def test_what_is_there_is_not_made_again(
+    commands: list[tuple[tuple[str, ...], dict[str, Any]]], tmp_path: Path
+) -> None:
+    first = compare(tmp_path, seeds=[0, 1])
+    commands.clear()
+    assert compare(tmp_path, seeds=[0, 1]) == first
+    assert [files for files, _ in commands] == [("features.json",)]  # which skips what is done by itself
+    assert "| SmAP | 1 | 0.500 [0.250, 0.750] |" in table(first)
+
+
+def test_the_figures_kept_belong_to_the_experiment_as_it_is() -> None:
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert (kept["slides"], kept["tile_size"], kept["settings"]) == (list(SLIDES), TILE_SIZE, SETTINGS)
+    assert set(kept["figures"]) == set(NETWORKS)
+    for by_seed in kept["figures"].values():
+        assert set(by_seed) == set(map(str, SEEDS))
+        for figures in by_seed.values():
+            assert set(figures) == set(FIGURES)
+            assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())

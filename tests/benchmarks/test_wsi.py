@@ -1,0 +1,78 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pytest
+
+from benchmarks.wsi import MPP, TILE, WORKERS, Extraction, extraction_profile
+from scripts.data.features import read_features
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("wsi")
+
+
+@pytest.fixture(scope="module")
+def measured(home: Path) -> dict[str, Any]:
+    return extraction_profile(str(home), slides=2, tiles=18, calls=1, untimed=0)
+
+
+def test_the_share_is_that_of_the_figures(measured: dict[str, Any]) -> None:
+    tiles, whole, bare = measured["tiles"], measured["whole"]["all"], measured["bare"]
+    assert set(bare) == {"reading", "encoder"}
+    assert measured["tiles per second"] == pytest.approx(tiles / whole)
+    assert measured["bound"] == pytest.approx(tiles / sum(bare.values()))
+    assert measured["share of the bound"] == pytest.approx(measured["tiles per second"] / measured["bound"])
+
+
+def test_it_is_the_extractor_of_the_config_with_two_workers(home: Path, measured: dict[str, Any]) -> None:
+    extractor = Extraction(str(home), 2, 18, []).extractor
+    assert (extractor.num_workers, extractor.tile_size, extractor.mpp) == (WORKERS, TILE, MPP) == (2, 256, 0.5)
+    assert extractor.encoder_name == "seeded_tile_cnn_0"
+    assert Extraction(str(home), 2, 18, ["encoder_monai.json"]).extractor.encoder_name.startswith("resnet18")
+
+
+def test_slides_are_of_tissue_and_read_as_they_are_stored(home: Path, measured: dict[str, Any]) -> None:
+    files = sorted((home / "features").glob("*.h5"))
+    assert len(files) == 2
+    assert measured["tiles"] == sum(len(read_features(file).coords) for file in files) > 9
+    for path in sorted((home / "slides").iterdir()):
+        with openslide.OpenSlide(path) as slide:
+            assert slide.dimensions == (3 * TILE, 3 * TILE)
+            assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == MPP
+            assert list(slide.level_downsamples) == [1, 4, 16]
+
+
+def test_the_bare_parts_read_and_encode_the_same_tiles(
+    home: Path, measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extraction = Extraction(str(home), 2, 18, [])
+    read: list[tuple[int, int]] = []
+    seen: list[int] = []
+    read_region = openslide.OpenSlide.read_region
+
+    def counted(slide: openslide.OpenSlide, place: tuple[int, int], *rest: Any) -> Any:
+        read.append(place)
+        return read_region(slide, place, *rest)
+
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", counted)
+    encoder = extraction.extractor.encoder.get_submodule("encoder")
+    encoder.register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
+    extraction.bare()
+    files = sorted((home / "features").glob("*.h5"))
+    assert read == [tuple(place) for place in np.concatenate([read_features(file).coords for file in files]).tolist()]
+    assert sum(seen) == measured["tiles"]
