@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 from xml.etree import ElementTree
 
 from benchmarks import peers
@@ -255,6 +256,59 @@ def ct(runner: Runner) -> Section:
     )
 
 
+def wsi(runner: Runner) -> Section:
+    slides, tiles, calls, rounds, patches = (1, 9, 1, 1, 500) if runner.quick else (2, 1200, 3, 2, 50_000)
+    encoders = {"seeded convolution": [], "MONAI's resnet18": ["encoder_monai.json"]}
+    extraction: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for place, (name, overrides) in enumerate(encoders.items()):
+            share = tiles if place == 0 else tiles // 4  # the larger encoder takes far longer for each
+            options = {"slides": slides, "tiles": share, "overrides": overrides, "calls": calls}
+            options["folder"] = f"{folder}/{place}"
+            extraction[name] = [runner.figures("extraction_profile", module="wsi", **options) for _ in range(rounds)]
+        reading = [
+            runner.figures("inference_profile", module="wsi", folder=f"{folder}/h5", patches=patches, calls=calls)
+            for _ in range(rounds)
+        ]
+    rows = [
+        [
+            name,
+            f"{each[0]['tiles']:,}",
+            *(number(median(run[key] for run in each)) for key in ("tiles per second", "bound")),
+        ]
+        for name, each in extraction.items()
+    ]
+    parts = [[name, spread([run["part of it"][name] for run in reading])] for name in reading[0]["part of it"]]
+    seconds = median(run["whole"]["all"] for run in reading)
+    return Section(
+        "wsi",
+        "Whole slides: features, and from features to all outputs",
+        "`configs/wsi/features.json`, tiles of 256 pixels of synthetic pyramidal TIFFs, 2 workers, to the last byte of "
+        "the feature file; the bound is OpenSlide reading each tile, one by one, and the encoder's forward pass on "
+        f"tiles that are ready, in sequence. `configs/wsi/inference.json`: one slide of {patches:,} patches with 1024 "
+        "features, from its file to the last file of results, in a process that has run it before. On the CPU.",
+        runner.quick,
+        runner.where(),
+        [
+            *(
+                Target(
+                    f"features.json, {name}: tiles per second / bound",
+                    median(run["share of the bound"] for run in each),
+                    0.85,
+                    at_least=True,
+                )
+                for name, each in extraction.items()
+            ),
+            Target(f"inference of {patches:,} patches, h5 to all outputs", seconds, 10, "s"),
+        ],
+        [
+            Table(["encoder", "tiles", "tiles per second", "bound"], rows),
+            Table(["inference, seconds", "median (fastest to slowest process)"], parts),
+        ],
+        {"extraction": extraction, "inference": reading},
+    )
+
+
 def _smtap_operations(n: int, columns: int, layers: int = 2, expansion: int = 4) -> dict[str, float]:
     """Of the matrix products alone. Backward, a linear layer costs twice its forward pass; attention, which keeps no
     N×N table, makes five products where it made two."""
@@ -364,6 +418,7 @@ SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "smtap": smtap,
     "streaming": streaming,
     "ct": ct,
+    "wsi": wsi,
     "growth": growth,
     "gpu": gpu,
 }

@@ -25,14 +25,18 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.bags import tissue
+from benchmarks.ct import Clock
 from scripts.data.extraction import FeatureExtractor
-from scripts.data.features import read_features
+from scripts.data.features import PatchFeatures, read_features, write_features
 from scripts.data.slides import find_slides, open_slide
 from scripts.demo.synthetic_slides import paint_slide, plan_slide
+from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel
 
 ROOT = Path(__file__).parents[1]
 SEED = 0
 CONFIGS = ROOT / "configs" / "wsi"
+BUNDLE = ROOT / "bundle" / "pathology_wsi_smooth_mil"
 TILE = 256
 MPP = 0.5
 WORKERS = 2
@@ -115,6 +119,63 @@ def extraction_profile(
         "whole": seconds,
         "bare": parts,
     }
+
+
+def inference_profile(
+    folder: str, patches: int, columns: int = 1024, calls: int = 3, untimed: int = 1
+) -> dict[str, Any]:
+    """Seconds of `inference.json` on one slide, from its feature file to the last file written, and of its parts."""
+    home = Path(folder)
+    if not home.joinpath("features").exists():
+        _write_features(home / "features" / "slide.h5", patches, columns)
+    parts = [_read(home, columns) for _ in range(untimed + calls)][untimed:]
+    whole = [{"all": sum(each.values())} for each in parts]
+    return {"patches": patches, "whole": _medians(whole), "part of it": _medians(parts)}
+
+
+def _read(home: Path, columns: int) -> dict[str, float]:
+    """A run as a person would start it, its libraries and network already loaded."""
+    clock, parser = Clock(), ConfigParser()
+    parser.read_config(str(CONFIGS / "inference.json"))
+    keys = {"dataset_dir": str(home / "features"), "output_dir": str(home / "results"), "in_features": columns}
+    keys |= {"bundle_root": str(BUNDLE), "ckpt_path": str(home / "model.pt"), "device": "cpu", "amp": False}
+    # positive, so that there are patches to flag and regions to merge
+    parser.update({**keys, "threshold": 0.0, "skip_finished": False})
+    if not (home / "model.pt").exists():
+        torch.manual_seed(SEED)
+        torch.save(parser.get_parsed_content("network_def").state_dict(), home / "model.pt")
+    parser.get_parsed_content("network")
+    clock.timed("finding the slide", parser.get_parsed_content)("dataset")
+    for name in ("preprocessing", "postprocessing"):
+        steps = parser.get_parsed_content(name)
+        steps.transforms = [clock.timed(type(step).__name__, step) for step in steps.transforms]
+    evaluator = parser.get_parsed_content("evaluator")
+    evaluator.inferer = clock.timed("network", evaluator.inferer)
+    before = sum(clock.seconds.values())
+    seconds = _seconds(evaluator.run)
+    clock.seconds["the rest"] = seconds - (sum(clock.seconds.values()) - before)
+    return clock.seconds
+
+
+def _write_features(path: Path, patches: int, columns: int) -> None:
+    """A blob of tissue at 20×, float16, with a thumbnail."""
+    rng = np.random.default_rng(SEED)
+    coords = np.rint(tissue(patches).T.numpy() * TILE).astype(np.int64)
+    width, height = (int(side) for side in coords.max(axis=0) + TILE)
+    pitch = Level0Pixels(TILE)
+    slide = PatchFeatures(
+        features=rng.normal(size=(patches, columns)).astype(np.float16),
+        coords=Level0Coords(coords),
+        pitch=pitch,
+        tile=pitch,
+        mpp=MicronsPerPixel(MPP),
+        encoder="noise",
+        slide_id=path.stem,
+        slide_size=(width, height),
+        thumbnail=rng.integers(200, 255, (height // 64 + 1, width // 64 + 1, 3)).astype(np.uint8),
+        thumbnail_downsample=64.0,
+    )
+    write_features(path, slide)
 
 
 def _images(regions: Sequence[Any]) -> Tensor:

@@ -10,6 +10,9 @@
 # limitations under the License.
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,20 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def of_the_dead() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    dead = of_the_dead()
+    gone = [f".a[1].h5.{dead}.part", ".a[1].h5.99999999999999999999.part", ".a[1].h5.x.part"]
+    stay = [f".a[1].h5.{os.getppid()}.part", ".a[1].h5.1.part", f".b.h5.{dead}.part", f".a1.h5.{dead}.part"]
+    for name in gone + stay:
+        (tmp_path / name).write_text("half of it")
+    write_whole(tmp_path / "a[1].h5", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a[1].h5", *stay])
+    assert (tmp_path / "a[1].h5").read_text() == "whole"

@@ -13,11 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import openslide
 import pytest
 
-from benchmarks.wsi import MPP, TILE, WORKERS, Extraction, extraction_profile
+from benchmarks.wsi import MPP, TILE, WORKERS, Extraction, extraction_profile, inference_profile
 from scripts.data.features import read_features
 
 
@@ -76,3 +77,15 @@ def test_the_bare_parts_read_and_encode_the_same_tiles(
     files = sorted((home / "features").glob("*.h5"))
     assert read == [tuple(place) for place in np.concatenate([read_features(file).coords for file in files]).tolist()]
     assert sum(seen) == measured["tiles"]
+
+
+def test_inference_is_timed_from_the_feature_file_to_all_results(tmp_path: Path) -> None:
+    measured = inference_profile(str(tmp_path), patches=400, columns=16, calls=1, untimed=0)
+    parts = measured["part of it"]
+    assert {"finding the slide", "LoadImaged", "PatchBagd", "network", "SaveScoresd", "DrawSlided"} < set(parts)
+    assert measured["whole"]["all"] == pytest.approx(sum(parts.values()))
+    written = {path.name for path in (tmp_path / "results" / "slide").iterdir()}
+    assert written == {"result.json", "scores.h5", "map.png", "tiles.geojson.gz"}
+    with h5py.File(tmp_path / "results" / "slide" / "scores.h5") as file:
+        assert len(file["coords"]) == measured["patches"] == 400
+        assert file["flagged"][:].any()
