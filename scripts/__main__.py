@@ -169,8 +169,9 @@ def datalist_wsi(
     torchmil's splits.csv (bag_name, split) with labels/<bag>.npy beside the features; patch_labels/<bag>.npy is kept
     for evaluation. No other csv is needed.
 
-    Labels are numbers from 0, or the names of three or more classes. Of two names --classes says which is 0 and which
-    is 1. With a column coarse it is checked that each class always lies under the same coarse one.
+    Labels are numbers from 0, or the names of three or more classes, of which the first counts as the one without a
+    finding: a name that says so (normal, negative), or the first of --classes. Of two names --classes says which is 0
+    and which is 1. With a column coarse it is checked that each class always lies under the same coarse one.
 
     Sections are those of the csv, or of splits (CLAM's splits_0.csv or splits_0_bool.csv, torchmil's splits.csv), or
     are drawn by patient, classes spread alike. Without a column patient TCGA's slide names tell it, or else each slide
@@ -184,7 +185,7 @@ def datalist_wsi(
         labels: the csv; by default the one in FOLDER that has such columns.
         output: the datalist, or a folder for it; by default FOLDER/datalist.json.
         by: slide, a bag for each slide; or patient, a bag with all slides of a patient, whose labels must agree (of the
-            labels 0 and 1 the higher counts).
+            two classes 0 and 1 the higher counts).
         splits: a csv with the sections, or CLAM's folder of them, of which splits_0.csv is taken; by default one that
             lies in FOLDER or beside the labels.
         classes: the names, in the order of their numbers, such as "['normal','tumor']".
@@ -234,7 +235,13 @@ def doctor_ct(path: str, datalist: str | None = None, output_dir: str = ".") -> 
 
 
 def doctor_wsi(
-    path: str, datalist: str | None = None, output_dir: str = ".", slides: str | None = None, quick: bool = False
+    path: str,
+    datalist: str | None = None,
+    output_dir: str = ".",
+    slides: str | None = None,
+    quick: bool = False,
+    slide_mpp: float | None = None,
+    annotation_values: list[int | str] | None = None,
 ) -> None:
     """Look for what would stop or spoil a run on whole slides: PASS, INFO, WARN or FAIL, each with what to do.
 
@@ -250,13 +257,17 @@ def doctor_wsi(
         path: the folder of the features (--dataset_dir), one feature file, a folder of slides, or one slide.
         datalist: what to examine; by default PATH/datalist.json, or without it every feature file below PATH.
         output_dir: where the results would go.
-        slides: the folder of the slides that the features are of, to examine them too.
+        slides: the folder of the slides that the features are of, to examine them too, and to read annotations by them.
         quick: do not read the features themselves, so that NaN and copies are not found.
+        slide_mpp: micrometres per pixel of the slides whose features do not say it, as in a run.
+        annotation_values: which values of a mask or classes of polygons count as annotated, as in a run.
     """
     from scripts.preparing.doctor import told
     from scripts.preparing.slide_doctor import examine_wsi
 
-    findings = examine_wsi(Path(str(path)), _path(datalist), Path(str(output_dir)), _path(slides), quick)
+    findings = examine_wsi(
+        Path(str(path)), _path(datalist), Path(str(output_dir)), _path(slides), quick, slide_mpp, annotation_values
+    )
     if not told(findings):
         raise SystemExit(1)
 

@@ -323,8 +323,8 @@ def test_several_classes_are_named_once_for_every_network(name: str, fine: int, 
         assert (network.coarse.weigh.out_features, network.fine.weigh.out_features) == (coarse, fine)
         steps = parser("wsi", "train", *order).get_parsed_content("validate#postprocessing").transforms
         (judge,) = (step for step in steps if isinstance(step, BagResultd))
-        assert len(judge.class_names or ()) == fine
-        assert len(set(judge.coarse.values())) == coarse
+        assert len(judge.names) == len(judge.groups) == fine
+        assert len(set(judge.groups)) == coarse
 
 
 def test_hmil_without_a_hierarchy_says_what_is_missing() -> None:

@@ -330,10 +330,23 @@ def test_doctor_of_slides_in_a_real_process(typed: Typed, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["data"], (Path("data"), None, Path("."), None, False)),
+        (["data"], (Path("data"), None, Path("."), None, False, None, None)),
         (
-            ["1", "--datalist", "2", "--output_dir", "3", "--slides", "4", "--quick"],
-            (Path("1"), Path("2"), Path("3"), Path("4"), True),
+            [
+                "1",
+                "--datalist",
+                "2",
+                "--output_dir",
+                "3",
+                "--slides",
+                "4",
+                "--quick",
+                "--slide_mpp",
+                "0.25",
+                "--annotation_values",
+                "[1,'tumor']",
+            ],
+            (Path("1"), Path("2"), Path("3"), Path("4"), True, 0.25, [1, "tumor"]),
         ),
     ],
 )
@@ -358,7 +371,7 @@ def test_help_of_doctor_of_slides_names_what_it_looks_at(typed: Typed, capsys: p
     assert end.value.code == 0
     for words in (
         *("PATH", "--datalist", "--output_dir", "--slides", "--quick", "OpenSlide", "pitch", "NaN", "neighbours"),
-        *("magnification", "exit code", "PATH/datalist.json"),
+        *("--slide_mpp", "--annotation_values", "magnification", "exit code", "PATH/datalist.json"),
     ):
         assert words in printed
 

@@ -65,6 +65,7 @@ class Annotation:
     """What is annotated on one slide, whichever file said so."""
 
     area: Area
+    counts_from_bounds: bool = False  # its file does, as QuPath
 
     def outlines(self) -> list[np.ndarray]:
         """Polygons (V, 2) to draw, in level-0 pixels."""
@@ -131,7 +132,8 @@ def read_annotation(
     path: str | Path,
     slide_size: tuple[int, int] | None = None,
     values: Sequence[int | str] | None = None,
-    origin: tuple[int, int] = (0, 0),
+    origin: tuple[int, int] | None = (0, 0),
+    reach: tuple[float, float] | None = None,
 ) -> Annotation:
     """An annotation of any form, told by its content: GeoJSON (also gzipped), ASAP's XML, a mask as TIFF or PNG.
 
@@ -139,13 +141,14 @@ def read_annotation(
         slide_size: width, height at level 0, of which a mask may be a smaller image; None = it is of full resolution.
         values: what counts: values of the pixels of a mask (None = all above 0), or class names of polygons
             (None = all but those that say it is no lesion).
-        origin: the slide's bounds-x, bounds-y, which QuPath, and so GeoJSON, takes for 0, 0.
+        origin: the slide's bounds-x, bounds-y, which QuPath, and so GeoJSON, takes for 0, 0; None = not known.
+        reach: how far right and down tissue lies, which a mask of full resolution covers.
     """
     try:
         with open(path, "rb") as file:
             begin = file.read(16)
         if begin[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or begin.startswith(b"\x89PNG"):
-            return Annotation(read_mask(path, slide_size, _numbers(values, path)))
+            return Annotation(read_mask(path, slide_size, _numbers(values, path), reach))
         content = _content(path, zipped=begin.startswith(b"\x1f\x8b"))
     except OSError as error:
         raise InputError(f"no annotation can be read from {path}: {error.strerror}; correct the path") from error
@@ -156,7 +159,7 @@ def read_annotation(
     if text.startswith(b"<"):
         return Annotation(read_asap(path, content, names))
     if text[:1] in (b"{", b"["):
-        return Annotation(read_geojson(path, content, names, origin))
+        return Annotation(read_geojson(path, content, names, origin or (0, 0)), counts_from_bounds=True)
     raise InputError(f"{path} is no annotation; give GeoJSON, the XML of ASAP, or a mask as TIFF or PNG")
 
 

@@ -126,6 +126,8 @@ def _checked(
     wanted = "0 or 1" if class_names is None else f"one of {', '.join(class_names)}"
     if labelled and "label" not in bag:
         raise InputError(f'{where} has no "label": give {wanted}')
+    if class_names is None and isinstance(bag.get("label"), str) and not bag["label"].isdigit():
+        wanted += ", or the names of all classes in their order with --class_names"
     if "label" in bag:
         label = _class_number(bag["label"], class_names)
         if label is None:

@@ -52,6 +52,7 @@ from scripts.units import Level0Coords, MicronsPerPixel
 
 SETTINGS = "settings.json"
 THUMBNAIL_SIDE = 768
+SLOW_SECONDS = 5  # of one slide, after which a bar is shown
 NAMED = 5  # of the slides that failed, in the line at the end
 ALIKE = 1e-3  # relative: what was rounded when it was stored
 
@@ -164,7 +165,9 @@ class FeatureExtractor:
                     logger.warning("%s: no tile is tissue; its feature file holds no patches", path.name)
                 # closing: the threads must have stopped before the slide is closed, also when the encoder fails
                 with closing(self._read_tiles(slide, coords, plan)) as batches:
-                    encoded = [self._encode(tiles) for tiles in batches]
+                    count = math.ceil(len(coords) / self.batch_size)
+                    bar = tqdm(batches, "batches of tiles", count, leave=False, delay=SLOW_SECONDS)
+                    encoded = [self._encode(tiles) for tiles in bar]
                 downsample = max(max(slide.dimensions) / THUMBNAIL_SIDE, 1.0)
                 thumbnail = read_overview(slide, downsample)
             except openslide.OpenSlideError as error:

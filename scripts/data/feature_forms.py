@@ -21,7 +21,9 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import re
 import struct
 import tokenize
 import zipfile
@@ -48,6 +50,11 @@ NAMES_OF_MICROMETRES = ("um", "µm", "μm", "micrometre", "micrometer", MICROMET
 MOST_COMPRESSED = 1100  # deflate makes data 1032 times smaller at best: a file that claims more is damaged
 MOST_PITCHES = 2**20  # from one end of a slide to the other; a float32 holds such numbers exactly
 TILE_OF_A_LONE_PATCH = 256.0
+FEATURE_SUFFIXES = (".h5", ".npy", ".pt")  # where a slide has two in one place, the first wins
+DEEPEST = 3  # folders below the one that is given: torchmil's patches_512/features/features_UNI
+OTHER_FOLDERS = frozenset({"patches", "coords", "labels", "patch_labels", "inst_labels", "masks", "models", "stitches"})
+OTHER_FILES = frozenset({"scores.h5"})  # results of inference
+HOLDS_ARRAYS = re.compile(r"features.*|pt_files")  # elsewhere a .pt is a network, and a .npy may be anything
 HDF5, NPY, ZIP, PICKLE = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY", b"PK\x03\x04", b"\x80"
 UNREADABLE = (  # what h5py, numpy and torch raise for a damaged file
     OSError,
@@ -81,10 +88,10 @@ class FeatureHeader:
     pitch: Level0Pixels  # from one patch to the next
     pitch_from: str
     tile: Level0Pixels  # that a patch spans
-    unit: str  # of pitch, tile and coords: "level-0 pixels", or "micrometres" where nothing tells the pixels
+    unit: str  # of pitch, tile and coords: PIXELS, or MICROMETRES where nothing tells the pixels
     mpp: MicronsPerPixel | None
     slide_size: tuple[int, int] | None  # width, height in level-0 pixels
-    origin: tuple[int, int] = (0, 0)  # of the bounds that OpenSlide tells, which QuPath takes for 0, 0
+    origin: tuple[int, int] | None = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0; None = not known
 
 
 @dataclass(frozen=True)
@@ -135,34 +142,32 @@ def read_header(path: str | Path) -> FeatureHeader:
 
 
 def feature_paths(folder: str | Path) -> list[Path]:
-    """The feature files at the top of a folder or where CLAM, TRIDENT or torchmil put them, in order of their names.
+    """The feature files below a folder, wherever CLAM, TRIDENT, torchmil or the user put them, in order of their paths.
 
-    The h5 files of CLAM are taken before its .pt files, which have no coords.
+    Of CLAM the h5 file of a slide is taken before its .pt file, which has no coords. Those of several encoders are all
+    there.
     """
-    folder = Path(folder)
-    paths = _paths_in(folder)
-    if paths:
-        return paths
-    # TRIDENT keeps the folders of its encoders below one of the magnification and patch size
-    places = sorted(place for pattern in ("features_*", "*/features_*") for place in folder.glob(pattern))
-    of_encoders = {place: paths for place in places if (paths := _paths_in(place))}
-    if len(of_encoders) > 1:
-        names = ", ".join(str(place.relative_to(folder)) for place in of_encoders)
-        raise InputError(f"{folder} holds the features of several encoders ({names}); give the folder of one of them")
-    for paths in of_encoders.values():
-        return paths
-    raise InputError(
-        f"no feature file (*.h5, also in h5_files or features_<encoder>) in {folder}; extract the features first"
-    )
+    best: dict[tuple[Path, str], Path] = {}
+    for path in sorted(_files_below(Path(folder)), key=lambda path: FEATURE_SUFFIXES.index(path.suffix.lower())):
+        place = path.parent.with_name("h5_files") if path.parent.name == "pt_files" else path.parent
+        best.setdefault((place, path.stem), path)
+    return sorted(best.values())
 
 
-def _paths_in(folder: Path) -> list[Path]:
-    for suffix in ("h5", "npy", "pt"):
-        for place in (folder, folder / "h5_files", folder / "pt_files"):
-            paths = sorted(path for path in place.glob(f"*.{suffix}") if not path.name.startswith("."))
-            if paths:
-                return paths
-    return []
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        place = Path(parent)
+        deep = len(place.relative_to(folder).parts) == DEEPEST
+        subfolders[:] = [] if deep else [name for name in subfolders if _may_hold_features(name)]
+        suffixes = FEATURE_SUFFIXES if HOLDS_ARRAYS.fullmatch(place.resolve().name) else FEATURE_SUFFIXES[:1]
+        for name in sorted(names):
+            if Path(name).suffix.lower() in suffixes and not name.startswith(".") and name not in OTHER_FILES:
+                yield place / name
+
+
+def _may_hold_features(folder: str) -> bool:
+    """TRIDENT's slide_features_… are of whole slides."""
+    return folder not in OTHER_FOLDERS and not folder.startswith((".", "slide_features"))
 
 
 @contextmanager
@@ -412,6 +417,7 @@ def _checked_coords(path: Path, stored: _Stored) -> np.ndarray:
 
 def _header(path: Path, stored: _Stored, coords: np.ndarray) -> FeatureHeader:
     said, form = stored.said, stored.form
+    is_own = form == "smooth-mil"
     stated, tile = _stated(path, form, said)
     pitch, pitch_from = _pitch(coords, stated)
     if len(coords) and np.ptp(coords.astype(float), axis=0).max() > MOST_PITCHES * pitch:
@@ -420,15 +426,15 @@ def _header(path: Path, stored: _Stored, coords: np.ndarray) -> FeatureHeader:
         form=form,
         patches=len(coords),
         dimension=stored.shape[-1] if len(stored.shape) > 1 else 0,
-        slide_id=str(said["slide_id"]) if form == "smooth-mil" and "slide_id" in said else path.stem,
+        slide_id=str(said["slide_id"]) if is_own and "slide_id" in said else path.stem,
         encoder=_encoder(path, form, said),
         pitch=Level0Pixels(pitch),
         pitch_from=pitch_from,
         tile=Level0Pixels(tile or pitch),
         unit=_unit(path, form, said),
-        mpp=_mpp(said) if form == "smooth-mil" else None,
+        mpp=_mpp(said) if is_own else None,
         slide_size=_size(said, "slide") or _size(said, "level0"),
-        origin=(int(_number(said, "bounds_x") or 0), int(_number(said, "bounds_y") or 0)),
+        origin=(int(_number(said, "bounds_x") or 0), int(_number(said, "bounds_y") or 0)) if is_own else None,
     )
 
 

@@ -105,7 +105,7 @@ def read_features(path: str | Path) -> PatchFeatures:
         slide_size=header.slide_size or (0, 0),
         thumbnail=thumbnail,
         thumbnail_downsample=None if math.isnan(downsample) else downsample,
-        origin=header.origin,
+        origin=header.origin or (0, 0),
     )
 
 

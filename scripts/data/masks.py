@@ -102,11 +102,21 @@ class Mask:
         return np.asarray(positive.any(axis=-1))
 
 
-def read_mask(path: str | Path, slide_size: tuple[int, int] | None, values: Sequence[int] | None) -> Mask:
-    """Without a size of the slide, the mask is taken to be of full resolution."""
+def read_mask(
+    path: str | Path,
+    slide_size: tuple[int, int] | None,
+    values: Sequence[int] | None,
+    reach: tuple[float, float] | None = None,
+) -> Mask:
+    """Without a size of the slide, the mask is taken to be of full resolution, if it covers what tissue reaches to."""
     with _opened(path) as image:
         width, height = image.sizes[0]
     if slide_size is None:
+        if reach is not None and (reach[0] > width or reach[1] > height):
+            raise InputError(
+                f"{path} is a mask of {width} × {height} pixels, and patches lie beyond it: to know how much smaller "
+                "than the slide it is, give the folder of the slides with --slides"
+            )
         return Mask(path, (width, height), values)
     # each side of the mask may be rounded by up to a pixel
     if abs(width * slide_size[1] - height * slide_size[0]) > sum(slide_size):

@@ -18,27 +18,57 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from ignite.engine import Engine, Events
 
 from scripts.errors import InputError
 from scripts.files import write_whole
 
-ORIGIN = "model.json"
+
+def origin_of(ckpt_path: str | Path) -> Path:
+    return Path(ckpt_path).with_suffix(".origin.json")
 
 
-def remember_training(ckpt_dir: str, bags: Sequence[Mapping[str, Any]], class_names: Sequence[str] | None) -> None:
-    """Writes `ckpt_dir/model.json`; of several processes the first does."""
-    if dist.is_initialized() and dist.get_rank() > 0:
-        return
-    origin = {"encoder": bags[0]["encoder"], "class_names": class_names}
-    write_whole(Path(ckpt_dir) / ORIGIN, json.dumps(origin, indent=4) + "\n")
+class RememberTraining:
+    """Ignite handler of a validator, behind its saver: writes `model.origin.json` beside the weights that were saved.
+
+    Args:
+        ckpt_path: file of the weights.
+        bags: what is trained on, with the `encoder` of their features.
+        class_names: of a network of several classes.
+    """
+
+    def __init__(self, ckpt_path: str, bags: Sequence[Mapping[str, Any]], class_names: Sequence[str] | None) -> None:
+        self.path = origin_of(ckpt_path)
+        self.origin = {"encoder": bags[0]["encoder"], "class_names": class_names and list(map(str, class_names))}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def write(self) -> None:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            write_whole(self.path, json.dumps(self.origin, indent=4) + "\n")
 
 
-def trained_encoder(ckpt_path: str) -> str:
-    """The encoder whose features the weights were trained on; empty where that is not known, as of converted ones."""
-    path = Path(ckpt_path).with_name(ORIGIN)
+def trained_encoder(ckpt_path: str, class_names: Sequence[str] | None = None) -> str:
+    """The encoder whose features the weights were trained on; "" where that is not known, as of converted weights.
+
+    Classes of other names, or in another order, than the weights were trained for are refused.
+    """
+    path = origin_of(ckpt_path)
     if not path.is_file():
         return ""
     try:
-        return str(json.loads(path.read_text())["encoder"])
+        origin = json.loads(path.read_text())
+        encoder, trained_for = str(origin["encoder"]), origin["class_names"] and list(origin["class_names"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} does not say what the network was trained on: train again, or remove it") from error
+    if trained_for != (class_names and list(map(str, class_names))):
+        raise InputError(
+            f"the network was trained for {_in_words(trained_for)}, and is asked for {_in_words(class_names)}: "
+            "name the override files it was trained with"
+        )
+    return encoder
+
+
+def _in_words(class_names: Sequence[str] | None) -> str:
+    return "the classes " + ", ".join(map(str, class_names)) if class_names else "one label, positive or not"

@@ -35,8 +35,8 @@ from tqdm import tqdm
 from scripts.data.annotations import Lesions, joined, read_annotation
 from scripts.data.feature_files import require_finite
 from scripts.data.feature_forms import (
+    FEATURE_SUFFIXES,
     MICROMETRES,
-    PIXELS,
     FeatureFile,
     FeatureHeader,
     feature_paths,
@@ -44,8 +44,8 @@ from scripts.data.feature_forms import (
     read_header,
 )
 from scripts.data.lattice import distinct, lattice_places, side_by_side
+from scripts.data.slide_folder import SlideFolder
 from scripts.errors import EmptyBagError, InputError
-from scripts.units import Level0Pixels, MicronsPerPixel
 
 BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
 SLOW_SECONDS = 5  # after which a bar is shown
@@ -54,8 +54,20 @@ logger = logging.getLogger(__name__)
 
 
 def find_features(directory: str | Path) -> list[dict[str, str]]:
-    """The bags of a folder of feature files of any form, in order of their names."""
-    return [{"image": str(path), "bag_id": path.stem} for path in feature_paths(directory)]
+    """The bags of a folder of feature files of any form, in order of their paths; of no slide there may be two."""
+    paths = feature_paths(directory)
+    if not paths:
+        raise InputError(
+            f"no feature file (.h5, or .pt and .npy in a folder features… or pt_files) in {directory}; "
+            "correct --dataset_dir, or extract the features first"
+        )
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        other = by_name.setdefault(path.stem, path)
+        if other != path:
+            places = " and ".join(str(each.relative_to(directory).parent) for each in (other, path))
+            raise InputError(f"{directory} holds features of {path.stem} in {places}; give the folder of one of them")
+    return [{"image": str(path), "bag_id": path.stem} for path in paths]
 
 
 def described(
@@ -84,6 +96,12 @@ def described(
             f"the features are of the encoder {name}, the network was trained on those of {trained_with}: "
             "give features of that, or say with --encoder_name that it is the same one"
         )
+    if headers and trained_with and not name:
+        logger.warning(
+            "the features do not say which encoder they are of, the network was trained on those of %s; "
+            "state theirs with --encoder_name",
+            trained_with,
+        )
     return [{**bag, "encoder": name} for bag in bags]
 
 
@@ -94,7 +112,7 @@ class FeatureReader(ImageReader):
     """
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike] | str | os.PathLike) -> bool:
-        return all(Path(name).suffix in (".h5", ".npy", ".pt") for name in ensure_tuple(filename))
+        return all(Path(name).suffix.lower() in FEATURE_SUFFIXES for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[str | os.PathLike] | str | os.PathLike, **kwargs: Any) -> list[str]:
         # the files are opened in get_data: LoadImage buries what is raised here under a list of readers
@@ -124,7 +142,8 @@ class PatchBagd(MapTransform):
 
     Args:
         annotation_values: what counts as annotated: values of a mask image, or class names; None = all.
-        slide_mpp: micrometres per level-0 pixel of slides whose file does not say.
+        slide_mpp: micrometres per level-0 pixel of slides where nothing says it.
+        slides: folder of the slides, which say of their size, scale and bounds what the features leave out.
     """
 
     def __init__(
@@ -132,10 +151,12 @@ class PatchBagd(MapTransform):
         keys: KeysCollection = "image",
         annotation_values: Sequence[int | str] | None = None,
         slide_mpp: float | None = None,
+        slides: str | None = None,
     ) -> None:
         super().__init__(keys)
         self.annotation_values = annotation_values
         self.slide_mpp = slide_mpp
+        self.slides = SlideFolder(slides)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         bag = dict(data)
@@ -146,7 +167,7 @@ class PatchBagd(MapTransform):
                 _Slide.of_json(said, np.asarray(xy)) for said, xy in zip(meta["slides"], meta["coords"], strict=True)
             ]
             bag[key] = image.as_tensor().t()
-            _describe(bag, [slide.with_mpp(self.slide_mpp) for slide in slides], self.annotation_values)
+            _describe(bag, [slide.completed(self.slides, self.slide_mpp) for slide in slides], self.annotation_values)
         return bag
 
 
@@ -161,10 +182,12 @@ class PatchBlocksd(MapTransform):
         keys: KeysCollection = "image",
         annotation_values: Sequence[int | str] | None = None,
         slide_mpp: float | None = None,
+        slides: str | None = None,
     ) -> None:
         super().__init__(keys)
         self.annotation_values = annotation_values
         self.slide_mpp = slide_mpp
+        self.slides = SlideFolder(slides)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         bag = dict(data)
@@ -172,7 +195,7 @@ class PatchBlocksd(MapTransform):
             with _opened_bag(_paths(bag[key])) as files:
                 slides = [_Slide.of_file(file) for file in files]
             bag[key] = "\n".join(slide.source for slide in slides)
-            _describe(bag, [slide.with_mpp(self.slide_mpp) for slide in slides], self.annotation_values)
+            _describe(bag, [slide.completed(self.slides, self.slide_mpp) for slide in slides], self.annotation_values)
         return bag
 
 
@@ -210,6 +233,7 @@ class _Slide:
     source: str
     header: FeatureHeader
     coords: np.ndarray  # (N, 2)
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self.header), "source": self.source}
@@ -223,21 +247,9 @@ class _Slide:
         fields = {name: value for name, value in said.items() if name != "source"}
         return _Slide(said["source"], FeatureHeader(**fields), coords)
 
-    def with_mpp(self, mpp: float | None) -> _Slide:
-        """What the user says of a slide that does not say it itself; micrometres become pixels by it."""
-        header = self.header
-        if mpp is None or header.mpp is not None:
-            return self
-        if header.unit != MICROMETRES:
-            return replace(self, header=replace(header, mpp=MicronsPerPixel(mpp)))
-        in_pixels = replace(
-            header,
-            unit=PIXELS,
-            pitch=Level0Pixels(header.pitch / mpp),
-            tile=Level0Pixels(header.tile / mpp),
-            mpp=MicronsPerPixel(mpp),
-        )
-        return _Slide(self.source, in_pixels, np.rint(self.coords / mpp).astype(np.int64))
+    def completed(self, slides: SlideFolder, slide_mpp: float | None) -> _Slide:
+        """With what its features leave out."""
+        return replace(self, **slides.completed(self.header, self.coords, self.source, slide_mpp)._asdict())
 
 
 def _paths(image: Any) -> list[str]:
@@ -249,7 +261,6 @@ def _opened_bag(paths: Sequence[str]) -> Iterator[list[FeatureFile]]:
     """Files that fit together as one bag."""
     with ExitStack() as open_files:
         files = [open_files.enter_context(open_features(path)) for path in paths]
-        _one_encoder([(path, file.header) for path, file in zip(paths, files, strict=True)])
         filled = [file for file in files if file.header.patches]
         for file in filled:
             if file.header.dimension != filled[0].header.dimension:
@@ -299,30 +310,31 @@ def _describe(bag: dict[Hashable, Any], slides: Sequence[_Slide], values: Sequen
     source = slides[0].source
     coords = np.concatenate([slide.coords.astype(np.float64) for slide in slides])
     if len(coords) == 0:
-        raise EmptyBagError(f"{source} holds no patches (a slide without tissue); leave it out of what is trained on")
+        raise EmptyBagError(f"{source} holds no patches: no tissue was found")
     number = np.repeat(np.arange(len(slides)), [len(slide.coords) for slide in slides])
     places = np.concatenate([_on_lattice(slide) for slide in slides])
     if len(slides) > 1:
         places = side_by_side(places, number)
     about: dict[str, Any] = {"slides": [slide.as_json() for slide in slides]}
-    about["warnings"] = [
-        f"{slide.header.slide_id} holds no patches (a slide without tissue)"
-        for slide in slides
-        if len(slide.coords) == 0
+    warnings = [
+        f"{slide.header.slide_id} holds no patches: no tissue was found" for slide in slides if len(slide.coords) == 0
     ]
+    warnings.extend(warning for slide in slides for warning in slide.warnings)
     bag["coords"] = torch.from_numpy(places.T.astype(np.float32))
     bag["mask"] = torch.ones(1, len(coords))
     bag["places"] = torch.from_numpy(np.concatenate([number[None], coords.T]))
     if "label" in bag:
         bag["label"] = torch.tensor([float(bag["label"])])
     if "annotation" in bag:
-        labels, lesions = _annotated(_of_each(bag["annotation"], slides), slides, values)
+        labels, lesions, doubts = _annotated(_of_each(bag["annotation"], slides), slides, values)
+        warnings.extend(doubts)
         bag["instance_label"] = torch.from_numpy(labels).float()[None]
         bag["lesion"] = torch.from_numpy(lesions.of_instance.astype(np.int64))[None]
         about["lesions"] = {"count": lesions.count, "excluded": list(lesions.excluded)}
         bag["annotation"] = _collatable(bag["annotation"])
     elif "instance_label" in bag:
         bag["instance_label"] = _given_labels(bag["instance_label"], slides)
+    about["warnings"] = list(dict.fromkeys(warnings))
     bag["about"] = json.dumps(about)
     bag["source"] = source
 
@@ -360,8 +372,9 @@ def _collatable(annotation: Any) -> Any:
 
 def _annotated(
     paths: Sequence[str | None], slides: Sequence[_Slide], values: Sequence[int | str] | None
-) -> tuple[np.ndarray, Lesions]:
-    labels, lesions = [], []
+) -> tuple[np.ndarray, Lesions, list[str]]:
+    """Whether each patch is annotated, the lesions, and warnings."""
+    labels, lesions, warnings = [], [], []
     for path, slide in zip(paths, slides, strict=True):
         header, n = slide.header, len(slide.coords)
         if not path:
@@ -371,12 +384,25 @@ def _annotated(
         if header.unit == MICROMETRES:
             raise InputError(
                 f"{slide.source} gives micrometres and {path} pixels, which cannot be compared: "
-                "give the micrometres per pixel of the slides with --slide_mpp, or leave out the annotation"
+                "give the slides with --slides or their micrometres per pixel with --slide_mpp, "
+                "or leave out the annotation"
             )
-        annotation = read_annotation(path, header.slide_size, values, header.origin)
+        centres = slide.coords + header.tile / 2
+        reach = tuple(centres.max(axis=0).tolist()) if n else None
+        annotation = read_annotation(path, header.slide_size, values, header.origin, reach)
+        if header.origin is None and annotation.counts_from_bounds:
+            warnings.append(
+                f"the GeoJSON of {header.slide_id} counts from the slide's bounds, which are not known: "
+                "if they do not begin at 0, 0 give --slides"
+            )
+        if header.mpp is None:
+            warnings.append(
+                "lesions are counted without their size, as micrometres per pixel are not known: "
+                "give --slide_mpp or --slides"
+            )
         labels.append(annotation.tile_labels(slide.coords, header.tile))  # type: ignore[arg-type]
         lesions.append(annotation.lesions(slide.coords, header.tile, header.mpp))  # type: ignore[arg-type]
-    return np.concatenate(labels), joined(lesions)
+    return np.concatenate(labels), joined(lesions), warnings
 
 
 def _given_labels(given: Any, slides: Sequence[_Slide]) -> Tensor:

@@ -51,6 +51,12 @@ class Classes(NamedTuple):
         return int(self.probabilities.argmax())
 
     @property
+    def finding(self) -> int:
+        """The most probable class with a finding: what instances are scored for, whatever the bag is called."""
+        order = np.argsort(-self.probabilities, kind="stable").tolist()
+        return int(next(number for number in order if self.names[number] != self.negative))
+
+    @property
     def of_groups(self) -> dict[str, float]:
         """The probability of a coarse class is that of all its fine ones."""
         sums = dict.fromkeys(self.groups, 0.0)
@@ -94,8 +100,8 @@ class BagResult:
     bag_id: str
     source: str  # the user's own path
     probability: float  # of the bag being positive; of its class where every class is a finding
-    threshold: float
-    scores: np.ndarray  # (N,) of each instance, before the softmax; for the class the bag is called
+    threshold: float | None  # None: of several classes the most probable one is called
+    scores: np.ndarray  # (N,) of each instance, before the softmax; of several classes for the likeliest finding
     attention: np.ndarray  # (N,) sums to 1
     instances: Sequence[Mapping[str, Any]]  # what each instance is: a slice's UID and position, a patch's place
     label: int | None = None  # 0 or 1; or the number of the class
@@ -111,7 +117,7 @@ class BagResult:
     def positive(self) -> bool:
         if self.classes is not None:
             return self.classes.names[self.classes.called] != self.classes.negative
-        return self.probability > self.threshold
+        return self.threshold is not None and self.probability > self.threshold
 
     @property
     def label_positive(self) -> bool | None:
@@ -152,8 +158,8 @@ class BagResultd(Transform):
         threshold: a bag is called positive above this probability.
         slots: instances over which the average attention is taken, for a network of slots.
         class_names: of a network with a logit for each class; the highest is what the bag is called.
-        hierarchy: coarse class → its fine classes, which are those of class_names.
-        negative_class: the number of the class without a finding; None where every class is one.
+        hierarchy: coarse class → its fine classes, which are those of class_names in their order.
+        negative_class: the class without a finding, its number or name; "none" where every class is one.
     """
 
     def __init__(
@@ -162,13 +168,19 @@ class BagResultd(Transform):
         slots: int | None = None,
         class_names: Sequence[str] | None = None,
         hierarchy: Mapping[str, Sequence[str]] | None = None,
-        negative_class: int | None = 0,
+        negative_class: int | str | None = 0,
     ) -> None:
         self.threshold = threshold
         self.slots = slots
-        self.class_names = class_names
-        self.coarse = {fine: coarse for coarse, own in (hierarchy or {}).items() for fine in own}
-        self.negative_class = negative_class
+        self.names = tuple(map(str, class_names or ()))
+        coarse = {fine: coarse for coarse, own in (hierarchy or {}).items() for fine in own}
+        if hierarchy and self.names != tuple(coarse):
+            raise InputError(
+                f"class_names are {', '.join(self.names) or 'not given'}, the hierarchy has {', '.join(coarse)}: "
+                "give the classes of the hierarchy, in their order"
+            )
+        self.groups = tuple(coarse.values())
+        self.negative = _negative(negative_class, self.names) if self.names else None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         real = data["mask"][0] > 0.5  # [N]
@@ -177,12 +189,12 @@ class BagResultd(Transform):
         about = json.loads(data.get("about", "{}"))
         logits = data["logits"].float()  # [classes]
         classes = None if len(logits) == 1 else self._classes(logits)
-        row = 0 if classes is None or len(data["scores"]) == 1 else classes.called  # of a network that scores by class
+        row = 0 if classes is None or len(data["scores"]) == 1 else classes.finding  # of a network that scores by class
         result = BagResult(
             bag_id=data["bag_id"],
             source=data["source"],
             probability=float(torch.sigmoid(logits)[0]) if classes is None else _of_a_finding(classes),
-            threshold=self.threshold,
+            threshold=self.threshold if classes is None else None,
             scores=_numbers(data["scores"], real, row),
             attention=_numbers(data["attention"], real, row),
             instances=_instances(data, real),
@@ -196,17 +208,11 @@ class BagResultd(Transform):
         return {**data, "result": result}
 
     def _classes(self, logits: torch.Tensor) -> Classes:
-        names = tuple(self.class_names or ())
-        if len(names) != len(logits):
+        if len(self.names) != len(logits):
             raise InputError(
-                f"the network has {len(logits)} classes, class_names has {len(names)}: give a name to each"
+                f"the network has {len(logits)} classes, class_names has {len(self.names)}: give a name to each"
             )
-        return Classes(
-            names,
-            torch.softmax(logits, dim=0).cpu().numpy(),
-            groups=tuple(self.coarse[name] for name in names) if self.coarse else (),
-            negative=None if self.negative_class is None else names[self.negative_class],
-        )
+        return Classes(self.names, torch.softmax(logits, dim=0).cpu().numpy(), self.groups, self.negative)
 
 
 class SignResultd(Transform):
@@ -217,8 +223,9 @@ class SignResultd(Transform):
         self.threshold_origin = threshold_origin
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        signed = replace(data["result"], model=self.model.read(), threshold_origin=self.threshold_origin)
-        return {**data, "result": signed}
+        result: BagResult = data["result"]
+        origin = self.threshold_origin if result.classes is None else "none: the most probable class is called"
+        return {**data, "result": replace(result, model=self.model.read(), threshold_origin=origin)}
 
 
 class ModelCard:
@@ -254,6 +261,20 @@ class ModelCard:
             return ""
         with self.weights.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _negative(given: int | str | None, names: tuple[str, ...]) -> str | None:
+    """The name of the class without a finding. The command line cannot give null, so "none" says it too."""
+    if given is None or (str(given).lower() == "none" and str(given) not in names):
+        return None
+    if str(given) in names:
+        return str(given)
+    if isinstance(given, int) and given in range(len(names)):
+        return names[given]
+    raise InputError(
+        f"negative_class is {given!r}: give one of {', '.join(names)}, its number from 0, or none if every class is a "
+        "finding"
+    )
 
 
 def _numbers(values: torch.Tensor, real: torch.Tensor, row: int = 0) -> np.ndarray:

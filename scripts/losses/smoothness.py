@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from scripts.errors import InputError
 from scripts.networks.graph import Graph, laplacian
 from scripts.networks.mil import BagPrediction
 
@@ -56,6 +57,11 @@ class BagCrossEntropy(nn.Module):
         if logits.shape[1] > 1 and label.shape[1] == 1:
             loss = cross_entropy(logits, label[:, 0].long(), reduction="none").unsqueeze(1)  # [B, 1]
         else:
+            if float(label.max()) > 1:
+                raise InputError(
+                    f"a label of class {int(label.max())} for a network of one logit: name configs/classes.json or "
+                    "configs/hmil.json behind train.json"
+                )
             loss = binary_cross_entropy_with_logits(logits, label, reduction="none")  # [B, C]
         return (loss * weights_of(self.class_weights, label)).mean()
 
@@ -65,7 +71,7 @@ def weights_of(class_weights: Optional[Tensor], label: Tensor) -> Tensor:
     if class_weights is None:
         return torch.ones_like(label, dtype=torch.float)
     if int(label.max()) >= len(class_weights):
-        raise ValueError(f"{len(class_weights)} class weights, and a label of class {int(label.max())}: give one each")
+        raise InputError(f"{len(class_weights)} class weights, and a label of class {int(label.max())}: give one each")
     return class_weights.to(label.device)[label.long()]
 
 

@@ -80,13 +80,13 @@ def peaks(places: np.ndarray, score: np.ndarray) -> np.ndarray:
     column, row = np.rint(places - places.min(axis=0)).astype(int).T
     width = int(column.max()) + 3  # with a rim, so that nobody's neighbour is in another row
     cell = (row + 1) * width + column + 1
-    free = bytearray(b"\1") * ((int(row.max()) + 3) * width)
+    taken: set[int] = set()  # not a grid: two patches may lie at two ends of a slide
     kept = []
     for patch, place in ((patch, int(cell[patch])) for patch in np.lexsort((cell, -score)).tolist()):
-        if free[place]:
+        if place not in taken:
             kept.append(patch)
             for middle in (place - width, place, place + width):
-                free[middle - 1 : middle + 2] = b"\0\0\0"
+                taken.update((middle - 1, middle, middle + 1))
     return np.array(kept)
 
 

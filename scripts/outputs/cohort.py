@@ -29,9 +29,9 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.cohorts import EMPTY, FAILED
-from scripts.data.results import BagResult
+from scripts.data.results import BagResult, PatchPlaces
 from scripts.errors import InputError
-from scripts.files import write_whole
+from scripts.files import whole_file, write_whole
 from scripts.metrics.cohort import cohort_metrics
 from scripts.outputs.files import from_json, instance_rows
 
@@ -55,8 +55,9 @@ def _plain(module: nn.Module) -> list[tuple[str, object]]:
 def input_of(bag: Mapping[str, Any]) -> str:
     """Changes with its files, and with what is said of it: its label, the labels of its instances."""
     said = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation")}
-    paths = [bag["image"]] if isinstance(bag["image"], str) else bag["image"]
-    said["files"] = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, filter(os.path.isfile, paths))]
+    paths = [path for given in said.values() for path in (given if isinstance(given, list) else [given])]
+    files = (path for path in paths if isinstance(path, str) and os.path.isfile(path))
+    said["files"] = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -155,20 +156,17 @@ class CohortReport:
             for bag_id in sorted(whys)
         ]
         write_whole(self.output_dir / "summary.csv", _table([*map(_summary_row, results), *rest]))
-        rows = (
-            [{"bag_id": r.bag_id, **row} for r in results for row in _instance_rows(r)] if self.instance_table else []
-        )
-        self._write_or_remove("instances.csv", _table(rows) if rows else None)
-        figures = json.dumps(_metrics_json(results, metrics), indent=4) + "\n" if metrics else None
-        self._write_or_remove("metrics.json", figures)
-        logger.info(_closing_line(report, results, metrics, self.output_dir))
-
-    def _write_or_remove(self, name: str, content: str | None) -> None:
-        """A file of an earlier run beside tables of this one would be taken for this one's."""
-        if content is None:
-            (self.output_dir / name).unlink(missing_ok=True)
+        instances = self.output_dir / "instances.csv"
+        if self.instance_table and results:
+            _write_instances(instances, results)
         else:
-            write_whole(self.output_dir / name, content)
+            instances.unlink(missing_ok=True)  # that of an earlier run would be taken for this one's
+        figures = json.dumps(_metrics_json(results, metrics), indent=4) + "\n" if metrics else None
+        if figures is None:
+            (self.output_dir / "metrics.json").unlink(missing_ok=True)
+        else:
+            write_whole(self.output_dir / "metrics.json", figures)
+        logger.info(_closing_line(report, results, metrics, self.output_dir))
 
 
 class Report(NamedTuple):
@@ -190,8 +188,20 @@ def _of_all_ranks(own: Report) -> Report:
     )
 
 
-def _instance_rows(result: BagResult) -> list[dict[str, Any]]:
-    return [{**row, "flagged": int(row["flagged"])} for row in instance_rows(result)]
+def _typical(result: BagResult) -> list[dict[str, Any]]:
+    """Rows with all columns there are: patches are all alike."""
+    return instance_rows(result, 1 if isinstance(result.instances, PatchPlaces) else None)
+
+
+def _write_instances(path: Path, results: Sequence[BagResult]) -> None:
+    """Bag by bag: all rows of a cohort of slides would not fit into memory."""
+    columns = ["bag_id", *dict.fromkeys(name for result in results for row in _typical(result) for name in row)]
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for result in results:
+            rows = instance_rows(result)
+            writer.writerows({"bag_id": result.bag_id, **row, "flagged": int(row["flagged"])} for row in rows)
 
 
 def _failures_line(failures: Mapping[str, str], others: int) -> str:
@@ -221,7 +231,7 @@ def _of_classes(result: BagResult) -> dict[str, Any]:
         return {}
     probabilities = {
         **dict(zip(result.classes.names, result.classes.probabilities, strict=True)),
-        **result.classes.of_groups,
+        **{f"coarse {name}": probability for name, probability in result.classes.of_groups.items()},
     }
     return {"called": result.verdict, **{f"p({name})": round(float(p), 6) for name, p in probabilities.items()}}
 

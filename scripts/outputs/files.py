@@ -59,14 +59,18 @@ def _classes_as_json(classes: Classes) -> dict[str, Any]:
     }
 
 
-def instance_rows(result: BagResult) -> list[dict[str, Any]]:
-    columns = zip(result.instances, result.scores, result.attention, result.flagged, strict=True)
+def instance_rows(result: BagResult, first: int | None = None) -> list[dict[str, Any]]:
+    """All of them, or the first so many."""
+    some = slice(first)
+    columns = zip(
+        result.instances[some], result.scores[some], result.attention[some], result.flagged[some], strict=True
+    )
     rows = [
         {**about, "score": float(score), "attention": float(attention), "flagged": bool(flagged)}
         for about, score, attention, flagged in columns
     ]
     if result.truth is not None:
-        for row, truth in zip(rows, result.truth, strict=True):
+        for row, truth in zip(rows, result.truth[some], strict=True):
             row["truth"] = int(truth)
     return rows
 

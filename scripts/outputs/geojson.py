@@ -23,11 +23,12 @@ import numpy as np
 import shapely
 from monai.transforms import Transform
 
+from scripts.data.feature_forms import PIXELS
 from scripts.data.results import RESEARCH_USE, BagResult, SlideResult, slides_of
 from scripts.errors import InputError
 from scripts.files import whole_file
 from scripts.outputs.scores import called, normalisation
-from scripts.outputs.slide_view import SlideFolder, SlideView, file_stems, with_warnings
+from scripts.outputs.slide_view import file_stems, with_warnings
 
 ATTENTION = "attention (times the average)"
 FLAGGED = {"name": "flagged", "color": [214, 39, 40]}
@@ -49,13 +50,11 @@ class SaveGeoJSONd(Transform):
     Args:
         output_dir: folder of the results.
         regions_above: a patch is in a region above so many times the average attention.
-        slides: folder of the slides; those found say how large their pixels are and where their bounds begin.
     """
 
-    def __init__(self, output_dir: str, regions_above: float = 2.0, slides: str | None = None) -> None:
+    def __init__(self, output_dir: str, regions_above: float = 2.0) -> None:
         self.output_dir = Path(output_dir)
         self.regions_above = regions_above
-        self.slides = SlideFolder(slides)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
@@ -63,22 +62,18 @@ class SaveGeoJSONd(Transform):
         stems = file_stems(slides) if len(slides) > 1 else ["tiles"]
         warnings: list[str] = []
         for stem, slide in zip(stems, slides, strict=True):
-            view = self.slides.view(slide)
-            warnings.extend(view.warnings)
-            if not view.in_pixels:
+            if slide.header.unit != PIXELS:
                 warnings.append(
-                    f"no GeoJSON of {slide.header.slide_id}: its coordinates are micrometres and its pixels are of "
-                    "unknown size; give the folder of the slides as `slides`"
+                    f"no GeoJSON of {slide.header.slide_id}: its coordinates are {slide.header.unit} and its pixels "
+                    "are of unknown size; give --slides or --slide_mpp"
                 )
                 continue
             path = self.output_dir / result.bag_id / f"{stem}.geojson.gz"
-            write_geojson(path, result, slide, view, self.regions_above)
+            write_geojson(path, result, slide, self.regions_above)
         return with_warnings(data, warnings)
 
 
-def write_geojson(
-    path: Path, result: BagResult, slide: SlideResult, view: SlideView, regions_above: float = 2.0
-) -> None:
+def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_above: float = 2.0) -> None:
     """Whole or not at all, and the same bytes for the same result."""
     ids = _Ids(f"{result.bag_id}/{slide.header.slide_id}")
     about = _metadata(result, slide, regions_above)
@@ -89,7 +84,7 @@ def write_geojson(
     ):
         file.write(b'{"type":"FeatureCollection","features":[')
         between = b"\n"
-        for block in _blocks(ids, about, slide, view, regions_above):
+        for block in _blocks(ids, about, slide, regions_above):
             file.write(between + block.encode())
             between = b",\n"
         file.write(b"\n]}\n")
@@ -158,34 +153,30 @@ class _Ids:
         return f"{self.start}{number:012x}"
 
 
-def _blocks(
-    ids: _Ids, about: dict[str, str], slide: SlideResult, view: SlideView, regions_above: float
-) -> Iterator[str]:
+def _blocks(ids: _Ids, about: dict[str, str], slide: SlideResult, regions_above: float) -> Iterator[str]:
     """The features as text, regions first."""
     if not (np.isfinite(slide.attention).all() and np.isfinite(slide.scores).all()):
         raise InputError(f"the network gives no numbers for {slide.header.slide_id}: check its weights")
     count = len(slide.scores)
     above = slide.flagged & (slide.times_average > regions_above)
-    for number, region in enumerate(regions(view.coords, view.tile, above)):
-        yield json.dumps(_region(ids.of(count + number), number, region, about, slide, view), ensure_ascii=False)
+    for number, region in enumerate(regions(slide.coords.astype(float), slide.header.tile, above)):
+        yield json.dumps(_region(ids.of(count + number), number, region, about, slide), ensure_ascii=False)
     for start in range(0, count, BLOCK):
-        yield _tiles(ids, slide, view, range(start, min(start + BLOCK, count)))
+        yield _tiles(ids, slide, range(start, min(start + BLOCK, count)))
 
 
-def _region(
-    identity: str, number: int, region: Region, about: dict[str, str], slide: SlideResult, view: SlideView
-) -> dict[str, Any]:
+def _region(identity: str, number: int, region: Region, about: dict[str, str], slide: SlideResult) -> dict[str, Any]:
     attention = slide.times_average[region.tiles]
     measurements = {
         "tiles": len(region.tiles),
         f"mean {ATTENTION}": float(attention.mean()),
         f"highest {ATTENTION}": float(attention.max()),
     }
-    if view.mpp is not None:
-        measurements["area mm²"] = region.area.area * view.mpp**2 / 1e6
+    if slide.header.mpp is not None:
+        measurements["area mm²"] = region.area.area * slide.header.mpp**2 / 1e6
     if slide.truth is not None:
         measurements["annotated tiles"] = int(slide.truth[region.tiles].sum())
-    shifted = shapely.transform(region.area, lambda points: np.round(points - view.origin, 2))
+    shifted = shapely.transform(region.area, lambda points: np.round(points - _origin(slide), 2))
     name = f"region {number + 1}" if shifted.geom_type == "Polygon" else "smaller regions"
     properties = {
         "objectType": "annotation",
@@ -198,7 +189,7 @@ def _region(
     return {"type": "Feature", "id": identity, "geometry": geometry, "properties": properties}
 
 
-def _tiles(ids: _Ids, slide: SlideResult, view: SlideView, block: range) -> str:
+def _tiles(ids: _Ids, slide: SlideResult, block: range) -> str:
     """One template for all: json.dumps would take three times as long."""
     measured = {ATTENTION: slide.times_average, "score": slide.scores}
     if slide.truth is not None:
@@ -210,8 +201,8 @@ def _tiles(ids: _Ids, slide: SlideResult, view: SlideView, block: range) -> str:
         f'"properties":{{"objectType":"tile","classification":%s,"measurements":{{{names}}}}}}}'
     )
     part = slice(block.start, block.stop)
-    near = view.coords[part] - view.origin
-    (left, top), (right, bottom) = np.round(near, 2).T.tolist(), np.round(near + view.tile, 2).T.tolist()
+    near = slide.coords[part] - np.array(_origin(slide), dtype=float)
+    (left, top), (right, bottom) = np.round(near, 2).T.tolist(), np.round(near + slide.header.tile, 2).T.tolist()
     kinds = [json.dumps(kind) for kind in (OTHER, FLAGGED)]
     classification = [kinds[flagged] for flagged in slide.flagged[part].tolist()]
     rows = zip(
@@ -219,6 +210,11 @@ def _tiles(ids: _Ids, slide: SlideResult, view: SlideView, block: range) -> str:
         *(values[part].tolist() for values in measured.values()), strict=True,
     )  # fmt: skip
     return ",\n".join(map(feature.__mod__, rows))
+
+
+def _origin(slide: SlideResult) -> tuple[int, int]:
+    """Of what QuPath shows; of most slides their own corner."""
+    return slide.header.origin or (0, 0)
 
 
 def _metadata(result: BagResult, slide: SlideResult, regions_above: float) -> dict[str, str]:

@@ -27,10 +27,11 @@ from monai.transforms import Transform
 
 from scripts.data.annotations import read_annotation
 from scripts.data.results import BagResult, SlideResult, slides_of
+from scripts.data.slide_folder import SlideFolder
 from scripts.errors import InputError
 from scripts.files import write_whole
 from scripts.outputs.pictures import FLAGGED, TRUTH, headline, png
-from scripts.outputs.slide_view import SlideFolder, SlideView, file_stems, with_warnings
+from scripts.outputs.slide_view import SlideView, file_stems, view_slide, with_warnings
 
 ATTENTION = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
 COLOURS = "RdYlBu_r"  # pale at the average, red above it: on pink tissue and on glass alike
@@ -85,7 +86,7 @@ class DrawSlided(Transform):
         stems = file_stems(slides) if len(slides) > 1 else ["map"]
         warnings: list[str] = []
         for stem, slide, truth in zip(stems, slides, _each(data.get("annotation"), len(slides)), strict=True):
-            view = self.slides.view(slide)
+            view = view_slide(slide, self.slides)
             try:
                 figure = self._drawn(result, slide, view, truth)
             except (InputError, openslide.OpenSlideError) as error:

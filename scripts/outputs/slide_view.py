@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,19 +20,11 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-import openslide
 
 from scripts.data.feature_forms import PIXELS
 from scripts.data.results import BagResult, SlideResult
-from scripts.data.slides import (
-    SLIDE_SUFFIXES,
-    best_level,
-    open_slide,
-    read_mpp,
-    read_origin,
-    read_overview,
-    read_square,
-)
+from scripts.data.slide_folder import SlideFolder, read_facts
+from scripts.data.slides import best_level, open_slide, read_overview, read_square
 from scripts.errors import InputError
 from scripts.units import Level0Pixels, MicronsPerPixel
 
@@ -106,46 +97,27 @@ class SlideView:
         return [self.thumbnail.pixels[y : y + side, x : x + side] for x, y in first.tolist()]
 
 
-class SlideFolder:
-    """Finds the file of a slide by its name in a folder, or below it; without a folder there is none."""
-
-    def __init__(self, folder: str | None) -> None:
-        if folder is not None and not Path(folder).is_dir():
-            raise InputError(f"no folder of slides {folder}: give the folder that holds them as `slides`, or null")
-        self.folder = folder
-
-    def view(self, slide: SlideResult) -> SlideView:
-        header = slide.header
-        view = SlideView(
-            coords=np.asarray(slide.coords, dtype=float),
-            tile=float(header.tile),
-            unit=header.unit,
-            mpp=header.mpp,
-            size=header.slide_size,
-            origin=header.origin,
-            features=Path(slide.source),
-        )
-        if self.folder is None:
+def view_slide(slide: SlideResult, slides: SlideFolder) -> SlideView:
+    """As its header says it lies, with its own file where that is found."""
+    header = slide.header
+    view = SlideView(
+        coords=np.asarray(slide.coords, dtype=float),
+        tile=float(header.tile),
+        unit=header.unit,
+        mpp=header.mpp,
+        size=header.slide_size,
+        origin=header.origin or (0, 0),
+        features=Path(slide.source),
+    )
+    try:
+        found = slides.find(header.slide_id, slide.source)
+        if found is None or not view.in_pixels:
             return view
-        path = self._paths.get(header.slide_id) or self._paths.get(view.features.stem)
-        if path is None:
-            warning = f"no slide {header.slide_id} in the folder of slides: its map is drawn without it"
-            return view.without_slide(warning)
-        try:
-            return _seen(view, path)
-        except (InputError, openslide.OpenSlideError) as error:
-            return view.without_slide(f"the slide is left out of its map: {error}")
-
-    @cached_property
-    def _paths(self) -> dict[str, Path]:
-        """Of every slide, by its name without the suffix; that of the upper folder, where two have one name."""
-        found: dict[str, Path] = {}
-        for folder, folders, names in os.walk(self.folder or "."):
-            folders.sort()
-            for path in (Path(folder, name) for name in sorted(names)):
-                if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith("."):
-                    found.setdefault(path.stem, path)
-        return found
+        found.require_same(header, view.coords)
+    except InputError as error:
+        return view.without_slide(str(error))
+    (left, top), (width, height) = found.origin, found.scanned
+    return replace(view, path=found.path, scanned=(left, top, left + width, top + height))
 
 
 def file_stems(slides: Sequence[SlideResult]) -> list[str]:
@@ -169,36 +141,6 @@ def with_warnings(data: Mapping[Hashable, Any], warnings: Sequence[str]) -> dict
     return {**data, "result": replace(result, about={**result.about, "warnings": [*said, *new]})}
 
 
-def _seen(view: SlideView, path: Path) -> SlideView:
-    """With what the slide itself says of its size, pixels and bounds."""
-    with open_slide(path) as slide:
-        stated = read_mpp(slide, path, MicronsPerPixel(np.nan))
-        size = slide.dimensions
-        origin = read_origin(slide)
-        sides = scanned_sides(slide.properties, origin, size)
-    mpp = view.mpp if view.mpp is not None else None if np.isnan(stated) else stated
-    if not view.in_pixels:
-        if mpp is None:
-            return view
-        view = replace(view, coords=view.coords / mpp, tile=view.tile / mpp, unit=PIXELS)
-    centres = view.coords + view.tile / 2
-    if view.size not in (None, size) or (len(centres) and (centres > size).any()):
-        raise InputError(f"{path.name} has {size[0]} × {size[1]} pixels, and its features are of another slide's")
-    (x, y), (width, height) = origin, sides
-    return replace(view, mpp=mpp, size=size, origin=origin, path=path, scanned=(x, y, x + width, y + height))
-
-
-def scanned_sides(properties: Mapping[str, str], origin: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of what was scanned; where a slide names none, all that lies below and right of its origin."""
-    names = (openslide.PROPERTY_NAME_BOUNDS_WIDTH, openslide.PROPERTY_NAME_BOUNDS_HEIGHT)
-    stated = (properties.get(name, "") for name in names)
-    width, height = (
-        min(int(text), whole - start) if text.isdecimal() and int(text) > 0 else whole - start
-        for text, start, whole in zip(stated, origin, size, strict=True)
-    )
-    return width, height
-
-
 def _stored_thumbnail(features: Path) -> Thumbnail | None:
     """What our own form may hold."""
     try:
@@ -211,9 +153,8 @@ def _stored_thumbnail(features: Path) -> Thumbnail | None:
 
 
 def _read_thumbnail(path: Path) -> Thumbnail:
+    downsample = max(max(read_facts(path).scanned) / OVERVIEW_SIDE, 1.0)
     with open_slide(path) as slide:
-        sides = scanned_sides(slide.properties, read_origin(slide), slide.dimensions)
-        downsample = max(max(sides) / OVERVIEW_SIDE, 1.0)
         return Thumbnail(read_overview(slide, downsample), downsample)
 
 

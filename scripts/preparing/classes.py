@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,11 @@ from scripts.preparing.cohort import Label
 from scripts.preparing.slide_tables import SlideLabel
 
 _NUMBER = re.compile(r"(-?\d+)(\.0*)?")  # pandas writes 1.0 where another row has no label
-_NEGATIVE = re.compile(r"normal|negative|benign|healthy|control|wild|^(no|non|neg|wt)", re.IGNORECASE)
+_BRACS = ("N", "PB", "UDH", "FEA", "ADH", "DCIS", "IC")  # as configs/wsi/bracs.json has them
+_PANDA = (0, 1, 2, 3, 4, 5)  # likewise
+_WORDS = ("normal", "healthy", "negative", "neg", "n", "p?n0", "non?", "non[a-z]*", "none", "control", "wt",
+          "wild[a-z]*", "benign")  # fmt: skip
+_NEGATIVE = [re.compile(rf"(?<![a-z]){word}(?![a-z0-9])", re.IGNORECASE) for word in _WORDS]  # the surest first
 
 
 def class_list(given: Any) -> list[str] | None:
@@ -89,11 +94,32 @@ def _require_three(names: set[str], path: Path) -> None:
         (name,) = names
         raise InputError(f"{path} has the label {name!r} alone: add slides of another class, or give --classes")
     if len(names) == 2:
-        ordered = sorted(names, key=lambda name: (_NEGATIVE.search(name) is None, name))
+        ordered = _negative_first(names)
         raise InputError(
             f"{path} has the labels {' and '.join(ordered)}: say which is negative and which is positive, in this "
             f"order, --classes {_typed(ordered)}"
         )
+
+
+def _negative_first(names: Iterable[str]) -> list[str]:
+    """By alphabet, but before all others the one that most clearly says that nothing was found."""
+    ordered = sorted(names)
+    surest = min(ordered, key=lambda name: next((k for k, word in enumerate(_NEGATIVE) if word.search(name)), math.inf))
+    return [surest, *(name for name in ordered if name != surest)]
+
+
+def training_note(classes: Sequence[Label]) -> str:
+    """How a network is trained on three classes or more."""
+    if tuple(classes) == _BRACS:
+        kind, names = ", those of BRACS", " (or hmil.json) and configs/bracs.json"
+    elif tuple(classes) == _PANDA:
+        kind, names = ", taken for ISUP grades", " (or hmil.json) and configs/panda.json"
+    else:
+        kind, names = "", f" and give --class_names {_typed(map(str, classes))}"
+    return (
+        f"{len(classes)} classes{kind}: behind train.json name configs/classes.json{names}; {classes[0]}, the first, "
+        "counts as the class without a finding, --negative_class none says that every class is a finding"
+    )
 
 
 def _typed(names: Iterable[str]) -> str:
@@ -102,12 +128,14 @@ def _typed(names: Iterable[str]) -> str:
 
 
 def in_order(labels: Iterable[Label], classes: Sequence[str] | None) -> list[Label]:
-    """Each class once: numbers ascending, names as the user listed them or by alphabet."""
+    """Each class once: numbers ascending, names as the user listed them, or by alphabet behind the negative one."""
     found = set(labels)
     if classes is not None and len(classes) > 2:
         return list(classes)
     numbers = [label for label in found if isinstance(label, int)]
-    return list(range(max(*numbers, 1) + 1)) if numbers else sorted(found, key=str)
+    if numbers:
+        return list(range(max(*numbers, 1) + 1))
+    return list(_BRACS if found == set(_BRACS) else _negative_first(map(str, found)))
 
 
 def coarse_of(rows: Sequence[SlideLabel], labels: Mapping[int, Label], path: Path) -> dict[Label, str]:

@@ -51,7 +51,8 @@ def examine_computer(output_dir: Path, slides: bool = False) -> Iterator[Finding
     if torch.cuda.is_available():
         yield Finding(Level.INFO, f"CUDA with {torch.cuda.device_count()} GPU, {torch.cuda.get_device_name(0)}")
     else:
-        yield Finding(Level.INFO, "no CUDA, the CPU is used; for training there, configs/small.json is meant")
+        small = "" if slides else "; for training there, configs/small.json is meant"
+        yield Finding(Level.INFO, f"no CUDA, the CPU is used{small}")
     yield from _room(output_dir)
 
 

@@ -64,8 +64,9 @@ def write_ct_datalist(
         leaks = images.leakage(json.loads(beside.read_text()), cohort.patients_not_in_headers())
         if leaks.example:
             raise InputError(
-                f"{leaks.patients_in_several_sections} patients and {leaks.slices_in_several_sections} slices would be "
-                f"in more than one section (of {' and '.join(leaks.example)}): mend patient or section in {labels}"
+                f"{leaks.patients_in_several_sections} of {leaks.patients} patients and "
+                f"{leaks.slices_in_several_sections} of {leaks.slices} slices would be in more than one section "
+                f"(of {' and '.join(leaks.example)}): mend patient or section in {labels}"
             )
         cohort.warnings.add(
             "PatientID or study of the headers in more than one section, is the column patient right?",

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from scripts.data.feature_forms import FeatureHeader, read_header
+from scripts.data.feature_forms import MICROMETRES, FeatureHeader, read_header
 from scripts.errors import InputError
 from scripts.preparing.classes import as_classes, coarse_of, in_order
 from scripts.preparing.cohort import Label, Remarks, Shares, split
@@ -67,6 +67,7 @@ class SlideBag:
     patient: str  # what the split goes by
     section: str
     slides: tuple[Slide, ...]
+    annotated: bool = False  # its annotations show all that there is to find
 
     @property
     def patches(self) -> int:
@@ -79,10 +80,9 @@ class SlideBag:
             "label": self.label,
             "image": _one_or_all([slide.image for slide in self.slides]),
         }
-        annotations = [slide.annotation for slide in self.slides]
         patch_labels = [slide.patch_labels for slide in self.slides]
-        if any(annotations):
-            entry["annotation"] = _one_or_all(annotations)
+        if self.annotated:
+            entry["annotation"] = _one_or_all([slide.annotation for slide in self.slides])
         if all(patch_labels):  # one without says nothing of its patches
             entry["instance_label"] = _one_or_all(patch_labels)
         return entry
@@ -241,16 +241,8 @@ def _patients(rows: Iterable[SlideLabel], cohort: SlideCohort) -> dict[str, str]
 
 def _require_one_kind(cohort: SlideCohort) -> None:
     """Features of two encoders are not comparable, whatever their length."""
-    slides = sorted(cohort.slides, key=lambda slide: slide.name, reverse=True)  # the first names of each kind are shown
-    by_dimension = {str(slide.header.dimension): slide.name for slide in slides}
-    by_encoder = {slide.header.encoder: slide.name for slide in slides if slide.header.encoder}
-    for what, found in (("numbers per patch", by_dimension), ("encoders", by_encoder)):
-        if len(found) > 1:
-            listed = " and ".join(f"{kind} ({name})" for kind, name in sorted(found.items()))
-            raise InputError(
-                f"the features are not of one kind, their {what} are {listed}: "
-                "say which folder to take with --features FOLDER"
-            )
+    for text in kinds_that_differ([(slide.name, slide.header) for slide in cohort.slides]):
+        raise InputError(f"{text}: say which folder to take with --features FOLDER")
     pitches = {slide.name: pitch for slide in cohort.slides if (pitch := pitch_um(slide.header)) is not None}
     if pitches and max(pitches.values()) > SAME_PITCH * min(pitches.values()):
         groups = Counter(f"{pitch:.0f}" for pitch in pitches.values())
@@ -263,16 +255,34 @@ def _require_one_kind(cohort: SlideCohort) -> None:
         )
 
 
+def kinds_that_differ(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[str]:
+    """What features of one cohort must have in common and have not; of each kind the first slide is named."""
+    dimensions: dict[int, str] = {}
+    encoders: dict[str, str] = {}
+    for name, header in sorted(headers, key=lambda one: one[0]):
+        dimensions.setdefault(header.dimension, f"{header.dimension} ({name})")
+        if header.encoder:
+            encoders.setdefault(header.encoder.lower(), f"{header.encoder} ({name})")
+    for what, found in (("numbers per patch", dimensions), ("encoders", encoders)):
+        if len(found) > 1:
+            shown = [text for _, text in sorted(found.items())]
+            yield f"the features are not of one kind, their {what} are {' and '.join(shown)}"
+
+
 def pitch_um(header: FeatureHeader) -> float | None:
     """Micrometres from one patch to the next, where the file tells."""
-    if header.unit == "micrometres":
+    if header.unit == MICROMETRES:
         return header.pitch
     return None if header.mpp is None else header.pitch * header.mpp
 
 
 def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
     if by == "slide":
-        return [SlideBag(slide.name, slide.label, slide.patient, slide.section, (slide,)) for slide in cohort.slides]
+        return [
+            SlideBag(slide.name, slide.label, slide.patient, slide.section, (slide,), slide.annotation is not None)
+            for slide in cohort.slides
+        ]
+    binary = cohort.classes == [0, 1]
     by_patient: dict[str, list[Slide]] = defaultdict(list)
     for slide in cohort.slides:
         by_patient[slide.patient].append(slide)
@@ -281,7 +291,7 @@ def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
     for patient, slides in by_patient.items():
         slides.sort(key=lambda slide: slide.name)
         labels = {slide.label for slide in slides}
-        if len(labels) > 1 and not labels <= {0, 1}:
+        if len(labels) > 1 and not binary:
             one, other = _that_disagree(slides)
             raise InputError(
                 f"{one.name} has the label {one.label}, {other.name} of the same patient {other.label}: "
@@ -290,14 +300,22 @@ def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
         mixed += len(labels) > 1
         label = max(labels, key=lambda label: label == 1)
         bag_id = re.sub(r"[\\/]", "_", patient)
-        bags += [
-            SlideBag(bag_id, label, patient, section, tuple(slide for slide in slides if slide.section == section))
-            for section in dict.fromkeys(slide.section for slide in slides)  # one, or a leak that will be told
-        ]
+        for section in dict.fromkeys(slide.section for slide in slides):  # one, or a leak that will be told
+            own = tuple(slide for slide in slides if slide.section == section)
+            bags.append(SlideBag(bag_id, label, patient, section, own, _annotated(own, cohort)))
     if mixed:
-        cohort.notes.append(f"{mixed} patients have slides of both classes, and are positive")
+        cohort.notes.append(f"patients with slides of both classes, who count as positive: {mixed}")
     cohort.notes.append("bags are named after patients, so results will be too")
     return bags
+
+
+def _annotated(slides: Sequence[Slide], cohort: SlideCohort) -> bool:
+    """A slide without an annotation must be one without a finding: of another one nobody knows where it is."""
+    if not any(slide.annotation for slide in slides):
+        return False
+    unknown = [slide.name for slide in slides if not slide.annotation and slide.label != cohort.classes[0]]
+    cohort.warnings.add("slide with a finding and no annotation, so its patient's bag has none", unknown)
+    return not unknown
 
 
 def _that_disagree(slides: Sequence[Slide]) -> tuple[Slide, Slide]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from scripts.errors import InputError
 from scripts.files import whole_file, write_whole
-from scripts.preparing.classes import class_list
+from scripts.preparing.classes import class_list, training_note
 from scripts.preparing.cohort import Datalist, Shares, as_text
 from scripts.preparing.datalist import as_table, destination, require_shares
 from scripts.preparing.slide_cohort import SlideBag, SlideCohort, as_bags, collect, figures, in_sections, section_notes
@@ -85,8 +85,9 @@ def write_wsi_datalist(
         if leaks.example:
             source = splits or labels
             raise InputError(
-                f"{leaks.patients_in_several_sections} patients and {leaks.slides_in_several_sections} slides would be "
-                f"in more than one section (of {' and '.join(leaks.example)}): mend patient or section in {source}"
+                f"{leaks.patients_in_several_sections} of {leaks.patients} patients and "
+                f"{leaks.slides_in_several_sections} of {leaks.slides} slides would be in more than one section "
+                f"(of {' and '.join(leaks.example)}): mend patient or section in {source}"
             )
         check: dict[str, Any] = {
             "datalist": output.name,
@@ -199,8 +200,7 @@ def _class_notes(cohort: SlideCohort, names: Sequence[str] | None) -> list[str]:
     if names is not None and len(names) == 2:
         return [f"{names[0]} is 0, {names[1]} is 1"]
     if len(cohort.classes) > 2:
-        listed = ",".join(f"'{label}'" for label in cohort.classes)
-        return [f'{len(cohort.classes)} classes, train with --class_names "[{listed}]"']
+        return [training_note(cohort.classes)]
     return []
 
 

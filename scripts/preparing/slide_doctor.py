@@ -13,24 +13,28 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from scripts.data.bags import load_bags
 from scripts.data.feature_forms import FeatureHeader
+from scripts.data.slide_folder import SlideFolder
 from scripts.data.slides import SLIDE_SUFFIXES, find_slides
 from scripts.errors import InputError
+from scripts.preparing.classes import in_order
 from scripts.preparing.computer import examine_computer
 from scripts.preparing.doctor import sections_in
 from scripts.preparing.findings import Finding, Level, ScanFinding, folded
-from scripts.preparing.slide_cohort import SAME_PITCH, SLOW_SECONDS, collect, patient_in, pitch_um
+from scripts.preparing.slide_cohort import SAME_PITCH, SLOW_SECONDS, collect, kinds_that_differ, patient_in, pitch_um
 from scripts.preparing.slide_datalist import PATIENTS, labels_in, leakage, splits_in
-from scripts.preparing.slide_examination import Examined, examine_features, examine_slide
+from scripts.preparing.slide_examination import Examined, How, examine_features, examine_slide
 from scripts.preparing.slide_files import FeatureFiles, slide_name
 from scripts.preparing.slide_tables import read_splits
 
@@ -39,7 +43,13 @@ Named = tuple[str, Path, Bag]  # what a slide is called, its features, and what 
 
 
 def examine_wsi(
-    path: Path, datalist: Path | None, output_dir: Path, slides: Path | None = None, quick: bool = False
+    path: Path,
+    datalist: Path | None,
+    output_dir: Path,
+    slides: Path | None = None,
+    quick: bool = False,
+    slide_mpp: float | None = None,
+    annotation_values: Any = None,
 ) -> Iterator[Finding]:
     """The computer, then a datalist and its feature files, or those below a folder, or the slides below it."""
     yield from examine_computer(output_dir, slides=True)
@@ -47,17 +57,27 @@ def examine_wsi(
         yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
         return
     try:
-        yield from _examine(path, datalist, slides, quick)
+        if slide_mpp is not None and not _is_positive(slide_mpp):
+            raise InputError(
+                f"the micrometres per pixel of the slides are {slide_mpp!r}: give a number above 0 with --slide_mpp"
+            )
+        values = None if annotation_values is None else ensure_tuple(annotation_values)
+        how = How(quick, SlideFolder(None if slides is None else str(slides)), slide_mpp, values)
+        yield from _examine(path, datalist, slides, how)
     except InputError as error:
         yield Finding(Level.FAIL, str(error))
 
 
-def _examine(path: Path, datalist: Path | None, slides: Path | None, quick: bool) -> Iterator[Finding]:
+def _is_positive(number: object) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < math.inf
+
+
+def _examine(path: Path, datalist: Path | None, slides: Path | None, how: How) -> Iterator[Finding]:
     if path.is_file():
         if path.suffix.lower() in SLIDE_SUFFIXES:
             yield examine_slide(path).finding
         else:
-            yield examine_features(path, slide_name(path.name), quick).finding.finding
+            yield examine_features(path, slide_name(path.name), how).finding.finding
         return
     files = FeatureFiles(path)
     if datalist is None and (path / "datalist.json").is_file():
@@ -81,7 +101,7 @@ def _examine(path: Path, datalist: Path | None, slides: Path | None, quick: bool
         named = [each for bags in sections.values() for bag in bags for each in _files_of(bag, names)]
         yield from _examine_rest(named, files)
     examined = [
-        (name, examine_features(file, name, quick, bag))
+        (name, examine_features(file, name, how, bag))
         for name, file, bag in tqdm(named, desc="slides", unit="slide", delay=SLOW_SECONDS)
     ]
     yield from folded((each.finding for _, each in examined), "slides", "patches")
@@ -99,7 +119,7 @@ def class_names(sections: Mapping[str, Any]) -> list[str] | None:
         return None
     numbers = [label for label in labels if isinstance(label, int)]
     if len(numbers) < len(labels):
-        return sorted({str(label) for label in labels})
+        return [str(name) for name in in_order({str(label) for label in labels}, None)]
     return [str(number) for number in range(max(numbers) + 1)] if min(numbers) >= 0 else None
 
 
@@ -149,7 +169,8 @@ def _examine_leakage(sections: Mapping[str, Sequence[Bag]], datalist: Path) -> F
         return Finding(Level.FAIL, text, "make the datalist again, with python -m scripts datalist wsi")
     if not patients:
         text = f"none of {leaks.slides} slides is in two sections; of which patients they are is not known"
-        return Finding(Level.WARN, text, "make sure that nobody is in two, or make the datalist with datalist wsi")
+        fix = "make sure that nobody is in two, or make the datalist of a csv with a column patient"
+        return Finding(Level.WARN, text, fix)
     return Finding(Level.PASS, f"none of {leaks.patients} patients and {leaks.slides} slides is in two sections")
 
 
@@ -220,7 +241,7 @@ def _examine_rest(named: Sequence[Named], files: FeatureFiles) -> Iterator[Findi
     rest = [path for path in files.paths if os.path.abspath(path) not in used]
     rest = [path for path in rest if os.path.dirname(os.path.abspath(path)) in folders]
     if rest:
-        text = f"{len(rest)} feature files are in no section, such as {files.relative(rest[0])}"
+        text = f"feature files in no section: {len(rest)}, such as {files.relative(rest[0])}"
         yield Finding(Level.INFO, text, "slides without tissue are left out; label the others, if they are meant")
 
 
@@ -253,21 +274,15 @@ def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Findin
 
 def _alike(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[Finding]:
     fix = "extract the features of all slides by one encoder, or name its folder"
-    headers = sorted(headers, key=lambda one: one[0], reverse=True)  # so that the first names of each kind are shown
-    dimensions = {header.dimension: name for name, header in headers}
-    if len(dimensions) > 1:
-        listed = " and ".join(f"{dimension} ({name})" for dimension, name in sorted(dimensions.items()))
-        yield Finding(Level.FAIL, f"features of {listed} numbers per patch", fix)
-    encoders = {header.encoder: name for name, header in headers if header.encoder}
+    differ = [Finding(Level.FAIL, text, fix) for text in kinds_that_differ(headers)]
     unnamed = sum(not header.encoder for _, header in headers)
-    if len(encoders) > 1:
-        listed = " and ".join(f"{encoder} ({name})" for encoder, name in sorted(encoders.items()))
-        yield Finding(Level.FAIL, f"features of several encoders: {listed}", fix)
+    if differ:
+        yield from differ
     elif unnamed:
         text = f"{unnamed} of {len(headers)} files do not say which encoder made them"
         yield Finding(Level.INFO, text, "make sure that it was one and the same")
     else:
-        yield Finding(Level.PASS, f"all features are of the encoder {next(iter(encoders))}")
+        yield Finding(Level.PASS, f"all features are of the encoder {headers[0][1].encoder}")
 
 
 def _magnification(headers: Sequence[tuple[str, FeatureHeader]]) -> Finding:

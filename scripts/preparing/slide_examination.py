@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +22,9 @@ import numpy as np
 import openslide
 
 from scripts.data.annotations import read_annotation
-from scripts.data.feature_forms import FeatureFile, FeatureHeader, open_features
-from scripts.data.lattice import lattice_places, mean_degree
+from scripts.data.feature_forms import MICROMETRES, FeatureFile, FeatureHeader, open_features
+from scripts.data.lattice import distinct, lattice_places, mean_degree
+from scripts.data.slide_folder import SlideFolder
 from scripts.data.slides import damaged, open_slide, read_mpp
 from scripts.errors import InputError
 from scripts.preparing.findings import Level, ScanFinding
@@ -32,7 +33,7 @@ FEW_NEIGHBOURS, ENOUGH_TO_TELL = 4.0, 16  # of 8; a handful of patches has few w
 BLOCK = 4096  # patches that are read at once
 PROBE = 64  # pixels of the square that is read of a slide
 
-_LOOK = "it is read as it is; look at it, and extract the features again where that is wrong"
+_LOOK = "it is read as it is; look at it, and mend what is wrong"
 _AGAIN = "extract the features again"
 
 
@@ -43,28 +44,38 @@ class Examined(NamedTuple):
     content: str = ""  # the same for files of the same features; "" where they were not read
 
 
-def examine_features(path: Path, name: str, quick: bool, bag: Mapping[str, Any] | None = None) -> Examined:
+class How(NamedTuple):
+    """A file is examined as a run would read it."""
+
+    quick: bool = False  # the features themselves are not read
+    slides: SlideFolder = SlideFolder(None)
+    slide_mpp: float | None = None  # of slides that do not say it
+    annotation_values: Sequence[int | str] | None = None
+
+
+def examine_features(path: Path, name: str, how: How, bag: Mapping[str, Any] | None = None) -> Examined:
     """A feature file of any form.
 
     Args:
         path: the file.
         name: what the slide is called.
-        quick: the features themselves are not read.
+        how: what is looked at.
         bag: its annotation, instance_label and label, where a datalist gives them.
     """
     try:
         with open_features(path) as file:
-            return _examined(file, name, quick, bag or {})
+            return _examined(file, name, how, bag or {})
     except InputError as error:
         return Examined(ScanFinding(name, Level.FAIL, str(error)))
 
 
-def _examined(file: FeatureFile, name: str, quick: bool, bag: Mapping[str, Any]) -> Examined:
+def _examined(file: FeatureFile, name: str, how: How, bag: Mapping[str, Any]) -> Examined:
     header, coords = file.header, file.coords
     if header.patches == 0:
         fix = "leave it out of training, inference reports it"
         return Examined(ScanFinding(name, Level.WARN, "no patches, a slide without tissue", fix), header)
-    degree = mean_degree(lattice_places(coords, header.pitch))
+    places = lattice_places(coords, header.pitch)
+    degree = mean_degree(places)
     scale = "micrometres per pixel not known" if header.mpp is None else f"{header.mpp:.4g} micrometres per pixel"
     text = (
         f"{header.patches} patches of {header.dimension} numbers ({header.form}), "
@@ -73,17 +84,18 @@ def _examined(file: FeatureFile, name: str, quick: bool, bag: Mapping[str, Any])
     if header.patches > 1 and degree == 0:
         alone = f"no patch has a neighbour: the pitch is wrong ({text})"
         return Examined(ScanFinding(name, Level.FAIL, alone, _AGAIN), header)
-    spoilt, content = (0, "") if quick else _read(file)
+    twice = header.patches - len(distinct(places))
+    if twice:
+        crowded = f"{twice} of {header.patches} patches lie where another lies"
+        return Examined(ScanFinding(name, Level.FAIL, crowded, f"{_AGAIN}, each patch once"), header, degree)
+    spoilt, content = (0, "") if how.quick else _read(file)
     if spoilt:
         broken = f"{spoilt} of {header.patches} patches hold NaN or infinite values"
         return Examined(ScanFinding(name, Level.FAIL, broken, _AGAIN), header, degree)
     try:
-        remarks = _examine_truth(file, bag)
+        remarks = _examine_truth(file, bag, how)
     except InputError as error:
         return Examined(ScanFinding(name, Level.FAIL, str(error)), header, degree, content)
-    twice = header.patches - len(np.unique(coords, axis=0))
-    if twice:
-        remarks.append(f"{twice} patches lie where another lies")
     if degree < FEW_NEIGHBOURS and header.patches >= ENOUGH_TO_TELL:
         remarks.append("few patches have neighbours, so the tissue is scattered or the pitch is wrong")
     if "as the patches" in header.pitch_from:
@@ -106,18 +118,31 @@ def _read(file: FeatureFile) -> tuple[int, str]:
     return spoilt, digest.hexdigest()
 
 
-def _examine_truth(file: FeatureFile, bag: Mapping[str, Any]) -> list[str]:
+def _examine_truth(file: FeatureFile, bag: Mapping[str, Any], how: How) -> list[str]:
     """Remarks on the labels of patches, or an error where they cannot be read."""
     header = file.header
     if bag.get("annotation") is not None:
-        annotation = read_annotation(bag["annotation"], header.slide_size, origin=header.origin)
-        if header.unit != "level-0 pixels":
-            return ["an annotation in pixels, though the file has micrometres alone"]
-        pixels: Any = file.coords
-        return _contradiction(bag, int(annotation.tile_labels(pixels, header.tile).sum()), "annotated")
+        completed = how.slides.completed(header, file.coords, file.path, how.slide_mpp)
+        return _examine_annotation(completed.header, completed.coords, bag, how.annotation_values)
     if bag.get("instance_label") is not None:
         return _contradiction(bag, _positive(bag["instance_label"], header.patches), "positive")
     return []
+
+
+def _examine_annotation(
+    header: FeatureHeader, coords: Any, bag: Mapping[str, Any], values: Sequence[int | str] | None
+) -> list[str]:
+    if header.unit == MICROMETRES:
+        raise InputError(
+            "its annotation is in pixels and its features in micrometres: give the slides, --slides, or their "
+            "micrometres per pixel, --slide_mpp, here and to a run"
+        )
+    reach = tuple((coords + header.tile / 2).max(axis=0).tolist())
+    annotation = read_annotation(bag["annotation"], header.slide_size, values, header.origin, reach)
+    remarks = _contradiction(bag, int(annotation.tile_labels(coords, header.tile).sum()), "annotated")
+    if header.origin is None and annotation.counts_from_bounds:
+        remarks.append("its GeoJSON counts from the bounds of the slide, which are not known without --slides")
+    return remarks
 
 
 def _positive(given: Any, patches: int) -> int:

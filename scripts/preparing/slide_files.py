@@ -12,25 +12,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from scripts.data.feature_forms import FEATURE_SUFFIXES, feature_paths
 from scripts.data.slides import SLIDE_SUFFIXES
 from scripts.errors import InputError
 
-FEATURE_SUFFIXES = (".h5", ".pt", ".npy")  # where a slide has two in one place, the first wins
-ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml", ".tif", ".tiff", ".png")  # likewise
+ANNOTATION_SUFFIXES = (
+    ".geojson",
+    ".json",
+    ".xml",
+    ".tif",
+    ".tiff",
+    ".png",
+)  # of a slide that has several the first wins
 LABELS, PATCH_LABELS = "labels", "patch_labels"  # folders of torchmil
 
-_DEPTH = 3  # torchmil: patches_512/features/features_UNI
-_OTHER_FOLDERS = {"patches", "coords", LABELS, PATCH_LABELS, "inst_labels", "masks", "models", "stitches"}
-_OTHER_FILES = {"scores.h5"}  # results of inference
-_TENSORS = re.compile(r"features.*|pt_files")  # elsewhere a .pt is a network, and a .npy may be anything
 _SUFFIXES = tuple(SLIDE_SUFFIXES) + FEATURE_SUFFIXES
 _MASK = re.compile(r"_(evaluation_)?mask$|_tumor_annotation$")
 
@@ -53,7 +54,7 @@ class FeatureFiles:
 
     def __init__(self, folder: Path, features: str | None = None) -> None:
         self.folder = folder
-        self.paths = list(_wins(_feature_files(folder)))
+        self.paths = feature_paths(folder)
         if features is not None:
             self.paths = [path for path in self.paths if _lies_in(path.parent.relative_to(folder), Path(features))]
             if not self.paths:
@@ -80,35 +81,6 @@ class FeatureFiles:
 
 def relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path.absolute())
-
-
-def _feature_files(folder: Path) -> Iterator[Path]:
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        place = Path(parent)
-        deep = len(place.relative_to(folder).parts) == _DEPTH
-        subfolders[:] = [] if deep else sorted(name for name in subfolders if _may_hold_features(name))
-        tensors = _TENSORS.fullmatch(place.resolve().name) is not None
-        for name in sorted(names):
-            suffix = Path(name).suffix.lower()
-            if suffix in FEATURE_SUFFIXES and (suffix == ".h5" or tensors) and name not in _OTHER_FILES:
-                yield place / name
-
-
-def _may_hold_features(folder: str) -> bool:
-    """TRIDENT's slide_features_… are of whole slides."""
-    return folder not in _OTHER_FOLDERS and not folder.startswith((".", "slide_features"))
-
-
-def _wins(paths: Iterable[Path]) -> Iterator[Path]:
-    """CLAM writes a slide into h5_files and into pt_files, where coordinates are missing."""
-    best: dict[tuple[Path, str, str], Path] = {}
-    for path in paths:
-        place = path.parent.parent if path.parent.name in ("h5_files", "pt_files") else path.parent
-        key = (place, slide_name(path.name), "" if place != path.parent else path.parent.name)
-        other = best.setdefault(key, path)
-        if FEATURE_SUFFIXES.index(path.suffix.lower()) < FEATURE_SUFFIXES.index(other.suffix.lower()):
-            best[key] = path
-    yield from best.values()
 
 
 def _lies_in(place: Path, wanted: Path) -> bool:

@@ -27,7 +27,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.data.features import PatchFeatures, write_features
-from scripts.data.origins import remember_training
+from scripts.data.origins import RememberTraining
 from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from tests.bundle.commands import bundle, monai_bundle, run
 
@@ -58,7 +58,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parser["in_features"] = DIMENSION
     torch.manual_seed(0)
     torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
-    remember_training(str(folder), [{"encoder": "Noise"}], None)
+    RememberTraining(str(folder / "model.pt"), [{"encoder": "Noise"}], None).write()
     return folder
 
 

@@ -227,6 +227,7 @@ def test_what_the_files_say_of_the_slide(tmp_path: Path) -> None:
     assert (of_trident.slide_id, of_trident.slide_size, of_trident.mpp) == ("TCGA.1", (60_000, 50_000), None)
     own = read_header(write_own(tmp_path, "a slide", coords, 512))
     assert (own.slide_id, own.slide_size, own.origin) == ("a slide", (20_000, 10_000), (300, 200))
+    assert read_header(write_trident(tmp_path, "s", on_grid(tissue(), 512))).origin is None
     assert read_header(write_uni2h(tmp_path, "s", coords)).slide_size is None
 
 
@@ -295,17 +296,28 @@ class TestWhereFilesAre:
         ):
             assert feature_paths(tmp_path / folder) == [tmp_path / folder / names.format(slide) for slide in "ab"]
 
-    def test_two_encoders_must_be_told_apart_by_the_user(self, tmp_path: Path) -> None:
+    def test_of_no_program(self, tmp_path: Path) -> None:
+        wanted = [
+            *("A.H5", "a/b/c/3.h5", "features_x/2.NPY", "features_x/4.h5", "h5_files/1.h5", "pt_files/5.pt"),
+            *("patches_512/features/features_UNI/6.npy", "b.h5"),
+        ]
+        others = [
+            *("._A.h5", ".hidden/1.h5", "pt_files/1.pt", "features_x/4.npy", "a/b/c/d/7.h5", "a/1.npy", "model.pt"),
+            *("out/1/scores.h5", "patches/1.h5", "coords/1.npy", "slide_features_x/1.h5", "notes.txt"),
+        ]
+        for name in (*wanted, *others):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        assert feature_paths(tmp_path) == sorted(tmp_path / name for name in wanted)
+
+    def test_those_of_two_encoders_are_all_there(self, tmp_path: Path) -> None:
         for encoder in ("uni_v1", "gpfm"):
             write_trident(tmp_path, "a", on_grid(tissue(), 512), encoder=encoder)
-        told = r"holds the features of several encoders \(features_gpfm, features_uni_v1\); give the folder of one"
-        with pytest.raises(InputError, match=told):
-            feature_paths(tmp_path)
+        assert feature_paths(tmp_path) == [tmp_path / f"features_{name}" / "a.h5" for name in ("gpfm", "uni_v1")]
 
     @pytest.mark.parametrize("folder", [".", "gone"])
     def test_none(self, tmp_path: Path, folder: str) -> None:
-        with pytest.raises(InputError, match=r"no feature file \(\*.h5.*extract the features first"):
-            feature_paths(tmp_path / folder)
+        assert feature_paths(tmp_path / folder) == []
 
 
 def rewritten(path: Path, **arrays: Any) -> Path:

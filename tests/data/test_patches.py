@@ -25,6 +25,7 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.data.utils import pad_list_data_collate
 from monai.transforms import Compose, LoadImaged
+from PIL import Image
 
 from scripts.data.feature_forms import read_header
 from scripts.data.features import PatchFeatures, write_features
@@ -52,8 +53,12 @@ from tests.data.foreign_features import (
     write_trident,
     write_uni2h,
 )
+from tests.data.slides import glass, write_slide
 
 PITCH = 512
+WITHOUT_SIZE = (
+    "lesions are counted without their size, as micrometres per pixel are not known: give --slide_mpp or --slides"
+)
 CELLS = np.array([[4, 9], [5, 9], [9, 7], [4, 8], [5, 7], [8, 8], [10, 9]])
 
 
@@ -137,8 +142,13 @@ class TestOneSlide:
     def test_no_tissue_is_no_fault_but_no_bag(self, tmp_path: Path) -> None:
         path = write(tmp_path, cells=np.zeros((0, 2), int))
         for read in (load, in_blocks):
-            with pytest.raises(EmptyBagError, match=r"a.h5 holds no patches \(a slide without tissue\)"):
+            with pytest.raises(EmptyBagError, match=r"a.h5 holds no patches: no tissue was found$"):
                 read(image=path)
+
+    def test_a_suffix_may_be_in_capitals(self, tmp_path: Path) -> None:
+        path = Path(write(tmp_path)).rename(tmp_path / "A.H5")
+        assert FeatureReader().verify_suffix([str(path)])
+        assert load(image=str(path))["mask"].shape == (1, 7)
 
     def test_what_is_wrong_survives_load_image(self, tmp_path: Path) -> None:
         (tmp_path / "text.h5").write_text("hello")
@@ -169,6 +179,67 @@ class TestTruth:
             InputError, match=r"s.h5 gives micrometres and .*a.geojson pixels, which cannot be compared"
         ):
             load(image=path, annotation=square(tmp_path, "a", 0, 0, 1000))
+
+    def test_qupath_counts_from_the_bounds_that_the_slide_tells(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The bounds begin at 2048, 4096, where the first patch of the row below them lies."""
+        (tmp_path / "slides").mkdir()
+        write_slide(tmp_path / "slides" / "a.tiff", glass(5200, 6000), 0.5)
+        monkeypatch.setattr("scripts.data.slide_folder.read_origin", lambda slide: (4 * PITCH, 8 * PITCH))
+        path = str(write_clam(tmp_path, "a", CELLS * PITCH, patch_size=PITCH))
+        drawn = square(tmp_path, "a", -20, -20, 2 * PITCH + 40)  # around the patches in columns 4, 5 and rows 8, 9
+        wanted = ((CELLS >= (4, 8)) & (CELLS < (6, 10))).all(axis=1)
+        slides = str(tmp_path / "slides")
+        for read in (Compose([load_image(), PatchBagd(slides=slides)]), PatchBlocksd(slides=slides)):
+            bag: Any = read({"image": path, "annotation": drawn})
+            assert (bag["instance_label"][0].numpy() == wanted).all()
+            about = json.loads(bag["about"])
+            (said,) = about["slides"]
+            assert (said["origin"], said["slide_size"], said["mpp"]) == ([2048, 4096], [6000, 5200], 0.5)
+            assert about["warnings"] == []
+        blind = load(image=path, annotation=drawn)
+        assert not blind["instance_label"].any()
+        assert json.loads(blind["about"])["warnings"] == [
+            "the GeoJSON of a counts from the slide's bounds, which are not known: "
+            "if they do not begin at 0, 0 give --slides",
+            WITHOUT_SIZE,
+        ]
+
+    def test_a_slide_that_cannot_be_asked_is_told_among_the_warnings(self, tmp_path: Path) -> None:
+        bag = PatchBagd(slides=str(tmp_path))(load_image()({"image": write(tmp_path)}))
+        assert json.loads(bag["about"])["warnings"] == [
+            "no slide a in the folder of slides: of it only what its features say is known"
+        ]
+
+    def test_a_small_mask_of_a_slide_of_unknown_size_is_refused(self, tmp_path: Path) -> None:
+        path = str(write_uni2h(tmp_path, "a", CELLS * PITCH))
+        for scale, name in ((16, "small"), (1, "whole")):
+            Image.new("L", (11 * PITCH // scale, 10 * PITCH // scale), 255).save(tmp_path / f"{name}.png")
+        with pytest.raises(
+            InputError,
+            match=r"small.png is a mask of 352 × 320 pixels, and patches lie beyond it: to know how much smaller than "
+            r"the slide it is, give the folder of the slides with --slides$",
+        ):
+            load(image=path, annotation=str(tmp_path / "small.png"))
+        whole = load(image=path, annotation=str(tmp_path / "whole.png"))
+        assert whole["instance_label"].all()
+        assert json.loads(whole["about"])["warnings"] == [WITHOUT_SIZE]  # a mask is of the whole slide
+        (tmp_path / "slides").mkdir()
+        write_slide(tmp_path / "slides" / "a.tiff", glass(10 * PITCH, 11 * PITCH), 0.5)
+        told = PatchBagd(slides=str(tmp_path / "slides"))(
+            load_image()({"image": path, "annotation": str(tmp_path / "small.png")})
+        )
+        assert told["instance_label"].all()
+        assert json.loads(told["about"])["warnings"] == []
+
+    def test_lesions_of_unknown_size_are_told_once(self, tmp_path: Path) -> None:
+        drawn = square(tmp_path, "a", 0, 0, 3 * PITCH)
+        paths = [write(tmp_path, name) for name in "ab"]
+        assert json.loads(load(image=paths, annotation=[drawn, drawn])["about"])["warnings"].count(WITHOUT_SIZE) == 1
+        known = PatchBagd(slide_mpp=0.25)(load_image()({"image": paths, "annotation": [drawn, drawn]}))
+        assert WITHOUT_SIZE not in json.loads(known["about"])["warnings"]
+        assert WITHOUT_SIZE not in json.loads(load(image=paths, annotation=[None, None])["about"])["warnings"]
 
     def test_instance_labels_as_a_list_or_as_torchmil_keeps_them(self, tmp_path: Path) -> None:
         labels = np.array([0, 1, 1, 0, 0, 0, 1])
@@ -233,7 +304,7 @@ class TestSeveralSlides:
         about = json.loads(bag["about"])
         assert [slide["source"] for slide in about["slides"]] == paths
         assert [slide["pitch"] for slide in about["slides"]] == [512, 512, 224]
-        assert about["warnings"] == ["nothing holds no patches (a slide without tissue)"]
+        assert about["warnings"] == ["nothing holds no patches: no tissue was found"]
         assert bag["source"] == paths[0]
 
     def test_lesions_are_numbered_on(self, tmp_path: Path) -> None:
@@ -245,6 +316,15 @@ class TestSeveralSlides:
         assert (bag["lesion"][0].numpy() == np.concatenate([inside, 0 * inside, 2 * inside])).all()
         assert json.loads(bag["about"])["lesions"]["count"] == 2
 
+    def test_where_the_user_names_the_encoder_what_the_files_say_of_it_does_not_count(self, tmp_path: Path) -> None:
+        bag = {"image": [write(tmp_path, "a", encoder="uni"), write(tmp_path, "b", encoder="uni_v1")]}
+        with pytest.raises(InputError, match=r"b.h5 are of the encoder uni_v1, those in .*a.h5 of uni: "):
+            described([bag])
+        (said,) = described([bag], encoder="uni")
+        for read in (load, in_blocks):
+            assert read(**said)["mask"].shape == (1, 14)
+        assert sum(block.shape[2] for block in read_blocks(bag["image"], 5)) == 14
+
     def test_labels_of_each(self, tmp_path: Path) -> None:
         paths = [write(tmp_path, name) for name in "ab"]
         for name, value in (("a", 1), ("b", 0)):
@@ -254,12 +334,10 @@ class TestSeveralSlides:
             assert load(image=paths, instance_label=given)["instance_label"].tolist() == [[1] * 7 + [0] * 7]
 
     def test_what_does_not_fit_together_is_refused(self, tmp_path: Path) -> None:
-        one, other = write(tmp_path, "a"), write(tmp_path, "b", encoder="gpfm")
+        one = write(tmp_path, "a")
         wide = write(tmp_path, "c", features=some_features(7, 9))
         empty = [write(tmp_path, f"e{i}", np.zeros((0, 2), int)) for i in range(2)]
         for read in (load, in_blocks):
-            with pytest.raises(InputError, match=r"b.h5 are of the encoder gpfm, those in .*a.h5 of uni_v1"):
-                read(image=[one, other])
             with pytest.raises(InputError, match=r"c.h5 has 9 features for each patch, .*a.h5 has 8"):
                 read(image=[one, wide])
             with pytest.raises(EmptyBagError, match=r"e0.h5 holds no patches"):
@@ -363,6 +441,20 @@ def test_slides_without_tissue_are_found_too(tmp_path: Path) -> None:
     ]
 
 
+def test_a_slide_found_twice_is_refused(tmp_path: Path) -> None:
+    for encoder in ("uni_v1", "gpfm"):
+        write(tmp_path, "a", encoder=encoder)
+    told = "holds features of a in features_gpfm and features_uni_v1; give the folder of one of them"
+    with pytest.raises(InputError, match=told):
+        find_features(tmp_path)
+
+
+@pytest.mark.parametrize("folder", [".", "gone"])
+def test_a_folder_without_features_is_told(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(InputError, match=r"^no feature file \(.h5, .*extract the features first$"):
+        find_features(tmp_path / folder)
+
+
 class TestDescribed:
     def test_in_one_line_without_a_path(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         own: list[dict[str, Any]] = [
@@ -400,8 +492,23 @@ class TestDescribed:
             described(bags, trained_with="gpfm")
         assert described(bags, trained_with="UNI_V1")[0]["encoder"] == "uni_v1"
         assert described(bags, encoder="GPFM", trained_with="gpfm")[0]["encoder"] == "GPFM"
+
+    def test_an_encoder_that_nobody_names_is_doubted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         unknown = [{"image": str(write_uni2h(tmp_path, "u", CELLS * PITCH))}]
-        assert described(unknown, trained_with="gpfm")[0]["encoder"] == ""
+        named = {"bags": [{"image": write(tmp_path)}], "trained_with": "uni_v1"}
+        for given, told in (
+            ({"bags": unknown, "trained_with": "gpfm"}, True),
+            ({"bags": unknown}, False),
+            ({"bags": unknown, "encoder": "gpfm", "trained_with": "gpfm"}, False),
+            (named, False),
+        ):
+            caplog.clear()
+            described(**given)
+            warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+            assert warnings == [
+                "the features do not say which encoder they are of, the network was trained on those of gpfm; "
+                "state theirs with --encoder_name"
+            ] * told  # fmt: skip
 
 
 def test_micrometres_become_pixels_where_the_user_says_of_what_size(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ NAMES = ("N", "FEA", "DCIS")
 GROUPS = {"benign": ["N"], "other": ["FEA", "DCIS"]}
 
 
-def of_classes(logits: list[float], negative_class: int | None = 0, **more: Any) -> BagResult:
+def of_classes(logits: list[float], negative_class: int | str | None = 0, **more: Any) -> BagResult:
     judge = BagResultd(class_names=NAMES, hierarchy=GROUPS, negative_class=negative_class)
     got: BagResult = judge(item(logits=torch.tensor(logits), **more))["result"]
     return got
@@ -179,12 +179,46 @@ def test_the_class_without_a_finding_flags_nothing() -> None:
     assert every.probability == pytest.approx(every.classes.probabilities.max())
 
 
-def test_a_network_that_attends_by_class_is_asked_for_the_class_it_called() -> None:
+@pytest.mark.parametrize(
+    ("logits", "negative", "row"),
+    [([0.0, 1.0, 2.0], 0, 2), ([3.0, 2.0, 1.0], 0, 1), ([3.0, 2.0, 1.0], None, 0), ([0.0, 1.0, 2.0], "DCIS", 1)],
+)
+def test_a_network_that_attends_by_class_is_asked_for_the_likeliest_finding(
+    logits: list[float], negative: int | str | None, row: int
+) -> None:
+    """Also of a bag called negative: what speaks for normal tissue is no place of a lesion."""
     scores = torch.arange(15.0).view(3, 5)
     attention = torch.softmax(scores.flip(1), dim=1)
-    got = of_classes([0.0, 1.0, 2.0], scores=scores, attention=attention)
-    np.testing.assert_allclose(got.scores, [10, 11, 12])
-    np.testing.assert_allclose(got.attention, attention[2, :3])
+    got = of_classes(logits, negative, scores=scores, attention=attention)
+    np.testing.assert_allclose(got.scores, scores[row, :3])
+    np.testing.assert_allclose(got.attention, attention[row, :3])
+
+
+@pytest.mark.parametrize(("given", "named"), [(0, "N"), (2, "DCIS"), ("FEA", "FEA"), ("none", None), (None, None)])
+def test_the_class_without_a_finding_is_named_or_numbered_or_none(given: int | str | None, named: str | None) -> None:
+    classes = of_classes([0.0, 1.0, 2.0], given).classes
+    assert classes is not None
+    assert classes.negative == named
+
+
+@pytest.mark.parametrize("given", [3, -1, "LCIS", 0.5])
+def test_an_unknown_class_without_a_finding_is_an_error(given: Any) -> None:
+    with pytest.raises(InputError, match="give one of N, FEA, DCIS, its number from 0, or none if every class is a"):
+        BagResultd(class_names=NAMES, negative_class=given)
+
+
+@pytest.mark.parametrize("names", [("DCIS", "FEA", "N"), ("N", "FEA"), None])
+def test_classes_in_another_order_than_the_hierarchys_are_refused(names: tuple[str, ...] | None) -> None:
+    """The rows of HMIL follow the hierarchy: names in another order would be those of other classes."""
+    with pytest.raises(InputError, match=r"the hierarchy has N, FEA, DCIS: give the classes of the hierarchy"):
+        BagResultd(class_names=names, hierarchy=GROUPS)
+
+
+def test_of_several_classes_there_is_no_threshold() -> None:
+    """Three classes at a third each: a finding is likelier than not, and yet the bag is called normal."""
+    got = of_classes([0.1, 0.0, 0.0])
+    assert (got.verdict, got.positive, got.threshold) == ("N", False, None)
+    assert got.probability > 0.5
 
 
 def test_every_class_needs_a_name() -> None:

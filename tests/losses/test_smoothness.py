@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from scripts.errors import InputError
 from scripts.losses import BagCrossEntropy, SmoothMILLoss, ls1, ls2
 from scripts.networks import BagPrediction, Features, GatedAttentionPool, MILNetwork, build_graph
 
@@ -123,6 +124,11 @@ def test_class_weights_weigh_each_bag_by_its_class(bags: int, seed: int) -> None
 def test_a_class_without_a_weight_is_an_error() -> None:
     with pytest.raises(ValueError, match="2 class weights, and a label of class 2: give one each"):
         BagCrossEntropy([1.0, 2.0])(torch.zeros(1, 3), torch.tensor([[2]]))
+
+
+def test_a_third_class_needs_a_logit_of_its_own() -> None:
+    with pytest.raises(InputError, match=r"a label of class 2 for a network of one logit: name configs/classes"):
+        BagCrossEntropy()(torch.zeros(1, 1), torch.tensor([[2.0]]))
 
 
 def test_the_penalty_is_the_mean_over_scans() -> None:

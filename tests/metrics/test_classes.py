@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -51,7 +49,7 @@ def drawn(seed: int, bags: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return probabilities, np.concatenate([np.arange(classes), rng.integers(classes, size=bags - classes)])
 
 
-@given(st.integers(0, 10**6), st.integers(8, 30))
+@pytest.mark.parametrize(("seed", "bags"), [(0, 4), (1, 9), (2, 30), (3, 200)])
 def test_all_is_scikit_learns(seed: int, bags: int) -> None:
     probabilities, label = drawn(seed, bags, 4)
     called = probabilities.argmax(axis=1)

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -114,6 +115,16 @@ def test_neighbours_of_a_detection_are_none_and_their_neighbours_may_be() -> Non
     assert sorted(detections(row).false_alarms) == pytest.approx([1, 4.8, 5])
     end_of_row = bag([5, 4], [(3, 0), (0, 1)], lesions([0, 0], 0))  # next to each other on a grid without a rim
     assert len(detections(end_of_row).false_alarms) == 2
+
+
+def test_patches_at_two_ends_of_a_slide_take_no_memory_for_what_lies_between() -> None:
+    places = np.array([[0, 0], [1, 0], [60_000, 60_000]])
+    tracemalloc.start()
+    kept = peaks(places, np.array([1.0, 2.0, 3.0]))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept.tolist() == [2, 1]
+    assert most < 1e6
 
 
 def test_slides_of_one_bag_take_nothing_from_each_other() -> None:

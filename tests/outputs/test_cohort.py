@@ -263,7 +263,7 @@ def test_classes_stand_in_the_table_by_their_names(tmp_path: Path) -> None:
     classes = Classes(("N", "FEA", "DCIS"), np.array([0.2, 0.5, 0.3]), ("benign", "other", "other"), "N")
     report(tmp_path, [[dataclasses.replace(COHORT[0], classes=classes, label=2)]])
     (row,) = table(tmp_path / "summary.csv")
-    assert (row["called"], row["label"], row["p(FEA)"], row["p(other)"]) == ("FEA", "DCIS", "0.5", "0.8")
+    assert (row["called"], row["label"], row["p(FEA)"], row["p(coarse other)"]) == ("FEA", "DCIS", "0.5", "0.8")
 
 
 def test_several_processes_share_the_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +284,16 @@ def test_features_made_anew_are_read_anew(tmp_path: Path) -> None:
     before = input_of(bag)
     assert before == input_of(bag)
     file.write_bytes(b"other features")
+    assert before != input_of(bag)
+
+
+@pytest.mark.parametrize("key", ["annotation", "instance_label"])
+def test_a_truth_that_was_drawn_anew_is_judged_anew(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "truth"
+    file.write_text("old")
+    bag = {"bag_id": "slide", "image": "slide.h5", key: [str(file), None]}
+    before = input_of(bag)
+    file.write_text("newer")
     assert before != input_of(bag)
 
 

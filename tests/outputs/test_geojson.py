@@ -234,6 +234,13 @@ def test_the_bounds_are_taken_off(tmp_path: Path) -> None:
     assert first.max(axis=0).tolist() == region.max(axis=0).tolist() == [500 + TILE, 600 + TILE]
 
 
+def test_bounds_that_nobody_knows_are_taken_for_the_slides_corner(tmp_path: Path) -> None:
+    coords = grid(1, 1) + np.array([700, 900])
+    said = dataclasses.replace(header(1), origin=None)
+    (tile,) = of_type(saved(tmp_path, bag(coords, [HIGH], said)), "tile")
+    assert tile["geometry"]["coordinates"][0][0] == [700, 900]
+
+
 def test_without_a_scale_a_region_has_no_area_in_millimetres(tmp_path: Path) -> None:
     (region,) = of_type(saved(tmp_path, bag(grid(4, 1), [9, 1, 1, 1], header(4, mpp=None))), "annotation")
     assert "area mm²" not in region["properties"]["measurements"]
@@ -245,17 +252,9 @@ def test_micrometres_without_a_slide_are_left_out_and_told(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
     assert told["result"].about["warnings"] == [
         "no GeoJSON of slide 7: its coordinates are micrometres and its pixels are of unknown size; "
-        "give the folder of the slides as `slides`"
+        "give --slides or --slide_mpp"
     ]
     assert told["other"] == 1
-
-
-def test_micrometres_become_pixels_where_the_slide_is_there(tmp_path: Path, scanned: Path) -> None:
-    said = header(20, pitch=128, unit="micrometres", mpp=None)
-    written = saved(tmp_path, bag(grid(5, 4, 128), np.ones(20), said), slides=str(scanned.parent))
-    rings = np.array([tile["geometry"]["coordinates"][0] for tile in of_type(written, "tile")])
-    np.testing.assert_array_equal(rings[:, 0], grid(5, 4, 256))
-    np.testing.assert_array_equal(rings[:, 2], grid(5, 4, 256) + 256)
 
 
 def test_fractions_of_a_pixel_are_kept(tmp_path: Path) -> None:

@@ -30,10 +30,11 @@ from matplotlib.patches import Polygon
 from PIL import Image
 
 from scripts.data.results import BagResult, slides_of
+from scripts.data.slide_folder import SlideFolder
 from scripts.errors import InputError
 from scripts.outputs.pictures import FLAGGED, TRUTH
 from scripts.outputs.slide_pictures import DrawSlided, draw_slide, lattice_image, most_attention, round_length
-from scripts.outputs.slide_view import SlideFolder, SlideView
+from scripts.outputs.slide_view import SlideView, view_slide
 from tests.outputs.slide_results import bag, grid, header, own_form
 
 TILE = 100
@@ -51,7 +52,7 @@ def drawn(
     result: BagResult, number: int = 0, outlines: Sequence[np.ndarray] = (), slides: str | None = None, shown: int = 8
 ) -> Figure:
     slide = slides_of(result)[number]
-    return draw_slide(result, slide, SlideFolder(slides).view(slide), outlines, shown)
+    return draw_slide(result, slide, view_slide(slide, SlideFolder(slides)), outlines, shown)
 
 
 def of_label(figure: Figure, label: str) -> Axes:
@@ -101,7 +102,7 @@ def test_a_patch_glows_where_it_lies_and_by_its_attention_times_their_number(siz
 
 def viewed(coords: np.ndarray, tile: float, size: tuple[int, int] | None = None) -> SlideView:
     said = header(len(coords), pitch=tile, slide_size=size)
-    return SlideFolder(None).view(slides_of(bag(coords, np.ones(len(coords)), said))[0])
+    return view_slide(slides_of(bag(coords, np.ones(len(coords)), said))[0], SlideFolder(None))
 
 
 def test_there_are_no_seams_between_tiles_that_are_rounded_apart() -> None:
@@ -266,7 +267,7 @@ def test_the_strip_shows_the_pixels_of_the_slide_with_value_and_place(scanned: P
     found = strip(drawn(result, slides=folder))
     best = np.argsort(-attention)[:8]
     assert list(found) == best.tolist()
-    tiles = SlideFolder(folder).view(slides_of(result)[0]).tiles(best.tolist(), 224)
+    tiles = view_slide(slides_of(result)[0], SlideFolder(folder)).tiles(best.tolist(), 224)
     for index, tile in zip(best, tiles, strict=True):
         np.testing.assert_array_equal(np.asarray(found[index].images[0].get_array()), tile)
         x, y = coords[index]

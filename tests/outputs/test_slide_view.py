@@ -24,9 +24,9 @@ import pytest
 
 from scripts.data.feature_forms import FeatureHeader
 from scripts.data.results import SlideResult, slides_of
-from scripts.errors import InputError
-from scripts.outputs.slide_view import SlideFolder, SlideView, file_stems, scanned_sides, with_warnings
-from tests.outputs.slide_results import SCAN_MPP, SCAN_SIZE, bag, grid, header, own_form
+from scripts.data.slide_folder import SlideFolder
+from scripts.outputs.slide_view import SlideView, file_stems, view_slide, with_warnings
+from tests.outputs.slide_results import SCAN_SIZE, bag, grid, header, own_form
 from tests.shared_data import shared_data
 
 
@@ -40,7 +40,7 @@ def slide_result(
 def seen(slides: Path | None, coords: np.ndarray | None = None, **said: Any) -> SlideView:
     coords = grid(5, 4, 256) if coords is None else coords
     folder = None if slides is None else str(slides)
-    return SlideFolder(folder).view(slide_result(coords, header(len(coords), **{"pitch": 256, **said})))
+    return view_slide(slide_result(coords, header(len(coords), **{"pitch": 256, **said})), SlideFolder(folder))
 
 
 def test_without_a_folder_the_header_says_all_there_is() -> None:
@@ -60,62 +60,39 @@ def test_of_a_slide_of_unknown_size_as_much_is_drawn_as_has_patches() -> None:
 
 
 def test_the_slide_is_found_below_the_folder_whatever_the_case_of_its_suffix(scanned: Path) -> None:
-    view = seen(scanned.parents[1], mpp=None)
-    assert (view.path, view.size, view.warnings) == (scanned, SCAN_SIZE, ())
-    assert view.mpp == pytest.approx(SCAN_MPP)
+    view = seen(scanned.parents[1])
+    assert (view.path, view.window, view.warnings) == (scanned, (0, 0, *SCAN_SIZE), ())
 
 
-def test_the_slide_is_found_by_the_name_of_the_features_where_its_id_is_another(scanned: Path) -> None:
-    slide = slide_result(grid(5, 4, 256), header(20, "an id of the laboratory", pitch=256))
-    assert SlideFolder(str(scanned.parent)).view(slide).path == scanned
-
-
-def test_what_the_features_say_of_the_scale_goes_before_what_the_slide_says(scanned: Path) -> None:
-    assert seen(scanned.parent, mpp=0.4).mpp == 0.4
-
-
-def test_the_bounds_are_those_of_the_slide(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.outputs.slide_view.read_origin", lambda slide: (300, 200))
-    assert seen(scanned.parent).origin == (300, 200)
-
-
-@pytest.mark.parametrize(
-    ("stated", "wanted"),
-    [(("3000", "2000"), (3000, 2000)), ((None, None), (8700, 6800)), (("99999", "2000"), (8700, 2000)),
-     (("0", "-5"), (8700, 6800)), (("wide", ""), (8700, 6800))],
-)  # fmt: skip
-def test_what_was_scanned_is_what_the_slide_says_within_reason(
-    stated: tuple[str | None, str | None], wanted: tuple[int, int]
-) -> None:
-    names = ("openslide.bounds-width", "openslide.bounds-height")
-    properties = {name: text for name, text in zip(names, stated, strict=True) if text is not None}
-    assert scanned_sides(properties, (300, 200), (9000, 7000)) == wanted
+def test_what_the_header_says_stays_as_it_is(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.data.slide_folder.read_origin", lambda slide: (300, 200))
+    view = seen(scanned.parent, mpp=0.4, origin=(30, 40))
+    assert (view.mpp, view.origin, view.path) == (0.4, (30, 40), scanned)
+    assert seen(None, origin=None).origin == (0, 0)
 
 
 def test_of_a_slide_that_is_mostly_empty_canvas_what_was_scanned_is_drawn(
     scanned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.outputs.slide_view.read_origin", lambda slide: (300, 200))
-    monkeypatch.setattr("scripts.outputs.slide_view.scanned_sides", lambda *given: (600, 500))
+    monkeypatch.setattr("scripts.data.slide_folder.read_origin", lambda slide: (300, 200))
+    monkeypatch.setattr("scripts.data.slide_folder.scanned_sides", lambda *given: (600, 500))
     view = seen(scanned.parent)
     assert view.window == (300, 200, 900, 700)
     assert view.thumbnail is not None
     assert view.thumbnail.downsample == 1  # by the part that is shown, not by the canvas
 
 
-def test_micrometres_become_pixels_by_the_slide_and_stay_what_they_are_without(scanned: Path) -> None:
+def test_where_nobody_knows_the_pixels_the_slide_is_not_drawn(scanned: Path) -> None:
     said: dict[str, Any] = {"unit": "micrometres", "mpp": None, "pitch": 128}
-    alone, together = (seen(folder, grid(5, 4, 128), **said) for folder in (None, scanned.parent))
-    assert (alone.in_pixels, alone.tile, alone.microns_per_unit) == (False, 128, 1)
-    np.testing.assert_array_equal(alone.coords, grid(5, 4, 128))
-    assert (together.in_pixels, together.tile, together.microns_per_unit) == (True, 256, SCAN_MPP)
-    np.testing.assert_array_equal(together.coords, grid(5, 4, 256))
+    view = seen(scanned.parent, grid(5, 4, 128), **said)
+    assert (view.in_pixels, view.tile, view.microns_per_unit, view.path) == (False, 128, 1, None)
+    np.testing.assert_array_equal(view.coords, grid(5, 4, 128))
 
 
 def test_a_slide_that_is_not_there_is_told(tmp_path: Path) -> None:
     view = seen(tmp_path)
     assert view.path is None
-    assert view.warnings == ("no slide slide 7 in the folder of slides: its map is drawn without it",)
+    assert view.warnings == ("no slide slide 7 in the folder of slides: of it only what its features say is known",)
 
 
 @pytest.mark.parametrize("why", ["size", "patches"])
@@ -127,8 +104,8 @@ def test_another_slide_of_that_name_is_not_drawn(scanned: Path, why: str) -> Non
         view = seen(scanned.parent, grid(6, 4, 256))
     assert view.path is None
     assert view.warnings == (
-        "the slide is left out of its map: "
-        "slide 7.TIFF has 1280 × 1024 pixels, and its features are of another slide's",
+        "slide 7.TIFF has 1280 × 1024 pixels, and its features are of another slide's: "
+        "give the slide that they were made of",
     )
 
 
@@ -137,13 +114,8 @@ def test_a_slide_that_cannot_be_opened_is_told_and_left_out(tmp_path: Path) -> N
     view = seen(tmp_path)
     assert view.path is None
     (warning,) = view.warnings
-    assert warning.startswith("the slide is left out of its map: slide 7.svs is not a slide that OpenSlide reads")
+    assert warning.startswith("slide 7.svs is not a slide that OpenSlide reads")
     assert str(tmp_path) not in warning
-
-
-def test_a_folder_that_is_none_is_refused_before_hours_of_work(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^no folder of slides .*nowhere: give the folder that holds them"):
-        SlideFolder(str(tmp_path / "nowhere"))
 
 
 def test_the_tiles_are_the_pixels_of_the_slide(scanned: Path) -> None:
@@ -166,11 +138,11 @@ def test_the_thumbnail_is_that_of_the_features_else_that_of_the_slide(scanned: P
     stored = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8)
     folder = SlideFolder(str(scanned.parent))
     coords, said = grid(5, 4, 256), header(20, pitch=256)
-    with_one = folder.view(slide_result(coords, said, own_form(tmp_path / "a.h5", stored))).thumbnail
+    with_one = view_slide(slide_result(coords, said, own_form(tmp_path / "a.h5", stored)), folder).thumbnail
     assert with_one is not None
     np.testing.assert_array_equal(with_one.pixels, stored)
     assert with_one.downsample == 8
-    without = folder.view(slide_result(coords, said, own_form(tmp_path / "b.h5", None))).thumbnail
+    without = view_slide(slide_result(coords, said, own_form(tmp_path / "b.h5", None)), folder).thumbnail
     assert without is not None
     np.testing.assert_allclose(np.array(without.pixels.shape[1::-1]) * without.downsample, SCAN_SIZE, atol=2)
     with openslide.OpenSlide(scanned) as slide:
@@ -185,7 +157,7 @@ def test_tiles_are_cut_from_the_thumbnail_where_it_shows_something(
     """256 level-0 pixels are 32 of it, or fewer."""
     stored = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8)
     source = own_form(tmp_path / "a.h5", stored, downsample)
-    tiles = SlideFolder(None).view(slide_result(grid(5, 4, 256), None, source)).tiles([6], 224)
+    tiles = view_slide(slide_result(grid(5, 4, 256), None, source), SlideFolder(None)).tiles([6], 224)
     assert len(tiles) == shown
     if shown:
         np.testing.assert_array_equal(tiles[0], stored[32:64, 32:64])
@@ -215,13 +187,12 @@ def test_a_warning_is_added_once_and_the_result_that_was_given_stays_as_it_was()
 
 
 def test_a_slide_of_the_trade_is_seen(tmp_path: Path) -> None:
-    """Aperio's, with its own scale, whose tiles are the pixels that OpenSlide reads."""
+    """Aperio's, whose tiles are the pixels that OpenSlide reads."""
     source = shared_data("wsi/CMU-1-Small-Region.svs")
     shutil.copy(source, tmp_path / "CMU.SVS")
     coords = grid(8, 11, 256)
-    view = SlideFolder(str(tmp_path)).view(slide_result(coords, header(len(coords), "CMU", pitch=256, mpp=None)))
-    assert (view.size, view.origin) == ((2220, 2967), (0, 0))
-    assert view.mpp == pytest.approx(0.499)
+    view = view_slide(slide_result(coords, header(len(coords), "CMU", pitch=256)), SlideFolder(str(tmp_path)))
+    assert view.window == (0, 0, 2220, 2967)
     with openslide.OpenSlide(source) as slide:
         wanted = np.asarray(slide.read_region((1024, 512), 0, (256, 256)).convert("RGB"))
     np.testing.assert_array_equal(view.tiles([2 * 8 + 4], 256)[0], wanted)

@@ -10,6 +10,7 @@
 # limitations under the License.
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 import pytest
 
 from scripts.errors import InputError
-from scripts.preparing.classes import as_classes, class_list, coarse_of, in_order
+from scripts.preparing.classes import as_classes, class_list, coarse_of, in_order, training_note
 from scripts.preparing.cohort import Label
 from scripts.preparing.slide_tables import SlideLabel
 
 CSV = Path("labels.csv")
+CONFIGS = Path(__file__).parents[2] / "configs" / "wsi"
+BRACS = ["N", "PB", "UDH", "FEA", "ADH", "DCIS", "IC"]
 
 
 def rows(*labels: str, coarse: str = "") -> list[SlideLabel]:
@@ -37,7 +40,10 @@ def rows(*labels: str, coarse: str = "") -> list[SlideLabel]:
         (["0"], None, [0], [0, 1]),
         (["1.0", "0.0", ""], None, [1, 0], [0, 1]),
         (["5", "0", "3"], None, [5, 0, 3], [0, 1, 2, 3, 4, 5]),
-        (["N", "IC", "PB"], None, ["N", "IC", "PB"], ["IC", "N", "PB"]),
+        (["N", "IC", "PB"], None, ["N", "IC", "PB"], ["N", "IC", "PB"]),
+        (["LUSC", "normal", "LUAD"], None, ["LUSC", "normal", "LUAD"], ["normal", "LUAD", "LUSC"]),
+        (["KIRC", "KIRP", "KICH"], None, ["KIRC", "KIRP", "KICH"], ["KICH", "KIRC", "KIRP"]),
+        (["IC", "DCIS", "ADH", "FEA", "UDH", "PB", "N"], None, ["IC", "DCIS", "ADH", "FEA", "UDH", "PB", "N"], BRACS),
         (["N", "IC", "PB"], ["N", "PB", "UDH", "IC"], ["N", "IC", "PB"], ["N", "PB", "UDH", "IC"]),
         (["normal", "tumor", "normal"], ["normal", "tumor"], [0, 1, 0], [0, 1]),
         (["normal", "tumor", "normal"], ["tumor", "normal"], [1, 0, 1], [0, 1]),
@@ -128,6 +134,62 @@ def test_classes_that_are_none_are_told(typed: Any) -> None:
     message = f"--classes {typed.split(',') if isinstance(typed, str) else typed!r}: give two names or more, such as "
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         class_list(typed)
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (["Benign", "InSitu", "Invasive", "Normal"], "Normal"),
+        (["abnormal", "benign", "malignant"], "benign"),
+        (["ASC", "NOS", "no_tumor"], "no_tumor"),
+        (["Healthy tissue", "Nodal", "ascending"], "Healthy tissue"),
+        (["itc", "macro", "micro", "negative"], "negative"),
+        (["pN1", "pN0", "pN2"], "pN0"),
+        (["mutated", "a", "wild-type"], "wild-type"),
+        (["N1", "N2", "A"], "A"),
+        (["nontumor", "B", "A"], "nontumor"),
+    ],
+)
+def test_the_class_without_a_finding_comes_first(names: list[str], first: str) -> None:
+    assert in_order(names, None) == [first, *sorted(set(names) - {first})]
+
+
+LAST = ", the first, counts as the class without a finding, --negative_class none says that every class is a finding"
+
+
+@pytest.mark.parametrize(
+    ("classes", "note"),
+    [
+        (
+            ["normal", "LUAD", "LUSC"],
+            "3 classes: behind train.json name configs/classes.json and give --class_names "
+            f"\"['normal','LUAD','LUSC']\"; normal{LAST}",
+        ),
+        (
+            [0, 1, 2],
+            f"3 classes: behind train.json name configs/classes.json and give --class_names \"['0','1','2']\"; 0{LAST}",
+        ),
+        (
+            BRACS,
+            "7 classes, those of BRACS: behind train.json name configs/classes.json (or hmil.json) and "
+            f"configs/bracs.json; N{LAST}",
+        ),
+        (
+            [0, 1, 2, 3, 4, 5],
+            "6 classes, taken for ISUP grades: behind train.json name configs/classes.json (or hmil.json) and "
+            f"configs/panda.json; 0{LAST}",
+        ),
+    ],
+)
+def test_how_to_train_on_several_classes_is_told(classes: list[Label], note: str) -> None:
+    assert training_note(classes) == note
+
+
+@pytest.mark.parametrize(("name", "classes"), [("bracs.json", BRACS), ("panda.json", list(range(6)))])
+def test_the_files_that_are_named_name_these_classes(name: str, classes: list[Label]) -> None:
+    hierarchy = json.loads((CONFIGS / name).read_text())["hierarchy"]
+    assert [fine for own in hierarchy.values() for fine in own] == [str(label) for label in classes]
+    assert f"configs/{name}" in training_note(classes)
 
 
 def test_a_fine_class_lies_under_one_coarse_class() -> None:

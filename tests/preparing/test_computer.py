@@ -55,7 +55,9 @@ def test_this_computer_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_for_slides_openslide_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     found = [str(finding) for finding in examine_computer(tmp_path, slides=True)]
+    assert "INFO  no CUDA, the CPU is used" in found  # small.json is of head CT
     assert f"PASS  OpenSlide {openslide.__library_version__} reads slides" in found
     assert not any("decoder" in line for line in found)
     metadata = json.loads((ROOT / "configs" / "wsi" / "metadata.json").read_text())

@@ -22,6 +22,8 @@ import pytest
 
 from scripts.data.bags import load_bags
 from scripts.errors import InputError
+from scripts.preparing import slide_cohort
+from scripts.preparing.classes import training_note
 from scripts.preparing.slide_datalist import leakage, write_wsi_datalist
 from scripts.preparing.tables import SECTIONS
 from tests.preparing.feature_trees import clam, grid, own, random_features, torchmil, trident, write
@@ -129,7 +131,7 @@ def test_one_bag_per_patient(cohort: Path) -> None:
     assert check(cohort)["sections"]["total"] == {
         "bags": 10, "slides": 19, "patients": 10, "patches": 228, "positive": 5, "prevalence": 0.5,
     }  # fmt: skip
-    assert "note: 1 patients have slides of both classes, and are positive\n" in told
+    assert "note: patients with slides of both classes, who count as positive: 1\n" in told
     assert "note: bags are named after patients, so results will be too\n" in told
     assert "left out: slide without tissue: 1, such as s00\n" in told
     for section in SECTIONS:
@@ -271,7 +273,7 @@ def test_classes_of_a_hierarchy(tmp_path: Path) -> None:
     for section, count in zip(SECTIONS, (7, 1, 2), strict=True):
         assert Counter(bag["label"] for bag in datalist(tmp_path)[section]) == dict.fromkeys(BRACS, count)
     assert told.splitlines()[0].split() == ["section", "slides", "patients", "patches", *BRACS]
-    assert "note: 7 classes, train with --class_names \"['N','PB','UDH','FEA','ADH','DCIS','IC']\"\n" in told
+    assert f"note: {training_note(list(BRACS))}\n" in told
     assert check(tmp_path)["coarse"] == BRACS
     assert check(tmp_path)["classes"] == list(BRACS)
     write(tmp_path / "labels.csv", "slide,label,coarse,patient", *rows[:-1], "BRACS_69,IC,benign,p69")
@@ -291,13 +293,29 @@ def test_slides_of_a_patient_that_disagree_are_told(tmp_path: Path) -> None:
         "or give --by slide",
         tmp_path, by="patient",
     )  # fmt: skip
-    write_wsi_datalist(tmp_path)
+    told = write_wsi_datalist(tmp_path)
+    assert f"note: {training_note(['N', 'IC', 'PB'])}\n" in told
     assert places(tmp_path)["s0"] == places(tmp_path)["s1"]
     rows = [f"s{n},{label},{section},{n}" for n, (label, section) in enumerate(
         [("N", "train"), ("PB", "train"), ("IC", "train"), ("N", "test")])]  # fmt: skip
     write(tmp_path / "labels.csv", "slide,label,section,patient", *rows)
     told = write_wsi_datalist(tmp_path, shares=(0.8, 0, 0.2))
     assert "note: validation is empty\nnote: test has no bag of IC, PB\n" in told
+
+
+def test_grades_of_a_patient_must_agree_too(tmp_path: Path) -> None:
+    """0 and 1 are two of six grades, though all that this patient has."""
+    for n in range(7):
+        own(tmp_path / f"s{n}.h5")
+    write(tmp_path / "labels.csv", "slide,label,patient", "s6,0,p1", *(f"s{n},{n},p{n}" for n in range(6)))
+    refused(
+        "s1 has the label 1, s6 of the same patient 0: with --by patient their labels must agree, mend them, "
+        "or give --by slide",
+        tmp_path, by="patient",
+    )  # fmt: skip
+    write(tmp_path / "labels.csv", "slide,label,patient", "s6,1,p1", *(f"s{n},{n},p{n}" for n in range(6)))
+    write_wsi_datalist(tmp_path, by="patient")
+    assert {name: bag["label"] for name, bag in entries(tmp_path).items()} == {f"p{n}": n for n in range(6)}
 
 
 def test_annotations_are_named_in_the_datalist(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -308,9 +326,6 @@ def test_annotations_are_named_in_the_datalist(cohort: Path, tmp_path_factory: p
     assert entries(cohort)["p1"]["annotation"] == ["annotations/s02.geojson", "annotations/s03.xml"]
     assert "annotation" not in entries(cohort)["p0"]
     assert "left out: annotation without a slide: 1, such as nobody.geojson\n" in told
-    (drawn / "s03.xml").unlink()
-    write_wsi_datalist(cohort, annotations=drawn, by="patient")
-    assert entries(cohort)["p1"]["annotation"] == ["annotations/s02.geojson", None]
     elsewhere = tmp_path_factory.mktemp("drawn")
     write(elsewhere / "s02.geojson", "x")
     write_wsi_datalist(cohort, annotations=elsewhere)
@@ -320,6 +335,45 @@ def test_annotations_are_named_in_the_datalist(cohort: Path, tmp_path_factory: p
     assert entries(cohort)["s02"]["annotation"] == "annotations/s02.geojson"
     assert "annotation" not in entries(cohort)["s03"]
     assert "warning: annotation that is not there: 1, such as no.xml\n" in told
+
+
+def test_what_no_annotation_shows_must_be_of_a_negative_slide(cohort: Path) -> None:
+    """null in a datalist says that nothing is annotated: patches of a tumour without an outline would count as none."""
+    rows = ["p0,s00,1", "p0,s01,0", "p1,s02,1", "p1,s03,1", "p2,s04,0", "p2,s05,0", "p3,s06,1", "p3,s07,1"]
+    write(cohort / "labels.csv", "patient,slide,label", *rows)
+    drawn = cohort / "annotations"
+    for n in (0, 2, 4):
+        write(drawn / f"s{n:02d}.geojson", "x")
+    told = write_wsi_datalist(cohort, annotations=drawn, by="patient")
+    assert {name: bag.get("annotation") for name, bag in entries(cohort).items()} == {
+        "p0": ["annotations/s00.geojson", None],
+        "p1": None,
+        "p2": ["annotations/s04.geojson", None],
+        "p3": None,
+    }
+    remark = "slide with a finding and no annotation, so its patient's bag has none"
+    assert f"warning: {remark}: 1, such as s03\n" in told  # of p3 nobody drew anything
+    assert check(cohort)["warnings"] == {remark: {"count": 1, "examples": ["s03"]}}
+
+
+def test_of_several_classes_the_first_is_negative(cohort: Path) -> None:
+    rows = [f"p{n // 2},s{n:02d},{['normal', 'LUAD', 'LUSC'][n // 2 % 3]}" for n in range(20)]
+    write(cohort / "labels.csv", "patient,slide,label", *rows)
+    for n in (0, 2):
+        write(cohort / "drawn" / f"s{n:02d}.geojson", "x")
+    write_wsi_datalist(cohort, annotations=cohort / "drawn", by="patient")
+    assert entries(cohort)["p0"]["annotation"] == ["drawn/s00.geojson", None]  # normal
+    assert "annotation" not in entries(cohort)["p1"]
+
+
+def test_of_a_long_run_the_progress_is_seen(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wsi_datalist(cohort)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(slide_cohort, "SLOW_SECONDS", 0)
+    write_wsi_datalist(cohort)
+    assert re.search(r"headers: 100%.* 20/20 ", capsys.readouterr().err)
 
 
 def test_sections_of_the_csv_are_kept(cohort: Path) -> None:
@@ -335,8 +389,8 @@ def test_a_patient_in_two_sections_is_told(cohort: Path, by: str) -> None:
     write(cohort / "labels.csv", "slide,label,section,patient", *rows)
     example = "s00 and s01" if by == "slide" else "p0 and p0"
     refused(
-        f"1 patients and 0 slides would be in more than one section (of {example}): mend patient or section in "
-        f"{cohort / 'labels.csv'}",
+        f"1 of 10 patients and 0 of 20 slides would be in more than one section (of {example}): "
+        f"mend patient or section in {cohort / 'labels.csv'}",
         cohort, by=by, shares=(1, 0, 0),
     )  # fmt: skip
 
@@ -353,6 +407,8 @@ def test_leaks_are_counted_from_what_is_written() -> None:
 
 
 def test_features_of_two_encoders_are_told(cohort: Path) -> None:
+    own(cohort / "features" / "s03.h5", encoder="Tiny")
+    write_wsi_datalist(cohort, output=cohort / "alike.json")  # it is the same one
     own(cohort / "features" / "s03.h5", encoder="other")
     refused(
         "the features are not of one kind, their encoders are other (s03) and tiny (s00): "

@@ -95,7 +95,7 @@ def test_patients_in_two_sections_are_known_by_the_check(cohort: Path) -> None:
     (cohort / "datalist_check.json").unlink()
     assert (
         "WARN  none of 20 slides is in two sections; of which patients they are is not known: "
-        "make sure that nobody is in two, or make the datalist with datalist wsi"
+        "make sure that nobody is in two, or make the datalist of a csv with a column patient"
     ) in examine(cohort)
 
 
@@ -127,7 +127,7 @@ def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
     rewrite(cohort, {**content, "training": content["training"][1:]})
     found = examine(cohort)
     assert (
-        "INFO  1 feature files are in no section, such as features/new.h5: "
+        "INFO  feature files in no section: 1, such as features/new.h5: "
         "slides without tissue are left out; label the others, if they are meant"
     ) in found
     assert not any(line.startswith("FAIL") for line in found)
@@ -166,9 +166,9 @@ def test_classes_by_name_are_counted(cohort: Path) -> None:
     rewrite(cohort, content)
     found = examine(cohort)
     assert found[:3] == [
-        "PASS  training: 12 bags, 4 IC, 4 N, 4 PB",
-        "PASS  validation: 4 bags, 1 IC, 2 N, 1 PB",
-        "WARN  test: 2 bags, 1 IC, 1 N, 0 PB: put bags of every class into it",
+        "PASS  training: 12 bags, 4 N, 4 IC, 4 PB",
+        "PASS  validation: 4 bags, 2 N, 1 IC, 1 PB",
+        "WARN  test: 2 bags, 1 N, 1 IC, 0 PB: put bags of every class into it",
     ]
 
 
@@ -178,8 +178,8 @@ def test_classes_by_name_are_counted(cohort: Path) -> None:
         ([0, 1, 1], None),
         ([], None),
         ([0, 3, 1], ["0", "1", "2", "3"]),
-        (["N", "IC", "N"], ["IC", "N"]),
-        (["N", 0], ["0", "N"]),
+        (["N", "IC", "N"], ["N", "IC"]),
+        (["N", 0], ["N", "0"]),
         ([-1, 5], None),
     ],
 )
@@ -199,6 +199,7 @@ def test_what_load_bags_refuses_fails(cohort: Path) -> None:
 
 
 def test_one_bag_of_several_slides_is_examined_slide_by_slide(cohort: Path) -> None:
+    write(cohort / "labels.csv", "patient,slide,label", *(f"p{n // 2},s{n:02d},{n % 4 == 3:d}" for n in range(20)))
     write(cohort / "drawn" / "s03.geojson", "{}")
     write_wsi_datalist(cohort, by="patient", annotations=cohort / "drawn")
     found = examine(cohort)
@@ -207,6 +208,37 @@ def test_one_bag_of_several_slides_is_examined_slide_by_slide(cohort: Path) -> N
     (failed,) = (line for line in found if line.startswith("FAIL"))
     assert failed.startswith("FAIL  s03: ")
     assert "PASS  19 slides of 12 to 12 patches" in found
+
+
+def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
+    """A square over four patches, on a slide that says micrometres alone."""
+    ring = [[0, 0], [1024, 0], [1024, 1024], [0, 1024], [0, 0]]
+    tumor = {"classification": {"name": "Tumor"}}
+    drawn = {"type": "Feature", "properties": tumor, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    write(tmp_path / "s.geojson", json.dumps({"type": "FeatureCollection", "features": [drawn]}))
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["feats"], file["coords"] = random_features("s"), grid(12, 128.0).astype(np.float32)
+        file.attrs.update(unit="um", tile_size_um=128.0)
+    rewrite(tmp_path, {"training": [{"bag_id": "s", "image": "s.h5", "label": 1, "annotation": "s.geojson"}]})
+
+    def line(**options: Any) -> str:
+        return next(line for line in examine(tmp_path, **options) if " s: " in line)
+
+    assert line() == (
+        "FAIL  s: its annotation is in pixels and its features in micrometres: give the slides, --slides, or their "
+        "micrometres per pixel, --slide_mpp, here and to a run"
+    )
+    write_slide(tmp_path / "slides" / "s.tif", tissue(1536, 2048), 0.25)
+    known = line(slides=tmp_path / "slides")
+    assert known.startswith("PASS  s: 12 patches")
+    assert line(slides=tmp_path / "slides", annotation_values="tumor") == known
+    none = "WARN  s: label 1, though none of its patches is annotated"
+    assert line(slides=tmp_path / "slides", annotation_values=("stroma",)).startswith(none)
+    assert line(slide_mpp=0.25).startswith("WARN  s: its GeoJSON counts from the bounds of the slide, which are not ")
+    assert line(slide_mpp=0.05).startswith(none)  # tiles of 2560 pixels
+    wrong = "the micrometres per pixel of the slides are {}: give a number above 0 with --slide_mpp"
+    for given in (0, -0.25, "x", True, float("nan"), float("inf")):
+        assert examine(tmp_path, slide_mpp=given) == [f"FAIL  {wrong.format(repr(given))}"]
 
 
 @pytest.mark.parametrize("given", [["annotations/s06.geojson"], "annotations/s06.geojson"])
@@ -242,11 +274,16 @@ def test_encoders_dimensions_and_magnifications_must_be_alike(cohort: Path) -> N
     own(cohort / "features" / "s05.h5", encoder="")
     fix = "extract the features of all slides by one encoder, or name its folder"
     assert examine(cohort)[-3:] == [
-        f"FAIL  features of 4 (s00) and 5 (s03) numbers per patch: {fix}",
-        f"FAIL  features of several encoders: other (s03) and tiny (s00): {fix}",
+        f"FAIL  the features are not of one kind, their numbers per patch are 4 (s00) and 5 (s03): {fix}",
+        f"FAIL  the features are not of one kind, their encoders are other (s03) and tiny (s00): {fix}",
         "WARN  128 to 256 micrometres from patch to patch, known of 19 of 20 slides: "
         "a network is trained at one magnification: extract all features at one",
     ]
+
+
+def test_an_encoder_in_capitals_is_the_same_one(cohort: Path) -> None:
+    own(cohort / "features" / "s03.h5", encoder="TINY")
+    assert ENCODER in examine(cohort)
 
 
 def test_nan_copies_and_empty_slides(cohort: Path) -> None:
@@ -325,7 +362,8 @@ def test_two_encoders_in_one_folder_keep_their_places(tmp_path: Path) -> None:
         f"PASS  {root}/features_conch/s1", f"PASS  {root}/features_uni/s1",
     ]  # fmt: skip
     assert (
-        f"FAIL  features of several encoders: conch ({root}/features_conch/s1) and uni ({root}/features_uni/s1): "
+        f"FAIL  the features are not of one kind, their encoders are conch ({root}/features_conch/s1) and uni "
+        f"({root}/features_uni/s1): "
         "extract the features of all slides by one encoder, or name its folder"
     ) in found
 

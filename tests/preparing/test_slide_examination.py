@@ -18,26 +18,30 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from monai.transforms import Compose, LoadImaged
 
+from scripts.data.patches import FeatureReader, PatchBagd
+from scripts.data.slide_folder import SlideFolder
 from scripts.preparing.findings import Level
-from scripts.preparing.slide_examination import examine_features, examine_slide
+from scripts.preparing.slide_examination import How, examine_features, examine_slide
 from tests.data.slides import tissue, write_slide
 from tests.preparing.feature_trees import clam, grid, own, random_features, trident, write
 
+HOW = How()
 PLAIN = (
     "12 patches of 4 numbers (smooth-mil), 512 level-0 pixels apart (pitch_level0), 0.25 micrometres per pixel, "
     "4.8 of 8 neighbours"
 )
 
 
-def told(path: Path, quick: bool = False, **bag: Any) -> tuple[Level, str]:
-    finding = examine_features(path, path.stem, quick, bag).finding
+def told(path: Path, how: How = HOW, **bag: Any) -> tuple[Level, str]:
+    finding = examine_features(path, path.stem, how, bag).finding
     assert finding.fix or finding.level == Level.PASS or re.search("[:;] ", finding.text)  # what to do is always told
     return finding.level, finding.text
 
 
 def test_a_file_that_can_be_used(tmp_path: Path) -> None:
-    examined = examine_features(own(tmp_path / "s1.h5"), "slide 1", quick=False)
+    examined = examine_features(own(tmp_path / "s1.h5"), "slide 1", How())
     assert examined.finding == ("slide 1", Level.PASS, PLAIN, "", 12)
     assert examined.header is not None
     assert (examined.header.patches, examined.header.encoder) == (12, "tiny")
@@ -64,18 +68,18 @@ def test_numbers_that_are_none_fail_unless_nobody_looks(tmp_path: Path, value: f
         file["features"][4999, :] = value
     level, text = told(path)
     assert (level, text) == (Level.FAIL, "2 of 5000 patches hold NaN or infinite values")
-    assert told(path, quick=True)[0] == Level.PASS
+    assert told(path, How(quick=True))[0] == Level.PASS
 
 
 def test_copies_are_known_by_their_features(tmp_path: Path) -> None:
     features = random_features("x", 5000)
-    first = examine_features(own(tmp_path / "a.h5", 5000, features=features), "a", quick=False)
+    first = examine_features(own(tmp_path / "a.h5", 5000, features=features), "a", How())
     moved = grid(5000) + 1000
-    same = examine_features(own(tmp_path / "b.h5", 5000, features=features, coords=moved), "b", quick=False)
+    same = examine_features(own(tmp_path / "b.h5", 5000, features=features, coords=moved), "b", How())
     features[4999, 3] += 1
-    other = examine_features(own(tmp_path / "c.h5", 5000, features=features), "c", quick=False)
+    other = examine_features(own(tmp_path / "c.h5", 5000, features=features), "c", How())
     assert first.content == same.content != other.content
-    assert examine_features(tmp_path / "a.h5", "a", quick=True).content == ""
+    assert examine_features(tmp_path / "a.h5", "a", How(quick=True)).content == ""
 
 
 def test_a_slide_without_tissue_is_warned_of(tmp_path: Path) -> None:
@@ -102,12 +106,20 @@ def test_scattered_patches_are_warned_of(tmp_path: Path) -> None:
     assert text.endswith("1.0 of 8 neighbours)")
 
 
-def test_patches_at_one_place_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("aside", [0, 40])  # pixels of 512: a lattice has one place for both
+def test_patches_at_one_place_fail_as_the_run_does(tmp_path: Path, aside: int) -> None:
     twice = grid(24)
-    twice[[3, 9]] = twice[2], twice[2]
-    level, text = told(own(tmp_path / "s1.h5", 24, coords=twice))
-    assert level == Level.WARN
-    assert text.startswith("2 patches lie where another lies (24 patches")
+    twice[[3, 9]] = twice[2] + aside, twice[2] - aside
+    path = own(tmp_path / "s1.h5", 24, coords=twice)
+    finding = examine_features(path, "s1", How(quick=True)).finding
+    assert finding[1:4] == (
+        Level.FAIL, "2 of 24 patches lie where another lies", "extract the features again, each patch once",
+    )  # fmt: skip
+    reader: Any = FeatureReader()  # MONAI's annotation forgets that it takes an instance
+    loader = Compose([LoadImaged("image", reader=reader, image_only=True), PatchBagd()])
+    with pytest.raises(RuntimeError) as run:
+        loader({"image": str(path), "bag_id": "s1"})
+    assert "3 patches at the same place" in str(run.value.__cause__)
 
 
 def test_a_file_that_is_none_fails_in_its_readers_words(tmp_path: Path) -> None:
@@ -115,7 +127,7 @@ def test_a_file_that_is_none_fails_in_its_readers_words(tmp_path: Path) -> None:
     level, text = told(path)
     assert level == Level.FAIL
     assert text.startswith(f"{path} is not an HDF5")
-    assert examine_features(path, "s1", quick=False).header is None
+    assert examine_features(path, "s1", How()).header is None
 
 
 def square(folder: Path, left: int, top: int, side: int) -> Path:
@@ -151,9 +163,40 @@ def test_pixels_are_not_held_against_micrometres(tmp_path: Path) -> None:
         file["feats"], file["coords"] = random_features("s1"), grid(12, 128.0).astype(np.float32)
         file.attrs.update(unit="um", tile_size_um=128.0)
     assert told(path, label=1)[0] == Level.PASS
-    level, text = told(path, annotation=str(square(tmp_path, 0, 0, 1024)), label=1)
+    drawn = str(square(tmp_path, 0, 0, 1024))
+    assert told(path, annotation=drawn, label=1) == (
+        Level.FAIL,
+        "its annotation is in pixels and its features in micrometres: give the slides, --slides, or their micrometres "
+        "per pixel, --slide_mpp, here and to a run",
+    )
+    write_slide(tmp_path / "slides" / "s1.tif", tissue(1536, 2048), 0.25)
+    slides = SlideFolder(str(tmp_path / "slides"))
+    assert told(path, How(slides=slides), annotation=drawn, label=1)[0] == Level.PASS  # the slide says it
+    level, text = told(path, How(slide_mpp=0.25), annotation=drawn, label=0)
+    assert (level, text.partition(";")[0]) == (Level.WARN, "label 0, though 4 of its patches are annotated")
+    _, text = told(path, How(slide_mpp=0.5), annotation=drawn, label=0)  # tiles of 256 pixels: 16 to the square
+    assert text.startswith("label 0, though 12 of its patches are annotated")
+
+
+def test_annotations_count_by_their_values(tmp_path: Path) -> None:
+    path = own(tmp_path / "s1.h5")
+    drawn = square(tmp_path, 0, 0, 1024)
+    content = json.loads(drawn.read_text())
+    content["features"][0]["properties"]["classification"] = {"name": "Necrosis"}
+    drawn.write_text(json.dumps(content))
+    assert told(path, How(annotation_values=["necrosis"]), annotation=str(drawn), label=1)[0] == Level.PASS
+    none = told(path, How(annotation_values=["tumor"]), annotation=str(drawn), label=1)
+    assert none == (Level.WARN, f"label 1, though none of its patches is annotated ({PLAIN})")
+
+
+def test_a_geojson_may_count_from_bounds_that_nobody_knows(tmp_path: Path) -> None:
+    drawn = str(square(tmp_path, 0, 0, 1024))
+    level, text = told(trident(tmp_path, "s1"), annotation=drawn, label=1)
     assert level == Level.WARN
-    assert text.startswith("an annotation in pixels, though the file has micrometres alone (12 patches")
+    assert text.startswith("its GeoJSON counts from the bounds of the slide, which are not known without --slides (12 ")
+    write_slide(tmp_path / "slides" / "s1.tif", tissue(1536, 2048), 0.25)
+    how = How(slides=SlideFolder(str(tmp_path / "slides")))
+    assert told(trident(tmp_path, "s1"), how, annotation=drawn, label=1)[0] == Level.PASS
 
 
 def test_a_pitch_that_is_stated_wrongly_is_told(tmp_path: Path) -> None:
@@ -185,7 +228,7 @@ def test_labels_of_patches_are_held_against_the_slide(tmp_path: Path) -> None:
     ],
 )
 def test_labels_of_patches_that_do_not_fit_fail(tmp_path: Path, given: Any, message: str) -> None:
-    finding = examine_features(own(tmp_path / "s1.h5"), "s1", False, {"instance_label": given, "label": 0}).finding
+    finding = examine_features(own(tmp_path / "s1.h5"), "s1", How(), {"instance_label": given, "label": 0}).finding
     assert (finding.level, finding.text) == (Level.FAIL, message)
 
 
@@ -219,11 +262,11 @@ def test_a_slide_that_is_none_or_cut_short_fails(tmp_path: Path) -> None:
 
 def test_features_of_another_slide_fail(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "s1.tif", tissue(512, 512), 0.5)
-    header = examine_features(own(tmp_path / "s1.h5", slide_size=(512, 512)), "s1", quick=True).header
+    header = examine_features(own(tmp_path / "s1.h5", slide_size=(512, 512)), "s1", How(quick=True)).header
     assert examine_slide(path, header).level == Level.PASS
-    header = examine_features(own(tmp_path / "s1.h5"), "s1", quick=True).header
+    header = examine_features(own(tmp_path / "s1.h5"), "s1", How(quick=True)).header
     finding = examine_slide(path, header)
     assert finding.level == Level.FAIL
     assert finding.text.startswith("its features are of a slide of 4096 x 4096 pixels (512 x 512 pixels, ")
-    header = examine_features(clam(tmp_path, "s1"), "s1", quick=True).header  # which does not know the size
+    header = examine_features(clam(tmp_path, "s1"), "s1", How(quick=True)).header  # which does not know the size
     assert examine_slide(path, header).level == Level.PASS

@@ -72,9 +72,20 @@ def test_of_torchmil_features_count_and_other_arrays_do_not(tmp_path: Path) -> N
 
 def test_networks_results_and_hidden_files_are_no_features(tmp_path: Path) -> None:
     own(tmp_path / "features" / "s1.h5")
-    for name in ("models/x.h5", "model.pt", "run/best.pt", "results/s1/scores.h5", ".cache/s1.h5", "a/b/c/d/s1.h5"):
+    for name in (
+        "models/x.h5",
+        "model.pt",
+        "run/best.pt",
+        "results/s1/scores.h5",
+        ".cache/s1.h5",
+        "a/b/c/d/s1.h5",
+        "features/._s1.h5",
+        "features/.s2.h5",
+    ):
         write(tmp_path / name, "x")
-    assert found(tmp_path) == ["features/s1.h5"]
+    own(tmp_path / "features" / "s3.H5")
+    assert found(tmp_path) == ["features/s1.h5", "features/s3.H5"]
+    assert FeatureFiles(tmp_path).of("s3.svs") == tmp_path / "features" / "s3.H5"
 
 
 def test_of_two_encoders_one_must_be_named(tmp_path: Path) -> None:
