@@ -123,7 +123,8 @@ def datalist_ct(
 
     Args:
         folder: the --dataset_dir of training; paths in the datalist are relative to it.
-        labels: the csv; by default stage_2_train.csv, reads.csv or labels.csv in FOLDER.
+        labels: the csv, a path from here or else from FOLDER; by default stage_2_train.csv, reads.csv or labels.csv in
+            FOLDER.
         output: the datalist, or a folder for it; by default FOLDER/datalist.json.
         subtype: of RSNA: any, epidural, intraparenchymal, intraventricular, subarachnoid or subdural.
         shares: of training, validation and test.
@@ -182,7 +183,7 @@ def datalist_wsi(
 
     Args:
         folder: the --dataset_dir of training; paths in the datalist are relative to it.
-        labels: the csv; by default the one in FOLDER that has such columns.
+        labels: the csv, a path from here or else from FOLDER; by default the one in FOLDER that has such columns.
         output: the datalist, or a folder for it; by default FOLDER/datalist.json.
         by: slide, a bag for each slide; or patient, a bag with all slides of a patient, whose labels must agree (of the
             two classes 0 and 1 the higher counts).
@@ -257,7 +258,8 @@ def doctor_wsi(
         path: the folder of the features (--dataset_dir), one feature file, a folder of slides, or one slide.
         datalist: what to examine; by default PATH/datalist.json, or without it every feature file below PATH.
         output_dir: where the results would go.
-        slides: the folder of the slides that the features are of, to examine them too, and to read annotations by them.
+        slides: the folder of the slides that the features are of, to examine them too, and to read micrometres per
+            pixel and annotations by them.
         quick: do not read the features themselves, so that NaN and copies are not found.
         slide_mpp: micrometres per pixel of the slides whose features do not say it, as in a run.
         annotation_values: which values of a mask or classes of polygons count as annotated, as in a run.

@@ -126,6 +126,9 @@ class ResumeTraining:
     def finish(self, engine: Engine) -> None:
         if not _not_first():
             self.path.unlink(missing_ok=True)
+            best = getattr(self.evaluator.state, "best_metric_epoch", -1)
+            if best > 0:
+                logger.info("trained for %d epochs; the best is epoch %d: %s", engine.state.epoch, best, self.model)
 
 
 def _not_first() -> bool:

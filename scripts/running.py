@@ -13,12 +13,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.scripts import run
 
 from scripts.errors import InputError, input_error_message
 from scripts.files import writable_folder
@@ -58,6 +64,40 @@ def one_line_errors() -> None:
     sys.excepthook = show
 
 
+def refuse_unknown_keys(arguments: Sequence[str]) -> None:
+    """A mistyped `--max_epoch 2` would be a key of its own that nothing reads, and 50 epochs would run.
+
+    Keys of the configs beside those that are run are let through: the same may be given to training and inference.
+
+    Args:
+        arguments: of a command line that runs a bundle; of any other nothing is said.
+    """
+    given = [word.split("=", 1) for word in arguments if re.match(r"--[A-Za-z_]", word)]
+    names = [name.removeprefix("--").replace("-", "_") for name, *_ in given]
+    if "config_file" not in names:
+        return
+    values = dict(zip(arguments, [*arguments[1:], ""], strict=True)) | {name: rest[0] for name, *rest in given if rest}
+    files = re.findall(r"[^'\",\[\]\s]+\.(?:json|ya?ml)", values.get("--config_file", values.get("--config-file", "")))
+    known = {*signature(run).parameters, "args_file", "tracking", "run_id"}
+    try:
+        beside = {str(path) for file in files for path in Path(file).parent.glob("*.json")}
+        keys = {
+            key.lstrip("+").split("#")[0] for file in {*files, *beside} for key in ConfigParser.load_config_file(file)
+        }
+    except (OSError, ValueError):
+        return  # which MONAI tells
+    for name in names:
+        key = name.lstrip("+").split("#")[0].split("::")[0]
+        if keys and key not in keys | known:
+            near = get_close_matches(key, sorted(keys), 1)
+            perhaps = f", perhaps {near[0]}" if near else ""
+            raise InputError(f"--{name} is no key of {', '.join(map(_name, files))}{perhaps}: nothing would read it")
+
+
+def _name(file: str) -> str:
+    return Path(file).name
+
+
 def prepare_run(writes_to: str | Sequence[str], reads: Sequence[str] = ()) -> None:
     """The first step of every `run`: bad input is told in one line, and before hours are spent.
 
@@ -66,6 +106,7 @@ def prepare_run(writes_to: str | Sequence[str], reads: Sequence[str] = ()) -> No
         reads: files without which the run makes no sense.
     """
     one_line_errors()
+    refuse_unknown_keys(sys.argv[1:])
     warnings.filterwarnings("ignore", message=".*nvImageCodec")  # a decoder of MONAI's that nobody here asked for
     for path in reads:
         if not Path(path).is_file():

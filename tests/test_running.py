@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ import pytest
 from monai.data import DataLoader, Dataset
 
 from scripts.errors import InputError, input_error_message
-from scripts.running import one_line_errors, prepare_run
+from scripts.running import one_line_errors, prepare_run, refuse_unknown_keys
+from tests.shared_data import ROOT
 
 
 @pytest.fixture
@@ -114,3 +116,47 @@ def test_a_missing_model_is_told_before_anything_is_made(tmp_path: Path) -> None
 def test_the_folder_of_the_results_is_made(tmp_path: Path) -> None:
     prepare_run(str(tmp_path / "results"))
     assert (tmp_path / "results").is_dir()
+
+
+CONFIGS = str(ROOT / "bundle" / "pathology_wsi_smooth_mil" / "configs")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["--max_epoch", "2"],
+            "--max_epoch is no key of train.json, hmil.json, perhaps max_epochs: nothing",
+        ),
+        (["--in-feature=64"], "--in_feature is no key of train.json, hmil.json, perhaps in_features: nothing would"),
+        (["--nonsense#deep", "3"], "--nonsense#deep is no key of train.json, hmil.json: nothing would read it"),
+    ],
+)
+def test_a_mistyped_key_of_a_config_is_refused(given: list[str], message: str) -> None:
+    """MONAI would take it for a new key, and 50 epochs would run instead of 2."""
+    files = f"['{CONFIGS}/train.json','{CONFIGS}/hmil.json']"
+    with pytest.raises(InputError, match=re.escape(message)):
+        refuse_unknown_keys(["run", "--config_file", files, "--max_epochs", "2", *given])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["run", f"--config_file={CONFIGS}/train.json", "--network_def#head#bias", "False", "--max-epochs=2"],
+        [
+            "run",
+            "--config_file",
+            f"{CONFIGS}/train.json",
+            "--tracking",
+            "mlflow",
+            "--logging_file",
+            "a.conf",
+            "--seed=-1",
+        ],
+        ["run", "--config_file", f"{CONFIGS}/inference.json", "--max_epochs", "2"],  # as it was given to training
+        ["-q", "--durations=3", "tests"],
+        ["run", "--config_file", "missing.json", "--what", "3"],
+    ],
+)
+def test_what_is_a_key_or_no_run_of_a_bundle_is_let_through(given: list[str]) -> None:
+    refuse_unknown_keys(given)

@@ -20,6 +20,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ from scripts.data.feature_forms import (
     read_header,
 )
 from scripts.data.lattice import distinct, lattice_places, side_by_side
+from scripts.data.origins import Origin
 from scripts.data.slide_folder import SlideFolder
 from scripts.errors import EmptyBagError, InputError
 
@@ -71,15 +73,21 @@ def find_features(directory: str | Path) -> list[dict[str, str]]:
 
 
 def described(
-    bags: Sequence[Mapping[str, Any]], encoder: str | None = None, trained_with: str = ""
+    bags: Sequence[Mapping[str, Any]],
+    encoder: str | None = None,
+    trained_with: Origin | None = None,
+    in_features: int | None = None,
 ) -> list[dict[str, Any]]:
-    """The bags with the `encoder` of their features ("" = nobody says), all the same; says in one line what they are.
+    """The bags, having said in one line what their features are, and refused what the network cannot take.
 
-    What cannot be read is told where it is read.
+    Each gains `encoder` ("" = nobody says), `patch_um` (micrometres from patch to patch, 0 = nobody says), the same for
+    all; and `stamp`, which changes with its files, so that nothing kept of others is taken for it. What cannot be read
+    is told where it is read.
 
     Args:
         encoder: what the user says it is, whatever the files say.
-        trained_with: the encoder of the features that the network was trained on, where that is known.
+        trained_with: what is known of the features that the network was trained on.
+        in_features: features of a patch that the network takes.
     """
     headers = []
     for bag in tqdm(bags, desc="headers", unit="slide", delay=SLOW_SECONDS):
@@ -91,18 +99,32 @@ def described(
     name = encoder or _one_encoder(headers)
     if headers:
         logger.info(_in_a_line([header for _, header in headers], name))
-    if name and trained_with and name.lower() != trained_with.lower():
-        raise InputError(
-            f"the features are of the encoder {name}, the network was trained on those of {trained_with}: "
-            "give features of that, or say with --encoder_name that it is the same one"
-        )
-    if headers and trained_with and not name:
-        logger.warning(
-            "the features do not say which encoder they are of, the network was trained on those of %s; "
-            "state theirs with --encoder_name",
-            trained_with,
-        )
-    return [{**bag, "encoder": name} for bag in bags]
+        _require_dimension(headers, in_features)
+    patch_um = _patch_um([header for _, header in headers])
+    if headers and trained_with is not None:
+        trained_with.compare(name, patch_um)
+    return [{**bag, "encoder": name, "patch_um": patch_um, "stamp": _stamp(_paths(bag["image"]))} for bag in bags]
+
+
+def _require_dimension(headers: Sequence[tuple[str, FeatureHeader]], wanted: int | None) -> None:
+    for path, header in headers:
+        if wanted is not None and header.patches and header.dimension != wanted:
+            raise InputError(
+                f"{path} has {header.dimension} features for each patch, the network takes {wanted}: "
+                f"give --in_features {header.dimension}, or the features it was trained on"
+            )
+
+
+def _patch_um(headers: Sequence[FeatureHeader]) -> float:
+    """Micrometres from one patch to the next, in the middle slide of those that say."""
+    scales = [1.0 if header.unit == MICROMETRES else header.mpp for header in headers]
+    known = [header.pitch * scale for header, scale in zip(headers, scales, strict=True) if scale and header.patches]
+    return median(known) if known else 0.0
+
+
+def _stamp(paths: Sequence[str]) -> str:
+    """Size and time of the files."""
+    return " ".join(f"{os.stat(path).st_size}.{os.stat(path).st_mtime_ns}" for path in paths if os.path.isfile(path))
 
 
 class FeatureReader(ImageReader):

@@ -40,6 +40,7 @@ def as_json(result: BagResult) -> dict[str, Any]:
         "positive": result.positive,
         "classes": result.classes and _classes_as_json(result.classes),
         "label": result.label,
+        "label_name": result.true_verdict,
         "note": RESEARCH_USE,
         "model": result.model and result.model._asdict(),
         "flagged_above": f"attention 1/{result.slots or len(result.scores)}, in a positive bag",

@@ -108,7 +108,8 @@ def called(result: BagResult) -> str:
     """What the bag is called, with the probability of just that."""
     classes = result.classes
     probability = result.probability if classes is None else classes.probabilities[classes.called]
-    return f"{result.verdict}, probability {probability:.2f}"
+    close = result.threshold is not None and abs(probability - result.threshold) < 0.01
+    return f"{result.verdict}, probability {probability:.{3 if close else 2}f}"  # 0.50 alone is neither
 
 
 def normalisation(result: BagResult) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import openslide
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from monai.transforms import Transform
@@ -39,6 +41,8 @@ ALPHA = 0.65
 CHOSEN = "#0047ab"
 DPI = 150  # a patch of the strip has about as many pixels as the network saw
 PATCH_PIXELS = 224  # of a patch in the strip
+NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
+ROUNDING = 1  # pixel by which tiles side by side may overlap, as their corners are whole pixels
 MOST_CELLS = 1600  # along the longer side of the map: more than the picture has pixels for it
 
 # in inches
@@ -55,6 +59,7 @@ TITLE = 0.3
 SCALE = 0.4
 PATCHES_IN_A_ROW = 8
 PATCH_GAP = 0.1
+LEAST_SQUARE = 0.09
 
 
 class DrawSlided(Transform):
@@ -99,21 +104,18 @@ class DrawSlided(Transform):
         return with_warnings(data, warnings)
 
     def _drawn(self, result: BagResult, slide: SlideResult, view: SlideView, truth: str | None) -> Figure:
-        outlines: list[np.ndarray] = []
         if truth and view.in_pixels:  # a batch cannot hold None: an empty path says the same
-            outlines = read_annotation(truth, view.size, self.annotation_values, view.origin).outlines()
-        return draw_slide(result, slide, view, outlines, self.shown)
+            annotation = read_annotation(truth, view.size, self.annotation_values, view.origin)
+            view = replace(view, outlines=annotation.outlines())
+        return draw_slide(result, slide, view, self.shown)
 
 
-def draw_slide(
-    result: BagResult, slide: SlideResult, view: SlideView, outlines: Sequence[np.ndarray], shown: int = 8
-) -> Figure:
-    """outlines: polygons of the known truth, in level-0 pixels."""
+def draw_slide(result: BagResult, slide: SlideResult, view: SlideView, shown: int = 8) -> Figure:
     several = len(result.about["slides"]) > 1
     name = f"{result.bag_id}, slide {slide.header.slide_id}" if several else result.bag_id
     findings = f"{slide.flagged.sum()} of {len(slide.scores)} patches flagged"
     headlines = [line for part in headline(result, findings, name).splitlines() for line in textwrap.wrap(part, 120)]
-    chosen = most_attention(slide.attention, view.coords, view.tile, shown)
+    chosen = most_attention(slide, view, shown)
     patches = view.tiles(chosen, PATCH_PIXELS)
     sheet = _Sheet(view.window, len(headlines), len(patches))
     figure = sheet.figure
@@ -121,8 +123,9 @@ def draw_slide(
         place = sheet.up(0.12 + LINE * (number + 0.5))
         figure.text(0.5, place, line, ha="center", va="center", fontsize=11, parse_math=False)
     plain, overlaid = (_panel(sheet, view, number) for number in range(2))
-    _draw_slide(plain, view, outlines, chosen if patches else [])
-    _draw_attention(overlaid, slide.times_average, view, outlines)
+    _draw_slide(plain, view, chosen if patches else [], LEAST_SQUARE / sheet.scale)
+    _draw_attention(overlaid, slide.times_average, view)
+    overlaid.set_title(_attention_title(result, slide), fontsize=10)
     bar = sheet.axes("colour bar", *sheet.bar)
     figure.colorbar(ScalarMappable(ATTENTION, COLOURS), cax=bar, alpha=ALPHA, extend="both")
     bar.set_ylabel(f"attention, times the\naverage of {'all slides' if several else 'the slide'}", fontsize=9)
@@ -132,15 +135,19 @@ def draw_slide(
     return figure
 
 
-def most_attention(attention: np.ndarray, coords: np.ndarray, tile: float, shown: int) -> list[int]:
-    """The patches with the most attention, none of which covers a part of another."""
-    left = np.array(attention, dtype=float)
+def most_attention(slide: SlideResult, view: SlideView, shown: int) -> list[int]:
+    """The patches with the most attention: flagged ones first, of these those that cover no part of another."""
+    left, apart = np.ones((2, len(slide.attention)), dtype=bool)
     chosen: list[int] = []
-    while len(chosen) < shown and np.isfinite(left).any():
-        best = int(left.argmax())
+    while len(chosen) < shown and left.any():
+        candidates = left
+        for preferred in (slide.flagged, apart):
+            candidates = candidates & preferred if (candidates & preferred).any() else candidates
+        best = int(np.where(candidates, slide.attention, -np.inf).argmax())
         chosen.append(best)
-        left[(np.abs(coords - coords[best]) < tile).all(axis=1)] = -np.inf
-    return chosen
+        left[best] = False
+        apart &= (np.abs(view.coords - view.coords[best]) >= view.tile - ROUNDING).any(axis=1)
+    return sorted(chosen, key=lambda index: -slide.attention[index])
 
 
 class _Sheet:
@@ -196,27 +203,37 @@ def _panel(sheet: _Sheet, view: SlideView, number: int) -> Axes:
     return axes
 
 
-def _draw_slide(axes: Axes, view: SlideView, outlines: Sequence[np.ndarray], chosen: Sequence[int]) -> None:
+def _draw_slide(axes: Axes, view: SlideView, chosen: Sequence[int], least: float) -> None:
     title = ["slide"]
     if view.thumbnail is None:
         covered, extent = lattice_image(np.ones(len(view.coords)), view)
         axes.imshow(covered, extent=extent, cmap="Greys", vmin=0, vmax=4, interpolation="nearest")
         title = ["where the slide has patches"]
-    if outlines:
-        _draw_outlines(axes, outlines)
+    if view.outlines:
+        _draw_outlines(axes, view.outlines)
         title.append("green: as annotated")
     if len(chosen):
-        x, y = (view.coords[chosen] + view.tile / 2).T
-        axes.scatter(x, y, s=40, marker="s", facecolors="none", edgecolors=CHOSEN, linewidths=1.2)
+        side = max(view.tile, least)  # of a small patch, a mark that can be seen
+        corners = side * (np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - 0.5)
+        middles = view.coords[chosen] + view.tile / 2
+        squares = list(middles[:, None] + corners)
+        axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors=CHOSEN, linewidths=1.2))
         title.append("squares: the patches below")
     axes.set_title("; ".join(title), fontsize=10)
 
 
-def _draw_attention(axes: Axes, values: np.ndarray, view: SlideView, outlines: Sequence[np.ndarray]) -> None:
+def _draw_attention(axes: Axes, values: np.ndarray, view: SlideView) -> None:
     image, extent = lattice_image(values, view)
     axes.imshow(image, extent=extent, cmap=COLOURS, norm=ATTENTION, alpha=ALPHA, interpolation="nearest")
-    _draw_outlines(axes, outlines)
-    axes.set_title("attention of each patch" if len(values) else "no tissue", fontsize=10)
+    _draw_outlines(axes, view.outlines)
+
+
+def _attention_title(result: BagResult, slide: SlideResult) -> str:
+    if len(slide.attention) == 0:
+        return "no tissue"
+    highest = result.times_average.max()  # of the bag: one of its slides may have little of the attention
+    even = len(result.attention) > 1 and highest < NEARLY_EVEN
+    return "attention of each patch" + (f" (nearly even: at most {highest:.2f} × the average)" if even else "")
 
 
 def _draw_outlines(axes: Axes, outlines: Sequence[np.ndarray]) -> None:
@@ -277,6 +294,8 @@ def _draw_patches(
     if not patches:
         return
     title = "the patches with the most attention" + (", red: flagged" if slide.flagged[chosen].any() else "")
+    if (np.delete(slide.attention, chosen) > slide.attention[chosen].min()).any():
+        title += "; left out: patches that overlap one of these"
     sheet.figure.text(0.5, sheet.up(sheet.strip + TITLE / 2), title, ha="center", va="center", fontsize=10)
     for index, pixels, place in zip(chosen, patches, sheet.patch_places(len(patches)), strict=True):
         axes = sheet.axes(f"patch {index}", *place)

@@ -50,6 +50,7 @@ class SlideView:
     features: Path  # may hold a thumbnail
     path: Path | None = None  # of the slide
     scanned: tuple[int, int, int, int] | None = None  # left, top, right, bottom; some slides are mostly empty canvas
+    outlines: Sequence[np.ndarray] = ()  # (V, 2) polygons of the known truth, in level-0 pixels
     warnings: tuple[str, ...] = ()
 
     @property
@@ -65,15 +66,16 @@ class SlideView:
 
     @property
     def window(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom of what is drawn: the slide, or as much of it as has patches."""
+        """Left, top, right, bottom of what is drawn: the picture of the slide, or without one where it has patches."""
         if self.scanned is not None:
             left, top, right, bottom = self.scanned
             return float(left), float(top), float(right), float(bottom)
-        if self.size is not None and self.in_pixels:
+        if self.size is not None and self.thumbnail is not None:
             return 0.0, 0.0, float(self.size[0]), float(self.size[1])
-        if len(self.coords) == 0:
+        if len(self.coords) == 0 and not self.outlines:
             return 0.0, 0.0, self.tile, self.tile
-        (left, top), (right, bottom) = self.coords.min(0) - self.tile, self.coords.max(0) + 2 * self.tile
+        known = np.concatenate([self.coords, self.coords + self.tile, *self.outlines])  # truth without patches, too
+        (left, top), (right, bottom) = known.min(0) - self.tile, known.max(0) + self.tile
         return float(left), float(top), float(right), float(bottom)
 
     @cached_property

@@ -51,7 +51,7 @@ def write_ct_datalist(
     require_shares(shares)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the one that holds the scans")
-    labels = _labels_in(folder) if labels is None else labels
+    labels = _labels_in(folder) if labels is None else as_given(labels, folder)
     output, check_file = destination(folder, output, force)
     cohort, images = _collect(folder, labels, output.with_name(INDEX), subtype)
     cohort = without_copies(cohort)
@@ -107,6 +107,11 @@ def require_shares(shares: Any) -> None:
         or not math.isclose(sum(shares), 1, abs_tol=1e-6)
     ):
         raise InputError(f"--shares {shares!r}: give three numbers that add up to 1, for {', '.join(SECTIONS)}")
+
+
+def as_given(labels: Path, folder: Path) -> Path:
+    """A path from where the user is, else from the folder of the cohort."""
+    return folder / labels if not labels.exists() and (folder / labels).exists() else labels
 
 
 def _labels_in(folder: Path) -> Path:

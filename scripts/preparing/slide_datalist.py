@@ -16,19 +16,31 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
+from scripts.data.feature_forms import PIXELS, FeatureHeader
 from scripts.errors import InputError
 from scripts.files import whole_file, write_whole
 from scripts.preparing.classes import class_list, training_note
 from scripts.preparing.cohort import Datalist, Shares, as_text
-from scripts.preparing.datalist import as_table, destination, require_shares
-from scripts.preparing.slide_cohort import SlideBag, SlideCohort, as_bags, collect, figures, in_sections, section_notes
+from scripts.preparing.datalist import as_given, as_table, destination, require_shares
+from scripts.preparing.slide_cohort import (
+    SAME_PITCH,
+    SlideBag,
+    SlideCohort,
+    as_bags,
+    collect,
+    figures,
+    in_sections,
+    section_notes,
+)
 from scripts.preparing.slide_files import FeatureFiles
 from scripts.preparing.slide_tables import FOLD, holds_labels, holds_splits, read_splits
 from scripts.preparing.tables import SECTIONS, column_names
 
 BY = ("slide", "patient")
+GUESS = "a guess"  # how pitch_from begins where a file tells no pitch
 PATIENTS = "bags_of_one_patient"  # in the check: a datalist names no patient
 
 
@@ -58,7 +70,7 @@ def write_wsi_datalist(
             f"{folder} holds no feature files (.h5, or .pt and .npy in a folder of features): "
             "give the folder that does, or make them with configs/features.json"
         )
-    labels = labels_in(folder) if labels is None else labels
+    labels = labels_in(folder) if labels is None else as_given(labels, folder)
     splits = splits_in(folder, labels) if splits is None else _fold_of(splits)
     if labels is None and splits is None:
         raise InputError(
@@ -69,6 +81,13 @@ def write_wsi_datalist(
     sections_given = None if splits is None else read_splits(splits)
     cohort = collect(files, labels, splits, sections_given, names, annotations)
     _require_patients(cohort, folder)
+    pitches = pitches_of_unknown_scale([slide.header for slide in cohort.slides])
+    cohort.warnings.add(
+        "level-0 pixels from patch to patch differ and micrometres per pixel are not known, so the features may be of "
+        "two magnifications, or of slides scanned at 20x and 40x, which may rightly differ (python -m scripts doctor "
+        "wsi tells with --slides or --slide_mpp)",
+        [", ".join(f"{slides} of {pitch:.0f}" for pitch, slides in pitches)] if len(pitches) > 1 else [],
+    )
     notes = cohort.notes
     if splits is not None:
         notes.append(f"sections are those of {splits.name}{_other_folds(splits)}")
@@ -194,6 +213,20 @@ def _require_patients(cohort: SlideCohort, folder: Path) -> None:
             f"the {len(cohort.slides)} slides in {folder} are of one patient, so that they cannot be split: "
             "give more patients, or a column section"
         )
+
+
+def pitches_of_unknown_scale(headers: Sequence[FeatureHeader]) -> list[tuple[float, int]]:
+    """Pitches in level-0 pixels that are not the same, each with its slides; none where micrometres are all known."""
+    in_pixels = [header for header in headers if header.unit == PIXELS and not header.pitch_from.startswith(GUESS)]
+    if all(header.mpp is not None for header in in_pixels):
+        return []
+    groups: list[list[float]] = []
+    for pitch in sorted(header.pitch for header in in_pixels):
+        if groups and pitch <= SAME_PITCH * groups[-1][0]:
+            groups[-1].append(pitch)
+        else:
+            groups.append([pitch])
+    return [(median(group), len(group)) for group in groups]
 
 
 def _class_notes(cohort: SlideCohort, names: Sequence[str] | None) -> list[str]:

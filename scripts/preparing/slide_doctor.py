@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,13 +34,15 @@ from scripts.preparing.computer import examine_computer
 from scripts.preparing.doctor import sections_in
 from scripts.preparing.findings import Finding, Level, ScanFinding, folded
 from scripts.preparing.slide_cohort import SAME_PITCH, SLOW_SECONDS, collect, kinds_that_differ, patient_in, pitch_um
-from scripts.preparing.slide_datalist import PATIENTS, labels_in, leakage, splits_in
+from scripts.preparing.slide_datalist import PATIENTS, labels_in, leakage, pitches_of_unknown_scale, splits_in
 from scripts.preparing.slide_examination import Examined, How, examine_features, examine_slide
 from scripts.preparing.slide_files import FeatureFiles, slide_name
 from scripts.preparing.slide_tables import read_splits
 
 Bag = dict[str, Any]
 Named = tuple[str, Path, Bag]  # what a slide is called, its features, and what a datalist says of it
+
+_EQUAL_ENDS = re.compile(r"^(\d+ slides of )(\d+) to \2 ")
 
 
 def examine_wsi(
@@ -104,11 +107,11 @@ def _examine(path: Path, datalist: Path | None, slides: Path | None, how: How) -
         (name, examine_features(file, name, how, bag))
         for name, file, bag in tqdm(named, desc="slides", unit="slide", delay=SLOW_SECONDS)
     ]
-    yield from folded((each.finding for _, each in examined), "slides", "patches")
+    yield from _folded((each.finding for _, each in examined), "patches")
     yield from _examine_cohort(examined)
     if slides is not None:
-        headers = {name: each.header for name, each in examined if each.header is not None}
-        yield from _examine_slides(find_slides(slides), slides, headers)
+        headers = [(file, each.header) for (_, file, _), (_, each) in zip(named, examined, strict=True)]
+        yield from _examine_slides_of(headers, slides)
 
 
 def class_names(sections: Mapping[str, Any]) -> list[str] | None:
@@ -207,6 +210,12 @@ def _of_slide(bag: Bag, key: str, number: int, slides: int) -> Any:
     return given[number]
 
 
+def _folded(found: Iterable[ScanFinding], parts: str) -> Iterator[Finding]:
+    """In few lines; from 12 to 12 is 12."""
+    for finding in folded(found, "slides", parts):
+        yield finding._replace(text=_EQUAL_ENDS.sub(r"\1\2 ", finding.text))
+
+
 def _names(files: FeatureFiles) -> list[str]:
     names = [slide_name(path.name) for path in files.paths]
     counts = Counter(names)
@@ -251,17 +260,17 @@ def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Findin
     filled = [(name, header) for name, header in headers if header.patches > 0]
     if not filled:
         return
-    degrees = [each.degree for _, each in examined if each.degree > 0] or [0.0]
+    degrees = sorted(each.degree for _, each in examined if each.degree > 0) or [0.0]
     forms = [f"{count} {form}" for form, count in sorted(Counter(header.form for _, header in filled).items())]
     units = sorted({header.unit for _, header in filled})
     origins = sorted({header.pitch_from.partition(",")[0] for _, header in filled})
     text = (
         f"{_listed(forms)}, in {_listed(units)}, pitch from {_listed(origins)}, "
-        f"{min(degrees):.1f} to {max(degrees):.1f} of 8 neighbours"
+        f"{' to '.join(dict.fromkeys(f'{degree:.1f}' for degree in (degrees[0], degrees[-1])))} of 8 neighbours"
     )
     yield Finding(Level.INFO, text)
     yield from _alike(filled)
-    yield _magnification(filled)
+    yield from _magnification([header for _, header in filled])
     of_content: dict[str, list[str]] = defaultdict(list)
     for name, each in examined:
         if each.content:
@@ -285,20 +294,52 @@ def _alike(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[Finding]:
         yield Finding(Level.PASS, f"all features are of the encoder {headers[0][1].encoder}")
 
 
-def _magnification(headers: Sequence[tuple[str, FeatureHeader]]) -> Finding:
-    pitches = [pitch for _, header in headers if (pitch := pitch_um(header)) is not None]
-    if not pitches:
+def _magnification(headers: Sequence[FeatureHeader]) -> Iterator[Finding]:
+    pitches = [pitch for header in headers if (pitch := pitch_um(header)) is not None]
+    of_pixels = pitches_of_unknown_scale(headers)
+    if len(of_pixels) > 1:
+        listed = _listed([f"{pitch:.0f} ({slides} slide{'s' * (slides > 1)})" for pitch, slides in of_pixels])
+        yield Finding(
+            Level.WARN,
+            f"{listed} level-0 pixels from patch to patch, and micrometres per pixel are not known of "
+            f"{len(headers) - len(pitches)} of {len(headers)} slides",
+            "make them known, --slides FOLDER or --slide_mpp; features of one magnification belong together, though "
+            "slides scanned at 20x and 40x may rightly differ",
+        )
+    elif not pitches:
         text = "micrometres per pixel are known of no slide, so nobody can tell whether all have one magnification"
-        return Finding(Level.INFO, text, "make sure that they do")
+        yield Finding(Level.INFO, text, "make sure that they do")
+    if not pitches:
+        return
     known = "" if len(pitches) == len(headers) else f", known of {len(pitches)} of {len(headers)} slides"
     if max(pitches) > SAME_PITCH * min(pitches):
         text = f"{min(pitches):.4g} to {max(pitches):.4g} micrometres from patch to patch{known}"
-        return Finding(Level.WARN, text, "a network is trained at one magnification: extract all features at one")
-    return Finding(Level.PASS, f"{sum(pitches) / len(pitches):.4g} micrometres from patch to patch{known}")
+        yield Finding(Level.WARN, text, "a network is trained at one magnification: extract all features at one")
+    else:
+        yield Finding(Level.PASS, f"{sum(pitches) / len(pitches):.4g} micrometres from patch to patch{known}")
 
 
 def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _examine_slides_of(examined: Sequence[tuple[Path, FeatureHeader | None]], folder: Path) -> Iterator[Finding]:
+    """The slides that features are of; a slide is found as a run finds it, by its id, else by the features' name."""
+    paths = find_slides(folder)
+    names = {slide_name(path.name) for path in paths}
+    headers = {
+        header.slide_id if header.slide_id in names else slide_name(file.name): header
+        for file, header in examined
+        if header is not None
+    }
+    if headers and names.isdisjoint(headers):
+        text = (
+            f"none of {len(paths)} slides in {folder}, such as {paths[0].name}, has the name of one of "
+            f"{len(headers)} feature files, such as {min(headers)}"
+        )
+        yield Finding(Level.WARN, text, "give the folder of their slides with --slides")
+        return
+    yield from _examine_slides(paths, folder, headers)
 
 
 def _examine_slides(paths: Sequence[Path], folder: Path, headers: Mapping[str, FeatureHeader]) -> Iterator[Finding]:
@@ -307,7 +348,7 @@ def _examine_slides(paths: Sequence[Path], folder: Path, headers: Mapping[str, F
         examine_slide(path, headers.get(slide_name(path.name)))
         for path in tqdm(paths, desc="slides", unit="slide", delay=SLOW_SECONDS)
     )
-    yield from folded(found, "slides", "megapixels")
+    yield from _folded(found, "megapixels")
     todo = [path for path in paths if slide_name(path.name) not in headers]
     if todo:
         yield Finding(

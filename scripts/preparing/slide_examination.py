@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import openslide
 from scripts.data.annotations import read_annotation
 from scripts.data.feature_forms import MICROMETRES, FeatureFile, FeatureHeader, open_features
 from scripts.data.lattice import distinct, lattice_places, mean_degree
-from scripts.data.slide_folder import SlideFolder
+from scripts.data.slide_folder import Completed, SlideFolder
 from scripts.data.slides import damaged, open_slide, read_mpp
 from scripts.errors import InputError
 from scripts.preparing.findings import Level, ScanFinding
@@ -74,6 +75,8 @@ def _examined(file: FeatureFile, name: str, how: How, bag: Mapping[str, Any]) ->
     if header.patches == 0:
         fix = "leave it out of training, inference reports it"
         return Examined(ScanFinding(name, Level.WARN, "no patches, a slide without tissue", fix), header)
+    completed = how.slides.completed(header, coords, file.path, how.slide_mpp)
+    header = replace(header, mpp=completed.header.mpp)
     places = lattice_places(coords, header.pitch)
     degree = mean_degree(places)
     scale = "micrometres per pixel not known" if header.mpp is None else f"{header.mpp:.4g} micrometres per pixel"
@@ -93,7 +96,7 @@ def _examined(file: FeatureFile, name: str, how: How, bag: Mapping[str, Any]) ->
         broken = f"{spoilt} of {header.patches} patches hold NaN or infinite values"
         return Examined(ScanFinding(name, Level.FAIL, broken, _AGAIN), header, degree)
     try:
-        remarks = _examine_truth(file, bag, how)
+        remarks = _examine_truth(completed, bag, how)
     except InputError as error:
         return Examined(ScanFinding(name, Level.FAIL, str(error)), header, degree, content)
     if degree < FEW_NEIGHBOURS and header.patches >= ENOUGH_TO_TELL:
@@ -118,14 +121,12 @@ def _read(file: FeatureFile) -> tuple[int, str]:
     return spoilt, digest.hexdigest()
 
 
-def _examine_truth(file: FeatureFile, bag: Mapping[str, Any], how: How) -> list[str]:
+def _examine_truth(slide: Completed, bag: Mapping[str, Any], how: How) -> list[str]:
     """Remarks on the labels of patches, or an error where they cannot be read."""
-    header = file.header
     if bag.get("annotation") is not None:
-        completed = how.slides.completed(header, file.coords, file.path, how.slide_mpp)
-        return _examine_annotation(completed.header, completed.coords, bag, how.annotation_values)
+        return _examine_annotation(slide.header, slide.coords, bag, how.annotation_values)
     if bag.get("instance_label") is not None:
-        return _contradiction(bag, _positive(bag["instance_label"], header.patches), "positive")
+        return _contradiction(bag, _positive(bag["instance_label"], slide.header.patches), "positive")
     return []
 
 

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -22,10 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from scripts.outputs.scores import read_scores
 from tests.bundle.commands import bundle, monai_bundle, run, write_cohort
 from tests.shared_data import shared_data
 
@@ -170,17 +171,13 @@ def test_slides_read_in_blocks_give_the_same_tables(trained: Trained, tmp_path: 
             "run", "--config_file", files, "--output_dir", str(tmp_path / name), *keys, *trained.keys, *size,
             cwd=bundle(trained.task),
         )  # fmt: skip
-    whole, blocks = (table_of(tmp_path / name / "instances.csv") for name in ("whole", "blocks"))
-    assert len(whole) > 50
-    assert [row[:2] for row in whole] == [row[:2] for row in blocks]
-    for column in (whole[0].index("score"), whole[0].index("attention")):
-        wanted = [float(row[column]) for row in whole[1:]]
-        assert [float(row[column]) for row in blocks[1:]] == pytest.approx(wanted, abs=1e-5)
-
-
-def table_of(path: Path) -> list[list[str]]:
-    with path.open(newline="") as file:
-        return list(csv.reader(file))
+    whole, blocks = (sorted((tmp_path / name).glob("*/scores.h5")) for name in ("whole", "blocks"))
+    assert len(whole) == len(blocks) == 11
+    for one, other in zip(map(read_scores, whole), map(read_scores, blocks), strict=True):
+        assert len(one.coords) > 50
+        np.testing.assert_array_equal(one.coords, other.coords)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+        np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
 
 
 @pytest.mark.parametrize(("file", "kind"), [("train.json", "train"), ("inference.json", "infer")])

@@ -58,7 +58,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parser["in_features"] = DIMENSION
     torch.manual_seed(0)
     torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
-    RememberTraining(str(folder / "model.pt"), [{"encoder": "Noise"}], None).write()
+    RememberTraining(str(folder / "model.pt"), [{"encoder": "Noise", "patch_um": 128.0}], None).write()
     return folder
 
 

@@ -16,21 +16,39 @@ from types import SimpleNamespace
 import pytest
 from ignite.engine import Engine
 
-from scripts.data.origins import RememberTraining, trained_encoder
+from scripts.data.origins import Origin, RememberTraining, trained_with
 from scripts.errors import InputError
 
 
 def remember(folder: Path, encoder: str = "uni_v1", class_names: list[str] | None = None) -> None:
     validator = Engine(lambda engine, batch: None)
-    RememberTraining(str(folder / "model.pt"), [{"encoder": encoder}], class_names).attach(validator)
+    RememberTraining(str(folder / "model.pt"), [{"encoder": encoder, "patch_um": 128.0}], class_names).attach(validator)
     assert not list(folder.iterdir())  # not before there are weights that it is true of
     validator.run([0])
 
 
 def test_inference_learns_what_the_network_was_trained_on(tmp_path: Path) -> None:
     remember(tmp_path)
-    assert trained_encoder(str(tmp_path / "model.pt")) == "uni_v1"
-    assert trained_encoder(str(tmp_path / "other.pt")) == ""  # of converted weights nobody knows
+    assert trained_with(str(tmp_path / "model.pt")) == Origin("uni_v1", 128.0)
+    assert trained_with(str(tmp_path / "other.pt")) is None  # of converted weights nobody knows
+
+
+def test_another_encoder_is_refused_and_one_that_nobody_names_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    trained = Origin("UNI_v1", 0.0)
+    trained.compare("uni_v1", 128.0)
+    Origin("", 0.0).compare("anything", 128.0)
+    assert not caplog.messages
+    with pytest.raises(InputError, match="of the encoder conch, the network was trained on those of UNI_v1: give"):
+        trained.compare("conch", 0.0)
+    trained.compare("", 0.0)
+    (told,) = caplog.messages
+    assert "trained on those of UNI_v1; state theirs with --encoder_name" in told
+
+
+@pytest.mark.parametrize(("patch_um", "warned"), [(128.0, False), (130.0, False), (0.0, False), (256.0, True)])
+def test_another_magnification_is_told(caplog: pytest.LogCaptureFixture, patch_um: float, warned: bool) -> None:
+    Origin("e", 128.0).compare("e", patch_um)
+    assert [m[:46] for m in caplog.messages] == ["patches are 256 micrometres apart, those the n"] * warned
 
 
 @pytest.mark.parametrize(
@@ -53,16 +71,16 @@ def test_other_classes_are_refused(
     tmp_path: Path, trained: list[str] | None, asked: list[str] | None, message: str
 ) -> None:
     remember(tmp_path, class_names=trained)
-    assert trained_encoder(str(tmp_path / "model.pt"), trained) == "uni_v1"
+    assert trained_with(str(tmp_path / "model.pt"), trained) == Origin("uni_v1", 128.0)
     with pytest.raises(InputError, match=message):
-        trained_encoder(str(tmp_path / "model.pt"), asked)
+        trained_with(str(tmp_path / "model.pt"), asked)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
 def test_a_spoiled_record_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.origin.json").write_text(content)
     with pytest.raises(InputError, match=r"model\.origin\.json does not say what the network was trained on: train"):
-        trained_encoder(str(tmp_path / "model.pt"))
+        trained_with(str(tmp_path / "model.pt"))
 
 
 def test_of_several_processes_the_first_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

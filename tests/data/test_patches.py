@@ -29,6 +29,7 @@ from PIL import Image
 
 from scripts.data.feature_forms import read_header
 from scripts.data.features import PatchFeatures, write_features
+from scripts.data.origins import Origin
 from scripts.data.patches import (
     FeatureReader,
     PatchBagd,
@@ -476,7 +477,8 @@ class TestDescribed:
             "5 slides: 4 TRIDENT, 1 CLAM; encoder uni_v1; pitch 512 level-0 pixels (patch_size_level0 less overlap) "
             "or 448 level-0 pixels (commonest nearest distance); 1 without patches"
         )
-        assert found == [{**bag, "encoder": "uni_v1"} for bag in bags]
+        said = {"encoder": "uni_v1", "patch_um": 0.0}
+        assert [{**bag, "stamp": ""} for bag in found] == [{**bag, **said, "stamp": ""} for bag in bags]
 
     def test_two_encoders_are_refused_unless_the_user_knows_better(self, tmp_path: Path) -> None:
         bags = [{"image": write(tmp_path, "a", encoder=name)} for name in ("uni_v1", "UNI_v1", "gpfm")]
@@ -489,17 +491,17 @@ class TestDescribed:
         bags = [{"image": write(tmp_path)}]
         told = "the features are of the encoder uni_v1, the network was trained on those of gpfm"
         with pytest.raises(InputError, match=told):
-            described(bags, trained_with="gpfm")
-        assert described(bags, trained_with="UNI_V1")[0]["encoder"] == "uni_v1"
-        assert described(bags, encoder="GPFM", trained_with="gpfm")[0]["encoder"] == "GPFM"
+            described(bags, trained_with=Origin("gpfm", 0.0))
+        assert described(bags, trained_with=Origin("UNI_V1", 0.0))[0]["encoder"] == "uni_v1"
+        assert described(bags, encoder="GPFM", trained_with=Origin("gpfm", 0.0))[0]["encoder"] == "GPFM"
 
     def test_an_encoder_that_nobody_names_is_doubted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         unknown = [{"image": str(write_uni2h(tmp_path, "u", CELLS * PITCH))}]
-        named = {"bags": [{"image": write(tmp_path)}], "trained_with": "uni_v1"}
+        named = {"bags": [{"image": write(tmp_path)}], "trained_with": Origin("uni_v1", 0.0)}
         for given, told in (
-            ({"bags": unknown, "trained_with": "gpfm"}, True),
+            ({"bags": unknown, "trained_with": Origin("gpfm", 0.0)}, True),
             ({"bags": unknown}, False),
-            ({"bags": unknown, "encoder": "gpfm", "trained_with": "gpfm"}, False),
+            ({"bags": unknown, "encoder": "gpfm", "trained_with": Origin("gpfm", 0.0)}, False),
             (named, False),
         ):
             caplog.clear()
@@ -550,3 +552,27 @@ def test_a_bag_alone_is_not_copied_and_several_are_padded_at_their_end(sizes: tu
         assert torch.equal(row[:, : bag["image"].shape[1]], bag["image"])
     if len(sizes) == 1:
         assert batch["image"].data_ptr() == bags[0]["image"].data_ptr()
+
+
+def test_features_of_another_length_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    bags = [{"bag_id": "a", "image": write(tmp_path)}]
+    assert len(described(bags, in_features=DIMENSION)) == 1
+    with pytest.raises(
+        InputError, match=rf"has {DIMENSION} features for each patch, the network takes 1024: give --in_"
+    ):
+        described(bags, in_features=1024)
+
+
+def test_a_bag_whose_file_was_made_anew_is_another_one(tmp_path: Path) -> None:
+    """What is kept of bags (a cache) is found by all that is said of them."""
+    bags = [{"bag_id": "a", "image": write(tmp_path)}]
+    before = described(bags)
+    assert described(bags) == before
+    write(tmp_path, cells=CELLS[:5])
+    assert described(bags) != before
+
+
+def test_the_distance_of_patches_is_told_in_micrometres_where_it_can_be(tmp_path: Path) -> None:
+    assert described([{"image": write(tmp_path)}])[0]["patch_um"] == 0
+    stamp = write_stamp(tmp_path / "um", "slide", tissue() * 256.0)
+    assert described([{"image": str(stamp)}])[0]["patch_um"] == pytest.approx(256)

@@ -46,6 +46,7 @@ def test_result_json_says_all_there_is_to_say(tmp_path: Path) -> None:
         "positive": True,
         "classes": None,
         "label": 1,
+        "label_name": "positive",
         "note": "research use only, not for diagnosis",
         "model": None,
         "flagged_above": "attention 1/3, in a positive bag",

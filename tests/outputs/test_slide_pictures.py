@@ -33,13 +33,21 @@ from scripts.data.results import BagResult, slides_of
 from scripts.data.slide_folder import SlideFolder
 from scripts.errors import InputError
 from scripts.outputs.pictures import FLAGGED, TRUTH
-from scripts.outputs.slide_pictures import DrawSlided, draw_slide, lattice_image, most_attention, round_length
+from scripts.outputs.slide_pictures import (
+    LEAST_SQUARE,
+    DrawSlided,
+    draw_slide,
+    lattice_image,
+    most_attention,
+    round_length,
+)
 from scripts.outputs.slide_view import SlideView, view_slide
 from tests.outputs.slide_results import bag, grid, header, own_form
 
 TILE = 100
 PLACES = np.array([[0, 0], [300, 200], [775, 525]])  # the last one ends at the slide's corner
 SHARES = (0.2, 0.1, 0.7)
+BLANK = np.full((8, 8, 3), 255, np.uint8)
 SQUARE = np.array([[100.0, 100.0], [400.0, 100.0], [400.0, 300.0], [100.0, 300.0], [100.0, 100.0]])
 
 
@@ -52,7 +60,8 @@ def drawn(
     result: BagResult, number: int = 0, outlines: Sequence[np.ndarray] = (), slides: str | None = None, shown: int = 8
 ) -> Figure:
     slide = slides_of(result)[number]
-    return draw_slide(result, slide, view_slide(slide, SlideFolder(slides)), outlines, shown)
+    view = dataclasses.replace(view_slide(slide, SlideFolder(slides)), outlines=outlines)
+    return draw_slide(result, slide, view, shown)
 
 
 def of_label(figure: Figure, label: str) -> Axes:
@@ -101,8 +110,9 @@ def test_a_patch_glows_where_it_lies_and_by_its_attention_times_their_number(siz
 
 
 def viewed(coords: np.ndarray, tile: float, size: tuple[int, int] | None = None) -> SlideView:
-    said = header(len(coords), pitch=tile, slide_size=size)
-    return view_slide(slides_of(bag(coords, np.ones(len(coords)), said))[0], SlideFolder(None))
+    """size: of the slide, which is then drawn as a whole."""
+    slide = slides_of(bag(coords, np.ones(len(coords)), header(len(coords), pitch=tile)))[0]
+    return dataclasses.replace(view_slide(slide, SlideFolder(None)), scanned=size and (0, 0, *size))
 
 
 def test_there_are_no_seams_between_tiles_that_are_rounded_apart() -> None:
@@ -149,6 +159,15 @@ def test_without_a_picture_of_the_slide_its_patches_are_shown_as_places() -> Non
         assert value_at(image.get_array(), image.get_extent(), x, y) == 1
 
 
+def test_without_a_picture_of_the_slide_the_map_is_of_its_patches_and_of_the_truth() -> None:
+    result = small(size=(200_000, 100_000))
+    far = SQUARE + np.array([2000, 0])
+    for outlines, right in ((), 975), ((far,), 2500):
+        for axes in panels(drawn(result, outlines=outlines)):
+            assert (axes.get_xlim(), axes.get_ylim()) == ((-100, right), (725, -100))
+    assert heat(drawn(result), *(PLACES[2] + 50)) == pytest.approx(2.1)
+
+
 def test_the_outline_is_the_annotation() -> None:
     figure = drawn(small(), outlines=[SQUARE])
     for axes in panels(figure):
@@ -169,6 +188,28 @@ def test_the_colours_mean_the_same_on_every_slide_and_are_explained() -> None:
     assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0.1", "1", "10"]
 
 
+@pytest.mark.parametrize(
+    ("attention", "said"),
+    [
+        ((1.0, 1.0, 1.0), " (nearly even: at most 1.00 × the average)"),
+        ((0.36, 0.32, 0.32), " (nearly even: at most 1.08 × the average)"),
+        ((0.498, 0.251, 0.251), " (nearly even: at most 1.49 × the average)"),
+        ((0.501, 0.25, 0.249), ""),
+    ],
+)
+def test_attention_that_is_nearly_even_is_told(attention: Sequence[float], said: str) -> None:
+    assert of_label(drawn(small(attention=attention)), "attention").get_title() == f"attention of each patch{said}"
+
+
+def test_attention_is_even_in_the_whole_bag_or_not_at_all() -> None:
+    result = bag([PLACES, PLACES], [1, 1, 1, 1, 1, 9.0], [header(3, name, pitch=TILE) for name in "ab"])
+    assert [of_label(drawn(result, number), "attention").get_title() for number in (0, 1)] == [
+        "attention of each patch"
+    ] * 2
+    alone = bag(PLACES[:1], [1.0], header(1, pitch=TILE))
+    assert of_label(drawn(alone), "attention").get_title() == "attention of each patch"
+
+
 def test_of_several_slides_the_average_is_that_of_all(tmp_path: Path) -> None:
     result = bag([PLACES, PLACES], np.arange(1.0, 7), [header(3, name, pitch=TILE) for name in "ab"])
     figure = drawn(result, number=1)
@@ -182,6 +223,23 @@ def test_the_headline_says_what_was_found_and_what_it_is_not_for() -> None:
         "bag 7: positive, probability 0.93 (label: positive) · 1 of 3 patches flagged",
         "research use only, not for diagnosis",
     ]
+
+
+@pytest.mark.parametrize(
+    ("probability", "threshold", "said"),
+    [
+        (0.5045, 0.5, "positive, probability 0.504"),
+        (0.4961, 0.5, "negative, probability 0.496"),
+        (0.511, 0.5, "positive, probability 0.51"),
+        (0.1372, 0.1409, "negative, probability 0.137"),
+        (0.5045, 0.3, "positive, probability 0.50"),
+    ],
+)
+def test_a_probability_close_to_the_threshold_has_another_decimal(
+    probability: float, threshold: float, said: str
+) -> None:
+    headline = texts(drawn(small(probability=probability, threshold=threshold)))[0]
+    assert headline.startswith(f"bag 7: {said} · ")
 
 
 # --- the scale bar
@@ -203,8 +261,8 @@ def bar_of(figure: Figure) -> tuple[float, str]:
     [((875, 625), 0.25, "50 µm"), ((875, 8000), 0.25, "50 µm"), ((90_000, 80_000), 0.25, "5 mm"),
      ((90_000, 8000), 0.5, "10 mm"), ((2220, 2967), 0.499, "200 µm")],
 )  # fmt: skip
-def test_the_scale_bar_is_as_long_as_it_says(size: tuple[int, int], mpp: float, text: str) -> None:
-    figure = drawn(small(size=size, mpp=mpp))
+def test_the_scale_bar_is_as_long_as_it_says(tmp_path: Path, size: tuple[int, int], mpp: float, text: str) -> None:
+    figure = drawn(small(own_form(tmp_path / "a.h5", BLANK, 100), size=size, mpp=mpp))
     FigureCanvasAgg(figure).draw()  # which is when the panels get their aspect
     pixels, said = bar_of(figure)
     assert said == text
@@ -237,11 +295,18 @@ def test_a_round_length_is_1_2_or_5_of_its_decade(longest: float, wanted: float)
 # --- the strip
 
 
+def chosen_of(
+    coords: np.ndarray, attention: np.ndarray | Sequence[float], tile: float, shown: int = 8, probability: float = 0.2
+) -> list[int]:
+    (slide,) = slides_of(bag(coords, attention, header(len(coords), pitch=tile), probability=probability))
+    return most_attention(slide, view_slide(slide, SlideFolder(None)), shown)
+
+
 @pytest.mark.parametrize("tile", [100, 150, 250])
 def test_the_chosen_patches_have_the_most_attention_and_do_not_overlap(tile: float) -> None:
     rng = np.random.default_rng(5)
     coords, attention = grid(30, 20, 100), rng.permutation(600) / 600
-    chosen = most_attention(attention, coords, tile, 8)
+    chosen = chosen_of(coords, attention, tile)
     assert chosen[0] == attention.argmax()
     assert len(chosen) == 8
     assert (np.diff(attention[chosen]) < 0).all()
@@ -255,8 +320,43 @@ def test_the_chosen_patches_have_the_most_attention_and_do_not_overlap(tile: flo
 
 
 def test_of_few_patches_all_are_shown() -> None:
-    assert most_attention(np.array([0.1, 0.7, 0.2]), grid(3, 1, 100), 100, 8) == [1, 2, 0]
-    assert most_attention(np.zeros(0), np.zeros((0, 2)), 100, 8) == []
+    assert chosen_of(grid(3, 1, 100), [0.1, 0.7, 0.2], 100) == [1, 2, 0]
+    assert chosen_of(grid(3, 1, 100), [0.1, 0.7, 0.2], 250) == [1, 2, 0]
+    assert chosen_of(np.zeros((0, 2)), [], 100) == []
+
+
+def test_patches_side_by_side_do_not_overlap_because_their_corners_are_whole_pixels() -> None:
+    coords = grid(40, 1, 256.51)
+    assert set(np.diff(coords[:, 0])) == {256, 257}
+    assert chosen_of(coords, np.arange(40.0, 0, -1), 256.51) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("shown", "probability", "wanted"),
+    [
+        (2, 0.9, [0, 2]),  # flagged, and apart
+        (3, 0.9, [0, 1, 2]),  # what overlaps and is flagged goes before what is neither
+        (4, 0.9, [0, 1, 2, 4]),  # then what is apart
+        (5, 0.9, [0, 1, 2, 3, 4]),
+        (3, 0.2, [0, 2, 4]),  # nothing is flagged in a negative slide
+        (4, 0.2, [0, 1, 2, 4]),
+    ],
+)
+def test_flagged_patches_go_first_and_those_that_overlap_fill_up(
+    shown: int, probability: float, wanted: list[int]
+) -> None:
+    coords = np.array([[0, 0], [50, 0], [400, 0], [0, 50], [800, 0]])
+    assert chosen_of(coords, [9, 8, 7, 2, 1], 100, shown, probability) == wanted
+
+
+@pytest.mark.parametrize(("shown", "left_out"), [(1, False), (2, True), (3, True), (4, False), (5, False), (20, False)])
+def test_what_is_left_out_because_it_overlaps_is_told(scanned: Path, shown: int, left_out: bool) -> None:
+    coords = np.array([[0, 0], [50, 0], [100, 0], [400, 0], [700, 0]])
+    result = bag(coords, [9, 8, 7.5, 7, 1], header(5, pitch=256), probability=0.9)
+    (title,) = [text for text in texts(drawn(result, slides=str(scanned.parent), shown=shown)) if "most" in text]
+    assert title == "the patches with the most attention, red: flagged" + (
+        "; left out: patches that overlap one of these" if left_out else ""
+    )
 
 
 def test_the_strip_shows_the_pixels_of_the_slide_with_value_and_place(scanned: Path) -> None:
@@ -288,8 +388,22 @@ def test_squares_on_the_slide_say_where_the_patches_of_the_strip_are(scanned: Pa
     figure = drawn(bag(grid(5, 1, 256), [5, 4, 1, 1, 3], header(5, pitch=256)), slides=str(scanned.parent), shown=2)
     plain = of_label(figure, "slide")
     (squares,) = plain.collections
-    np.testing.assert_array_equal(squares.get_offsets(), [[128, 128], [384, 128]])
+    assert len(squares.get_paths()) == 2
+    for path, left in zip(squares.get_paths(), (0, 256), strict=True):
+        corners = np.unique(np.asarray(path.vertices), axis=0)  # as large as the patch
+        np.testing.assert_array_equal(corners, [[left, 0], [left, 256], [left + 256, 0], [left + 256, 256]])
     assert plain.get_title() == "slide; squares: the patches below"
+
+
+def test_the_square_of_a_small_patch_can_still_be_seen(scanned: Path) -> None:
+    figure = drawn(bag(np.array([[640, 512]]), [1.0], header(1, pitch=8)), slides=str(scanned.parent))
+    plain = of_label(figure, "slide")
+    (path,) = plain.collections[0].get_paths()
+    corners = np.asarray(path.vertices)
+    FigureCanvasAgg(figure).draw()
+    inches = np.ptp(plain.transData.transform(corners), axis=0) / figure.dpi
+    np.testing.assert_allclose(inches, LEAST_SQUARE, rtol=1e-3)
+    np.testing.assert_allclose(corners[:4].mean(axis=0), [644, 516])
 
 
 def test_where_nothing_shows_them_there_is_no_strip() -> None:
@@ -322,11 +436,14 @@ def assert_readable(figure: Figure) -> None:
     ("columns", "rows"),
     [(1, 1), (30, 20), (300, 5), (5, 300), (1000, 1), (1, 1000), (22, 10), (21, 10)],
 )
-@pytest.mark.parametrize("mpp", [0.25, None])
-def test_nothing_overlaps_whatever_the_shape_of_the_slide(columns: int, rows: int, mpp: float | None) -> None:
+@pytest.mark.parametrize(("mpp", "pictured"), [(0.25, True), (None, False)])
+def test_nothing_overlaps_whatever_the_shape_of_the_slide(
+    tmp_path: Path, columns: int, rows: int, mpp: float | None, pictured: bool
+) -> None:
     coords = grid(columns, rows)
     said = header(len(coords), mpp=mpp, slide_size=(columns * 512, rows * 512))
-    assert_readable(drawn(bag(coords, np.ones(len(coords)), said), outlines=[SQUARE]))
+    source = own_form(tmp_path / "a.h5", BLANK if pictured else None, 100)
+    assert_readable(drawn(bag(coords, np.ones(len(coords)), said, [source]), outlines=[SQUARE]))
 
 
 @pytest.mark.parametrize("shown", [1, 8, 17])
@@ -347,7 +464,7 @@ def test_a_slide_becomes_a_png_with_the_annotation_of_its_file(tmp_path: Path, m
     outlined: list[Sequence[np.ndarray]] = []
 
     def spy(*given: Any) -> Figure:
-        outlined.append(given[3])
+        outlined.append(given[2].outlines)
         return draw_slide(*given)
 
     monkeypatch.setattr("scripts.outputs.slide_pictures.draw_slide", spy)

@@ -47,16 +47,30 @@ def test_without_a_folder_the_header_says_all_there_is() -> None:
     view = seen(None, slide_size=(9000, 7000), origin=(30, 40))
     assert (view.size, view.origin, view.mpp, view.path) == ((9000, 7000), (30, 40), 0.25, None)
     np.testing.assert_array_equal(view.coords, grid(5, 4, 256))
-    assert view.window == (0, 0, 9000, 7000)
     assert view.thumbnail is None
     assert view.tiles([0], 64) == []
     assert view.warnings == ()
 
 
-def test_of_a_slide_of_unknown_size_as_much_is_drawn_as_has_patches() -> None:
-    view = seen(None, grid(5, 4, 256) + np.array([50_000, 20_000]))
+@pytest.mark.parametrize("size", [None, (200_000, 90_000)])
+def test_without_a_picture_of_the_slide_as_much_is_drawn_as_has_patches(size: tuple[int, int] | None) -> None:
+    view = seen(None, grid(5, 4, 256) + np.array([50_000, 20_000]), slide_size=size)
     assert view.window == (50_000 - 256, 20_000 - 256, 50_000 + 6 * 256, 20_000 + 5 * 256)
-    assert seen(None, grid(5, 4, 256)[:0]).window == (0, 0, 256, 256)
+    assert seen(None, grid(5, 4, 256)[:0], slide_size=size).window == (0, 0, 256, 256)
+
+
+def test_with_a_stored_picture_the_whole_slide_is_drawn(tmp_path: Path) -> None:
+    source = own_form(tmp_path / "a.h5", np.zeros((128, 160, 3), np.uint8), 100)
+    said = header(20, pitch=256, slide_size=(16_000, 12_800))
+    assert view_slide(slide_result(grid(5, 4, 256), said, source), SlideFolder(None)).window == (0, 0, 16_000, 12_800)
+
+
+@pytest.mark.parametrize("patches", [20, 0])
+def test_truth_where_there_are_no_patches_is_not_cut_off(patches: int) -> None:
+    outline = np.array([[4000.0, 100.0], [9000.0, 100.0], [9000.0, 6000.0]])
+    view = dataclasses.replace(seen(None, grid(5, 4, 256)[:patches]), outlines=[outline])
+    left = -256 if patches else 4000 - 256
+    assert view.window == (left, -256 if patches else 100 - 256, 9256, 6256)
 
 
 def test_the_slide_is_found_below_the_folder_whatever_the_case_of_its_suffix(scanned: Path) -> None:

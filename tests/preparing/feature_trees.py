@@ -66,18 +66,25 @@ def clam(folder: Path, name: str, patches: int = 12) -> Path:
     return folder / "h5_files" / f"{name}.h5"
 
 
-def trident(folder: Path, name: str, encoder: str = "uni_v1", patches: int = 12, overlap: int = 0) -> Path:
+def trident(
+    folder: Path, name: str, encoder: str = "uni_v1", patches: int = 12, overlap: int = 0, target: int = 20
+) -> Path:
     """Of a slide at 40x, patches of 256 pixels at 20x, so of 512 at level 0."""
-    root = folder / f"20x_256px_{overlap}px_overlap"
+    times = 40 // target
+    root = folder / f"{target}x_256px_{overlap}px_overlap"
     path = root / f"features_{encoder}" / f"{name}.h5"
     for place, data in ((path, True), (root / "patches" / f"{name}_patches.h5", False)):
         place.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(place, "w") as file:
             if data:
                 file["features"] = random_features(f"{name} {encoder}", patches)
-            file["coords"] = grid(patches, PITCH - 2 * overlap)
+            file["coords"] = grid(patches, times * (256 - overlap))
             file["coords"].attrs.update(
-                patch_size=256, patch_size_level0=512, overlap=overlap, level0_magnification=40, target_magnification=20
+                patch_size=256,
+                patch_size_level0=256 * times,
+                overlap=overlap,
+                level0_magnification=40,
+                target_magnification=target,
             )
     return path
 

@@ -194,6 +194,18 @@ def test_any_csv_will_do_when_it_is_named(cohort: Path, tmp_path_factory: pytest
     assert files(cohort) == set()
 
 
+def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cohort / "labels.csv").rename(cohort / "mine.csv")
+    write(cohort, labels=Path("mine.csv"))
+    assert (cohort / "datalist.json").is_file()
+    here = cohort / "here"
+    here.mkdir()
+    (here / "mine.csv").write_text("name,nothing\n")
+    monkeypatch.chdir(here)
+    with pytest.raises(InputError, match=r"^mine.csv names neither"):  # what lies here goes before
+        write(cohort, labels=Path("mine.csv"))
+
+
 def test_one_class_in_a_section_is_noted(cohort: Path) -> None:
     sections = ("training", "training", "validation", "test", "training", "test")
     labels(cohort, *(f"s{n},{n % 2},{section}" for n, section in enumerate(sections)), columns="scan,label,section")

@@ -432,6 +432,30 @@ def test_two_magnifications_are_warned_of(cohort: Path) -> None:
     ) in told
 
 
+def test_two_pitches_without_micrometres_are_warned_of(cohort: Path) -> None:
+    own(cohort / "features" / "s03.h5", mpp=None)
+    assert "level-0 pixels" not in write_wsi_datalist(cohort)
+    own(cohort / "features" / "s03.h5", coords=grid(12, 1024), pitch=1024, tile=1024, mpp=None)
+    assert (
+        "warning: level-0 pixels from patch to patch differ and micrometres per pixel are not known, so the features "
+        "may be of two magnifications, or of slides scanned at 20x and 40x, which may rightly differ (python -m "
+        "scripts doctor wsi tells with --slides or --slide_mpp): 1, such as 19 of 512, 1 of 1024\n"
+    ) in write_wsi_datalist(cohort)
+
+
+def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cohort / "labels.csv").rename(cohort / "mine.csv")
+    write_wsi_datalist(cohort, Path("mine.csv"))
+    assert len(entries(cohort)) == 20
+    here = cohort / "here"
+    write(here / "mine.csv", "patient,slide,label", *(f"p{n},s{n:02d},{n % 2}" for n in range(6)))
+    monkeypatch.chdir(here)
+    write_wsi_datalist(cohort, Path("mine.csv"))  # what lies here goes before
+    assert len(entries(cohort)) == 6
+    with pytest.raises(InputError, match=r"^cannot read none.csv "):
+        write_wsi_datalist(cohort, Path("none.csv"))
+
+
 def test_one_folder_of_features_is_chosen(tmp_path: Path) -> None:
     for n in range(4):
         for encoder in ("uni", "conch"):

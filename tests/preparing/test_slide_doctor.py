@@ -71,8 +71,8 @@ def test_a_cohort_that_can_be_trained_on(cohort: Path) -> None:
         "PASS  validation: 4 bags, 2 negative, 2 positive",
         "PASS  test: 4 bags, 2 negative, 2 positive",
         "PASS  none of 10 patients and 20 slides is in two sections",
-        "PASS  20 slides of 12 to 12 patches",
-        "INFO  20 smooth-mil, in level-0 pixels, pitch from pitch_level0, 4.8 to 4.8 of 8 neighbours",
+        "PASS  20 slides of 12 patches",
+        "INFO  20 smooth-mil, in level-0 pixels, pitch from pitch_level0, 4.8 of 8 neighbours",
         ENCODER,
         PITCH,
     ]
@@ -207,7 +207,7 @@ def test_one_bag_of_several_slides_is_examined_slide_by_slide(cohort: Path) -> N
     assert "PASS  none of 10 patients and 20 slides is in two sections" in found
     (failed,) = (line for line in found if line.startswith("FAIL"))
     assert failed.startswith("FAIL  s03: ")
-    assert "PASS  19 slides of 12 to 12 patches" in found
+    assert "PASS  19 slides of 12 patches" in found
 
 
 def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
@@ -281,6 +281,42 @@ def test_encoders_dimensions_and_magnifications_must_be_alike(cohort: Path) -> N
     ]
 
 
+UNKNOWN = (
+    "WARN  512 (2 slides) and 1024 (2 slides) level-0 pixels from patch to patch, and micrometres per pixel are not "
+    "known of {} slides: make them known, --slides FOLDER or --slide_mpp; features of one magnification belong "
+    "together, though slides scanned at 20x and 40x may rightly differ"
+)
+
+
+def test_two_pitches_without_micrometres_are_warned_of(tmp_path: Path) -> None:
+    for n, target in enumerate((20, 10, 20, 10)):
+        trident(tmp_path / "features", f"s{n}", target=target, patches=2)
+    assert examine(tmp_path / "features")[-1] == UNKNOWN.format("4 of 4")
+    extract = "a network is trained at one magnification: extract all features at one"
+    differ = f"WARN  128 to 256 micrometres from patch to patch: {extract}"
+    assert examine(tmp_path / "features", slide_mpp=0.25)[-1] == differ
+    for n, mpp in enumerate((0.5, 0.25, 0.5, 0.25)):  # scanned at 20x and at 40x, so the pitches rightly differ
+        write_slide(tmp_path / "slides" / f"s{n}.tif", tissue(1024, 2048), mpp)
+    found = examine(tmp_path / "features", slides=tmp_path / "slides")
+    assert "PASS  256 micrometres from patch to patch" in found
+    assert not any(line.startswith("WARN") for line in found)
+    (tmp_path / "slides" / "s1.tif").unlink()
+    known = "PASS  256 micrometres from patch to patch, known of 3 of 4 slides"
+    found = examine(tmp_path / "features", slides=tmp_path / "slides")
+    assert found[found.index(known) - 1] == UNKNOWN.format("1 of 4")
+
+
+def test_scanners_differ_by_a_few_percent_and_a_lone_patch_by_anything(tmp_path: Path) -> None:
+    for n, pitch in enumerate((512.0, 530.0)):
+        own(tmp_path / f"s{n}.h5", coords=np.rint(grid(12, pitch)).astype(int), pitch=pitch, tile=pitch, mpp=None)
+    with h5py.File(tmp_path / "s2.h5", "w") as file:
+        file["features"], file["coords"] = random_features("s2", 1), grid(1)
+    told = "INFO  micrometres per pixel are known of no slide, so nobody can tell whether all have one magnification"
+    assert examine(tmp_path)[-1].startswith(told)
+    own(tmp_path / "s3.h5", coords=grid(12, 540), pitch=540, tile=540, mpp=None)
+    assert examine(tmp_path)[-1].startswith("WARN  521 (2 slides) and 540 (1 slide) level-0 pixels")
+
+
 def test_an_encoder_in_capitals_is_the_same_one(cohort: Path) -> None:
     own(cohort / "features" / "s03.h5", encoder="TINY")
     assert ENCODER in examine(cohort)
@@ -312,7 +348,7 @@ def test_forms_and_units_are_told(tmp_path: Path) -> None:
         file.attrs.update(unit="um", tile_size_um=128.0)
     assert (
         "INFO  1 STAMP, 1 TRIDENT and 1 smooth-mil, in level-0 pixels and micrometres, pitch from patch_size_level0 "
-        "less overlap, pitch_level0 and tile_size_um, 4.8 to 4.8 of 8 neighbours"
+        "less overlap, pitch_level0 and tile_size_um, 4.8 of 8 neighbours"
     ) in examine(tmp_path)
 
 
@@ -346,7 +382,7 @@ def test_without_labels_the_files_are_examined(tmp_path: Path) -> None:
     ]
     assert found[2].startswith("PASS  s1: 12 patches of 4 numbers (CLAM)")
     assert found[3:] == [
-        "INFO  1 CLAM, in level-0 pixels, pitch from commonest nearest distance, 4.8 to 4.8 of 8 neighbours",
+        "INFO  1 CLAM, in level-0 pixels, pitch from commonest nearest distance, 4.8 of 8 neighbours",
         "INFO  1 of 1 files do not say which encoder made them: make sure that it was one and the same",
         "INFO  micrometres per pixel are known of no slide, so nobody can tell whether all have one magnification: "
         "make sure that they do",
@@ -400,6 +436,25 @@ def test_slides_are_held_against_their_features(cohort: Path) -> None:
         "INFO  1 of 2 slides have no features yet, such as x.tif",
         f"INFO  19 of 20 feature files have no slide in {slides}, such as s01",
     ]
+
+
+def test_slides_of_other_features_are_one_warning(cohort: Path) -> None:
+    slides = cohort / "scans"
+    for name in "yx":
+        write_slide(slides / f"{name}.tif", tissue(512, 512), 0.5)
+    assert examine(cohort, slides=slides)[8:] == [
+        f"WARN  none of 2 slides in {slides}, such as x.tif, has the name of one of 20 feature files, such as s00: "
+        "give the folder of their slides with --slides",
+    ]
+
+
+def test_a_slide_is_found_by_its_id_as_a_run_finds_it(tmp_path: Path) -> None:
+    own(tmp_path / "features.h5", slide_id="x", slide_size=(512, 512))
+    rewrite(tmp_path, {"training": [{"bag_id": "somebody", "image": "features.h5", "label": 1}]})
+    write_slide(tmp_path / "slides" / "x.tif", tissue(512, 512), 0.5)
+    found = examine(tmp_path, slides=tmp_path / "slides")
+    assert found[-1].startswith("PASS  x: 512 x 512 pixels")
+    assert not any("none of 1 slides in" in line and "feature files" in line for line in found)
 
 
 def test_what_is_not_there_fails(tmp_path: Path) -> None:
