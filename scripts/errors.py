@@ -38,7 +38,7 @@ def input_error_message(error: BaseException | None) -> str | None:
         if isinstance(each, RuntimeError) and "loading state_dict" in str(each):
             return (
                 "the weights do not fit the network of the configs: "
-                "give the override files and the keys (such as --in_features) they were trained with, or other weights"
+                "give the override files they were trained with, and keys such as --in_features, or other weights"
             )
         told = _IN_A_WORKER.search(str(each))
         if told:
