@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from scripts.data.results import BagResult
+from scripts.data.annotations import Lesions
+from scripts.data.results import BagResult, PatchPlaces
 from scripts.metrics.cohort import cohort_metrics
 from scripts.metrics.figures import Cases, bootstrap
 from tests.shared_data import shared_data
@@ -282,3 +284,22 @@ def test_more_slices_of_the_same_scans_make_no_interval_narrower() -> None:
     once, twice = (cohort_metrics(results)["instance_auroc_ungated"] for results in (cohort, doubled))
     assert once == pytest.approx(twice)
     assert once == cohort_metrics(cohort)["instance_auroc_ungated"]
+
+
+def test_a_negative_slide_needs_no_annotation_for_the_lesions_either() -> None:
+    """Its patches are false alarms all the same."""
+    header = {"slides": [{"pitch": 1.0}]}
+
+    def slide(label: int, lesions: Lesions | None, *scores: float) -> BagResult:
+        places = PatchPlaces(
+            np.stack([3.0 * np.arange(len(scores)), np.zeros(len(scores))], axis=1), np.zeros(len(scores))
+        )
+        plain = bag(0.9, label, list(scores), None)
+        return replace(plain, instances=places, lesions=lesions, about=header)
+
+    found = slide(1, Lesions(np.array([1, 0]), 1), 5.0, 1.0)
+    told, untold = (slide(0, none, 9.0, 8.0, 7.0, 6.0) for none in (Lesions(np.zeros(4, dtype=int), 0), None))
+    froc = {name: value for name, value in values([found, untold]).items() if "froc" in name}
+    assert froc == {name: value for name, value in values([found, told]).items() if "froc" in name}
+    assert 0 < froc["lesion_froc_ungated"] < values([found])["lesion_froc_ungated"] == 1
+    assert not any("froc" in name for name in values([untold]))
