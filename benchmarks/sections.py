@@ -258,7 +258,9 @@ def ct(runner: Runner) -> Section:
 
 def wsi(runner: Runner) -> Section:
     slides, tiles, calls, rounds, patches = (1, 9, 1, 1, 500) if runner.quick else (2, 1200, 3, 2, 50_000)
-    encoders = {"seeded convolution": [], "MONAI's resnet18": ["encoder_monai.json"]}
+    encoders: dict[str, list[str]] = {"seeded convolution": []}
+    if not runner.quick:
+        encoders["MONAI's resnet18"] = ["encoder_monai.json"]
     extraction: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for place, (name, overrides) in enumerate(encoders.items()):

@@ -99,22 +99,21 @@ def test_every_slide_is_read_or_said_why_not(
     assert set(contents(output)) == {"summary.csv"} | {f"{name}/{file}" for name in done for file in of_each}
 
 
-@pytest.mark.parametrize("finished", [1, 4])
 def test_a_killed_run_goes_on_to_the_same_files(
-    cohort: Path, undisturbed: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, finished: int
+    cohort: Path, undisturbed: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "monai.bundle", *arguments(cohort, tmp_path)]
     process = subprocess.Popen(
         command, cwd=bundle("wsi"), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while len(list(tmp_path.glob("*/result.json"))) < finished:
+    while len(list(tmp_path.glob("*/result.json"))) < 3:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
-    assert finished <= len(before) < 6
+    assert 3 <= len(before) < 6
     again = monai_bundle(*arguments(cohort, tmp_path), cwd=bundle("wsi"), check=False)
     assert f"{len(before)} skipped (already there)" in again.stdout + again.stderr
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())

@@ -508,6 +508,7 @@ def memory_peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return peaks
 
 
+@pytest.mark.xdist_group("memory")  # one process measures for all
 @pytest.mark.parametrize("case", OF_MEMORY)
 def test_a_bag_is_in_memory_once(memory_peaks: dict[str, Any], case: str) -> None:
     times, shape, is_contiguous = memory_peaks[case]
@@ -516,5 +517,6 @@ def test_a_bag_is_in_memory_once(memory_peaks: dict[str, Any], case: str) -> Non
     assert 0.5 < times < 1.6
 
 
+@pytest.mark.xdist_group("memory")  # one process measures for all
 def test_what_is_in_memory_twice_is_seen(memory_peaks: dict[str, Any]) -> None:
     assert memory_peaks["held twice"][0] > 1.6
