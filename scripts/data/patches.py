@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import ImageReader, MetaTensor
+from monai.data import ImageReader
 from monai.transforms import MapTransform
 from monai.transforms.croppad.batch import PadListDataCollate
 from monai.utils import ensure_tuple
@@ -183,42 +183,27 @@ class PatchBagd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         bag = dict(data)
         for key in self.key_iterator(bag):
-            image: MetaTensor = bag[key]
-            meta = image.meta
-            slides = [
-                _Slide.of_json(said, np.asarray(xy)) for said, xy in zip(meta["slides"], meta["coords"], strict=True)
-            ]
-            bag[key] = image.as_tensor().t()
+            bag[key], slides = self._taken(bag[key])
             _describe(bag, [slide.completed(self.slides, self.slide_mpp) for slide in slides], self.annotation_values)
         return bag
 
+    def _taken(self, image: Any) -> tuple[Any, list[_Slide]]:
+        """What the key becomes, and the slides it is of."""
+        meta = image.meta
+        slides = [_Slide.of_json(said, np.asarray(xy)) for said, xy in zip(meta["slides"], meta["coords"], strict=True)]
+        return image.as_tensor().t(), slides
 
-class PatchBlocksd(MapTransform):
+
+class PatchBlocksd(PatchBagd):
     """The same bag as by ``FeatureReader`` and ``PatchBagd``, but ``image`` stays a path, for ``read_blocks``.
 
     The paths of several slides are the lines of one text, which a batch carries unharmed.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        annotation_values: Sequence[int | str] | None = None,
-        slide_mpp: float | None = None,
-        slides: str | None = None,
-    ) -> None:
-        super().__init__(keys)
-        self.annotation_values = annotation_values
-        self.slide_mpp = slide_mpp
-        self.slides = SlideFolder(slides)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        bag = dict(data)
-        for key in self.key_iterator(bag):
-            with _opened_bag(_paths(bag[key])) as files:
-                slides = [_Slide.of_file(file) for file in files]
-            bag[key] = "\n".join(slide.source for slide in slides)
-            _describe(bag, [slide.completed(self.slides, self.slide_mpp) for slide in slides], self.annotation_values)
-        return bag
+    def _taken(self, image: Any) -> tuple[str, list[_Slide]]:
+        with _opened_bag(_paths(image)) as files:
+            slides = [_Slide.of_file(file) for file in files]
+        return "\n".join(slide.source for slide in slides), slides
 
 
 def read_blocks(path: str | Sequence[str], size: int) -> Iterator[Tensor]:
