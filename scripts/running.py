@@ -78,7 +78,7 @@ def refuse_unknown_keys(arguments: Sequence[str]) -> None:
         return
     values = dict(zip(arguments, [*arguments[1:], ""], strict=True)) | {name: rest[0] for name, *rest in given if rest}
     files = re.findall(r"[^'\",\[\]\s]+\.(?:json|ya?ml)", values.get("--config_file", values.get("--config-file", "")))
-    known = {*signature(run).parameters, "args_file", "tracking", "run_id"}
+    known = set(signature(run).parameters)
     try:
         beside = {str(path) for file in files for path in Path(file).parent.glob("*.json")}
         keys = {
@@ -91,11 +91,8 @@ def refuse_unknown_keys(arguments: Sequence[str]) -> None:
         if keys and key not in keys | known:
             near = get_close_matches(key, sorted(keys), 1)
             perhaps = f", perhaps {near[0]}" if near else ""
-            raise InputError(f"--{name} is no key of {', '.join(map(_name, files))}{perhaps}: nothing would read it")
-
-
-def _name(file: str) -> str:
-    return Path(file).name
+            configs = ", ".join(Path(file).name for file in files)
+            raise InputError(f"--{name} is no key of {configs}{perhaps}: nothing would read it")
 
 
 def prepare_run(writes_to: str | Sequence[str], reads: Sequence[str] = ()) -> None:

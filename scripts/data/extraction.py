@@ -13,8 +13,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
@@ -31,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.data.feature_files import encode
+from scripts.data.feature_files import encode, tell_failures
 from scripts.data.features import PatchFeatures, read_header, write_features
 from scripts.data.sharing import Share
 from scripts.data.slides import (
@@ -53,7 +51,6 @@ from scripts.units import Level0Coords, MicronsPerPixel
 SETTINGS = "settings.json"
 THUMBNAIL_SIDE = 768
 SLOW_SECONDS = 5  # of one slide, after which a bar is shown
-NAMED = 5  # of the slides that failed, in the line at the end
 ALIKE = 1e-3  # relative: what was rounded when it was stored
 
 logger = logging.getLogger(__name__)
@@ -152,7 +149,8 @@ class FeatureExtractor:
         logger.info("%d slides done, %d skipped (already there), %d failed", done, skipped, len(failures))
         failures = self.share.gathered(failures)
         if self.share.speaks:
-            self._tell(failures, len(slides if self.share.joined else mine))
+            table = self.output_dir / ("failed.csv" if self.share.joined else f"failed_{self.share.rank}.csv")
+            tell_failures(table, failures, "slide", f"{len(slides if self.share.joined else mine)} slides")
 
     def extract(self, path: Path, dimension: int) -> PatchFeatures:
         """The features of one slide, (0, dimension) if it has no tissue."""
@@ -259,20 +257,6 @@ class FeatureExtractor:
             with open_slide(slide) as opened:
                 then["slide_mpp"], now["slide_mpp"] = header.mpp, read_mpp(opened, slide, self.slide_mpp)
         _refuse_changes(file, then, now)
-
-    def _tell(self, failures: Mapping[str, str], slides: int) -> None:
-        table = self.output_dir / ("failed.csv" if self.share.joined else f"failed_{self.share.rank}.csv")
-        table.unlink(missing_ok=True)
-        if not failures:
-            return
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("slide", "error"), *failures.items()])
-        write_whole(table, text.getvalue())
-        names, more = ", ".join(list(failures)[:NAMED]), ", ..." if len(failures) > NAMED else ""
-        raise InputError(
-            f"{len(failures)} of {slides} slides failed ({names}{more}): {next(iter(failures.values()))}; "
-            f"mend and run again, what is done is skipped (all reasons: {table.name})"
-        )
 
 
 class _TileEncoding(nn.Module):

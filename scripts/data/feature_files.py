@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from scripts.errors import InputError
+from scripts.files import write_whole
+
+NAMED = 5  # of those that failed, in the line at the end
 
 
 @contextmanager
@@ -53,6 +58,28 @@ def feature_files(directory: str | Path) -> list[Path]:
     if not paths:
         raise InputError(f"no feature file (*.h5) in {directory}; extract the features first")
     return paths
+
+
+def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str) -> None:
+    """Why each of those that failed did so: a table of all, and an error that names some; neither if none did.
+
+    Args:
+        table: the csv, beside the feature files.
+        failures: name → reason.
+        column: of the names, in the table.
+        of: what there was in all, such as "12 slides".
+    """
+    table.unlink(missing_ok=True)
+    if not failures:
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([(column, "error"), *failures.items()])
+    write_whole(table, text.getvalue())
+    names, more = ", ".join(list(failures)[:NAMED]), ", ..." if len(failures) > NAMED else ""
+    raise InputError(
+        f"{len(failures)} of {of} failed ({names}{more}): {next(iter(failures.values()))}; "
+        f"mend and run again, what is done is skipped (all reasons: {table.name})"
+    )
 
 
 def require_finite(path: str | Path, features: np.ndarray) -> None:

@@ -93,6 +93,13 @@ class FeatureHeader:
     slide_size: tuple[int, int] | None  # width, height in level-0 pixels
     origin: tuple[int, int] | None = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0; None = not known
 
+    @property
+    def pitch_um(self) -> float | None:
+        """Micrometres from one patch to the next, where they are known."""
+        if self.unit == MICROMETRES:
+            return self.pitch
+        return None if self.mpp is None else self.pitch * self.mpp
+
 
 @dataclass(frozen=True)
 class FeatureFile:

@@ -117,8 +117,7 @@ def _require_dimension(headers: Sequence[tuple[str, FeatureHeader]], wanted: int
 
 def _patch_um(headers: Sequence[FeatureHeader]) -> float:
     """Micrometres from one patch to the next, in the middle slide of those that say."""
-    scales = [1.0 if header.unit == MICROMETRES else header.mpp for header in headers]
-    known = [header.pitch * scale for header, scale in zip(headers, scales, strict=True) if scale and header.patches]
+    known = [header.pitch_um for header in headers if header.patches and header.pitch_um is not None]
     return median(known) if known else 0.0
 
 

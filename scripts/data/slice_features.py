@@ -23,9 +23,7 @@ One HDF5 file per scan:
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import math
@@ -47,7 +45,7 @@ from tqdm import tqdm
 
 from scripts.data.bags import load_bags
 from scripts.data.ct import bag_entries
-from scripts.data.feature_files import encode, feature_files, opened_features, require_finite
+from scripts.data.feature_files import encode, feature_files, opened_features, require_finite, tell_failures
 from scripts.data.scans import find_scans
 from scripts.errors import InputError
 from scripts.files import whole_file, write_whole
@@ -55,7 +53,6 @@ from scripts.files import whole_file, write_whole
 FORMAT = "smooth-mil-slices/1"
 DATASETS = ("features", "positions_mm", "about")
 ATTRIBUTES = ("encoder", "settings", "tilt_degrees")
-NAMED = 5  # of the scans that failed, in the line at the end
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +243,7 @@ class SliceFeatureExtractor:
             self._write_datalist(sections)
         done, skipped = len(left) - len(failures), len(bags) - len(left)
         logger.info("%d scans done, %d skipped (already there), %d failed", done, skipped, len(failures))
-        self._tell(failures, len(bags))
+        tell_failures(self.output_dir / "failed.csv", failures, "bag_id", f"{len(bags)} scans")
 
     def _sections(self) -> dict[str, list[dict[str, Any]]]:
         if self.datalist is None:
@@ -330,20 +327,6 @@ class SliceFeatureExtractor:
             for name, bags in sections.items()
         }
         write_whole(self._new_datalist, json.dumps(there, indent=1) + "\n")
-
-    def _tell(self, failures: Mapping[str, str], scans: int) -> None:
-        table = self.output_dir / "failed.csv"
-        table.unlink(missing_ok=True)
-        if not failures:
-            return
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("bag_id", "error"), *failures.items()])
-        write_whole(table, text.getvalue())
-        names, more = ", ".join(list(failures)[:NAMED]), ", ..." if len(failures) > NAMED else ""
-        raise InputError(
-            f"{len(failures)} of {scans} scans failed ({names}{more}): {next(iter(failures.values()))}; "
-            "mend and run again, what is done is skipped (all reasons: failed.csv)"
-        )
 
 
 def _source(image: str | Sequence[str]) -> str:

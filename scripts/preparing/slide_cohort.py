@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.data.feature_forms import MICROMETRES, FeatureHeader, read_header
+from scripts.data.feature_forms import FeatureHeader, read_header
 from scripts.errors import InputError
 from scripts.preparing.classes import as_classes, coarse_of, in_order
 from scripts.preparing.cohort import Label, Remarks, Shares, split
@@ -243,7 +243,7 @@ def _require_one_kind(cohort: SlideCohort) -> None:
     """Features of two encoders are not comparable, whatever their length."""
     for text in kinds_that_differ([(slide.name, slide.header) for slide in cohort.slides]):
         raise InputError(f"{text}: say which folder to take with --features FOLDER")
-    pitches = {slide.name: pitch for slide in cohort.slides if (pitch := pitch_um(slide.header)) is not None}
+    pitches = {slide.name: pitch for slide in cohort.slides if (pitch := slide.header.pitch_um) is not None}
     if pitches and max(pitches.values()) > SAME_PITCH * min(pitches.values()):
         groups = Counter(f"{pitch:.0f}" for pitch in pitches.values())
         listed = ", ".join(
@@ -267,13 +267,6 @@ def kinds_that_differ(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[
         if len(found) > 1:
             shown = [text for _, text in sorted(found.items())]
             yield f"the features are not of one kind, their {what} are {' and '.join(shown)}"
-
-
-def pitch_um(header: FeatureHeader) -> float | None:
-    """Micrometres from one patch to the next, where the file tells."""
-    if header.unit == MICROMETRES:
-        return header.pitch
-    return None if header.mpp is None else header.pitch * header.mpp
 
 
 def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:

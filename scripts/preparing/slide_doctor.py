@@ -33,7 +33,7 @@ from scripts.preparing.classes import in_order
 from scripts.preparing.computer import examine_computer
 from scripts.preparing.doctor import sections_in
 from scripts.preparing.findings import Finding, Level, ScanFinding, folded
-from scripts.preparing.slide_cohort import SAME_PITCH, SLOW_SECONDS, collect, kinds_that_differ, patient_in, pitch_um
+from scripts.preparing.slide_cohort import SAME_PITCH, SLOW_SECONDS, collect, kinds_that_differ, patient_in
 from scripts.preparing.slide_datalist import PATIENTS, labels_in, leakage, pitches_of_unknown_scale, splits_in
 from scripts.preparing.slide_examination import Examined, How, examine_features, examine_slide
 from scripts.preparing.slide_files import FeatureFiles, slide_name
@@ -295,7 +295,7 @@ def _alike(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[Finding]:
 
 
 def _magnification(headers: Sequence[FeatureHeader]) -> Iterator[Finding]:
-    pitches = [pitch for header in headers if (pitch := pitch_um(header)) is not None]
+    pitches = [pitch for header in headers if (pitch := header.pitch_um) is not None]
     of_pixels = pitches_of_unknown_scale(headers)
     if len(of_pixels) > 1:
         listed = _listed([f"{pitch:.0f} ({slides} slide{'s' * (slides > 1)})" for pitch, slides in of_pixels])

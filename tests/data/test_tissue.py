@@ -12,11 +12,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.transforms import ForegroundMask
 
 from scripts.data.slides import TilePlan, open_slide
@@ -24,6 +27,7 @@ from scripts.data.tissue import ChromaMask, described, tissue_mask, tissue_tiles
 from scripts.errors import InputError
 from scripts.units import Level0Pixels
 from tests.data.slides import GLASS, TISSUE, extract, glass, grid, tissue, write_slide
+from tests.shared_data import ROOT
 
 
 def test_a_last_tile_that_fits_to_the_pixel_is_not_lost_to_rounding(tmp_path: Path) -> None:
@@ -108,3 +112,12 @@ def test_masks_are_told_apart_by_name_and_settings() -> None:
         "thresholds": {"R": 200.0, "G": "by_half"},
         "invert": False,
     }
+
+
+def test_the_mask_of_the_how_to_is_one() -> None:
+    text = (ROOT / "docs" / "how_to.md").read_text(encoding="utf-8")
+    (block,) = (found for found in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if '"tissue"' in found)
+    mask = ConfigParser(json.loads(block)).get_parsed_content("tissue")
+    image = np.full((2, 3, 3), 240, np.uint8)  # glass
+    image[0, 1] = (200, 120, 170)  # stained
+    assert tissue_mask(image, mask).tolist() == [[False, True, False], [False] * 3]
