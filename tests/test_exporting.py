@@ -97,13 +97,13 @@ def test_the_weights_are_those_of_the_checkpoint(tmp_path: Path, caplog: pytest.
 
 def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
     net = network("smooth early, exact lattice").double().train()
-    terms = net.aggregator.smooth.exported_terms  # type: ignore[union-attr]
+    terms = net.aggregator.smooth._exported_terms  # type: ignore[union-attr]
     before = {name: value.clone() for name, value in net.state_dict().items()}
     torch.save(network("smooth early, exact lattice").state_dict(), tmp_path / "model.pt")
     levels = logging.getLogger("torch.onnx").level
     export_onnx(net, str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4), str(tmp_path / "model.pt"))
     assert net.training
-    assert net.aggregator.smooth.exported_terms == terms  # type: ignore[union-attr]
+    assert net.aggregator.smooth._exported_terms == terms  # type: ignore[union-attr]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert logging.getLogger("torch.onnx").level == levels
 

@@ -24,6 +24,7 @@ from tests.shared_data import ROOT
 FLOORS = (  # from the ground up: a room imports itself and what is below it, never its neighbours on the same floor
     {"errors", "units"},
     {"files"},
+    {"origins"},
     {"data", "networks", "weights", "running", "resuming", "curriculum", "cohorts"},
     {"losses", "metrics", "inferers", "exporting", "preparing"},
     {"outputs"},
@@ -37,7 +38,8 @@ OF_OURS_ALONE = {  # narrower than the floors say
     "networks": {"networks", "errors"},
     "running": {"errors", "files"},
     "resuming": {"errors", "files"},
-    "weights": {"weights", "errors", "files"},
+    "weights": {"weights", "origins", "errors", "files"},
+    "origins": {"errors", "files"},
     "curriculum": {"errors"},
     "cohorts": {"errors"},
     "inferers": {"networks", "errors"},

@@ -45,9 +45,9 @@ from scripts.data.feature_forms import (
     read_header,
 )
 from scripts.data.lattice import distinct, lattice_places, side_by_side
-from scripts.data.origins import Origin
 from scripts.data.slide_folder import SlideFolder
 from scripts.errors import EmptyBagError, InputError
+from scripts.origins import Origin
 
 BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
 SLOW_SECONDS = 5  # after which a bar is shown

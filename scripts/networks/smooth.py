@@ -78,7 +78,7 @@ class SmoothOperator(nn.Module):
         self.exact = mode == "exact"
         self.steps = steps
         self.accelerated = accelerated
-        self.exported_terms = terms_for(0.99 if isinstance(alpha, str) else alpha, 1e-6)
+        self._exported_terms = terms_for(0.99 if isinstance(alpha, str) else alpha, 1e-6)
 
     @property
     def alpha(self) -> Tensor:
@@ -90,7 +90,7 @@ class SmoothOperator(nn.Module):
     @torch.jit.unused
     def settle(self) -> None:
         """An exported file will have as many terms as alpha needs now; unless told so, as many as 0.99 would."""
-        self.exported_terms = terms_for(float(self.alpha.detach()), 1e-6)
+        self._exported_terms = terms_for(float(self.alpha.detach()), 1e-6)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """x: [B, D, N], padding 0."""
@@ -110,7 +110,7 @@ class SmoothOperator(nn.Module):
         if self.exact and not exporting() and is_chain(neighbours):
             g = smooth_chain(u, alpha, rest, neighbours, weights)
         elif self.exact:
-            terms = self.exported_terms
+            terms = self._exported_terms
             if not exporting():
                 terms = terms_for(float(alpha.detach()), 1e-12 if x.dtype == torch.double else 1e-6)
             g = smooth_series(u, chebyshev_terms(alpha, rest, terms), neighbours, weights, True)

@@ -33,6 +33,7 @@ from scripts.data.results import BagResult, PatchPlaces
 from scripts.errors import InputError
 from scripts.files import whole_file, write_whole
 from scripts.metrics.cohort import cohort_metrics
+from scripts.origins import settings_of
 from scripts.outputs.files import from_json, instance_rows
 
 logger = logging.getLogger(__name__)
@@ -42,14 +43,8 @@ TOLD = ("bag_auroc", "bag_accuracy", "instance_auroc_gated", "instance_auroc_ung
 
 def recipe(network: nn.Module, **parts: object) -> str:
     """A short text that is another one where the network (but for its weights) or any part is."""
-    of_modules = [(name, type(module).__name__, _plain(module)) for name, module in network.named_modules()]
+    of_modules = [(name, type(module).__name__, settings_of(module)) for name, module in network.named_modules()]
     return hashlib.sha256(repr((of_modules, sorted(parts.items()))).encode()).hexdigest()[:16]
-
-
-def _plain(module: nn.Module) -> list[tuple[str, object]]:
-    """The settings of a module that no weight shows: a placement, a number of slots."""
-    kept = (bool, int, float, str, tuple, type(None))
-    return sorted((name, value) for name, value in vars(module).items() if isinstance(value, kept))
 
 
 def input_of(bag: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from scripts.errors import InputError
 from scripts.files import whole_file, writable_folder
+from scripts.origins import Settings, origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
 from scripts.weights.tensorflow import DATA_SUFFIX, data_path, read_tensors
 
@@ -42,7 +43,7 @@ def convert(
     settings: torchmil.Settings | None = None,
     force: bool = False,
 ) -> None:
-    """Read a checkpoint and write `output`, for torchmil's with the network beside it (`output` as .json).
+    """Read a checkpoint and write `output`, and what network it is of beside it; torchmil's also as .json to run.
 
     Args:
         checkpoint: of SA-DMIL, an .index, its name without .index, or a folder with one; of torchmil, a torch file.
@@ -57,16 +58,17 @@ def convert(
     network_path = output.with_suffix(".json")
     index = _index(checkpoint)
     of_torchmil = kind == TORCHMIL or (kind is None and index is None)
-    _refuse_overwriting([output, network_path] if of_torchmil else [output], force)
+    others = [network_path] if of_torchmil else []
+    _refuse_overwriting([output, origin_file(output), *others], force)
 
     if of_torchmil:
         state, network = torchmil.converted(_torch_state(checkpoint), settings or torchmil.Settings())
         logger.info("%s: %s", checkpoint, network["_desc_"])
-        _write(output, state, network_path, network)
+        _write(output, state, {}, network_path, network)
         logger.info("wrote %s, and the network that takes it as %s", output, network_path)
     else:
-        _write(output, _sa_dmil_state(index or checkpoint))
-        logger.warning("wrote %s: name configs/released.json wherever it is used, or its answers are wrong", output)
+        _write(output, _sa_dmil_state(index or checkpoint), sa_dmil.SETTINGS)
+        logger.warning("wrote %s: name configs/released.json wherever it is used", output)
 
 
 def _sa_dmil_state(index: Path) -> dict[str, Tensor]:
@@ -144,13 +146,18 @@ def _refuse_overwriting(paths: list[Path], force: bool) -> None:
 
 
 def _write(
-    output: Path, state: dict[str, Tensor], network_path: Path | None = None, network: dict[str, Any] | None = None
+    output: Path,
+    state: dict[str, Tensor],
+    settings: Settings,
+    network_path: Path | None = None,
+    network: dict[str, Any] | None = None,
 ) -> None:
     writable_folder(output.parent)
     model = io.BytesIO()  # so that the same weights make the same bytes: a file would be named within itself
     torch.save(state, model)
-    with ExitStack() as files:  # both are there at the end, or neither
+    with ExitStack() as files:  # all are there at the end, or none
         files.enter_context(whole_file(output)).write_bytes(model.getvalue())
+        files.enter_context(whole_file(origin_file(output))).write_text(origin_text(settings), encoding="utf-8")
         if network_path is not None:
             override = json.dumps({"network_def": network}, indent=4) + "\n"
             files.enter_context(whole_file(network_path)).write_text(override, encoding="utf-8")

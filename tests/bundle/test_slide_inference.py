@@ -27,7 +27,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.data.features import PatchFeatures, write_features
-from scripts.data.origins import RememberTraining
+from scripts.origins import RememberTraining
 from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from tests.bundle.commands import bundle, monai_bundle, run
 
@@ -57,8 +57,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parser = ConfigParser(ConfigParser.load_config_file(str(bundle("wsi") / "configs" / "inference.json")))
     parser["in_features"] = DIMENSION
     torch.manual_seed(0)
-    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
-    RememberTraining(str(folder / "model.pt"), [{"encoder": "Noise", "patch_um": 128.0}], None).write()
+    network = parser.get_parsed_content("network_def")
+    torch.save(network.state_dict(), folder / "model.pt")
+    RememberTraining(str(folder / "model.pt"), network, [{"encoder": "Noise", "patch_um": 128.0}]).write()
     return folder
 
 
@@ -133,14 +134,28 @@ def test_two_processes_make_what_one_makes(
     assert contents(tmp_path) == contents(undisturbed[0])
 
 
-def test_features_of_another_encoder_are_refused(cohort: Path, tmp_path: Path) -> None:
-    keys = ("--encoder_name", "uni_v1")
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            ("--encoder_name", "uni_v1"),
+            "the features are of the encoder uni_v1, the network was trained on those of Noise: "
+            "give features of that, or say with --encoder_name that it is the same one",
+        ),
+        (
+            ("--network_def#aggregator#mode", "exact"),
+            "{0}/model.pt is of a network with aggregator.smooth.exact false, the one asked for has true: "
+            "name the override files it was trained with (if you mean it, take that line out of {0}/model.origin.json)",
+        ),
+    ],
+    ids=["encoder", "network"],
+)
+def test_weights_are_not_used_for_what_they_were_not_trained_for(
+    cohort: Path, tmp_path: Path, keys: tuple[str, str], message: str
+) -> None:
     ended = monai_bundle(*arguments(cohort, tmp_path, *keys), cwd=bundle("wsi"), check=False)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == (
-        "error: the features are of the encoder uni_v1, the network was trained on those of Noise: "
-        "give features of that, or say with --encoder_name that it is the same one"
-    )
+    assert ended.stderr.splitlines()[-1] == f"error: {message.format(cohort)}"
     assert not list(tmp_path.iterdir())
 
 

@@ -29,7 +29,6 @@ from PIL import Image
 
 from scripts.data.feature_forms import read_header
 from scripts.data.features import PatchFeatures, write_features
-from scripts.data.origins import Origin
 from scripts.data.patches import (
     FeatureReader,
     PatchBagd,
@@ -42,6 +41,7 @@ from scripts.data.patches import (
 )
 from scripts.errors import EmptyBagError, InputError
 from scripts.networks.graph import build_graph
+from scripts.origins import Origin
 from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from tests.data.foreign_features import (
     DIMENSION,

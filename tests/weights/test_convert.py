@@ -26,6 +26,7 @@ from torch import Tensor
 
 from scripts.errors import InputError
 from scripts.networks import MILNetwork
+from scripts.origins import require_network
 from scripts.weights.convert import convert
 from scripts.weights.torchmil import Settings
 from tests.shared_data import ROOT, shared_data
@@ -88,8 +89,11 @@ def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
 ) -> None:
     with caplog.at_level(logging.INFO):
         convert(sa_dmil, tmp_path / "new" / "att.pt")
-    loaded("ct", tmp_path / "new" / "att.pt", ROOT / "configs" / "ct" / "released.json")
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["att.pt"]
+    model = tmp_path / "new" / "att.pt"
+    require_network(str(model), loaded("ct", model, ROOT / "configs" / "ct" / "released.json"))
+    with pytest.raises(InputError, match=r"att.pt is of a network with slots 57, the one asked for has null: name the"):
+        require_network(str(model), loaded("ct", model))
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["att.origin.json", "att.pt"]
     assert "SA-DMIL, but not one of the three that were released (sha256 " in caplog.text
     assert "that the second means hemorrhage is inferred" in caplog.text  # this head has two outputs
     assert "research use only: the released weights are badly calibrated outside their data" in caplog.text

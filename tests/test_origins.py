@@ -10,19 +10,35 @@
 # limitations under the License.
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ignite.engine import Engine
+from torch import nn
 
-from scripts.data.origins import Origin, RememberTraining, trained_with
 from scripts.errors import InputError
+from scripts.networks import FeatureProjection, GatedAttentionPool, MILNetwork, SmoothAttentionPool
+from scripts.origins import Origin, RememberTraining, require_network, trained_with
 
 
-def remember(folder: Path, encoder: str = "uni_v1", class_names: list[str] | None = None) -> None:
+def smap(placement: str = "early", mode: str = "approx", momentum: float = 0.1, dropout: float = 0.0) -> MILNetwork:
+    head = nn.Sequential(nn.Dropout(dropout), nn.BatchNorm1d(8, momentum=momentum), nn.Linear(8, 1))
+    pool = SmoothAttentionPool(8, 4, placement=placement, mode=mode)
+    return MILNetwork(FeatureProjection(16, 8), pool, head, spatial_dims=2)
+
+
+def abmil() -> MILNetwork:
+    return MILNetwork(nn.Identity(), GatedAttentionPool(8, 4), nn.Linear(8, 1))
+
+
+def remember(
+    folder: Path, encoder: str = "uni_v1", class_names: list[str] | None = None, network: nn.Module | None = None
+) -> None:
     validator = Engine(lambda engine, batch: None)
-    RememberTraining(str(folder / "model.pt"), [{"encoder": encoder, "patch_um": 128.0}], class_names).attach(validator)
+    bags = [{"encoder": encoder, "patch_um": 128.0}]
+    RememberTraining(str(folder / "model.pt"), network or smap(), bags, class_names).attach(validator)
     assert not list(folder.iterdir())  # not before there are weights that it is true of
     validator.run([0])
 
@@ -76,15 +92,55 @@ def test_other_classes_are_refused(
         trained_with(str(tmp_path / "model.pt"), asked)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}"])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (smap(mode="exact"), r"a network with aggregator.smooth.exact false, the one asked for has true: name the"),
+        (
+            smap(placement="late"),
+            r'with aggregator.placement "early", the one asked for has "late": name the override',
+        ),
+        (MILNetwork(nn.Identity(), GatedAttentionPool(8, 4), nn.Linear(8, 1)), "with spatial_dims 2, the one asked fo"),
+    ],
+    ids=["exact", "placement", "without graph"],
+)
+def test_a_network_that_the_weights_fit_and_were_not_trained_in_is_refused(
+    tmp_path: Path, asked: nn.Module, message: str
+) -> None:
+    smap().load_state_dict(smap(mode="exact").state_dict())  # so nobody else would notice
+    remember(tmp_path)
+    with pytest.raises(InputError, match=re.escape(message)):
+        require_network(str(tmp_path / "model.pt"), asked)
+
+
+def test_what_matters_to_training_alone_may_differ(tmp_path: Path) -> None:
+    remember(tmp_path, network=smap(momentum=0.01, dropout=0.5))
+    require_network(str(tmp_path / "model.pt"), smap().eval())
+    require_network(str(tmp_path / "other.pt"), smap(mode="exact"))  # of weights that nothing is known of
+
+
+def test_who_means_it_takes_the_line_out(tmp_path: Path) -> None:
+    remember(tmp_path)
+    path = tmp_path / "model.origin.json"
+    kept = [line for line in path.read_text().splitlines() if '"exact"' not in line]
+    path.write_text("\n".join(kept))
+    require_network(str(tmp_path / "model.pt"), smap(mode="exact"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"encoder": "", "patch_um": 0, "class_names": null, "network": 1}']
+)
 def test_a_spoiled_record_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.origin.json").write_text(content)
-    with pytest.raises(InputError, match=r"model\.origin\.json does not say what the network was trained on: train"):
-        trained_with(str(tmp_path / "model.pt"))
+    for reads in (trained_with, lambda path: require_network(path, smap())):
+        with pytest.raises(
+            InputError, match=r"model\.origin\.json does not say what the network was trained on: train"
+        ):
+            reads(str(tmp_path / "model.pt"))
 
 
 def test_of_several_processes_the_first_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second = SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: 1)
-    monkeypatch.setattr("scripts.data.origins.dist", second)
+    monkeypatch.setattr("scripts.origins.dist", second)
     remember(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,179 @@
+# Copyright (c) 2026 the smooth MIL bundle authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Of what network weights are and what it was trained on, beside them: they fit others, and mean nothing there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from torch import nn
+
+from scripts.errors import InputError
+from scripts.files import write_whole
+
+SAME_SCALE = 0.05  # relative: magnifications are twice each other
+
+Settings = Mapping[str, Mapping[str, Any]]  # of the modules of a network by their names, what no weight shows
+
+logger = logging.getLogger(__name__)
+
+
+class Origin(NamedTuple):
+    """What is known of the features that a network was trained on."""
+
+    encoder: str  # "" = not known
+    patch_um: float  # micrometres from patch to patch, 0 = not known
+
+    def compare(self, encoder: str, patch_um: float) -> None:
+        """Refuses features of another encoder, and warns of what cannot be known or has another scale."""
+        if encoder and self.encoder and encoder.lower() != self.encoder.lower():
+            raise InputError(
+                f"the features are of the encoder {encoder}, the network was trained on those of {self.encoder}: "
+                "give features of that, or say with --encoder_name that it is the same one"
+            )
+        if self.encoder and not encoder:
+            logger.warning(
+                "the features do not say which encoder they are of, the network was trained on those of %s; "
+                "state theirs with --encoder_name",
+                self.encoder,
+            )
+        if patch_um and self.patch_um and abs(patch_um / self.patch_um - 1) > SAME_SCALE:
+            logger.warning(
+                "patches are %.4g micrometres apart, those the network was trained on %.4g: it knows another "
+                "magnification or size of patches",
+                patch_um,
+                self.patch_um,
+            )
+
+
+NOT_KNOWN = Origin("", 0.0)
+
+
+def origin_of_bags(bags: Sequence[Mapping[str, Any]]) -> Origin:
+    """Of bags that `scripts.data.patches.described` has seen."""
+    return Origin(bags[0]["encoder"], bags[0]["patch_um"])
+
+
+def origin_file(ckpt_path: str | Path) -> Path:
+    return Path(ckpt_path).with_suffix(".origin.json")
+
+
+def settings_of(module: nn.Module) -> dict[str, Any]:
+    """What no weight of a module shows: a placement, a number of slots."""
+    kept = (bool, int, float, str, tuple, type(None))
+    known = {name: value for name, value in sorted(vars(module).items()) if isinstance(value, kept)}
+    return {name: value for name, value in known.items() if not name.startswith("_") and name != "training"}
+
+
+def _settings(network: nn.Module) -> Settings:
+    """Torch's own modules are left out: they differ in their weights, or in training alone."""
+    found = {name: settings_of(module) for name, module in network.named_modules() if not _is_torchs(module)}
+    as_read: Settings = json.loads(json.dumps({name: settings for name, settings in found.items() if settings}))
+    return as_read
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.split(".")[0] == "torch"
+
+
+def origin_text(settings: Settings, origin: Origin = NOT_KNOWN, class_names: Sequence[str] | None = None) -> str:
+    """What stands beside the weights: of what network they are, and what it was trained on."""
+    classes = class_names and list(map(str, class_names))
+    return json.dumps({**origin._asdict(), "class_names": classes, "network": settings}, indent=4) + "\n"
+
+
+class RememberTraining:
+    """Ignite handler of a validator, behind its saver: writes `model.origin.json` beside the weights that were saved.
+
+    Args:
+        ckpt_path: file of the weights.
+        network: that they are of.
+        bags: of features, what is trained on, as `scripts.data.patches.described` says it.
+        class_names: of a network of several classes.
+    """
+
+    def __init__(
+        self,
+        ckpt_path: str,
+        network: nn.Module,
+        bags: Sequence[Mapping[str, Any]] = (),
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.ckpt_path = ckpt_path
+        self.settings = _settings(network)
+        self.origin = origin_of_bags(bags) if bags else NOT_KNOWN
+        self.class_names = class_names
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def write(self) -> None:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            write_whole(origin_file(self.ckpt_path), origin_text(self.settings, self.origin, self.class_names))
+
+
+def trained_with(ckpt_path: str, class_names: Sequence[str] | None = None) -> Origin | None:
+    """What the weights were trained on; None where that is not known, as of converted weights.
+
+    Classes of other names, or in another order, than the weights were trained for are refused.
+    """
+    said = _read(ckpt_path)
+    if said is None:
+        return None
+    if said.class_names != (class_names and list(map(str, class_names))):
+        raise InputError(
+            f"the network was trained for {_in_words(said.class_names)}, and is asked for {_in_words(class_names)}: "
+            "name the override files it was trained with"
+        )
+    return said.origin
+
+
+def require_network(ckpt_path: str, network: nn.Module) -> None:
+    """Refuses a network that the weights fit but that is set to something else than the one they were trained in."""
+    said = _read(ckpt_path)
+    asked = _settings(network)
+    for module, settings in (said.network if said else {}).items():
+        for name, value in settings.items():
+            other = asked.get(module, {}).get(name, value)  # a module that is not there lacks weights, which is told
+            if other != value:
+                raise InputError(
+                    f"{ckpt_path} is of a network with {'.'.join(filter(None, (module, name)))} {json.dumps(value)}, "
+                    f"the one asked for has {json.dumps(other)}: name the override files it was trained with "
+                    f"(if you mean it, take that line out of {origin_file(ckpt_path)})"
+                )
+
+
+class _Said(NamedTuple):
+    origin: Origin
+    class_names: list[str] | None
+    network: Settings
+
+
+def _read(ckpt_path: str | Path) -> _Said | None:
+    path = origin_file(ckpt_path)
+    if not path.is_file():
+        return None
+    try:
+        said = json.loads(path.read_text())
+        origin = Origin(str(said["encoder"]), float(said["patch_um"]))
+        return _Said(origin, said["class_names"], {name: dict(settings) for name, settings in said["network"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not say what the network was trained on: train again, or remove it") from error
+
+
+def _in_words(class_names: Sequence[str] | None) -> str:
+    return "the classes " + ", ".join(map(str, class_names)) if class_names else "one label, positive or not"
