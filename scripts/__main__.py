@@ -155,6 +155,8 @@ def datalist_wsi(
     classes: list[str] | None = None,
     annotations: str | None = None,
     features: str | None = None,
+    label_column: str = "label",
+    slide_table: str | None = None,
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int = 0,
     force: bool = False,
@@ -166,6 +168,9 @@ def datalist_wsi(
 
     A csv with the columns slide (or slide_id, image) and label, and if wanted patient (or case_id), section (training,
     validation or test), coarse and annotation. CLAM's case_id,slide_id,label is one. Endings such as .svs may stay.
+
+    STAMP's two tables, saved as csv: the clinical one as labels, with PATIENT and the column of the labels, and the
+    one of slides, with PATIENT and FILENAME, as slide_table.
 
     torchmil's splits.csv (bag_name, split) with labels/<bag>.npy beside the features; patch_labels/<bag>.npy is kept
     for evaluation. No other csv is needed.
@@ -192,6 +197,8 @@ def datalist_wsi(
         classes: the names, in the order of their numbers, such as "['normal','tumor']".
         annotations: a folder with <slide>.geojson, .json, .xml or a mask .tif, for evaluation.
         features: the folder below FOLDER that counts, where there are features of several encoders.
+        label_column: of the csv.
+        slide_table: a csv with the columns patient and slide, where that of the labels has a row for each patient.
         shares: of training, validation and test, where sections are drawn.
         seed: the same seed splits the same patients in the same way.
         force: overwrite a datalist that this command did not write.
@@ -211,6 +218,8 @@ def datalist_wsi(
             None if features is None else str(features),
             _path(annotations),
             classes,
+            str(label_column),
+            _path(slide_table),
         )
     )
 

@@ -87,13 +87,17 @@ class SlideFolder:
 
     @cached_property
     def _paths(self) -> dict[str, Path]:
-        """Of every slide, by its name without the suffix; that of the upper folder, where two have one name."""
+        """Of every slide, by its name without the suffix; that of the upper folder, where two have one name.
+
+        TRIDENT calls the features of x.ome.tif x.
+        """
         found: dict[str, Path] = {}
         for folder, folders, names in os.walk(self.folder or "."):
             folders.sort()
             for path in (Path(folder, name) for name in sorted(names)):
                 if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith("."):
                     found.setdefault(path.stem, path)
+                    found.setdefault(path.stem.removesuffix(".ome"), path)
         return found
 
 

@@ -34,7 +34,7 @@ from scripts.preparing.slide_files import (
     read_label,
     relative,
 )
-from scripts.preparing.slide_tables import SlideLabel, read_slide_labels
+from scripts.preparing.slide_tables import LABEL, SlideLabel, read_slide_labels
 from scripts.preparing.tables import SECTIONS
 
 SLOW_SECONDS = 5  # after them a progress bar is shown
@@ -112,6 +112,8 @@ def collect(
     sections: Mapping[str, str] | None,
     classes: Sequence[str] | None,
     annotations: Path | None = None,
+    label_column: str = LABEL,
+    slide_table: Path | None = None,
 ) -> SlideCohort:
     """A slide for each row of the labels that has features; without a csv of labels, for each one of torchmil's splits.
 
@@ -122,10 +124,12 @@ def collect(
         sections: name of a slide -> its section, which goes before what the csv of labels says.
         classes: as the user listed them.
         annotations: their folder.
+        label_column: of the csv of labels.
+        slide_table: the csv of the slides of each patient, where that of the labels has a row for each patient.
     """
     cohort = SlideCohort()
     if labels is not None:
-        rows, source = read_slide_labels(labels), labels
+        rows, source = read_slide_labels(labels, label_column, slide_table), labels
     else:
         rows, source = _torchmil_rows(files, sections or {}), splits or files.folder
     named = as_classes(rows, classes, source)

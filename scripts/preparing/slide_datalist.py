@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from scripts.preparing.slide_cohort import (
     section_notes,
 )
 from scripts.preparing.slide_files import FeatureFiles
-from scripts.preparing.slide_tables import FOLD, holds_labels, holds_splits, read_splits
+from scripts.preparing.slide_tables import FOLD, LABEL, holds_labels, holds_splits, read_splits
 from scripts.preparing.tables import SECTIONS, column_names
 
 BY = ("slide", "patient")
@@ -56,6 +57,8 @@ def write_wsi_datalist(
     features: str | None = None,
     annotations: Path | None = None,
     classes: Any = None,
+    label_column: str = LABEL,
+    slide_table: Path | None = None,
 ) -> str:
     """Writes the datalist and its check beside it; returns what to tell of them."""
     require_shares(shares)
@@ -70,7 +73,8 @@ def write_wsi_datalist(
             f"{folder} holds no feature files (.h5, or .pt and .npy in a folder of features): "
             "give the folder that does, or make them with configs/features.json"
         )
-    labels = labels_in(folder) if labels is None else as_given(labels, folder)
+    labels = labels_in(folder, label_column) if labels is None else as_given(labels, folder)
+    slide_table = None if slide_table is None else as_given(slide_table, folder)
     splits = splits_in(folder, labels) if splits is None else _fold_of(splits)
     if labels is None and splits is None:
         raise InputError(
@@ -79,7 +83,7 @@ def write_wsi_datalist(
         )
     output, check_file = destination(folder, output, force)
     sections_given = None if splits is None else read_splits(splits)
-    cohort = collect(files, labels, splits, sections_given, names, annotations)
+    cohort = collect(files, labels, splits, sections_given, names, annotations, label_column, slide_table)
     _require_patients(cohort, folder)
     pitches = pitches_of_unknown_scale([slide.header for slide in cohort.slides])
     cohort.warnings.add(
@@ -111,6 +115,7 @@ def write_wsi_datalist(
         check: dict[str, Any] = {
             "datalist": output.name,
             "labels": None if labels is None else labels.name,
+            "slide_table": None if slide_table is None else slide_table.name,
             "splits": None if splits is None else splits.name,
             "by": by,
             "classes": cohort.classes,
@@ -144,9 +149,9 @@ def write_wsi_datalist(
     )
 
 
-def labels_in(folder: Path) -> Path | None:
+def labels_in(folder: Path, label_column: str = LABEL) -> Path | None:
     """The csv of the labels, where there is one; of several labels.csv."""
-    found = _tables(folder, holds_labels)
+    found = _tables(folder, partial(holds_labels, label=label_column))
     if len(found) > 1 and folder / "labels.csv" in found:
         return folder / "labels.csv"
     if len(found) > 1:

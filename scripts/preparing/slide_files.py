@@ -32,7 +32,8 @@ ANNOTATION_SUFFIXES = (
 )  # of a slide that has several the first wins
 LABELS, PATCH_LABELS = "labels", "patch_labels"  # folders of torchmil
 
-_SUFFIXES = tuple(SLIDE_SUFFIXES) + FEATURE_SUFFIXES
+_OTHER_SLIDES = (".ome", ".dcm", ".sdpc", ".zarr", ".png", ".jpg", ".jpeg")  # that features may have been made of
+_SUFFIXES = (*SLIDE_SUFFIXES, *FEATURE_SUFFIXES, *_OTHER_SLIDES)
 _MASK = re.compile(r"_(evaluation_)?mask$|_tumor_annotation$")
 
 

@@ -21,8 +21,9 @@ from scripts.errors import InputError
 from scripts.preparing.slide_files import slide_name
 from scripts.preparing.tables import SECTIONS, column_names, read_rows, require_all_or_none, require_named_once
 
-SLIDE = ("slide_id", "slide", "image", "bag_name", "wsi_name")  # what the column is called
+SLIDE = ("slide_id", "slide", "image", "bag_name", "wsi_name", "wsi", "filename")  # what the column is called
 PATIENT = ("patient", "patient_id", "case_id")
+LABEL = "label"
 SECTION = ("section", "split")
 COARSE = ("coarse", "coarse_label")
 FOLD = re.compile(r"splits_(\d+)\.csv")  # of CLAM, one of several
@@ -52,35 +53,64 @@ class SlideLabel(NamedTuple):
         return slide_name(self.slide)
 
 
-def holds_labels(columns: Collection[str]) -> bool:
-    return "label" in columns and _one_of(SLIDE, columns) is not None
+def holds_labels(columns: Collection[str], label: str = LABEL) -> bool:
+    return label.casefold() in columns and _one_of(SLIDE, columns) is not None
 
 
 def holds_splits(columns: Collection[str]) -> bool:
-    if "label" in columns:
+    if LABEL in columns:
         return False
     named = _one_of(SLIDE, columns) is not None and _one_of(SECTION, columns) is not None
     return named or len(_section_columns(columns)) > 1
 
 
-def read_slide_labels(path: Path) -> list[SlideLabel]:
-    """Of a csv with the columns slide and label, and if wanted patient, section, coarse and annotation."""
+def read_slide_labels(path: Path, label: str = LABEL, slide_table: Path | None = None) -> list[SlideLabel]:
+    """Of a csv with the columns slide and label, and if wanted patient, section, coarse and annotation.
+
+    Args:
+        path: the csv.
+        label: name of the column of the labels.
+        slide_table: a csv of patients and their slides, as STAMP's, where `path` has a row for each patient.
+    """
     columns = column_names(path)
-    slide = _one_of(SLIDE, columns)
-    if slide is None or "label" not in columns:
+    slide = _one_of(SLIDE if slide_table is None else PATIENT, columns)
+    if slide is None or label.casefold() not in columns:
+        wanted = SLIDE[:3] if slide_table is None else PATIENT
         raise InputError(
-            f"{path} names no column label, or none of {', '.join(SLIDE[:3])} in its first line: "
-            "name its columns slide and label"
+            f"{path} names no column {label}, or none of {', '.join(wanted)} in its first line: "
+            f"name its columns {wanted[1] if slide_table is None else wanted[0]} and label, "
+            "or give the name of the labels with --label_column"
         )
     optional = [_one_of(names, columns) or names[0] for names in (PATIENT, SECTION, COARSE, ("annotation",))]
     rows = []
-    for line, (name, label, patient, section, coarse, annotation) in read_rows(path, (slide, "label"), optional):
-        rows.append(SlideLabel(line, name, label, patient, _section(section, path, line), coarse, annotation))
+    for line, (name, value, patient, section, coarse, annotation) in read_rows(path, (slide, label), optional):
+        rows.append(SlideLabel(line, name, value, patient, _section(section, path, line), coarse, annotation))
     if not rows:
-        raise InputError(f"{path} has no rows: give one per slide")
+        raise InputError(f"{path} has no rows: give one per {'slide' if slide_table is None else 'patient'}")
     for column in ("patient", "section", "coarse"):
         require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, "slide")
-    require_named_once([(row.line, row.name) for row in rows], path, "slide")
+    if slide_table is None:
+        require_named_once([(row.line, row.name) for row in rows], path, "slide")
+        return rows
+    require_named_once([(row.line, row.slide) for row in rows], path, "patient")
+    return _slides_of(rows, slide_table, path)
+
+
+def _slides_of(patients: Sequence[SlideLabel], slide_table: Path, labels: Path) -> list[SlideLabel]:
+    """The rows of patients, for each slide of theirs."""
+    columns = column_names(slide_table)
+    patient, slide = _one_of(PATIENT, columns), _one_of(SLIDE, columns)
+    if patient is None or slide is None:
+        raise InputError(
+            f"{slide_table} names none of {', '.join(PATIENT)}, or none of {', '.join(SLIDE)} in its first line: "
+            "name its columns patient and slide"
+        )
+    told = {row.patient: row for row in patients}
+    slides = list(read_rows(slide_table, (patient, slide)))
+    require_named_once([(line, slide_name(name)) for line, (_, name) in slides], slide_table, "slide")
+    rows = [told[who]._replace(slide=name, annotation="") for _, (who, name) in slides if who in told]
+    if not rows:
+        raise InputError(f"{slide_table} names no patient of {labels}: give the slide table of these labels")
     return rows
 
 
@@ -91,6 +121,10 @@ def read_splits(path: Path) -> dict[str, str]:
         raise InputError(
             f"{path} names neither train, val, test (CLAM) nor bag_name, split (torchmil) in its first line: "
             "give such a csv with --splits FILE"
+        )
+    if path.stem.endswith("_descriptor"):
+        raise InputError(
+            f"{path} counts the slides of CLAM's sections, it does not name them: give the splits_0.csv beside it"
         )
     sections: dict[str, str] = {}
     lines: dict[str, int] = {}

@@ -64,9 +64,11 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "clam": lambda folder: write_clam(folder, "s", COORDS),
     "pt": lambda folder: write_clam(folder, "s", COORDS, only_pt=True),
     "trident": lambda folder: write_trident(folder, "s", COORDS, patch_size_level0=256),
+    "trident pt": lambda folder: write_trident(folder, "s", COORDS, patch_size_level0=256, as_pt=True),
     "uni2h": lambda folder: write_uni2h(folder, "s", COORDS),
     "stamp": lambda folder: write_stamp(folder, "s", COORDS * 1.0),
     "torchmil": lambda folder: write_torchmil(folder, "s", COORDS, np.zeros(len(COORDS))),
+    "torchmil h5": lambda folder: write_torchmil(folder, "s", COORDS, np.zeros(len(COORDS)), suffix=".h5"),
 }
 
 

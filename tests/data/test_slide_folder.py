@@ -41,6 +41,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One slide below the folder, its suffix in capitals; one that states no scale; and one that is none."""
     folder = tmp_path_factory.mktemp("slides")
     write_slide(folder / "batch 2" / "slide 7.TIFF", glass(*SIZE[::-1]), MPP)
+    write_slide(folder / "slide 8.ome.tif", glass(*SIZE[::-1]), MPP)
     write_slide(folder / "no scale.tif", glass(*SIZE[::-1]), None)
     (folder / "broken.svs").write_bytes(b"not a slide")
     (folder / "._slide 7.svs").write_bytes(b"what a Mac leaves")
@@ -95,6 +96,10 @@ def test_a_slide_is_found_by_the_name_of_its_features_too(slides: Path) -> None:
     found = SlideFolder(str(slides)).find("an id of the laboratory", "features/slide 7.h5")
     assert found is not None
     assert found.path == slides / "batch 2" / "slide 7.TIFF"
+    for features in ("slide 8.ome.h5", "slide 8.h5"):  # TRIDENT's older and newer name
+        of_two_endings = SlideFolder(str(slides)).find("", features)
+        assert of_two_endings is not None
+        assert of_two_endings.path == slides / "slide 8.ome.tif"
 
 
 @pytest.mark.parametrize(

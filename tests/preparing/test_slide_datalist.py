@@ -576,3 +576,19 @@ def test_micrometres_of_stamp_are_compared_with_pixels(tmp_path: Path) -> None:
     write_wsi_datalist(tmp_path, shares=(1, 0, 0))
     assert check(tmp_path)["features"]["forms"] == {"STAMP": 1, "smooth-mil": 1}
     assert check(tmp_path)["warnings"] == {}
+
+
+def test_stamp_from_its_two_tables_to_a_datalist(tmp_path: Path) -> None:
+    for n in range(6):
+        own(tmp_path / f"s{n}.h5", dimension=4, encoder="")
+    clinical = [f"p{n},{50 + n},{'yes' if n % 2 else 'no'}" for n in range(5)]
+    write(tmp_path / "clini.csv", "PATIENT,AGE,MSI", *clinical)
+    write(tmp_path / "slide.csv", "PATIENT,FILENAME", "p0,s0.h5", "p0,s1.h5", *(f"p{n},s{n + 1}.h5" for n in (1, 2, 3)))
+    write_wsi_datalist(
+        tmp_path, labels=Path("clini.csv"), label_column="MSI", slide_table=Path("slide.csv"), classes=["no", "yes"],
+        by="patient",
+    )  # fmt: skip
+    bags = {bag["bag_id"]: (bag["label"], bag["image"]) for bags in datalist(tmp_path).values() for bag in bags}
+    assert bags == {"p0": (0, ["s0.h5", "s1.h5"]), "p1": (1, "s2.h5"), "p2": (0, "s3.h5"), "p3": (1, "s4.h5")}
+    assert check(tmp_path)["slide_table"] == "slide.csv"
+    assert check(tmp_path)["rejected"] == {"feature file without a row": {"count": 1, "examples": ["s5.h5"]}}

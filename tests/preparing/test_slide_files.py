@@ -35,6 +35,8 @@ from tests.preparing.feature_trees import clam, own, torchmil, trident, write
         ("a/b/s1.h5", "s1"),
         ("a\\s1.TIFF", "s1"),
         ("s1.svs.h5", "s1"),
+        ("s1.ome.tif", "s1"),
+        ("s1.sdpc", "s1"),
         ("TCGA-05-4244-01Z-00-DX1.d4ff32cd", "TCGA-05-4244-01Z-00-DX1.d4ff32cd"),
         ("TCGA-05-4244-01Z-00-DX1.d4ff32cd.svs", "TCGA-05-4244-01Z-00-DX1.d4ff32cd"),
     ],

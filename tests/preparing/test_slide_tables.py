@@ -56,7 +56,7 @@ def test_all_columns_that_may_be_given(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("column", ["slide_id", "slide", "image", "bag_name"])
+@pytest.mark.parametrize("column", ["slide_id", "slide", "image", "bag_name", "wsi", "FILENAME"])
 def test_the_column_of_the_slide_has_several_names(tmp_path: Path, column: str) -> None:
     path = write(tmp_path / "l.csv", f"{column},label", "s1,1")
     assert [row.name for row in read_slide_labels(path)] == ["s1"]
@@ -68,7 +68,7 @@ def test_the_column_of_the_slide_has_several_names(tmp_path: Path, column: str) 
         (
             ["name,label", "a,1"],
             "{path} names no column label, or none of slide_id, slide, image in its first line: "
-            "name its columns slide and label",
+            "name its columns slide and label, or give the name of the labels with --label_column",
         ),
         (["slide,label"], "{path} has no rows: give one per slide"),
         (["slide,label", "a,1", "a.svs,0"], "{path}, line 3 names 'a' as line 2 does: keep one"),
@@ -86,6 +86,48 @@ def test_the_column_of_the_slide_has_several_names(tmp_path: Path, column: str) 
 )
 def test_a_csv_of_labels_that_is_wrong_is_told(tmp_path: Path, lines: list[str], message: str) -> None:
     refused(write(tmp_path / "l.csv", *lines), message)
+
+
+def test_the_two_tables_of_stamp(tmp_path: Path) -> None:
+    """A row for each patient with labels of many kinds, and a row for each slide."""
+    clinical = write(tmp_path / "clini.csv", "PATIENT,AGE,isMSIH", "p1,50,MSIH", "p2,60,nonMSIH", "p3,70,MSIH")
+    slides = write(tmp_path / "slide.csv", "PATIENT,FILENAME", "p1,a.h5", "p1,b.h5", "p2,c.h5", "p9,d.h5")
+    assert read_slide_labels(clinical, "isMSIH", slides) == [
+        SlideLabel(2, "a.h5", "MSIH", "p1"), SlideLabel(2, "b.h5", "MSIH", "p1"),
+        SlideLabel(3, "c.h5", "nonMSIH", "p2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("clinical", "slides", "message"),
+    [
+        (["PATIENT,label", "p1,a", "p1,b"], ["PATIENT,FILENAME", "p1,x"], "line 3 names 'p1' as line 2 does: keep"),
+        (
+            ["slide,label", "x,a"],
+            ["PATIENT,FILENAME", "p1,x"],
+            "none of patient, patient_id, case_id in its first",
+        ),
+        (["PATIENT,MSI", "p1,a"], ["PATIENT,FILENAME", "p1,x"], "or give the name of the labels with --label_column"),
+        (["PATIENT,label", "p1,a"], ["ID,FILENAME", "p1,x"], "name its columns patient and slide"),
+        (
+            ["PATIENT,label", "p1,a"],
+            ["PATIENT,FILENAME", "p2,x"],
+            "names no patient of .*: give the slide table of",
+        ),
+        (["PATIENT,label", "p1,a"], ["PATIENT,FILENAME", "p1,x.h5", "p1,x.svs"], "line 3 names 'x' as line 2 does"),
+    ],
+)
+def test_tables_that_do_not_fit_are_told(tmp_path: Path, clinical: list[str], slides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_slide_labels(write(tmp_path / "c.csv", *clinical), slide_table=write(tmp_path / "s.csv", *slides))
+
+
+def test_clams_counts_of_slides_are_no_sections(tmp_path: Path) -> None:
+    path = write(tmp_path / "splits_0_descriptor.csv", ",train,val,test", "normal,10,2,3", "tumor,11,2,3")
+    with pytest.raises(
+        InputError, match="counts the slides of CLAM's sections, it does not name them: give the splits_0"
+    ):
+        read_splits(path)
 
 
 def test_the_splits_of_clam(tmp_path: Path) -> None:
