@@ -27,12 +27,14 @@ from scripts.errors import InputError
 NO_LESION = frozenset({"_2", "normal", "benign", "negative", "background", "exclusion", "ignore*"})
 FARTHEST = 1e9  # level-0 pixels; no slide is a hundredth as wide
 WITHOUT_AREA = frozenset({"dot", "pointset", "measurement"})  # types of ASAP
+UNGROUPED = frozenset({"", "none"})  # of ASAP
+NOT_DRAWN = frozenset({"detection", "cell", "tile", "tmacore", "root"})  # kinds of objects of QuPath
 
 
 class Painted(NamedTuple):
     """One polygon; it says of all it covers whether it is annotated."""
 
-    ring: np.ndarray  # (V, 2) x, y at level 0, filled by the even-odd rule: a hole hangs on it by a bridge of no width
+    ring: np.ndarray  # (V, 2) x, y at level 0; a hole hangs on it by a bridge of no width
     counts: bool
 
 
@@ -41,6 +43,7 @@ class Polygons:
     """Polygons painted one over the other, in this order."""
 
     painted: list[Painted]
+    nonzero: bool = False  # the rule that fills a ring where it crosses itself, as ASAP's; else the even-odd rule
 
     def bounds(self) -> tuple[float, float, float, float] | None:
         """Left, top, right, bottom of what may be annotated; None if nothing is."""
@@ -60,7 +63,8 @@ class Polygons:
             left, top = np.clip(np.floor(ring.min(axis=0)), 0, (width, height)).astype(int)
             right, bottom = np.clip(np.ceil(ring.max(axis=0)), 0, (width, height)).astype(int)
             if left < right and top < bottom:
-                covered[top:bottom, left:right][_filled(ring - (left, top), bottom - top, right - left)] = counts
+                windings = _windings(ring - (left, top), bottom - top, right - left)
+                covered[top:bottom, left:right][windings != 0 if self.nonzero else windings % 2 != 0] = counts
         return covered
 
     def outlines(self) -> list[np.ndarray]:
@@ -72,8 +76,8 @@ def read_geojson(
 ) -> Polygons:
     """A smaller polygon is painted over a larger one: a normal island in a tumour, and a tumour in normal tissue.
 
-    Of objects that QuPath found, not drew (detections, cells, tiles), and of classes it ignores (a name with a star at
-    its end, as "Region*"), nothing is painted.
+    Of objects that nobody drew as a lesion (NOT_DRAWN), and of classes QuPath ignores (a name with a star at its end,
+    as "Region*"), nothing is painted.
 
     Args:
         names: the classes that count; None = all but NO_LESION.
@@ -85,9 +89,10 @@ def read_geojson(
         raise InputError(f"{path} is not JSON; export the annotations as GeoJSON") from error
     try:
         painted = [
-            Painted(_one_ring(rings) + origin, _counts(name, names))
-            for name, rings in _polygons(found, "")
-            if not name.endswith("*") or name in NO_LESION
+            Painted(_one_ring(rings) + origin, _counts(called, names))
+            for called, rings in _polygons(found, ("",))
+            if rings not in ([], [[]])  # a polygon may be empty
+            and (not called[0].endswith("*") or called[0] in NO_LESION)
         ]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not valid GeoJSON; export the annotations again as GeoJSON") from error
@@ -95,22 +100,30 @@ def read_geojson(
 
 
 def read_asap(path: str | Path, content: bytes, names: Collection[str] | None) -> Polygons:
-    """What is no lesion is painted last, as CAMELYON's own masks are made."""
+    """What is no lesion is painted last, as CAMELYON's own masks are made.
+
+    Where lesions belong to a group that the file declares, what has none is left out, as by ASAP's own conversion.
+    """
     try:
         root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_TreeWithoutEntities()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path} is not XML that can be read ({error}); export the annotations again") from error
     if root.tag != "ASAP_Annotations":
         raise InputError(f"{path} is XML, but not of ASAP; export the annotations as GeoJSON or from ASAP")
+    every = [(drawn, drawn.get("PartOfGroup", "").lower()) for drawn in root.iter("Annotation")]
+    declared = {group.get("Name", "").lower() for group in root.iter("Group")} - UNGROUPED - NO_LESION
+    left_out = UNGROUPED.difference(names or ()) if any(group in declared for _, group in every) else ()
     try:
         painted = [
-            Painted(ring, _counts(drawn.get("PartOfGroup", "").lower(), names))
-            for drawn in root.iter("Annotation")
-            if drawn.get("Type", "").lower() not in WITHOUT_AREA and len(ring := _ordered(drawn)) > 2
+            Painted(ring, _counts((group,), names))
+            for drawn, group in every
+            if group not in left_out
+            and drawn.get("Type", "").lower() not in WITHOUT_AREA
+            and len(ring := _ordered(drawn)) > 2
         ]
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} has a coordinate that is no number; export the annotations again") from error
-    return Polygons(sorted(painted, key=lambda each: not each.counts))
+    return Polygons(sorted(painted, key=lambda each: not each.counts), nonzero=True)
 
 
 class _TreeWithoutEntities(ElementTree.TreeBuilder):
@@ -129,30 +142,30 @@ def _ordered(drawn: ElementTree.Element) -> np.ndarray:
     return points
 
 
-def _counts(name: str, names: Collection[str] | None) -> bool:
-    return name not in NO_LESION if names is None else name in names
+def _counts(called: tuple[str, ...], names: Collection[str] | None) -> bool:
+    return called[0] not in NO_LESION if names is None else any(name in names for name in called)
 
 
-def _polygons(node: Any, name: str) -> Iterator[tuple[str, list[Any]]]:
+def _polygons(node: Any, called: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
     """Class and rings of the polygons below a GeoJSON object; QuPath also writes a bare list of features."""
     if node is None:  # a feature may have no geometry
         return
     if isinstance(node, list):
         for member in node:
-            yield from _polygons(member, name)
+            yield from _polygons(member, called)
         return
     match node["type"]:
         case "FeatureCollection":
-            yield from _polygons(node["features"], name)
+            yield from _polygons(node["features"], called)
         case "Feature":
             if _was_drawn(node):
-                yield from _polygons(node["geometry"], _class_name(node))
+                yield from _polygons(node.get("geometry"), _class_names(node))
         case "GeometryCollection":
-            yield from _polygons(node["geometries"], name)
+            yield from _polygons(node["geometries"], called)
         case "Polygon":
-            yield name, node["coordinates"]
+            yield called, node["coordinates"]
         case "MultiPolygon":
-            yield from ((name, rings) for rings in node["coordinates"])
+            yield from ((called, rings) for rings in node["coordinates"])
         case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
             return
         case unknown:
@@ -160,17 +173,27 @@ def _polygons(node: Any, name: str) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _was_drawn(feature: dict[str, Any]) -> bool:
-    """QuPath exports what it detected, and the tiles it was given, in the same file."""
-    kind = (feature.get("properties") or {}).get("objectType") or feature.get("id")
-    return kind not in ("detection", "cell", "tile", "PathDetectionObject", "PathCellObject", "PathTileObject")
+    """QuPath exports what it detected, the tiles it was given and the cores of an array in the same file."""
+    properties = feature.get("properties") or {}
+    # each version names the kind elsewhere, and otherwise: tmaCore, tma_core, TMACoreObject
+    places = (*(properties.get(key) for key in ("objectType", "object_type", "type")), feature.get("id"))
+    kind = str(next(filter(None, places), "")).lower().replace("_", "").replace("-", "")
+    return kind.removeprefix("path").removesuffix("object") not in NOT_DRAWN
 
 
-def _class_name(feature: dict[str, Any]) -> str:
-    """In small letters; "" = without a class."""
-    given = (feature.get("properties") or {}).get("classification") or {}
-    if isinstance(given, dict):
-        given = given.get("name") or ": ".join(given.get("names", []))
-    return str(given).lower()
+def _class_names(feature: dict[str, Any]) -> tuple[str, ...]:
+    """In small letters, its own name and the full one, as QuPath's "tumor: positive"; "" = without a class."""
+    given = (feature.get("properties") or {}).get("classification")
+    full = ": ".join(_lineage(given))
+    own = given.get("name") if isinstance(given, dict) else None
+    return str(own or full).lower(), full.lower()
+
+
+def _lineage(given: Any) -> list[str]:
+    """The name of a class after those of the classes that it derives from."""
+    if not isinstance(given, dict):
+        return [str(given)] if given else []
+    return given.get("names") or [*_lineage(given.get("parentClass")), *_lineage(given.get("name"))]
 
 
 def _one_ring(rings: list[Any]) -> np.ndarray:
@@ -191,10 +214,10 @@ def _plausible(points: np.ndarray) -> np.ndarray:
     return points
 
 
-def _filled(ring: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(height, width) bool: the centre of the pixel lies in the ring, by the even-odd rule.
+def _windings(ring: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height, width) int16: how often the ring winds about the centre of the pixel, odd = inside by the even-odd rule.
 
-    Every edge flips all that lies right of it, so a running exclusive-or along the rows fills the ring.
+    Every edge adds 1 to all that lies right of it, -1 if it goes up, so a running sum along the rows counts them.
     """
     start, end = ring, np.roll(ring, -1, axis=0)
     # an edge crosses the rows whose centres lie in [lower y, upper y): no vertex is counted twice
@@ -206,6 +229,6 @@ def _filled(ring: np.ndarray, height: int, width: int) -> np.ndarray:
     (x0, y0), (x1, y1) = start[edge].T, end[edge].T
     x = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
     column = np.clip(np.ceil(x - 0.5), 0, width).astype(int)
-    flips = np.zeros((height, width + 1), dtype=np.uint8)
-    np.bitwise_xor.at(flips, (row, column), 1)
-    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].astype(bool)
+    windings = np.zeros((height, width + 1), dtype=np.int16)
+    np.add.at(windings, (row, column), np.where(y1 > y0, 1, -1).astype(np.int16))
+    return np.add.accumulate(windings, axis=1, out=windings)[:, :width]

@@ -83,6 +83,9 @@ def test_every_way_to_write_a_polygon_is_read(tmp_path: Path) -> None:
         ({"type": "GeometryCollection", "geometries": [polygon(square), multi]}, [100.0, 100.0, 16.0]),
         ({"type": "FeatureCollection", "features": []}, []),
         ({"type": "Feature", "geometry": polygon(square), "properties": None}, [100.0]),
+        ([{"type": "Feature", "properties": {}}, feature(polygon()), feature(polygon(square))], [100.0]),
+        ([feature({"type": "MultiPolygon", "coordinates": [[[]], [square]]}), feature(None)], [100.0]),
+        ([{"type": "Feature"}, feature(polygon([])), feature(None)], []),
     ]:
         outlines = read_annotation(saved(tmp_path, content)).outlines()
         assert [shoelace(ring) for ring in outlines] == areas
@@ -128,14 +131,68 @@ def test_classes_are_read_as_every_qupath_writes_them(tmp_path: Path, classifica
     assert annotated(tmp_path, feature(polygon(tiles(1, 2, 2, 3)), classification=classification)) == []
 
 
+def of_kind(key: str, kind: Any, column: int) -> dict[str, Any]:
+    """An object of one tile; "id" stands beside the properties, as QuPath 0.2 writes it."""
+    where = polygon(tiles(column, 0, column + 1, 1))
+    return {**feature(where), "id": kind} if key == "id" else feature(where, **{key: kind})
+
+
+@pytest.mark.parametrize("key", ["objectType", "object_type", "type", "id"])
 @pytest.mark.parametrize(
-    "found",
-    [{"properties": {"objectType": kind}} for kind in ("tile", "cell", "detection")] + [{"id": "PathTileObject"}],
+    ("kind", "annotation"),
+    [
+        ("detection", "annotation"),
+        ("Cell", "Annotation"),
+        ("TileObject", "AnnotationObject"),
+        ("PathDetectionObject", "PathAnnotationObject"),
+        ("path_cell_object", "path-annotation-object"),
+        ("tmaCore", "roi"),
+        ("tma_core", ""),
+        ("tma-core", None),
+        ("TMACoreObject", "8d1b7a4e-1f5a-4d92-9f0f-9a0f5f0f8a11"),
+        ("root", "tumor"),
+        ("PathRootObject", 7),
+    ],
 )
-def test_what_qupath_found_is_not_what_somebody_drew(tmp_path: Path, found: dict[str, Any]) -> None:
-    detected = {**feature(polygon(tiles(0, 0, 1, 1))), **found}
-    drawn = feature(polygon(tiles(2, 0, 3, 1)), objectType="annotation")
-    assert annotated(tmp_path, [detected, drawn]) == [[2, 0]]
+def test_what_nobody_drew_as_a_lesion_is_none(tmp_path: Path, key: str, kind: str, annotation: Any) -> None:
+    assert annotated(tmp_path, [of_kind(key, kind, 0), of_kind(key, annotation, 2)]) == [[2, 0]]
+
+
+def test_the_newest_place_of_a_kind_is_believed(tmp_path: Path) -> None:
+    places = ["objectType", "object_type", "type"]
+    for newest in range(3):
+        for found in (True, False):
+            kinds = {key: "annotation" if (key == places[newest]) ^ found else "tile" for key in places[newest:]}
+            older = "PathAnnotationObject" if found else "PathTileObject"
+            drawn = {**feature(polygon(tiles(0, 0, 1, 1)), **kinds), "id": older}
+            assert annotated(tmp_path, drawn) == ([] if found else [[0, 0]])
+
+
+DERIVED = [
+    {"name": "Tumor: Positive", "colorRGB": -1},
+    {"names": ["Tumor", "Positive"]},
+    {"name": "Positive", "names": ["Tumor", "Positive"]},
+    {"name": "Positive", "parentClass": {"name": "Tumor", "parentClass": None}},
+]
+
+
+@pytest.mark.parametrize("classification", [*DERIVED, "Tumor: Positive"])
+def test_a_class_is_asked_for_by_the_name_that_qupath_shows(tmp_path: Path, classification: Any) -> None:
+    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
+    assert annotated(tmp_path, drawn, ["tumor: positive"]) == [[1, 2]]
+    assert annotated(tmp_path, drawn, ["Stroma: Positive", "Tumor"]) == []
+
+
+@pytest.mark.parametrize("classification", DERIVED[2:])
+def test_a_class_is_asked_for_by_its_own_name_too(tmp_path: Path, classification: Any) -> None:
+    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
+    assert annotated(tmp_path, drawn, ["Positive"]) == [[1, 2]]
+
+
+def test_a_class_may_derive_from_one_that_derives_from_another(tmp_path: Path) -> None:
+    classification = {"name": "c", "parentClass": {"name": "B", "parentClass": {"name": "A"}}}
+    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
+    assert annotated(tmp_path, drawn, ["a: b: c"]) == [[1, 2]]
 
 
 def test_the_classes_that_count_can_be_named(tmp_path: Path) -> None:
@@ -155,13 +212,13 @@ def test_the_classes_that_count_can_be_named(tmp_path: Path) -> None:
         ('{"features": []}', "is not valid GeoJSON"),
         ("[1]", "is not valid GeoJSON"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}', "is not valid GeoJSON"),
-        ('{"type": "Polygon", "coordinates": []}', "is not valid GeoJSON"),
+        ('{"type": "Polygon", "coordinates": [[], [[0, 0], [1, 1], [2, 0]]]}', "is not valid GeoJSON"),
         ('{"type": "Polygon", "coordinates": null}', "is not valid GeoJSON"),
         ('{"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [2, 2]]]}', "is not valid GeoJSON"),
         ('{"type": "Polygon", "coordinates": [[[NaN, 0], [1, 1], [2, 2]]]}', "is not valid GeoJSON"),
         ('{"type": "Polygon", "coordinates": [[[1e300, 0], [1, 1], [2, 2]]]}', "is not valid GeoJSON"),
         ('{"type": "Feature", "geometry": null, "properties": [1]}', "is not valid GeoJSON"),
-        ('{"type": "Feature", "properties": {}}', "is not valid GeoJSON"),
+        ('{"type": "Feature", "geometry": {}}', "is not valid GeoJSON"),
     ],
 )
 def test_a_file_that_is_no_geojson_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -184,11 +241,11 @@ def drawn_in_asap(ring: Ring, group: str = "None", kind: str = "Polygon") -> str
     )
 
 
-def asap(*drawn: str) -> str:
-    group = '<Group Name="_2" PartOfGroup="None" Color="#64FE2E"><Attributes /></Group>'
+def asap(*drawn: str, groups: Sequence[str] = ("_2",)) -> str:
+    declared = (f'<Group Name="{name}" PartOfGroup="None" Color="#64FE2E"><Attributes /></Group>' for name in groups)
     return (
         f'<?xml version="1.0"?>\n<ASAP_Annotations>\n<Annotations>{"".join(drawn)}</Annotations>'
-        f"<AnnotationGroups>{group}</AnnotationGroups></ASAP_Annotations>"
+        f"<AnnotationGroups>{''.join(declared)}</AnnotationGroups></ASAP_Annotations>"
     )
 
 
@@ -212,6 +269,37 @@ def test_groups_that_are_none_are_cut_out_of_all_others(tmp_path: Path, group: s
     hole = drawn_in_asap(tiles(1, 0, 3, 1), group)
     island = drawn_in_asap(tiles(1, 0, 2, 1), "_0")  # CAMELYON16's own masks paint _2 last
     assert annotated(tmp_path, asap(hole, drawn_in_asap(tiles(0, 0, 4, 1), "_1"), island)) == [[0, 0], [3, 0]]
+
+
+@pytest.mark.parametrize("values", [None, ["Tumor"]])
+def test_what_is_in_no_group_is_left_out_where_others_are_in_one(tmp_path: Path, values: list[str] | None) -> None:
+    tumour, other = drawn_in_asap(tiles(0, 0, 2, 1), "Tumor"), drawn_in_asap(tiles(1, 0, 3, 1))
+    without = drawn_in_asap(tiles(4, 4, 5, 5)).replace('PartOfGroup="None"', "")
+    content = asap(tumour, other, without, groups=["tumor"])
+    assert annotated(tmp_path, content, values) == [[0, 0], [1, 0]]  # nothing is cut out of it, either
+
+
+def test_what_is_in_no_group_counts_where_it_is_asked_for(tmp_path: Path) -> None:
+    tumour, other = drawn_in_asap(tiles(0, 0, 1, 1), "Tumor"), drawn_in_asap(tiles(1, 0, 2, 1))
+    assert annotated(tmp_path, asap(tumour, other, groups=["Tumor"]), ["Tumor", "None"]) == [[0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("groups", [[], ["Tumor"], ["None"], ["Tumor", "Normal"]])
+def test_what_is_in_no_group_counts_where_all_is(tmp_path: Path, groups: list[str]) -> None:
+    several = drawn_in_asap(tiles(0, 0, 1, 1)), drawn_in_asap(tiles(2, 0, 3, 1))
+    assert annotated(tmp_path, asap(*several, groups=groups)) == [[0, 0], [2, 0]]
+
+
+def test_what_is_in_no_group_counts_where_the_groups_are_of_what_is_no_lesion(tmp_path: Path) -> None:
+    content = asap(
+        drawn_in_asap(tiles(0, 0, 3, 1)), drawn_in_asap(tiles(1, 0, 2, 1), "Exclusion"), groups=["Exclusion"]
+    )
+    assert annotated(tmp_path, content) == [[0, 0], [2, 0]]
+
+
+def test_what_is_in_no_group_counts_where_no_group_is_declared(tmp_path: Path) -> None:
+    several = drawn_in_asap(tiles(0, 0, 1, 1), "Tumor"), drawn_in_asap(tiles(2, 0, 3, 1))
+    assert annotated(tmp_path, asap(*several, groups=[])) == [[0, 0], [2, 0]]
 
 
 def test_a_rectangle_may_be_given_by_two_corners(tmp_path: Path) -> None:
@@ -257,6 +345,34 @@ def test_a_file_that_is_not_of_asap_is_named(tmp_path: Path, text: str, message:
 
 
 # Filling
+
+
+def filled(folder: Path, content: Any, size: int) -> np.ndarray:
+    return read_annotation(saved(folder, content)).area.covered(np.zeros(2), 1.0, size, size)
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_what_an_outline_goes_round_twice_is_full_in_asap_and_a_hole_in_geojson(tmp_path: Path, turned: int) -> None:
+    ring = [*rectangle(0, 0, 100, 100), *rectangle(0, 0, 50, 50)[1:]][::turned]
+    assert filled(tmp_path, asap(drawn_in_asap(ring)), 120).sum() == 10_000
+    assert filled(tmp_path, polygon(ring), 120).sum() == 7_500
+
+
+def test_an_eight_is_full_in_asap_on_both_sides(tmp_path: Path) -> None:
+    eight = [[0.0, 0.0], [100.0, 100.0], [100.0, 0.0], [0.0, 100.0]]
+    assert filled(tmp_path, asap(drawn_in_asap(eight)), 100).sum() == pytest.approx(5_000, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_asap_fills_what_the_outline_winds_about(tmp_path: Path, seed: int) -> None:
+    ring = np.random.default_rng(seed).uniform(-10, 70, (15, 2))
+    centres = np.stack(np.meshgrid(np.arange(60), np.arange(60)), axis=-1) + 0.5
+    x, y = np.moveaxis(np.concatenate([ring, ring[:1]]) - centres[:, :, None], -1, 0)
+    seen_at = np.unwrap(np.arctan2(y, x))  # each way to turn to the next corner is less than half a turn
+    windings = np.rint((seen_at[..., -1] - seen_at[..., 0]) / (2 * np.pi)).astype(int)
+    assert np.abs(windings).max() > 1
+    assert (filled(tmp_path, asap(drawn_in_asap(ring.tolist())), 60) == (windings != 0)).all()
+    assert (filled(tmp_path, polygon(ring.tolist()), 60) == (windings % 2 == 1)).all()
 
 
 @pytest.mark.parametrize("seed", range(10))
