@@ -11,11 +11,12 @@
 """Feature files in the forms that people have, told apart by what is in them, never by their names.
 
 - smooth-mil: this project's own, written by ``scripts.data.features``
-- TRIDENT: ``features_<encoder>/<id>.h5``, ``coords`` with attributes such as ``patch_size_level0``
+- TRIDENT: ``features_<encoder>/<id>.h5``, ``coords`` with attributes such as ``patch_size_level0``; or a .pt of one
+  tensor, those coords in ``patches/<id>_patches.h5`` beside its folder
 - CLAM: h5 without attributes, those of ``patches/<id>.h5`` beside it; or a .pt of features alone, coords beside it
 - UNI2-h: h5 with a leading axis of 1
-- STAMP: h5, ``feats``, and ``coords`` in micrometres
-- torchmil: ``features_<encoder>/<bag>.npy`` beside ``coords/<bag>.npy``
+- STAMP: h5, ``feats``, and ``coords`` in micrometres; of version 1 in 224ths of a tile of 256 micrometres
+- torchmil: ``features_<encoder>/<bag>``, .npy or .h5 without ``coords``, beside ``coords/<bag>`` of either kind
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ NAMES_OF_MICROMETRES = ("um", "µm", "μm", "micrometre", "micrometer", MICROMET
 MOST_COMPRESSED = 1100  # deflate makes data 1032 times smaller at best: a file that claims more is damaged
 MOST_PITCHES = 2**20  # from one end of a slide to the other; a float32 holds such numbers exactly
 TILE_OF_A_LONE_PATCH = 256.0
+TILE_OF_STAMP, STEPS_OF_STAMP_1 = 256.0, 224  # micrometres, and what the coords of version 1 count to across a tile
+STAMP_1 = "tiles of 256 micrometres as STAMP 1 cuts them"
+HASH_OF_STAMP = re.compile(r"-[0-9a-f]{8}$")  # of the weights, which later versions leave out
 FEATURE_SUFFIXES = (".h5", ".npy", ".pt")  # where a slide has two in one place, the first wins
 DEEPEST = 3  # folders below the one that is given: torchmil's patches_512/features/features_UNI
 OTHER_FOLDERS = frozenset({"patches", "coords", "labels", "patch_labels", "inst_labels", "masks", "models", "stitches"})
@@ -68,7 +72,6 @@ UNREADABLE = (  # what h5py, numpy and torch raise for a damaged file
     MemoryError,
     SyntaxError,
     tokenize.TokenError,
-    pickle.UnpicklingError,
     struct.error,
     zipfile.BadZipFile,
 )
@@ -139,6 +142,9 @@ def open_features(path: str | Path) -> Iterator[FeatureFile]:
     path = Path(path)
     with _opened(path) as stored:
         coords = _checked_coords(path, stored)
+        if stored.form == "STAMP" and not {"unit", "tile_size_um"} & stored.said.keys():
+            coords, said = _without_unit(path, coords, stored.said)
+            stored = stored._replace(said=said)
         yield FeatureFile(path, _header(path, stored, coords), coords, stored.rows)
 
 
@@ -237,13 +243,18 @@ def _of_hdf5(path: Path, file: h5py.File) -> _Stored:
                 f"{path} is not of the form {OWN_FORMAT} (its root attribute `format` is {str(its_own)[:40]!r}); "
                 "extract its features again"
             )
+        _refuse_without_patches(path, file, said)
         name = "feats" if "feats" in file and "features" not in file else "features"
-        features, coords = _dataset(path, file, name), _dataset(path, file, "coords")
+        features = _dataset(path, file, name)
         shape, leading = features.shape, features.ndim == 3
         if leading and shape[0] == 1:
             shape = shape[1:]
-        said_of_coords = _attributes(coords)
-        places = coords[()]
+        features_alone = name == "features" and "coords" not in file and not its_own
+        if features_alone:
+            places, said_of_coords = _coords_of_bag(path), {}
+        else:
+            coords = _dataset(path, file, "coords")
+            places, said_of_coords = coords[()], _attributes(coords)
         if places.ndim == 3 and len(places) == 1:
             places = places[0]
         rows = _rows_of_hdf5(path, features, leading)
@@ -255,7 +266,9 @@ def _of_hdf5(path: Path, file: h5py.File) -> _Stored:
                 raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
         elif name == "feats":
             form = "STAMP"
-        elif any(attribute in coords.attrs for attribute in OF_TRIDENT):
+        elif features_alone:
+            form = "torchmil"
+        elif said_of_coords.keys() & OF_TRIDENT:
             form = "TRIDENT"
         else:
             form = "UNI2-h" if leading else "CLAM"
@@ -263,6 +276,17 @@ def _of_hdf5(path: Path, file: h5py.File) -> _Stored:
     if form in ("CLAM", "UNI2-h") and "patch_size" not in said:
         said = {**said, **_said_of_patches(path)}
     return _Stored(form, shape, dtype, rows, places, said)
+
+
+def _refuse_without_patches(path: Path, file: h5py.File, said: Mapping[str, Any]) -> None:
+    whole = said.get("feat_type")
+    if whole in ("slide", "patient"):  # as STAMP says
+        raise InputError(f"{path} holds the features of a whole {whole}, not of its patches; give those of the tiles")
+    if "coord_x" in file and "coords" not in file:
+        raise InputError(
+            f"{path} is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not known; "
+            "give a file with `coords`"
+        )
 
 
 def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
@@ -302,19 +326,29 @@ def _mapped(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
 def _numpy(path: Path) -> _Stored:
     """As torchmil keeps them, an array per file."""
     features = _array(path)
-    places = [above / "coords" / path.name for above in list(path.parents)[1:3]]  # features/features_<encoder>, or less
-    beside = next((place for place in places if place.is_file()), None)
-    if beside is None:
-        raise InputError(
-            f"{path} holds features alone and there is no {' or '.join(map(str, places))}; "
-            "put the coords of its patches there"
-        )
-    coords = np.array(_array(beside))
+    coords = _coords_of_bag(path)
     if features.ndim == 2 and features.flags.c_contiguous and features.size:
         rows = _mapped(path, features.dtype, features.offset, features.shape[1])
     else:
         rows = lambda start, stop: np.array(features[start:stop])  # noqa: E731
     return _Stored("torchmil", features.shape, features.dtype, rows, coords, {})
+
+
+def _coords_of_bag(path: Path) -> np.ndarray:
+    """Beside features/features_<encoder>, or a folder less deep."""
+    names = dict.fromkeys([path.name, f"{path.stem}.h5", f"{path.stem}.npy"])
+    places = [above / "coords" / name for above in list(path.parents)[1:3] for name in names]
+    beside = next((place for place in places if place.is_file()), None)
+    if beside is None:
+        raise InputError(
+            f"{path} holds no `coords`, and there is no {' or '.join(map(str, places))}; "
+            "put the coords of its patches there"
+        )
+    if beside.suffix.lower() == ".npy":
+        return np.array(_array(beside))
+    with _hdf5(beside) as file, _damage_told(beside):
+        coords: np.ndarray = _dataset(beside, file, next(iter(file)) if len(file) == 1 else "coords")[()]
+        return coords
 
 
 def _array(path: Path) -> np.memmap:
@@ -330,18 +364,22 @@ def _torch(path: Path) -> _Stored:
     features = _tensor(path)
     shape = tuple(features.shape)
     coords, said = _coords_beside(path, shape)
+    form = "TRIDENT" if said.keys() & OF_TRIDENT else "CLAM"
     with path.open("rb") as raw:
         is_mapped = raw.read(len(ZIP)) == ZIP
     if is_mapped:  # mapped anew for each block, so that its memory is given back
-        return _Stored("CLAM", shape, _dtype(features), lambda a, b: _numbers(_tensor(path)[a:b]), coords, said)
-    return _Stored("CLAM", shape, _dtype(features), lambda a, b: _numbers(features[a:b]), coords, said)
+        return _Stored(form, shape, _dtype(features), lambda a, b: _numbers(_tensor(path)[a:b]), coords, said)
+    return _Stored(form, shape, _dtype(features), lambda a, b: _numbers(features[a:b]), coords, said)
 
 
 def _tensor(path: Path) -> Tensor:
     with _damage_told(path):
         with path.open("rb") as raw:
             is_mapped = raw.read(len(ZIP)) == ZIP
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+        except pickle.UnpicklingError as error:  # of arrays of numpy too, as TRIDENT's are
+            raise InputError(f"{path} holds something else than one tensor, or is damaged; give the h5 file") from error
         if not isinstance(content, Tensor) or content.layout != torch.strided or content.is_quantized:
             what = "tensor of another kind" if isinstance(content, Tensor) else type(content).__name__
             raise InputError(f"{path} holds a {what}, not one tensor of features as CLAM's do; give the h5 file")
@@ -381,16 +419,30 @@ def _coords_beside(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, Mapp
 
 
 def _files_of_patches(path: Path) -> list[Path]:
-    """Where CLAM says how the patches of a feature file were cut."""
-    return [above / "patches" / f"{path.stem}.h5" for above in list(path.parents)[1:3]]
+    """Where CLAM and TRIDENT say how the patches of a feature file were cut."""
+    names = (f"{path.stem}.h5", f"{path.stem}_patches.h5")
+    return [above / "patches" / name for above in list(path.parents)[1:3] for name in names]
 
 
 def _said_of_patches(path: Path) -> dict[str, Any]:
     for place in _files_of_patches(path):
         if place.is_file():
             with _hdf5(place) as file, _damage_told(place):
+                if "imgs" in file:
+                    return _said_of_images(path, place, file["imgs"])
                 return _attributes(_dataset(place, file, "coords"))
     return {}
+
+
+def _said_of_images(path: Path, place: Path, images: h5py.Dataset) -> dict[str, Any]:
+    """CLAM once stored the patches themselves, and divided the coords by all that they were made smaller by."""
+    said = _attributes(images)
+    if _above_0(said, "patch_level") or said.get("level_dim") != said.get("downsampled_level_dim"):
+        raise InputError(
+            f"the coords of {path} are not at level 0, as {place} is of CLAM's older way; "
+            "cut the patches anew with create_patches_fp.py"
+        )
+    return said
 
 
 def _attributes(owner: h5py.HLObject) -> dict[str, Any]:
@@ -420,6 +472,19 @@ def _checked_coords(path: Path, stored: _Stored) -> np.ndarray:
     if not (np.abs(coords.astype(np.float64)) < 2**53).all():
         raise InputError(f"coords hold NaN, infinite or impossible values {advice}")
     return coords.astype(np.float64 if coords.dtype.kind == "f" else np.int64)
+
+
+def _without_unit(path: Path, coords: np.ndarray, said: Mapping[str, Any]) -> tuple[np.ndarray, Mapping[str, Any]]:
+    """In micrometres, as far as the stride tells the version of STAMP."""
+    stride = _above_0(said, "tile_size") or commonest_distance(coords)
+    if stride is None or round(stride) == TILE_OF_STAMP:
+        return coords, said
+    if round(stride) != STEPS_OF_STAMP_1:
+        raise InputError(
+            f"{path} names no unit and its tiles are {stride:g} apart, not {STEPS_OF_STAMP_1} or {TILE_OF_STAMP:g} as "
+            "of STAMP 1 or 2; give it the root attributes unit and tile_size_um, or extract its features again"
+        )
+    return coords * (TILE_OF_STAMP / STEPS_OF_STAMP_1), {**said, STAMP_1: TILE_OF_STAMP}
 
 
 def _header(path: Path, stored: _Stored, coords: np.ndarray) -> FeatureHeader:
@@ -453,13 +518,13 @@ def _stated(path: Path, form: str, said: Mapping[str, Any]) -> tuple[tuple[float
             raise InputError(f"{path} says that pitch_level0 or tile_level0 is not above 0; extract its features again")
         return (pitch, "pitch_level0"), tile
     if form == "STAMP":
-        name = "tile_size_um" if "tile_size_um" in said else "tile_size"
+        name = next((name for name in (STAMP_1, "tile_size_um") if name in said), "tile_size")
         tile = _above_0(said, name)
         return (None if tile is None else (tile, name)), tile
     size, at_level0 = _above_0(said, "patch_size"), _above_0(said, "patch_size_level0")
-    downsample = _above_0(said, "downsample") or _ratio(said)
+    downsample = _above_0(said, "downsample")
     if at_level0 is not None:
-        scale = at_level0 / size if size else downsample or 1.0
+        scale = at_level0 / size if size else 1.0
         pitch = at_level0 - scale * (_above_0(said, "overlap") or 0.0)
         return ((pitch, "patch_size_level0 less overlap") if pitch > 0 else None), at_level0
     if size is not None and downsample is not None:
@@ -483,11 +548,6 @@ def _pitch(coords: np.ndarray, stated: tuple[float, str] | None) -> tuple[float,
     if nearest is not None and fit(coords, nearest).is_better_than(as_stated):
         return nearest, f"commonest nearest distance, as the patches do not lie {pitch:g} apart ({name})"
     return stated
-
-
-def _ratio(said: Mapping[str, Any]) -> float | None:
-    level0, target = _above_0(said, "level0_magnification"), _above_0(said, "target_magnification")
-    return level0 / target if level0 and target else None
 
 
 def _number(said: Mapping[str, Any], name: str) -> float | None:
@@ -528,7 +588,7 @@ def _unit(path: Path, form: str, said: Mapping[str, Any]) -> str:
 def _encoder(path: Path, form: str, said: Mapping[str, Any]) -> str:
     for name in ("encoder", "extractor"):
         if isinstance(said.get(name), str):
-            return str(said[name])
+            return HASH_OF_STAMP.sub("", said[name]) if name == "extractor" else str(said[name])
     if form == "smooth-mil":
         return ""
     folders = [above.name for above in list(path.absolute().parents)[:2]]

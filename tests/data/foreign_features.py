@@ -50,23 +50,29 @@ def write_clam(
     level: int = 0,
     only_pt: bool = False,
     features: np.ndarray | None = None,
+    custom_downsample: int = 1,
+    older: bool = False,
 ) -> Path:
-    """`h5_files` in chunks of one patch, `pt_files`, and `patches` with the attributes unless patch_size is None."""
+    """`h5_files` in chunks of one patch, `pt_files`, and `patches` with the attributes unless patch_size is None.
+
+    Of the older way, these stand on the patches themselves, and say no size.
+    """
     features = some_features(len(coords)) if features is None else features
     for name in ("h5_files", "pt_files", "patches"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     if patch_size is not None:
         with h5py.File(folder / "patches" / f"{slide_id}.h5", "w") as file:
             dataset = file.create_dataset("coords", data=coords, chunks=(1, 2) if len(coords) else None)
+            if older:
+                dataset = file.create_dataset("imgs", (len(coords), 4, 4, 3), np.uint8, chunks=(1, 4, 4, 3))
             dataset.attrs.update(
-                patch_size=patch_size,
                 patch_level=level,
                 downsample=downsample,
-                downsampled_level_dim=(5000, 4000),
+                downsampled_level_dim=(5000 // custom_downsample, 4000 // custom_downsample),
                 level_dim=(5000, 4000),
-                name=slide_id,
-                save_path=str(folder),
             )
+            newer = {"patch_size": patch_size, "name": slide_id, "save_path": str(folder)}
+            dataset.attrs.update({"wsi_name": slide_id} if older else newer)
     torch.save(torch.from_numpy(features), folder / "pt_files" / f"{slide_id}.pt")
     if only_pt:
         return folder / "pt_files" / f"{slide_id}.pt"
@@ -83,14 +89,19 @@ def write_trident(
     slide_id: str,
     coords: np.ndarray,
     patch_size: int = 256,
-    patch_size_level0: int | None = 512,
+    patch_size_level0: int = 512,
     overlap: int | None = 0,
     magnifications: tuple[int | None, int | None] = (40, 20),
     encoder: str = "uni_v1",
     features: np.ndarray | None = None,
+    as_pt: bool = False,
 ) -> Path:
-    path = folder / f"features_{encoder}" / f"{slide_id}.h5"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """An h5, or a .pt of one tensor with `patches` beside."""
+    features = some_features(len(coords)) if features is None else features
+    path = folder / f"features_{encoder}" / f"{slide_id}{'.pt' if as_pt else '.h5'}"
+    patches = folder / "patches" / f"{slide_id}_patches.h5"
+    for place in (path, patches) if as_pt else (path,):
+        place.parent.mkdir(parents=True, exist_ok=True)
     attributes = {
         "patch_size": patch_size,
         "patch_size_level0": patch_size_level0,
@@ -102,10 +113,13 @@ def write_trident(
         "name": slide_id,
         "savetodir": str(folder),
     }
-    with h5py.File(path, "w") as file:
-        file["features"] = some_features(len(coords)) if features is None else features
-        file["features"].attrs.update(name=slide_id, savetodir=str(folder))
-        file["coords"] = coords
+    with h5py.File(patches if as_pt else path, "w") as file:
+        if as_pt:
+            torch.save(torch.from_numpy(features), path)
+        else:
+            file.create_dataset("features", data=features, chunks=(1, *features.shape[1:]) if len(coords) else None)
+            file["features"].attrs.update(name=slide_id, savetodir=str(folder), encoder=encoder)
+        file["coords"] = np.asarray(coords, np.int64)
         for name, value in attributes.items():
             file["coords"].attrs[name] = "None" if value is None else value
     return path
@@ -116,13 +130,20 @@ def write_uni2h(folder: Path, slide_id: str, coords: np.ndarray) -> Path:
     path = folder / f"{slide_id}.h5"
     with h5py.File(path, "w") as file:
         file["features"] = some_features(len(coords))[None]
-        file["coords"] = coords[None]
+        file["coords"], file["coords_patching"] = coords[None], coords
+        file["annots"] = np.zeros((1, len(coords), 1), np.int64)
     return path
 
 
 def write_stamp(
-    folder: Path, slide_id: str, coords_um: np.ndarray, tile_um: float = 256.0, attributes: bool = True
+    folder: Path,
+    slide_id: str,
+    coords_um: np.ndarray,
+    tile_um: float = 256.0,
+    attributes: bool = True,
+    **more: Any,
 ) -> Path:
+    """Without the attributes as of version 1."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slide_id}.h5"
     with h5py.File(path, "w") as file:
@@ -132,10 +153,14 @@ def write_stamp(
             file.attrs.update(
                 stamp_version="2.3.0", extractor="uni2", unit="um", tile_size_um=tile_um, tile_size_px=224
             )
+        file.attrs.update(more)
     return path
 
 
-def write_torchmil(folder: Path, bag: str, coords: np.ndarray, labels: np.ndarray, encoder: str = "resnet50") -> Path:
+def write_torchmil(
+    folder: Path, bag: str, coords: np.ndarray, labels: np.ndarray, encoder: str = "resnet50", suffix: str = ".npy"
+) -> Path:
+    """An array per file, .npy or .h5."""
     arrays = {
         f"features_{encoder}": some_features(len(coords)),
         "coords": coords,
@@ -143,6 +168,11 @@ def write_torchmil(folder: Path, bag: str, coords: np.ndarray, labels: np.ndarra
         "labels": np.array(int(labels.any())),
     }
     for name, array in arrays.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        np.save(folder / name / f"{bag}.npy", array)
-    return folder / f"features_{encoder}" / f"{bag}.npy"
+        path = folder / name / f"{bag}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".npy":
+            np.save(path, array)
+            continue
+        with h5py.File(path, "w") as file:
+            file[name.removesuffix(f"_{encoder}").replace("patch", "inst")] = array
+    return folder / f"features_{encoder}" / f"{bag}{suffix}"

@@ -96,6 +96,14 @@ def trident(pitch: float = 512, **given: Any) -> Callable[[Path, np.ndarray], Pa
     return lambda folder, cells: write_trident(folder, "s", on_grid(cells, pitch), **given)
 
 
+def stamp(stride: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
+    return lambda folder, cells: write_stamp(folder, "s", cells * stride + [0.25, 17.5], **given)
+
+
+def torchmil(suffix: str) -> Callable[[Path, np.ndarray], Path]:
+    return lambda folder, cells: write_torchmil(folder, "s", on_grid(cells, 512), np.zeros(len(cells)), suffix=suffix)
+
+
 def clam(pitch: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
     return lambda folder, cells: write_clam(folder, "s", on_grid(cells, pitch), **given)
 
@@ -105,6 +113,7 @@ LESS_OVERLAP, DOWNSAMPLED, NEAREST = (
     "patch_size x downsample",
     "commonest nearest distance",
 )
+STAMP_1, MICROMETRES = "tiles of 256 micrometres as STAMP 1 cuts them", "micrometres"
 LIE_OTHERWISE = NEAREST + ", as the patches do not lie {} apart ({})"
 CASES = [
     Case("TRIDENT 40x to 20x", trident(), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
@@ -119,20 +128,22 @@ CASES = [
     ),
     Case("TRIDENT half overlapping", trident(256, overlap=128), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
     Case("TRIDENT, overlap None", trident(512, overlap=None), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
-    Case("TRIDENT, level 0 None", trident(512, patch_size_level0=None), "TRIDENT", 512, DOWNSAMPLED, 512, "uni_v1"),
     Case(
-        "TRIDENT, all None",
-        trident(507, patch_size_level0=None, magnifications=(None, None), encoder="conch_v15"),
+        "TRIDENT, magnifications None",
+        trident(magnifications=(None, None), encoder="conch_v15"),
         "TRIDENT",
-        507,
-        NEAREST,
-        507,
+        512,
+        LESS_OVERLAP,
+        512,
         "conch_v15",
     ),
+    Case("TRIDENT .pt", trident(256, overlap=128, as_pt=True), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
     Case("CLAM", clam(1024, downsample=(4.00012, 4.0002)), "CLAM", 1024.03, DOWNSAMPLED, 1024.03),
     Case("CLAM, one downsample", clam(512, downsample=2.0, level=1), "CLAM", 512, DOWNSAMPLED, 512),
     Case("CLAM without patches", clam(448, patch_size=None), "CLAM", 448, NEAREST, 448),
     Case("CLAM .pt", clam(512, downsample=2.0, only_pt=True), "CLAM", 512, DOWNSAMPLED, 512),
+    Case("CLAM of old", clam(448, older=True), "CLAM", 448, NEAREST, 448),
+    Case("CLAM .pt of old", clam(448, older=True, only_pt=True), "CLAM", 448, NEAREST, 448),
     Case("CLAM, half a step", clam(128), "CLAM", 128, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
     Case("CLAM, two steps", clam(512), "CLAM", 512, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
     Case("CLAM, some step", clam(300), "CLAM", 300, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
@@ -145,35 +156,34 @@ CASES = [
         1023.9488,
     ),
     Case("UNI2-h", lambda folder, cells: write_uni2h(folder, "s", on_grid(cells, 512)), "UNI2-h", 512, NEAREST, 512),
+    Case("STAMP", stamp(256), "STAMP", 256, "tile_size_um", 256, "uni2", MICROMETRES),
     Case(
+        "STAMP, early 2",
+        stamp(128, tile_um=128, extractor="h-optimus-0-0a1b2c3d"),
         "STAMP",
-        lambda folder, cells: write_stamp(folder, "s", cells * 256.0 + [0.25, 17.5]),
-        "STAMP",
-        256,
+        128,
         "tile_size_um",
-        256,
-        "uni2",
-        "micrometres",
+        128,
+        "h-optimus-0",
+        MICROMETRES,
     ),
+    Case("STAMP 1", stamp(224, attributes=False), "STAMP", 256, STAMP_1, 256, "", MICROMETRES),
     Case(
-        "STAMP of old",
-        lambda folder, cells: write_stamp(folder, "s", cells * 224, attributes=False),
+        "STAMP 1 with a size", stamp(224, attributes=False, tile_size=224), "STAMP", 256, STAMP_1, 256, "", MICROMETRES
+    ),
+    Case("STAMP without a unit", stamp(256, attributes=False), "STAMP", 256, NEAREST, 256, "", MICROMETRES),
+    Case(
+        "STAMP with a unit and a size",
+        stamp(224, attributes=False, tile_size=224, unit="um"),
         "STAMP",
         224,
-        NEAREST,
+        "tile_size",
         224,
         "",
-        "micrometres",
+        MICROMETRES,
     ),
-    Case(
-        "torchmil",
-        lambda folder, cells: write_torchmil(folder, "s", on_grid(cells, 512), np.zeros(len(cells))),
-        "torchmil",
-        512,
-        NEAREST,
-        512,
-        "resnet50",
-    ),
+    Case("torchmil", torchmil(".npy"), "torchmil", 512, NEAREST, 512, "resnet50"),
+    Case("torchmil, .h5", torchmil(".h5"), "torchmil", 512, NEAREST, 512, "resnet50"),
     Case(
         "our own",
         lambda folder, cells: write_own(folder, "s", on_grid(cells, 513.026), 513.026),
@@ -222,6 +232,20 @@ def test_the_slide_on_which_torchmil_has_no_edge(tmp_path: Path) -> None:
     assert degree > 7
     with h5py.File(path) as file:  # its patches are neighbours within sqrt(2) x patch_size
         assert file["coords"].attrs["patch_size"] * 2**0.5 < 512
+
+
+def test_coords_of_stamp_1_are_told_in_micrometres(tmp_path: Path) -> None:
+    """Also of one patch, where the size of a tile is said; of one patch alone nothing tells the version."""
+    three = np.array([[0, 224], [224, 224], [448, 0]])
+    with open_features(write_stamp(tmp_path, "s", three, attributes=False)) as file:
+        np.testing.assert_allclose(file.coords, [[0, 256], [256, 256], [512, 0]])
+    one = write_stamp(tmp_path, "s", three[2:], attributes=False, tile_size=224)
+    with open_features(one) as file:
+        np.testing.assert_allclose(file.coords, [[512, 0]])
+        assert (float(file.header.tile), file.header.pitch_from) == (256, STAMP_1)
+    with open_features(write_stamp(tmp_path, "s", three[2:], attributes=False)) as file:
+        np.testing.assert_allclose(file.coords, [[448, 0]])
+        assert file.header.pitch_from == "a guess: no two patches and nothing stated"
 
 
 def test_what_the_files_say_of_the_slide(tmp_path: Path) -> None:
@@ -338,6 +362,32 @@ def pt(folder: Path, content: object) -> Path:
     return path
 
 
+def stamp_without(folder: Path, **more: Any) -> Path:
+    """As of a slide, a patient or a multiplex image."""
+    path = write_stamp(folder, "s", tissue() * 256.0, **more)
+    return rewritten(path, coords=None)
+
+
+def multiplex(folder: Path) -> Path:
+    path = stamp_without(folder, unit="px")
+    with h5py.File(path, "r+") as file:
+        file["coord_x"], file["coord_y"] = tissue().T
+    return path
+
+
+class Strange:
+    """What no safe way of loading lets in."""
+
+
+def torchmil_h5(folder: Path, **coords: Any) -> Path:
+    path = write_torchmil(folder, "s", on_grid(tissue(), 256), np.zeros(1), suffix=".h5")
+    rewritten(folder / "coords" / "s.h5", coords=None)
+    with h5py.File(folder / "coords" / "s.h5", "r+") as file:
+        for name, array in coords.items():
+            file[name] = array
+    return path
+
+
 def with_array(folder: Path, array: np.ndarray, where: str = "features_resnet50") -> Path:
     path = write_torchmil(folder, "s", on_grid(tissue(), 256), np.zeros(1))
     np.save(folder / where / "s.npy", array, allow_pickle=True)
@@ -365,7 +415,44 @@ N = len(tissue())
         (lambda folder: text(folder / "a.h5", b"\x89HDF\r\n\x1a\n"), "a.h5 is damaged or cut short"),
         (lambda folder: text(folder / "a.pt", b"PK\x03\x04 no zip"), "a.pt is damaged or cut short"),
         (lambda folder: text(folder / "a.npy", b"\x93NUMPY\x01\x00"), "a.npy is damaged or cut short"),
-        (lambda folder: pt(folder, {"a": torch.zeros(2)}), "s.pt holds a dict, not one tensor of features"),
+        (
+            lambda folder: pt(folder, {"a": torch.zeros(2)}),
+            "s.pt holds a dict, not one tensor of features as CLAM's do",
+        ),
+        (lambda folder: pt(folder, Strange()), "s.pt holds something else than one tensor, or is damaged; give the h5"),
+        (lambda folder: pt(folder, np.zeros((3, 4))), "s.pt holds something else than one tensor, or is damaged; give"),
+        (
+            lambda folder: stamp_without(folder, feat_type="slide"),
+            "holds the features of a whole slide, not of its patches; give those of the tiles",
+        ),
+        (
+            lambda folder: stamp_without(folder, feat_type="patient"),
+            "holds the features of a whole patient, not of its patches; give those of the tiles",
+        ),
+        (
+            multiplex,
+            "is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not known; "
+            "give a file with `coords`",
+        ),
+        (lambda folder: stamp_without(folder, feat_type="tile"), "s.h5 holds no dataset `coords`"),
+        (
+            lambda folder: write_stamp(folder, "s", tissue() * 112, attributes=False),
+            "names no unit and its tiles are 112 apart, not 224 or 256 as of STAMP 1 or 2; "
+            "give it the root attributes unit and tile_size_um, or extract its features again",
+        ),
+        (
+            lambda folder: write_clam(folder, "s", on_grid(tissue(), 256), level=1, downsample=4.0, older=True),
+            "the coords of .*h5_files/s.h5 are not at level 0, as .*patches/s.h5 is of CLAM's older way; "
+            "cut the patches anew with create_patches_fp.py",
+        ),
+        (
+            lambda folder: write_clam(folder, "s", on_grid(tissue(), 256), level=1, older=True, only_pt=True),
+            "the coords of .*pt_files/s.pt are not at level 0",
+        ),
+        (
+            lambda folder: write_clam(folder, "s", on_grid(tissue(), 128), custom_downsample=2, older=True),
+            "the coords of .*h5_files/s.h5 are not at level 0",
+        ),
         (lambda folder: pt(folder, torch.zeros(3, 4)), rf"features \(3, 4\) and .*s.h5 the coords of {N} patches"),
         (lambda folder: pt(folder, torch.zeros(N, 4, dtype=torch.int64)), "features int64 and coords int64 should be"),
         (
@@ -412,10 +499,35 @@ def test_features_alone_say_where_coords_were_looked_for(tmp_path: Path) -> None
         file["coords"] = on_grid(tissue(), 256)
         file["coords"].attrs.update(patch_size=256, downsample=1.0)
     assert read_header(path).pitch_from == DOWNSAMPLED
-    bag = write_torchmil(tmp_path, "s", on_grid(tissue(), 256), np.zeros(1))
-    (tmp_path / "coords" / "s.npy").unlink()
-    with pytest.raises(InputError, match=r"/coords/s.npy; put the coords of its patches there"):
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+def test_a_bag_of_torchmil_says_where_coords_were_looked_for(tmp_path: Path, suffix: str) -> None:
+    coords = on_grid(tissue(), 256)
+    bag = write_torchmil(tmp_path / "set", "s", coords, np.zeros(1), suffix=suffix)
+    (tmp_path / "set" / "coords" / f"s{suffix}").unlink()
+    with pytest.raises(InputError, match=r"no `coords`, and .*; put the coords of its patches there") as caught:
         read_header(bag)
+    places = [tmp_path / folder / f"s{kind}" for folder in ("set/coords", "coords") for kind in (".npy", ".h5")]
+    assert all(str(place) in str(caught.value) for place in places)
+    for place in places:
+        place.parent.mkdir(exist_ok=True)
+        if place.suffix == ".npy":
+            np.save(place, coords)
+        else:
+            with h5py.File(place, "w") as file:
+                file["places"] = coords
+        with open_features(bag) as found:
+            np.testing.assert_array_equal(found.coords, coords)
+        place.unlink()
+
+
+def test_coords_of_a_bag_among_other_datasets_go_by_their_name(tmp_path: Path) -> None:
+    coords = on_grid(tissue(), 256)
+    with open_features(torchmil_h5(tmp_path, coords=coords, annots=np.zeros(N))) as file:
+        np.testing.assert_array_equal(file.coords, coords)
+    with pytest.raises(InputError, match=r"coords/s.h5 holds no dataset `coords`"):
+        read_header(torchmil_h5(tmp_path, places=coords, annots=np.zeros(N)))
 
 
 def test_a_pt_of_old_and_of_half_numbers(tmp_path: Path) -> None:
