@@ -154,6 +154,13 @@ def read_header(path: str | Path) -> FeatureHeader:
         return file.header
 
 
+def files_of(path: str | Path) -> list[Path]:
+    """A feature file, and those there are beside it that say where its patches lie."""
+    path = Path(path)
+    every = [path, _h5_of_clam(path), *_files_of_patches(path), *_places_of_coords(path)]
+    return [place for place in dict.fromkeys(every) if place.is_file()]
+
+
 def feature_paths(folder: str | Path) -> list[Path]:
     """The feature files below a folder, wherever CLAM, TRIDENT, torchmil or the user put them, in order of their paths.
 
@@ -334,10 +341,14 @@ def _numpy(path: Path) -> _Stored:
     return _Stored("torchmil", features.shape, features.dtype, rows, coords, {})
 
 
-def _coords_of_bag(path: Path) -> np.ndarray:
+def _places_of_coords(path: Path) -> list[Path]:
     """Beside features/features_<encoder>, or a folder less deep."""
     names = dict.fromkeys([path.name, f"{path.stem}.h5", f"{path.stem}.npy"])
-    places = [above / "coords" / name for above in list(path.parents)[1:3] for name in names]
+    return [above / "coords" / name for above in list(path.parents)[1:3] for name in names]
+
+
+def _coords_of_bag(path: Path) -> np.ndarray:
+    places = _places_of_coords(path)
     beside = next((place for place in places if place.is_file()), None)
     if beside is None:
         raise InputError(
@@ -397,8 +408,7 @@ def _numbers(features: Tensor) -> np.ndarray:
 
 
 def _coords_beside(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, Mapping[str, Any]]:
-    name = f"{path.stem}.h5"
-    beside = [path.parent.parent / "h5_files" / name, *_files_of_patches(path)]
+    beside = [_h5_of_clam(path), *_files_of_patches(path)]
     found = [place for place in beside if place.is_file()]
     if not found:
         looked_for = ", ".join(map(str, beside))
@@ -416,6 +426,10 @@ def _coords_beside(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, Mapp
         f"{path} holds features {shape} and {found[-1]} the coords of {patches} patches; "
         "extract them again: they are not of one run"
     )
+
+
+def _h5_of_clam(path: Path) -> Path:
+    return path.parent.parent / "h5_files" / f"{path.stem}.h5"
 
 
 def _files_of_patches(path: Path) -> list[Path]:

@@ -41,6 +41,7 @@ from scripts.data.feature_forms import (
     FeatureFile,
     FeatureHeader,
     feature_paths,
+    files_of,
     open_features,
     read_header,
 )
@@ -122,8 +123,9 @@ def _patch_um(headers: Sequence[FeatureHeader]) -> float:
 
 
 def _stamp(paths: Sequence[str]) -> str:
-    """Size and time of the files."""
-    return " ".join(f"{os.stat(path).st_size}.{os.stat(path).st_mtime_ns}" for path in paths if os.path.isfile(path))
+    """Size and time of the files, and of those beside them that are read too."""
+    states = (os.stat(file) for path in paths for file in files_of(path))
+    return " ".join(f"{state.st_size}.{state.st_mtime_ns}" for state in states)
 
 
 class FeatureReader(ImageReader):

@@ -49,9 +49,10 @@ def recipe(network: nn.Module, **parts: object) -> str:
 
 def input_of(bag: Mapping[str, Any]) -> str:
     """Changes with its files, and with what is said of it: its label, the labels of its instances."""
-    said = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation")}
+    said: dict[str, Any] = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation")}
     paths = [path for given in said.values() for path in (given if isinstance(given, list) else [given])]
     files = (path for path in paths if isinstance(path, str) and os.path.isfile(path))
+    said["stamp"] = bag.get("stamp")  # of what else `described` knows that it is read from
     said["files"] = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -26,7 +26,7 @@ import pytest
 import torch
 from monai.transforms import Compose, LoadImaged
 
-from scripts.data.feature_forms import feature_paths, open_features, read_header
+from scripts.data.feature_forms import feature_paths, files_of, open_features, read_header
 from scripts.data.features import PatchFeatures, write_features
 from scripts.data.patches import FeatureReader, PatchBagd
 from scripts.errors import InputError
@@ -336,6 +336,15 @@ class TestWhereFilesAre:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
         assert feature_paths(tmp_path) == sorted(tmp_path / name for name in wanted)
+
+    def test_of_one_slide_those_that_say_where_its_patches_lie(self, tmp_path: Path) -> None:
+        coords = on_grid(tissue(), 512)
+        clam = write_clam(tmp_path / "clam", "a", coords).parents[1]
+        names = ("pt_files/a.pt", "h5_files/a.h5", "patches/a.h5")
+        assert files_of(clam / names[0]) == [clam / name for name in names]
+        npy = write_torchmil(tmp_path / "torchmil", "a", coords, np.zeros(len(coords)))
+        assert files_of(str(npy)) == [npy, tmp_path / "torchmil" / "coords" / "a.npy"]
+        assert files_of(tmp_path / "gone.h5") == []
 
     def test_those_of_two_encoders_are_all_there(self, tmp_path: Path) -> None:
         for encoder in ("uni_v1", "gpfm"):

@@ -25,6 +25,7 @@ import torch
 from ignite.engine import Engine
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from scripts.data.patches import described
 from scripts.data.results import BagResult, Classes
 from scripts.errors import InputError
 from scripts.metrics.cohort import cohort_metrics
@@ -32,6 +33,7 @@ from scripts.metrics.figures import bootstrap
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
 from scripts.outputs.cohort import CohortReport, ResultsFolder, input_of, recipe
 from scripts.outputs.files import SaveResultd
+from tests.data.foreign_features import write_torchmil
 from tests.outputs.results import COHORT, result, strict_json, table
 
 
@@ -285,6 +287,15 @@ def test_features_made_anew_are_read_anew(tmp_path: Path) -> None:
     assert before == input_of(bag)
     file.write_bytes(b"other features")
     assert before != input_of(bag)
+
+
+def test_features_whose_coords_were_made_anew_are_read_anew(tmp_path: Path) -> None:
+    """They lie in a file beside."""
+    file = write_torchmil(tmp_path, "slide", np.arange(6).reshape(3, 2) * 256, np.zeros(3))
+    (before,) = map(input_of, described([{"bag_id": "slide", "image": str(file)}]))
+    np.save(tmp_path / "coords" / "slide.npy", np.arange(6).reshape(3, 2) * 512.0)
+    (after,) = map(input_of, described([{"bag_id": "slide", "image": str(file)}]))
+    assert before != after
 
 
 @pytest.mark.parametrize("key", ["annotation", "instance_label"])
