@@ -11,6 +11,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,16 @@ def network(name: str) -> MILNetwork:
     return net
 
 
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """The measuring of coverage makes the exporter twice as slow."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
+
+
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_onnxruntime_gives_the_logits_and_scores_of_every_composition(name: str, tmp_path: Path) -> None:
     """Bags of other sizes than the example, on lattices and chains of another form, with padding at their end."""

@@ -272,11 +272,16 @@ def slide_datalists(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["data"], (Path("data"), None, None, "slide", None, (0.7, 0.1, 0.2), 0, False, None, None, None)),
+        (
+            ["data"],
+            (Path("data"), None, None, "slide", None, (0.7, 0.1, 0.2), 0, False, None, None, None, "label", None),
+        ),
         (
             ["1", "--labels", "2", "--output=3", "--by", "patient", "--splits", "4", "--features", "20", "--force",
-             "--annotations", "5", "--classes", "['N','PB']", "--shares", "1,0,0", "--seed", "6"],
-            (Path("1"), Path("2"), Path("3"), "patient", Path("4"), (1, 0, 0), 6, True, "20", Path("5"), ["N", "PB"]),
+             "--annotations", "5", "--classes", "['N','PB']", "--shares", "1,0,0", "--seed", "6", "--label_column", "7",
+             "--slide_table", "8"],
+            (Path("1"), Path("2"), Path("3"), "patient", Path("4"), (1, 0, 0), 6, True, "20", Path("5"), ["N", "PB"],
+             "7", Path("8")),
         ),
     ],
 )  # fmt: skip

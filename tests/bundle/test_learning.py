@@ -134,6 +134,5 @@ def test_slides_learn_their_grade_and_the_coarse_class_above_it(
     assert figures["class_kappa_quadratic"] > 0.4
     assert figures["coarse_accuracy"] > 1 / 3 + 0.3
     assert figures["bag_auroc"] > CHANCE + 0.3  # any cancer at all
-    assert json.loads((tmp_path / "out" / "model.origin.json").read_text()) == {
-        "encoder": "noise", "patch_um": 0.0, "class_names": ["0", "1", "2", "3", "4", "5"],
-    }  # fmt: skip
+    origin = json.loads((tmp_path / "out" / "model.origin.json").read_text())
+    assert (origin["encoder"], origin["patch_um"], origin["class_names"]) == ("noise", 0.0, list("012345"))
