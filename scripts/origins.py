@@ -27,7 +27,7 @@ from scripts.files import write_whole
 
 SAME_SCALE = 0.05  # relative: magnifications are twice each other
 
-Settings = Mapping[str, Mapping[str, Any]]  # of the modules of a network by their names, what no weight shows
+Settings = Mapping[str, Any]  # of a network, what no weight shows, as "aggregator.smooth.exact": false
 
 logger = logging.getLogger(__name__)
 
@@ -74,20 +74,32 @@ def origin_file(ckpt_path: str | Path) -> Path:
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
     """What no weight of a module shows: a placement, a number of slots."""
-    kept = (bool, int, float, str, tuple, type(None))
-    known = {name: value for name, value in sorted(vars(module).items()) if isinstance(value, kept)}
+    known = {name: value for name, value in sorted(vars(module).items()) if _is_plain(value)}
     return {name: value for name, value in known.items() if not name.startswith("_") and name != "training"}
 
 
-def _settings(network: nn.Module) -> Settings:
-    """Torch's own modules are left out: they differ in their weights, or in training alone."""
-    found = {name: settings_of(module) for name, module in network.named_modules() if not _is_torchs(module)}
-    as_read: Settings = json.loads(json.dumps({name: settings for name, settings in found.items() if settings}))
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
+def network_settings(network: nn.Module) -> Settings:
+    """The kind of every module, and what each is set to; of torch's own the kind alone.
+
+    A rate of dropout or a momentum may differ when the weights are used.
+    """
+    network = getattr(network, "module", network)  # DDP wraps the network
+    modules = dict(network.named_modules())
+    kinds = {_joined(name, "kind"): type(module).__name__ for name, module in modules.items()}
+    ours = {name: module for name, module in modules.items() if not type(module).__module__.startswith("torch.")}
+    settings = {_joined(at, name): value for at, module in ours.items() for name, value in settings_of(module).items()}
+    as_read: Settings = json.loads(json.dumps({**kinds, **settings}))
     return as_read
 
 
-def _is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.split(".")[0] == "torch"
+def _joined(module: str, name: str) -> str:
+    return f"{module}.{name}" if module else name
 
 
 def origin_text(settings: Settings, origin: Origin = NOT_KNOWN, class_names: Sequence[str] | None = None) -> str:
@@ -114,7 +126,7 @@ class RememberTraining:
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.ckpt_path = ckpt_path
-        self.settings = _settings(network)
+        self.settings = network_settings(network)
         self.origin = origin_of_bags(bags) if bags else NOT_KNOWN
         self.class_names = class_names
 
@@ -127,7 +139,7 @@ class RememberTraining:
 
 
 def trained_with(ckpt_path: str, class_names: Sequence[str] | None = None) -> Origin | None:
-    """What the weights were trained on; None where that is not known, as of converted weights.
+    """What the weights were trained on; None where nothing is said of them.
 
     Classes of other names, or in another order, than the weights were trained for are refused.
     """
@@ -143,18 +155,17 @@ def trained_with(ckpt_path: str, class_names: Sequence[str] | None = None) -> Or
 
 
 def require_network(ckpt_path: str, network: nn.Module) -> None:
-    """Refuses a network that the weights fit but that is set to something else than the one they were trained in."""
+    """Refuses a network that the weights may fit but that is another than the one they were trained in."""
     said = _read(ckpt_path)
-    asked = _settings(network)
-    for module, settings in (said.network if said else {}).items():
-        for name, value in settings.items():
-            other = asked.get(module, {}).get(name, value)  # a module that is not there lacks weights, which is told
-            if other != value:
-                raise InputError(
-                    f"{ckpt_path} is of a network with {'.'.join(filter(None, (module, name)))} {json.dumps(value)}, "
-                    f"the one asked for has {json.dumps(other)}: name the override files it was trained with "
-                    f"(if you mean it, take that line out of {origin_file(ckpt_path)})"
-                )
+    asked = network_settings(network)
+    for name, value in (said.network if said else {}).items():
+        was, now = json.dumps(value), json.dumps(asked[name]) if name in asked else "none"
+        if was != now:
+            raise InputError(
+                f"{ckpt_path} is of a network with {name} {was}, the one asked for has {now}: "
+                "give the override files and keys it was trained with "
+                f"(if you mean it, take that line out of {origin_file(ckpt_path)})"
+            )
 
 
 class _Said(NamedTuple):
@@ -170,7 +181,7 @@ def _read(ckpt_path: str | Path) -> _Said | None:
     try:
         said = json.loads(path.read_text())
         origin = Origin(str(said["encoder"]), float(said["patch_um"]))
-        return _Said(origin, said["class_names"], {name: dict(settings) for name, settings in said["network"].items()})
+        return _Said(origin, said["class_names"], dict(said["network"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not say what the network was trained on: train again, or remove it") from error
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from scripts.errors import InputError
 from scripts.files import whole_file
+from scripts.origins import network_settings, origin_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class ResumeTraining:
     Args:
         path: of the file, written after every epoch.
         model: of the best network; a training that begins anew keeps the one of an earlier training under another name.
-        settings: what the training must have in common with the unfinished one.
+        settings: what the training must have in common with the unfinished one, beside the network.
         evaluator: whose best metric so far is remembered.
         saver: of the best network, which a worse one must not replace after the pause.
     """
@@ -56,8 +57,8 @@ class ResumeTraining:
     ) -> None:
         self.path = Path(path)
         self.model = Path(model)
-        self.settings = {name: str(value) for name, value in settings.items()}
         self.network = getattr(network, "module", network)  # DDP wraps the network
+        self.settings = {name: str(value) for name, value in {**network_settings(network), **settings}.items()}
         self.optimizer = optimizer
         self.evaluator = evaluator
         self.saver = saver
@@ -94,6 +95,8 @@ class ResumeTraining:
             finished = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.model.stat().st_mtime))
             kept = self.model.with_name(f"{self.model.stem}_{finished}{self.model.suffix}")
             self.model.rename(kept)
+            if origin_file(self.model).is_file():
+                origin_file(self.model).rename(origin_file(kept))
             logger.info("the model of an earlier training is kept as %s", kept)
 
     def _refuse_other_settings(self, before: Mapping[str, str]) -> None:

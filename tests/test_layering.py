@@ -37,7 +37,7 @@ OF_OURS_ALONE = {  # narrower than the floors say
     "losses": {"losses", "networks", "errors"},
     "networks": {"networks", "errors"},
     "running": {"errors", "files"},
-    "resuming": {"errors", "files"},
+    "resuming": {"origins", "errors", "files"},
     "weights": {"weights", "origins", "errors", "files"},
     "origins": {"errors", "files"},
     "curriculum": {"errors"},

@@ -23,14 +23,20 @@ from scripts.networks import FeatureProjection, GatedAttentionPool, MILNetwork, 
 from scripts.origins import Origin, RememberTraining, require_network, trained_with
 
 
-def smap(placement: str = "early", mode: str = "approx", momentum: float = 0.1, dropout: float = 0.0) -> MILNetwork:
+def smap(
+    placement: str = "early",
+    mode: str = "approx",
+    momentum: float = 0.1,
+    dropout: float = 0.0,
+    activation: str = "tanh",
+) -> MILNetwork:
     head = nn.Sequential(nn.Dropout(dropout), nn.BatchNorm1d(8, momentum=momentum), nn.Linear(8, 1))
-    pool = SmoothAttentionPool(8, 4, placement=placement, mode=mode)
+    pool = SmoothAttentionPool(8, 4, placement=placement, mode=mode, activation=activation)
     return MILNetwork(FeatureProjection(16, 8), pool, head, spatial_dims=2)
 
 
 def abmil() -> MILNetwork:
-    return MILNetwork(nn.Identity(), GatedAttentionPool(8, 4), nn.Linear(8, 1))
+    return MILNetwork(FeatureProjection(16, 8), GatedAttentionPool(8, 4), nn.Linear(8, 1))
 
 
 def remember(
@@ -95,14 +101,14 @@ def test_other_classes_are_refused(
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (smap(mode="exact"), r"a network with aggregator.smooth.exact false, the one asked for has true: name the"),
-        (
-            smap(placement="late"),
-            r'with aggregator.placement "early", the one asked for has "late": name the override',
-        ),
-        (MILNetwork(nn.Identity(), GatedAttentionPool(8, 4), nn.Linear(8, 1)), "with spatial_dims 2, the one asked fo"),
+        (smap(mode="exact"), "a network with aggregator.smooth.exact false, the one asked for has true: give the over"),
+        (smap(placement="late"), 'with aggregator.placement "early", the one asked for has "late": give the override'),
+        (smap(activation="relu"), 'with aggregator.activation.kind "Tanh", the one asked for has "ReLU": give the'),
+        (abmil(), 'with aggregator.kind "SmoothAttentionPool", the one asked for has "GatedAttentionPool": give the'),
+        (nn.Linear(16, 1), 'with kind "MILNetwork", the one asked for has "Linear": give the override files and keys'),
+        (nn.DataParallel(smap(mode="exact")), "smooth.exact false, the one asked for has true"),
     ],
-    ids=["exact", "placement", "without graph"],
+    ids=["exact", "placement", "activation", "pool", "bare", "wrapped"],
 )
 def test_a_network_that_the_weights_fit_and_were_not_trained_in_is_refused(
     tmp_path: Path, asked: nn.Module, message: str
@@ -122,7 +128,7 @@ def test_what_matters_to_training_alone_may_differ(tmp_path: Path) -> None:
 def test_who_means_it_takes_the_line_out(tmp_path: Path) -> None:
     remember(tmp_path)
     path = tmp_path / "model.origin.json"
-    kept = [line for line in path.read_text().splitlines() if '"exact"' not in line]
+    kept = [line for line in path.read_text().splitlines() if 'smooth.exact"' not in line]
     path.write_text("\n".join(kept))
     require_network(str(tmp_path / "model.pt"), smap(mode="exact"))
 

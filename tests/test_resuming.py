@@ -20,6 +20,7 @@ from monai.handlers import CheckpointSaver, IgniteMetricHandler, ValidationHandl
 from torch import nn
 
 from scripts.errors import InputError
+from scripts.origins import origin_file
 from scripts.resuming import ResumeTraining
 
 DATA = [{"image": torch.full((1, 1), float(i)), "label": torch.full((1, 1), 2.0 * i)} for i in range(1, 4)]
@@ -28,9 +29,18 @@ DATA = [{"image": torch.full((1, 1), float(i)), "label": torch.full((1, 1), 2.0 
 class Run:
     """A tiny training with everything that resuming touches."""
 
-    def __init__(self, folder: Path, epochs: int, lr: float = 0.01, stop_after: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        epochs: int,
+        lr: float = 0.01,
+        stop_after: int | None = None,
+        activation: nn.Module | None = None,
+    ) -> None:
         torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Dropout(0.3), nn.Linear(1, 1))  # dropout needs the random state of before
+        self.network = nn.Sequential(
+            nn.Dropout(0.3), nn.Linear(1, 1), activation or nn.Identity()
+        )  # dropout needs the random state of before
         optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
         cpu = torch.device("cpu")
         self.saver = CheckpointSaver(
@@ -98,11 +108,14 @@ def test_a_finished_training_leaves_no_state_and_starts_anew(tmp_path: Path) -> 
     first.trainer.run()
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
     best = (tmp_path / "model.pt").read_bytes()
+    origin_file(tmp_path / "model.pt").write_text("of the first")
     again = Run(tmp_path, 2)
     again.trainer.run()
     assert again.epochs == [1, 2]
     (kept,) = tmp_path.glob("model_*.pt")
     assert kept.read_bytes() == best
+    assert origin_file(kept).read_text() == "of the first"
+    assert not origin_file(tmp_path / "model.pt").exists()  # that of the second is not told yet
 
 
 def test_an_unfinished_training_of_another_network_is_refused(tmp_path: Path) -> None:
@@ -112,6 +125,14 @@ def test_an_unfinished_training_of_another_network_is_refused(tmp_path: Path) ->
     del other.network[1].bias
     with pytest.raises(InputError, match=r"unfinished\.pt is an unfinished training of another network: delete it"):
         other.trainer.run()
+
+
+def test_an_unfinished_training_of_a_network_set_otherwise_is_refused(tmp_path: Path) -> None:
+    """The weights fit, so nothing else would tell."""
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path, 3, activation=nn.Tanh(), stop_after=1).trainer.run()
+    with pytest.raises(InputError, match=r"unfinished training with 2\.kind Tanh, not ReLU: give that again to go on"):
+        Run(tmp_path, 3, activation=nn.ReLU()).trainer.run()
 
 
 def test_an_unfinished_training_with_other_settings_is_refused(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def read_geojson(
             Painted(_one_ring(rings) + origin, _counts(called, names))
             for called, rings in _polygons(found, ("",))
             if rings not in ([], [[]])  # a polygon may be empty
-            and (not called[0].endswith("*") or called[0] in NO_LESION)
+            and (not called[-1].endswith("*") or called[-1] in NO_LESION)
         ]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not valid GeoJSON; export the annotations again as GeoJSON") from error
@@ -143,7 +143,7 @@ def _ordered(drawn: ElementTree.Element) -> np.ndarray:
 
 
 def _counts(called: tuple[str, ...], names: Collection[str] | None) -> bool:
-    return called[0] not in NO_LESION if names is None else any(name in names for name in called)
+    return called[-1] not in NO_LESION if names is None else any(name in names for name in called)
 
 
 def _polygons(node: Any, called: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:

@@ -97,8 +97,7 @@ class SlideFolder:
             for path in (Path(folder, name) for name in sorted(names)):
                 if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith("."):
                     found.setdefault(path.stem, path)
-                    found.setdefault(path.stem.removesuffix(".ome"), path)
-        return found
+        return {name.removesuffix(".ome"): path for name, path in found.items()} | found
 
 
 def read_facts(path: Path) -> SlideFacts:

@@ -34,7 +34,7 @@ from scripts.preparing.slide_files import (
     read_label,
     relative,
 )
-from scripts.preparing.slide_tables import LABEL, SlideLabel, read_slide_labels
+from scripts.preparing.slide_tables import LABEL, SlideLabel, read_patient_labels, read_slide_labels
 from scripts.preparing.tables import SECTIONS
 
 SLOW_SECONDS = 5  # after them a progress bar is shown
@@ -128,8 +128,11 @@ def collect(
         slide_table: the csv of the slides of each patient, where that of the labels has a row for each patient.
     """
     cohort = SlideCohort()
-    if labels is not None:
-        rows, source = read_slide_labels(labels, label_column, slide_table), labels
+    without_slide: list[str] = []
+    if labels is not None and slide_table is not None:
+        (rows, without_slide), source = read_patient_labels(labels, slide_table, label_column), labels
+    elif labels is not None:
+        rows, source = read_slide_labels(labels, label_column), labels
     else:
         rows, source = _torchmil_rows(files, sections or {}), splits or files.folder
     named = as_classes(rows, classes, source)
@@ -165,6 +168,7 @@ def collect(
                         patch_labels=_patch_labels(path, files.folder),
                     )
                 )
+    reject("patient without a slide", without_slide)
     reject("feature file without a row", (files.relative(path) for path in files.paths if path not in known))
     if sections is not None and labels is not None:
         reject("slide of the splits without a row", sections.keys() - {row.name for row in rows})

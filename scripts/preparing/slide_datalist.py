@@ -76,6 +76,11 @@ def write_wsi_datalist(
     labels = labels_in(folder, label_column) if labels is None else as_given(labels, folder)
     slide_table = None if slide_table is None else as_given(slide_table, folder)
     splits = splits_in(folder, labels) if splits is None else _fold_of(splits)
+    if labels is None and (slide_table is not None or label_column != LABEL):
+        raise InputError(
+            f"{folder} holds no csv with the columns slide and {label_column} that --slide_table or --label_column "
+            "could belong to: name the csv of the labels with --labels FILE"
+        )
     if labels is None and splits is None:
         raise InputError(
             f"{folder} holds no csv with the columns slide and label, and no splits.csv of torchmil: "

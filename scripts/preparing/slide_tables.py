@@ -64,40 +64,30 @@ def holds_splits(columns: Collection[str]) -> bool:
     return named or len(_section_columns(columns)) > 1
 
 
-def read_slide_labels(path: Path, label: str = LABEL, slide_table: Path | None = None) -> list[SlideLabel]:
+def read_slide_labels(path: Path, label: str = LABEL) -> list[SlideLabel]:
     """Of a csv with the columns slide and label, and if wanted patient, section, coarse and annotation.
 
     Args:
         path: the csv.
         label: name of the column of the labels.
-        slide_table: a csv of patients and their slides, as STAMP's, where `path` has a row for each patient.
     """
-    columns = column_names(path)
-    slide = _one_of(SLIDE if slide_table is None else PATIENT, columns)
-    if slide is None or label.casefold() not in columns:
-        wanted = SLIDE[:3] if slide_table is None else PATIENT
-        raise InputError(
-            f"{path} names no column {label}, or none of {', '.join(wanted)} in its first line: "
-            f"name its columns {wanted[1] if slide_table is None else wanted[0]} and label, "
-            "or give the name of the labels with --label_column"
-        )
-    optional = [_one_of(names, columns) or names[0] for names in (PATIENT, SECTION, COARSE, ("annotation",))]
-    rows = []
-    for line, (name, value, patient, section, coarse, annotation) in read_rows(path, (slide, label), optional):
-        rows.append(SlideLabel(line, name, value, patient, _section(section, path, line), coarse, annotation))
-    if not rows:
-        raise InputError(f"{path} has no rows: give one per {'slide' if slide_table is None else 'patient'}")
-    for column in ("patient", "section", "coarse"):
-        require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, "slide")
-    if slide_table is None:
-        require_named_once([(row.line, row.name) for row in rows], path, "slide")
-        return rows
-    require_named_once([(row.line, row.slide) for row in rows], path, "patient")
-    return _slides_of(rows, slide_table, path)
+    rows = _read_labels(path, label, SLIDE, "slide")
+    require_named_once([(row.line, row.name) for row in rows], path, "slide")
+    return rows
 
 
-def _slides_of(patients: Sequence[SlideLabel], slide_table: Path, labels: Path) -> list[SlideLabel]:
-    """The rows of patients, for each slide of theirs."""
+def read_patient_labels(path: Path, slide_table: Path, label: str = LABEL) -> tuple[list[SlideLabel], list[str]]:
+    """Of two csvs, as STAMP's: a row for each slide in the order of the second; and who of the first has no slide.
+
+    A slide of nobody in the first has no label.
+
+    Args:
+        path: with the columns patient and label, and if wanted section and coarse.
+        slide_table: with the columns patient and slide.
+        label: name of the column of the labels.
+    """
+    patients = _read_labels(path, label, PATIENT, "patient")
+    require_named_once([(row.line, row.patient) for row in patients], path, "patient")
     columns = column_names(slide_table)
     patient, slide = _one_of(PATIENT, columns), _one_of(SLIDE, columns)
     if patient is None or slide is None:
@@ -105,12 +95,36 @@ def _slides_of(patients: Sequence[SlideLabel], slide_table: Path, labels: Path) 
             f"{slide_table} names none of {', '.join(PATIENT)}, or none of {', '.join(SLIDE)} in its first line: "
             "name its columns patient and slide"
         )
-    told = {row.patient: row for row in patients}
     slides = list(read_rows(slide_table, (patient, slide)))
     require_named_once([(line, slide_name(name)) for line, (_, name) in slides], slide_table, "slide")
-    rows = [told[who]._replace(slide=name, annotation="") for _, (who, name) in slides if who in told]
+    told = {row.patient: row for row in patients}
+    owners = {who for _, (who, _) in slides}
+    if not told.keys() & owners:
+        raise InputError(f"{slide_table} names no patient of {path}: give the slide table of these labels")
+    blank = SlideLabel(0, "", "")
+    rows = [told.get(who, blank)._replace(slide=name, patient=who) for _, (who, name) in slides]
+    return rows, [who for who in told if who not in owners]
+
+
+def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> list[SlideLabel]:
+    """One for each slide or patient, whose column is called one of `named`."""
+    columns = column_names(path)
+    name = _one_of(named, columns)
+    if name is None or label.casefold() not in columns:
+        raise InputError(
+            f"{path} names no column {label}, or none of {', '.join(named[:3])} in its first line: "
+            f"name its columns {what} and label, or give the name of the labels with --label_column"
+            + (", or a csv of patients and slides with --slide_table" if what == "slide" else "")
+        )
+    optional = [_one_of(names, columns) or names[0] for names in (SLIDE, PATIENT, SECTION, COARSE, ("annotation",))]
+    rows = [
+        SlideLabel(line, slide, value, patient, _section(section, path, line), coarse, annotation)
+        for line, (value, slide, patient, section, coarse, annotation) in read_rows(path, (label,), optional)
+    ]
     if not rows:
-        raise InputError(f"{slide_table} names no patient of {labels}: give the slide table of these labels")
+        raise InputError(f"{path} has no rows: give one per {what}")
+    for column in ("patient", "section", "coarse"):
+        require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, what)
     return rows
 
 

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor
 
 from scripts.errors import InputError
 from scripts.files import whole_file, writable_folder
-from scripts.origins import Settings, origin_file, origin_text
+from scripts.origins import Settings, network_settings, origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
 from scripts.weights.tensorflow import DATA_SUFFIX, data_path, read_tensors
 
@@ -64,7 +65,7 @@ def convert(
     if of_torchmil:
         state, network = torchmil.converted(_torch_state(checkpoint), settings or torchmil.Settings())
         logger.info("%s: %s", checkpoint, network["_desc_"])
-        _write(output, state, {}, network_path, network)
+        _write(output, state, _settings(network), network_path, network)
         logger.info("wrote %s, and the network that takes it as %s", output, network_path)
     else:
         _write(output, _sa_dmil_state(index or checkpoint), sa_dmil.SETTINGS)
@@ -130,6 +131,11 @@ def _torch_state(path: Path) -> Mapping[str, Tensor]:
 
 
 # --- writing
+
+
+def _settings(network: dict[str, Any]) -> Settings:
+    parser = ConfigParser({"imports": ["$import torch"], "network_def": network})
+    return network_settings(parser.get_parsed_content("network_def"))
 
 
 def _model_path(output: Path) -> Path:

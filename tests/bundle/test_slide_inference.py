@@ -145,7 +145,8 @@ def test_two_processes_make_what_one_makes(
         (
             ("--network_def#aggregator#mode", "exact"),
             "{0}/model.pt is of a network with aggregator.smooth.exact false, the one asked for has true: "
-            "name the override files it was trained with (if you mean it, take that line out of {0}/model.origin.json)",
+            "give the override files and keys it was trained with "
+            "(if you mean it, take that line out of {0}/model.origin.json)",
         ),
     ],
     ids=["encoder", "network"],

@@ -183,6 +183,14 @@ def test_a_class_is_asked_for_by_the_name_that_qupath_shows(tmp_path: Path, clas
     assert annotated(tmp_path, drawn, ["Stroma: Positive", "Tumor"]) == []
 
 
+@pytest.mark.parametrize(
+    "classification", [{"names": ["Tumor", "Negative"]}, {"name": "Negative", "parentClass": {"name": "Tumor"}}]
+)
+def test_a_tumour_that_is_negative_for_a_stain_is_a_lesion(tmp_path: Path, classification: Any) -> None:
+    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
+    assert annotated(tmp_path, drawn) == [[1, 2]]
+
+
 @pytest.mark.parametrize("classification", DERIVED[2:])
 def test_a_class_is_asked_for_by_its_own_name_too(tmp_path: Path, classification: Any) -> None:
     drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)

@@ -42,6 +42,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slides")
     write_slide(folder / "batch 2" / "slide 7.TIFF", glass(*SIZE[::-1]), MPP)
     write_slide(folder / "slide 8.ome.tif", glass(*SIZE[::-1]), MPP)
+    (folder / "slide 7.ome.tif").write_bytes(b"another one")
     write_slide(folder / "no scale.tif", glass(*SIZE[::-1]), None)
     (folder / "broken.svs").write_bytes(b"not a slide")
     (folder / "._slide 7.svs").write_bytes(b"what a Mac leaves")

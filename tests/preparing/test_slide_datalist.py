@@ -583,7 +583,8 @@ def test_stamp_from_its_two_tables_to_a_datalist(tmp_path: Path) -> None:
         own(tmp_path / f"s{n}.h5", dimension=4, encoder="")
     clinical = [f"p{n},{50 + n},{'yes' if n % 2 else 'no'}" for n in range(5)]
     write(tmp_path / "clini.csv", "PATIENT,AGE,MSI", *clinical)
-    write(tmp_path / "slide.csv", "PATIENT,FILENAME", "p0,s0.h5", "p0,s1.h5", *(f"p{n},s{n + 1}.h5" for n in (1, 2, 3)))
+    slides = ["p0,s0.h5", "p0,s1.h5", *(f"p{n},s{n + 1}.h5" for n in (1, 2, 3)), "p9,s5.h5"]
+    write(tmp_path / "slide.csv", "PATIENT,FILENAME", *slides)
     write_wsi_datalist(
         tmp_path, labels=Path("clini.csv"), label_column="MSI", slide_table=Path("slide.csv"), classes=["no", "yes"],
         by="patient",
@@ -591,4 +592,10 @@ def test_stamp_from_its_two_tables_to_a_datalist(tmp_path: Path) -> None:
     bags = {bag["bag_id"]: (bag["label"], bag["image"]) for bags in datalist(tmp_path).values() for bag in bags}
     assert bags == {"p0": (0, ["s0.h5", "s1.h5"]), "p1": (1, "s2.h5"), "p2": (0, "s3.h5"), "p3": (1, "s4.h5")}
     assert check(tmp_path)["slide_table"] == "slide.csv"
-    assert check(tmp_path)["rejected"] == {"feature file without a row": {"count": 1, "examples": ["s5.h5"]}}
+    assert check(tmp_path)["rejected"] == {
+        "row without a label": {"count": 1, "examples": ["s5"]},
+        "patient without a slide": {"count": 1, "examples": ["p4"]},
+    }
+    message = "holds no csv with the columns slide and MSI that --slide_table or --label_column could belong to: name"
+    with pytest.raises(InputError, match=message):
+        write_wsi_datalist(tmp_path, label_column="MSI", slide_table=Path("slide.csv"), force=True)

@@ -23,6 +23,7 @@ from scripts.preparing.slide_tables import (
     SlideLabel,
     holds_labels,
     holds_splits,
+    read_patient_labels,
     read_slide_labels,
     read_splits,
 )
@@ -68,7 +69,8 @@ def test_the_column_of_the_slide_has_several_names(tmp_path: Path, column: str) 
         (
             ["name,label", "a,1"],
             "{path} names no column label, or none of slide_id, slide, image in its first line: "
-            "name its columns slide and label, or give the name of the labels with --label_column",
+            "name its columns slide and label, or give the name of the labels with --label_column, "
+            "or a csv of patients and slides with --slide_table",
         ),
         (["slide,label"], "{path} has no rows: give one per slide"),
         (["slide,label", "a,1", "a.svs,0"], "{path}, line 3 names 'a' as line 2 does: keep one"),
@@ -92,10 +94,12 @@ def test_the_two_tables_of_stamp(tmp_path: Path) -> None:
     """A row for each patient with labels of many kinds, and a row for each slide."""
     clinical = write(tmp_path / "clini.csv", "PATIENT,AGE,isMSIH", "p1,50,MSIH", "p2,60,nonMSIH", "p3,70,MSIH")
     slides = write(tmp_path / "slide.csv", "PATIENT,FILENAME", "p1,a.h5", "p1,b.h5", "p2,c.h5", "p9,d.h5")
-    assert read_slide_labels(clinical, "isMSIH", slides) == [
+    rows, without_slide = read_patient_labels(clinical, slides, "isMSIH")
+    assert rows == [
         SlideLabel(2, "a.h5", "MSIH", "p1"), SlideLabel(2, "b.h5", "MSIH", "p1"),
-        SlideLabel(3, "c.h5", "nonMSIH", "p2"),
+        SlideLabel(3, "c.h5", "nonMSIH", "p2"), SlideLabel(0, "d.h5", "", "p9"),
     ]  # fmt: skip
+    assert without_slide == ["p3"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_the_two_tables_of_stamp(tmp_path: Path) -> None:
 )
 def test_tables_that_do_not_fit_are_told(tmp_path: Path, clinical: list[str], slides: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_slide_labels(write(tmp_path / "c.csv", *clinical), slide_table=write(tmp_path / "s.csv", *slides))
+        read_patient_labels(write(tmp_path / "c.csv", *clinical), write(tmp_path / "s.csv", *slides))
 
 
 def test_clams_counts_of_slides_are_no_sections(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
         convert(sa_dmil, tmp_path / "new" / "att.pt")
     model = tmp_path / "new" / "att.pt"
     require_network(str(model), loaded("ct", model, ROOT / "configs" / "ct" / "released.json"))
-    with pytest.raises(InputError, match=r"att.pt is of a network with slots 57, the one asked for has null: name the"):
+    with pytest.raises(InputError, match=r"att.pt is of a network with slots 57, the one asked for has null: give the"):
         require_network(str(model), loaded("ct", model))
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["att.origin.json", "att.pt"]
     assert "SA-DMIL, but not one of the three that were released (sha256 " in caplog.text
@@ -128,6 +128,11 @@ def test_torchmil_becomes_a_model_and_its_network(
     assert list(override) == ["network_def"]
     assert override["network_def"]["aggregator"]["steps"] == 7
     network = loaded("wsi", tmp_path / "smabmil.pt", tmp_path / "smabmil.json")
+    require_network(str(tmp_path / "smabmil.pt"), network)
+    vars(network.aggregator.smooth)["steps"] = 10
+    with pytest.raises(InputError, match=r"with aggregator\.smooth\.steps 7, the one asked for has 10: give"):
+        require_network(str(tmp_path / "smabmil.pt"), network)
+    vars(network.aggregator.smooth)["steps"] = 7
     said = network.predict(torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]]))
     # four equal patches, all neighbours of each other, stay as they are: f = 4 tanh(6), z = 1, logit 6
     torch.testing.assert_close(said.scores, torch.full((1, 1, 4), 4 * float(np.tanh(6))))
