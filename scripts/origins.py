@@ -157,8 +157,13 @@ def trained_with(ckpt_path: str, class_names: Sequence[str] | None = None) -> Or
 def require_network(ckpt_path: str, network: nn.Module) -> None:
     """Refuses a network that the weights may fit but that is another than the one they were trained in."""
     said = _read(ckpt_path)
+    if said is None:
+        logger.warning(
+            "nobody can tell how %s was trained: %s is not beside it", Path(ckpt_path).name, origin_file(ckpt_path).name
+        )
+        return
     asked = network_settings(network)
-    for name, value in (said.network if said else {}).items():
+    for name, value in said.network.items():
         was, now = json.dumps(value), json.dumps(asked[name]) if name in asked else "none"
         if was != now:
             raise InputError(

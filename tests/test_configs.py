@@ -133,6 +133,16 @@ def preparation(config: ConfigParser) -> list[dict[str, Any]]:
 
 
 @each_bundle
+@pytest.mark.parametrize("files", [("inference",), ("train", "evaluate"), ("inference", "onnx")], ids="-".join)
+def test_weights_are_held_against_the_network_before_they_are_used(bundle: str, files: tuple[str, ...]) -> None:
+    first, second, *_ = parser(bundle, *files)["run"]
+    assert first["_target_"] == "scripts.running.prepare_run"
+    assert second == {
+        "_target_": "scripts.origins.require_network", "ckpt_path": "@ckpt_path", "network": "@network_def",
+    }  # fmt: skip
+
+
+@each_bundle
 def test_the_network_is_the_same_wherever_it_is_named(bundle: str) -> None:
     train, evaluate, inference = (
         parser(bundle, "train"),

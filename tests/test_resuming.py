@@ -38,9 +38,8 @@ class Run:
         activation: nn.Module | None = None,
     ) -> None:
         torch.manual_seed(0)
-        self.network = nn.Sequential(
-            nn.Dropout(0.3), nn.Linear(1, 1), activation or nn.Identity()
-        )  # dropout needs the random state of before
+        # dropout needs the random state of before
+        self.network = nn.Sequential(nn.Dropout(0.3), nn.Linear(1, 1), activation or nn.Identity())
         optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
         cpu = torch.device("cpu")
         self.saver = CheckpointSaver(

@@ -51,6 +51,7 @@ NAMES_OF_MICROMETRES = ("um", "µm", "μm", "micrometre", "micrometer", MICROMET
 MOST_COMPRESSED = 1100  # deflate makes data 1032 times smaller at best: a file that claims more is damaged
 MOST_PITCHES = 2**20  # from one end of a slide to the other; a float32 holds such numbers exactly
 TILE_OF_A_LONE_PATCH = 256.0
+MICRONS_AT_1X = 10.0  # per pixel, about: 0.25 at 40x
 TILE_OF_STAMP, STEPS_OF_STAMP_1 = 256.0, 224  # micrometres, and what the coords of version 1 count to across a tile
 STAMP_1 = "tiles of 256 micrometres as STAMP 1 cuts them"
 HASH_OF_STAMP = re.compile(r"-[0-9a-f]{8}$")  # of the weights, which later versions leave out
@@ -95,13 +96,16 @@ class FeatureHeader:
     mpp: MicronsPerPixel | None
     slide_size: tuple[int, int] | None  # width, height in level-0 pixels
     origin: tuple[int, int] | None = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0; None = not known
+    magnification: float | None = None  # of level 0, as its objective is called
 
     @property
     def pitch_um(self) -> float | None:
-        """Micrometres from one patch to the next, where they are known."""
+        """Micrometres from one patch to the next, where they are known, if only by the name of the objective."""
         if self.unit == MICROMETRES:
             return self.pitch
-        return None if self.mpp is None else self.pitch * self.mpp
+        if self.mpp is not None:
+            return self.pitch * self.mpp
+        return None if self.magnification is None else self.pitch * MICRONS_AT_1X / self.magnification
 
 
 @dataclass(frozen=True)
@@ -521,6 +525,7 @@ def _header(path: Path, stored: _Stored, coords: np.ndarray) -> FeatureHeader:
         mpp=_mpp(said) if is_own else None,
         slide_size=_size(said, "slide") or _size(said, "level0"),
         origin=(int(_number(said, "bounds_x") or 0), int(_number(said, "bounds_y") or 0)) if is_own else None,
+        magnification=_above_0(said, "level0_magnification"),
     )
 
 

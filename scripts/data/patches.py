@@ -49,6 +49,7 @@ from scripts.data.lattice import distinct, lattice_places, side_by_side
 from scripts.data.slide_folder import SlideFolder
 from scripts.errors import EmptyBagError, InputError
 from scripts.origins import Origin
+from scripts.units import MicronsPerPixel
 
 BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
 SLOW_SECONDS = 5  # after which a bar is shown
@@ -78,33 +79,53 @@ def described(
     encoder: str | None = None,
     trained_with: Origin | None = None,
     in_features: int | None = None,
+    slide_mpp: float | None = None,
+    require_all: bool = False,
 ) -> list[dict[str, Any]]:
     """The bags, having said in one line what their features are, and refused what the network cannot take.
 
     Each gains `encoder` ("" = nobody says), `patch_um` (micrometres from patch to patch, 0 = nobody says), the same for
-    all; and `stamp`, which changes with its files, so that nothing kept of others is taken for it. What cannot be read
-    is told where it is read.
+    all; and `stamp`, which changes with its files, so that nothing kept of others is taken for it.
 
     Args:
         encoder: what the user says it is, whatever the files say.
         trained_with: what is known of the features that the network was trained on.
         in_features: features of a patch that the network takes.
+        slide_mpp: micrometres per level-0 pixel of slides where nothing says it.
+        require_all: a slide that cannot be read, or has no patch, is told now and not where it is read.
     """
-    headers = []
+    headers: list[tuple[str, FeatureHeader]] = []
+    unusable: list[str] = []
     for bag in tqdm(bags, desc="headers", unit="slide", delay=SLOW_SECONDS):
-        for path in _paths(bag["image"]):
-            try:
-                headers.append((path, read_header(path)))
-            except InputError:
-                continue
+        own, failed = _headers(bag)
+        headers += own
+        unusable += failed or ([] if any(header.patches for _, header in own) else [_without_patches(own[0][0])])
+    if require_all and unusable:
+        more = f" ({len(unusable) - 1} more cannot be used: python -m scripts doctor wsi names them)"
+        raise InputError(unusable[0] + more * (len(unusable) > 1))
     name = encoder or _one_encoder(headers)
     if headers:
         logger.info(_in_a_line([header for _, header in headers], name))
         _require_dimension(headers, in_features)
-    patch_um = _patch_um([header for _, header in headers])
+    patch_um = _patch_um([header for _, header in headers], slide_mpp)
     if headers and trained_with is not None:
         trained_with.compare(name, patch_um)
     return [{**bag, "encoder": name, "patch_um": patch_um, "stamp": _stamp(_paths(bag["image"]))} for bag in bags]
+
+
+def _headers(bag: Mapping[str, Any]) -> tuple[list[tuple[str, FeatureHeader]], list[str]]:
+    """Of its files, and why there is none of the others."""
+    found, failed = [], []
+    for path in _paths(bag["image"]):
+        try:
+            found.append((path, read_header(path)))
+        except InputError as error:
+            failed.append(str(error))
+    return found, failed
+
+
+def _without_patches(source: str) -> str:
+    return f"{source} holds no patches: no tissue was found"
 
 
 def _require_dimension(headers: Sequence[tuple[str, FeatureHeader]], wanted: int | None) -> None:
@@ -116,9 +137,11 @@ def _require_dimension(headers: Sequence[tuple[str, FeatureHeader]], wanted: int
             )
 
 
-def _patch_um(headers: Sequence[FeatureHeader]) -> float:
+def _patch_um(headers: Sequence[FeatureHeader], slide_mpp: float | None) -> float:
     """Micrometres from one patch to the next, in the middle slide of those that say."""
-    known = [header.pitch_um for header in headers if header.patches and header.pitch_um is not None]
+    of_user = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
+    filled = (replace(header, mpp=header.mpp or of_user) for header in headers if header.patches)
+    known = [pitch for header in filled if (pitch := header.pitch_um) is not None]
     return median(known) if known else 0.0
 
 
@@ -318,7 +341,7 @@ def _describe(bag: dict[Hashable, Any], slides: Sequence[_Slide], values: Sequen
     source = slides[0].source
     coords = np.concatenate([slide.coords.astype(np.float64) for slide in slides])
     if len(coords) == 0:
-        raise EmptyBagError(f"{source} holds no patches: no tissue was found")
+        raise EmptyBagError(_without_patches(source))
     number = np.repeat(np.arange(len(slides)), [len(slide.coords) for slide in slides])
     places = np.concatenate([_on_lattice(slide) for slide in slides])
     if len(slides) > 1:
@@ -331,6 +354,7 @@ def _describe(bag: dict[Hashable, Any], slides: Sequence[_Slide], values: Sequen
     bag["coords"] = torch.from_numpy(places.T.astype(np.float32))
     bag["mask"] = torch.ones(1, len(coords))
     bag["places"] = torch.from_numpy(np.concatenate([number[None], coords.T]))
+    label = bag.get("label")
     if "label" in bag:
         bag["label"] = torch.tensor([float(bag["label"])])
     if "annotation" in bag:
@@ -340,11 +364,21 @@ def _describe(bag: dict[Hashable, Any], slides: Sequence[_Slide], values: Sequen
         bag["lesion"] = torch.from_numpy(lesions.of_instance.astype(np.int64))[None]
         about["lesions"] = {"count": lesions.count, "excluded": list(lesions.excluded)}
         bag["annotation"] = _collatable(bag["annotation"])
+        wrong = contradiction(label, int(labels.sum()), "annotated")
+        warnings += [f"{told} (annotation_values says what counts as annotated)" for told in wrong]
     elif "instance_label" in bag:
         bag["instance_label"] = _given_labels(bag["instance_label"], slides)
+        warnings += contradiction(label, int(bag["instance_label"].sum()), "positive")
     about["warnings"] = list(dict.fromkeys(warnings))
     bag["about"] = json.dumps(about)
     bag["source"] = source
+
+
+def contradiction(label: object, positive: int, how: str) -> list[str]:
+    """What to tell where a bag's label and those of its patches cannot both be true."""
+    if label not in (0, 1) or (positive > 0) == label:
+        return []
+    return [f"label {label}, though {positive or 'none'} of its patches {'is' if positive < 2 else 'are'} {how}"]
 
 
 def _on_lattice(slide: _Slide) -> np.ndarray:

@@ -173,6 +173,10 @@ class BagResultd(Transform):
         self.threshold = threshold
         self.slots = slots
         self.names = tuple(map(str, class_names or ()))
+        if not 0 <= threshold <= 1:
+            raise InputError(f"the threshold {threshold} is no probability: give one from 0 to 1 with --threshold")
+        if self.names and threshold != 0.5:
+            raise InputError(f"of several classes the likeliest is called, at no threshold: leave out {threshold}")
         coarse = {fine: coarse for coarse, own in (hierarchy or {}).items() for fine in own}
         if hierarchy and self.names != tuple(coarse):
             raise InputError(

@@ -38,7 +38,8 @@ from scripts.outputs.files import from_json, instance_rows
 
 logger = logging.getLogger(__name__)
 
-TOLD = ("bag_auroc", "bag_accuracy", "instance_auroc_gated", "instance_auroc_ungated")  # in the log; the rest in files
+# in the log; the rest in files
+TOLD = ("class_accuracy", "bag_auroc", "bag_accuracy", "instance_auroc_gated", "instance_auroc_ungated")
 
 
 def recipe(network: nn.Module, **parts: object) -> str:

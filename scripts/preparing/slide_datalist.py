@@ -228,7 +228,7 @@ def _require_patients(cohort: SlideCohort, folder: Path) -> None:
 def pitches_of_unknown_scale(headers: Sequence[FeatureHeader]) -> list[tuple[float, int]]:
     """Pitches in level-0 pixels that are not the same, each with its slides; none where micrometres are all known."""
     in_pixels = [header for header in headers if header.unit == PIXELS and not header.pitch_from.startswith(GUESS)]
-    if all(header.mpp is not None for header in in_pixels):
+    if all(header.pitch_um is not None for header in in_pixels):
         return []
     groups: list[list[float]] = []
     for pitch in sorted(header.pitch for header in in_pixels):

@@ -25,6 +25,7 @@ import openslide
 from scripts.data.annotations import read_annotation
 from scripts.data.feature_forms import MICROMETRES, FeatureFile, FeatureHeader, open_features
 from scripts.data.lattice import distinct, lattice_places, mean_degree
+from scripts.data.patches import contradiction
 from scripts.data.slide_folder import Completed, SlideFolder
 from scripts.data.slides import damaged, open_slide, read_mpp
 from scripts.errors import InputError
@@ -126,7 +127,7 @@ def _examine_truth(slide: Completed, bag: Mapping[str, Any], how: How) -> list[s
     if bag.get("annotation") is not None:
         return _examine_annotation(slide.header, slide.coords, bag, how.annotation_values)
     if bag.get("instance_label") is not None:
-        return _contradiction(bag, _positive(bag["instance_label"], slide.header.patches), "positive")
+        return contradiction(bag.get("label"), _positive(bag["instance_label"], slide.header.patches), "positive")
     return []
 
 
@@ -140,7 +141,7 @@ def _examine_annotation(
         )
     reach = tuple((coords + header.tile / 2).max(axis=0).tolist())
     annotation = read_annotation(bag["annotation"], header.slide_size, values, header.origin, reach)
-    remarks = _contradiction(bag, int(annotation.tile_labels(coords, header.tile).sum()), "annotated")
+    remarks = contradiction(bag.get("label"), int(annotation.tile_labels(coords, header.tile).sum()), "annotated")
     if header.origin is None and annotation.counts_from_bounds:
         remarks.append("its GeoJSON counts from the bounds of the slide, which are not known without --slides")
     return remarks
@@ -156,13 +157,6 @@ def _positive(given: Any, patches: int) -> int:
     if counts != (patches, patches):
         raise InputError(f"instance_label has {counts[1]} numbers, {counts[0]} of them 0 or 1, for {patches} patches")
     return int(labels.sum())
-
-
-def _contradiction(bag: Mapping[str, Any], positive: int, how: str) -> list[str]:
-    label = bag.get("label")
-    if label not in (0, 1) or (positive > 0) == label:
-        return []
-    return [f"label {label}, though {positive or 'none'} of its patches {'is' if positive < 2 else 'are'} {how}"]
 
 
 def examine_slide(path: Path, header: FeatureHeader | None = None) -> ScanFinding:

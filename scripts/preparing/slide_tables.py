@@ -24,6 +24,7 @@ from scripts.preparing.tables import SECTIONS, column_names, read_rows, require_
 SLIDE = ("slide_id", "slide", "image", "bag_name", "wsi_name", "wsi", "filename")  # what the column is called
 PATIENT = ("patient", "patient_id", "case_id")
 LABEL = "label"
+NOT_KNOWN = frozenset({"na", "n/a", "nan"})  # a label, as R and pandas write
 SECTION = ("section", "split")
 COARSE = ("coarse", "coarse_label")
 FOLD = re.compile(r"splits_(\d+)\.csv")  # of CLAM, one of several
@@ -111,16 +112,17 @@ def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> lis
     columns = column_names(path)
     name = _one_of(named, columns)
     if name is None or label.casefold() not in columns:
+        there = ", ".join(sorted(columns)[:12])
+        other = ", or a csv of patients and slides with --slide_table" if what == "slide" else ""
         raise InputError(
-            f"{path} names no column {label}, or none of {', '.join(named[:3])} in its first line: "
-            f"name its columns {what} and label, or give the name of the labels with --label_column"
-            + (", or a csv of patients and slides with --slide_table" if what == "slide" else "")
+            f"{path} names no column {label}, or none of {', '.join(named[:3])} in its first line ({there}): "
+            f"name its columns {what} and label, or give the name of the labels with --label_column{other}"
         )
     optional = [_one_of(names, columns) or names[0] for names in (SLIDE, PATIENT, SECTION, COARSE, ("annotation",))]
-    rows = [
-        SlideLabel(line, slide, value, patient, _section(section, path, line), coarse, annotation)
-        for line, (value, slide, patient, section, coarse, annotation) in read_rows(path, (label,), optional)
-    ]
+    rows = []
+    for line, (value, slide, patient, section, coarse, annotation) in read_rows(path, (label,), optional):
+        known = "" if value.casefold() in NOT_KNOWN else value
+        rows.append(SlideLabel(line, slide, known, patient, _section(section, path, line), coarse, annotation))
     if not rows:
         raise InputError(f"{path} has no rows: give one per {what}")
     for column in ("patient", "section", "coarse"):

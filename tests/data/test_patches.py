@@ -242,6 +242,20 @@ class TestTruth:
         assert WITHOUT_SIZE not in json.loads(known["about"])["warnings"]
         assert WITHOUT_SIZE not in json.loads(load(image=paths, annotation=[None, None])["about"])["warnings"]
 
+    def test_an_annotation_that_contradicts_the_label_is_told(self, tmp_path: Path) -> None:
+        image, drawn = write(tmp_path, "a"), square(tmp_path, "a", 4 * PITCH - 20, 8 * PITCH - 20, 2 * PITCH + 40)
+        nowhere = square(tmp_path, "far", 10**6, 10**6, 3 * PITCH)
+
+        def told(**bag: Any) -> list[str]:
+            return [line for line in json.loads(load(image=image, **bag)["about"])["warnings"] if "though" in line]
+
+        hint = " (annotation_values says what counts as annotated)"
+        assert told(annotation=drawn, label=1) == told(annotation=nowhere, label=0) == told(annotation=drawn) == []
+        assert told(annotation=nowhere, label=1) == [f"label 1, though none of its patches is annotated{hint}"]
+        assert told(annotation=drawn, label=0) == [f"label 0, though 3 of its patches are annotated{hint}"]
+        positive = [1.0] + [0.0] * (len(CELLS) - 1)
+        assert told(instance_label=positive, label=0) == ["label 0, though 1 of its patches is positive"]
+
     def test_instance_labels_as_a_list_or_as_torchmil_keeps_them(self, tmp_path: Path) -> None:
         labels = np.array([0, 1, 1, 0, 0, 0, 1])
         path = str(write_torchmil(tmp_path, "a", CELLS * PITCH, labels))
@@ -477,8 +491,19 @@ class TestDescribed:
             "5 slides: 4 TRIDENT, 1 CLAM; encoder uni_v1; pitch 512 level-0 pixels (patch_size_level0 less overlap) "
             "or 448 level-0 pixels (commonest nearest distance); 1 without patches"
         )
-        said = {"encoder": "uni_v1", "patch_um": 0.0}
+        said = {"encoder": "uni_v1", "patch_um": 128.0}
         assert [{**bag, "stamp": ""} for bag in found] == [{**bag, **said, "stamp": ""} for bag in bags]
+
+    def test_before_a_training_every_slide_must_be_usable(self, tmp_path: Path) -> None:
+        good = {"image": write(tmp_path, "a")}
+        empty = {"image": write(tmp_path, "e", np.zeros((0, 2), int))}
+        (tmp_path / "bad.h5").write_text("")
+        bad = {"image": [good["image"], str(tmp_path / "bad.h5")]}
+        assert len(described([good, {"image": [good["image"], empty["image"]]}], require_all=True)) == 2
+        with pytest.raises(InputError, match=r"^\S+e.h5 holds no patches: no tissue was found$"):
+            described([good, empty], require_all=True)
+        with pytest.raises(InputError, match=r"bad.h5 is not an HDF5.* \(1 more cannot be used: python -m scripts doc"):
+            described([bad, empty, good], require_all=True)
 
     def test_two_encoders_are_refused_unless_the_user_knows_better(self, tmp_path: Path) -> None:
         bags = [{"image": write(tmp_path, "a", encoder=name)} for name in ("uni_v1", "UNI_v1", "gpfm")]
@@ -573,6 +598,11 @@ def test_a_bag_whose_file_was_made_anew_is_another_one(tmp_path: Path) -> None:
 
 
 def test_the_distance_of_patches_is_told_in_micrometres_where_it_can_be(tmp_path: Path) -> None:
-    assert described([{"image": write(tmp_path)}])[0]["patch_um"] == 0
+    trident = {"image": write(tmp_path)}  # at 40x, so 0.25 micrometres per pixel or about that
+    assert described([trident])[0]["patch_um"] == 128
+    assert described([trident], slide_mpp=0.22)[0]["patch_um"] == pytest.approx(512 * 0.22)  # the user knows better
+    clam = {"image": str(write_clam(tmp_path, "d", tissue() * 448, patch_size=None))}
+    assert described([clam])[0]["patch_um"] == 0
+    assert described([clam], slide_mpp=0.5)[0]["patch_um"] == pytest.approx(224)
     stamp = write_stamp(tmp_path / "um", "slide", tissue() * 256.0)
     assert described([{"image": str(stamp)}])[0]["patch_um"] == pytest.approx(256)

@@ -72,6 +72,19 @@ def test_nothing_is_flagged_in_a_negative_bag() -> None:
     assert result(logit=2, threshold=0.95).flagged.tolist() == [False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("threshold", "names", "message"),
+    [
+        (1.5, None, "the threshold 1.5 is no probability: give one from 0 to 1 with --threshold"),
+        (float("nan"), None, "the threshold nan is no probability"),
+        (0.9, ["a", "b", "c"], "of several classes the likeliest is called, at no threshold: leave out 0.9"),
+    ],
+)
+def test_a_threshold_that_would_do_nothing_is_refused(threshold: float, names: list[str] | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BagResultd(threshold, class_names=names)
+
+
 def test_the_one_slice_of_a_positive_scan_is_flagged() -> None:
     one = BagResult("a", "a", 0.9, 0.5, np.array([0.2]), np.array([1.0]), [{"id": 0}])
     assert one.flagged.tolist() == [True]

@@ -67,9 +67,15 @@ def clam(folder: Path, name: str, patches: int = 12) -> Path:
 
 
 def trident(
-    folder: Path, name: str, encoder: str = "uni_v1", patches: int = 12, overlap: int = 0, target: int = 20
+    folder: Path,
+    name: str,
+    encoder: str = "uni_v1",
+    patches: int = 12,
+    overlap: int = 0,
+    target: int = 20,
+    told: bool = True,
 ) -> Path:
-    """Of a slide at 40x, patches of 256 pixels at 20x, so of 512 at level 0."""
+    """Of a slide at 40x, patches of 256 pixels at 20x, so of 512 at level 0; the 40x is told, or not."""
     times = 40 // target
     root = folder / f"{target}x_256px_{overlap}px_overlap"
     path = root / f"features_{encoder}" / f"{name}.h5"
@@ -83,7 +89,7 @@ def trident(
                 patch_size=256,
                 patch_size_level0=256 * times,
                 overlap=overlap,
-                level0_magnification=40,
+                level0_magnification=40 if told else "None",
                 target_magnification=target,
             )
     return path

@@ -288,9 +288,15 @@ UNKNOWN = (
 )
 
 
+def test_the_name_of_the_objective_tells_magnifications_apart(tmp_path: Path) -> None:
+    for n, target in enumerate((20, 10)):
+        trident(tmp_path / "features", f"s{n}", target=target, patches=2)
+    assert examine(tmp_path / "features")[-1].startswith("WARN  128 to 256 micrometres from patch to patch")
+
+
 def test_two_pitches_without_micrometres_are_warned_of(tmp_path: Path) -> None:
     for n, target in enumerate((20, 10, 20, 10)):
-        trident(tmp_path / "features", f"s{n}", target=target, patches=2)
+        trident(tmp_path / "features", f"s{n}", target=target, patches=2, told=False)
     assert examine(tmp_path / "features")[-1] == UNKNOWN.format("4 of 4")
     extract = "a network is trained at one magnification: extract all features at one"
     differ = f"WARN  128 to 256 micrometres from patch to patch: {extract}"

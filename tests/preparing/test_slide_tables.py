@@ -68,7 +68,7 @@ def test_the_column_of_the_slide_has_several_names(tmp_path: Path, column: str) 
     [
         (
             ["name,label", "a,1"],
-            "{path} names no column label, or none of slide_id, slide, image in its first line: "
+            "{path} names no column label, or none of slide_id, slide, image in its first line (label, name): "
             "name its columns slide and label, or give the name of the labels with --label_column, "
             "or a csv of patients and slides with --slide_table",
         ),
@@ -92,12 +92,12 @@ def test_a_csv_of_labels_that_is_wrong_is_told(tmp_path: Path, lines: list[str],
 
 def test_the_two_tables_of_stamp(tmp_path: Path) -> None:
     """A row for each patient with labels of many kinds, and a row for each slide."""
-    clinical = write(tmp_path / "clini.csv", "PATIENT,AGE,isMSIH", "p1,50,MSIH", "p2,60,nonMSIH", "p3,70,MSIH")
-    slides = write(tmp_path / "slide.csv", "PATIENT,FILENAME", "p1,a.h5", "p1,b.h5", "p2,c.h5", "p9,d.h5")
+    clinical = write(tmp_path / "clini.csv", "PATIENT,AGE,isMSIH", "p1,5,MSIH", "p2,6,nonMSIH", "p3,7,MSIH", "p4,8,NA")
+    slides = write(tmp_path / "slide.csv", "PATIENT,FILENAME", "p1,a.h5", "p1,b.h5", "p2,c.h5", "p9,d.h5", "p4,e.h5")
     rows, without_slide = read_patient_labels(clinical, slides, "isMSIH")
     assert rows == [
         SlideLabel(2, "a.h5", "MSIH", "p1"), SlideLabel(2, "b.h5", "MSIH", "p1"),
-        SlideLabel(3, "c.h5", "nonMSIH", "p2"), SlideLabel(0, "d.h5", "", "p9"),
+        SlideLabel(3, "c.h5", "nonMSIH", "p2"), SlideLabel(0, "d.h5", "", "p9"), SlideLabel(5, "e.h5", "", "p4"),
     ]  # fmt: skip
     assert without_slide == ["p3"]
 
