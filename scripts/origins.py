@@ -75,6 +75,7 @@ def origin_file(ckpt_path: str | Path) -> Path:
 def settings_of(module: nn.Module) -> dict[str, Any]:
     """What no weight of a module shows: a placement, a number of slots."""
     known = {name: value for name, value in sorted(vars(module).items()) if _is_plain(value)}
+    # what begins with _ is derived, or torch's own
     return {name: value for name, value in known.items() if not name.startswith("_") and name != "training"}
 
 

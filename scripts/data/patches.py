@@ -347,9 +347,7 @@ def _describe(bag: dict[Hashable, Any], slides: Sequence[_Slide], values: Sequen
     if len(slides) > 1:
         places = side_by_side(places, number)
     about: dict[str, Any] = {"slides": [slide.as_json() for slide in slides]}
-    warnings = [
-        f"{slide.header.slide_id} holds no patches: no tissue was found" for slide in slides if len(slide.coords) == 0
-    ]
+    warnings = [_without_patches(slide.header.slide_id) for slide in slides if len(slide.coords) == 0]
     warnings.extend(warning for slide in slides for warning in slide.warnings)
     bag["coords"] = torch.from_numpy(places.T.astype(np.float32))
     bag["mask"] = torch.ones(1, len(coords))

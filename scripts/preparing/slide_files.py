@@ -22,14 +22,8 @@ from scripts.data.feature_forms import FEATURE_SUFFIXES, feature_paths
 from scripts.data.slides import SLIDE_SUFFIXES
 from scripts.errors import InputError
 
-ANNOTATION_SUFFIXES = (
-    ".geojson",
-    ".json",
-    ".xml",
-    ".tif",
-    ".tiff",
-    ".png",
-)  # of a slide that has several the first wins
+# of a slide that has several the first wins
+ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml", ".tif", ".tiff", ".png")
 LABELS, PATCH_LABELS = "labels", "patch_labels"  # folders of torchmil
 
 _OTHER_SLIDES = (".ome", ".dcm", ".sdpc", ".zarr", ".png", ".jpg", ".jpeg")  # that features may have been made of

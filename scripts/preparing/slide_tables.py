@@ -110,8 +110,7 @@ def read_patient_labels(path: Path, slide_table: Path, label: str = LABEL) -> tu
 def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> list[SlideLabel]:
     """One for each slide or patient, whose column is called one of `named`."""
     columns = column_names(path)
-    name = _one_of(named, columns)
-    if name is None or label.casefold() not in columns:
+    if _one_of(named, columns) is None or label.casefold() not in columns:
         there = ", ".join(sorted(columns)[:12])
         other = ", or a csv of patients and slides with --slide_table" if what == "slide" else ""
         raise InputError(

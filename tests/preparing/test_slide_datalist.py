@@ -443,6 +443,15 @@ def test_two_pitches_without_micrometres_are_warned_of(cohort: Path) -> None:
     ) in write_wsi_datalist(cohort)
 
 
+def test_labels_of_another_name_are_found_by_it(cohort: Path) -> None:
+    lines = (cohort / "labels.csv").read_text().splitlines()
+    (cohort / "labels.csv").unlink()
+    write(cohort / "mine.csv", lines[0].replace("label", "MSI"), *lines[1:])
+    write_wsi_datalist(cohort, label_column="msi")
+    assert check(cohort)["labels"] == "mine.csv"
+    assert len(entries(cohort)) == 20
+
+
 def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cohort / "labels.csv").rename(cohort / "mine.csv")
     write_wsi_datalist(cohort, Path("mine.csv"))

@@ -152,7 +152,7 @@ def test_the_same_weights_make_the_same_bytes(smabmil: Path, tmp_path: Path) -> 
 # --- what is there is kept
 
 
-@pytest.mark.parametrize("there", ["out.pt", "out.json"])
+@pytest.mark.parametrize("there", ["out.pt", "out.json", "out.origin.json"])
 def test_nothing_is_overwritten_unless_forced(smabmil: Path, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
     with pytest.raises(InputError, match=rf"{there} exists: give another name, or --force to overwrite it"):
