@@ -15,8 +15,8 @@ help:  ## list the targets
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
-demo: .venv/ready  ## make data, train, evaluate and infer with both bundles, and write demo/index.html
-	@$(BIN)/python -m scripts demo demo
+demo: .venv/ready  ## make data, train, evaluate and infer with both bundles, and write demo/output/index.html
+	@$(BIN)/python -m demo run
 
 test: lint  ## lint, types, every test and the real bundle commands, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term
@@ -28,10 +28,12 @@ lint: .venv/ready  ## style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.house
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_layering.py
 
 format: .venv/ready  ## put the sources into the project's form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 clean:  ## remove what the demonstration and the tests made
-	rm -rf demo .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo/output .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """From folders of DICOM files to all that inference writes, beside what no such program can do without."""
 
 from __future__ import annotations
@@ -24,7 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from scripts.demo.phantoms import Head, plan_head, write_series
+from demo.heads import Head, plan_head, write_series
 
 ROOT = Path(__file__).parents[1]
 SEED = 0

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """Slides end to end: synthetic TIFFs to evaluated networks, SmAP beside ABMIL from the same seeds.
 
 python -m benchmarks.slide_cohort FOLDER: 40 slides are made there, their features by features.json, both networks are
@@ -25,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from scripts.demo.cohorts import Counts, write_demo_data
-from scripts.files import write_whole
+from demo.cohorts import Counts, write_demo_data
+from scripts.core.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundle" / "pathology_wsi_smooth_mil"

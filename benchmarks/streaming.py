@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """From a feature file to a prediction: in blocks, with the whole bag read, and with the bag already in memory."""
 
 from __future__ import annotations
@@ -20,11 +12,11 @@ from monai.transforms import Compose, LoadImaged
 from torch import Tensor, nn
 
 from benchmarks.bags import features, tissue
-from scripts.data.features import PatchFeatures, write_features
-from scripts.data.patches import FeatureReader, PatchBagd, PatchBlocksd, one_bag, read_blocks
-from scripts.inferers import BagInferer, StreamingInferer
+from scripts.core.units import Level0Coords, Level0Pixels
+from scripts.engine.evaluator import BagInferer, StreamingInferer
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
-from scripts.units import Level0Coords, Level0Pixels
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
+from scripts.wsi.reader import FeatureReader, PatchBagd, PatchBlocksd, one_bag, read_blocks
 
 PITCH = 256
 Runs = dict[str, Callable[[], object]]

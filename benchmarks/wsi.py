@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """From slides to features as `configs/wsi/features.json` has it, beside what no such program can do without."""
 
 from __future__ import annotations
@@ -27,11 +19,11 @@ from torch import Tensor
 
 from benchmarks.bags import tissue
 from benchmarks.ct import Clock
-from scripts.data.extraction import FeatureExtractor
-from scripts.data.features import PatchFeatures, read_features, write_features
-from scripts.data.slides import find_slides, open_slide
-from scripts.demo.synthetic_slides import paint_slide, plan_slide
-from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from demo.slides import paint_slide, plan_slide
+from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.wsi.encode import FeatureExtractor
+from scripts.wsi.features.smooth_mil import PatchFeatures, read_features, write_features
+from scripts.wsi.slides.slide import find_slides, open_slide
 
 ROOT = Path(__file__).parents[1]
 SEED = 0

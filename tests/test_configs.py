@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """What the configurations, the metadata and the bundle folders must agree on."""
 
 from __future__ import annotations
@@ -31,8 +23,8 @@ import torch
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.transforms.traits import RandomizableTrait
 
-from scripts.data.results import BagResultd
-from scripts.errors import input_error_message
+from scripts.core.errors import input_error_message
+from scripts.core.record import BagResultd
 from scripts.networks import HMIL, GatedAttentionPool, MILNetwork, SmoothAttentionPool, SmoothTransformer
 from tests.shared_data import ROOT, shared_data
 
@@ -136,9 +128,9 @@ def preparation(config: ConfigParser) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("files", [("inference",), ("train", "evaluate"), ("inference", "onnx")], ids="-".join)
 def test_weights_are_held_against_the_network_before_they_are_used(bundle: str, files: tuple[str, ...]) -> None:
     first, second, *_ = parser(bundle, *files)["run"]
-    assert first["_target_"] == "scripts.running.prepare_run"
+    assert first["_target_"] == "scripts.engine.launch.prepare_run"
     assert second == {
-        "_target_": "scripts.origins.require_network", "ckpt_path": "@ckpt_path", "network": "@network_def",
+        "_target_": "scripts.engine.provenance.require_network", "ckpt_path": "@ckpt_path", "network": "@network_def",
     }  # fmt: skip
 
 

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """The losses of HMIL (arXiv 2411.07660): what is said of the coarse class and of the fine class must agree."""
 
 from __future__ import annotations
@@ -80,7 +72,7 @@ class HierarchicalLoss(nn.Module):
     Args:
         hierarchy: coarse class → list of its fine classes, as the network's.
         parts: which parts stand beside CE_fine, of "CE_coarse", "L_ia", "L_ba", "L_scl"; none is a flat classifier.
-        beta: fixed, from 0 to 1; without it β follows `progress` = e/E, which `scripts.curriculum.Curriculum` sets.
+        beta: fixed, from 0 to 1; without it β follows `progress` = e/E, which the handler Curriculum sets.
         temperature: of L_scl.
         memory: how many earlier bags L_scl contrasts with; 0 = the batch alone, as in the paper.
         class_weights: of each fine class, how much a bag of it counts in CE_fine.
@@ -118,7 +110,7 @@ class HierarchicalLoss(nn.Module):
             return self.fixed_beta
         if self.progress is None:
             raise ValueError(
-                "β = 1 - e/E is not known: give the trainer the handler scripts.curriculum.Curriculum, "
+                "β = 1 - e/E is not known: give the trainer the handler scripts.engine.training.Curriculum, "
                 "or this loss a fixed beta"
             )
         return 1 - self.progress

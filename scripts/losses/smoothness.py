@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """Losses on neighbouring slices: LS1 and LS2 of SA-DMIL (arXiv 2307.09457)."""
 
 from __future__ import annotations
@@ -19,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from scripts.errors import InputError
 from scripts.networks.graph import Graph, laplacian
 from scripts.networks.mil import BagPrediction
 
@@ -58,7 +49,7 @@ class BagCrossEntropy(nn.Module):
             loss = cross_entropy(logits, label[:, 0].long(), reduction="none").unsqueeze(1)  # [B, 1]
         else:
             if float(label.max()) > 1:
-                raise InputError(
+                raise ValueError(
                     f"a label of class {int(label.max())} for a network of one logit: name configs/classes.json or "
                     "configs/hmil.json behind train.json"
                 )
@@ -71,7 +62,7 @@ def weights_of(class_weights: Optional[Tensor], label: Tensor) -> Tensor:
     if class_weights is None:
         return torch.ones_like(label, dtype=torch.float)
     if int(label.max()) >= len(class_weights):
-        raise InputError(f"{len(class_weights)} class weights, and a label of class {int(label.max())}: give one each")
+        raise ValueError(f"{len(class_weights)} class weights, and a label of class {int(label.max())}: give one each")
     return class_weights.to(label.device)[label.long()]
 
 

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """The numbers of every patch of a bag as one HDF5 file, read back without a loss by a run that goes on.
 
 - ``coords`` (N, 2) top-left x, y; its attribute ``unit`` says of what: level-0 pixels, or micrometres
@@ -30,12 +22,12 @@ import h5py
 import numpy as np
 from monai.transforms import Transform
 
-from scripts.data.annotations import Lesions
-from scripts.data.results import RESEARCH_USE, BagResult, PatchPlaces, SlideResult, slides_of
-from scripts.errors import InputError
-from scripts.files import whole_file
+from scripts.core.errors import InputError
+from scripts.core.files import whole_file
+from scripts.core.record import RESEARCH_USE, BagResult, Lesions, PatchPlaces
 
 FORMAT = "smooth-mil-scores/1"
+OF_A_SLIDE = ("slide_id", "patches", "pitch", "tile", "unit", "mpp")
 
 
 class Scores(NamedTuple):
@@ -64,11 +56,11 @@ class SaveScoresd(Transform):
 
 
 def write_scores(path: Path, result: BagResult) -> None:
-    slides, places = slides_of(result), result.instances
+    slides, places = result.about["slides"], result.instances
     assert isinstance(places, PatchPlaces)
     with whole_file(path) as beside, h5py.File(beside, "w") as file:
         file["coords"] = places.coords
-        file["coords"].attrs["unit"] = ", ".join(dict.fromkeys(slide.header.unit for slide in slides))
+        file["coords"].attrs["unit"] = ", ".join(dict.fromkeys(slide["unit"] for slide in slides))
         if len(slides) > 1:
             file["slide"] = places.slide
         file["scores"] = result.scores.astype(np.float32)
@@ -81,7 +73,12 @@ def write_scores(path: Path, result: BagResult) -> None:
         if result.lesions is not None:
             file["lesion"] = result.lesions.of_instance
             file["lesion"].attrs.update(count=result.lesions.count, excluded=np.array(result.lesions.excluded, int))
-        file.attrs.update(format=FORMAT, bag_id=result.bag_id, note=RESEARCH_USE, slides=json.dumps(_about(slides)))
+        file.attrs.update(
+            format=FORMAT,
+            bag_id=result.bag_id,
+            note=RESEARCH_USE,
+            slides=json.dumps([{name: slide[name] for name in OF_A_SLIDE} for slide in slides]),
+        )
         if result.model is not None:
             file.attrs.update({f"model_{key}": value for key, value in result.model._asdict().items()})
 
@@ -104,14 +101,6 @@ def read_scores(path: Path) -> Scores:
         raise InputError(f"{path} holds no scores that can be read: run inference again") from error
 
 
-def called(result: BagResult) -> str:
-    """What the bag is called, with the probability of just that."""
-    classes = result.classes
-    probability = result.probability if classes is None else classes.probabilities[classes.called]
-    close = result.threshold is not None and abs(probability - result.threshold) < 0.01
-    return f"{result.verdict}, probability {probability:.{3 if close else 2}f}"  # 0.50 alone is neither
-
-
 def normalisation(result: BagResult) -> str:
     """In words, what 1 is in `times_average`."""
     slides = len(result.about["slides"])
@@ -124,17 +113,3 @@ def normalisation(result: BagResult) -> str:
 def _lesions(stored: h5py.Dataset) -> Lesions:
     excluded = tuple(int(lesion) for lesion in stored.attrs["excluded"])
     return Lesions(stored[()], int(stored.attrs["count"]), excluded)
-
-
-def _about(slides: list[SlideResult]) -> list[dict[str, Any]]:
-    return [
-        {
-            "slide_id": slide.header.slide_id,
-            "patches": len(slide.coords),
-            "pitch": slide.header.pitch,
-            "tile": slide.header.tile,
-            "unit": slide.header.unit,
-            "mpp": slide.header.mpp,
-        }
-        for slide in slides
-    ]

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """`python -m scripts convert`: published weights → a `model.pt` of ours."""
 
 from __future__ import annotations
@@ -25,11 +17,11 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from scripts.errors import InputError
-from scripts.files import whole_file, writable_folder
-from scripts.origins import Settings, network_settings, origin_file, origin_text
+from scripts.core.errors import InputError
+from scripts.core.files import whole_file, writable_folder
+from scripts.engine.provenance import Settings, network_settings, origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
-from scripts.weights.tensorflow import DATA_SUFFIX, data_path, read_tensors
+from scripts.weights.sa_dmil import DATA_SUFFIX, data_path, read_tensors
 
 SA_DMIL, TORCHMIL = "sa-dmil", "torchmil"
 STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where a training loop keeps the state dict

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """Bad input in the place where a user meets it: the whole pipeline of a config, up to the message it ends with."""
 
 from __future__ import annotations
@@ -23,7 +15,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from scripts.errors import input_error_message
+from scripts.core.errors import input_error_message
 from tests.bundle.commands import bundle, monai_bundle, write_cohort
 
 pytestmark = pytest.mark.xdist_group("ct")
@@ -59,7 +51,7 @@ def infer(weights: Path, folder: Path, output: Path, **more: Any) -> str | None:
     keys = {**KEYS, "dataset_dir": str(folder), "ckpt_path": str(weights), "output_dir": str(output), **more}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(bundle("ct"))
-        patch.setattr("scripts.running.one_line_errors", lambda: None)  # it would change this very process
+        patch.setattr("scripts.engine.launch.one_line_errors", lambda: None)  # it would change this very process
         workflow = ConfigWorkflow("configs/inference.json", workflow_type="infer", logging_file=False, **keys)
         workflow.initialize()
         try:

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """A cohort laid out as RSNA 2019 is, by the commands a person would type: datalist, training, and the two stages."""
 
 from __future__ import annotations
@@ -22,10 +14,10 @@ from threading import Event, Thread
 
 import pytest
 
-from scripts.data.slice_features import read_slice_features
+from scripts.ct.features import read_slice_features
 from tests.bundle.commands import bundle, monai_bundle, run
 from tests.bundle.test_learning import learn
-from tests.preparing.rsna_cohort import write_rsna_cohort
+from tests.ct.rsna_cohort import write_rsna_cohort
 from tests.shared_data import ROOT
 
 KEYS = ["--image_size", "32", "--channels", "[8,8]"]

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """The real command that makes features, killed and started again; tests/data/test_extraction.py has more moments."""
 
 from __future__ import annotations
@@ -21,7 +13,7 @@ import time
 from pathlib import Path
 
 from tests.bundle.commands import bundle, monai_bundle
-from tests.data.slides import tissue, write_slide
+from tests.wsi.slide_files import tissue, write_slide
 
 SLIDES = 6
 LONGEST = 60  # seconds that a run may take to its first file

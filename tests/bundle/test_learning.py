@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """Both configs learn: from bag labels alone they find the bags, and the instances that made them positive."""
 
 from __future__ import annotations
@@ -21,8 +13,8 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from scripts.data.features import PatchFeatures, write_features
-from scripts.units import Level0Coords, Level0Pixels
+from scripts.core.units import Level0Coords, Level0Pixels
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from tests.bundle.commands import bundle
 
 CHANCE = 0.5
@@ -32,7 +24,7 @@ SECTIONS = ["training"] * 20 + ["validation"] * 6 + ["test"] * 12
 def learn(task: str, monkeypatch: pytest.MonkeyPatch, files: list[str], **keys: Any) -> dict[str, float]:
     """Train and evaluate in this process; gives the figures of metrics.json."""
     monkeypatch.chdir(bundle(task))
-    monkeypatch.setattr("scripts.running.one_line_errors", lambda: None)  # it would change this very process
+    monkeypatch.setattr("scripts.engine.launch.one_line_errors", lambda: None)  # it would change this very process
     home = Path(keys["dataset_dir"])
     keys |= {"ckpt_dir": str(home / "out"), "output_dir": str(home / "out"), "num_workers": 0, "val_interval": 1}
     for more in ([], ["configs/evaluate.json"]):

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """Inference on a folder of feature files, by the real command: what it leaves behind, however it was interrupted."""
 
 from __future__ import annotations
@@ -26,9 +18,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from scripts.data.features import PatchFeatures, write_features
-from scripts.origins import RememberTraining
-from scripts.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.engine.provenance import RememberTraining
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from tests.bundle.commands import bundle, monai_bundle, run
 
 pytestmark = pytest.mark.xdist_group("slides")

@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """The page of the demonstration says what the commands wrote, and refers to nothing else."""
 
 from __future__ import annotations
@@ -29,7 +21,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from PIL import Image
 
-from scripts.demo.page import CURVES, TASKS, write_page
+from demo.page import CURVES, TASKS, write_page
 
 Row = tuple[str, float, int, int]  # bag_id, probability, called positive, label
 
@@ -127,7 +119,7 @@ def page(finished: Path, drawn: list[Figure]) -> str:
             drawn.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scripts.demo.page.Figure", Kept)
+        patch.setattr("demo.page.Figure", Kept)
         path = write_page(finished)
     assert path == finished / "index.html"
     return path.read_text(encoding="utf-8")

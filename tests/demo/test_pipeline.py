@@ -1,19 +1,10 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """The demonstration runs what is not yet there, says what failed, and gives commands that the bundles understand."""
 
 from __future__ import annotations
 
 import ast
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,8 +13,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from scripts.__main__ import demo_data
-from scripts.demo.pipeline import ARMS, ROOT, Step, ct_steps, run_demo, wsi_steps
+from demo.pipeline import ARMS, ROOT, Step, ct_steps, run_demo, wsi_steps
 
 
 def one_after_the_other(steps: Sequence[Step]) -> Iterator[Step]:
@@ -42,9 +32,9 @@ class Demo:
         self.ran = home / "ran"
         home.mkdir()
         monkeypatch.chdir(home.parent)
-        monkeypatch.setattr("scripts.demo.pipeline.ct_steps", lambda home, seed: one_after_the_other(self.ct))
-        monkeypatch.setattr("scripts.demo.pipeline.wsi_steps", lambda home, seed: one_after_the_other(self.wsi))
-        monkeypatch.setattr("scripts.demo.pipeline.write_page", self.write_page)
+        monkeypatch.setattr("demo.pipeline.ct_steps", lambda home, seed: one_after_the_other(self.ct))
+        monkeypatch.setattr("demo.pipeline.wsi_steps", lambda home, seed: one_after_the_other(self.wsi))
+        monkeypatch.setattr("demo.pipeline.write_page", self.write_page)
 
     def write_page(self, home: Path) -> Path:
         self.pages.append(home)
@@ -225,11 +215,9 @@ def test_the_seed_is_that_of_the_data_and_of_the_training(task: str) -> None:
     data, *_ = commands(task, seed=7)
     position = list(data.command).index("--seed")
     assert data.command[position + 1] == "7"
-    assert data.command[1:4] == ["-m", "scripts", "demo-data"]
+    assert data.command[1:4] == ["-m", "demo", "data"]
     assert data.folder == ROOT
-    left_out = {"ct": "--nowsi", "wsi": "--noct"}[task]
-    assert data.command[-1] == left_out
-    assert left_out.removeprefix("--no") in inspect.signature(demo_data).parameters
+    assert list(data.command[-2:]) == ["--only", task]
     trainings = [step for step in commands(task, seed=7) if "train" in step.name]
     assert [options(step)["seed"] for step in trainings] == ["7", "7"]
 

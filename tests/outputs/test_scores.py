@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """scores.h5: what it says, in which units, and that nothing is lost on the way back."""
 
 from __future__ import annotations
@@ -23,11 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
-from scripts.data.annotations import Lesions
-from scripts.data.results import BagResult, Model
-from scripts.errors import InputError
+from scripts.core.errors import InputError
+from scripts.core.record import BagResult, Lesions, Model
 from scripts.outputs.scores import SaveScoresd, normalisation, read_scores
-from tests.outputs.slide_results import bag, grid, header
+from tests.wsi.outputs.slide_results import bag, grid, header
 
 RNG = np.random.default_rng(0)
 

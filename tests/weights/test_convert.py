@@ -1,13 +1,5 @@
-# Copyright (c) 2026 the smooth MIL bundle authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
 """From a checkpoint on disk to files that inference reads: both there, or none."""
 
 from __future__ import annotations
@@ -24,9 +16,9 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from scripts.errors import InputError
+from scripts.core.errors import InputError
+from scripts.engine.provenance import require_network
 from scripts.networks import MILNetwork
-from scripts.origins import require_network
 from scripts.weights.convert import convert
 from scripts.weights.torchmil import Settings
 from tests.shared_data import ROOT, shared_data

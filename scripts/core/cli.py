@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every verb of the command line needs: its words checked before it runs, and its arguments as Python has them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.core.errors import InputError
+
+_FLAG = re.compile(r"--|-[a-zA-Z]")  # -1 is a number
+
+Verb = Callable[..., None]
+Verbs = Mapping[str, Verb | Mapping[str, Verb]]
+
+
+def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:
+    """What a verb does not take is told before it runs: Fire would tell it afterwards."""
+    verb: Any = verbs
+    place = 0
+    while isinstance(verb, Mapping) and place < len(typed) and typed[place] in verb:
+        verb = verb[typed[place]]
+        place += 1
+    arguments = typed[place : typed.index("--") if "--" in typed else None]
+    if isinstance(verb, Mapping) or {"-h", "--help"} & set(arguments):
+        return  # Fire says which verbs there are, or what they take
+    name = " ".join(typed[:place])
+    takes = list(inspect.signature(verb).parameters)
+    bare = 0
+    value = False  # the last flag may be followed by its value
+    for argument in arguments:
+        if not _FLAG.match(argument):
+            bare += not value
+            value = False
+            continue
+        flag, equals, _ = argument.lstrip("-").replace("-", "_").partition("=")
+        value = not equals
+        if flag not in takes and flag.removeprefix("no") not in takes and sum(one[0] == flag for one in takes) != 1:
+            alike = difflib.get_close_matches(flag, takes, 1)
+            raise InputError(
+                f"{name} has no {argument.partition('=')[0]}{f', perhaps --{alike[0]}' if alike else ''}: "
+                f"python -m scripts {name} --help lists what it takes"
+            )
+    if bare > len(takes):
+        raise InputError(f"{name} does not take so many words: python -m scripts {name} --help lists what it takes")
+
+
+def path_or_none(given: object) -> Path | None:
+    return None if given is None else Path(str(given))
+
+
+def whole_number(seed: object) -> int:
+    if not isinstance(seed, int):
+        raise InputError(f"--seed {seed!r} is no whole number: give one")
+    return seed

@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""One kind of error for bad input: it says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+
+class InputError(ValueError):
+    """What the user gave cannot be read or used. The message is one line: what, where, what to do."""
+
+
+class EmptyBagError(InputError):
+    """A bag holds nothing, as a slide without tissue: no fault where bags are read, but it cannot be trained on."""
+
+
+# a DataLoader worker hands over the text of an error, not the error
+_IN_A_WORKER = re.compile(
+    rf"^{InputError.__module__}\.(?:{InputError.__name__}|{EmptyBagError.__name__}): (.*)$", re.MULTILINE
+)
+
+
+def input_error_message(error: BaseException | None) -> str | None:
+    """What to tell the user, if it is the input that is somewhere behind an error."""
+    for each in _behind(error):
+        if isinstance(each, InputError) or _refused_by_torch_alone(each):
+            return str(each)
+        if isinstance(each, RuntimeError) and "loading state_dict" in str(each):
+            return (
+                "the weights do not fit the network of the configs: "
+                "give the override files they were trained with, and keys such as --in_features, or other weights"
+            )
+        told = _IN_A_WORKER.search(str(each))
+        if told:
+            return told.group(1)
+    return None
+
+
+def is_empty_bag(error: BaseException) -> bool:
+    return any(isinstance(each, EmptyBagError) for each in _behind(error))
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what led to it."""
+    while error is not None:
+        yield error
+        # A fault that happens while bad input is handled is still a fault; MONAI wraps what it passes on.
+        error = error.__cause__ or (error.__context__ if isinstance(error, RuntimeError) else None)
+
+
+def _refused_by_torch_alone(error: BaseException) -> bool:
+    """Networks and losses import torch alone, so they refuse a bag with a plain ValueError."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return isinstance(error, ValueError) and where.startswith(("scripts.networks.", "scripts.losses."))

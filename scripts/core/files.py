@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Folders and files that are written whole, or refused before an hour is spent."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from scripts.core.errors import InputError
+
+
+def writable_folder(path: str | Path) -> Path:
+    """The folder, made if it is missing, and known to take files."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to {path} ({error.strerror}): give another folder") from error
+    return Path(path)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; a reader of `path` sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if not _is_running(leftover.name.split(".")[-2]):
+            leftover.unlink(missing_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)  # which sends nothing
+    except PermissionError:
+        return True  # of somebody else
+    except (ProcessLookupError, OverflowError, ValueError):
+        return False
+    return True
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    with whole_file(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def require_finite(path: str | Path, features: np.ndarray) -> None:
+    if not np.isfinite(features).all():
+        raise InputError(f"features hold NaN or infinite values (file {path}); extract the features again")

@@ -1,0 +1,305 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What was found in one bag: the record that metrics, files and pictures are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from monai.transforms import Transform
+
+from scripts.core.errors import InputError
+
+RESEARCH_USE = "research use only, not for diagnosis"
+
+
+class Model(NamedTuple):
+    """Which network said it."""
+
+    name: str
+    version: str
+    sha256: str  # of the file of its weights
+
+
+class Classes(NamedTuple):
+    """What a network of more than two classes says."""
+
+    names: tuple[str, ...]
+    probabilities: np.ndarray  # (C,) sums to 1
+    groups: tuple[str, ...] = ()  # the coarse class of each, where there is a hierarchy
+    negative: str | None = None  # the class without a finding, if one is
+
+    @property
+    def called(self) -> int:
+        return int(self.probabilities.argmax())
+
+    @property
+    def finding(self) -> int:
+        """The most probable class with a finding: what instances are scored for, whatever the bag is called."""
+        order = np.argsort(-self.probabilities, kind="stable").tolist()
+        return int(next(number for number in order if self.names[number] != self.negative))
+
+    @property
+    def of_groups(self) -> dict[str, float]:
+        """The probability of a coarse class is that of all its fine ones."""
+        sums = dict.fromkeys(self.groups, 0.0)
+        for group, probability in zip(self.groups, self.probabilities, strict=False):
+            sums[group] += float(probability)
+        return sums
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """Of the patches of a bag: which lesion each lies in, and the lesions there are to be found."""
+
+    of_instance: np.ndarray  # (N,) 0 = the patch's centre lies in no lesion, k = in the k-th
+    count: int
+    excluded: tuple[int, ...] = ()  # isolated tumour cells: neither a hit nor a miss
+
+
+class PatchPlaces(Sequence[Mapping[str, Any]]):
+    """Where each patch of a bag lies. A row of it is made when it is asked for: a slide has 100,000.
+
+    Args:
+        coords: (N, 2) top-left x, y in the unit of the slide's header.
+        slide: (N,) the number of the slide, in a bag of several.
+    """
+
+    def __init__(self, coords: np.ndarray, slide: np.ndarray) -> None:
+        self.coords = coords.astype(np.int64) if (coords == np.rint(coords)).all() else coords
+        self.slide = slide.astype(np.int64)
+        self.several = bool(self.slide.any())
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Mapping[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | list[Mapping[str, Any]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        x, y = self.coords[index].tolist()
+        return {"id": index, **({"slide": int(self.slide[index])} if self.several else {}), "x": x, "y": y}
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self[:])
+
+
+@dataclass(frozen=True)
+class BagResult:
+    bag_id: str
+    source: str  # the user's own path
+    probability: float  # of the bag being positive; of its class where every class is a finding
+    threshold: float | None  # None: of several classes the most probable one is called
+    scores: np.ndarray  # (N,) of each instance, before the softmax; of several classes for the likeliest finding
+    attention: np.ndarray  # (N,) sums to 1
+    instances: Sequence[Mapping[str, Any]]  # what each instance is: a slice's UID and position, a patch's place
+    label: int | None = None  # 0 or 1; or the number of the class
+    truth: np.ndarray | None = None  # (N,) 0 or 1 where it is known
+    lesions: Lesions | None = None  # where each lesion is known
+    classes: Classes | None = None  # None: a network of one logit
+    threshold_origin: str = ""  # who chose it, and on what
+    model: Model | None = None
+    about: dict[str, Any] = field(default_factory=dict)  # of the bag: a scan's tilt, spacings, warnings
+    slots: int | None = None  # instances the average attention is taken over; None = the real ones
+
+    @property
+    def positive(self) -> bool:
+        if self.classes is not None:
+            return self.classes.names[self.classes.called] != self.classes.negative
+        return self.threshold is not None and self.probability > self.threshold
+
+    @property
+    def label_positive(self) -> bool | None:
+        if self.label is None or self.classes is None:
+            return None if self.label is None else bool(self.label)
+        return self.classes.names[self.label] != self.classes.negative
+
+    @property
+    def verdict(self) -> str:
+        return self._in_words(self.positive, self.classes and self.classes.called)
+
+    @property
+    def true_verdict(self) -> str:
+        """Empty where there is no label."""
+        return "" if self.label is None else self._in_words(bool(self.label), self.label)
+
+    def _in_words(self, positive: bool, number: int | None) -> str:
+        if self.classes is not None and number is not None:
+            return self.classes.names[number]
+        return "positive" if positive else "negative"
+
+    @property
+    def flagged(self) -> np.ndarray:
+        """(N,) instances with more than the average attention, in a positive bag; none in a negative one."""
+        above = self.times_average > 1 + 1e-6  # equal attention is not above its average
+        return self.positive & (above | (len(self.attention) == 1))
+
+    @property
+    def times_average(self) -> np.ndarray:
+        """(N,) attention as a multiple of its average."""
+        return self.attention * (self.slots or len(self.attention))
+
+
+class BagResultd(Transform):
+    """What the network said of a bag, without its padding → the key `result`.
+
+    Args:
+        threshold: a bag is called positive above this probability.
+        slots: instances over which the average attention is taken, for a network of slots.
+        class_names: of a network with a logit for each class; the highest is what the bag is called.
+        hierarchy: coarse class → its fine classes, which are those of class_names in their order.
+        negative_class: the class without a finding, its number or name; "none" where every class is one.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        slots: int | None = None,
+        class_names: Sequence[str] | None = None,
+        hierarchy: Mapping[str, Sequence[str]] | None = None,
+        negative_class: int | str | None = 0,
+    ) -> None:
+        self.threshold = threshold
+        self.slots = slots
+        self.names = tuple(map(str, class_names or ()))
+        if not 0 <= threshold <= 1:
+            raise InputError(f"the threshold {threshold} is no probability: give one from 0 to 1 with --threshold")
+        if self.names and threshold != 0.5:
+            raise InputError(f"of several classes the likeliest is called, at no threshold: leave out {threshold}")
+        coarse = {fine: coarse for coarse, own in (hierarchy or {}).items() for fine in own}
+        if hierarchy and self.names != tuple(coarse):
+            raise InputError(
+                f"class_names are {', '.join(self.names) or 'not given'}, the hierarchy has {', '.join(coarse)}: "
+                "give the classes of the hierarchy, in their order"
+            )
+        self.groups = tuple(coarse.values())
+        self.negative = _negative(negative_class, self.names) if self.names else None
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        real = data["mask"][0] > 0.5  # [N]
+        truth = data.get("instance_label")
+        label = data.get("label")
+        about = json.loads(data.get("about", "{}"))
+        logits = data["logits"].float()  # [classes]
+        classes = None if len(logits) == 1 else self._classes(logits)
+        row = 0 if classes is None or len(data["scores"]) == 1 else classes.finding  # of a network that scores by class
+        result = BagResult(
+            bag_id=data["bag_id"],
+            source=data["source"],
+            probability=float(torch.sigmoid(logits)[0]) if classes is None else _of_a_finding(classes),
+            threshold=self.threshold if classes is None else None,
+            scores=_numbers(data["scores"], real, row),
+            attention=_numbers(data["attention"], real, row),
+            instances=_instances(data, real),
+            label=None if label is None else int(label[0]),
+            truth=None if truth is None else _numbers(truth, real).astype(int),
+            lesions=_lesions(data, real, about),
+            classes=classes,
+            about=about,
+            slots=self.slots,
+        )
+        return {**data, "result": result}
+
+    def _classes(self, logits: torch.Tensor) -> Classes:
+        if len(self.names) != len(logits):
+            raise InputError(
+                f"the network has {len(logits)} classes, class_names has {len(self.names)}: give a name to each"
+            )
+        return Classes(self.names, torch.softmax(logits, dim=0).cpu().numpy(), self.groups, self.negative)
+
+
+class SignResultd(Transform):
+    """Says in the `result` which network it is from, and where its threshold comes from."""
+
+    def __init__(self, model: ModelCard, threshold_origin: str) -> None:
+        self.model = model
+        self.threshold_origin = threshold_origin
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["result"]
+        origin = self.threshold_origin if result.classes is None else "none: the most probable class is called"
+        return {**data, "result": replace(result, model=self.model.read(), threshold_origin=origin)}
+
+
+class ModelCard:
+    """Which network a bundle runs, read from its metadata and its weights when first asked for.
+
+    Args:
+        bundle_root: folder of the bundle.
+        ckpt_path: file of the weights.
+    """
+
+    def __init__(self, bundle_root: str, ckpt_path: str) -> None:
+        self.metadata = Path(bundle_root) / "configs" / "metadata.json"
+        self.weights = Path(ckpt_path)
+        self._model: Model | None = None
+
+    def read(self) -> Model:
+        """With an empty sha256 as long as there are no weights: configs are looked at before a network is trained."""
+        if self._model is None or not self._model.sha256:
+            self._model = Model(*self._name_and_version(), self._sha256())
+        return self._model
+
+    def _name_and_version(self) -> tuple[str, str]:
+        try:
+            metadata = json.loads(self.metadata.read_text())
+        except OSError as error:
+            raise InputError(
+                f"{self.metadata} cannot be read ({error.strerror}): give the bundle's folder as --bundle_root"
+            ) from error
+        return metadata["name"], metadata["version"]
+
+    def _sha256(self) -> str:
+        if not self.weights.is_file():
+            return ""
+        with self.weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _negative(given: int | str | None, names: tuple[str, ...]) -> str | None:
+    """The name of the class without a finding. The command line cannot give null, so "none" says it too."""
+    if given is None or (str(given).lower() == "none" and str(given) not in names):
+        return None
+    if str(given) in names:
+        return str(given)
+    if isinstance(given, int) and given in range(len(names)):
+        return names[given]
+    raise InputError(
+        f"negative_class is {given!r}: give one of {', '.join(names)}, its number from 0, or none if every class is a "
+        "finding"
+    )
+
+
+def _numbers(values: torch.Tensor, real: torch.Tensor, row: int = 0) -> np.ndarray:
+    return values[row].to(real.device)[real].float().cpu().numpy()
+
+
+def _of_a_finding(classes: Classes) -> float:
+    if classes.negative is None:
+        return float(classes.probabilities.max())
+    return 1 - float(classes.probabilities[classes.names.index(classes.negative)])
+
+
+def _instances(data: Mapping[Hashable, Any], real: torch.Tensor) -> Sequence[Mapping[str, Any]]:
+    if "places" not in data:
+        instances: list[dict[str, Any]] = json.loads(data["instances"])
+        return instances
+    slide, x, y = data["places"][:, real.cpu()].numpy()
+    return PatchPlaces(np.stack([x, y], axis=1), slide)
+
+
+def _lesions(data: Mapping[Hashable, Any], real: torch.Tensor, about: Mapping[str, Any]) -> Lesions | None:
+    if "lesion" not in data:
+        return None
+    said = about["lesions"]
+    return Lesions(data["lesion"][0][real.cpu()].numpy(), said["count"], tuple(said["excluded"]))

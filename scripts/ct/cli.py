@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a person types about head CT: `python -m scripts datalist ct`, `doctor ct`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts.core.cli import path_or_none, whole_number
+
+
+def datalist(
+    folder: str,
+    labels: str | None = None,
+    output: str | None = None,
+    subtype: str = "any",
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Make the datalist of a head CT cohort, split by patient, with a check of what it holds.
+
+    FOLDER is one of three, which the csv of the labels shows:
+
+    RSNA 2019 as downloaded, stage_2_train.csv beside the folder stage_2_train. A scan is positive where one of its
+    slices is; labels of slices are kept for evaluation.
+
+    CQ500 as downloaded, reads.csv beside the folders or zips of the cases. Two of three readers decide.
+
+    Any folder with labels.csv, whose columns are scan, label (0 or 1) and if wanted patient and section (training,
+    validation or test). A scan is a path below FOLDER: a folder or a zip with a study, a NIfTI or an NRRD file.
+
+    Beside OUTPUT are written OUTPUT's name with _check.json, counts, what was left out and why, and patients and slices
+    in more than one section (none); and .headers.jsonl, which makes a second run fast.
+
+    Args:
+        folder: the --dataset_dir of training; paths in the datalist are relative to it.
+        labels: the csv, a path from here or else from FOLDER; by default stage_2_train.csv, reads.csv or labels.csv in
+            FOLDER.
+        output: the datalist, or a folder for it; by default FOLDER/datalist.json.
+        subtype: of RSNA: any, epidural, intraparenchymal, intraventricular, subarachnoid or subdural.
+        shares: of training, validation and test.
+        seed: the same seed splits the same patients in the same way.
+        force: overwrite a datalist that this command did not write.
+    """
+    from scripts.ct.datalist.writing import write_ct_datalist
+
+    print(
+        write_ct_datalist(
+            Path(str(folder)),
+            path_or_none(labels),
+            path_or_none(output),
+            str(subtype),
+            shares,
+            whole_number(seed),
+            force,
+        )
+    )
+
+
+def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> None:
+    """Look for what would stop or spoil a run on head CT: PASS, INFO, WARN or FAIL, each with what to do.
+
+    First this computer: versions, decoders of compressed DICOM, CUDA, room for results. Then the datalist: sections,
+    labels, files, patients in two sections. Then each scan: the series that is read and why others are not, order,
+    spacing, tilt, missing and double slices, and whether its middle slice decodes to plausible Hounsfield units.
+    The exit code is 1 where something FAILs.
+
+    Args:
+        path: the folder of the scans (--dataset_dir), or one scan.
+        datalist: what to examine; by default PATH/datalist.json, or without it every scan below PATH.
+        output_dir: where the results would go.
+    """
+    from scripts.ct.doctor import examine_ct
+    from scripts.doctor.findings import told
+
+    findings = examine_ct(Path(str(path)), path_or_none(datalist), Path(str(output_dir)))
+    if not told(findings):
+        raise SystemExit(1)

@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Any folder of scans, with a csv that names each and its label."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+
+from scripts.core.errors import InputError
+from scripts.ct.datalist.images import Images, by_place
+from scripts.ct.dicom.headers import Header
+from scripts.ct.scans import find_scans
+from scripts.ct.volumes import is_volume
+from scripts.datalist.split import Cohort, Scan
+from scripts.datalist.tables import ScanLabel, read_scan_labels
+
+_SHOWN = 3  # scans that are told to be unknown
+_SUFFIX = re.compile(r"\.(nii|nii\.gz|nrrd|zip|dcm)$", re.IGNORECASE)
+
+
+def collect(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Images]:
+    """A scan for each row: a folder, a zip or a file of DICOM, or a volume in NIfTI or NRRD."""
+    rows = read_scan_labels(labels)
+    names = _names(folder, rows, labels)
+    places = _places(folder, rows, labels)
+    elsewhere = [place for found in places for place in found if not place.is_relative_to(folder)]
+    images = Images(folder, [folder, *elsewhere], index)
+    planes = by_place(images.headers, (place for found in places for place in found))
+    cohort = Cohort()
+    for row, bag_id, found in zip(rows, names, places, strict=True):
+        if len(found) == 1 and is_volume(found[0]):
+            _add_volume(cohort, images, row, bag_id, found[0])
+        else:
+            _add_dicom(cohort, images, row, bag_id, [header for place in found for header in planes[place]])
+    labelled = {header.file for headers in planes.values() for header in headers}
+    rest = (header.file for header in images.headers if header.file not in labelled)
+    cohort.rejected.add("image in no scan that has a row", {file.relative_to(images.folder) for file in rest})
+    return cohort, images
+
+
+def _places(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[list[Path]]:
+    """The folder or files of each row's scan: a path below the folder, or a name that inference would give it."""
+    places = [[_place(row.scan, folder)] for row in rows]
+    unknown = [index for index, (place,) in enumerate(places) if not place.exists()]
+    if unknown:
+        named = {scan["bag_id"]: scan["image"] for scan in find_scans(folder)}
+        for index in unknown:
+            image: str | list[str] = named.get(rows[index].scan, [])
+            places[index] = [Path(path) for path in ([image] if isinstance(image, str) else image)]
+        unknown = [index for index in unknown if not places[index]]
+    if unknown:
+        listed = ", ".join(f"{rows[index].scan!r} in line {rows[index].line}" for index in unknown[:_SHOWN])
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        raise InputError(
+            f"{labels} names {len(unknown)} of {len(rows)} scans that are not in {folder} ({listed}{more}): "
+            "give each scan's path below that folder"
+        )
+    return places
+
+
+def _names(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[str]:
+    lines: dict[str, int] = {}
+    for row in rows:
+        bag_id = _bag_id(row.scan, folder)
+        if bag_id in lines:
+            raise InputError(f"{labels}, lines {lines[bag_id]} and {row.line} would both be named {bag_id}: rename one")
+        lines[bag_id] = row.line
+    return list(lines)
+
+
+def _bag_id(scan: str, folder: Path) -> str:
+    path = os.path.relpath(folder / scan, folder)
+    if path == ".":
+        return folder.resolve().name
+    return _SUFFIX.sub("", path.replace(f"..{os.sep}", "")).replace(os.sep, "_")
+
+
+def _place(scan: str, folder: Path) -> Path:
+    path = os.path.relpath(folder / scan, folder)
+    return Path(os.path.abspath(folder / scan)) if path.startswith("..") else folder / path
+
+
+def _add_dicom(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, planes: Sequence[Header]) -> None:
+    choice = images.choose(cohort, bag_id, planes)
+    if choice is None:
+        return
+    patient = row.patient or images.patient_of(cohort, bag_id, choice.headers)
+    cohort.scans.append(
+        Scan(
+            bag_id=bag_id,
+            label=row.label,
+            image=images.named(choice.headers),
+            slices=len(choice.headers),
+            patient=patient,
+            sops=frozenset(plane.sop for plane in choice.headers if plane.sop),
+            section=row.section,
+            patient_in_headers=not row.patient,
+        )
+    )
+
+
+def _add_volume(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, path: Path) -> None:
+    try:
+        shape = _shape(path)
+    except Exception:  # nibabel, gzip, zlib and nrrd each raise their own
+        cohort.rejected.add("volume that cannot be read", [bag_id])
+        return
+    if len(shape) != 3:
+        cohort.rejected.add("volume that has not three axes", [bag_id])
+        return
+    if not row.patient:
+        cohort.warnings.add("no PatientID, so taken for a patient of its own", [bag_id])
+    cohort.scans.append(
+        Scan(
+            bag_id=bag_id,
+            label=row.label,
+            image=images.relative(path),
+            slices=int(shape[2]),
+            patient=row.patient or bag_id,
+            section=row.section,
+            patient_in_headers=False,
+        )
+    )
+
+
+def _shape(path: Path) -> Sequence[int]:
+    """From the header alone."""
+    if path.suffix.lower() == ".nrrd":
+        return list(nrrd.read_header(str(path))["sizes"])
+    volume: Any = nib.load(path)
+    return list(volume.shape)

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files that may hold an image: below a folder, in a list, or within a zip that is read where it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from scripts.core.errors import InputError
+from scripts.core.files import write_whole
+
+MAX_ZIP_BYTES = 4 * 1024**3  # unpacked
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A file on disk, or a member of a zip."""
+
+    path: Path
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        name = self.path.name if self.member is None else self.member.rsplit("/", 1)[-1]
+        return "".join(character if character.isprintable() else "?" for character in name)
+
+    def open(self) -> BinaryIO:
+        if self.member is None:
+            return self.path.open("rb")
+        with Opener() as opener:
+            return io.BytesIO(opener.open(self).read())
+
+    def relative_to(self, folder: Path) -> str:
+        """As text for `open_image`: a zip is one more folder."""
+        path = os.path.relpath(self.path, folder)
+        if self.member is None:
+            return path
+        return self.member if path == "." else f"{path}/{self.member}"
+
+
+class Opener(ExitStack):
+    """Opens many image files; a zip stays open until the end, so that its list of members is read once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._zips: dict[Path, zipfile.ZipFile] = {}
+
+    def open(self, file: ImageFile) -> BinaryIO:
+        if file.member is None:
+            return file.path.open("rb")
+        if file.path not in self._zips:
+            self._zips[file.path] = self.enter_context(zipfile.ZipFile(file.path))
+        return cast(BinaryIO, self._zips[file.path].open(file.member))
+
+
+def open_image(source: str | Sequence[str], file: str) -> BinaryIO:
+    """Opens a slice of a scan again.
+
+    Args:
+        source: the path of the scan, or the list of its files.
+        file: the text that its `instances` keep for this slice.
+    """
+    base = folder_of(Path(source if isinstance(source, str) else source[0]))
+    try:
+        return _image_file(base, file).open()
+    except Exception as error:  # a zip that was damaged since fails in many ways
+        raise InputError(f"cannot open {file} of {base} again: leave the scan where it was read") from error
+
+
+def folder_of(source: Path) -> Path:
+    """What the `file` texts of a scan's slices are relative to."""
+    return source if source.is_dir() or is_zip(source) else source.parent
+
+
+def _image_file(base: Path, file: str) -> ImageFile:
+    if base.is_file():
+        return ImageFile(base, file)
+    for slash in (place for place, character in enumerate(file) if character == "/"):
+        if (base / file[:slash]).is_file():
+            return ImageFile(base / file[:slash], file[slash + 1 :])
+    return ImageFile(base / file)
+
+
+def is_zip(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False  # a pipe would be waited for without end
+        with path.open("rb") as stream:
+            return stream.read(4) == b"PK\3\4"
+    except OSError:
+        return False
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Files in an order that lasts; hidden ones are passed over, and a folder that links lead to twice is read once."""
+    if not root.is_dir():
+        yield root
+    entered: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            subfolders.clear()
+            continue
+        entered.add(real)
+        subfolders[:] = sorted(filter(_is_shown, subfolders))
+        yield from (Path(folder, name) for name in sorted(filter(_is_shown, names)))
+
+
+def members(archive: zipfile.ZipFile) -> list[str]:
+    """The files in it, hidden ones passed over."""
+    names = {info.filename for info in archive.infolist() if not info.is_dir()}
+    return sorted(name for name in names if all(map(_is_shown, name.split("/"))))
+
+
+def unpacked_bytes(archive: zipfile.ZipFile) -> int:
+    return sum(info.file_size for info in archive.infolist())
+
+
+def _is_shown(name: str) -> bool:
+    is_hidden = name.startswith(".") and name not in (".", "..")
+    return not is_hidden and name.upper() not in ("DICOMDIR", "__MACOSX")
+
+
+SAVED_EVERY = 4000  # files read; later every tenth of what is known, so that saving never costs more than reading
+
+
+class FileIndex:
+    """Rows per file in a JSON-lines file; a file that was replaced since, or a damaged index, is as if never read.
+
+    Args:
+        path: where it lies; None remembers nothing.
+        layout: names what a row holds, so that rows of another version are not mistaken for ours.
+    """
+
+    def __init__(self, path: Path | None, layout: Sequence[object]) -> None:
+        self.path = path
+        self.layout = list(layout)
+        self._known = _load(path, self.layout) if path else {}
+        self._unsaved = 0
+
+    def get(self, file: Path) -> list[Any] | None:
+        entry = self._known.get(_key(file))
+        return entry[1] if entry and entry[0] == _stamp(file) else None
+
+    def put(self, file: Path, rows: list[Any]) -> None:
+        if self.path is None:
+            return
+        self._known[_key(file)] = (_stamp(file), rows)
+        self._unsaved += 1
+        if self._unsaved >= max(SAVED_EVERY, len(self._known) // 10):
+            self._save()
+
+    def close(self, files: Sequence[Path]) -> None:
+        """Forgets all but these files and writes the rest."""
+        seen = {_key(file) for file in files}
+        gone = [key for key in self._known if key not in seen]
+        for key in gone:
+            del self._known[key]
+        if gone or self._unsaved:
+            self._save()
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        lines = [json.dumps([key, *entry]) for key, entry in self._known.items()]
+        body = "".join(f"{line}\n" for line in lines)
+        try:
+            write_whole(self.path, json.dumps([self.layout, _digest(body)]) + "\n" + body)
+        except OSError as error:
+            raise InputError(f"cannot write the index {self.path} ({error.strerror}): give another place") from error
+        self._unsaved = 0
+
+
+def _load(path: Path, layout: list[object]) -> dict[str, tuple[list[int], list[Any]]]:
+    try:
+        head, body = path.read_text(encoding="utf-8").split("\n", 1)
+        if json.loads(head) != [layout, _digest(body)]:
+            return {}
+        return {key: (stamp, rows) for key, stamp, rows in map(json.loads, body.splitlines())}
+    except (OSError, ValueError):
+        return {}
+
+
+def _digest(body: str) -> str:
+    return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
+
+
+def _key(file: Path) -> str:
+    return os.path.abspath(file)
+
+
+def _stamp(file: Path) -> list[int]:
+    """Changes when the file does, also when its size and times are made to look the same (then ctime tells)."""
+    try:
+        status = file.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

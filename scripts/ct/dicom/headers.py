@@ -1,0 +1,343 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The DICOM images of a scan or a cohort: what each one's header says, read without its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import pydicom
+from pydicom import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from tqdm import tqdm
+
+from scripts.core.errors import InputError
+from scripts.ct.dicom.files import MAX_ZIP_BYTES, FileIndex, ImageFile, members, unpacked_bytes, walk
+from scripts.ct.dicom.tags import Tags, quietly
+
+MAX_SIDE = 4096  # rows and columns: a damaged header that claims more would fill the memory
+INCOMPLETE = "holds no complete image"
+
+_NOT_IMAGES = ("SR", "PR", "KO", "DOC", "PLAN", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG")
+
+# Only what is needed is ever read: a patient's name cannot leak from where it never was.
+_IDENTITY = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
+_KIND = ["Modality", "ImageType", "SeriesNumber", "AcquisitionNumber", "InstanceNumber"]
+_WHAT = ["SeriesDescription", "BodyPartExamined"]
+_LOOK = ["ConvolutionKernel", "ContrastBolusAgent", "ContrastBolusAgentSequence"]
+_GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns"]
+_SCALE = ["RescaleSlope", "RescaleIntercept"]
+_SIZE = ["SamplesPerPixel", "BitsAllocated"]
+_FRAMES = ["NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+_TAGS: list[Any] = _IDENTITY + _KIND + _WHAT + _LOOK + _GEOMETRY + _SCALE + _SIZE + _FRAMES
+_GROUPS = (  # where an enhanced multi-frame file keeps what a classic one has at its top
+    *("FrameContentSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
+    *("PixelValueTransformationSequence", "CTImageFrameTypeSequence", "CTReconstructionSequence"),
+)
+
+_NO_AGENT = r"^(|n|na|n/a|0)$|^(no|not|non|none|without)\b(?![ -]*ionic)"
+_PLAIN = (
+    r"\b(without|sans|w/?o|w/out|plain|native?|unenhanced|ncct|nect|no( i\.?v\.?)? contrast"
+    r"|(non|pre)[ -]?(contrast|enhanced|ce))\b"
+)
+_ENHANCED = r"\b(contrast|enhanced|cect|angio|cta|post[ -]?(contrast|iv|km))\b|\bc\+"
+_SHARP = r"\b(bone|knochen|osseux|lung)\b"
+
+# Parts of the body, of which the codes run together: HEADNECK, CSPINE, CHESTABDPELVIS.
+HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|kopf|sch(ä|ae?)del|cr[aâ]ne|t[eê]te", re.IGNORECASE)
+_BELOW = (
+    r"neck|cervical|carotid|hals|spine|rachis|lumbar|lendenwirbel|sacrum|chest|thora(x|cic)|lunge?|heart|cardiac|coronary"
+    r"|aorta|breast|abd(omen|ominal)?|liver|kidney|pancreas|colon|bladder|pelvi[sc]|becken|shoulder|humerus|elbow|forearm"
+    r"|arm|wrist|hand|hip|femur|thigh|knee|ankle|foot|leg|extremity"
+)
+BELOW_HEAD = re.compile(_BELOW, re.IGNORECASE)
+_SAID_BELOW_HEAD = re.compile(rf"(?<![a-z])([ctl]-?)?({_BELOW})s?(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One image plane. A tag that is missing or makes no sense is "" or None."""
+
+    file: ImageFile
+    frame: int | None  # from 1, of a multi-frame file
+    patient: str  # a short hash of the PatientID
+    study: str
+    series: str
+    sop: str
+    modality: str
+    image_type: tuple[str, ...]
+    kernel: str
+    series_number: str
+    contrast: bool  # an agent was given
+    body_part: str  # in capitals
+    samples: int  # per pixel: 1 is grey, 3 is colour
+    rows: int
+    columns: int
+    orientation: tuple[float, ...] | None  # direction along a row, then down a column
+    position: tuple[float, ...] | None  # LPS millimetres of the first pixel
+    pixel_spacing: tuple[float, ...] | None  # millimetres between rows, then between columns
+    thickness: float | None
+    slope: float
+    intercept: float
+    acquisition: int | None
+    instance: int | None
+
+
+class Rejected(NamedTuple):
+    """A file that cannot be used, and why."""
+
+    file: ImageFile
+    reason: str
+
+
+_LAYOUT = [2, *(field.name for field in fields(Header))]  # the number grows when a field changes its meaning
+
+
+def read_headers(
+    root: Path | Sequence[Path], index: Path | None = None, progress: bool = False
+) -> tuple[list[Header], list[Rejected]]:
+    """Every image below a folder, in a zip or in these files; reports and files that are no DICOM are passed over.
+
+    Args:
+        root: a folder, a file or a zip, or several.
+        index: a file that remembers the headers, so that a second walk reads only what is new.
+        progress: show a bar.
+    """
+    roots = [root] if isinstance(root, Path) else list(root)
+    for path in roots:
+        if not path.exists():
+            raise InputError(f"{path} does not exist: check the path")
+    paths = list(dict.fromkeys(path for each in roots for path in walk(each)))
+    remembered = FileIndex(index, _LAYOUT)
+    headers: list[Header] = []
+    rejected: list[Rejected] = []
+    with quietly():
+        for path in tqdm(paths, desc="headers", unit="file", delay=5, disable=not progress):
+            for found in _recall(path, remembered):
+                if isinstance(found, Header):
+                    headers.append(found)
+                else:
+                    rejected.append(found)
+    remembered.close(paths)
+    return headers, rejected
+
+
+def _recall(path: Path, remembered: FileIndex) -> list[Header | Rejected]:
+    rows = remembered.get(path)
+    if rows is not None:
+        return [_from_row(path, row) for row in rows]
+    found = _read_path(path)
+    remembered.put(path, [_to_row(item) for item in found])
+    return found
+
+
+def _to_row(item: Header | Rejected) -> list[Any]:
+    if isinstance(item, Rejected):
+        return [item.file.member, item.reason]
+    return [item.file.member, *(getattr(item, field.name) for field in fields(Header)[1:])]
+
+
+def _from_row(path: Path, row: Sequence[Any]) -> Header | Rejected:
+    file = ImageFile(path, row[0])
+    if len(row) == 2:
+        return Rejected(file, row[1])
+    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row[1:]]
+    return Header(file, *values)
+
+
+def _read_path(path: Path) -> list[Header | Rejected]:
+    file = ImageFile(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return []  # a pipe would be waited for without end
+        with path.open("rb") as stream:
+            if stream.read(4) == b"PK\3\4":
+                return _read_zip(path)
+            stream.seek(0)
+            return _read_image(file, stream, os.fstat(stream.fileno()).st_size)
+    except OSError as error:
+        return [Rejected(file, f"cannot be opened ({error.strerror})")]
+
+
+def _read_zip(path: Path) -> list[Header | Rejected]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if unpacked_bytes(archive) > MAX_ZIP_BYTES:
+                return [Rejected(ImageFile(path), f"claims to unpack to more than {MAX_ZIP_BYTES // 1024**3} GB")]
+            files = [ImageFile(path, name) for name in members(archive)]
+            return [found for file in files for found in _read_member(archive, file)]
+    except OSError:
+        raise
+    except Exception:  # a damaged list of members fails in many ways
+        return [Rejected(ImageFile(path), "is a damaged zip")]
+
+
+def _read_member(archive: zipfile.ZipFile, file: ImageFile) -> list[Header | Rejected]:
+    try:
+        with archive.open(str(file.member)) as stream:
+            return _read_image(file, cast(BinaryIO, stream), archive.getinfo(str(file.member)).file_size)
+    except Exception:  # encrypted, damaged, of an unknown compression: each raises its own
+        return [Rejected(file, "cannot be unpacked")]
+
+
+def _read_image(file: ImageFile, stream: BinaryIO, size: int) -> list[Header | Rejected]:
+    if stream.read(132)[128:] != b"DICM":
+        lost = file.name.lower().endswith(".dcm")  # an empty `17.dcm` was a slice once
+        return [Rejected(file, INCOMPLETE)] if lost else []
+    try:
+        if _is_deflated(stream):
+            return [Rejected(file, "is deflated: store it uncompressed")]
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, specific_tags=_TAGS, stop_before_pixels=True)
+        planes = [*_planes(file, dataset)]
+        is_cut = planes and size - stream.tell() < _bytes_of_pixels(dataset, planes)
+        return [Rejected(file, INCOMPLETE)] if is_cut else [*planes]
+    except _UnusableError as error:
+        return [Rejected(file, str(error))]
+    except Exception:  # a damaged file fails in as many ways as there are places to damage it
+        return [Rejected(file, INCOMPLETE)]
+
+
+def _bytes_of_pixels(dataset: pydicom.Dataset, planes: Sequence[Header]) -> int:
+    """What must follow the header at least: of compressed pixels anything."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID", "")
+    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
+        return 1
+    values = sum(plane.rows * plane.columns * plane.samples for plane in planes)
+    of_element = 8 if syntax == ImplicitVRLittleEndian else 12  # its tag, its kind and its length
+    return of_element + values * (Tags(dataset).integer("BitsAllocated") or 8) // 8
+
+
+def _is_deflated(stream: BinaryIO) -> bool:
+    """Asked before anything is inflated, for a megabyte may hold gigabytes; the stream stands where the meta begins."""
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    return bool(meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
+
+
+class _UnusableError(Exception):
+    """Why a file is rejected."""
+
+
+def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
+    """The image planes of one file: one, or as many as it has frames; none where it is no image."""
+    top = Tags(dataset)
+    if top.text("Modality") in _NOT_IMAGES:
+        return
+    rows, columns = top.integer("Rows"), top.integer("Columns")
+    if rows is None or columns is None:
+        kind = top.text("SOPClassUID")
+        if kind and "Image" not in pydicom.uid.UID(kind).name:
+            return  # raw data and the like, which scanners put beside the slices
+        raise _UnusableError(INCOMPLETE)
+    if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
+        raise _UnusableError(f"claims an image of {rows} x {columns}")
+
+    frames = top.items("PerFrameFunctionalGroupsSequence")
+    claimed = top.integer("NumberOfFrames") or 1
+    if frames and len(frames) != claimed:
+        raise _UnusableError(f"claims {claimed} frames and describes {len(frames)}")
+    if not frames:
+        yield _header(file, None, top, is_placed=claimed == 1)
+        return
+    common = [part for group in top.items("SharedFunctionalGroupsSequence")[:1] for part in _parts(group)]
+    for number, frame in enumerate(frames, start=1):
+        yield _header(file, number, Tags(*_parts(frame), *common, dataset))
+
+
+def _parts(group: Dataset) -> Iterator[Dataset]:
+    for keyword in _GROUPS:
+        yield from Tags(group).items(keyword)[:1]
+
+
+def _header(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = True) -> Header:
+    thickness = tags.positive("SliceThickness", 1)
+    number, of_frame = tags.integer("SeriesNumber"), tags.integer("FrameAcquisitionNumber")
+    return Header(
+        file=file,
+        frame=frame,
+        patient=_hashed(tags.text("PatientID")),
+        study=tags.text("StudyInstanceUID"),
+        series=tags.text("SeriesInstanceUID"),
+        sop=tags.text("SOPInstanceUID"),
+        modality=tags.text("Modality"),
+        image_type=tags.texts("FrameType") or tags.texts("ImageType"),
+        kernel=_kernel(tags),
+        series_number="" if number is None else str(number),
+        contrast=_contrast(tags),
+        body_part=_body_part(tags),
+        samples=tags.integer("SamplesPerPixel") or 1,
+        rows=tags.integer("Rows") or 0,
+        columns=tags.integer("Columns") or 0,
+        orientation=_directions(tags),
+        position=tags.numbers("ImagePositionPatient", 3) if is_placed else None,
+        pixel_spacing=tags.positive("PixelSpacing", 2),
+        thickness=thickness[0] if thickness else None,
+        slope=_scale(tags, "RescaleSlope", 1.0),
+        intercept=_scale(tags, "RescaleIntercept", 0.0),
+        acquisition=tags.integer("AcquisitionNumber") if of_frame is None else of_frame,
+        instance=tags.integer("InstanceNumber") if frame is None else frame,
+    )
+
+
+def _hashed(patient: str) -> str:
+    return hashlib.blake2b(patient.encode(errors="replace"), digest_size=8).hexdigest() if patient else ""
+
+
+# The description is free text, which may name the patient: only what follows from it is kept.
+
+
+def _kernel(tags: Tags) -> str:
+    described = re.search(_SHARP, tags.text("SeriesDescription"), re.IGNORECASE)
+    return "\\".join(tags.texts("ConvolutionKernel")) or (described.group().upper() if described else "")
+
+
+def _contrast(tags: Tags) -> bool:
+    description = tags.text("SeriesDescription")
+    if re.search(_PLAIN, description, re.IGNORECASE):
+        return False
+    agent = tags.text("ContrastBolusAgent")
+    is_none = re.search(_NO_AGENT, agent, re.IGNORECASE) or re.search(_PLAIN, agent, re.IGNORECASE)
+    has_agent = not is_none or tags.items("ContrastBolusAgentSequence")
+    return bool(has_agent or re.search(_ENHANCED, description, re.IGNORECASE))
+
+
+def _body_part(tags: Tags) -> str:
+    given, description = tags.text("BodyPartExamined").upper(), tags.text("SeriesDescription")
+    if given or HEAD.search(description):
+        return given
+    said = _SAID_BELOW_HEAD.search(description)
+    return said.group().upper() if said else ""
+
+
+def _directions(tags: Tags) -> tuple[float, ...] | None:
+    """Two unit vectors at right angles, or nothing."""
+    six = tags.numbers("ImageOrientationPatient", 6)
+    if six is None:
+        return None
+    row, column = six[:3], six[3:]
+    slant = sum(a * b for a, b in zip(row, column, strict=True))
+    return six if max(abs(math.hypot(*row) - 1), abs(math.hypot(*column) - 1), abs(slant)) < 0.05 else None
+
+
+def _scale(tags: Tags, keyword: str, default: float) -> float:
+    if tags.value(keyword) is None:
+        return default
+    number = tags.numbers(keyword, 1)
+    if number is None or (keyword == "RescaleSlope" and number[0] == 0):
+        raise _UnusableError(f"has no usable {keyword}")
+    return number[0]

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Values of DICOM tags, whatever was written where they belong."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pydicom
+from pydicom import Dataset
+
+MAX_TEXT = 128  # a UID has 64 characters; a damaged tag may have millions
+
+
+class Tags:
+    """Looks a tag up in one data set after the other; one that is missing, empty or senseless is "", () or None."""
+
+    def __init__(self, *sources: Dataset) -> None:
+        self.sources = sources
+
+    def value(self, keyword: str) -> Any:
+        for source in self.sources:
+            try:
+                value = source.get(keyword)
+            except Exception:  # bytes that its type cannot be made of
+                continue
+            if value is not None and value != "" and value != b"":
+                return value
+        return None
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        value = self.value(keyword)
+        if value is None:
+            return ()
+        values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        return tuple(str(each).strip(" \0")[:MAX_TEXT] for each in values)
+
+    def text(self, keyword: str) -> str:
+        return next(iter(self.texts(keyword)), "")
+
+    def integer(self, keyword: str) -> int | None:
+        texts = self.texts(keyword)
+        try:
+            return int(texts[0]) if len(texts) == 1 else None
+        except ValueError:
+            return None
+
+    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        try:
+            numbers = tuple(float(text) for text in self.texts(keyword))
+        except ValueError:
+            return None
+        fits = len(numbers) == count and all(math.isfinite(number) and abs(number) < 1e6 for number in numbers)
+        return numbers if fits else None
+
+    def positive(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        numbers = self.numbers(keyword, count)
+        return numbers if numbers and min(numbers) > 0 else None
+
+    def items(self, keyword: str) -> list[Dataset]:
+        value = self.value(keyword)
+        return list(value) if isinstance(value, pydicom.Sequence) else []
+
+
+@contextmanager
+def quietly(library: str = "pydicom") -> Iterator[None]:
+    """Research data sets number their slices with UIDs that are none ("ID_0a1b..."): no reason to complain."""
+    logger = logging.getLogger(library)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before

@@ -1,0 +1,256 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What would stop a run on head CT, or spoil it, told before an hour is spent."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pydicom
+from tqdm import tqdm
+
+from scripts.core.bags import load_bags
+from scripts.core.errors import InputError
+from scripts.ct.datalist.images import Images, Leakage, by_place
+from scripts.ct.datalist.writing import INDEX
+from scripts.ct.dicom.headers import Header, Rejected
+from scripts.ct.dicom.hounsfield import SURELY_NOT_AIR_HU, read_slices
+from scripts.ct.dicom.series import MIN_SLICES, by_study, choose_series, slice_normal, spacings_mm, tilt_degrees
+from scripts.ct.dicom.tags import quietly
+from scripts.ct.reader import LOST_AT_MOST
+from scripts.ct.scans import find_scans
+from scripts.ct.volumes import is_volume, load_volume
+from scripts.doctor.computer import examine_computer
+from scripts.doctor.findings import Finding, Level, ScanFinding, folded, sections_in
+
+SLOW_SECONDS = 5  # after them a progress bar is shown
+
+Bag = dict[str, Any]
+
+
+def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[Finding]:
+    """The computer, a datalist where there is one, and the scans it names, or else those below a folder."""
+    yield from examine_computer(output_dir)
+    if not path.exists():
+        yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
+        return
+    if datalist is None and (path / "datalist.json").is_file():
+        datalist = path / "datalist.json"
+    bags: list[Bag] = []
+    try:
+        if datalist is None:
+            bags = find_scans(path) if path.is_dir() else [{"image": str(path), "bag_id": path.name}]
+            yield Finding(Level.PASS, f"{path} holds {len(bags)} scan{'s' * (len(bags) > 1)}")
+            images = _images(bags, None)
+        else:
+            sections = {}
+            for section, given in sections_in(datalist).items():
+                finding, sections[section] = _examine_section(datalist, section, given, path)
+                bags += sections[section]
+                yield finding
+            images = _images(bags, datalist.with_name(INDEX))
+            yield _examine_leakage(images.leakage(sections, {}))
+        yield from folded(_examine_scans(bags, images))
+    except InputError as error:
+        yield Finding(Level.FAIL, str(error))
+
+
+def _examine_section(datalist: Path, section: str, given: object, folder: Path) -> tuple[Finding, list[Bag]]:
+    if not given:
+        what = "evaluation" if section == "test" else "training"
+        return Finding(Level.WARN, f'{datalist} has no bags under "{section}"', f"add them before {what}"), []
+    try:
+        bags = load_bags(str(datalist), section, str(folder), labelled=section != "test")
+    except InputError as error:
+        return Finding(Level.FAIL, str(error)), []
+    labels = Counter(bag.get("label") for bag in bags)
+    text = f"{section}: {len(bags)} scans, {labels[1]} positive, {labels[0]} negative"
+    if labels[0] and labels[1]:
+        return Finding(Level.PASS, text), bags
+    level = Level.FAIL if section == "training" else Level.WARN
+    return Finding(level, text, "put scans of both classes into it"), bags
+
+
+def _examine_leakage(leaks: Leakage) -> Finding:
+    if leaks.slices_in_several_sections or (leaks.patients_in_several_sections and leaks.patients > 1):
+        text = (
+            f"{leaks.patients_in_several_sections} of {leaks.patients} patients and "
+            f"{leaks.slices_in_several_sections} of {leaks.slices} slices are in more than one section "
+            f"(of {' and '.join(leaks.example)})"
+        )
+        return Finding(Level.FAIL, text, "make the datalist again, with python -m scripts datalist ct")
+    if leaks.patients < 2:
+        text = f"the scans tell of {leaks.patients or 'no'} patient, so it is not known who is in two sections"
+        return Finding(Level.WARN, text, "make sure that nobody is")
+    return Finding(Level.PASS, f"none of {leaks.patients} patients and {leaks.slices} slices is in two sections")
+
+
+def _images(bags: Sequence[Bag], index: Path | None) -> Images:
+    """Of bags whose paths are whole; headers that are remembered from before are not read again."""
+    with TemporaryDirectory() as scratch:  # an index forgets what it is not asked for, so it is left alone
+        copy = Path(scratch, INDEX)
+        if index is not None and index.is_file():
+            shutil.copyfile(index, copy)
+        return Images(Path(), [path for bag in bags for path in _paths(bag)], copy)
+
+
+def _paths(bag: Bag) -> list[Path]:
+    return [Path(path) for path in ([bag["image"]] if isinstance(bag["image"], str) else bag["image"])]
+
+
+def _examine_scans(bags: Sequence[Bag], images: Images) -> Iterator[ScanFinding]:
+    places = {path for bag in bags for path in _paths(bag)}
+    headers, rejected = by_place(images.headers, places), by_place(images.rejected, places)
+    for bag in tqdm(bags, desc="scans", unit="scan", delay=SLOW_SECONDS):
+        paths = _paths(bag)
+        if is_volume(paths[0]):
+            yield examine_volume(bag, paths[0])
+        else:
+            yield examine_dicom(
+                bag,
+                [each for path in paths for each in headers[path]],
+                [each for path in paths for each in rejected[path]],
+            )
+
+
+TISSUE_HU = (0.0, 80.0)
+MIN_TISSUE = 0.03  # of a slice through the middle of a head
+
+
+def examine_volume(bag: Mapping[str, Any], path: Path) -> ScanFinding:
+    """A NIfTI or NRRD file."""
+    name = bag["bag_id"]
+    try:
+        volume = load_volume(path)
+    except InputError as error:
+        return ScanFinding(name, Level.FAIL, str(error))
+    columns, rows, slices = volume.array.shape
+    text = f"{slices} slices of {rows} x {columns}, {_spacing_and_tilt(volume.spacings, volume.tilt)}"
+    return _judged(bag, text, list(range(slices)), [], volume.array[..., slices // 2])
+
+
+def examine_dicom(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Sequence[Rejected]) -> ScanFinding:
+    """A study, its images and the files that hold none."""
+    name = bag["bag_id"]
+    remarks = []
+    if rejected:
+        (file, reason), count = rejected[0], len(rejected)
+        remarks.append(f"{file.name} {reason}" + (f", one of {count} such files" if count > 1 else ""))
+    if not headers:
+        return ScanFinding(name, Level.FAIL, "; ".join(["no images", *remarks]), "give the folder that holds the scan")
+    if len(rejected) > (len(headers) + len(rejected)) // LOST_AT_MOST:
+        return ScanFinding(name, Level.FAIL, "; ".join(remarks), "copy the scan again")
+    studies = len(by_study(headers))
+    if studies > 1:
+        return ScanFinding(name, Level.FAIL, f"{studies} studies", "give each a folder")
+    try:
+        choice = choose_series(headers, where="it")
+    except InputError as error:
+        return ScanFinding(name, Level.FAIL, str(error))
+
+    slices = choice.headers
+    middle = slices[len(slices) // 2]
+    syntax = _transfer_syntax(middle)
+    pixels, lost, mended = read_slices([middle], 0)
+    if lost:
+        return ScanFinding(
+            name,
+            Level.FAIL,
+            f"the pixels of the middle slice, {middle.file.name} ({syntax}), cannot be decoded",
+            "copy the scan again, or store it uncompressed",
+        )
+    text = ", ".join(
+        [
+            f"{len(slices)} slices of {middle.rows} x {middle.columns}",
+            _spacing_and_tilt(spacings_mm(slices), tilt_degrees(slice_normal(slices[0]))),
+            _numbering(slices),
+            syntax,
+        ]
+    )
+    if choice.set_aside:
+        text += f"; set aside {', '.join(choice.set_aside)}"
+    ids = [header.sop if header.frame is None else f"{header.sop}/{header.frame}" for header in slices]
+    return _judged(bag, text, ids, [*remarks, *choice.warnings, *mended], pixels[0])
+
+
+def _judged(
+    bag: Mapping[str, Any], text: str, ids: Sequence[str | int], remarks: Sequence[str], middle: np.ndarray
+) -> ScanFinding:
+    name = bag["bag_id"]
+    given = bag.get("instance_label")
+    if given is not None:
+        lacking = sum(id_ not in given for id_ in ids) if isinstance(given, Mapping) else abs(len(ids) - len(given))
+        if lacking:
+            return ScanFinding(
+                name,
+                Level.FAIL,
+                f"instance_label does not fit {lacking} of the {len(ids)} slices",
+                "label every slice, or leave instance_label out",
+            )
+    remarks = [*remarks, *_contradictions(bag), *_implausible(middle)]
+    if len(ids) < MIN_SLICES:
+        remarks.append("few slices for a head")
+    if not remarks:
+        return ScanFinding(name, Level.PASS, text, slices=len(ids))
+    fix = "it is read as it is; look at it, and mend or export it again where that is wrong"
+    return ScanFinding(name, Level.WARN, f"{'; '.join(remarks)} ({text})", fix, len(ids))
+
+
+def _contradictions(bag: Mapping[str, Any]) -> list[str]:
+    given = bag.get("instance_label")
+    if not given or "label" not in bag:
+        return []
+    positive = sum(given.values() if isinstance(given, Mapping) else given)
+    if (positive > 0) == bag["label"]:
+        return []
+    return [
+        f"label {bag['label']}, though {positive or 'none'} of its slices {'is' if positive < 2 else 'are'} positive"
+    ]
+
+
+def _implausible(middle: np.ndarray) -> list[str]:
+    """Why a slice through the middle, in HU, is hardly that of a head in air."""
+    margin = max(min(middle.shape) // 32, 1)
+    inside = np.zeros(middle.shape, dtype=bool)
+    inside[margin:-margin, margin:-margin] = True
+    border = float(np.median(middle[~inside]))
+    tissue = float(np.mean((middle > TISSUE_HU[0]) & (middle < TISSUE_HU[1])))
+    found = []
+    if border > SURELY_NOT_AIR_HU:
+        found.append(f"{border:.0f} HU at the border of the middle slice, where air is expected")
+    if tissue < MIN_TISSUE:
+        found.append(f"{tissue:.1%} of the middle slice is between 0 and 80 HU, where brain is expected")
+    return found
+
+
+def _spacing_and_tilt(spacings: np.ndarray, tilt: float) -> str:
+    if not len(spacings):
+        return f"tilt {tilt:.1f} degrees"
+    low, high = (f"{value:.2f}" for value in (spacings.min(), spacings.max()))
+    return f"spacing {low if low == high else f'{low} to {high}'} mm, tilt {tilt:.1f} degrees"
+
+
+def _numbering(slices: Sequence[Header]) -> str:
+    """How InstanceNumber runs along the order that counts, that of the positions."""
+    numbers = [header.instance for header in slices]
+    if any(number is None for number in numbers):
+        return "InstanceNumber missing"
+    steps = np.sign(np.diff([number for number in numbers if number is not None]))
+    if (steps > 0).all():
+        return "InstanceNumber ascending"
+    return "InstanceNumber descending" if (steps < 0).all() else "InstanceNumber out of order"
+
+
+def _transfer_syntax(header: Header) -> str:
+    try:
+        with header.file.open() as stream, quietly():
+            meta = pydicom.dcmread(stream, specific_tags=["Rows"], stop_before_pixels=True).file_meta
+        return str(meta.TransferSyntaxUID.name)
+    except Exception:  # the decoder will have its say
+        return "transfer syntax unknown"

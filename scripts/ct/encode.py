@@ -1,0 +1,236 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The first of two stages: each slice once through an encoder, one feature file per scan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from monai.data import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from scripts.core.bags import load_bags
+from scripts.core.errors import InputError
+from scripts.core.files import write_whole
+from scripts.ct.features import ATTRIBUTES, DATASETS, FORMAT, SliceFeatures, opened_features, write_slice_features
+from scripts.ct.scans import find_scans
+from scripts.engine.extraction import encode, tell_failures
+
+logger = logging.getLogger(__name__)
+
+
+class SliceEncoder(nn.Module):
+    """The encoder of a MILNetwork, for slices one by one: [B, windows, rows, columns] → [B, D].
+
+    Args:
+        encoder: (image [1, windows, rows, columns, B], mask [1, 1, B]) → [1, D, B].
+        ckpt_path: a `model.pt` whose encoder it takes; without one its weights are random.
+        seed: of the random weights.
+    """
+
+    def __init__(self, encoder: nn.Module, ckpt_path: str | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        if ckpt_path is None:
+            logger.warning(
+                "the encoder's weights are random: good for a trial alone, give those of a model.pt (--ckpt_path)"
+            )
+            _randomize(encoder, seed)
+            origin = f"random, seed {seed}"
+        else:
+            encoder.load_state_dict(_encoder_weights(ckpt_path))
+            origin = f"sha256 {hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest()[:16]}"
+        self.name = f"{type(encoder).__name__} ({origin})"
+
+    def forward(self, slices: Tensor) -> Tensor:
+        mask = torch.ones(1, 1, len(slices), device=slices.device)
+        features: Tensor = self.encoder(slices.movedim(0, -1)[None], mask)
+        return features[0].t()
+
+
+def _randomize(network: nn.Module, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # features neither vanish nor explode
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def _encoder_weights(path: str) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise InputError(f"{path} is missing: train or convert weights first, or give their place (--ckpt_path FILE)")
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    weights = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    if not weights:
+        raise InputError(f"{path} holds no weights of an encoder: give a model.pt that was trained on whole scans")
+    return weights
+
+
+class SliceFeatureExtractor:
+    """Writes `output_dir/<bag_id>.h5` for each scan; a scan that has its file is skipped.
+
+    A file of that name that was made of another scan is made anew.
+
+    Where a datalist was given, one of the same sections and labels is written beside the files. A scan that cannot be
+    read is left out, and told at the end.
+
+    Args:
+        dataset_dir: folder of the scans, and what the paths of the datalist are relative to.
+        datalist: the scans and their labels; without one all scans in dataset_dir are taken.
+        output_dir: directory of the feature files, made if absent.
+        read: bags → a dataset of what `encoder` takes and `ScanBagd` says; {"bag_id", "failed"} for a bad one.
+        encoder: network from slices [B, windows, rows, columns] to [B, D].
+        encoder_name: written into the files, which are refused when extraction goes on with another encoder.
+        settings: what else the features depend on; written and refused likewise.
+        block_size: slices per call of the encoder.
+        num_workers: processes that read scans.
+        device: where the encoder runs.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str,
+        datalist: str | None,
+        output_dir: str,
+        read: Callable[[list[dict[str, Any]]], Dataset],
+        encoder: nn.Module,
+        encoder_name: str,
+        settings: Mapping[str, Any],
+        block_size: int = 16,
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dataset_dir = dataset_dir
+        self.datalist = datalist
+        self.output_dir = Path(output_dir)
+        self.read = read
+        self.device = torch.device(device)
+        self.encoder = encoder.to(self.device).eval()
+        self.encoder_name = encoder_name
+        self.settings = json.dumps(settings, sort_keys=True)
+        self.block_size = block_size
+        self.num_workers = num_workers
+
+    def run(self) -> None:
+        """Encode every scan that has no feature file of its own yet."""
+        sections = self._sections()
+        bags = {bag["bag_id"]: bag for bags in sections.values() for bag in bags}
+        self._refuse_other_features()
+        left = [bag for bag in bags.values() if not self._is_done(bag)]
+        failures = self._extract(left)
+        if self.datalist is not None:
+            self._write_datalist(sections)
+        done, skipped = len(left) - len(failures), len(bags) - len(left)
+        logger.info("%d scans done, %d skipped (already there), %d failed", done, skipped, len(failures))
+        tell_failures(self.output_dir / "failed.csv", failures, "bag_id", f"{len(bags)} scans")
+
+    def _sections(self) -> dict[str, list[dict[str, Any]]]:
+        if self.datalist is None:
+            return {"": find_scans(self.dataset_dir)}
+        sections = {
+            name: load_bags(self.datalist, name, self.dataset_dir, labelled=False)
+            for name in _section_names(self.datalist)
+        }
+        images: dict[str, Any] = {}
+        for bag in (bag for bags in sections.values() for bag in bags):
+            if images.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
+                raise InputError(
+                    f'{self.datalist} has two scans with the bag_id {bag["bag_id"]}: give each a "bag_id" of its own'
+                )
+        if self._new_datalist.resolve() == Path(self.datalist).resolve():
+            raise InputError(f"{self.output_dir} holds the datalist of the scans themselves: give another output_dir")
+        return sections
+
+    def _extract(self, bags: list[dict[str, Any]]) -> dict[str, str]:
+        """Encode and write; gives why each of those that failed did so."""
+        failures: dict[str, str] = {}
+        sources = {bag["bag_id"]: _source(bag["image"]) for bag in bags}
+        loader = DataLoader(self.read(bags), batch_size=None, num_workers=self.num_workers)
+        for bag in tqdm(loader, desc="scans", unit="scan", total=len(bags)):
+            if "failed" in bag:
+                failures[bag["bag_id"]] = bag["failed"]
+                self._file(bag).unlink(missing_ok=True)  # it is of another scan
+            else:
+                write_slice_features(self._file(bag), self._encoded(bag, sources[bag["bag_id"]]))
+        return failures
+
+    def _encoded(self, bag: Mapping[str, Any], source: str) -> SliceFeatures:
+        instances = json.loads(bag["instances"])
+        ids = [instance["id"] for instance in instances]
+        slices: Tensor = bag["image"].movedim(-1, 0)  # [N, windows, rows, columns]
+        blocks = (block.to(self.device) for block in slices.split(self.block_size))
+        return SliceFeatures(
+            features=np.concatenate([encode(self.encoder, self.encoder_name, b, torch.float32) for b in blocks]),
+            positions_mm=np.array([instance["position_mm"] for instance in instances]),
+            sop_instance_uids=ids if all(isinstance(id_, str) for id_ in ids) else [],
+            about=json.loads(bag.get("about", "{}")),
+            encoder=self.encoder_name,
+            settings=self.settings,
+            source=source,
+        )
+
+    def _is_done(self, bag: Mapping[str, Any]) -> bool:
+        path = self._file(bag)
+        if not path.exists():
+            return False
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs.get("source") == _source(bag["image"]))
+
+    def _file(self, bag: Mapping[str, Any]) -> Path:
+        return self.output_dir / f"{bag['bag_id']}.h5"
+
+    def _refuse_other_features(self) -> None:
+        """Features of two kinds in one directory would be trained on as if they were one."""
+        now = {"encoder": self.encoder_name, **json.loads(self.settings)}
+        for path in sorted(self.output_dir.glob("*.h5")):
+            with opened_features(path, FORMAT, DATASETS, ATTRIBUTES) as file:
+                then = {"encoder": file.attrs["encoder"], **json.loads(file.attrs["settings"])}
+            changed = [
+                f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
+                for name in {**now, **then}
+                if then.get(name) != now.get(name)
+            ]
+            if changed:
+                raise InputError(
+                    f"{path} was made with another encoder or other settings ({'; '.join(changed)}); "
+                    "choose another output_dir"
+                )
+
+    @property
+    def _new_datalist(self) -> Path:
+        return self.output_dir / "datalist.json"
+
+    def _write_datalist(self, sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        there = {
+            name: [{**bag, "image": self._file(bag).name} for bag in bags if self._file(bag).exists()]
+            for name, bags in sections.items()
+        }
+        write_whole(self._new_datalist, json.dumps(there, indent=1) + "\n")
+
+
+def _source(image: str | Sequence[str]) -> str:
+    """Tells one scan from another by its path or paths."""
+    paths = [image] if isinstance(image, str) else image
+    return hashlib.blake2b(os.fsencode("\n".join(map(os.path.abspath, paths))), digest_size=8).hexdigest()
+
+
+def _section_names(datalist: str) -> list[str]:
+    try:
+        content = json.loads(Path(datalist).read_text())
+        names = [name for name, bags in content.items() if isinstance(bags, list) and bags]
+    except (OSError, ValueError, AttributeError):
+        names = []
+    return names or ["training"]  # which says what is wrong with the file

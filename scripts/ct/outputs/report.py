@@ -1,0 +1,246 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A DICOM structured report of a scan: its probability, and a measurement group for each flagged slice."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai.transforms import SaveImaged
+from pydicom import Dataset
+from pydicom.charset import decode_element
+from pydicom.config import IGNORE, disable_value_validation
+from pydicom.filereader import read_partial
+from pydicom.sr.coding import Code
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+from pydicom.valuerep import DA, TM
+
+from scripts.core.files import write_whole
+from scripts.core.record import RESEARCH_USE, BagResult, Model
+from scripts.ct.dicom.files import open_image
+
+if TYPE_CHECKING:
+    import highdicom as hd
+
+SERIES_NUMBER = 901  # behind the scanner's own in a viewer's list
+OF_THE_PICTURE = 0x00280000  # the first tag behind patient, study and series
+NO_DATE = ("19000101", "000000")  # of a study without one; today's would make each run's report another
+UNKNOWN = Model("unknown", "unknown", "unknown")
+
+_CLASSES = (
+    *(CTImageStorage, EnhancedCTImageStorage),
+    *(LegacyConvertedEnhancedCTImageStorage, SecondaryCaptureImageStorage),
+)
+_TYPE_2 = [
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+]
+_HOW_REMOVED = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+
+HEMORRHAGE = Code("1386000", "SCT", "Intracranial hemorrhage")
+POSITIVE, NEGATIVE = Code("10828004", "SCT", "Positive"), Code("260385009", "SCT", "Negative")
+PROBABILITY = Code("122157", "DCM", "Probability")
+SCHEME = "99SMOOTHMIL"  # of our own, as no standard one has these two
+ATTENTION = Code("attention", SCHEME, "Attention, as a share of the whole scan's")
+SCORE = Code("score", SCHEME, "Attention score, before the softmax")
+NO_UNITS = Code("1", "UCUM", "no units")
+DEVICE = Code("121007", "DCM", "Device")
+COMMENT = Code("121106", "DCM", "Comment")
+CT_OF_HEAD = Code("303653007", "SCT", "CT of head")
+
+
+class SaveReportd(SaveImaged):
+    """Writes `output_dir/<bag_id>/report.dcm`, a Comprehensive SR (TID 1500); nothing where the input is not DICOM.
+
+    Its first measurement group (TID 1501) has the scan's probability, and whether that makes the scan positive. Then
+    comes one group per flagged slice, with "Intracranial hemorrhage" as its finding and a reference to the image.
+    A UID that breaks the rules ("ID_0a1b...") is replaced by one made from it; the tracking identifier of a group is
+    the original one, of the series or of the slice, followed by "/" and the frame's number if there are several.
+
+    This is a SaveImaged, because MONAI Label takes those out of the postprocessing.
+    """
+
+    def __init__(self, output_dir: str) -> None:
+        super().__init__("result", output_dir=output_dir)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["result"]
+        if "file" in result.instances[0]:
+            content = io.BytesIO()
+            with disable_value_validation():  # a complaint about the source would quote it, perhaps a name
+                structured_report(result, _identity(result)).save_as(content)
+            write_whole(self.output_dir / result.bag_id / "report.dcm", content.getvalue())
+        return dict(data)
+
+
+def _identity(result: BagResult) -> Dataset:
+    """Who and what was scanned: all that the first slice says ahead of its picture, but for what says nothing."""
+    first = result.instances[0]
+    with open_image(result.source, first["file"]) as file:
+        header = read_partial(file, lambda tag, *_: tag >= OF_THE_PICTURE, force=True)
+    for tag in list(header.keys()):
+        if not _says_something(header, tag):
+            del header[tag]
+    sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    header.SOPClassUID = sop_class if sop_class in _CLASSES else CTImageStorage
+    header.SOPInstanceUID = _sop(first)
+    if header.get("PatientIdentityRemoved") == "YES" and not any(how in header for how in _HOW_REMOVED):
+        header.DeidentificationMethod = "not stated"  # something must be
+    return header
+
+
+def _says_something(header: Dataset, tag: BaseTag) -> bool:
+    try:
+        element = header[tag]
+        decode_element(element, header.get("SpecificCharacterSet"))
+    except Exception:  # a damaged value fails in many ways, and the scan was read without it
+        return False
+    return bool(element.value) and not element.is_empty
+
+
+def structured_report(result: BagResult, identity: Dataset) -> hd.sr.ComprehensiveSR:
+    """The same report at any hour, with UIDs made from what it says.
+
+    Args:
+        result: of a scan whose instances have an `id` each, and a `frame` where a file holds several.
+        identity: patient, study and series of the scan, as its slices have them.
+    """
+    import highdicom as hd
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it reports each step
+    model = result.model or UNKNOWN
+    images = _images(result, identity)
+    series_uid = generate_uid(entropy_srcs=[images[0].SeriesInstanceUID, *model])
+    report_uid = generate_uid(entropy_srcs=[series_uid, _fingerprint(result)])
+    date, time = _moment(identity)
+    report = hd.sr.ComprehensiveSR(
+        evidence=images,
+        content=_content(result, identity, images, model, report_uid),
+        series_instance_uid=series_uid,
+        series_number=SERIES_NUMBER,
+        series_description=RESEARCH_USE.capitalize(),
+        sop_instance_uid=report_uid,
+        instance_number=1,
+        is_complete=True,
+        content_qualification="RESEARCH",
+        content_date=date,
+        content_time=time,
+        manufacturer_model_name=model.name,
+        software_versions=model.version,
+        coding_schemes=[CodingSchemeIdentificationItem(SCHEME, name="Smooth multiple instance learning")],
+        specific_character_set="ISO_IR 192",
+    )
+    del report.InstanceCreationDate, report.InstanceCreationTime
+    for equipment in report.ContributingEquipmentSequence:
+        del equipment.ContributionDateTime
+    study_uid = report.StudyInstanceUID
+    report.copy_patient_and_study_information(identity)
+    report.StudyInstanceUID = study_uid
+    return report
+
+
+def _images(result: BagResult, identity: Dataset) -> list[Dataset]:
+    """What may be referred to: an image per instance, without the patient, whose name highdicom would check aloud."""
+    first = result.instances[0]["id"]
+    study, series = (valid_uid(str(identity.get(f"{of}InstanceUID", f"{of} of {first}"))) for of in ("Study", "Series"))
+    images = []
+    for instance in result.instances:
+        image = Dataset()
+        image.SOPClassUID = identity.SOPClassUID
+        image.SOPInstanceUID = valid_uid(_sop(instance))
+        image.StudyInstanceUID, image.SeriesInstanceUID = study, series
+        images.append(image)
+    for keyword in _TYPE_2:  # must be there, but may be empty
+        setattr(images[0], keyword, None)
+    return images
+
+
+def _sop(instance: Mapping[str, Any]) -> str:
+    """The UID of the file that a slice is in."""
+    return str(instance["id"]).removesuffix(f"/{instance['frame']}") if "frame" in instance else str(instance["id"])
+
+
+def valid_uid(text: str) -> str:
+    """The UID itself, or where it is none, always the same one in its place."""
+    return text if UID(text, IGNORE).is_valid else str(generate_uid(entropy_srcs=[text]))
+
+
+def _fingerprint(result: BagResult) -> str:
+    """Changes with anything the report says."""
+    ids = [instance["id"] for instance in result.instances]
+    numbers = [result.probability, result.threshold, result.scores.tolist(), result.attention.tolist()]
+    return json.dumps([ids, *numbers, result.threshold_origin])
+
+
+def _moment(identity: Dataset) -> tuple[str, str]:
+    try:
+        return str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
+    except (AttributeError, TypeError, ValueError):
+        return NO_DATE
+
+
+def _content(
+    result: BagResult, identity: Dataset, images: list[Dataset], model: Model, report_uid: str
+) -> hd.sr.MeasurementReport:
+    from highdicom import sr
+
+    origin = f" ({result.threshold_origin})" if result.threshold_origin else ""
+    algorithm = sr.AlgorithmIdentification(
+        model.name, model.version, [f"threshold {result.threshold}{origin}", f"weights sha256 {model.sha256}"]
+    )
+
+    def group(name: str, figures: Mapping[Code, float], **more: Any) -> sr.MeasurementsAndQualitativeEvaluations:
+        return sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=sr.TrackingIdentifier(generate_uid(entropy_srcs=[report_uid, name]), name),
+            measurements=[sr.Measurement(code, float(value), NO_UNITS) for code, value in figures.items()],
+            **more,
+        )
+
+    groups = [
+        group(
+            str(identity.get("SeriesInstanceUID", images[0].SeriesInstanceUID)),
+            {PROBABILITY: result.probability},
+            algorithm_id=algorithm,
+            qualitative_evaluations=[sr.QualitativeEvaluation(HEMORRHAGE, POSITIVE if result.positive else NEGATIVE)],
+        )
+    ]
+    for index in result.flagged.nonzero()[0].tolist():
+        instance, image = result.instances[index], images[index]
+        frames = [instance["frame"]] if "frame" in instance else None
+        groups.append(
+            group(
+                str(instance["id"]),
+                {ATTENTION: result.attention[index], SCORE: result.scores[index]},
+                finding_type=HEMORRHAGE,
+                source_images=[
+                    sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames),
+                ],
+            )
+        )
+    device = sr.DeviceObserverIdentifyingAttributes(generate_uid(entropy_srcs=[*model]), name=model.name)
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(
+            observer_device_context=sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)
+        ),
+        procedure_reported=CT_OF_HEAD,
+        imaging_measurements=groups,
+    )
+    comment = sr.TextContentItem(COMMENT, RESEARCH_USE.capitalize(), "CONTAINS")
+    items = content[0].ContentSequence
+    items.insert(len(items) - 1, comment)  # ahead of the measurements, where it is seen
+    return content

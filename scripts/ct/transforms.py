@@ -1,0 +1,243 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a head CT in Hounsfield units to a bag: one instance per slice, one channel per window."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from scripts.core.errors import InputError
+
+# (centre, width) in HU of the windows in which a reader looks for blood
+BRAIN, SUBDURAL, SOFT = (40.0, 80.0), (80.0, 200.0), (30.0, 30.0)
+
+
+# what the reader says in the meta, and a bag says in entries of its own
+_TAKEN = {
+    *("sop_instance_uids", "frames", "files", "positions_mm"),
+    *("spacings", "tilt_degrees", "warnings", "set_aside"),
+}
+
+
+class ScanBagd(MapTransform):
+    """What a bag needs besides its image, from a scan [1, X, Y, N] that still carries the reader's meta.
+
+    `coords` [1, N], millimetres above the lowest slice, and `mask` [1, N]; `label` [1] where there is one;
+    `instance_label` [1, N] where there is one, given as a list from inferior to superior or as a mapping
+    SOPInstanceUID -> 0/1; `source`, the path it was read from. Two texts in JSON, because a batch of unequal bags
+    carries text unharmed: `instances`, of each slice its `id` (SOPInstanceUID, with "/frame" where it is one of
+    many; without UIDs the index), `position_mm` and, of DICOM, `file` and `frame` by which `open_image` finds it
+    again; and `about`, the scan's `tilt_degrees`, least and largest `spacing_mm`, `warnings` and `set_aside`.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            image = item[key]
+            if not isinstance(image, MetaTensor):
+                raise InputError(f"{key} has lost its meta before ScanBagd: put ScanBagd right after Orientationd")
+            meta = image.meta
+            slices, source = _instances(meta, image.shape[-1]), str(meta["filename_or_obj"])
+            item.update(bag_entries(item, slices, _about(meta), source))
+            # Not twice, and not all of it can travel in a batch.
+            item[key] = MetaTensor(image.as_tensor(), meta={k: v for k, v in meta.items() if k not in _TAKEN})
+        return item
+
+
+def bag_entries(
+    item: Mapping[Hashable, object], instances: list[dict[str, Any]], about: Mapping[str, Any], source: str
+) -> dict[Hashable, object]:
+    """All of a bag but its image; `item` may hold its labels."""
+    ids = [instance["id"] for instance in instances]
+    positions = torch.tensor([instance["position_mm"] for instance in instances], dtype=torch.float64)
+    entries: dict[Hashable, object] = {
+        "coords": (positions - positions[0]).float()[None],  # [1, N]
+        "mask": torch.ones(1, len(instances)),
+        "instances": json.dumps(instances),
+        "about": json.dumps(about),
+        "source": source,
+    }
+    if "label" in item:
+        entries["label"] = torch.as_tensor(item["label"], dtype=torch.float32).reshape(1)
+    if "instance_label" in item:
+        name = str(item.get("bag_id", source))
+        entries["instance_label"] = _slice_labels(item["instance_label"], ids, name)
+    return entries
+
+
+def _instances(meta: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    instances: list[dict[str, Any]] = [{"id": k, "position_mm": float(meta["positions_mm"][k])} for k in range(count)]
+    columns = zip(instances, meta["sop_instance_uids"], meta["frames"], meta["files"], strict=False)
+    for instance, uid, frame, file in columns:  # of DICOM; a volume has none of them
+        instance["id"] = (uid if frame is None else f"{uid}/{frame}") if uid else instance["id"]
+        instance["file"] = file
+        if frame is not None:
+            instance["frame"] = frame
+    return instances
+
+
+def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
+    spacings = [round(float(spacing), 3) for spacing in meta["spacings"]]
+    return {
+        "tilt_degrees": round(float(meta["tilt_degrees"]), 2),
+        "spacing_mm": [min(spacings), max(spacings)] if spacings else None,
+        "warnings": list(meta["warnings"]),
+        "set_aside": list(meta["set_aside"]),
+    }
+
+
+def _slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.Tensor:
+    """[1, N] in slice order."""
+    if isinstance(given, Mapping):
+        unlabelled = [id_ for id_ in ids if id_ not in given]
+        if unlabelled:
+            raise InputError(
+                f"instance_label of {bag_id} lacks {len(unlabelled)} of its {len(ids)} slices "
+                f"(first {unlabelled[0]}): label every SOPInstanceUID or leave instance_label out"
+            )
+        given = [given[id_] for id_ in ids]
+    labels = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+    if len(labels) != len(ids):
+        raise InputError(
+            f"instance_label of {bag_id} has {len(labels)} entries for {len(ids)} slices: give one per slice"
+        )
+    return labels[None]
+
+
+class SliceWindowsd(MapTransform):
+    """A scan [1, X, Y, N] in HU and LPS axes to plain float32 [windows, rows, columns, N], each window in [0, 1]."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        windows: Sequence[tuple[float, float]] = (BRAIN, SUBDURAL, SOFT),
+        size: int = 512,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.windows = tuple(windows)
+        self.size = size
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.windowed(torch.as_tensor(item[key]))
+        return item
+
+    def windowed(self, image: torch.Tensor) -> torch.Tensor:
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        slices = plain[0].permute(2, 1, 0).float().contiguous()  # [N, rows, columns]
+        channels = slices.new_empty(len(slices), len(self.windows), *slices.shape[1:])  # [N, W, rows, columns]
+        for channel, (centre, width) in enumerate(self.windows):
+            torch.sub(slices, centre - width / 2, out=channels[:, channel]).div_(width).clamp_(0, 1)
+        if channels.shape[-2:] != (self.size, self.size):
+            # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
+            channels = F.interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)
+        return channels.permute(1, 2, 3, 0)  # [W, rows, columns, N]
+
+
+PER_SLICE = ("image", "coords", "mask", "instance_label")  # entries of a bag with the slices along their last axis
+
+
+class RandSliceDropd(Randomizable, Transform):
+    """Leave out some slices of a bag, or of its slices' features, never two neighbours: a bleed seen twice stays seen.
+
+    Args:
+        slice_drop: the largest share of the slices, at most a half; each number of slices up to it is equally likely.
+        at_least: slices that always stay.
+    """
+
+    def __init__(self, slice_drop: float = 0.1, at_least: int = 8) -> None:
+        if not 0 <= slice_drop <= 0.5:
+            raise InputError(f"slice_drop is {slice_drop}: give a share from 0 to 0.5")
+        self.slice_drop = slice_drop
+        self.at_least = at_least
+        self.kept = np.arange(0)
+
+    def randomize(self, data: int) -> None:
+        """Which of so many slices stay."""
+        most = max(0, min(int(self.slice_drop * data), data - self.at_least))
+        every_other = np.arange(self.R.randint(2), data, 2)
+        dropped = self.R.choice(every_other, self.R.randint(most + 1), replace=False)
+        self.kept = np.setdiff1d(np.arange(data), dropped)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        bag = dict(data)
+        count = bag["mask"].shape[-1]
+        self.randomize(count)
+        if len(self.kept) < count:
+            kept = torch.from_numpy(self.kept)
+            bag.update({key: _slices(bag[key], kept) for key in PER_SLICE if key in bag})
+            instances = json.loads(bag["instances"])
+            bag["instances"] = json.dumps([instances[index] for index in self.kept])
+        return bag
+
+
+def _slices(values: Tensor, kept: Tensor) -> Tensor:
+    return values.movedim(-1, 0)[kept].movedim(0, -1)  # slices lie one behind the other in memory
+
+
+class RandSliceAffined(RandomizableTransform, MapTransform):
+    """One small turn, shift and zoom in the plane for all slices of a scan [C, rows, columns, N]; 0 from outside.
+
+    Not MONAI's RandAffined: it interpolates between slices; with the slices as channels it takes twice the time.
+
+    Args:
+        degrees: of the turn, at most, to either side.
+        shift: of rows and of columns, at most, as a share of the side.
+        zoom: at most; 0.1 is from 0.9 to 1.1 times as large.
+        prob: of a scan being moved at all.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        degrees: float = 10.0,
+        shift: float = 0.05,
+        zoom: float = 0.1,
+        prob: float = 0.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.degrees = degrees
+        self.shift = shift
+        self.zoom = zoom
+        self.to_source = torch.eye(2, 3)  # (x, y, 1) of the new slice → (x, y) of the old; a side runs from -1 to 1
+
+    def randomize(self, data: Any = None) -> None:
+        super().randomize(None)
+        if self._do_transform:
+            angle = math.radians(self.R.uniform(-self.degrees, self.degrees))
+            across, down = 2 * self.R.uniform(-self.shift, self.shift, size=2)
+            shrunk = 1 / self.R.uniform(1 - self.zoom, 1 + self.zoom)
+            cos, sin = shrunk * math.cos(angle), shrunk * math.sin(angle)
+            self.to_source = torch.tensor([[cos, -sin, across], [sin, cos, down]], dtype=torch.float32)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        bag = dict(data)
+        self.randomize()
+        if self._do_transform:
+            for key in self.key_iterator(bag):
+                bag[key] = self.moved(bag[key])
+        return bag
+
+    def moved(self, image: Tensor) -> Tensor:
+        channels = image.movedim(-1, 0).flatten(0, 1)[None]  # [1, N*C, rows, columns]
+        grid = affine_grid(self.to_source[None], list(channels.shape), align_corners=False)
+        return grid_sample(channels, grid, align_corners=False)[0].unflatten(0, (-1, len(image))).movedim(0, -1)

@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a cohort to its end: a bag that cannot be read is a failure to tell, not the end of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ignite.engine import Events
+from monai.data import Dataset
+from monai.engines import PrepareBatch, SupervisedEvaluator
+from monai.inferers import Inferer
+from torch import Tensor
+
+from scripts.core.errors import InputError, input_error_message, is_empty_bag
+from scripts.networks.mil import BagPrediction
+from scripts.networks.streaming import predict_in_blocks
+
+# The keys under which a bag carries why there is no result of it.
+FAILED = "failed"
+EMPTY = "empty"  # as of a slide without tissue: no fault
+
+
+class ReadableBags(Dataset):
+    """A dataset in which a bag that cannot be read is {"bag_id", "failed"}, and an empty one is {"bag_id", "empty"}.
+
+    Give its loader batches of one.
+    """
+
+    def _transform(self, index: int) -> Any:
+        try:
+            return super()._transform(index)
+        except Exception as error:
+            return {"bag_id": self.data[index]["bag_id"], **_reason(error)}
+
+
+class BagEvaluator(SupervisedEvaluator):
+    """An evaluator that passes on a failed or an empty bag as it is, and has nothing against an empty cohort."""
+
+    def run(self) -> None:  # type: ignore[override]
+        if len(self.data_loader) > 0:  # type: ignore[arg-type]
+            super().run()
+        else:
+            self.fire_event(Events.EPOCH_COMPLETED)  # all is already there: report it
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
+        (bag_id,) = batchdata["bag_id"]
+        for key in (FAILED, EMPTY):
+            if key in batchdata:
+                return [{"bag_id": bag_id, key: batchdata[key][0]}]
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            return [{"bag_id": bag_id, **_reason(error)}]
+
+
+def _reason(error: Exception) -> dict[str, str]:
+    """What to tell of bad input; any other error is a fault of the program and goes on its way."""
+    message = input_error_message(error)
+    if message is None:
+        raise error
+    return {EMPTY if is_empty_bag(error) else FAILED: message}
+
+
+class BagInferer(Inferer):
+    """Logits, instance scores and attention as a dictionary, which MONAI's transforms take apart."""
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        inner: Any = getattr(network, "module", network)  # DDP wraps the network, and evaluation needs no DDP
+        return _as_dictionary(inner.predict(inputs, *args, **kwargs), inputs.shape[-1])
+
+
+class PrepareBagInBlocks(PrepareBatch):
+    """A batch of one bag whose `image` is a path: its coords and mask go to the device, its features stay."""
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Sequence[str], Any, tuple[()], dict[str, Tensor]]:
+        named = {key: batchdata[key].to(device=device, non_blocking=non_blocking) for key in ("coords", "mask")}
+        return batchdata["image"], batchdata.get("label"), (), named
+
+
+class StreamingInferer(Inferer):
+    """The answer of ``BagInferer`` for a bag too large for memory: its features are read in blocks.
+
+    Args:
+        read: (path, size) → the blocks [1, D, n] of a bag.
+        block_size: instances in memory at a time.
+    """
+
+    def __init__(self, read: Callable[[str, int], Iterable[Tensor]], block_size: int = 8192) -> None:
+        super().__init__()
+        if block_size < 1:
+            raise InputError(f"block_size is {block_size}: give 1 or more")
+        self.read = read
+        self.block_size = block_size
+
+    def __call__(  # type: ignore[override]
+        self, inputs: Sequence[str], network: Any, *, coords: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        (path,) = inputs
+
+        def blocks() -> Iterator[Tensor]:
+            for block in self.read(path, self.block_size):
+                yield block.to(mask.device)
+
+        inner: Any = getattr(network, "module", network)
+        return _as_dictionary(predict_in_blocks(inner, blocks, mask, coords), mask.shape[2])
+
+
+def _as_dictionary(prediction: BagPrediction, instances: int) -> dict[str, Tensor]:
+    return {
+        "logits": prediction.logits,
+        "scores": prediction.scores[..., :instances],  # a network of slots says something of the empty ones too
+        "attention": prediction.attention[..., :instances],
+    }

@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the extraction of features of slides and of scans has in common: shares of the work, encoding, failures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from scripts.core.errors import InputError
+from scripts.core.files import write_whole
+
+LONGEST_WAIT = timedelta(days=20)  # of a process for the others
+Item = TypeVar("Item")
+
+
+class Share:
+    """What this process takes of work for all, by RANK and WORLD_SIZE of its environment; alone it takes everything.
+
+    Attributes:
+        joined: whether it knows where the others are (torchrun says so), so that one can speak for all.
+        speaks: whether it is the one that does.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", 0))
+        self.processes = int(os.environ.get("WORLD_SIZE", 1))
+        self.joined = self.processes == 1 or "MASTER_ADDR" in os.environ
+        self.speaks = self.rank == 0 or not self.joined
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        return items[self.rank :: self.processes]
+
+    def gathered(self, found: Mapping[str, str]) -> dict[str, str]:
+        """What all have found; torchrun ends every process as soon as one fails, so none may before all are done."""
+        if self.processes == 1 or not self.joined:
+            return dict(found)
+        started_here = not distributed.is_initialized()
+        if started_here:
+            distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+        everything: list[dict[str, str]] = [{}] * self.processes
+        distributed.all_gather_object(everything, dict(found))
+        if started_here:
+            distributed.destroy_process_group()
+        return {name: value for each in everything for name, value in each.items()}
+
+
+NAMED = 5  # of those that failed, in the line at the end
+
+
+def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str) -> None:
+    """Why each of those that failed did so: a table of all, and an error that names some; neither if none did.
+
+    Args:
+        table: the csv, beside the feature files.
+        failures: name → reason.
+        column: of the names, in the table.
+        of: what there was in all, such as "12 slides".
+    """
+    table.unlink(missing_ok=True)
+    if not failures:
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([(column, "error"), *failures.items()])
+    write_whole(table, text.getvalue())
+    names, more = ", ".join(list(failures)[:NAMED]), ", ..." if len(failures) > NAMED else ""
+    raise InputError(
+        f"{len(failures)} of {of} failed ({names}{more}): {next(iter(failures.values()))}; "
+        f"mend and run again, what is done is skipped (all reasons: {table.name})"
+    )
+
+
+@torch.inference_mode()
+def encode(encoder: nn.Module, name: str, images: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """(B, D) features of images [B, ...]."""
+    features: Tensor = encoder(images).to(dtype)
+    if features.ndim != 2 or len(features) != len(images):
+        raise InputError(f"encoder {name} gave {tuple(features.shape)} for {len(images)} images; it must give [B, D]")
+    if not features.isfinite().all():
+        raise InputError(f"encoder {name} gave NaN or values beyond {str(dtype)[6:]}; check its weights")
+    return features.cpu().numpy()

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""An interrupted training goes on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional, Protocol
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.handlers import CheckpointSaver
+from torch import nn
+
+from scripts.core.errors import InputError
+from scripts.core.files import whole_file
+from scripts.engine.provenance import network_settings, origin_file
+
+logger = logging.getLogger(__name__)
+
+
+class ResumeTraining:
+    """Ignite handler of a trainer: keeps the state of an unfinished training, and takes it up at the next start.
+
+    It stands behind the validation, so that a state never lacks the validation of its epoch. Early stopping counts its
+    patience anew. A training that finishes leaves no such file.
+
+    Args:
+        path: of the file, written after every epoch.
+        model: of the best network; a training that begins anew keeps the one of an earlier training under another name.
+        settings: what the training must have in common with the unfinished one, beside the network.
+        evaluator: whose best metric so far is remembered.
+        saver: of the best network, which a worse one must not replace after the pause.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        model: str,
+        settings: Mapping[str, Any],
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        evaluator: Engine,
+        saver: CheckpointSaver,
+    ) -> None:
+        self.path = Path(path)
+        self.model = Path(model)
+        self.network = getattr(network, "module", network)  # DDP wraps the network
+        self.settings = {name: str(value) for name, value in {**network_settings(network), **settings}.items()}
+        self.optimizer = optimizer
+        self.evaluator = evaluator
+        self.saver = saver
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def resume(self, engine: Engine) -> None:
+        if not self.path.is_file():
+            self._keep_earlier_model()
+            return
+        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        self._refuse_other_settings(state["settings"])
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{self.path} is an unfinished training of another network: delete it, or give another --ckpt_dir"
+            ) from error
+        if engine_scaler := getattr(engine, "scaler", None):
+            engine_scaler.load_state_dict(state["scaler"])
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        torch.set_rng_state(state["random"])
+        if state["best_metric_epoch"] > 0:
+            vars(self.evaluator.state).update({name: state[name] for name in ("best_metric", "best_metric_epoch")})
+            self.saver.load_state_dict({"_saved": [(-state["best_metric"], self.path.name)]})  # the lowest is the best
+        logger.info("training goes on after epoch %d (to begin anew, delete %s)", state["epoch"], self.path)
+
+    def _keep_earlier_model(self) -> None:
+        if self.model.is_file() and not _not_first():
+            finished = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.model.stat().st_mtime))
+            kept = self.model.with_name(f"{self.model.stem}_{finished}{self.model.suffix}")
+            self.model.rename(kept)
+            if origin_file(self.model).is_file():
+                origin_file(self.model).rename(origin_file(kept))
+            logger.info("the model of an earlier training is kept as %s", kept)
+
+    def _refuse_other_settings(self, before: Mapping[str, str]) -> None:
+        changed = [name for name in self.settings if before.get(name) != self.settings[name]]
+        if changed:
+            name = changed[0]
+            raise InputError(
+                f"{self.path} is an unfinished training with {name} {before.get(name)}, not {self.settings[name]}: "
+                "give that again to go on with it, or delete the file to begin anew"
+            )
+
+    def save(self, engine: Engine) -> None:
+        if _not_first():
+            return
+        scaler = getattr(engine, "scaler", None)  # of mixed precision
+        state = {
+            "settings": self.settings,
+            "scaler": scaler.state_dict() if scaler else {},
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "random": torch.get_rng_state(),
+            "best_metric": float(getattr(self.evaluator.state, "best_metric", -1)),
+            "best_metric_epoch": int(getattr(self.evaluator.state, "best_metric_epoch", -1)),
+        }
+        with whole_file(self.path) as beside:
+            torch.save(state, beside)
+
+    def finish(self, engine: Engine) -> None:
+        if not _not_first():
+            self.path.unlink(missing_ok=True)
+            best = getattr(self.evaluator.state, "best_metric_epoch", -1)
+            if best > 0:
+                logger.info("trained for %d epochs; the best is epoch %d: %s", engine.state.epoch, best, self.model)
+
+
+def _not_first() -> bool:
+    return dist.is_initialized() and dist.get_rank() > 0
+
+
+class KnowsProgress(Protocol):
+    progress: Optional[float]  # the share of all epochs that lies behind, from 0 up to but not 1
+
+
+class Curriculum:
+    """Ignite handler of a trainer: sets the loss's `progress` to e/E when epoch e of E begins, counted from 0.
+
+    It is read from the trainer's state, so a resumed training goes on with the progress it had.
+    """
+
+    def __init__(self, loss: KnowsProgress) -> None:
+        self.loss = loss
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.set_progress)
+
+    def set_progress(self, engine: Engine) -> None:
+        assert engine.state.max_epochs is not None  # MONAI's trainers count epochs
+        self.loss.progress = (engine.state.epoch - 1) / engine.state.max_epochs

@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The record of one bag as a file: result.json, written whole, and read back by a run that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.transforms import Transform
+
+from scripts.core.files import write_whole
+from scripts.core.record import RESEARCH_USE, BagResult, Classes, Model, PatchPlaces
+from scripts.outputs.scores import read_scores
+
+SCORES = "scores.h5"
+_OF_THE_NETWORK = ("score", "attention", "flagged", "truth")  # of an instance; the rest says what it is
+
+
+def as_json(result: BagResult) -> dict[str, Any]:
+    """What result.json holds; of patches it names the file that holds them."""
+    return {
+        "bag_id": result.bag_id,
+        "source": result.source,
+        "called": result.verdict,
+        "probability": result.probability,
+        "threshold": result.threshold,
+        "threshold_origin": result.threshold_origin,
+        "positive": result.positive,
+        "classes": result.classes and _classes_as_json(result.classes),
+        "label": result.label,
+        "label_name": result.true_verdict,
+        "note": RESEARCH_USE,
+        "model": result.model and result.model._asdict(),
+        "flagged_above": f"attention 1/{result.slots or len(result.scores)}, in a positive bag",
+        "flagged": int(result.flagged.sum()),
+        "slots": result.slots,
+        "about": result.about,
+        "instances": SCORES if isinstance(result.instances, PatchPlaces) else instance_rows(result),
+    }
+
+
+def _classes_as_json(classes: Classes) -> dict[str, Any]:
+    return {
+        "probabilities": dict(zip(classes.names, map(float, classes.probabilities), strict=True)),
+        "groups": classes.groups,
+        "probabilities_of_groups": classes.of_groups,
+        "negative": classes.negative,
+    }
+
+
+def instance_rows(result: BagResult, first: int | None = None) -> list[dict[str, Any]]:
+    """All of them, or the first so many."""
+    some = slice(first)
+    columns = zip(
+        result.instances[some], result.scores[some], result.attention[some], result.flagged[some], strict=True
+    )
+    rows = [
+        {**about, "score": float(score), "attention": float(attention), "flagged": bool(flagged)}
+        for about, score, attention, flagged in columns
+    ]
+    if result.truth is not None:
+        for row, truth in zip(rows, result.truth[some], strict=True):
+            row["truth"] = int(truth)
+    return rows
+
+
+def from_json(content: Mapping[str, Any], folder: Path) -> BagResult:
+    """The result that `as_json` was given, whose other files lie in `folder`."""
+    return BagResult(
+        **{key: content[key] for key in ("bag_id", "source", "probability", "threshold", "threshold_origin", "label")},
+        **(_from_scores(folder / SCORES) if content["instances"] == SCORES else _from_rows(content["instances"])),
+        classes=content["classes"] and _classes(content["classes"]),
+        model=content["model"] and Model(**content["model"]),
+        about=content["about"],
+        slots=content["slots"],
+    )
+
+
+def _from_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "scores": np.array([row["score"] for row in rows], dtype=np.float32),
+        "attention": np.array([row["attention"] for row in rows], dtype=np.float32),
+        "instances": [{key: value for key, value in row.items() if key not in _OF_THE_NETWORK} for row in rows],
+        "truth": np.array([row["truth"] for row in rows]) if rows and "truth" in rows[0] else None,
+    }
+
+
+def _from_scores(path: Path) -> dict[str, Any]:
+    stored = read_scores(path)
+    return {
+        "scores": stored.scores,
+        "attention": stored.attention,
+        "instances": PatchPlaces(stored.coords, stored.slide),
+        "truth": stored.truth,
+        "lesions": stored.lesions,
+    }
+
+
+def _classes(said: Mapping[str, Any]) -> Classes:
+    probabilities = np.array(list(said["probabilities"].values()))
+    return Classes(tuple(said["probabilities"]), probabilities, tuple(said["groups"]), said["negative"])
+
+
+class SaveResultd(Transform):
+    """Writes `output_dir/<bag_id>/result.json`: after all other files of the bag, as it says that the bag is done.
+
+    Args:
+        output_dir: folder of the results.
+        recipe: a short text that changes with whatever would change the result.
+    """
+
+    def __init__(self, output_dir: str, recipe: str = "") -> None:
+        self.output_dir = Path(output_dir)
+        self.recipe = recipe
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["result"]
+        content = {**as_json(result), "input": data.get("input", ""), "recipe": self.recipe}
+        write_whole(self.output_dir / result.bag_id / "result.json", json.dumps(content, indent=1) + "\n")
+        return dict(data)

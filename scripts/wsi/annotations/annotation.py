@@ -1,0 +1,205 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a pathologist drew: the tiles that lie in it, and the lesions it makes."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from scipy import ndimage
+
+from scripts.core.errors import InputError
+from scripts.core.record import Lesions
+from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.wsi.annotations.masks import read_mask
+from scripts.wsi.annotations.polygons import read_asap, read_geojson
+
+SAMPLES = 16  # points per side of a tile that are asked whether they are annotated
+CELLS = 2**24  # of a grid of points, at once
+MOST_BYTES = 2**30  # of a file of polygons
+
+# of the evaluation of CAMELYON16, and so of MONAI's LesionFROC; micrometres
+GROW_DISTANCE = 75.0  # what is less apart is one lesion: five tumour cells
+ITC_DIAMETER = 200.0  # what is less long, before it grows, are isolated tumour cells
+CELL = 8.0  # MONAI's level 5 of a slide at 0.25
+
+
+class Area(Protocol):
+    """What is annotated on one slide, in level-0 pixels."""
+
+    def bounds(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right, bottom of what may be annotated; None if nothing is."""
+
+    def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
+        """(height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
+
+    def outlines(self) -> list[np.ndarray]:
+        """Lines (V, 2) to draw, closed from the last point to the first."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is annotated on one slide, whichever file said so."""
+
+    area: Area
+    counts_from_bounds: bool = False  # its file does, as QuPath
+
+    def outlines(self) -> list[np.ndarray]:
+        """Polygons (V, 2) to draw, in level-0 pixels."""
+        return self.area.outlines()
+
+    def tile_labels(self, coords: Level0Coords, tile: Level0Pixels) -> np.ndarray:
+        """(N,) bool: more than half of the tile is annotated."""
+        labels = np.zeros(len(coords), dtype=bool)
+        bounds = self.area.bounds()
+        if bounds is None or len(coords) == 0:
+            return labels
+        may_be = ((coords + tile > bounds[:2]) & (coords < bounds[2:])).all(axis=1)
+        order = np.flatnonzero(may_be)[np.argsort(coords[may_be, 1], kind="stable")]
+        sample = tile / SAMPLES
+        while len(order):  # in bands: a whole slide in samples may be larger than the memory
+            first = coords[order[0], 1]
+            columns = np.ptp(coords[order, 0]) / sample + SAMPLES
+            end = int(np.searchsorted(coords[order, 1], first + max(tile, sample * CELLS / columns), side="left"))
+            band, order = order[:end], order[end:]
+            labels[band] = self._more_than_half(coords[band], sample)
+        return labels
+
+    def _more_than_half(self, coords: np.ndarray, sample: float) -> np.ndarray:
+        corner = coords.min(axis=0)
+        first = np.rint((coords - corner) / sample).astype(int)  # (N, 2) column, row of each tile's first sample
+        width, height = first.max(axis=0) + SAMPLES
+        covered = self.area.covered(corner, sample, height, width)
+        total = np.pad(covered.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32), ((1, 0), (1, 0)))
+        (left, top), (right, bottom) = first.T, first.T + SAMPLES
+        inside: np.ndarray = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+        return inside > SAMPLES**2 / 2
+
+    def lesions(self, coords: Level0Coords, tile: Level0Pixels, mpp: MicronsPerPixel | None) -> Lesions:
+        """The lesions as CAMELYON16 and MONAI's LesionFROC count them, seen on a grid of 8 micrometres.
+
+        Areas less than GROW_DISTANCE apart are one lesion, with the rim of half of it around it and its holes; a lesion
+        shorter than ITC_DIAMETER and that distance is excluded. Places are true to half a cell, and what is smaller
+        than one may be lost. Where an annotation is as wide as a large slide, cells are larger, for the memory's sake.
+        Without `mpp` cells are an eighth of a tile, areas are one where they touch, and none is excluded.
+        """
+        bounds = self.area.bounds()
+        none = Lesions(np.zeros(len(coords), dtype=int), 0)
+        if bounds is None:
+            return none
+        start, size = np.array(bounds[:2]), np.subtract(bounds[2:], bounds[:2])
+        cell = max(CELL / mpp if mpp else tile / 8, float(np.sqrt(size.prod() / CELLS)))
+        width, height = (ceil(side / cell) for side in size)
+        covered = self.area.covered(start, cell, height, width)
+        if not covered.any():
+            return none
+        grow = GROW_DISTANCE / 2 / (cell * mpp) if mpp else 0.0
+        labels, corner = _grown_and_labelled(covered, grow)
+        count = int(labels.max())
+        shortest = (GROW_DISTANCE + ITC_DIAMETER) / (cell * mpp) if mpp else 0.0
+        excluded = tuple(int(k) for k in np.flatnonzero(_longest_axes(labels) < shortest) + 1)
+        column, row = np.floor((coords + tile / 2 - start) / cell - corner).astype(int).T
+        known = (row >= 0) & (row < labels.shape[0]) & (column >= 0) & (column < labels.shape[1])
+        of_instance = np.zeros(len(coords), dtype=int)
+        of_instance[known] = labels[row[known], column[known]]
+        return Lesions(of_instance, count, excluded)
+
+
+def read_annotation(
+    path: str | Path,
+    slide_size: tuple[int, int] | None = None,
+    values: Sequence[int | str] | None = None,
+    origin: tuple[int, int] | None = (0, 0),
+    reach: tuple[float, float] | None = None,
+) -> Annotation:
+    """An annotation of any form, told by its content: GeoJSON (also gzipped), ASAP's XML, a mask as TIFF or PNG.
+
+    Args:
+        slide_size: width, height at level 0, of which a mask may be a smaller image; None = it is of full resolution.
+        values: what counts: values of the pixels of a mask (None = all above 0), or class names of polygons
+            (None = all but those that say it is no lesion).
+        origin: the slide's bounds-x, bounds-y, which QuPath, and so GeoJSON, takes for 0, 0; None = not known.
+        reach: how far right and down tissue lies, which a mask of full resolution covers.
+    """
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(16)
+        if begin[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or begin.startswith(b"\x89PNG"):
+            return Annotation(read_mask(path, slide_size, _numbers(values, path), reach))
+        content = _content(path, zipped=begin.startswith(b"\x1f\x8b"))
+    except OSError as error:
+        raise InputError(f"no annotation can be read from {path}: {error.strerror}; correct the path") from error
+    text = content[:64].translate(None, b"\xef\xbb\xbf\xfe\xff\0 \t\r\n")  # without what UTF-8 and UTF-16 put before it
+    if not text:
+        raise InputError(f"{path} is empty; export the annotations again, as GeoJSON with no feature if there is none")
+    names = _names(values, path)
+    if text.startswith(b"<"):
+        return Annotation(read_asap(path, content, names))
+    if text[:1] in (b"{", b"["):
+        return Annotation(read_geojson(path, content, names, origin or (0, 0)), counts_from_bounds=True)
+    raise InputError(f"{path} is no annotation; give GeoJSON, the XML of ASAP, or a mask as TIFF or PNG")
+
+
+def joined(several: Sequence[Lesions]) -> Lesions:
+    """The lesions of a bag of several slides, whose patches follow each other."""
+    before = np.cumsum([0, *(lesions.count for lesions in several)])
+    of_instance = [
+        np.where(each.of_instance, each.of_instance + k, 0) for each, k in zip(several, before, strict=False)
+    ]
+    excluded = tuple(int(k + i) for each, k in zip(several, before, strict=False) for i in each.excluded)
+    return Lesions(np.concatenate([np.zeros(0, int), *of_instance]), int(before[-1]), excluded)
+
+
+def _content(path: str | Path, zipped: bool) -> bytes:
+    try:
+        with gzip.open(path) if zipped else open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is damaged ({error}); export the annotations again") from error
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{path} holds more than a gigabyte; export the annotations alone, not all objects")
+    return content
+
+
+def _numbers(values: Sequence[int | str] | None, path: str | Path) -> list[int] | None:
+    if values is None:
+        return None
+    numbers = [value for value in values if isinstance(value, int)]
+    if len(numbers) < len(values):
+        raise InputError(f"{path} is a mask, and the values {list(values)} are not all numbers; give those that count")
+    return numbers
+
+
+def _names(values: Sequence[int | str] | None, path: str | Path) -> list[str] | None:
+    """In small letters."""
+    if values is None:
+        return None
+    names = [value.lower() for value in values if isinstance(value, str)]
+    if len(names) < len(values):
+        raise InputError(f"{path} holds polygons, and the values {list(values)} are not all class names; give those")
+    return names
+
+
+def _grown_and_labelled(covered: np.ndarray, grow: float) -> tuple[np.ndarray, np.ndarray]:
+    """The lesions, numbered from 1, on the part of the grid that holds them; and where it begins (column, row)."""
+    rim = ceil(grow) + 1
+    rows, columns = (np.flatnonzero(covered.any(axis=axis)) for axis in (1, 0))
+    part = np.pad(covered[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], rim)
+    if grow > 0:
+        part = ndimage.distance_transform_edt(~part) < grow
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(part), structure=np.ones((3, 3)))
+    return labels, np.array([columns[0], rows[0]]) - rim
+
+
+def _longest_axes(labels: np.ndarray) -> np.ndarray:
+    """(count,) length in cells of the longer axis of the ellipse with the same second moments, as scikit-image's."""
+    cells = (np.nonzero(labels[box] == k) for k, box in enumerate(ndimage.find_objects(labels), 1))
+    variances = [np.linalg.eigvalsh(np.cov(places, bias=True))[-1] for places in cells]
+    return 4 * np.sqrt(np.maximum(variances, 0))

@@ -1,0 +1,250 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Masks that say of every pixel what it is: TIFF (CAMELYON16, PANDA) or PNG, read in parts and no finer than needed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import openslide
+import tifffile
+from PIL import Image
+
+from scripts.core.errors import InputError
+
+PART_PIXELS = 2**24  # read at once
+OUTLINE_CELLS = 1024  # along the longer side of the slide: an outline is for the eye
+MOST_PIXELS_OF_A_SEGMENT = 2**28
+CODECS_OF_TIFFFILE = frozenset({1, 8, 32773, 32946})  # none, deflate, PackBits: the others need another package
+
+
+class _Image(Protocol):
+    """An image at one or more levels, (width, height) each from the largest down, and how to read a part of one."""
+
+    sizes: list[tuple[int, int]]
+
+    def read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        """(height, width) or (height, width, channels)."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is annotated is where an image has one of some values.
+
+    Args:
+        path: of the image.
+        slide_size: width, height of the slide at level 0, which the image covers.
+        values: the values that count, in the first channel; None = any above 0, in any channel.
+    """
+
+    path: str | Path
+    slide_size: tuple[int, int]
+    values: Sequence[int] | None
+
+    def bounds(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right, bottom of what may be annotated."""
+        return 0.0, 0.0, *self.slide_size
+
+    def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
+        """(height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
+        covered = np.zeros((height, width), dtype=bool)
+        with _opened(self.path) as image:
+            # the smallest level that still has a pixel for each point
+            fine_enough = [i for i, size in enumerate(image.sizes) if self.slide_size[0] <= 1.02 * step * size[0]]
+            level = max(fine_enough, default=0)
+            columns, rows = (
+                np.floor((start + step * (np.arange(count) + 0.5)) * pixels / whole).astype(int)
+                for start, count, pixels, whole in zip(
+                    corner, (width, height), image.sizes[level], self.slide_size, strict=True
+                )
+            )
+            (first_column, end_column), (first_row, end_row) = (
+                np.searchsorted(places, (0, pixels))
+                for places, pixels in zip((columns, rows), image.sizes[level], strict=True)
+            )
+            if first_column == end_column:
+                return covered
+            columns = columns[first_column:end_column]
+            left, right = columns[0], columns[-1] + 1
+            pixel_rows = max(1, PART_PIXELS // (right - left))
+            while first_row < end_row:
+                end = min(end_row, np.searchsorted(rows, rows[first_row] + pixel_rows))
+                top, bottom = rows[first_row], rows[end - 1] + 1
+                with _damage_told(self.path):
+                    part = image.read(level, int(left), int(top), int(right - left), int(bottom - top))
+                part = part[np.ix_(rows[first_row:end] - top, columns - left)]
+                covered[first_row:end, first_column:end_column] = self._positive(part)
+                first_row = end
+        return covered
+
+    def outlines(self) -> list[np.ndarray]:
+        """Along the sides of coarse cells."""
+        step = max(1.0, max(self.slide_size) / OUTLINE_CELLS)
+        width, height = (int(np.ceil(side / step)) for side in self.slide_size)
+        return [ring * step for ring in outlined(self.covered(np.zeros(2), step, height, width))]
+
+    def _positive(self, part: np.ndarray) -> np.ndarray:
+        channels = np.atleast_3d(part)
+        positive = channels[..., :3] > 0 if self.values is None else np.isin(channels[..., :1], self.values)
+        return np.asarray(positive.any(axis=-1))
+
+
+def read_mask(
+    path: str | Path,
+    slide_size: tuple[int, int] | None,
+    values: Sequence[int] | None,
+    reach: tuple[float, float] | None = None,
+) -> Mask:
+    """Without a size of the slide, the mask is taken to be of full resolution, if it covers what tissue reaches to."""
+    with _opened(path) as image:
+        width, height = image.sizes[0]
+    if slide_size is None:
+        if reach is not None and (reach[0] > width or reach[1] > height):
+            raise InputError(
+                f"{path} is a mask of {width} × {height} pixels, and patches lie beyond it: to know how much smaller "
+                "than the slide it is, give the folder of the slides with --slides"
+            )
+        return Mask(path, (width, height), values)
+    # each side of the mask may be rounded by up to a pixel
+    if abs(width * slide_size[1] - height * slide_size[0]) > sum(slide_size):
+        raise InputError(
+            f"{path} is a mask of {width} × {height} pixels, which is not the shape of the slide of "
+            f"{slide_size[0]} × {slide_size[1]}; give the mask of this slide"
+        )
+    return Mask(path, slide_size, values)
+
+
+def outlined(cells: np.ndarray) -> list[np.ndarray]:
+    """The closed lines (V, 2) x, y around the cells, (h, w) bool, that are true; filled by even-odd they give them."""
+    padded = np.pad(cells, 1).astype(np.int8)
+    following: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    # each side between two cells that differ, walked with the true cell on the right
+    for y, x in np.argwhere(np.diff(padded, axis=0)[:, 1:-1]):
+        begin, end = ((x, y), (x + 1, y)) if padded[y + 1, x + 1] else ((x + 1, y), (x, y))
+        following.setdefault(begin, []).append(end)
+    for y, x in np.argwhere(np.diff(padded, axis=1)[1:-1]):
+        begin, end = ((x, y), (x, y + 1)) if padded[y + 1, x] else ((x, y + 1), (x, y))
+        following.setdefault(begin, []).append(end)
+    rings = []
+    while following:
+        start = place = next(iter(following))
+        ring: list[tuple[int, int]] = []
+        while not ring or place != start:
+            ring.append(place)
+            ends = following[place]
+            place = ends.pop()
+            if not ends:
+                del following[ring[-1]]
+        points = np.array(ring, dtype=np.float64)
+        straight = (np.roll(points, 1, axis=0) + np.roll(points, -1, axis=0) == 2 * points).all(axis=1)
+        rings.append(points[~straight])
+    return rings
+
+
+@contextmanager
+def _opened(path: str | Path) -> Generator[_Image, None, None]:
+    with ExitStack() as stack:
+        with _damage_told(path):
+            image = _of_tiff(path, stack.enter_context(tifffile.TiffFile(path))) if _is_tiff(path) else _Loaded(path)
+        yield image
+
+
+@contextmanager
+def _damage_told(path: str | Path) -> Generator[None, None, None]:
+    """Whatever the libraries raise that read images, as one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes them fail in every way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the mask {path} cannot be read ({reason}); copy it again, or save it anew") from error
+
+
+def _is_tiff(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) in (b"II", b"MM")
+
+
+def _of_tiff(path: str | Path, file: tifffile.TiffFile) -> _Image:
+    if all(level.keyframe.compression in CODECS_OF_TIFFFILE for level in file.series[0].levels):
+        return _Segments(path, file)
+    page = file.series[0].levels[0].keyframe
+    # OpenSlide makes colours of 8 bits of all others: their values would be lost
+    plain = page.bitspersample == 8 and page.photometric in (1, 2, 6)  # black is zero, RGB, YCbCr
+    return _Slide(path) if plain and openslide.OpenSlide.detect_format(path) else _Loaded(path)
+
+
+class _Slide:
+    """A pyramid of any compression: ASAP, and so CAMELYON, writes LZW."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._slide = openslide.OpenSlide(path)
+        self.sizes = list(self._slide.level_dimensions)
+
+    def read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        downsample = self._slide.level_downsamples[level]
+        corner = (round(left * downsample), round(top * downsample))
+        return np.asarray(self._slide.read_region(corner, level, (width, height)))
+
+
+class _Segments:
+    """A TIFF of any values, in strips or tiles: those that a part touches."""
+
+    def __init__(self, path: str | Path, file: tifffile.TiffFile) -> None:
+        self._path = path
+        self._file = file.filehandle
+        self._pages = [level.keyframe for level in file.series[0].levels]
+        self.sizes = [(page.imagewidth, page.imagelength) for page in self._pages]
+
+    def read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        page = self._pages[level]
+        if page.is_memmappable and page.planarconfig == 1:
+            pixels: np.ndarray = page.asarray(out="memmap")
+            return pixels[top : top + height, left : left + width]
+        segment_height, segment_width = (
+            (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+        )
+        if segment_height * segment_width > MOST_PIXELS_OF_A_SEGMENT:
+            raise InputError(f"{self._path} is one large piece that cannot be read in parts; save the mask in tiles")
+        across, down = -(-page.imagewidth // segment_width), -(-page.imagelength // segment_height)
+        part = np.zeros((height, width, page.samplesperpixel), page.dtype)
+        for plane in range(page.samplesperpixel if page.planarconfig == 2 else 1):
+            for row in range(top // segment_height, -(-(top + height) // segment_height)):
+                for column in range(left // segment_width, -(-(left + width) // segment_width)):
+                    segment = self._segment(page, (plane * down + row) * across + column)
+                    if segment is not None:
+                        y, x = row * segment_height - top, column * segment_width - left
+                        segment = segment[max(0, -y) : height - y, max(0, -x) : width - x]
+                        y, x = max(0, y), max(0, x)
+                        channels = slice(plane, plane + segment.shape[2])
+                        part[y : y + segment.shape[0], x : x + segment.shape[1], channels] = segment
+        return part
+
+    def _segment(self, page: tifffile.TiffPage, index: int) -> np.ndarray | None:
+        """(h, w, channels); None where the file leaves it out, as all is 0."""
+        if not page.databytecounts[index]:
+            return None
+        self._file.seek(page.dataoffsets[index])
+        decoded = page.decode(self._file.read(page.databytecounts[index]), index)[0]
+        return None if decoded is None else decoded[0]
+
+
+class _Loaded:
+    """A small image of any form, as PIL reads it."""
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            with Image.open(path) as image:
+                self._pixels = np.asarray(image)
+        except Image.DecompressionBombError as error:
+            raise InputError(f"the mask {path} is too large to be read whole; save it as a TIFF in tiles") from error
+        self.sizes = [(self._pixels.shape[1], self._pixels.shape[0])]
+
+    def read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
+        return self._pixels[top : top + height, left : left + width]

@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a person types about whole slides: `python -m scripts datalist wsi`, `doctor wsi`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts.core.cli import path_or_none, whole_number
+
+
+def datalist(
+    folder: str,
+    labels: str | None = None,
+    output: str | None = None,
+    by: str = "slide",
+    splits: str | None = None,
+    classes: list[str] | None = None,
+    annotations: str | None = None,
+    features: str | None = None,
+    label_column: str = "label",
+    slide_table: str | None = None,
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Make the datalist of a cohort of slides from their patch features, split by patient, with a check of it.
+
+    FOLDER holds feature files of any form, named after the slides: *.h5, h5_files and pt_files of CLAM (h5 goes before
+    pt), features_<encoder> of TRIDENT or torchmil, or these in folders below it. The labels are one of these:
+
+    A csv with the columns slide (or slide_id, image) and label, and if wanted patient (or case_id), section (training,
+    validation or test), coarse and annotation. CLAM's case_id,slide_id,label is one. Endings such as .svs may stay.
+
+    STAMP's two tables, saved as csv: the clinical one as labels, with PATIENT and the column of the labels, and the
+    one of slides, with PATIENT and FILENAME, as slide_table.
+
+    torchmil's splits.csv (bag_name, split) with labels/<bag>.npy beside the features; patch_labels/<bag>.npy is kept
+    for evaluation. No other csv is needed.
+
+    Labels are numbers from 0, or the names of three or more classes, of which the first counts as the one without a
+    finding: a name that says so (normal, negative), or the first of --classes. Of two names --classes says which is 0
+    and which is 1. With a column coarse it is checked that each class always lies under the same coarse one.
+
+    Sections are those of the csv, or of splits (CLAM's splits_0.csv or splits_0_bool.csv, torchmil's splits.csv), or
+    are drawn by patient, classes spread alike. Without a column patient TCGA's slide names tell it, or else each slide
+    is taken for a patient of its own. A patient in two sections is an error. Slides without tissue are left out.
+
+    Beside OUTPUT is written OUTPUT's name with _check.json: counts, what was left out and why, and patients and slides
+    in more than one section (none).
+
+    Args:
+        folder: the --dataset_dir of training; paths in the datalist are relative to it.
+        labels: the csv, a path from here or else from FOLDER; by default the one in FOLDER that has such columns.
+        output: the datalist, or a folder for it; by default FOLDER/datalist.json.
+        by: slide, a bag for each slide; or patient, a bag with all slides of a patient, whose labels must agree (of the
+            two classes 0 and 1 the higher counts).
+        splits: a csv with the sections, or CLAM's folder of them, of which splits_0.csv is taken; by default one that
+            lies in FOLDER or beside the labels.
+        classes: the names, in the order of their numbers, such as "['normal','tumor']".
+        annotations: a folder with <slide>.geojson, .json, .xml or a mask .tif, for evaluation.
+        features: the folder below FOLDER that counts, where there are features of several encoders.
+        label_column: of the csv.
+        slide_table: a csv with the columns patient and slide, where that of the labels has a row for each patient.
+        shares: of training, validation and test, where sections are drawn.
+        seed: the same seed splits the same patients in the same way.
+        force: overwrite a datalist that this command did not write.
+    """
+    from scripts.wsi.datalist.writing import write_wsi_datalist
+
+    print(
+        write_wsi_datalist(
+            Path(str(folder)),
+            path_or_none(labels),
+            path_or_none(output),
+            str(by),
+            path_or_none(splits),
+            shares,
+            whole_number(seed),
+            force,
+            None if features is None else str(features),
+            path_or_none(annotations),
+            classes,
+            str(label_column),
+            path_or_none(slide_table),
+        )
+    )
+
+
+def doctor(
+    path: str,
+    datalist: str | None = None,
+    output_dir: str = ".",
+    slides: str | None = None,
+    quick: bool = False,
+    slide_mpp: float | None = None,
+    annotation_values: list[int | str] | None = None,
+) -> None:
+    """Look for what would stop or spoil a run on whole slides: PASS, INFO, WARN or FAIL, each with what to do.
+
+    First this computer: versions, OpenSlide, CUDA, room for results. Then the datalist: sections, classes, files that
+    are missing, patients in two sections. Then each feature file: form, units, pitch and where it is known from,
+    micrometres per pixel, mean number of neighbours on the lattice, NaN, patches at one place, no tissue, annotations;
+    and whether all are of one encoder and magnification, and none is a copy. Without a datalist, a csv of labels is
+    held against the files. Slides, where there are no features yet or --slides names them: whether OpenSlide reads
+    them, size, levels and micrometres per pixel.
+    The exit code is 1 where something FAILs.
+
+    Args:
+        path: the folder of the features (--dataset_dir), one feature file, a folder of slides, or one slide.
+        datalist: what to examine; by default PATH/datalist.json, or without it every feature file below PATH.
+        output_dir: where the results would go.
+        slides: the folder of the slides that the features are of, to examine them too, and to read micrometres per
+            pixel and annotations by them.
+        quick: do not read the features themselves, so that NaN and copies are not found.
+        slide_mpp: micrometres per pixel of the slides whose features do not say it, as in a run.
+        annotation_values: which values of a mask or classes of polygons count as annotated, as in a run.
+    """
+    from scripts.doctor.findings import told
+    from scripts.wsi.doctor.cohort import examine_wsi
+
+    findings = examine_wsi(
+        Path(str(path)),
+        path_or_none(datalist),
+        Path(str(output_dir)),
+        path_or_none(slides),
+        quick,
+        slide_mpp,
+        annotation_values,
+    )
+    if not told(findings):
+        raise SystemExit(1)

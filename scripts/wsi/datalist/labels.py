@@ -1,0 +1,322 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Labels and splits of slides as CLAM, torchmil and people write them: csv files, told apart by their columns."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scripts.core.errors import InputError
+from scripts.datalist.split import Label
+from scripts.datalist.tables import SECTIONS, column_names, read_rows, require_all_or_none, require_named_once
+from scripts.wsi.datalist.files import slide_name
+
+SLIDE = ("slide_id", "slide", "image", "bag_name", "wsi_name", "wsi", "filename")  # what the column is called
+PATIENT = ("patient", "patient_id", "case_id")
+LABEL = "label"
+NOT_KNOWN = frozenset({"na", "n/a", "nan"})  # a label, as R and pandas write
+SECTION = ("section", "split")
+COARSE = ("coarse", "coarse_label")
+FOLD = re.compile(r"splits_(\d+)\.csv")  # of CLAM, one of several
+
+_SECTION_NAMES = {
+    "train": "training", "training": "training",
+    "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_BOOLEANS = {"true", "false"}
+_FLOAT = re.compile(r"(\d+)\.0")  # so pandas writes the number of a slide in a column that has gaps
+
+
+class SlideLabel(NamedTuple):
+    """One row of a csv with a slide's label; "" is what the csv does not say."""
+
+    line: int
+    slide: str  # as it is written: a name, or a path of its features
+    label: str
+    patient: str = ""
+    section: str = ""
+    coarse: str = ""
+    annotation: str = ""
+
+    @property
+    def name(self) -> str:
+        return slide_name(self.slide)
+
+
+def holds_labels(columns: Collection[str], label: str = LABEL) -> bool:
+    return label.casefold() in columns and _one_of(SLIDE, columns) is not None
+
+
+def holds_splits(columns: Collection[str]) -> bool:
+    if LABEL in columns:
+        return False
+    named = _one_of(SLIDE, columns) is not None and _one_of(SECTION, columns) is not None
+    return named or len(_section_columns(columns)) > 1
+
+
+def read_slide_labels(path: Path, label: str = LABEL) -> list[SlideLabel]:
+    """Of a csv with the columns slide and label, and if wanted patient, section, coarse and annotation.
+
+    Args:
+        path: the csv.
+        label: name of the column of the labels.
+    """
+    rows = _read_labels(path, label, SLIDE, "slide")
+    require_named_once([(row.line, row.name) for row in rows], path, "slide")
+    return rows
+
+
+def read_patient_labels(path: Path, slide_table: Path, label: str = LABEL) -> tuple[list[SlideLabel], list[str]]:
+    """Of two csvs, as STAMP's: a row for each slide in the order of the second; and who of the first has no slide.
+
+    A slide of nobody in the first has no label.
+
+    Args:
+        path: with the columns patient and label, and if wanted section and coarse.
+        slide_table: with the columns patient and slide.
+        label: name of the column of the labels.
+    """
+    patients = _read_labels(path, label, PATIENT, "patient")
+    require_named_once([(row.line, row.patient) for row in patients], path, "patient")
+    columns = column_names(slide_table)
+    patient, slide = _one_of(PATIENT, columns), _one_of(SLIDE, columns)
+    if patient is None or slide is None:
+        raise InputError(
+            f"{slide_table} names none of {', '.join(PATIENT)}, or none of {', '.join(SLIDE)} in its first line: "
+            "name its columns patient and slide"
+        )
+    slides = list(read_rows(slide_table, (patient, slide)))
+    require_named_once([(line, slide_name(name)) for line, (_, name) in slides], slide_table, "slide")
+    told = {row.patient: row for row in patients}
+    owners = {who for _, (who, _) in slides}
+    if not told.keys() & owners:
+        raise InputError(f"{slide_table} names no patient of {path}: give the slide table of these labels")
+    blank = SlideLabel(0, "", "")
+    rows = [told.get(who, blank)._replace(slide=name, patient=who) for _, (who, name) in slides]
+    return rows, [who for who in told if who not in owners]
+
+
+def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> list[SlideLabel]:
+    """One for each slide or patient, whose column is called one of `named`."""
+    columns = column_names(path)
+    if _one_of(named, columns) is None or label.casefold() not in columns:
+        there = ", ".join(sorted(columns)[:12])
+        other = ", or a csv of patients and slides with --slide_table" if what == "slide" else ""
+        raise InputError(
+            f"{path} names no column {label}, or none of {', '.join(named[:3])} in its first line ({there}): "
+            f"name its columns {what} and label, or give the name of the labels with --label_column{other}"
+        )
+    optional = [_one_of(names, columns) or names[0] for names in (SLIDE, PATIENT, SECTION, COARSE, ("annotation",))]
+    rows = []
+    for line, (value, slide, patient, section, coarse, annotation) in read_rows(path, (label,), optional):
+        known = "" if value.casefold() in NOT_KNOWN else value
+        rows.append(SlideLabel(line, slide, known, patient, _section(section, path, line), coarse, annotation))
+    if not rows:
+        raise InputError(f"{path} has no rows: give one per {what}")
+    for column in ("patient", "section", "coarse"):
+        require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, what)
+    return rows
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """Name of a slide -> its section, of CLAM's two forms or of torchmil's."""
+    columns = column_names(path)
+    if not holds_splits(columns):
+        raise InputError(
+            f"{path} names neither train, val, test (CLAM) nor bag_name, split (torchmil) in its first line: "
+            "give such a csv with --splits FILE"
+        )
+    if path.stem.endswith("_descriptor"):
+        raise InputError(
+            f"{path} counts the slides of CLAM's sections, it does not name them: give the splits_0.csv beside it"
+        )
+    sections: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for line, slide, section in _split_rows(path, columns):
+        name = slide_name(_FLOAT.sub(r"\1", slide) if _FLOAT.fullmatch(slide) else slide)
+        if sections.setdefault(name, section) != section:
+            raise InputError(
+                f"{path}, line {line} puts {name} into {section}, line {lines[name]} into {sections[name]}: keep one"
+            )
+        lines.setdefault(name, line)
+    if not sections:
+        raise InputError(f"{path} puts no slide into a section: give another with --splits FILE")
+    return sections
+
+
+def _split_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, str, str]]:
+    """Line, slide and section."""
+    slide, section = _one_of(SLIDE, columns), _one_of(SECTION, columns)
+    if slide is not None and section is not None:
+        for line, (name, where) in read_rows(path, (slide, section)):
+            if where:
+                yield line, name, _section(where, path, line)
+        return
+    names = _section_columns(columns)
+    rows = list(read_rows(path, names, (slide or "",)))
+    if _are_booleans(cell for _, cells in rows for cell in cells[: len(names)]):
+        for line, (*cells, name) in rows:
+            yield from ((line, name, _SECTION_NAMES[k]) for k, cell in zip(names, cells, strict=True) if _true(cell))
+        return
+    for line, (*cells, _) in rows:
+        yield from ((line, cell, _SECTION_NAMES[k]) for k, cell in zip(names, cells, strict=True) if cell)
+
+
+def _are_booleans(cells: Iterable[str]) -> bool:
+    return {cell.casefold() for cell in cells if cell} <= _BOOLEANS
+
+
+def _true(cell: str) -> bool:
+    return cell.casefold() == "true"
+
+
+def _section_columns(columns: Collection[str]) -> list[str]:
+    return [name for name in _SECTION_NAMES if name in columns]
+
+
+def _one_of(names: Sequence[str], columns: Collection[str]) -> str | None:
+    return next((name for name in names if name in columns), None)
+
+
+def _section(text: str, path: Path, line: int) -> str:
+    if not text:
+        return ""
+    if text.casefold() not in _SECTION_NAMES:
+        raise InputError(f"{path}, line {line}: the section {text!r} is none: give {', '.join(SECTIONS)}")
+    return _SECTION_NAMES[text.casefold()]
+
+
+_NUMBER = re.compile(r"(-?\d+)(\.0*)?")  # pandas writes 1.0 where another row has no label
+_BRACS = ("N", "PB", "UDH", "FEA", "ADH", "DCIS", "IC")  # as configs/wsi/bracs.json has them
+_PANDA = (0, 1, 2, 3, 4, 5)  # likewise
+_WORDS = ("normal", "healthy", "negative", "neg", "n", "p?n0", "non?", "non[a-z]*", "none", "control", "wt",
+          "wild[a-z]*", "benign")  # fmt: skip
+_NEGATIVE = [re.compile(rf"(?<![a-z]){word}(?![a-z0-9])", re.IGNORECASE) for word in _WORDS]  # the surest first
+
+
+def class_list(given: Any) -> list[str] | None:
+    """What was typed behind --classes."""
+    if given is None:
+        return None
+    given = given.split(",") if isinstance(given, str) else given
+    names = [str(name).strip() for name in given] if isinstance(given, (list, tuple)) else []
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise InputError(f"--classes {given!r}: give two names or more, such as --classes \"['normal','tumor']\"")
+    return names
+
+
+def as_classes(rows: Sequence[SlideLabel], classes: Sequence[str] | None, path: Path) -> dict[int, Label]:
+    """Line -> label of the rows that have one: a number, or the name of one of three or more classes."""
+    labelled = [row for row in rows if row.label]
+    if not labelled:
+        raise InputError(f"{path} has no label in any row: give one per slide")
+    if classes is not None:
+        return {row.line: _of_the_list(row, classes, path) for row in labelled}
+    numbers = {row.line: _number(row.label) for row in labelled}
+    if all(number is None for number in numbers.values()):
+        _require_three({row.label for row in labelled}, path)
+        return {row.line: row.label for row in labelled}
+    whole: dict[int, Label] = {}
+    for row in labelled:
+        number = numbers[row.line]
+        if number is None or number < 0:
+            raise InputError(
+                f"{path}, line {row.line}: the label {row.label!r} is no number from 0, as others are: mend it, "
+                "or name the classes with --classes"
+            )
+        whole[row.line] = number
+    found = sorted({number for number in numbers.values() if number is not None})
+    if len(found) > 1 and found[0] > 0:
+        raise InputError(
+            f"{path} has the labels {', '.join(map(str, found))}: number the classes from 0, or name them, "
+            f"--classes {_typed(map(str, found))}"
+        )
+    return whole
+
+
+def _number(text: str) -> int | None:
+    match = _NUMBER.fullmatch(text)
+    return None if match is None else int(match[1])
+
+
+def _of_the_list(row: SlideLabel, classes: Sequence[str], path: Path) -> Label:
+    """Two classes become 0 and 1, more keep their names; a number counts for the class it numbers."""
+    number = _number(row.label)
+    if row.label in classes:
+        place = classes.index(row.label)
+    elif number is not None and number in range(len(classes)):
+        place = number
+    else:
+        raise InputError(
+            f"{path}, line {row.line}: the label {row.label!r} is not one of the classes: give {', '.join(classes)}"
+        )
+    return place if len(classes) == 2 else classes[place]
+
+
+def _require_three(names: set[str], path: Path) -> None:
+    if len(names) == 1:
+        (name,) = names
+        raise InputError(f"{path} has the label {name!r} alone: add slides of another class, or give --classes")
+    if len(names) == 2:
+        ordered = _negative_first(names)
+        raise InputError(
+            f"{path} has the labels {' and '.join(ordered)}: say which is negative and which is positive, in this "
+            f"order, --classes {_typed(ordered)}"
+        )
+
+
+def _negative_first(names: Iterable[str]) -> list[str]:
+    """By alphabet, but before all others the one that most clearly says that nothing was found."""
+    ordered = sorted(names)
+    surest = min(ordered, key=lambda name: next((k for k, word in enumerate(_NEGATIVE) if word.search(name)), math.inf))
+    return [surest, *(name for name in ordered if name != surest)]
+
+
+def training_note(classes: Sequence[Label]) -> str:
+    """How a network is trained on three classes or more."""
+    if tuple(classes) == _BRACS:
+        kind, names = ", those of BRACS", " (or hmil.json) and configs/bracs.json"
+    elif tuple(classes) == _PANDA:
+        kind, names = ", taken for ISUP grades", " (or hmil.json) and configs/panda.json"
+    else:
+        kind, names = "", f" and give --class_names {_typed(map(str, classes))}"
+    return (
+        f"{len(classes)} classes{kind}: behind train.json name configs/classes.json{names}; {classes[0]}, the first, "
+        "counts as the class without a finding, --negative_class none says that every class is a finding"
+    )
+
+
+def _typed(names: Iterable[str]) -> str:
+    """As a shell takes it."""
+    return '"[' + ",".join(f"'{name}'" for name in names) + ']"'
+
+
+def in_order(labels: Iterable[Label], classes: Sequence[str] | None) -> list[Label]:
+    """Each class once: numbers ascending, names as the user listed them, or by alphabet behind the negative one."""
+    found = set(labels)
+    if classes is not None and len(classes) > 2:
+        return list(classes)
+    numbers = [label for label in found if isinstance(label, int)]
+    if numbers:
+        return list(range(max(*numbers, 1) + 1))
+    return list(_BRACS if found == set(_BRACS) else _negative_first(map(str, found)))
+
+
+def coarse_of(rows: Sequence[SlideLabel], labels: Mapping[int, Label], path: Path) -> dict[Label, str]:
+    """The coarse class of each fine one, which must always be the same."""
+    seen: dict[Label, SlideLabel] = {}
+    for row in rows:
+        if not row.coarse or row.line not in labels:
+            continue
+        before = seen.setdefault(labels[row.line], row)
+        if before.coarse != row.coarse:
+            raise InputError(
+                f"{path}, line {row.line} puts {row.label} under {row.coarse}, line {before.line} under "
+                f"{before.coarse}: a fine class has one coarse class, mend them"
+            )
+    return {label: row.coarse for label, row in seen.items()}

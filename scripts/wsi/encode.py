@@ -1,0 +1,293 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""From slides to features: find the tissue, cut it into tiles, encode each tile, keep one file per slide."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from scripts.core.errors import InputError
+from scripts.core.files import writable_folder, write_whole
+from scripts.core.units import Level0Coords, MicronsPerPixel
+from scripts.engine.extraction import Share, encode, tell_failures
+from scripts.wsi.features.smooth_mil import PatchFeatures, read_header, write_features
+from scripts.wsi.slides.slide import (
+    TilePlan,
+    damaged,
+    find_slides,
+    open_slide,
+    plan_tiles,
+    read_mpp,
+    read_origin,
+    read_overview,
+    read_square,
+)
+from scripts.wsi.slides.tissue import ChromaMask, TissueMask, described, tissue_mask, tissue_tiles
+
+SETTINGS = "settings.json"
+THUMBNAIL_SIDE = 768
+SLOW_SECONDS = 5  # of one slide, after which a bar is shown
+ALIKE = 1e-3  # relative: what was rounded when it was stored
+
+logger = logging.getLogger(__name__)
+
+
+class FeatureExtractor:
+    """Writes ``output_dir/<slide name>.h5`` for each slide; a slide that has its file is skipped.
+
+    A slide that cannot be read is left out, and told at the end. Where several processes run (torchrun), each takes
+    its share of the slides.
+
+    Args:
+        slides: folder of the slides, at any depth, or a list of their paths.
+        output_dir: directory of the feature files, made if absent.
+        encoder: network from [B, 3, tile_size, tile_size] in 0..1 to [B, D] or [B, D, 1, 1].
+        encoder_name: written into the files, which are refused when extraction goes on with another encoder.
+        tile_size: side of a tile in pixels at ``mpp``.
+        mpp: micrometres per pixel of the tiles.
+        overlap: pixels that two neighbouring tiles share.
+        slide_mpp: micrometres per pixel of the slides that do not state theirs.
+        tissue: RGB image [3, h, w] → mask [1, h, w], such as MONAI's ForegroundMask; else colour.
+        tissue_threshold: the least fraction of a tile that is tissue.
+        batch_size: tiles per call of the encoder.
+        num_workers: threads that read tiles.
+        device: where the encoder runs.
+        amp: mixed precision, on a GPU alone.
+    """
+
+    def __init__(
+        self,
+        slides: str | Path | Sequence[str | Path],
+        output_dir: str | Path,
+        encoder: nn.Module,
+        encoder_name: str | None,
+        tile_size: int = 256,
+        mpp: float = 0.5,
+        overlap: int = 0,
+        slide_mpp: float | None = None,
+        tissue: TissueMask | None = None,
+        tissue_threshold: float = 0.5,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        device: torch.device | str = "cpu",
+        amp: bool = False,
+    ) -> None:
+        if not encoder_name:
+            raise InputError("the encoder does not say its name: give one that tells its weights (--encoder_name NAME)")
+        if min(tile_size, batch_size, num_workers) < 1:
+            raise InputError("tile_size, batch_size and num_workers must be 1 or more; correct them")
+        if not 0 <= overlap < tile_size:
+            raise InputError(f"overlap is {overlap}; choose it from 0 to below the tile_size of {tile_size}")
+        if not 0 <= tissue_threshold <= 1:
+            raise InputError(f"tissue_threshold is {tissue_threshold}; it is a fraction of a tile, from 0 to 1")
+        if not (0 < mpp < math.inf and (slide_mpp is None or 0 < slide_mpp < math.inf)):
+            raise InputError(f"mpp is {mpp} and slide_mpp {slide_mpp}; give micrometres per pixel, such as 0.5")
+        self.slides = slides
+        self.output_dir = Path(output_dir)
+        self.encoder = _TileEncoding(encoder, torch.device(device), amp).eval()
+        self.encoder_name = encoder_name
+        self.tile_size = tile_size
+        self.mpp = MicronsPerPixel(mpp)
+        self.overlap = overlap
+        self.slide_mpp = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
+        self.tissue = ChromaMask() if tissue is None else tissue
+        self.tissue_threshold = tissue_threshold
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        # a GPU works while threads read ahead; an encoder on the same processor only gets in their way, and they in its
+        self.ahead = 0 if torch.device(device).type == "cpu" else num_workers
+        self.share = Share()
+        self.settings: dict[str, Any] = {
+            "encoder": encoder_name,
+            "encoder_input": encoder.extra_repr(),
+            "tile_size": tile_size,
+            "mpp": mpp,
+            "overlap": overlap,
+            "tissue": described(self.tissue),
+            "tissue_threshold": tissue_threshold,
+        }
+
+    def run(self) -> None:
+        """Encode every slide that has no feature file yet."""
+        slides = find_slides(self.slides)
+        writable_folder(self.output_dir)
+        self._keep_settings()
+        dimension = self._try_out()
+        mine = self.share.of(slides)
+        left = []
+        for slide in mine:
+            if self._file(slide).exists():
+                self._refuse_other_settings(slide)
+            else:
+                left.append(slide)
+        failures = self._extract(left, dimension)
+        done, skipped = len(left) - len(failures), len(mine) - len(left)
+        logger.info("%d slides done, %d skipped (already there), %d failed", done, skipped, len(failures))
+        failures = self.share.gathered(failures)
+        if self.share.speaks:
+            table = self.output_dir / ("failed.csv" if self.share.joined else f"failed_{self.share.rank}.csv")
+            tell_failures(table, failures, "slide", f"{len(slides if self.share.joined else mine)} slides")
+
+    def extract(self, path: Path, dimension: int) -> PatchFeatures:
+        """The features of one slide, (0, dimension) if it has no tissue."""
+        with open_slide(path) as slide:
+            mpp = read_mpp(slide, path, self.slide_mpp)
+            plan = plan_tiles(slide, path, self.tile_size, self.overlap, self.mpp, mpp)
+            try:
+                coords = tissue_tiles(slide, plan, self.tissue, self.tissue_threshold)
+                if len(coords) == 0:
+                    logger.warning("%s: no tile is tissue; its feature file holds no patches", path.name)
+                # closing: the threads must have stopped before the slide is closed, also when the encoder fails
+                with closing(self._read_tiles(slide, coords, plan)) as batches:
+                    count = math.ceil(len(coords) / self.batch_size)
+                    bar = tqdm(batches, "batches of tiles", count, leave=False, delay=SLOW_SECONDS)
+                    encoded = [self._encode(tiles) for tiles in bar]
+                downsample = max(max(slide.dimensions) / THUMBNAIL_SIDE, 1.0)
+                thumbnail = read_overview(slide, downsample)
+            except openslide.OpenSlideError as error:
+                raise damaged(path, error) from error
+            return PatchFeatures(
+                features=np.concatenate([np.zeros((0, dimension), np.float16), *encoded]),
+                coords=coords,
+                pitch=plan.pitch,
+                tile=plan.tile,
+                mpp=mpp,
+                encoder=self.encoder_name,
+                slide_id=path.stem,
+                slide_size=slide.dimensions,
+                origin=read_origin(slide),
+                thumbnail=thumbnail,
+                thumbnail_downsample=downsample,
+            )
+
+    def _extract(self, slides: Sequence[Path], dimension: int) -> dict[str, str]:
+        """Encode and write; gives why each of those that failed did so."""
+        failures: dict[str, str] = {}
+        title = "slides" if self.share.processes == 1 else f"slides of process {self.share.rank}"
+        for path in tqdm(slides, desc=title, unit="slide"):
+            try:
+                write_features(self._file(path), self.extract(path, dimension))
+            except InputError as error:
+                failures[path.name] = str(error)
+        return failures
+
+    def _read_tiles(
+        self, slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan
+    ) -> Generator[np.ndarray, None, None]:
+        """Batches (B, t, t, 3) in order; all threads read at one batch, so that the encoder waits less for it."""
+        starts = range(0, len(coords), self.batch_size)
+        pending: deque[list[Future[np.ndarray]]] = deque()
+        with ThreadPoolExecutor(self.num_workers) as threads:
+            for start in starts:
+                batch = coords[start : start + self.batch_size]
+                parts = np.array_split(batch, min(self.num_workers, len(batch)))
+                pending.append([threads.submit(_read_tiles, slide, Level0Coords(part), plan) for part in parts])
+                if len(pending) > self.ahead:
+                    yield _joined(pending.popleft())
+            while pending:
+                yield _joined(pending.popleft())
+
+    def _encode(self, tiles: np.ndarray) -> np.ndarray:
+        return encode(self.encoder, self.encoder_name, torch.from_numpy(tiles), torch.float16)
+
+    def _try_out(self) -> int:
+        """The number of features; what cannot work is told before hours of reading."""
+        glass = np.full((1, self.tile_size, self.tile_size, 3), 255, np.uint8)
+        try:
+            tissue_mask(glass[0], self.tissue)
+        except ImportError as error:
+            raise InputError(f"{type(self.tissue).__name__} as given needs scikit-image: pip install it") from error
+        try:
+            return self._encode(glass).shape[1]
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"encoder {self.encoder_name} takes no tiles of {self.tile_size} × {self.tile_size} pixels "
+                f"({' '.join(str(error).split())[:200]}); give another tile_size, or the `size` that it takes"
+            ) from error
+
+    def _file(self, slide: Path) -> Path:
+        return self.output_dir / f"{slide.stem}.h5"
+
+    def _keep_settings(self) -> None:
+        """Features of two kinds in one directory would be trained on as if they were one."""
+        kept, now = self.output_dir / SETTINGS, json.dumps(self.settings, indent=1)
+        if not kept.exists() or not any(self.output_dir.glob("*.h5")):
+            write_whole(kept, now + "\n")
+            return
+        try:
+            then = dict(json.loads(kept.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{kept} is damaged; choose another output_dir") from error
+        _refuse_changes(kept, then, json.loads(now))
+
+    def _refuse_other_settings(self, slide: Path) -> None:
+        """The same for one file, which may have come from elsewhere, or been made with another slide_mpp."""
+        file = self._file(slide)
+        header = read_header(file)
+        then: dict[str, Any] = {"encoder": header.encoder, "pitch in tiles": header.pitch / header.tile}
+        now: dict[str, Any] = {"encoder": self.encoder_name, "pitch in tiles": 1 - self.overlap / self.tile_size}
+        if header.mpp is not None:
+            then["micrometres of a tile"] = header.tile * header.mpp
+            now["micrometres of a tile"] = self.tile_size * self.mpp
+        if self.slide_mpp is not None:
+            with open_slide(slide) as opened:
+                then["slide_mpp"], now["slide_mpp"] = header.mpp, read_mpp(opened, slide, self.slide_mpp)
+        _refuse_changes(file, then, now)
+
+
+class _TileEncoding(nn.Module):
+    """Tiles as they are read, (B, t, t, 3) uint8 → features [B, D] of an encoder, on its device."""
+
+    def __init__(self, encoder: nn.Module, device: torch.device, amp: bool) -> None:
+        super().__init__()
+        self.encoder = encoder.to(device)
+        self.device = device
+        self.amp = amp and device.type == "cuda"
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        images = tiles.to(self.device).permute(0, 3, 1, 2).float().div(255)
+        with torch.autocast(self.device.type, enabled=self.amp):
+            features = self.encoder(images)
+        if not isinstance(features, Tensor):
+            raise InputError(f"the encoder gave a {type(features).__name__}; it must give one tensor [B, D]")
+        return features.flatten(1) if features.shape[2:] == (1, 1) else features
+
+
+def _joined(parts: Sequence[Future[np.ndarray]]) -> np.ndarray:
+    return np.concatenate([part.result() for part in parts])
+
+
+def _read_tiles(slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan) -> np.ndarray:
+    return np.stack([read_square(slide, (x, y), plan.level, plan.side, plan.pixels) for x, y in coords.tolist()])
+
+
+def _refuse_changes(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
+        for name in {**now, **then}
+        if not _alike(then.get(name), now.get(name))
+    ]
+    if changed:
+        raise InputError(
+            f"{path} was made with another encoder or other settings ({'; '.join(changed)}); choose another output_dir"
+        )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=ALIKE)
+    return bool(one == other)

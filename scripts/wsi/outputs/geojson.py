@@ -1,0 +1,225 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The patches of a slide and the regions they form as QuPath reads them: GeoJSON, gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import shapely
+from monai.transforms import Transform
+
+from scripts.core.errors import InputError
+from scripts.core.files import whole_file
+from scripts.core.record import RESEARCH_USE, BagResult
+from scripts.outputs.drawing import called
+from scripts.outputs.scores import normalisation
+from scripts.wsi.features.base import PIXELS
+from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of, with_warnings
+
+ATTENTION = "attention (times the average)"
+FLAGGED = {"name": "flagged", "color": [214, 39, 40]}
+OTHER = {"name": "not flagged", "color": [127, 127, 127]}
+REGION = {"name": "high attention", "color": [214, 39, 40]}
+MOST_REGIONS = 50  # each an annotation of its own: a list that a person can go through
+SAME_EDGE = 1.0  # level-0 pixels: tiles whose size is no whole number lie a rounding apart
+BLOCK = 5000  # features that are text at a time
+FAST = 1  # of gzip's nine levels: text this regular shrinks well at any
+
+
+class SaveGeoJSONd(Transform):
+    """Writes `output_dir/<bag_id>/tiles.geojson.gz`, or `<slide_id>.geojson.gz` for each of several slides.
+
+    Every patch is a tile with its measurements. Flagged patches with much attention are merged into regions, which are
+    annotations, the largest first; beyond fifty the smallest are one annotation together. A slide called negative has
+    no region. A slide whose coordinates are micrometres, and whose pixels nobody knows, is left out with a warning.
+
+    Args:
+        output_dir: folder of the results.
+        regions_above: a patch is in a region above so many times the average attention.
+    """
+
+    def __init__(self, output_dir: str, regions_above: float = 2.0) -> None:
+        self.output_dir = Path(output_dir)
+        self.regions_above = regions_above
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["result"]
+        slides = slides_of(result)
+        stems = file_stems(slides) if len(slides) > 1 else ["tiles"]
+        warnings: list[str] = []
+        for stem, slide in zip(stems, slides, strict=True):
+            if slide.header.unit != PIXELS:
+                warnings.append(
+                    f"no GeoJSON of {slide.header.slide_id}: its coordinates are {slide.header.unit} and its pixels "
+                    "are of unknown size; give --slides or --slide_mpp"
+                )
+                continue
+            path = self.output_dir / result.bag_id / f"{stem}.geojson.gz"
+            write_geojson(path, result, slide, self.regions_above)
+        return with_warnings(data, warnings)
+
+
+def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_above: float = 2.0) -> None:
+    """Whole or not at all, and the same bytes for the same result."""
+    ids = _Ids(f"{result.bag_id}/{slide.header.slide_id}")
+    about = _metadata(result, slide, regions_above)
+    with (
+        whole_file(path) as beside,
+        beside.open("wb") as raw,
+        gzip.GzipFile("", "wb", FAST, raw, mtime=0) as file,  # neither its name nor the hour, so a second run is alike
+    ):
+        file.write(b'{"type":"FeatureCollection","features":[')
+        between = b"\n"
+        for block in _blocks(ids, about, slide, regions_above):
+            file.write(between + block.encode())
+            between = b",\n"
+        file.write(b"\n]}\n")
+
+
+class Region(NamedTuple):
+    area: shapely.Geometry  # level-0 pixels
+    tiles: np.ndarray  # numbers of the patches in it
+
+
+def regions(coords: np.ndarray, tile: float, above: np.ndarray) -> list[Region]:
+    """The areas that the chosen patches cover together, those of most patches first.
+
+    Args:
+        coords: (n, 2) top-left x, y.
+        tile: that a patch spans.
+        above: (n,) bool, which are chosen.
+    """
+    chosen = np.flatnonzero(above)
+    if len(chosen) == 0:
+        return []
+    union = shapely.disjoint_subset_union_all(_rows_of_tiles(coords[chosen], tile))
+    areas = shapely.get_parts(shapely.orient_polygons(shapely.simplify(union, 0.0)))
+    centres = shapely.points(coords[chosen] + tile / 2)
+    tile_of, area_of = shapely.STRtree(areas).query(centres, predicate="within")
+    members = np.split(chosen[tile_of[np.argsort(area_of, kind="stable")]], np.bincount(area_of).cumsum()[:-1])
+    found = [Region(area, np.sort(tiles)) for area, tiles in zip(areas, members, strict=True)]
+    found.sort(key=lambda region: (-len(region.tiles), region.tiles[0]))
+    if len(found) <= MOST_REGIONS:
+        return found
+    rest = found[MOST_REGIONS - 1 :]
+    together = shapely.multipolygons([region.area for region in rest])
+    return [*found[: MOST_REGIONS - 1], Region(together, np.sort(np.concatenate([region.tiles for region in rest])))]
+
+
+def _rows_of_tiles(corners: np.ndarray, tile: float) -> np.ndarray:
+    """Rectangles that cover what the tiles do, tiles side by side in one: far fewer for GEOS to unite."""
+    left, top = corners.T
+    right, bottom = (_snapped(edge + tile, edge) for edge in (left, top))
+    order = np.lexsort((left, bottom, top))
+    left, top, right, bottom = left[order], top[order], right[order], bottom[order]
+    starts = np.ones(len(left), dtype=bool)
+    starts[1:] = (top[1:] != top[:-1]) | (bottom[1:] != bottom[:-1]) | (left[1:] > right[:-1])
+    first = np.flatnonzero(starts)
+    last = np.append(first[1:], len(left)) - 1
+    return shapely.box(left[first], top[first], right[last], bottom[last])
+
+
+def _snapped(edges: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Each edge on the nearest of the others, if that is its neighbour's."""
+    known = np.unique(others)
+    after = np.searchsorted(known, edges)
+    candidates = known[np.stack([np.maximum(after - 1, 0), np.minimum(after, len(known) - 1)])]
+    nearest = np.take_along_axis(candidates, np.abs(candidates - edges).argmin(axis=0)[None], axis=0)[0]
+    return np.where(np.abs(nearest - edges) <= SAME_EDGE, nearest, edges)
+
+
+class _Ids:
+    """A UUID for each object of a slide, the same in each run: hashing a hundred thousand of them would take long."""
+
+    def __init__(self, name: str) -> None:
+        digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()
+        self.start = f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-8{digest[15:18]}-"  # version 8: a maker's own
+
+    def of(self, number: int) -> str:
+        return f"{self.start}{number:012x}"
+
+
+def _blocks(ids: _Ids, about: dict[str, str], slide: SlideResult, regions_above: float) -> Iterator[str]:
+    """The features as text, regions first."""
+    if not (np.isfinite(slide.attention).all() and np.isfinite(slide.scores).all()):
+        raise InputError(f"the network gives no numbers for {slide.header.slide_id}: check its weights")
+    count = len(slide.scores)
+    above = slide.flagged & (slide.times_average > regions_above)
+    for number, region in enumerate(regions(slide.coords.astype(float), slide.header.tile, above)):
+        yield json.dumps(_region(ids.of(count + number), number, region, about, slide), ensure_ascii=False)
+    for start in range(0, count, BLOCK):
+        yield _tiles(ids, slide, range(start, min(start + BLOCK, count)))
+
+
+def _region(identity: str, number: int, region: Region, about: dict[str, str], slide: SlideResult) -> dict[str, Any]:
+    attention = slide.times_average[region.tiles]
+    measurements = {
+        "tiles": len(region.tiles),
+        f"mean {ATTENTION}": float(attention.mean()),
+        f"highest {ATTENTION}": float(attention.max()),
+    }
+    if slide.header.mpp is not None:
+        measurements["area mm²"] = region.area.area * slide.header.mpp**2 / 1e6
+    if slide.truth is not None:
+        measurements["annotated tiles"] = int(slide.truth[region.tiles].sum())
+    shifted = shapely.transform(region.area, lambda points: np.round(points - _origin(slide), 2))
+    name = f"region {number + 1}" if shifted.geom_type == "Polygon" else "smaller regions"
+    properties = {
+        "objectType": "annotation",
+        "name": name,
+        "classification": REGION,
+        "measurements": {key: round(value, 6) for key, value in measurements.items()},
+        "metadata": about,
+    }
+    geometry = shapely.geometry.mapping(shifted)
+    return {"type": "Feature", "id": identity, "geometry": geometry, "properties": properties}
+
+
+def _tiles(ids: _Ids, slide: SlideResult, block: range) -> str:
+    """One template for all: json.dumps would take three times as long."""
+    measured = {ATTENTION: slide.times_average, "score": slide.scores}
+    if slide.truth is not None:
+        measured["annotated"] = slide.truth
+    names = ",".join(f'"{name}":%.7g' for name in measured)
+    feature = (
+        f'{{"type":"Feature","id":"{ids.start}%012x","geometry":{{"type":"Polygon","coordinates":'
+        "[[[%.10g,%.10g],[%.10g,%.10g],[%.10g,%.10g],[%.10g,%.10g],[%.10g,%.10g]]]},"
+        f'"properties":{{"objectType":"tile","classification":%s,"measurements":{{{names}}}}}}}'
+    )
+    part = slice(block.start, block.stop)
+    near = slide.coords[part] - np.array(_origin(slide), dtype=float)
+    (left, top), (right, bottom) = np.round(near, 2).T.tolist(), np.round(near + slide.header.tile, 2).T.tolist()
+    kinds = [json.dumps(kind) for kind in (OTHER, FLAGGED)]
+    classification = [kinds[flagged] for flagged in slide.flagged[part].tolist()]
+    rows = zip(
+        block, left, top, right, top, right, bottom, left, bottom, left, top, classification,
+        *(values[part].tolist() for values in measured.values()), strict=True,
+    )  # fmt: skip
+    return ",\n".join(map(feature.__mod__, rows))
+
+
+def _origin(slide: SlideResult) -> tuple[int, int]:
+    """Of what QuPath shows; of most slides their own corner."""
+    return slide.header.origin or (0, 0)
+
+
+def _metadata(result: BagResult, slide: SlideResult, regions_above: float) -> dict[str, str]:
+    """Texts that QuPath shows with a region."""
+    about = {
+        "normalisation": normalisation(result),
+        "region": f"flagged tiles above {regions_above:g} × the average",
+        "bag": result.bag_id,
+        "slide": slide.header.slide_id,
+        "called": called(result),
+        "note": RESEARCH_USE,
+    }
+    if result.model is not None:
+        about["model"] = " ".join(filter(None, (result.model.name, result.model.version, result.model.sha256)))
+    return about

@@ -1,0 +1,311 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A picture per slide that a person understands at a look: the slide, its attention, and the patches with the most."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from monai.transforms import Transform
+
+from scripts.core.errors import InputError
+from scripts.core.files import write_whole
+from scripts.core.record import BagResult
+from scripts.outputs.drawing import FLAGGED, TRUTH, headline, png
+from scripts.wsi.annotations.annotation import read_annotation
+from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide, with_warnings
+from scripts.wsi.slides.folder import SlideFolder
+
+ATTENTION = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
+COLOURS = "RdYlBu_r"  # pale at the average, red above it: on pink tissue and on glass alike
+ALPHA = 0.65
+CHOSEN = "#0047ab"
+DPI = 150  # a patch of the strip has about as many pixels as the network saw
+PATCH_PIXELS = 224  # of a patch in the strip
+NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
+ROUNDING = 1  # pixel by which tiles side by side may overlap, as their corners are whole pixels
+MOST_CELLS = 1600  # along the longer side of the map: more than the picture has pixels for it
+
+# in inches
+WIDTH = 12.0
+MARGIN = 0.3
+COLUMN = 5.1
+HIGHEST = 6.2
+HIGHEST_OF_WIDE = 2.6
+WIDE = 2.2  # a slide with more width for its height is drawn above its map, not beside it
+BAR_SPACE = 0.9  # for the colour bar and what it says
+LEAST_BAR = 1.7
+LINE = 0.24
+TITLE = 0.3
+SCALE = 0.4
+PATCHES_IN_A_ROW = 8
+PATCH_GAP = 0.1
+LEAST_SQUARE = 0.09
+
+
+class DrawSlided(Transform):
+    """Writes `output_dir/<bag_id>/map.png`, or `<slide_id>.png` for each of several slides.
+
+    Args:
+        output_dir: folder of the results.
+        slides: folder of the slides, for the strip of patches at full resolution; without it the thumbnail that the
+            features may hold is all there is.
+        shown: at most so many patches in the strip, those with the most attention.
+        annotation_values: what counts of the truth, values of a mask or class names; None = all.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        slides: str | None = None,
+        shown: int = 8,
+        annotation_values: Sequence[int | str] | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.slides = SlideFolder(slides)
+        self.shown = shown
+        self.annotation_values = annotation_values
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["result"]
+        slides = slides_of(result)
+        stems = file_stems(slides) if len(slides) > 1 else ["map"]
+        warnings: list[str] = []
+        for stem, slide, truth in zip(stems, slides, _each(data.get("annotation"), len(slides)), strict=True):
+            view = view_slide(slide, self.slides)
+            try:
+                figure = self._drawn(result, slide, view, truth)
+            except (InputError, openslide.OpenSlideError) as error:
+                if view.path is None:
+                    raise
+                view = view.without_slide(f"the slide is left out of its map: {error}")
+                figure = self._drawn(result, slide, view, truth)
+            warnings.extend(view.warnings)
+            write_whole(self.output_dir / result.bag_id / f"{stem}.png", png(figure, DPI))
+        return with_warnings(data, warnings)
+
+    def _drawn(self, result: BagResult, slide: SlideResult, view: SlideView, truth: str | None) -> Figure:
+        if truth and view.in_pixels:  # a batch cannot hold None: an empty path says the same
+            annotation = read_annotation(truth, view.size, self.annotation_values, view.origin)
+            view = replace(view, outlines=annotation.outlines())
+        return draw_slide(result, slide, view, self.shown)
+
+
+def draw_slide(result: BagResult, slide: SlideResult, view: SlideView, shown: int = 8) -> Figure:
+    several = len(result.about["slides"]) > 1
+    name = f"{result.bag_id}, slide {slide.header.slide_id}" if several else result.bag_id
+    findings = f"{slide.flagged.sum()} of {len(slide.scores)} patches flagged"
+    headlines = [line for part in headline(result, findings, name).splitlines() for line in textwrap.wrap(part, 120)]
+    chosen = most_attention(slide, view, shown)
+    patches = view.tiles(chosen, PATCH_PIXELS)
+    sheet = _Sheet(view.window, len(headlines), len(patches))
+    figure = sheet.figure
+    for number, line in enumerate(headlines):
+        place = sheet.up(0.12 + LINE * (number + 0.5))
+        figure.text(0.5, place, line, ha="center", va="center", fontsize=11, parse_math=False)
+    plain, overlaid = (_panel(sheet, view, number) for number in range(2))
+    _draw_slide(plain, view, chosen if patches else [], LEAST_SQUARE / sheet.scale)
+    _draw_attention(overlaid, slide.times_average, view)
+    overlaid.set_title(_attention_title(result, slide), fontsize=10)
+    bar = sheet.axes("colour bar", *sheet.bar)
+    figure.colorbar(ScalarMappable(ATTENTION, COLOURS), cax=bar, alpha=ALPHA, extend="both")
+    bar.set_ylabel(f"attention, times the\naverage of {'all slides' if several else 'the slide'}", fontsize=9)
+    bar.set_yticks([0.1, 1, 10], labels=["0.1", "1", "10"])
+    _draw_scale(sheet, view)
+    _draw_patches(sheet, slide, view, chosen, patches)
+    return figure
+
+
+def most_attention(slide: SlideResult, view: SlideView, shown: int) -> list[int]:
+    """The patches with the most attention: flagged ones first, of these those that cover no part of another."""
+    left, apart = np.ones((2, len(slide.attention)), dtype=bool)
+    chosen: list[int] = []
+    while len(chosen) < shown and left.any():
+        candidates = left
+        for preferred in (slide.flagged, apart):
+            candidates = candidates & preferred if (candidates & preferred).any() else candidates
+        best = int(np.where(candidates, slide.attention, -np.inf).argmax())
+        chosen.append(best)
+        left[best] = False
+        apart &= (np.abs(view.coords - view.coords[best]) >= view.tile - ROUNDING).any(axis=1)
+    return sorted(chosen, key=lambda index: -slide.attention[index])
+
+
+class _Sheet:
+    """Where everything lies, in inches from the upper left corner: nothing can overlap, whatever the slide's shape."""
+
+    def __init__(self, window: tuple[float, float, float, float], headlines: int, patches: int) -> None:
+        left, top, right, bottom = window
+        width, height = right - left, bottom - top
+        wide = width > WIDE * height
+        column = WIDTH - 2 * MARGIN - BAR_SPACE if wide else COLUMN
+        highest = HIGHEST_OF_WIDE if wide else HIGHEST
+        self.scale = min(column / width, highest / height)  # inches per unit of the window
+        panel = (width * self.scale, height * self.scale)
+        first = 0.12 + LINE * headlines + TITLE
+        self.panels = [
+            (MARGIN + (column - panel[0]) / 2, first, *panel),
+            (MARGIN + (column - panel[0]) / 2, first + panel[1] + TITLE, *panel)
+            if wide
+            else (MARGIN + column + MARGIN + (column - panel[0]) / 2, first, *panel),
+        ]
+        last = self.panels[1][1] + panel[1]
+        length = max(min(last - first, 3.0), LEAST_BAR)
+        self.bar = (WIDTH - MARGIN - BAR_SPACE + 0.15, first, 0.15, length)
+        self.under = last + 0.05
+        self.strip = max(self.under + SCALE, first + length + 0.15)
+        self.patch = (WIDTH - 2 * MARGIN - PATCH_GAP * (PATCHES_IN_A_ROW - 1)) / PATCHES_IN_A_ROW
+        rows = -(-patches // PATCHES_IN_A_ROW)
+        self.row = self.patch + 0.45
+        self.height = self.strip + (TITLE + rows * self.row if rows else 0)
+        self.figure = Figure(figsize=(WIDTH, self.height))
+
+    def up(self, inches: float) -> float:
+        return 1 - inches / self.height
+
+    def axes(self, label: str, left: float, top: float, width: float, height: float) -> Axes:
+        place = (left / WIDTH, self.up(top + height), width / WIDTH, height / self.height)
+        return self.figure.add_axes(place, label=label)
+
+    def patch_places(self, patches: int) -> Iterator[tuple[float, float, float, float]]:
+        for number in range(patches):
+            row, column = divmod(number, PATCHES_IN_A_ROW)
+            left = MARGIN + column * (self.patch + PATCH_GAP)
+            yield left, self.strip + TITLE + row * self.row, self.patch, self.patch
+
+
+def _panel(sheet: _Sheet, view: SlideView, number: int) -> Axes:
+    axes = sheet.axes(("slide", "attention")[number], *sheet.panels[number])
+    left, top, right, bottom = view.window
+    if view.thumbnail is not None:
+        pixels, downsample = view.thumbnail
+        axes.imshow(pixels, extent=(0, pixels.shape[1] * downsample, pixels.shape[0] * downsample, 0))
+    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
+    return axes
+
+
+def _draw_slide(axes: Axes, view: SlideView, chosen: Sequence[int], least: float) -> None:
+    title = ["slide"]
+    if view.thumbnail is None:
+        covered, extent = lattice_image(np.ones(len(view.coords)), view)
+        axes.imshow(covered, extent=extent, cmap="Greys", vmin=0, vmax=4, interpolation="nearest")
+        title = ["where the slide has patches"]
+    if view.outlines:
+        _draw_outlines(axes, view.outlines)
+        title.append("green: as annotated")
+    if len(chosen):
+        side = max(view.tile, least)  # of a small patch, a mark that can be seen
+        corners = side * (np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - 0.5)
+        middles = view.coords[chosen] + view.tile / 2
+        squares = list(middles[:, None] + corners)
+        axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors=CHOSEN, linewidths=1.2))
+        title.append("squares: the patches below")
+    axes.set_title("; ".join(title), fontsize=10)
+
+
+def _draw_attention(axes: Axes, values: np.ndarray, view: SlideView) -> None:
+    image, extent = lattice_image(values, view)
+    axes.imshow(image, extent=extent, cmap=COLOURS, norm=ATTENTION, alpha=ALPHA, interpolation="nearest")
+    _draw_outlines(axes, view.outlines)
+
+
+def _attention_title(result: BagResult, slide: SlideResult) -> str:
+    if len(slide.attention) == 0:
+        return "no tissue"
+    highest = result.times_average.max()  # of the bag: one of its slides may have little of the attention
+    even = len(result.attention) > 1 and highest < NEARLY_EVEN
+    return "attention of each patch" + (f" (nearly even: at most {highest:.2f} × the average)" if even else "")
+
+
+def _draw_outlines(axes: Axes, outlines: Sequence[np.ndarray]) -> None:
+    for outline in outlines:
+        axes.fill(*outline.T, fill=False, edgecolor=TRUTH, linewidth=1.6)
+
+
+def lattice_image(values: np.ndarray, view: SlideView) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """The window in cells of a quarter of a patch, or as small as the picture can show, and its extent.
+
+    Where patches overlap, their mean; where there is none, NaN.
+    """
+    left, top, right, bottom = view.window
+    cell = max(view.tile / 4, max(right - left, bottom - top) / MOST_CELLS)
+    width, height = (int(np.ceil(side / cell)) for side in (right - left, bottom - top))
+    corner = np.array([left, top])
+    first = np.rint((view.coords - corner) / cell).astype(int)
+    behind = np.maximum(np.rint((view.coords - corner + view.tile) / cell).astype(int), first + 1)
+    total, count = np.zeros(width * height), np.zeros(width * height)
+    spans = int((behind - first).max(initial=0))
+    for dy, dx in np.ndindex(spans, spans):
+        x, y = first[:, 0] + dx, first[:, 1] + dy
+        covered = (x < behind[:, 0]) & (y < behind[:, 1]) & (x >= 0) & (y >= 0) & (x < width) & (y < height)
+        places = (y * width + x)[covered]
+        total += np.bincount(places, values[covered], minlength=len(total))
+        count += np.bincount(places, minlength=len(count))
+    image = np.full(len(total), np.nan)
+    np.divide(total, count, out=image, where=count > 0)
+    return image.reshape(height, width), (left, left + width * cell, top + height * cell, top)
+
+
+def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
+    """A bar of round length below the slide, where it hides no tissue."""
+    left, _, panel, _ = sheet.panels[-1] if sheet.panels[0][0] == sheet.panels[1][0] else sheet.panels[0]
+    width = max(panel, COLUMN / 2)  # a narrow slide still has room for the text
+    axes = sheet.axes("scale", left, sheet.under, width, SCALE)
+    axes.set_axis_off()
+    axes.set(xlim=(0, width / sheet.scale), ylim=(0, 1))
+    if view.microns_per_unit is None:
+        axes.text(0, 0.5, "no scale bar: micrometres per pixel are not known", fontsize=9, color="grey", va="center")
+        return
+    microns = round_length(panel / sheet.scale * view.microns_per_unit * 0.3)
+    length = microns / view.microns_per_unit
+    axes.plot([0, length], [0.5, 0.5], color="black", linewidth=4, solid_capstyle="butt", clip_on=False)
+    text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} µm"
+    axes.text(length + 0.08 / sheet.scale, 0.5, text, fontsize=9, va="center")
+
+
+def round_length(longest: float) -> float:
+    """The longest of …, 1, 2, 5, 10, 20, … that is no longer."""
+    decade = 10.0 ** np.floor(np.log10(longest))
+    return float(decade * max(step for step in (1, 2, 5) if step * decade <= longest * (1 + 1e-9)))
+
+
+def _draw_patches(
+    sheet: _Sheet, slide: SlideResult, view: SlideView, chosen: Sequence[int], patches: Sequence[np.ndarray]
+) -> None:
+    if not patches:
+        return
+    title = "the patches with the most attention" + (", red: flagged" if slide.flagged[chosen].any() else "")
+    if (np.delete(slide.attention, chosen) > slide.attention[chosen].min()).any():
+        title += "; left out: patches that overlap one of these"
+    sheet.figure.text(0.5, sheet.up(sheet.strip + TITLE / 2), title, ha="center", va="center", fontsize=10)
+    for index, pixels, place in zip(chosen, patches, sheet.patch_places(len(patches)), strict=True):
+        axes = sheet.axes(f"patch {index}", *place)
+        axes.imshow(pixels, interpolation="antialiased")
+        axes.set(xticks=[], yticks=[])
+        if slide.flagged[index]:
+            for side in axes.spines.values():
+                side.set(color=FLAGGED, linewidth=2)
+        x, y = np.rint(view.coords[index]).astype(int)
+        axes.set_xlabel(f"{slide.times_average[index]:.2f} × average\nx {x}, y {y}", fontsize=8)
+
+
+def _each(annotation: str | Sequence[str | None] | None, slides: int) -> Sequence[str | None]:
+    """Of each slide of the bag."""
+    if annotation is None:
+        return [None] * slides
+    if isinstance(annotation, str):
+        annotation = [annotation]
+    if len(annotation) != slides:
+        raise InputError(f"{len(annotation)} annotations for the {slides} slides of a bag: give one for each, or null")
+    return annotation

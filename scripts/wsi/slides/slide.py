@@ -1,0 +1,206 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Slides as OpenSlide reads them: which there are, their scale, and squares of them at a wanted resolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from scripts.core.errors import InputError
+from scripts.core.units import Level0Pixels, MicronsPerPixel
+
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
+)
+SAME_SCALE = 0.02  # scanners write 0.499 or 0.2527 for 0.5 and 0.25: resampling for that would only blur
+MOST_ENLARGEMENT = 1.1  # a tile enlarged further shows detail that the slide never had
+PLAUSIBLE_MPP = (0.02, 20.0)  # beyond lies the 72 dpi that image programs write into a TIFF
+MOST_PIXELS = 2 * 10**11  # a whole slide of glass at 0.1 micrometres per pixel: more is a damaged header
+MOST_PIXELS_OF_A_TILE = 8192**2
+MORE_THAN_ROUNDING = 16  # pixels of a side, from which on its ratio to another level's is that of the slide
+BLOCK_PIXELS = 2048  # an overview is read in blocks of this side: a level may be larger than the memory
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How the tiles of one slide are read."""
+
+    level: int
+    side: float  # pixels of that level that a tile spans
+    pixels: int  # pixels the encoder takes
+    tile: Level0Pixels
+    pitch: Level0Pixels
+
+
+def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The slides below a folder, or those of a list, in order of their names.
+
+    Names must differ: each names a feature file. Of a list any file is taken, as one of a DICOM slide.
+    """
+    if isinstance(slides, (str, Path)):
+        paths = _slides_below(Path(slides))
+    else:
+        paths = sorted((Path(path) for path in slides), key=lambda path: path.name)
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise InputError(f"no slide {missing[0]}; correct its path in --slides")
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        other = by_name.setdefault(path.stem, path)
+        if other != path:
+            raise InputError(f"{other} and {path} would both be written as {path.stem}.h5; rename one of them")
+    return paths
+
+
+def _slides_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"no directory of slides {folder}; put them there, or give theirs with --slides")
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
+    paths = [path for path in files if not path.name.startswith(".")]  # what a Mac leaves on other disks
+    if not paths:
+        raise InputError(
+            f"no slide in {folder} ({' '.join(sorted(SLIDE_SUFFIXES))}); "
+            "put slides there, or give their folder with --slides"
+        )
+    return sorted(paths, key=lambda path: (path.name, path))
+
+
+def open_slide(path: Path) -> openslide.OpenSlide:
+    name = path.name
+    try:
+        slide = openslide.OpenSlide(path)
+        doubt = _doubt(slide)
+    except openslide.OpenSlideError as error:
+        raise InputError(
+            f"{name} is not a slide that OpenSlide reads ({_line(error, path)}); remove or convert it"
+        ) from error
+    if doubt:
+        slide.close()
+        raise InputError(f"{name} says that {doubt}: it is damaged; copy it again or remove it")
+    return slide
+
+
+def _doubt(slide: openslide.OpenSlide) -> str:
+    """What in a header cannot be true: OpenSlide ends the process when it runs out of memory, or reads for hours."""
+    width, height = slide.dimensions
+    if width * height > MOST_PIXELS:
+        return f"it has {width} × {height} pixels"
+    for level, (across, down) in enumerate(slide.level_dimensions):
+        sizes = [slide.properties.get(f"openslide.level[{level}].tile-{side}", "1") for side in ("width", "height")]
+        if math.prod(map(int, sizes)) > MOST_PIXELS_OF_A_TILE:
+            return f"its tiles have {' × '.join(sizes)} pixels"
+        if min(across, down) > MORE_THAN_ROUNDING and not 0.5 < width / across * down / height < 2:
+            return f"it has {width} × {height} pixels, and {across} × {down} when it is made smaller"
+    return ""
+
+
+def damaged(path: Path, error: openslide.OpenSlideError) -> InputError:
+    """What to say when a slide that could be opened cannot be read."""
+    return InputError(f"{path.name} is damaged ({_line(error, path)}); copy or scan it again, or remove it")
+
+
+def _line(error: openslide.OpenSlideError, path: Path) -> str:
+    """Without the folder, which may be named after a patient."""
+    return " ".join(str(error).replace(str(path), path.name).split())
+
+
+def read_mpp(slide: openslide.OpenSlide, path: str | Path, otherwise: MicronsPerPixel | None) -> MicronsPerPixel:
+    """What the slide states if it can be true, else what the user says."""
+    name = Path(path).name
+    stated = str(slide.properties.get(openslide.PROPERTY_NAME_MPP_X, ""))
+    x, y = _number(stated), _number(slide.properties.get(openslide.PROPERTY_NAME_MPP_Y, ""))
+    low, high = PLAUSIBLE_MPP
+    if low <= x <= high:
+        if abs(y / x - 1) > SAME_SCALE:
+            raise InputError(
+                f"{name} has pixels of {x:g} × {y:g} micrometres: convert it to square pixels, or remove it"
+            )
+        return MicronsPerPixel(x)
+    if otherwise is None:
+        found = f"states {stated[:20]!r} micrometres per pixel" if stated else "states no micrometres per pixel"
+        raise InputError(f"{name} {found}: say how many it has with --slide_mpp")
+    return otherwise
+
+
+def read_origin(slide: openslide.OpenSlide) -> tuple[int, int]:
+    """The corner of what was scanned, which other programs take for 0, 0; where a slide names none, its own corner."""
+    x, y = (
+        _number(slide.properties.get(name, ""))
+        for name in (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)
+    )
+    return (int(x), int(y)) if math.isfinite(x) and math.isfinite(y) else (0, 0)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def best_level(downsamples: Sequence[float], wanted: float) -> int:
+    """The smallest image that still has the detail: the largest downsample not above the wanted one."""
+    fine_enough = [level for level, downsample in enumerate(downsamples) if downsample <= wanted * (1 + SAME_SCALE)]
+    return max(fine_enough, key=lambda level: downsamples[level], default=0)
+
+
+def plan_tiles(
+    slide: openslide.OpenSlide,
+    path: str | Path,
+    tile_size: int,
+    overlap: int,
+    mpp: MicronsPerPixel,
+    slide_mpp: MicronsPerPixel,
+) -> TilePlan:
+    downsample = mpp / slide_mpp
+    if downsample * MOST_ENLARGEMENT < 1:
+        raise InputError(
+            f"{Path(path).name} has {slide_mpp:g} micrometres per pixel, coarser than mpp {mpp:g}; choose a larger one"
+        )
+    level = best_level(slide.level_downsamples, downsample)
+    scale = downsample / slide.level_downsamples[level]
+    return TilePlan(
+        level=level,
+        side=tile_size if abs(scale - 1) < SAME_SCALE else tile_size * scale,
+        pixels=tile_size,
+        tile=Level0Pixels(tile_size * downsample),
+        pitch=Level0Pixels((tile_size - overlap) * downsample),
+    )
+
+
+def read_square(
+    slide: openslide.OpenSlide, corner: tuple[int, int], level: int, side: float, pixels: int
+) -> np.ndarray:
+    """(pixels, pixels, 3) uint8 of a square whose corner is in level-0 pixels and whose side is in the level's."""
+    whole = math.ceil(side)
+    region = slide.read_region(corner, level, (whole, whole))
+    if region.getchannel("A").getextrema() != (255, 255):  # what was never scanned is transparent, else it were black
+        region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
+    image = region.convert("RGB")
+    if side != pixels:
+        # PIL averages over all it covers
+        image = image.resize((pixels, pixels), Image.Resampling.BILINEAR, box=(0, 0, side, side))
+    return np.asarray(image)
+
+
+def read_overview(slide: openslide.OpenSlide, downsample: float) -> np.ndarray:
+    """(h, w, 3) uint8 of the whole slide, one pixel for ``downsample`` level-0 pixels."""
+    width, height = (math.ceil(side / downsample) for side in slide.dimensions)
+    level = best_level(slide.level_downsamples, downsample)
+    scale = downsample / slide.level_downsamples[level]
+    block = min(max(1, int(BLOCK_PIXELS / scale)), max(width, height))
+    overview = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, block):
+        for left in range(0, width, block):
+            corner = (round(left * downsample), round(top * downsample))
+            square = read_square(slide, corner, level, block * scale, block)
+            part = overview[top : top + block, left : left + block]
+            part[:] = square[: part.shape[0], : part.shape[1]]
+    return overview

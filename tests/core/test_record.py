@@ -1,0 +1,232 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scripts.core.errors import InputError
+from scripts.core.record import BagResult, BagResultd, Model, ModelCard, PatchPlaces, SignResultd
+from scripts.core.units import Level0Pixels
+from scripts.wsi.features.base import FeatureHeader
+from scripts.wsi.outputs.view import slides_of
+
+
+def item(logit: float = 2.0, **more: Any) -> Mapping[Hashable, Any]:
+    """As decollated from a batch: five places, of which three are real."""
+    given: dict[Hashable, Any] = {
+        "bag_id": "scan",
+        "source": "scans/scan",
+        "logits": torch.tensor([logit]),
+        "scores": torch.tensor([[1.0, 3.0, 2.0, 9.0, 9.0]]),
+        "attention": torch.tensor([[0.1, 0.6, 0.3, 0.0, 0.0]]),
+        "mask": torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]]),
+        "instances": json.dumps([{"id": name} for name in "abc"]),
+    }
+    given.update(more)
+    return given
+
+
+def result(logit: float = 2.0, threshold: float = 0.5, **more: Any) -> BagResult:
+    got: BagResult = BagResultd(threshold)(item(logit, **more))["result"]
+    return got
+
+
+def test_padding_is_gone_and_the_probability_is_the_sigmoid() -> None:
+    got = result()
+    assert got.probability == pytest.approx(1 / (1 + np.exp(-2)))
+    np.testing.assert_allclose(got.scores, [1, 3, 2])
+    np.testing.assert_allclose(got.attention, [0.1, 0.6, 0.3])
+    assert got.label is None
+    assert got.truth is None
+
+
+def test_label_and_truth_are_carried() -> None:
+    got = result(label=torch.tensor([1.0]), instance_label=torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]]))
+    assert got.label == 1
+    assert got.truth is not None
+    assert got.truth.tolist() == [0, 1, 0]
+
+
+def test_instances_above_the_average_of_a_positive_bag_are_flagged() -> None:
+    assert result().flagged.tolist() == [False, True, False]
+
+
+def test_nothing_is_flagged_in_a_negative_bag() -> None:
+    assert result(logit=-2).flagged.tolist() == [False, False, False]
+    assert result(logit=2, threshold=0.95).flagged.tolist() == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "names", "message"),
+    [
+        (1.5, None, "the threshold 1.5 is no probability: give one from 0 to 1 with --threshold"),
+        (float("nan"), None, "the threshold nan is no probability"),
+        (0.9, ["a", "b", "c"], "of several classes the likeliest is called, at no threshold: leave out 0.9"),
+    ],
+)
+def test_a_threshold_that_would_do_nothing_is_refused(threshold: float, names: list[str] | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BagResultd(threshold, class_names=names)
+
+
+def test_the_one_slice_of_a_positive_scan_is_flagged() -> None:
+    one = BagResult("a", "a", 0.9, 0.5, np.array([0.2]), np.array([1.0]), [{"id": 0}])
+    assert one.flagged.tolist() == [True]
+
+
+def test_attention_is_measured_by_the_slots_of_a_network_that_has_them() -> None:
+    got: BagResult = BagResultd(slots=2)(item())["result"]
+    assert got.flagged.tolist() == [False, True, False]
+    np.testing.assert_allclose(got.times_average, [0.2, 1.2, 0.6], rtol=1e-6)
+
+
+def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a network", "version": "1.2.3"}')
+    weights = tmp_path / "model.pt"
+    card = ModelCard(str(tmp_path), str(weights))
+    assert card.read() == Model("a network", "1.2.3", "")
+    weights.write_bytes(b"weights")
+    signed = SignResultd(card, "chosen by hand")(BagResultd()(item()))["result"]
+    assert signed.model == Model("a network", "1.2.3", hashlib.sha256(b"weights").hexdigest())
+    assert signed.threshold_origin == "chosen by hand"
+
+
+def test_a_bundle_without_metadata_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"metadata\.json cannot be read .*: give the bundle's folder as --bundle_root$"
+    ):
+        ModelCard(str(tmp_path), "model.pt").read()
+
+
+# --- patches of slides
+
+
+HEADER = FeatureHeader(
+    "CLAM", 2, 4, "one", "", Level0Pixels(256), "given", Level0Pixels(256), "level-0 pixels", None, (1024, 512)
+)
+
+
+def slides_item(**more: Any) -> Mapping[Hashable, Any]:
+    """Two patches of one slide and one of another, then padding."""
+    places = torch.tensor([[0, 0, 1, 0, 0], [256, 512, 0, 0, 0], [0, 0, 768, 0, 0]], dtype=torch.float64)
+    said = [{**dataclasses.asdict(HEADER), "source": "a.h5"}]
+    said.append({**said[0], "slide_id": "two", "source": "b.h5"})
+    return {**item(**more), "places": places, "about": json.dumps({"slides": said, "warnings": []})}
+
+
+def test_patches_are_rows_only_when_they_are_asked_for() -> None:
+    got: BagResult = BagResultd()(slides_item())["result"]
+    assert isinstance(got.instances, PatchPlaces)
+    assert got.instances.coords.tolist() == [[256, 0], [512, 0], [0, 768]]
+    assert got.instances[2] == {"id": 2, "slide": 1, "x": 0, "y": 768}
+    assert [row["id"] for row in got.instances] == [0, 1, 2]
+    assert got.instances[1:] == list(got.instances)[1:]
+    alone = PatchPlaces(np.array([[0.5, 1.0]]), np.zeros(1))
+    assert alone[0] == {"id": 0, "x": 0.5, "y": 1.0}  # micrometres need not be whole
+
+
+def test_each_slide_of_a_bag_gets_its_own_patches() -> None:
+    one, two = slides_of(BagResultd()(slides_item(instance_label=torch.tensor([[0.0, 1.0, 1.0, 0.0, 0.0]])))["result"])
+    assert one.header == HEADER
+    assert (two.header.slide_id, two.source) == ("two", "b.h5")
+    assert (one.coords.tolist(), two.coords.tolist()) == ([[256, 0], [512, 0]], [[0, 768]])
+    np.testing.assert_allclose(one.times_average, [0.3, 1.8], rtol=1e-6)  # of the whole bag
+    assert (one.flagged.tolist(), two.flagged.tolist()) == ([False, True], [False])
+    assert one.truth is not None
+    assert two.truth is not None
+    assert (one.truth.tolist(), two.truth.tolist()) == ([0, 1], [1])
+
+
+def test_lesions_lose_the_padding_too() -> None:
+    given = dict(slides_item(lesion=torch.tensor([[0, 2, 1, 0, 0]])))
+    given["about"] = json.dumps({**json.loads(given["about"]), "lesions": {"count": 2, "excluded": [2]}})
+    lesions = BagResultd()(given)["result"].lesions
+    assert (lesions.of_instance.tolist(), lesions.count, lesions.excluded) == ([0, 2, 1], 2, (2,))
+
+
+# --- several classes
+
+
+NAMES = ("N", "FEA", "DCIS")
+GROUPS = {"benign": ["N"], "other": ["FEA", "DCIS"]}
+
+
+def of_classes(logits: list[float], negative_class: int | str | None = 0, **more: Any) -> BagResult:
+    judge = BagResultd(class_names=NAMES, hierarchy=GROUPS, negative_class=negative_class)
+    got: BagResult = judge(item(logits=torch.tensor(logits), **more))["result"]
+    return got
+
+
+def test_the_highest_logit_is_what_a_bag_is_called() -> None:
+    got = of_classes([0.0, 2.0, 1.0], label=torch.tensor([2.0]))
+    share = np.exp([0, 2, 1]) / np.exp([0, 2, 1]).sum()
+    assert got.classes is not None
+    np.testing.assert_allclose(got.classes.probabilities, share, rtol=1e-6)
+    assert got.classes.of_groups == pytest.approx({"benign": share[0], "other": share[1] + share[2]})
+    assert (got.verdict, got.true_verdict, got.positive, got.label_positive) == ("FEA", "DCIS", True, True)
+    assert got.probability == pytest.approx(1 - share[0])  # of a finding at all
+
+
+def test_the_class_without_a_finding_flags_nothing() -> None:
+    none, every = of_classes([3.0, 0.0, 0.0]), of_classes([3.0, 0.0, 0.0], negative_class=None)
+    assert (none.verdict, none.positive, none.flagged.tolist()) == ("N", False, [False] * 3)
+    assert (every.verdict, every.positive, every.flagged.tolist()) == ("N", True, [False, True, False])
+    assert every.classes is not None
+    assert every.probability == pytest.approx(every.classes.probabilities.max())
+
+
+@pytest.mark.parametrize(
+    ("logits", "negative", "row"),
+    [([0.0, 1.0, 2.0], 0, 2), ([3.0, 2.0, 1.0], 0, 1), ([3.0, 2.0, 1.0], None, 0), ([0.0, 1.0, 2.0], "DCIS", 1)],
+)
+def test_a_network_that_attends_by_class_is_asked_for_the_likeliest_finding(
+    logits: list[float], negative: int | str | None, row: int
+) -> None:
+    """Also of a bag called negative: what speaks for normal tissue is no place of a lesion."""
+    scores = torch.arange(15.0).view(3, 5)
+    attention = torch.softmax(scores.flip(1), dim=1)
+    got = of_classes(logits, negative, scores=scores, attention=attention)
+    np.testing.assert_allclose(got.scores, scores[row, :3])
+    np.testing.assert_allclose(got.attention, attention[row, :3])
+
+
+@pytest.mark.parametrize(("given", "named"), [(0, "N"), (2, "DCIS"), ("FEA", "FEA"), ("none", None), (None, None)])
+def test_the_class_without_a_finding_is_named_or_numbered_or_none(given: int | str | None, named: str | None) -> None:
+    classes = of_classes([0.0, 1.0, 2.0], given).classes
+    assert classes is not None
+    assert classes.negative == named
+
+
+@pytest.mark.parametrize("given", [3, -1, "LCIS", 0.5])
+def test_an_unknown_class_without_a_finding_is_an_error(given: Any) -> None:
+    with pytest.raises(InputError, match="give one of N, FEA, DCIS, its number from 0, or none if every class is a"):
+        BagResultd(class_names=NAMES, negative_class=given)
+
+
+@pytest.mark.parametrize("names", [("DCIS", "FEA", "N"), ("N", "FEA"), None])
+def test_classes_in_another_order_than_the_hierarchys_are_refused(names: tuple[str, ...] | None) -> None:
+    """The rows of HMIL follow the hierarchy: names in another order would be those of other classes."""
+    with pytest.raises(InputError, match=r"the hierarchy has N, FEA, DCIS: give the classes of the hierarchy"):
+        BagResultd(class_names=names, hierarchy=GROUPS)
+
+
+def test_of_several_classes_there_is_no_threshold() -> None:
+    """Three classes at a third each: a finding is likelier than not, and yet the bag is called normal."""
+    got = of_classes([0.1, 0.0, 0.0])
+    assert (got.verdict, got.positive, got.threshold) == ("N", False, None)
+    assert got.probability > 0.5
+
+
+def test_every_class_needs_a_name() -> None:
+    with pytest.raises(InputError, match="the network has 2 classes, class_names has 3: give a name to each"):
+        of_classes([0.0, 1.0])

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.ct.datalist import cq500
+from scripts.datalist.split import Cohort
+from tests.ct.studies import write_series
+
+VOTES = {0: (1, 1, 0), 1: (0, 1, 0), 7: (1, 1, 1)}
+
+
+def case(folder: Path, number: int) -> Path:
+    """Thick, thin and bone series, as CQ500 has them; none says who the patient is."""
+    study = folder / f"CQ500CT{number} CQ500CT{number}" / "Unknown Study"
+    common: dict[str, Any] = {"study": f"1.{number}", "patient": "anonymous"}
+    write_series(study / "CT Plain", f"1.{number}.1", count=12, SeriesNumber=2, **common)
+    write_series(study / "CT 0.625mm", f"1.{number}.2", count=20, step=0.625, SeriesNumber=3, **common)
+    write_series(study / "CT Bone", f"1.{number}.3", count=12, SeriesNumber=4, ConvolutionKernel="BONE", **common)
+    return study.parent
+
+
+def write_reads(folder: Path, votes: dict[int, tuple[int, int, int]] = VOTES) -> Path:
+    rows = [f"CQ500-CT-{number},B1,{','.join(f'{vote},1' for vote in three)}" for number, three in votes.items()]
+    file = folder / "reads.csv"
+    file.write_text("\n".join(["name,Category,R1:ICH,R1:IPH,R2:ICH,R2:IPH,R3:ICH,R3:IPH", *rows]))
+    return file
+
+
+def collect(folder: Path) -> Cohort:
+    return cq500.collect(folder, folder / "reads.csv", folder / "index.jsonl")[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in VOTES:
+        case(tmp_path, number)
+    write_reads(tmp_path)
+    return tmp_path
+
+
+def test_each_case_is_a_scan_by_majority_and_its_own_patient(folder: Path) -> None:
+    cohort = collect(folder)
+    assert [(scan.bag_id, scan.label) for scan in cohort.scans] == [("CQ500CT0", 1), ("CQ500CT1", 0), ("CQ500CT7", 1)]
+    assert len({scan.patient for scan in cohort.scans}) == 3  # though the files say "anonymous" throughout
+    assert cohort.patients_not_in_headers().keys() == {"CQ500CT0", "CQ500CT1", "CQ500CT7"}
+    assert cohort.rejected.as_json() == {}
+
+
+def test_the_series_is_chosen_and_the_others_are_told(folder: Path) -> None:
+    cohort = collect(folder)
+    assert [scan.image for scan in cohort.scans] == [
+        f"CQ500CT{number} CQ500CT{number}/Unknown Study/CT Plain" for number in VOTES
+    ]
+    assert [scan.slices for scan in cohort.scans] == [12, 12, 12]
+    assert cohort.scans[0].sops == {f"1.0.1.{index + 1}" for index in range(12)}
+    warnings = cohort.warnings.as_json()
+    assert warnings["series N (N slices): bone kernel BONE"] == {
+        "count": 3, "examples": [f"CQ500CT{number}: series 4 (12 slices): bone kernel BONE" for number in VOTES],
+    }  # fmt: skip
+    assert any(
+        "CQ500CT7: series 3 (20 slices): its spacing" in text for w in warnings.values() for text in w["examples"]
+    )
+
+
+def test_series_in_one_folder_become_a_list_of_files(tmp_path: Path) -> None:
+    study = tmp_path / "CQ500-CT-5"
+    for uid, kernel in (("1.1", "STANDARD"), ("1.2", "BONE")):
+        write_series(study, uid, count=9, ConvolutionKernel=kernel)
+    write_reads(tmp_path, {5: (0, 0, 1)})
+    (scan,) = collect(tmp_path).scans
+    assert scan.image == [f"CQ500-CT-5/1.1_{index:03d}.dcm" for index in range(9)]
+
+
+def test_a_case_may_be_the_zip_it_came_in(folder: Path) -> None:
+    unpacked = folder / "CQ500CT1 CQ500CT1"
+    shutil.make_archive(str(folder / "CQ500-CT-1"), "zip", folder, unpacked.name)
+    assert collect(folder).scans[1].image == "CQ500CT1 CQ500CT1/Unknown Study/CT Plain"  # what was unpacked goes first
+    shutil.rmtree(unpacked)
+    cohort = collect(folder)
+    assert [(scan.image, scan.slices) for scan in cohort.scans][1] == ("CQ500-CT-1.zip", 12)
+    assert cohort.rejected.as_json() == {}
+
+
+def test_cases_may_lie_deeper(folder: Path) -> None:
+    (folder / "part 1").mkdir()
+    shutil.move(folder / "CQ500CT7 CQ500CT7", folder / "part 1")
+    assert collect(folder).scans[2].image == "part 1/CQ500CT7 CQ500CT7/Unknown Study/CT Plain"
+
+
+def test_rows_without_folder_and_folders_without_row_are_left_out(folder: Path) -> None:
+    write_reads(folder, {0: (1, 1, 1), 3: (1, 1, 1), 7: (0, 0, 0)})
+    cohort = collect(folder)
+    assert [scan.bag_id for scan in cohort.scans] == ["CQ500CT0", "CQ500CT7"]
+    assert cohort.rejected.as_json() == {
+        "folder without a row": {"count": 1, "examples": ["CQ500CT1 CQ500CT1"]},
+        "row without its folder": {"count": 1, "examples": ["CQ500-CT-3"]},
+    }
+
+
+def test_a_case_without_images_is_left_out(folder: Path) -> None:
+    shutil.rmtree(folder / "CQ500CT0 CQ500CT0" / "Unknown Study")
+    cohort = collect(folder)
+    assert [scan.bag_id for scan in cohort.scans] == ["CQ500CT1", "CQ500CT7"]
+    text = "holds no images that can be read"
+    assert cohort.rejected.as_json() == {f"scan that {text}": {"count": 1, "examples": [f"CQ500CT0: {text}"]}}
+
+
+def test_a_case_that_is_there_twice_is_told(folder: Path) -> None:
+    twice = folder / "again" / "CQ500-CT-0"
+    twice.mkdir(parents=True)
+    message = f"{folder / 'CQ500CT0 CQ500CT0'} and {twice} are of one case: take one away"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        collect(folder)
+
+
+def test_what_is_not_cq500_is_told(tmp_path: Path) -> None:
+    write_reads(tmp_path)
+    message = f"{tmp_path} holds no folder named like CQ500CT0 CQ500CT0: give the one that holds them"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        collect(tmp_path)
+    (tmp_path / "CQ500CT0 CQ500CT0").mkdir()
+    file = write_reads(tmp_path)
+    file.write_text(file.read_text().replace("CQ500-CT-1", "CT-1"))
+    with pytest.raises(
+        InputError, match=r"reads\.csv, line 3: 'CT-1' is not like CQ500-CT-0: give CQ500's reads\.csv$"
+    ):
+        collect(tmp_path)

@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.ct.datalist import folder as table
+from scripts.datalist.split import Cohort
+from tests.ct.studies import write_series
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Scans of every form: folders, nested ones, a zip, one DICOM file, NIfTI and NRRD."""
+    write_series(tmp_path / "scans" / "a", "1.1", study="1.10", patient="P1")
+    write_series(tmp_path / "scans" / "b" / "series", "1.2", study="1.20", patient="P1")
+    write_series(tmp_path / "unpacked", "1.3", study="1.30", patient="P2")
+    shutil.make_archive(str(tmp_path / "c"), "zip", tmp_path / "unpacked")
+    shutil.rmtree(tmp_path / "unpacked")
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 7), np.float32), np.eye(4)), tmp_path / "d.nii.gz")
+    nrrd.write(str(tmp_path / "e.nrrd"), np.zeros((4, 4, 9), np.float32))
+    return tmp_path
+
+
+def collect(folder: Path, *lines: str, columns: str = "scan,label") -> Cohort:
+    labels = folder / "labels.csv"
+    labels.write_text("\n".join([columns, *lines]) + "\n")
+    return table.collect(folder, labels, folder / "index.jsonl")[0]
+
+
+def test_a_scan_may_have_any_form(folder: Path) -> None:
+    cohort = collect(folder, "scans/a,1", "scans/b,0", "c.zip,1", "d.nii.gz,0", "./e.nrrd,1")
+    assert [(scan.bag_id, scan.image, scan.label, scan.slices) for scan in cohort.scans] == [
+        ("scans_a", "scans/a", 1, 10),
+        ("scans_b", "scans/b/series", 0, 10),
+        ("c", "c.zip", 1, 10),
+        ("d", "d.nii.gz", 0, 7),
+        ("e", "e.nrrd", 1, 9),
+    ]
+    assert cohort.rejected.as_json() == {}
+
+
+def test_patients_come_from_the_headers_or_from_the_table(folder: Path) -> None:
+    lines = ("scans/a,1", "scans/b,0", "c.zip,1", "d.nii.gz,0")
+    cohort = collect(folder, *lines)
+    a, b, c, d = (scan.patient for scan in cohort.scans)
+    assert (a == b, len({a, b, c, d})) == (True, 3)
+    assert "P1" not in (a, b)
+    assert cohort.patients_not_in_headers() == {"d": "d"}
+    assert cohort.warnings.as_json() == {
+        "no PatientID, so taken for a patient of its own": {"count": 1, "examples": ["d"]}
+    }
+
+    given = collect(folder, *(f"{line},p{number}" for number, line in enumerate(lines)), columns="scan,label,patient")
+    assert [scan.patient for scan in given.scans] == ["p0", "p1", "p2", "p3"]
+    assert len(given.patients_not_in_headers()) == 4
+    assert given.warnings.as_json() == {}
+
+
+def test_without_a_patient_id_a_study_is_a_patient(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_series(tmp_path / f"s{number}", f"1.{number}", study=f"1.{number}.9", patient="")
+    cohort = collect(tmp_path, "s1,0", "s2,1")
+    assert len({scan.patient for scan in cohort.scans}) == 2
+    assert cohort.warnings.as_json() == {
+        "no PatientID, so its study is taken for a patient": {"count": 2, "examples": ["s1", "s2"]}
+    }
+    write_series(tmp_path / "s3", "1.3", study="1.1.9", patient="")
+    write_series(tmp_path / "s4", "1.4", study="", patient="")
+    one, two, again, nameless = (scan.patient for scan in collect(tmp_path, "s1,0", "s2,1", "s3,0", "s4,0").scans)
+    assert one == again
+    assert len({one, two, nameless}) == 3
+
+
+def test_sections_are_taken_over(folder: Path) -> None:
+    cohort = collect(folder, "scans/a,1,training", "c.zip,0,test", columns="scan,label,section")
+    assert [scan.section for scan in cohort.scans] == ["training", "test"]
+
+
+def test_several_series_become_a_list_of_files(folder: Path) -> None:
+    sops = write_series(folder / "scans" / "a", "1.4", study="1.10", ConvolutionKernel="BONE", SeriesNumber=9)
+    cohort = collect(folder, "scans/a,1")
+    (scan,) = cohort.scans
+    assert scan.image == [f"scans/a/1.1_{index:03d}.dcm" for index in range(10)]
+    assert not scan.sops & set(sops)
+    assert list(cohort.warnings.as_json()) == ["series N (N slices): bone kernel BONE"]
+
+
+def test_the_folder_itself_may_be_the_scan(tmp_path: Path) -> None:
+    write_series(tmp_path / "head", "1.1")
+    assert [(scan.bag_id, scan.image) for scan in collect(tmp_path / "head", ".,1").scans] == [("head", ".")]
+
+
+def test_scans_elsewhere_keep_their_whole_path(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    shutil.copy(folder / "d.nii.gz", other / "far.nii.gz")
+    write_series(other / "near", "1.7")
+    near = os.path.relpath(other / "near", folder)
+    scans = collect(folder, f"{other}/far.nii.gz,1", f"{near},0").scans
+    assert [scan.image for scan in scans] == [str(other / "far.nii.gz"), str(other / "near")]
+    assert [scan.slices for scan in scans] == [7, 10]
+    for scan, name in zip(scans, ("far", "near"), strict=True):
+        assert scan.bag_id.endswith(name)
+        assert "/" not in scan.bag_id
+
+
+def test_whole_paths_within_the_folder_become_relative(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    for given in (folder, Path(folder.name)):
+        (scan,) = collect(given, f"{folder}/scans/a,1").scans
+        assert (scan.bag_id, scan.image) == ("scans_a", "scans/a")
+
+
+def test_slices_without_a_uid_are_no_copies(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_series(tmp_path / f"s{number}", f"1.{number}", study=f"1.{number}.9", SOPInstanceUID="")
+    scans = collect(tmp_path, "s1,0", "s2,1").scans
+    assert [(scan.slices, scan.sops) for scan in scans] == [(10, frozenset())] * 2
+
+
+def test_images_in_no_row_are_counted(folder: Path) -> None:
+    cohort = collect(folder, "scans/a,1")
+    rejected = cohort.rejected.as_json()["image in no scan that has a row"]
+    assert rejected["count"] == 20
+    assert rejected["examples"][:2] == ["c.zip/1.3_000.dcm", "c.zip/1.3_001.dcm"]
+
+
+def test_what_cannot_be_read_is_left_out(folder: Path) -> None:
+    (folder / "broken.nii.gz").write_bytes(b"nothing")
+    (folder / "damaged.nrrd").write_bytes(b"nothing")
+    (folder / "empty").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 7, 2), np.float32), np.eye(4)), folder / "four.nii")
+    write_series(folder / "two", "1.5", study="1.50")
+    write_series(folder / "two", "1.6", study="1.60")
+    cohort = collect(folder, "c.zip,1", "broken.nii.gz,1", "damaged.nrrd,1", "empty,0", "four.nii,1", "two,0")
+    assert [scan.bag_id for scan in cohort.scans] == ["c"]
+    rejected = cohort.rejected.as_json()
+    del rejected["image in no scan that has a row"]
+    assert rejected == {
+        "scan that holds N studies": {"count": 1, "examples": ["two: holds 2 studies"]},
+        "scan that holds no images that can be read": {
+            "count": 1,
+            "examples": ["empty: holds no images that can be read"],
+        },
+        "volume that cannot be read": {"count": 2, "examples": ["broken", "damaged"]},
+        "volume that has not three axes": {"count": 1, "examples": ["four"]},
+    }
+
+
+def test_unknown_scans_are_told(folder: Path) -> None:
+    lines = ["scans/a,1", *(f"x{number},0" for number in range(5))]
+    message = (
+        f"{folder / 'labels.csv'} names 5 of 6 scans that are not in {folder} "
+        "('x0' in line 3, 'x1' in line 4, 'x2' in line 5 and 2 more): give each scan's path below that folder"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        collect(folder, *lines)
+
+
+def test_a_scan_may_go_by_the_name_that_inference_gives_it(folder: Path) -> None:
+    (scan,) = collect(folder, "scans_a,1").scans
+    assert (scan.bag_id, scan.image) == ("scans_a", "scans/a")
+
+
+def test_two_rows_of_one_name_are_told(folder: Path) -> None:
+    shutil.copytree(folder / "scans" / "a", folder / "scans_a")
+    with pytest.raises(InputError, match=r"labels\.csv, lines 2 and 3 would both be named scans_a: rename one$"):
+        collect(folder, "scans/a,1", "scans_a,1")

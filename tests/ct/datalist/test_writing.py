@@ -1,0 +1,403 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from scripts.core.bags import load_bags
+from scripts.core.errors import InputError
+from scripts.ct.datalist.writing import write_ct_datalist
+from scripts.datalist.tables import SECTIONS
+from scripts.datalist.writing import as_table
+from tests.ct.datalist import test_cq500
+from tests.ct.rsna_cohort import CORRUPT, Scan, write_rsna_cohort
+from tests.ct.studies import write_series
+
+SHARES = (0.7, 0.1, 0.2)
+
+
+def write(folder: Path, **given: Any) -> str:
+    usual: dict[str, Any] = {"labels": None, "output": None, "subtype": "any", "shares": SHARES, "seed": 0}
+    return write_ct_datalist(folder, **{**usual, **given})
+
+
+class Written(NamedTuple):
+    folder: Path
+    truth: list[Scan]
+    told: str
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def rsna(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("rsna")
+    return Written(folder, write_rsna_cohort(folder, series=40), write(folder))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Six scans of five patients with labels.csv."""
+    for number in range(6):
+        write_series(
+            tmp_path / f"s{number}", f"1.{number}", count=9, study=f"1.{number}.9", patient=f"P{max(number, 1)}"
+        )
+    labels(tmp_path, *(f"s{number},{number % 2}" for number in range(6)))
+    return tmp_path
+
+
+def labels(folder: Path, *lines: str, columns: str = "scan,label") -> None:
+    (folder / "labels.csv").write_text("\n".join([columns, *lines]))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def test_training_can_load_every_section(rsna: Written) -> None:
+    bags = {section: load_bags(str(rsna.folder / "datalist.json"), section, str(rsna.folder)) for section in SECTIONS}
+    assert sum(map(len, bags.values())) == 40
+    for section in SECTIONS:
+        assert {bag["label"] for bag in bags[section]} == {0, 1}
+        for bag in bags[section]:
+            assert bag["label"] == max(bag["instance_label"].values())
+            assert len(bag["instance_label"]) == len(bag["image"])
+
+
+def test_the_check_counts_what_is_there(rsna: Written) -> None:
+    """Counted here from the datalist and the cohort's own truth, by other means than the program's."""
+    datalist, check = rsna.json("datalist.json"), rsna.json("datalist_check.json")
+    study = {sop: scan for scan in rsna.truth for sop in scan.slices}
+    patients = {}
+    for section in SECTIONS:
+        scans = [study[next(iter(bag["instance_label"]))] for bag in datalist[section]]
+        patients[section] = {scan.patient for scan in scans}
+        positive = sum(scan.positive for scan in scans)
+        assert check["sections"][section] == {
+            "scans": len(scans),
+            "patients": len(patients[section]),
+            "slices": sum(len(set(scan.slices) - {CORRUPT}) for scan in scans),
+            "positive_scans": positive,
+            "prevalence": round(positive / len(scans), 4),
+        }
+    total = check["sections"]["total"]
+    assert total["scans"] == 40
+    assert total["slices"] == len(study) - 1
+    assert total["patients"] == len({scan.patient for scan in rsna.truth}) == sum(map(len, patients.values()))
+    assert check["leakage"] == {
+        "patients": total["patients"],
+        "patients_in_several_sections": 0,
+        "slices": total["slices"],
+        "slices_in_several_sections": 0,
+    }
+    assert {kind: about["count"] for kind, about in check["rejected"].items()} == {
+        "row that stands there again": 24,
+        "file that holds no complete image": 1,
+    }
+    assert (check["seed"], check["subtype"], check["labels"]) == (0, "any", "stage_2_train.csv")
+    assert check["shares"] == {"training": 0.7, "validation": 0.1, "test": 0.2}
+
+
+def test_what_is_told_on_screen(rsna: Written) -> None:
+    total = rsna.json("datalist_check.json")["sections"]["total"]
+    lines = rsna.told.splitlines()
+    assert lines[0].split() == ["section", "scans", "patients", "slices", "positive_scans", "prevalence"]
+    assert lines[4].split() == ["total", *(f"{value:g}" for value in total.values())]
+    assert lines[5] == (
+        f"leakage: 0 of {total['patients']} patients and 0 of {total['slices']} slices are in more than one section"
+    )
+    assert f"left out: file that holds no complete image: 1, such as stage_2_train/{CORRUPT}.dcm" in lines
+    assert lines[-1] == f"written: {rsna.folder}/datalist.json, datalist_check.json and .headers.jsonl"
+
+
+def test_nothing_tells_who_the_patients_are(rsna: Written) -> None:
+    written = "".join((rsna.folder / name).read_text() for name in ("datalist.json", "datalist_check.json"))
+    for scan in rsna.truth:
+        assert scan.patient not in rsna.told + written
+        assert scan.study not in rsna.told + written
+
+
+def test_a_second_run_reads_no_header_again_and_writes_the_same(rsna: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (rsna.folder / "datalist.json").read_bytes()
+    read: list[object] = []
+    monkeypatch.setattr("pydicom.dcmread", lambda *given, **kwargs: read.append(given))
+    assert write(rsna.folder) == rsna.told
+    assert read == []
+    assert (rsna.folder / "datalist.json").read_bytes() == before
+
+
+def test_the_order_of_files_does_not_matter(rsna: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = os.walk
+
+    def backwards(*given: Any, **options: Any) -> Any:
+        for folder, subfolders, names in walk(*given, **options):
+            yield folder, subfolders, names[::-1]
+
+    monkeypatch.setattr("os.walk", backwards)
+    monkeypatch.setattr("scripts.ct.dicom.files.sorted", lambda names: list(names), raising=False)
+    write(rsna.folder, output=tmp_path / "other.json")
+    assert (tmp_path / "other.json").read_bytes() == (rsna.folder / "datalist.json").read_bytes()
+    assert files(tmp_path) == {"other.json", "other_check.json", ".headers.jsonl"}
+
+
+def test_the_seed_and_the_shares_decide(rsna: Written, tmp_path: Path) -> None:
+    written = {}
+    for seed, shares in ((0, SHARES), (1, SHARES), (0, [0.5, 0.25, 0.25]), (0, (1, 0, 0))):
+        write(rsna.folder, output=tmp_path / "datalist.json", seed=seed, shares=shares)
+        written[seed, tuple(shares)] = json.loads((tmp_path / "datalist.json").read_text())
+    assert written[0, SHARES] == rsna.json("datalist.json")
+    assert written[1, SHARES] != written[0, SHARES]
+    assert 7 <= len(written[0, (0.5, 0.25, 0.25)]["validation"]) <= 13
+    assert [len(bags) for bags in written[0, (1, 0, 0)].values()] == [40, 0, 0]
+    notes = json.loads((tmp_path / "datalist_check.json").read_text())["notes"]
+    assert notes == ["validation is empty", "test is empty"]
+
+
+def test_cq500_is_seen_from_its_csv(tmp_path: Path) -> None:
+    for number in range(4):
+        test_cq500.case(tmp_path, number)
+    test_cq500.write_reads(tmp_path, {number: (number % 2, 1, 0) for number in range(4)})
+    told = write(tmp_path)
+    datalist = json.loads((tmp_path / "datalist.json").read_text())
+    bags = {bag["bag_id"]: bag for section in datalist.values() for bag in section}
+    assert {name: bag["label"] for name, bag in bags.items()} == {
+        "CQ500CT0": 0, "CQ500CT1": 1, "CQ500CT2": 0, "CQ500CT3": 1,
+    }  # fmt: skip
+    assert all("instance_label" not in bag for bag in bags.values())
+    assert "warning: series N (N slices): bone kernel BONE: 4, such as CQ500CT0: series 4 (12 slices)" in told
+    assert "leakage: 0 of 4 patients and 0 of 48 slices" in told
+
+
+def test_any_csv_will_do_when_it_is_named(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.move(cohort / "labels.csv", elsewhere / "my labels.csv")
+    output = elsewhere / "lists"
+    output.mkdir()
+    write(cohort, labels=elsewhere / "my labels.csv", output=output)
+    datalist = json.loads((output / "datalist.json").read_text())
+    assert sorted(bag["image"] for section in datalist.values() for bag in section) == [f"s{n}" for n in range(6)]
+    assert files(cohort) == set()
+
+
+def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cohort / "labels.csv").rename(cohort / "mine.csv")
+    write(cohort, labels=Path("mine.csv"))
+    assert (cohort / "datalist.json").is_file()
+    here = cohort / "here"
+    here.mkdir()
+    (here / "mine.csv").write_text("name,nothing\n")
+    monkeypatch.chdir(here)
+    with pytest.raises(InputError, match=r"^mine.csv names neither"):  # what lies here goes before
+        write(cohort, labels=Path("mine.csv"))
+
+
+def test_one_class_in_a_section_is_noted(cohort: Path) -> None:
+    sections = ("training", "training", "validation", "test", "training", "test")
+    labels(cohort, *(f"s{n},{n % 2},{section}" for n, section in enumerate(sections)), columns="scan,label,section")
+    told = write(cohort)
+    assert "note: validation has negative scans alone" in told.splitlines()
+    assert "note: test has positive scans alone" in told.splitlines()
+    datalist = json.loads((cohort / "datalist.json").read_text())
+    assert [[bag["bag_id"] for bag in datalist[section]] for section in SECTIONS] == [
+        ["s0", "s1", "s4"], ["s2"], ["s3", "s5"],
+    ]  # fmt: skip
+
+
+def test_a_patient_in_two_sections_stops_it(cohort: Path) -> None:
+    """s0 and s1 are of one patient; nothing is left behind."""
+    sections = ("training", "test", "training", "test", "training", "test")
+    labels(cohort, *(f"s{n},{n % 2},{section}" for n, section in enumerate(sections)), columns="scan,label,section")
+    message = (
+        "1 of 5 patients and 0 of 54 slices would be in more than one section (of s0 and s1): "
+        f"mend patient or section in {cohort / 'labels.csv'}"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        write(cohort)
+    assert files(cohort) == {"labels.csv", ".headers.jsonl"}
+    by_name = "\n".join(f"s{n},{n % 2},{section},p{n}" for n, section in enumerate(sections))
+    labels(cohort, by_name, columns="scan,label,section,patient")  # the user knows better than the headers
+    write(cohort)
+    assert json.loads((cohort / "datalist_check.json").read_text())["leakage"]["patients"] == 6
+
+
+def test_a_patient_in_two_sections_by_the_table_stops_it(cohort: Path) -> None:
+    lines = ("s2,0,training,p", "s3,1,test,p", "s4,0,training,q", "s5,1,test,r")
+    labels(cohort, *lines, columns="scan,label,section,patient")
+    with pytest.raises(
+        InputError, match=r"^1 of \d patients and 0 of \d+ slices would be .* \(of s2 and s3\): mend patient or sec"
+    ):
+        write(cohort)
+
+
+def test_series_of_one_study_without_a_patient_id_stay_together(tmp_path: Path) -> None:
+    for number in range(12):
+        write_series(tmp_path / f"s{number}", f"1.{number}", count=5, study=f"1.{number // 2}.9", patient="")
+    lines = [f"s{number},{number // 2 % 2}" for number in range(12)]
+    labels(tmp_path, *lines)
+    for seed in range(3):
+        write(tmp_path, seed=seed)
+        datalist = json.loads((tmp_path / "datalist.json").read_text())
+        studies = [{int(bag["bag_id"][1:]) // 2 for bag in datalist[section]} for section in SECTIONS]
+        assert sum(map(len, studies)) == len(set.union(*studies)) == 6
+    sections = [f"{line},{'test' if number == 1 else 'training'}" for number, line in enumerate(lines)]
+    labels(tmp_path, *sections, columns="scan,label,section")
+    with pytest.raises(
+        InputError, match=r"^1 of \d patients and 0 of \d+ slices would be .* \(of s0 and s1\): mend patient or sec"
+    ):
+        write(tmp_path)
+
+
+def test_a_column_of_patients_that_contradicts_the_headers_is_told(tmp_path: Path) -> None:
+    sections = ("training", "test", "training", "test", "training", "training")
+    kind = "PatientID or study of the headers in more than one section, is the column patient right?"
+    for patient_of, contradicted in (
+        (lambda n: f"P{n // 2}", ["x0 and x1", "x2 and x3"]),
+        (lambda n: "ANON" if n < 4 else "P", []),  # it is that of nobody
+    ):
+        for n in range(6):
+            write_series(tmp_path / f"x{n}", f"1.{n}", count=5, study=f"1.{n}.9", patient=patient_of(n))
+        lines = (f"x{n},{n % 2},{section},mine{n}" for n, section in enumerate(sections))
+        labels(tmp_path, *lines, columns="scan,label,section,patient")
+        told = write(tmp_path)
+        check = json.loads((tmp_path / "datalist_check.json").read_text())
+        wanted = {"count": len(contradicted), "examples": contradicted} if contradicted else None
+        assert check["warnings"].get(kind) == wanted
+        assert (f"warning: {kind}: 2, such as x0 and x1" in told.splitlines()) == bool(contradicted)
+
+
+def test_one_patient_id_for_all_stops_it(tmp_path: Path) -> None:
+    for number in range(4):
+        write_series(tmp_path / f"s{number}", f"1.{number}", study=f"1.{number}.9", patient="ANON")
+    labels(tmp_path, *(f"s{number},{number % 2}" for number in range(4)))
+    message = (
+        f"the 4 scans in {tmp_path} carry one PatientID, so that they cannot be split by patient: "
+        "give a csv with the columns scan, label and patient"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        write(tmp_path)
+    write_series(tmp_path / "s4", "1.4", study="1.40", patient="P4")
+    labels(tmp_path, *(f"s{number},{number % 2}" for number in range(5)))
+    told = write(tmp_path)
+    assert "warning: most scans carry one PatientID, is it that of nobody?: 1, such as 4 scans" in told.splitlines()
+
+
+def test_copies_do_not_leak(cohort: Path) -> None:
+    shutil.copytree(cohort / "s2", cohort / "t2")
+    labels(cohort, *(f"s{n},{n % 2},p{n}" for n in range(6)), "t2,0,another", columns="scan,label,patient")
+    assert "left out: copy of another scan's slices: 1, such as t2 (of s2)" in write(cohort).splitlines()
+
+
+def test_broken_files_are_told(cohort: Path) -> None:
+    (cohort / "s3" / "more.dcm").write_bytes(b"")
+    assert "left out: file that holds no complete image: 1, such as s3/more.dcm" in write(cohort).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"shares": (0.7, 0.2)},
+            "--shares (0.7, 0.2): give three numbers that add up to 1, for training, validation, test",
+        ),
+        ({"shares": 0.7}, "--shares 0.7: give three"),
+        ({"shares": (0.7, 0.2, 0.2)}, "--shares (0.7, 0.2, 0.2): give three"),
+        ({"shares": (1.2, -0.2, 0)}, "--shares (1.2, -0.2, 0): give three"),
+        ({"shares": ("a", "b", "c")}, "--shares ('a', 'b', 'c'): give three"),
+        (
+            {"subtype": "subdural"},
+            "--subtype subdural is for RSNA's csv of slices, which {folder}/labels.csv is not: leave it out",
+        ),
+        (
+            {"labels": Path("none.csv")},
+            "cannot read none.csv (No such file or directory): give the labels with --labels",
+        ),
+        ({"output": Path("/proc/none/x.json")}, "cannot write to /proc/none (No such file or directory): give another"),
+    ],
+)
+def test_what_was_asked_wrongly_is_told(cohort: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message.format(folder=cohort))}"):
+        write(cohort, **given)
+    assert files(cohort) == {"labels.csv"}
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    with pytest.raises(
+        InputError, match=f"^{re.escape(str(none))} is not a folder: give the one that holds the scans$"
+    ):
+        write(none)
+
+
+def test_labels_that_are_missing_or_many_are_told(cohort: Path) -> None:
+    shutil.copy(cohort / "labels.csv", cohort / "reads.csv")
+    message = f"{cohort} holds reads.csv and labels.csv: name the csv of the labels with --labels FILE"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        write(cohort)
+    (cohort / "labels.csv").unlink()
+    (cohort / "reads.csv").unlink()
+    message = (
+        f"{cohort} holds none of stage_2_train.csv, reads.csv, labels.csv: "
+        "name the csv of the labels with --labels FILE"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        write(cohort)
+
+
+def test_a_csv_of_another_kind_is_told(cohort: Path) -> None:
+    labels(cohort, "a,b", columns="image,class")
+    message = (
+        f"{cohort / 'labels.csv'} names neither scan, label nor ID, Label (RSNA 2019) nor name, R1:ICH (CQ500) "
+        "in its first line: name its columns scan and label"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        write(cohort)
+
+
+def test_a_cohort_without_a_scan_is_told(cohort: Path) -> None:
+    (cohort / "none").mkdir()
+    labels(cohort, "none,1")
+    with pytest.raises(InputError) as told:  # noqa: PT011
+        write(cohort)
+    assert str(told.value).startswith(f"{cohort} holds no scan that can be used: image in no scan that has a row: 54, ")
+    assert str(told.value).endswith(
+        "scan that holds no images that can be read: 1, such as none: holds no images that can be read"
+    )
+    assert files(cohort) == {"labels.csv", ".headers.jsonl"}
+
+
+def test_a_folder_that_takes_no_files_asks_for_an_output(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Path:
+        raise InputError("cannot write")
+
+    monkeypatch.setattr("scripts.ct.datalist.writing.writable_folder", refuse)
+    message = f"{cohort} takes no files: say with --output FILE where the datalist goes"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        write(cohort)
+
+
+def test_a_datalist_written_by_hand_is_kept_unless_forced(cohort: Path) -> None:
+    mine = cohort / "datalist.json"
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=r"datalist\.json is there, and no work of this command: .* or --force$"):
+        write(cohort)
+    assert mine.read_text() == "mine"
+    write(cohort, force=True)
+    assert set(json.loads(mine.read_text())) == {"training", "validation", "test"}
+    write(cohort)  # its own
+
+
+def test_a_table_shows_whole_numbers_whole() -> None:
+    counts = {"training": {"slices": 752803.0, "prevalence": 0.1434}, "total": {"slices": 12345678.0, "prevalence": 1}}
+    assert as_table(counts).splitlines() == [
+        " section    slices  prevalence",
+        "training    752803      0.1434",
+        "   total  12345678           1",
+    ]

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import JPEGLosslessSV1
+
+from scripts.ct.dicom import decoding
+from scripts.ct.dicom.decoding import Decoder
+from tests.ct.series import STUDY_UID, compress, phantom, write_slice
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("slice") / "one.dcm"
+    write_slice(path, phantom(1)[0], StudyInstanceUID=STUDY_UID)
+    compress(path, JPEGLosslessSV1)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def deadly(intact: bytes) -> bytes:
+    """Its header and its stream do not agree, over which the codec ends the process."""
+    dataset = pydicom.dcmread(io.BytesIO(intact))
+    dataset.BitsAllocated = 32
+    content = io.BytesIO()
+    dataset.save_as(content)
+    return content.getvalue()
+
+
+def test_a_stream_that_ends_its_process_costs_one_slice(
+    intact: bytes, deadly: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Decoder() as decoder:
+        for content, is_good in ((intact, True), (deadly, False), (b"nonsense", False), (intact, True)):
+            if is_good:
+                np.testing.assert_array_equal(decoder.decode(content), phantom(1)[0])
+            else:
+                with pytest.raises(ValueError, match="the pixels cannot be decoded"):
+                    decoder.decode(content)
+    assert capfd.readouterr() == ("", "")  # the codec's own cries stay with it
+
+
+def test_the_damage_would_have_ended_this_process(deadly: bytes, tmp_path: Path) -> None:
+    """Why there is a process at all: the day this fails, it may go."""
+    (tmp_path / "bad.dcm").write_bytes(deadly)
+    program = f"import pydicom; pydicom.dcmread({str(tmp_path / 'bad.dcm')!r}).pixel_array"
+    ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL, check=False)
+    assert ended.returncode < 0  # by a signal
+
+
+def test_a_stream_that_never_ends_is_given_up(intact: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = decoding._start
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(decoding, "_start", lambda: subprocess.Popen(sleep, stdin=-1, stdout=-1))
+    monkeypatch.setattr(decoding, "SECONDS_PER_FILE", 0.3)
+    with Decoder() as decoder:
+        begun = time.monotonic()
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            decoder.decode(intact)
+        assert time.monotonic() - begun < 20
+        monkeypatch.setattr(decoding, "_start", start)
+        monkeypatch.setattr(decoding, "SECONDS_PER_FILE", 30.0)
+        np.testing.assert_array_equal(decoder.decode(intact), phantom(1)[0])
+
+
+def test_no_process_is_left(intact: bytes) -> None:
+    with Decoder() as decoder:
+        decoder.decode(intact)
+        process = decoder._process
+        assert process is not None
+        assert process.poll() is None
+    assert process.poll() is not None

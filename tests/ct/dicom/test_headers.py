@@ -1,0 +1,541 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EncapsulatedPDFStorage
+from tqdm import tqdm
+
+from scripts.core.errors import InputError
+from scripts.ct.dicom import headers as headers_module
+from scripts.ct.dicom.files import ImageFile, open_image
+from scripts.ct.dicom.headers import Header, Rejected, read_headers
+from tests.ct.series import (
+    AXIAL,
+    STUDY_UID,
+    couch,
+    phantom,
+    ramp,
+    sop_uid,
+    write_enhanced,
+    write_series,
+    write_slice,
+    zipped,
+)
+
+
+def one_header(path: Path, **tags: Any) -> Header:
+    write_slice(path, ramp(1)[0], **tags)
+    (header,), rejected = read_headers(path)
+    assert rejected == []
+    return header
+
+
+def sops(headers: list[Header]) -> list[str]:
+    return [header.sop for header in headers]
+
+
+# what is found
+
+
+def test_files_are_found_by_content_at_any_depth_under_any_name(tmp_path: Path) -> None:
+    names = ["IM1", "b/c/d/17.jpg", "b/CT 4cc sans IV/x.y.z", "ü/ι.dcm"]
+    for k, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_slice(tmp_path / name, ramp(1)[0], SOPInstanceUID=sop_uid(k))
+    headers, rejected = read_headers(tmp_path)
+    assert {header.sop: header.file for header in headers} == {
+        sop_uid(k): ImageFile(tmp_path / name) for k, name in enumerate(names)
+    }
+    assert rejected == []
+    assert read_headers(tmp_path)[0] == headers  # the same order each time
+
+
+def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
+    write_series(tmp_path, ramp(1))
+    write_slice(tmp_path / ".hidden", ramp(1)[0])
+    (tmp_path / ".git").mkdir()
+    write_slice(tmp_path / ".git" / "object", ramp(1)[0])
+    (tmp_path / "__MACOSX").mkdir()
+    write_slice(tmp_path / "__MACOSX" / "x", ramp(1)[0])
+    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "notes.txt").write_text("not DICOM")
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")  # reading it would never end
+    for modality in ("SR", "PR", "KO"):
+        write_slice(tmp_path / modality, ramp(1)[0], Modality=modality, PixelData=None, Rows=None)
+    write_slice(tmp_path / "pdf", ramp(1)[0], SOPClassUID=EncapsulatedPDFStorage, PixelData=None, Rows=None)
+    headers, rejected = read_headers(tmp_path)
+    assert [header.file.name for header in headers] == ["000.dcm"]
+    assert rejected == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
+def test_dicom_that_is_cut_off_is_rejected(tmp_path: Path, share: float) -> None:
+    path = write_series(tmp_path, ramp(2)) / "001.dcm"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * (len(content) - 96))])  # 96 bytes of pixels
+    headers, rejected = read_headers(tmp_path)
+    assert sops(headers) == [sop_uid(0)]
+    assert rejected == [Rejected(ImageFile(path), "holds no complete image")]
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"Rows": 65535, "Columns": 65535}, "claims an image of 65535 x 65535"),
+        ({"Rows": 0}, "claims an image of 0 x 8"),
+        ({"Rows": None}, "holds no complete image"),
+        ({"RescaleSlope": 0}, "has no usable RescaleSlope"),
+        ({"RescaleIntercept": "nan"}, "has no usable RescaleIntercept"),
+    ],
+)
+def test_absurd_images_are_rejected(tmp_path: Path, tags: dict[str, Any], reason: str) -> None:
+    write_slice(tmp_path / "odd", ramp(1)[0], **tags)
+    assert read_headers(tmp_path) == ([], [Rejected(ImageFile(tmp_path / "odd"), reason)])
+
+
+def test_a_deflated_file_is_rejected_before_it_is_inflated(tmp_path: Path) -> None:
+    write_slice(tmp_path / "slice", ramp(1)[0])
+    dataset = pydicom.dcmread(tmp_path / "slice")
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.file_meta.PrivateInformationCreatorUID = UID("1.2")
+    dataset.file_meta.PrivateInformation = b"x" * 5000  # so that a look at the first bytes is not enough
+    dataset.PixelData = bytes(2**26)
+    dataset.save_as(tmp_path / "slice")
+    zipped(tmp_path, tmp_path.parent / "deflated.zip")
+    for path in (tmp_path, tmp_path.parent / "deflated.zip"):
+        tracemalloc.start()
+        headers, rejected = read_headers(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert headers == []
+        assert [reason for _, reason in rejected] == ["is deflated: store it uncompressed"]
+        assert peak < 2**24
+
+
+def test_a_file_that_may_not_be_opened_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "lost.dcm").symlink_to(tmp_path / "nowhere")
+    (rejected,) = read_headers(tmp_path)[1]
+    assert rejected.reason == "cannot be opened (No such file or directory)"
+
+
+def test_links_that_lead_in_a_circle_end(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", ramp(2))
+    (tmp_path / "scan" / "loop").symlink_to(tmp_path)
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "scan")
+    assert len(read_headers(tmp_path)[0]) == 2
+
+
+def test_a_list_of_files_is_read_once_each_in_its_order(tmp_path: Path) -> None:
+    write_series(tmp_path, ramp(3))
+    paths = [tmp_path / name for name in ("002.dcm", "000.dcm", "002.dcm")]
+    assert sops(read_headers(paths)[0]) == [sop_uid(2), sop_uid(0)]
+
+
+def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere does not exist: check the path"):
+        read_headers(tmp_path / "nowhere")
+
+
+# what a header says
+
+
+def test_a_full_header(tmp_path: Path) -> None:
+    header = one_header(
+        tmp_path / "a",
+        StudyInstanceUID=STUDY_UID,
+        SOPInstanceUID=sop_uid(0),
+        ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
+        ConvolutionKernel=["Hr40f", "3"],
+        SeriesNumber=0,
+        AcquisitionNumber=2,
+        InstanceNumber=7,
+        ImagePositionPatient=[1.5, -2.5, 1e3],
+        RescaleIntercept=-1024,
+        WindowCenter=[40, 300],
+        WindowWidth=[80, 2000],
+    )
+    assert header == Header(
+        file=ImageFile(tmp_path / "a"),
+        frame=None,
+        patient=header.patient,
+        study=STUDY_UID,
+        series=header.series,
+        sop=sop_uid(0),
+        modality="CT",
+        image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
+        kernel="Hr40f\\3",
+        series_number="0",
+        contrast=False,
+        body_part="",
+        samples=1,
+        rows=6,
+        columns=8,
+        orientation=AXIAL,
+        position=(1.5, -2.5, 1000.0),
+        pixel_spacing=(0.5, 0.25),
+        thickness=5.0,
+        slope=1.0,
+        intercept=-1024.0,
+        acquisition=2,
+        instance=7,
+    )
+
+
+def test_no_name_and_no_patient_id_is_kept(tmp_path: Path) -> None:
+    ids = ["SECRET-ID", "SECRET-ID ", "SECRET-ID2"]
+    index = tmp_path / "index.jsonl"
+    for k, id_ in enumerate(ids):
+        write_slice(tmp_path / f"{k}.dcm", ramp(1)[0], PatientID=id_, SeriesDescription="Secret Name bone")
+    headers, _ = read_headers(tmp_path, index)
+    patients = [header.patient for header in headers]
+    assert patients[0] == patients[1] != patients[2]
+    assert all(len(bytes.fromhex(patient)) == 8 for patient in patients)
+    assert "secret" not in (repr(headers) + index.read_text()).lower()
+    assert one_header(tmp_path / "x", PatientID=None).patient == ""
+
+
+RSNA_LACKS = (
+    *("ImageType", "ConvolutionKernel", "SeriesNumber", "InstanceNumber", "AcquisitionNumber", "SliceThickness"),
+    "StudyInstanceUID",
+)
+
+
+def test_a_poor_header_with_uids_that_are_none(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    tags: dict[str, Any] = {"SOPInstanceUID": "ID_0a1b", "SeriesInstanceUID": "ID_series"}
+    write_slice(tmp_path / "a", ramp(1)[0], **{**dict.fromkeys(RSNA_LACKS), **tags})
+    recwarn.clear()
+    (header,), rejected = read_headers(tmp_path)
+    assert (header.sop, header.series, header.study, header.series_number) == ("ID_0a1b", "ID_series", "", "")
+    assert (header.image_type, header.kernel, header.thickness) == ((), "", None)
+    assert (header.instance, header.acquisition) == (None, None)
+    assert (rejected, list(recwarn)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("tags", "field"),
+    [
+        ({"ImagePositionPatient": ["nan", "0", "0"]}, "position"),
+        ({"ImagePositionPatient": ["1e300", "0", "0"]}, "position"),
+        ({"ImagePositionPatient": [1, 2]}, "position"),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "orientation"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orientation"),
+        ({"PixelSpacing": [0, 0.5]}, "pixel_spacing"),
+        ({"PixelSpacing": [-1, 0.5]}, "pixel_spacing"),
+        ({"SliceThickness": 0}, "thickness"),
+        ({"NumberOfFrames": 2**31 - 1}, "position"),
+    ],
+)
+def test_geometry_that_makes_no_sense_is_none(tmp_path: Path, tags: dict[str, Any], field: str) -> None:
+    assert getattr(one_header(tmp_path / "a", **tags), field) is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "contrast"),
+    [
+        ({}, False),
+        ({"ContrastBolusAgent": ""}, False),
+        ({"ContrastBolusAgent": "NONE"}, False),
+        ({"ContrastBolusAgent": "OMNIPAQUE 300"}, True),
+        ({"SeriesDescription": "CT POST CONTRAST THIN"}, True),
+        ({"SeriesDescription": "Head C+ 5mm"}, True),
+        ({"SeriesDescription": "CTA Head"}, True),
+        ({"SeriesDescription": "CT 4cc sans IV contrast"}, False),
+        ({"SeriesDescription": "Head without contrast", "ContrastBolusAgent": "OMNIPAQUE"}, False),
+        ({"SeriesDescription": "Non-contrast head"}, False),
+        ({"SeriesDescription": "POST FOSSA 2.5"}, False),
+        ({"SeriesDescription": "CT Thin Plain"}, False),
+        ({"SeriesDescription": "CT HEAD WO CONTRAST"}, False),
+        ({"SeriesDescription": "CT HEAD WO IV CONTRAST"}, False),
+        ({"SeriesDescription": "HEAD W/OUT CONTRAST"}, False),
+        ({"SeriesDescription": "HEAD NO IV CONTRAST"}, False),
+        ({"SeriesDescription": "HEAD NO I.V. CONTRAST"}, False),
+        ({"SeriesDescription": "HEAD W IV CONTRAST"}, True),
+        ({"ContrastBolusAgent": "NO CONTRAST"}, False),
+        ({"ContrastBolusAgent": "Without contrast"}, False),
+        ({"ContrastBolusAgent": "NONE GIVEN"}, False),
+        ({"ContrastBolusAgent": "NON"}, False),
+        ({"ContrastBolusAgent": "W/O"}, False),
+        ({"ContrastBolusAgent": "N/A"}, False),
+        ({"ContrastBolusAgent": "NON-IONIC 300"}, True),
+        ({"ContrastBolusAgent": "NOVARTIS X"}, True),
+        ({"ContrastBolusAgent": "CONTRAST"}, True),
+    ],
+)
+def test_contrast_agent(tmp_path: Path, tags: dict[str, Any], contrast: bool) -> None:
+    assert one_header(tmp_path / "a", **tags).contrast is contrast
+
+
+@pytest.mark.parametrize(
+    ("given", "description", "part"),
+    [
+        ("HEAD", "Chest", "HEAD"),
+        ("abdomen", "Head", "ABDOMEN"),
+        (None, None, ""),
+        ("", "CT CHEST 5mm", "CHEST"),
+        (None, "Thorax_ABDOMEN", "THORAX"),
+        (None, "C-spine thin", "C-SPINE"),
+        (None, "tspine", "TSPINE"),
+        (None, "Neck w contrast", "NECK"),
+        (None, "Head and neck", ""),
+        (None, "Brain lung", ""),
+        (None, "5mm soft", ""),
+        (None, "Mr Chesterton, Miss Armstrong", ""),
+    ],
+)
+def test_the_part_of_the_body(tmp_path: Path, given: str | None, description: str | None, part: str) -> None:
+    header = one_header(tmp_path / "a", BodyPartExamined=given, SeriesDescription=description)
+    assert header.body_part == part
+
+
+def test_a_description_tells_the_kernel_where_no_tag_does(tmp_path: Path) -> None:
+    assert one_header(tmp_path / "a", SeriesDescription="Thin bone, Mr X").kernel == "BONE"
+    assert one_header(tmp_path / "b", SeriesDescription="Thin bone", ConvolutionKernel="H30s").kernel == "H30s"
+    assert one_header(tmp_path / "c", SeriesDescription="Mr Boneham").kernel == ""
+
+
+def test_each_frame_of_an_enhanced_file_has_a_header(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "all", phantom(4), couch(4), SOPInstanceUID=sop_uid(0), SeriesNumber=5)
+    headers, rejected = read_headers(path)
+    assert rejected == []
+    assert [header.frame for header in headers] == [header.instance for header in headers] == [1, 2, 3, 4]
+    assert [header.position for header in headers] == couch(4)
+    assert [header.intercept for header in headers] == [-1000.0, -1001.0, -1002.0, -1003.0]
+    for header in headers:
+        assert (header.sop, header.series_number, header.kernel) == (sop_uid(0), "5", "H30s")
+        assert (header.orientation, header.pixel_spacing, header.thickness) == (AXIAL, (0.5, 0.25), 5.0)
+        assert header.image_type == ("ORIGINAL", "PRIMARY", "VOLUME", "NONE")
+        assert header.acquisition == 1
+
+
+def test_frames_that_are_not_described_are_rejected(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "all", phantom(4), couch(4), NumberOfFrames=9)
+    assert read_headers(path)[1] == [Rejected(ImageFile(path), "claims 9 frames and describes 4")]
+
+
+# zips
+
+
+def test_a_zip_is_read_where_it_lies(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "scan", ramp(3), names=["a/b/1", "a/2", "3"])
+    (folder / "notes.txt").write_text("not DICOM")
+    archive = zipped(folder, tmp_path / "scan.zip")
+    headers, rejected = read_headers(archive)
+    assert [(header.file.member, header.file.name) for header in headers] == [("3", "3"), ("a/2", "2"), ("a/b/1", "1")]
+    assert sops(headers) == [sop_uid(2), sop_uid(1), sop_uid(0)]
+    assert rejected == []
+    assert sorted(tmp_path.iterdir()) == [folder, archive]
+    assert len(read_headers(tmp_path)[0]) == 6  # found in a folder too
+
+
+def test_a_zip_that_claims_gigabytes_in_a_few_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"x" * 100)
+    content = path.read_bytes()
+    place = content.rindex(b"PK\1\2")
+    path.write_bytes(content[: place + 24] + (2**32 - 2).to_bytes(4, "little") + content[place + 28 :])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b", b"x" * 100)
+    assert read_headers(path) == ([], [Rejected(ImageFile(path), "claims to unpack to more than 4 GB")])
+
+
+def test_damaged_and_encrypted_zips(tmp_path: Path) -> None:
+    archive = zipped(write_series(tmp_path / "scan", ramp(3)), tmp_path / "scan.zip")
+    content = archive.read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    assert [reason for _, reason in read_headers(tmp_path / "cut.zip")[1]] == ["is a damaged zip"]
+    place = content.index(b"PK\1\2")
+    (tmp_path / "new.zip").write_bytes(content[: place + 6] + b"\xff" + content[place + 7 :])  # of zip's version 25.5
+    assert [reason for _, reason in read_headers(tmp_path / "new.zip")[1]] == ["is a damaged zip"]
+    flagged = bytearray(content)
+    for magic, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = -1
+        while (place := flagged.find(magic, place + 1)) >= 0:
+            flagged[place + offset] |= 1
+    (tmp_path / "locked.zip").write_bytes(flagged)
+    assert [reason for _, reason in read_headers(tmp_path / "locked.zip")[1]] == ["cannot be unpacked"] * 3
+
+
+def test_a_member_whose_name_leads_outside_stays_inside(tmp_path: Path) -> None:
+    write_slice(tmp_path / "slice", ramp(1)[0])
+    with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
+        archive.write(tmp_path / "slice", "x/../../evil\n")
+    before = sorted(tmp_path.parent.rglob("*"))
+    (header,), _ = read_headers(tmp_path / "scan.zip")
+    assert header.file.name == "evil?"
+    text = header.file.relative_to(tmp_path / "scan.zip")
+    assert open_image(str(tmp_path / "scan.zip"), text).read() == (tmp_path / "slice").read_bytes()
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+# a slice again
+
+
+def test_a_slice_is_opened_again_by_its_text(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "scan", ramp(2), names=["a/b/1", "2"])
+    archive = zipped(folder, tmp_path / "deep" / "scan.zip")
+    flat = [folder / "2", folder / "a" / "b" / "1"]
+    sources: list[tuple[Any, Path | list[Path], Path]] = [
+        (str(folder), folder, folder),
+        (str(archive), archive, archive),
+        (str(tmp_path / "deep"), tmp_path / "deep", tmp_path / "deep"),
+        ([str(path) for path in flat], flat, folder),
+        (str(flat[0]), flat, folder),
+        (str(flat[1]), flat[1], flat[1].parent),
+    ]
+    for source, root, base in sources:
+        for header in read_headers(root)[0]:
+            original = folder / ("a/b/1" if header.sop == sop_uid(0) else "2")
+            text = header.file.relative_to(base)
+            assert not os.path.isabs(text)
+            with open_image(source, text) as stream:
+                assert stream.read() == original.read_bytes()
+
+
+def test_a_slice_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "scan", ramp(1))
+    archive = zipped(folder, tmp_path / "scan.zip")
+    for source in (folder, archive, folder / "000.dcm"):
+        with pytest.raises(InputError, match=r"cannot open gone/x of .*: leave the scan where it was read"):
+            open_image(str(source), "gone/x")
+
+
+# the index
+
+
+@pytest.fixture
+def indexed(tmp_path: Path) -> tuple[Path, Path]:
+    folder = write_series(tmp_path / "scan", ramp(3))
+    zipped(write_series(tmp_path / "other", ramp(2)), folder / "two.zip")
+    write_enhanced(folder / "enhanced", phantom(4), couch(4))
+    (folder / "cut.dcm").write_bytes(b"")
+    (folder / "notes.txt").write_text("not DICOM")
+    return folder, tmp_path / "index.jsonl"
+
+
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read from now on."""
+    names: list[str] = []
+    read = headers_module._read_path
+
+    def noted(path: Path) -> list[Header | Rejected]:
+        names.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(headers_module, "_read_path", noted)
+    return names
+
+
+def test_a_second_walk_reads_only_what_is_new(indexed: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, index = indexed
+    first = read_headers(folder, index)
+    assert len(first[0]) == 3 + 2 + 4
+    assert first == read_headers(folder)
+    names = read_files(monkeypatch)
+    assert read_headers(folder, index) == first
+    assert names == []
+    write_slice(folder / "new", ramp(1)[0])
+    assert len(read_headers(folder, index)[0]) == 10
+    assert names == ["new"]
+    for path in folder.iterdir():
+        path.unlink()
+    read_headers(folder, index)
+    assert len(index.read_text().splitlines()) == 1  # nothing is kept of what is gone
+
+
+def test_a_replaced_file_is_noticed(indexed: tuple[Path, Path]) -> None:
+    folder, index = indexed
+    read_headers(folder, index)
+    path = folder / "001.dcm"
+    status = path.stat()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(sop_uid(1).encode(), sop_uid(7).encode()))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as copies that keep their times do
+    assert path.stat().st_size == status.st_size
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert sop_uid(7) in sops(read_headers(folder, index)[0])
+
+
+def flipped(content: bytes) -> bytes:
+    return content.replace(b"-20.0", b"-21.0", 1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda c: b"", lambda c: c[:-40], lambda c: b"\xff\0" + c, flipped, lambda c: b"[]\n" + c, lambda c: c * 2],
+)
+def test_a_damaged_index_is_built_again(indexed: tuple[Path, Path], damage: Any) -> None:
+    folder, index = indexed
+    first = read_headers(folder, index)
+    content = index.read_bytes()
+    assert damage(content) != content
+    index.write_bytes(damage(content))
+    assert read_headers(folder, index) == first
+    assert index.read_bytes() == content
+
+
+def test_an_interruption_loses_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, index = write_series(tmp_path / "scan", ramp(30)), tmp_path / "index.jsonl"
+    monkeypatch.setattr("scripts.ct.dicom.files.SAVED_EVERY", 10)
+    read = headers_module._read_path
+
+    def interrupted(path: Path) -> list[Header | Rejected]:
+        if path.name == "025.dcm":
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(headers_module, "_read_path", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read_headers(folder, index)
+    monkeypatch.setattr(headers_module, "_read_path", read)
+    names = read_files(monkeypatch)
+    assert len(read_headers(folder, index)[0]) == 30
+    assert names == [f"{k:03d}.dcm" for k in range(20, 30)]
+
+
+def test_an_index_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", ramp(1))
+    with pytest.raises(InputError, match=r"cannot write the index .*: give another place"):
+        read_headers(tmp_path / "scan", tmp_path / "scan" / "000.dcm" / "index")
+
+
+def test_progress_is_shown_only_when_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path, ramp(2))
+    monkeypatch.setattr(headers_module, "tqdm", lambda *args, **given: tqdm(*args, **{**given, "delay": 0}))
+    read_headers(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    read_headers(tmp_path, progress=True)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "2/2" in shown.err
+
+
+def test_values_survive_the_index_to_the_last_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    index = tmp_path / "index.jsonl"
+    for k in range(5):
+        position = [f"{value:.9g}" for value in rng.normal(size=3) * 100]
+        write_slice(tmp_path / f"{k}.dcm", ramp(1)[0], ImagePositionPatient=position)
+    assert read_headers(tmp_path, index) == read_headers(tmp_path, index) == read_headers(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["file", "zip"])
+def test_a_file_whose_pixels_are_cut_is_seen_from_its_length(tmp_path: Path, packed: bool) -> None:
+    folder = write_series(tmp_path / "scan", ramp(3))
+    victim = folder / "001.dcm"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    headers, rejected = read_headers(zipped(folder, tmp_path / "scan.zip") if packed else folder)
+    assert [header.file.name for header in headers] == ["000.dcm", "002.dcm"]
+    assert [(item.file.name, item.reason) for item in rejected] == [("001.dcm", "holds no complete image")]

@@ -1,0 +1,438 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.ct.dicom.files import ImageFile
+from scripts.ct.dicom.headers import Header
+from scripts.ct.dicom.series import Choice, by_study, choose_series, positions_mm, spacings_mm
+from tests.ct.series import AXIAL, tilted
+
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def plane(**tags: Any) -> Header:
+    """A slice as any scanner writes it."""
+    usual: dict[str, Any] = {
+        "file": ImageFile(Path("scan") / "slice.dcm"),
+        "frame": None,
+        "patient": "p",
+        "study": "1.2",
+        "series": "1.2.3",
+        "sop": "",
+        "modality": "CT",
+        "image_type": ("ORIGINAL", "PRIMARY", "AXIAL"),
+        "kernel": "H30s",
+        "series_number": "3",
+        "contrast": False,
+        "body_part": "HEAD",
+        "samples": 1,
+        "rows": 512,
+        "columns": 512,
+        "orientation": AXIAL,
+        "position": (0.0, 0.0, 0.0),
+        "pixel_spacing": (0.5, 0.5),
+        "thickness": 5.0,
+        "slope": 1.0,
+        "intercept": -1024.0,
+        "acquisition": 1,
+        "instance": None,
+    }
+    return Header(**{**usual, **tags})
+
+
+def stack(number: int = 3, count: int = 10, spacing: float = 5.0, **tags: Any) -> list[Header]:
+    own = {"series": f"1.2.{number}", "series_number": str(number)}
+    return [
+        plane(**{**own, "position": (0.0, 0.0, k * spacing), "sop": f"1.2.{number}.{k}", "instance": k, **tags})
+        for k in range(count)
+    ]
+
+
+def at(*heights: float, **tags: Any) -> list[Header]:
+    return [plane(position=(0.0, 0.0, z), sop=f"{k}", **tags) for k, z in enumerate(heights)]
+
+
+def chosen(choice: Choice) -> str:
+    (number,) = {header.series_number for header in choice.headers}
+    return number
+
+
+def refusal(headers: list[Header], series: str | None = None) -> str:
+    with pytest.raises(InputError, match=r".") as caught:
+        choose_series(headers, series, where="scan7")
+    message = str(caught.value)
+    assert message.startswith("scan7 ")
+    assert "\n" not in message
+    return message
+
+
+# which series
+
+
+def test_one_good_series_is_read_without_a_word() -> None:
+    choice = choose_series(stack())
+    assert choice == Choice(stack(), [], [])
+    assert choice.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"modality": "MR"}, "Modality MR"),
+        ({"modality": ""}, "Modality missing"),
+        ({"body_part": "ABDOMEN"}, "body part ABDOMEN"),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localizer"),
+        ({"orientation": CORONAL}, "not axial, 90 degrees off"),
+        ({"orientation": tilted(50)}, "not axial, 50 degrees off"),
+        ({"image_type": ("DERIVED", "SECONDARY", "REFORMATTED")}, "derived or secondary"),
+        ({"image_type": ("ORIGINAL", "SECONDARY")}, "derived or secondary"),
+        ({"kernel": "BONEPLUS"}, "bone kernel BONEPLUS"),
+        ({"contrast": True}, "contrast agent"),
+        ({"samples": 3}, "in colour"),
+        ({"position": None}, "no usable ImagePositionPatient"),
+        ({"orientation": None}, "no usable ImageOrientationPatient"),
+        ({"pixel_spacing": None}, "no usable PixelSpacing"),
+    ],
+)
+def test_a_series_that_is_no_plain_head_is_set_aside_with_the_reason(tags: dict[str, Any], reason: str) -> None:
+    other = stack(2, 28, **tags)  # which would win by its number and its slices
+    for headers in (other + stack(), stack() + other):
+        choice = choose_series(headers)
+        assert chosen(choice) == "3"
+        assert choice.set_aside == [f"series 2 (28 slices): {reason}"]
+        assert choice.warnings == []
+
+
+SHARP = (
+    *("BONE", "BONEPLUS", "BONE+", "EDGE", "LUNG", "H60s", "H70h", "Hr60f", "Hr64", "J70h\\3", "B70f", "U90u", "Qr59"),
+    *("Qr69h", "FC30", "FC35", "FC52", "FC81", "D", "E", "YC", "YD", "HEAD SHARP", "bone"),
+)
+SOFT = (
+    *("", "STANDARD", "SOFT", "STND", "STD+", "DETAIL", "H10s", "H31s", "Hr40f", "J40s\\2", "B30f", "Qr40", "Hc40"),
+    *("FC21", "FC26", "FC64", "FC68", "A", "B", "C", "UA", "UB", "UC", "YA", "I31f", "BRAIN"),
+)
+
+
+@pytest.mark.parametrize("kernel", SHARP)
+def test_sharp_kernels_are_known(kernel: str) -> None:
+    choice = choose_series(stack(2, kernel=kernel) + stack(3, kernel=""))
+    assert choice.set_aside == [f"series 2 (10 slices): bone kernel {kernel}"]
+
+
+@pytest.mark.parametrize("kernel", SOFT)
+def test_soft_and_unknown_kernels_pass(kernel: str) -> None:
+    assert chosen(choose_series(stack(2, kernel=kernel) + stack(3, kernel="BONE"))) == "2"
+
+
+@pytest.mark.parametrize(
+    ("tags", "warning"),
+    [
+        (
+            {"body_part": "CHEST"},
+            "only series of another part of the body, or longer than a head, are there",
+        ),
+        ({"kernel": "H60s"}, "only series with a bone kernel are there: its noise looks like blood and hides it"),
+        ({"contrast": True}, "only series with a contrast agent are there: the agent looks like blood"),
+        ({"image_type": ("DERIVED", "PRIMARY")}, "only derived or secondary series are there"),
+    ],
+)
+def test_what_is_second_best_is_read_with_a_warning_where_there_is_nothing_better(
+    tags: dict[str, Any], warning: str
+) -> None:
+    choice = choose_series(stack(**tags))
+    assert choice.headers == stack(**tags)
+    assert choice.warnings == [warning]
+    assert choice.set_aside == []
+
+
+@pytest.mark.parametrize("part", ["NECK", "CSPINE", "CHESTABDPELVIS", "WHOLE THORAX", "KNEE", "EXTREMITY"])
+def test_another_part_of_the_body_is_set_aside_before_all_else(part: str) -> None:
+    choice = choose_series(stack(2, 30, body_part=part) + stack(3, 3, kernel="BONE", contrast=True))
+    assert chosen(choice) == "3"
+    assert choice.set_aside == [f"series 2 (30 slices): body part {part}"]
+
+
+@pytest.mark.parametrize("part", ["", "HEAD", "BRAIN", "SKULL", "ORBIT", "HEADNECK", "HEAD_SPINE", "TRAUMA"])
+def test_a_head_and_a_part_that_tells_nothing_pass(part: str) -> None:
+    choice = choose_series(stack(2, 30, body_part=part) + stack(3, 29))
+    assert chosen(choice) == "2"
+    assert choice.warnings == []
+
+
+def test_what_is_longer_than_a_head_is_set_aside() -> None:
+    choice = choose_series(stack(2, 85) + stack(3, 61, spacing=5.0) + stack(4, 60))
+    assert chosen(choice) == "3"  # of just 300 mm
+    assert choice.set_aside[0] == "series 2 (85 slices): 420 mm long, more than a head"
+    assert choose_series(stack(2, 85)).warnings == [
+        "only series of another part of the body, or longer than a head, are there"
+    ]
+
+
+def test_a_soft_derived_series_is_better_than_an_original_of_bone() -> None:
+    choice = choose_series(stack(2, kernel="BONE") + stack(3, image_type=("DERIVED", "PRIMARY")))
+    assert chosen(choice) == "3"
+    assert choice.set_aside == ["series 2 (10 slices): bone kernel BONE"]
+    assert choice.warnings == ["only derived or secondary series are there"]
+
+
+def test_too_few_slices_are_set_aside_where_a_longer_series_is_there() -> None:
+    choice = choose_series(stack(2, 7) + stack(3, 8, spacing=1.0))
+    assert chosen(choice) == "3"
+    assert choice.set_aside == ["series 2 (7 slices): fewer than 8 positions"]
+    assert choose_series(stack(2, 3) + stack(3, 7)).set_aside == ["series 2 (3 slices): fewer slices than series 3"]
+
+
+def test_forty_pictures_of_four_places_are_four_slices() -> None:
+    """As perfusion and bolus tracking take them."""
+    perfusion = [header for _ in range(10) for header in stack(2, 4, sop="")]
+    assert choose_series(perfusion + stack(3)).set_aside == ["series 2 (40 slices): fewer than 8 positions"]
+
+
+@pytest.mark.parametrize(
+    ("spacings", "best"),
+    [((1.0, 5.0), "3"), ((5.0, 1.0), "2"), ((4.0, 7.0), "2"), ((2.5, 0.625), "2"), ((10.0, 5.0), "3")],
+)
+def test_the_spacing_closest_to_that_of_the_training_data_wins(spacings: tuple[float, float], best: str) -> None:
+    two = {"2": stack(2, 30, spacings[0]), "3": stack(3, 30, spacings[1])}
+    choice = choose_series([*two["2"], *two["3"]])
+    assert chosen(choice) == best
+    other, spacing = ("3", spacings[1]) if best == "2" else ("2", spacings[0])
+    reason = f"its spacing of {spacing:.2f} mm is further from 5 mm than series {best}"
+    assert choice.set_aside == [f"series {other} (30 slices): {reason}"]
+
+
+def test_then_more_slices_then_the_lower_number_wins() -> None:
+    choice = choose_series(stack(2, 20) + stack(10, 30) + stack(9, 30))
+    assert chosen(choice) == "9"
+    assert choice.set_aside == [
+        "series 10 (30 slices): no better than series 9",
+        "series 2 (20 slices): fewer slices than series 9",
+    ]
+
+
+def test_the_order_of_the_files_tells_nothing() -> None:
+    headers = [
+        *stack(2, 20, kernel="BONE"),
+        *stack(10, 30),
+        *stack(9, 30),
+        *stack(9, 3, rows=256, sop="x"),
+        *stack(4, 3),
+    ]
+    shuffled = np.random.default_rng(0).permutation(len(headers))
+    assert choose_series([headers[k] for k in shuffled]) == choose_series(headers)
+
+
+def test_rsna_poverty_is_enough() -> None:
+    poor: dict[str, Any] = {
+        "image_type": (),
+        "kernel": "",
+        "series_number": "",
+        "acquisition": None,
+        "instance": None,
+        "thickness": None,
+        "series": "ID_5fbd",
+    }
+    headers = stack(count=30, **poor)
+    choice = choose_series(headers[::-1])
+    assert choice.headers == headers
+    assert choice.set_aside == choice.warnings == []
+    both = choose_series(headers + stack(count=20, **{**poor, "series": "ID_91ac"}))
+    assert both.set_aside == ["a series without a number (20 slices): fewer slices than a series without a number"]
+
+
+def test_nothing_that_tells_who_the_patient_is_is_said() -> None:
+    secret = "Doe^John\n1950"
+    headers = stack(2, 28, kernel=f"BONE {secret * 9}", study=secret, sop="", series=secret) + stack(3)
+    (line,) = choose_series(headers).set_aside
+    assert "\n" not in line
+    assert secret not in line
+    assert "28 slices" in line
+    assert secret not in refusal(stack(2, 28, modality=secret, series=secret))
+
+
+def test_nothing_to_read_says_what_there_is() -> None:
+    headers = stack(1, 2, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")) + stack(5, 30, orientation=CORONAL)
+    assert refusal(headers) == (
+        "scan7 holds no axial CT series that can be read (series 1 (2 slices): localizer; "
+        "series 5 (30 slices): not axial, 90 degrees off): give one"
+    )
+    many = [header for number in range(9) for header in stack(number, modality="MR")]
+    assert refusal(many).endswith("series 4 (10 slices): Modality MR; and 4 more): give one")
+    assert refusal([]) == "scan7 holds no DICOM images: give the folder that holds the scan"
+
+
+# the series that was asked for
+
+
+@pytest.mark.parametrize("series", ["2", "1.2.2"])
+def test_a_series_can_be_named(series: str) -> None:
+    choice = choose_series(stack(2, kernel="BONE") + stack(3) + stack(4), series)
+    assert chosen(choice) == "2"
+    assert choice.warnings == []
+    assert choice.set_aside == [f"series {k} (10 slices): another series was asked for" for k in (3, 4)]
+
+
+def test_a_name_that_fits_none_or_two_is_refused() -> None:
+    assert refusal(stack(2) + stack(3, 7), "4") == (
+        "scan7 holds no series 4: name one of series 2 (10 slices), series 3 (7 slices)"
+    )
+    two = stack(2) + stack(2, series="1.2.99")
+    assert refusal(two, "2") == "scan7 holds 2 series of the number 2: give a SeriesInstanceUID"
+    assert len(choose_series(two, "1.2.99").headers) == 10
+
+
+def test_a_named_series_must_still_be_an_axial_ct() -> None:
+    assert "series 2 (10 slices): not axial" in refusal(stack(2, orientation=CORONAL) + stack(3), "2")
+
+
+# within a series
+
+
+def test_a_localizer_inside_a_series_is_set_aside() -> None:
+    scout = plane(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), orientation=CORONAL, series="1.2.3")
+    choice = choose_series([scout, *stack()])
+    assert choice.headers == stack()
+    assert choice.set_aside == ["series 3 (1 slice): localizer"]
+
+
+@pytest.mark.parametrize("tags", [{"rows": 256}, {"orientation": tilted(10)}, {"pixel_spacing": (0.5, 0.4)}])
+def test_slices_of_another_size_or_direction_are_set_aside(tags: dict[str, Any]) -> None:
+    odd = plane(position=(0.0, 0.0, 99.0), **tags)
+    choice = choose_series([odd, odd, *stack()])
+    assert choice.headers == stack()
+    assert choice.set_aside == ["series 3 (2 slices): another size or direction than the other 10"]
+
+
+def test_copies_are_set_aside() -> None:
+    copies = [dataclasses.replace(header, file=ImageFile(Path("z.dcm"))) for header in stack(count=10)[:4]]
+    choice = choose_series(stack() + copies)
+    assert choice.headers == stack()
+    assert choice.set_aside == ["series 3 (4 slices): copies of slices that are there"]
+    assert choice.warnings == []
+
+
+def test_one_uid_for_all_slices_makes_them_no_copies() -> None:
+    """Careless tools that take names out do that."""
+    assert len(choose_series(stack(sop="1.2")).headers) == 10
+
+
+# without a SeriesInstanceUID
+
+
+@pytest.mark.parametrize("number", ["", "7"])
+def test_a_sharp_and_a_soft_series_without_uids_are_not_mixed(number: str) -> None:
+    own: dict[str, Any] = {"series": "", "series_number": number}
+    soft, sharp = stack(count=10, kernel="H30s", **own), stack(2, 40, spacing=2.0, kernel="H60s", **own)
+    name = f"series {number}" if number else "a series without a number"
+    for series in (None, number or None):
+        choice = choose_series(sharp + soft, series)
+        assert choice.headers == soft
+        assert choice.set_aside == [f"{name} (40 slices): bone kernel H60s"]
+
+
+def test_series_numbers_tell_series_without_uids_apart() -> None:
+    one, other = stack(2, 10, series=""), stack(3, 12, spacing=4.0, series="")
+    choice = choose_series([header for pair in zip(other, one, strict=False) for header in pair] + other[10:])
+    assert choice.headers == one
+    assert choice.set_aside == ["series 3 (12 slices): its spacing of 4.00 mm is further from 5 mm than series 2"]
+
+
+@pytest.mark.parametrize("kernel", ["H30s", "H60s"])
+def test_a_slice_without_a_kernel_is_like_the_others(kernel: str) -> None:
+    headers = [dataclasses.replace(header, kernel=kernel if k % 3 else "") for k, header in enumerate(stack())]
+    choice = choose_series(headers)
+    assert choice.headers == headers
+    assert choice.set_aside == []
+    assert bool(choice.warnings) == (kernel == "H60s")
+
+
+def test_a_soft_kernel_for_the_base_and_another_for_the_rest_are_one_head() -> None:
+    headers = [dataclasses.replace(header, kernel="H30s" if k < 4 else "H40s") for k, header in enumerate(stack())]
+    assert choose_series(headers).headers == headers
+
+
+# order
+
+
+@pytest.mark.parametrize("degrees", [0.0, 18.5, -25.0])
+def test_slices_are_ordered_along_their_normal(degrees: float) -> None:
+    normal = np.cross(tilted(degrees)[:3], tilted(degrees)[3:])
+    # Each lies a little aside of the last, so that no single coordinate gives the order.
+    places = [tuple(5.0 * k * normal + [3.0 * (-1) ** k, 0, 0]) for k in range(10)]
+    headers = [plane(orientation=tilted(degrees), position=place, sop=str(k)) for k, place in enumerate(places)]
+    order = [7, 3, 9, 0, 5, 1, 8, 2, 6, 4]
+    choice = choose_series([headers[k] for k in order])
+    assert [header.sop for header in choice.headers] == [str(k) for k in range(10)]
+    np.testing.assert_allclose(np.diff(positions_mm(choice.headers)), 5.0)
+    np.testing.assert_allclose(spacings_mm(choice.headers), np.hypot(5.0, 6.0))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"acquisition": 1, "instance": 9}, {"acquisition": 2, "instance": 1}),
+        ({"acquisition": 1, "instance": 9}, {"acquisition": None, "instance": 1}),
+        ({"instance": 4}, {"instance": 5}),
+        ({"instance": 4}, {"instance": None}),
+        ({"file": ImageFile(Path("z") / "a.dcm")}, {"file": ImageFile(Path("b.dcm"))}),
+    ],
+)
+def test_of_two_slices_at_one_position_the_first_taken_is_kept(first: dict[str, Any], second: dict[str, Any]) -> None:
+    pair = [plane(sop="first", **first), plane(sop="second", position=(0.0, 0.0, 0.004), **second)]
+    rest = stack()[1:]
+    for headers in (pair + rest, pair[::-1] + rest, rest + pair):
+        choice = choose_series(headers)
+        assert [header.sop for header in choice.headers] == ["first", *(header.sop for header in rest)]
+        assert choice.warnings == ["1 slice at the position of another left out"]
+
+
+# spacings
+
+
+def warnings_at(*heights: float) -> list[str]:
+    return choose_series(at(*heights)).warnings
+
+
+def test_even_and_nearly_even_spacing_is_no_warning() -> None:
+    assert warnings_at(0, 5, 10, 15) == warnings_at(0, 4, 10, 15) == warnings_at(3) == []
+
+
+def test_uneven_spacing_is_told_with_its_least_and_largest() -> None:
+    assert warnings_at(0, 4, 8, 14.2, 18) == ["the slices are unevenly spaced, 3.80 to 6.20 mm"]
+
+
+def test_a_gap_is_told_with_its_place_and_size() -> None:
+    assert warnings_at(0, 5, 10, 15, 25, 30, 35) == [
+        "the slices are unevenly spaced, 5.00 to 10.00 mm",
+        "10.00 mm between slices 4 and 5, where 5.00 mm is usual: 1 slice may be missing",
+    ]
+    assert warnings_at(0, 5, 10, 30, 35, 40, 50)[1:] == [
+        "20.00 mm between slices 3 and 4, where 5.00 mm is usual: 3 slices may be missing",
+        "10.00 mm between slices 6 and 7, where 5.00 mm is usual: 1 slice may be missing",
+    ]
+
+
+def test_a_head_that_is_thin_below_and_thick_above_has_no_gaps() -> None:
+    heights = [*np.arange(0, 40, 4.0), *np.arange(40, 120, 8.0)]
+    assert warnings_at(*heights) == ["the slices are unevenly spaced, 4.00 to 8.00 mm"]
+
+
+def test_studies_are_told_apart() -> None:
+    headers = [*stack(study="a"), *stack(study="b"), *stack(study="a")]
+    assert {study: len(group) for study, group in by_study(headers).items()} == {"a": 20, "b": 10}
+
+
+def test_slices_that_name_no_study_belong_to_the_only_one_that_is_named() -> None:
+    unnamed, a, b = (stack(count=3, study=study) for study in ("", "a", "b"))
+    assert by_study(unnamed + a + unnamed) == {"a": unnamed + a + unnamed}
+    assert by_study(unnamed + a + b) == {"": unnamed, "a": a, "b": b}
+    assert by_study(iter(unnamed)) == {"": unnamed}
+    assert by_study([]) == {}

@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The label map read back by nibabel and pynrrd: does it lie where the flagged slices are?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pydicom
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged, Orientationd, SaveImaged
+
+from scripts.core.errors import InputError
+from scripts.core.record import BagResult
+from scripts.ct.outputs.label_map import SaveLabelMapd
+from scripts.ct.reader import SeriesReader
+from tests.shared_data import shared_data
+
+SIZE = (5, 4, 6)  # no two axes alike
+SHARES = (0.05, 0.3, 0.05, 0.25, 0.05, 0.3)  # three of six slices are above the average
+FLAGGED = (1, 3, 5)
+SHEARED = np.array(
+    [
+        [0.5, 0.0, 0.0, -10.0],
+        [0.0, 0.45, 0.0, 20.0],
+        [0.0, 0.15, 5.0, -30.0],  # a gantry tilted by 18 degrees
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+)
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+EXTENSIONS = (".nrrd", ".nii.gz", ".nii")
+
+
+def result(probability: float = 0.8, attention: tuple[float, ...] = SHARES) -> BagResult:
+    shares = np.array(attention)
+    return BagResult("scan_7", "scans/7", probability, 0.5, shares, shares, [{"id": i} for i in range(len(shares))])
+
+
+def load(path: Path, reader: Any = "NibabelReader") -> dict[Hashable, Any]:
+    """As the pipeline does it: the scan in LPS axes, slices from inferior to superior."""
+    steps = [
+        LoadImaged("volume", reader=reader, ensure_channel_first=True),
+        Orientationd("volume", axcodes="LPS", labels=None),
+    ]
+    loaded: dict[Hashable, Any] = Compose(steps)({"volume": str(path)})
+    return loaded
+
+
+def nifti(path: Path, axes: str) -> Path:
+    """A scan whose voxels hold the number of their slice, counted upwards, stored along these axes."""
+    upright = nib.Nifti1Image(np.broadcast_to(np.arange(SIZE[2], dtype=np.int16), SIZE), SHEARED)
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(axes))
+    )
+    upright.as_reoriented(turn).to_filename(path)
+    return path
+
+
+def save(volume: Any, folder: Path, found: BagResult, extension: str = ".nrrd") -> tuple[np.ndarray, np.ndarray]:
+    """The marks and their affine, voxel -> RAS, as they stand in the file."""
+    data: dict[Hashable, Any] = {"result": found, "volume": volume}
+    assert SaveLabelMapd(str(folder), extension)(data) == data
+    (file,) = (folder / found.bag_id).iterdir()
+    assert file.name == f"flagged{extension}"
+    if extension != ".nrrd":
+        image: Any = nib.load(file)
+        assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 1)
+        return np.asarray(image.dataobj), image.affine
+    marks, header = nrrd.read(str(file))
+    assert header["space"] == "left-posterior-superior"
+    lps = np.eye(4)
+    lps[:3, :3], lps[:3, 3] = header["space directions"].T, header["space origin"]
+    return marks, LPS_TO_RAS @ lps
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "LAI", "PIR", "SRA", "ASL"])
+def test_it_has_the_axes_the_shape_and_the_place_of_the_file(axes: str, extension: str, tmp_path: Path) -> None:
+    scan: Any = nib.load(nifti(tmp_path / "scan.nii", axes))
+    marks, affine = save(load(tmp_path / "scan.nii")["volume"], tmp_path / "out", result(), extension)
+    assert marks.dtype == np.uint8
+    np.testing.assert_array_equal(marks, np.isin(scan.get_fdata(), FLAGGED))
+    np.testing.assert_allclose(affine, scan.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "PIR"])
+def test_through_our_own_reader_too(axes: str, tmp_path: Path) -> None:
+    scan: Any = nib.load(nifti(tmp_path / "scan.nii", axes))
+    marks, affine = save(load(tmp_path / "scan.nii", SeriesReader())["volume"], tmp_path / "out", result())
+    np.testing.assert_array_equal(marks, np.isin(scan.get_fdata(), FLAGGED))
+    np.testing.assert_allclose(affine, scan.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_the_shear_of_a_real_tilted_scan_survives(extension: str, tmp_path: Path) -> None:
+    folder = shared_data("ct_dicom/ge_head_tilt18")
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.glob("*.dcm")]
+    lowest, *_, highest = sorted((header.ImagePositionPatient for header in headers), key=lambda position: position[2])
+    across = np.array(headers[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    height, width = headers[0].Rows - 1, headers[0].Columns - 1
+    last = len(headers) - 1
+
+    volume = load(folder, SeriesReader())["volume"]
+    shares = np.full(len(headers), 0.1 / last)
+    shares[last] = 0.9
+    marks, affine = save(volume, tmp_path, result(attention=tuple(shares)), extension)
+    assert marks.shape == (width + 1, height + 1, last + 1)
+    np.testing.assert_array_equal(np.unique(np.nonzero(marks)[2]), [last])
+    assert marks[..., last].all()
+    down = across[1] * float(headers[0].PixelSpacing[0]) * height
+    right = across[0] * float(headers[0].PixelSpacing[1]) * width
+    corners = {
+        (0, 0, 0): np.array(lowest),
+        (width, height, 0): np.array(lowest) + right + down,
+        (0, 0, last): np.array(highest),
+        (width, height, last): np.array(highest) + right + down,
+    }
+    for voxel, lps in corners.items():
+        np.testing.assert_allclose(affine @ [*voxel, 1], LPS_TO_RAS @ [*lps, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_of_a_negative_scan_nothing_is_marked(extension: str, tmp_path: Path) -> None:
+    volume = load(nifti(tmp_path / "scan.nii", "LPS"))["volume"]
+    marks, _ = save(volume, tmp_path / "out", result(probability=0.2), extension)
+    assert marks.shape == SIZE
+    assert not marks.any()
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_a_second_run_gives_the_same_file(extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = load(nifti(tmp_path / "scan.nii", "LPS"))["volume"]
+    save(volume, tmp_path / "one", result(), extension)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    monkeypatch.setattr("nrrd.writer.datetime", Mock(utcnow=lambda: datetime(2033, 5, 18)))
+    save(volume, tmp_path / "two", result(), extension)
+    one, two = ((tmp_path / run / "scan_7" / f"flagged{extension}").read_bytes() for run in ("one", "two"))
+    assert one == two
+
+
+def test_without_the_scan_nothing_is_written(tmp_path: Path) -> None:
+    data: dict[Hashable, Any] = {"result": result()}
+    assert SaveLabelMapd(str(tmp_path))(data) == data
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("volume", [torch.zeros(1, *SIZE), MetaTensor(torch.zeros(1, *SIZE))])
+def test_a_volume_that_nobody_knows_the_place_of_is_refused(volume: torch.Tensor, tmp_path: Path) -> None:
+    message = "the volume has lost its meta before SaveLabelMapd: copy it right after Orientationd"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        SaveLabelMapd(str(tmp_path))({"result": result(), "volume": volume})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_extension_is_refused_before_any_scan_is_read() -> None:
+    message = "the label map's extension .mha is not known: give one of .nrrd, .nii.gz, .nii"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        SaveLabelMapd("out", ".mha")
+
+
+def test_monai_label_takes_it_out() -> None:
+    assert isinstance(SaveLabelMapd("."), SaveImaged)

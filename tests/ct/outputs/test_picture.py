@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures as matplotlib holds them: what is drawn where, not its pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import same_color
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from scripts.core.record import BagResult, Classes
+from scripts.ct.outputs.picture import DrawScand, draw_scan
+from scripts.outputs.drawing import FLAGGED, TRUTH, png
+
+ATTENTION = (0.02, 0.3, 0.03, 0.25, 0.05, 0.35)  # three of six slices are above the average
+
+
+def result(
+    attention: Sequence[float] = ATTENTION,
+    probability: float = 0.8,
+    label: int | None = None,
+    truth: np.ndarray | None = None,
+) -> BagResult:
+    n = len(attention)
+    return BagResult(
+        bag_id="bag_7",
+        source="scans/bag_7",
+        probability=probability,
+        threshold=0.5,
+        scores=np.arange(n, dtype=np.float32),
+        attention=np.array(attention),
+        instances=[{"id": i} for i in range(n)],
+        label=label,
+        truth=truth,
+    )
+
+
+def volume(slices: int = len(ATTENTION)) -> np.ndarray:
+    """Not square, and no two slices alike."""
+    return np.random.default_rng(0).normal(40, 20, (5, 4, slices))
+
+
+def slices_of(figure: Figure) -> list[tuple[int, Axes]]:
+    """The slices drawn, from left to right, by the number in their title."""
+    drawn = [axes for axes in figure.axes if axes.images]
+    return [(int(axes.get_title().split()[1]), axes) for axes in drawn]
+
+
+def curve_of(figure: Figure) -> Axes:
+    (axes,) = [axes for axes in figure.axes if axes.get_xlabel()]
+    return axes
+
+
+def headline(figure: Figure) -> str:
+    return figure.get_suptitle()
+
+
+def framed(axes: Axes) -> bool:
+    shown = axes.axison and all(side.get_visible() for side in axes.spines.values())
+    return shown and all(same_color(side.get_edgecolor(), FLAGGED) for side in axes.spines.values())
+
+
+def test_the_flagged_slices_are_shown_in_scan_order_with_their_attention() -> None:
+    drawn = slices_of(draw_scan(result(), volume()))
+    assert [number for number, _ in drawn] == [2, 4, 6]
+    assert [axes.get_title().splitlines()[1] for _, axes in drawn] == [
+        "1.80 × average", "1.50 × average", "2.10 × average",
+    ]  # fmt: skip
+
+
+def test_of_too_many_the_highest_are_shown_still_in_scan_order() -> None:
+    assert [number for number, _ in slices_of(draw_scan(result(), volume(), shown=2))] == [2, 6]
+
+
+def test_each_slice_is_the_one_its_title_says_the_right_way_up() -> None:
+    """In LPS axes x runs to the patient's left and y to the back: x goes right, y goes down."""
+    scan = volume()
+    for number, axes in slices_of(draw_scan(result(), scan)):
+        (image,) = axes.images
+        np.testing.assert_array_equal(np.asarray(image.get_array()), scan[:, :, number - 1].T)
+        assert image.get_clim() == (0, 80)
+        assert image.origin == "upper"
+        assert axes.yaxis_inverted()
+
+
+def test_red_frames_are_around_flagged_slices_alone() -> None:
+    assert all(framed(axes) for _, axes in slices_of(draw_scan(result(), volume())))
+    negative = slices_of(draw_scan(result(probability=0.3), volume()))
+    assert [number for number, _ in negative] == [1, 2, 3, 4, 5, 6]  # those with the most attention, all the same
+    assert not any(framed(axes) for _, axes in negative)
+
+
+def test_the_curve_is_the_attention_in_averages_of_the_scan_and_marks_what_is_flagged() -> None:
+    lines = {str(line.get_label()).split(":")[0]: line for line in curve_of(draw_scan(result(), volume())).lines}
+    np.testing.assert_array_equal(
+        lines["attention"].get_xydata(), np.stack([np.arange(1, 7), 6 * np.array(ATTENTION)], axis=1)
+    )
+    np.testing.assert_array_equal(lines["flagged"].get_xydata(), [[2, 6 * 0.3], [4, 6 * 0.25], [6, 6 * 0.35]])
+    np.testing.assert_allclose(np.asarray(lines["average"].get_ydata(), dtype=float), 1)
+
+
+@pytest.mark.parametrize("truth", [[0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [1, 0, 0, 0, 1, 1]])
+def test_truth_is_shaded_over_each_slice_that_bleeds_be_it_one_alone(truth: list[int]) -> None:
+    axes = curve_of(draw_scan(result(truth=np.array(truth)), volume()))
+    shades = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    for number, bleeds in enumerate(truth, start=1):
+        over = [shade for shade in shades if shade.get_x() < number < shade.get_x() + shade.get_width()]
+        assert len(over) == bleeds
+        assert all(same_color(shade.get_facecolor()[:3], TRUTH) for shade in over)
+    assert sum(shade.get_width() for shade in shades) == sum(truth)
+    assert "bleeding, as annotated" in axes.get_legend_handles_labels()[1]
+    assert 2.1 < axes.get_ylim()[1] < 2.5  # the shade does not squeeze the curve
+
+
+@pytest.mark.parametrize("truth", [None, np.zeros(6, dtype=int)])
+def test_nothing_is_shaded_where_no_bleeding_is_known(truth: np.ndarray | None) -> None:
+    axes = curve_of(draw_scan(result(truth=truth), volume()))
+    assert not axes.patches
+    assert not axes.collections
+    assert not any("bleeding" in label for label in axes.get_legend_handles_labels()[1])
+
+
+def test_a_scan_of_one_slice_is_drawn() -> None:
+    assert [number for number, _ in slices_of(draw_scan(result([1.0]), volume(1)))] == [1]
+
+
+@pytest.mark.parametrize(
+    ("probability", "label", "wanted"),
+    [
+        (0.81, None, "bag_7: positive, probability 0.81 · 3 of 6 slices flagged"),
+        (0.81, 0, "bag_7: positive, probability 0.81 (label: negative) · 3 of 6 slices flagged"),
+        (0.12, 1, "bag_7: negative, probability 0.12 (label: positive) · 0 of 6 slices flagged"),
+    ],
+)
+def test_the_headline_says_what_was_found_and_what_it_is_not_for(
+    probability: float, label: int | None, wanted: str
+) -> None:
+    text = headline(draw_scan(result(probability=probability, label=label), volume()))
+    assert text == f"{wanted}\nresearch use only, not for diagnosis"
+
+
+@pytest.mark.parametrize("more", [{"volume": volume()[None]}, {}], ids=["scan", "features alone"])
+def test_the_scan_becomes_a_png(tmp_path: Path, more: dict[Hashable, Any]) -> None:
+    data: dict[Hashable, Any] = {"result": result(), **more}
+    assert DrawScand(str(tmp_path))(data) == data
+    with Image.open(tmp_path / "bag_7" / "slices.png") as image:
+        image.load()
+        assert image.format == "PNG"
+
+
+def test_attention_of_a_network_of_slots_is_told_as_such() -> None:
+    figure = draw_scan(dataclasses.replace(result(), slots=12), volume())
+    assert slices_of(figure)[0][1].get_title().endswith("3.60 × 1/12")
+    assert curve_of(figure).get_ylabel() == "attention,\ntimes 1/12"
+
+
+def test_a_dollar_in_a_name_is_a_dollar() -> None:
+    """Matplotlib would set it as a formula, or fail to."""
+    figure = draw_scan(dataclasses.replace(result(), bag_id="$a_{$"), volume())
+    assert png(figure).startswith(b"\x89PNG")
+    assert headline(figure).startswith("$a_{$: positive")
+
+
+def test_the_headline_names_the_class_that_was_called_with_its_own_probability() -> None:
+    classes = Classes(("normal", "DCIS", "IDC"), np.array([0.1, 0.65, 0.25]), negative="normal")
+    of_three = dataclasses.replace(result(label=2), classes=classes)
+    assert headline(draw_scan(of_three, volume())).startswith("bag_7: DCIS, probability 0.65 (label: IDC) · 3 of 6 ")

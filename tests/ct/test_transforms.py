@@ -1,0 +1,266 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
+from monai.data.utils import pad_list_data_collate
+from monai.transforms import Compose, LoadImaged, Orientationd
+
+from scripts.core.errors import InputError
+from scripts.ct.dicom.files import open_image
+from scripts.ct.reader import SeriesReader, load_series
+from scripts.ct.transforms import ScanBagd, SliceWindowsd
+from tests.ct.series import couch, ramp, sop_uid, tilted, write_enhanced, write_series, write_slice, zipped
+from tests.shared_data import shared_data
+
+
+def pipeline(size: int = 6) -> Compose:
+    reader: Any = SeriesReader()  # MONAI's annotation forgets that it takes an instance
+    return Compose(
+        [
+            LoadImaged(keys="image", reader=reader, image_only=True, ensure_channel_first=True),
+            Orientationd(keys="image", axcodes="LPS", labels=None),
+            ScanBagd(keys="image"),
+            SliceWindowsd(keys="image", size=size),
+        ]
+    )
+
+
+def scan(count: int, uids: bool = True, **meta: Any) -> MetaTensor:
+    """A scan as it comes out of Orientationd."""
+    defaults = {
+        "filename_or_obj": "scans/a",
+        "sop_instance_uids": [sop_uid(k) for k in range(count)] if uids else [],
+        "frames": [None] * count if uids else [],
+        "files": [f"{k}.dcm" for k in range(count)] if uids else [],
+        "positions_mm": np.arange(count) * 2.5,
+        "spacings": np.full(count - 1, 2.5),
+        "tilt_degrees": 18.5,
+        "warnings": ["a warning"],
+        "set_aside": [],
+    }
+    return MetaTensor(torch.zeros(1, 4, 3, count), meta={**defaults, **meta})
+
+
+# windows
+
+
+def test_windows_scale_hounsfield_units_to_unit_range() -> None:
+    hounsfield = torch.tensor([-1024.0, -20.0, 15.0, 20.0, 30.0, 40.0, 80.0, 180.0, 2000.0])
+    image = hounsfield.reshape(1, 1, 1, -1)
+    out = SliceWindowsd(keys="image", size=1)({"image": image})["image"]
+    expected = [
+        [0, 0, 15 / 80, 0.25, 0.375, 0.5, 1, 1, 1],  # brain: 0 to 80
+        [0, 0, 35 / 200, 0.2, 0.25, 0.3, 0.5, 1, 1],  # subdural: -20 to 180
+        [0, 0, 0, 5 / 30, 0.5, 25 / 30, 1, 1, 1],  # soft: 15 to 45
+    ]
+    torch.testing.assert_close(out[:, 0, 0], torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_windows_put_rows_before_columns_and_keep_the_slices() -> None:
+    image = torch.arange(4 * 4 * 2, dtype=torch.float32).reshape(1, 4, 4, 2)
+    out = SliceWindowsd(keys="image", windows=[(16.0, 32.0)], size=4)({"image": image})["image"]
+    assert out.shape == (1, 4, 4, 2)
+    for x, y, n in [(3, 1, 0), (0, 2, 1)]:
+        assert out[0, y, x, n] == pytest.approx(image[0, x, y, n].item() / 32)
+
+
+def test_windows_resize_each_slice_by_itself_with_antialias() -> None:
+    image = torch.zeros(1, 16, 8, 3)
+    image[0, ::4, :, 1] = 80.0  # lines as thin as a pixel, in the middle slice alone
+    out = SliceWindowsd(keys="image", windows=[(40.0, 80.0)], size=4)({"image": image})["image"]
+    assert out.shape == (1, 4, 4, 3)
+    assert out[..., [0, 2]].abs().max() == 0
+    # without antialias every line would fall between two sampled pixels; with it their mean remains
+    torch.testing.assert_close(out[0, :, 1:3, 1], torch.full((4, 2), 0.25), atol=0.02, rtol=0)
+
+
+def test_windows_give_a_plain_tensor() -> None:
+    out = SliceWindowsd(keys="image", size=4)({"image": scan(2)})["image"]
+    assert type(out) is torch.Tensor
+    assert out.dtype == torch.float32
+
+
+# the bag's other entries
+
+
+def test_bag_numbers_and_names_its_slices() -> None:
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(3), "label": 1})
+    torch.testing.assert_close(bag["coords"], torch.tensor([[0.0, 2.5, 5.0]]))
+    torch.testing.assert_close(bag["mask"], torch.ones(1, 3))
+    torch.testing.assert_close(bag["label"], torch.tensor([1.0]))
+    assert bag["source"] == "scans/a"
+    assert isinstance(bag["instances"], str)
+    assert json.loads(bag["instances"]) == [
+        {"id": sop_uid(k), "position_mm": 2.5 * k, "file": f"{k}.dcm"} for k in range(3)
+    ]
+
+
+def test_bag_says_what_is_to_be_known_of_the_scan() -> None:
+    uneven = np.array([1.14004, 7.3800049])
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(3, spacings=uneven, set_aside=["series 1 (2 slices): localizer"])})
+    assert json.loads(bag["about"]) == {
+        "tilt_degrees": 18.5,
+        "spacing_mm": [1.14, 7.38],
+        "warnings": ["a warning"],
+        "set_aside": ["series 1 (2 slices): localizer"],
+    }
+    alone: dict[Any, Any] = ScanBagd()({"image": scan(1)})
+    assert json.loads(alone["about"])["spacing_mm"] is None
+
+
+def test_frames_of_one_file_are_told_apart() -> None:
+    meta: dict[str, Any] = {"frames": [3, 1], "sop_instance_uids": ["1.2", "1.2"], "files": ["all", "all"]}
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(2, **meta), "instance_label": {"1.2/1": 1, "1.2/3": 0}})
+    assert json.loads(bag["instances"]) == [
+        {"id": "1.2/3", "position_mm": 0.0, "file": "all", "frame": 3},
+        {"id": "1.2/1", "position_mm": 2.5, "file": "all", "frame": 1},
+    ]
+    torch.testing.assert_close(bag["instance_label"], torch.tensor([[0.0, 1.0]]))
+
+
+def test_slices_without_a_uid_go_by_their_number() -> None:
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(2, sop_instance_uids=["", "1.2"])})
+    assert [instance["id"] for instance in json.loads(bag["instances"])] == [0, "1.2"]
+
+
+def test_bag_without_uids_numbers_its_slices_and_invents_no_labels() -> None:
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(2, uids=False)})
+    assert json.loads(bag["instances"]) == [{"id": 0, "position_mm": 0.0}, {"id": 1, "position_mm": 2.5}]
+    assert "label" not in bag
+    assert "instance_label" not in bag
+
+
+@pytest.mark.parametrize(
+    "given", [[0, 1, 1], {sop_uid(2): 1, sop_uid(0): 0, sop_uid(1): 1, "a slice that was left out": 0}]
+)
+def test_instance_labels_follow_the_slices(given: list | Mapping) -> None:
+    bag = ScanBagd()({"image": scan(3), "instance_label": given})
+    torch.testing.assert_close(bag["instance_label"], torch.tensor([[0.0, 1.0, 1.0]]))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({sop_uid(0): 1, sop_uid(2): 0}, f"scan7 lacks 1 of its 3 slices .first {sop_uid(1)}"),
+        ([0, 1], "scan7 has 2 entries for 3 slices"),
+    ],
+)
+def test_instance_labels_that_do_not_fit_name_the_scan(given: list | Mapping, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        ScanBagd()({"image": scan(3), "instance_label": given, "bag_id": "scan7"})
+
+
+def test_bag_needs_the_readers_meta() -> None:
+    with pytest.raises(InputError, match="put ScanBagd right after Orientationd"):
+        ScanBagd()({"image": torch.zeros(1, 4, 3, 2)})
+
+
+# the whole pipeline
+
+
+def test_slice_labels_stay_with_their_slices(tmp_path: Path) -> None:
+    stored = np.full((4, 6, 6), 10, np.int16)
+    stored[2] = 70  # the bleeding
+    write_series(tmp_path, stored, couch(4, step=-5.0), ["c", "a", "d", "b"])
+    bag = pipeline()({"image": tmp_path, "instance_label": {sop_uid(k): int(k == 2) for k in range(4)}})
+    brightness = bag["image"][0].mean(dim=(0, 1))  # per slice
+    assert bag["instance_label"][0].tolist() == (brightness > 0.5).float().tolist() == [0, 1, 0, 0]
+    assert [entry["id"] for entry in json.loads(bag["instances"])] == [sop_uid(k) for k in (3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("degrees", [0.0, 15.0])
+def test_nifti_and_dicom_of_one_scan_give_one_bag(tmp_path: Path, degrees: float) -> None:
+    folder = write_series(tmp_path / "dicom", ramp(4, 6, 6) - 20, ImageOrientationPatient=list(tilted(degrees)))
+    series = load_series(folder)
+    # stored the other way round along every axis, as some converters do
+    flip = np.diag([-1.0, -1.0, -1.0, 1.0])
+    flip[:3, 3] = np.array(series.array.shape) - 1
+    file = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(series.array[::-1, ::-1, ::-1], series.affine @ flip), file)
+    dicom, nifti = (pipeline()({"image": path, "label": 0}) for path in (folder, file))
+    for key in ("image", "coords", "mask", "label"):
+        torch.testing.assert_close(nifti[key], dicom[key], atol=0, rtol=0)
+    positions = [[entry["position_mm"] for entry in json.loads(bag["instances"])] for bag in (nifti, dicom)]
+    np.testing.assert_allclose(positions[0], positions[1], atol=1e-4)  # NIfTI keeps its affine in float32
+
+
+def test_unequal_bags_collate_and_decollate(tmp_path: Path) -> None:
+    items = [
+        {"image": write_series(tmp_path / f"{count}", ramp(count, 6, 6)), "label": count % 2, "bag_id": f"scan{count}"}
+        for count in (2, 5)
+    ]
+    alone = [pipeline()(item) for item in items]
+    loader = DataLoader(Dataset(items, pipeline()), batch_size=2, collate_fn=pad_list_data_collate)
+    batch = next(iter(loader))
+    assert batch["image"].shape == (2, 3, 6, 6, 5)
+    assert batch["label"].shape == (2, 1)
+    assert batch["bag_id"] == ["scan2", "scan5"]
+    assert batch["mask"].sum(dim=(1, 2)).tolist() == [2, 5]
+    for index, bag in enumerate(alone):
+        real = batch["mask"][index, 0] > 0
+        torch.testing.assert_close(torch.as_tensor(batch["image"][index][..., real]), bag["image"], check_stride=False)
+        assert batch["image"][index][..., ~real].abs().sum() == 0
+        torch.testing.assert_close(torch.as_tensor(batch["coords"][index][:, real]), bag["coords"])
+    apart = decollate_batch(batch)
+    assert [bag["instances"] for bag in apart] == [bag["instances"] for bag in alone]
+    assert [bag["source"] for bag in apart] == [str(item["image"]) for item in items]
+
+
+def test_a_broken_scan_says_why_through_the_pipeline(tmp_path: Path) -> None:
+    write_slice(tmp_path / "one", ramp(1)[0], Modality="MR")
+    with pytest.raises(RuntimeError, match="applying transform") as caught:
+        pipeline()({"image": tmp_path})
+    assert isinstance(caught.value.__cause__, InputError)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "list", "enhanced"])
+def test_a_slice_is_found_again_from_the_bag(tmp_path: Path, kind: str) -> None:
+    folder = write_series(tmp_path / "scan", ramp(4, 6, 6))
+    image: Any = folder
+    if kind == "zip":
+        image = zipped(folder, tmp_path / "scan.zip")
+    elif kind == "list":
+        image = [str(path) for path in sorted(folder.iterdir())]
+    elif kind == "enhanced":
+        image = write_enhanced(tmp_path / "all", ramp(4, 6, 6), couch(4), SOPInstanceUID=sop_uid(9))
+    bag = pipeline()({"image": image})
+    for k, instance in enumerate(json.loads(bag["instances"])):
+        with open_image(bag["source"], instance["file"]) as stream:
+            uid = pydicom.dcmread(stream).SOPInstanceUID
+        assert instance["id"] == (f"{uid}/{k + 1}" if kind == "enhanced" else uid)
+
+
+def test_a_scan_in_a_batch_keeps_its_texts(tmp_path: Path) -> None:
+    files = [[str(path) for path in sorted(write_series(tmp_path / f"{k}", ramp(k, 6, 6)).iterdir())] for k in (2, 3)]
+    scans = Dataset([{"image": paths} for paths in files], pipeline())
+    (batch,) = DataLoader(scans, batch_size=2, collate_fn=pad_list_data_collate)
+    assert [len(json.loads(text)) for text in batch["instances"]] == [2, 3]
+    assert [json.loads(text)["spacing_mm"] for text in batch["about"]] == [[5.0, 5.0]] * 2
+    assert batch["source"] == [paths[0] for paths in files]
+
+
+def test_real_scan_becomes_a_bag() -> None:
+    bag = pipeline(size=64)({"image": shared_data("ct_dicom/ge_head_tilt18")})
+    assert json.loads(bag["about"]) == {
+        "tilt_degrees": 18.5,
+        "spacing_mm": [1.14, 7.38],
+        "warnings": ["the slices are unevenly spaced, 1.14 to 7.38 mm"],
+        "set_aside": [],
+    }
+    assert bag["image"].shape == (3, 64, 64, 28)
+    assert 0 <= bag["image"].min() < bag["image"].max() <= 1
+    brain = bag["image"][0]
+    # the patient lies on the back, nose up: air above the head, so the first rows are black
+    assert brain[0].max() == 0
+    assert brain[24:40, 24:40, 14].mean() > 0.2

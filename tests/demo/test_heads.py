@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The phantom's DICOM series say what the phantom is, and its truth is where the blood is."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from demo.cohorts import plan_cases
+from demo.heads import (
+    POSITIVE_AREA,
+    BleedKind,
+    Head,
+    header_style,
+    plan_head,
+    slice_labels,
+    slice_uids,
+    stored_values,
+    write_series,
+)
+
+AWKWARD = 2  # tilted, shuffled, padded, and numbered from the top
+Series = tuple[Head, dict[str, pydicom.Dataset]]  # by file name
+
+
+@cache
+def head(case: int, positive: bool = True) -> Head:
+    return Head(plan_head(0, case, positive), 0)
+
+
+def hounsfield(dataset: pydicom.Dataset) -> np.ndarray:
+    return dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+
+
+def along_normal(dataset: pydicom.Dataset) -> float:
+    orientation = np.array(dataset.ImageOrientationPatient, float)
+    return float(np.dot(np.cross(orientation[:3], orientation[3:]), np.array(dataset.ImagePositionPatient, float)))
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory: pytest.TempPathFactory) -> Series:
+    folder = tmp_path_factory.mktemp("series")
+    write_series(head(AWKWARD), "scan_002", 0, folder)
+    return head(AWKWARD), {path.name: pydicom.dcmread(path) for path in sorted(folder.iterdir())}
+
+
+def test_position_along_the_normal_recovers_the_order_that_names_and_numbers_hide(awkward: Series) -> None:
+    phantom, files = awkward
+    uids = slice_uids("scan_002", 0, phantom.plan.geometry.slices)
+    by_position = [ds.SOPInstanceUID for ds in sorted(files.values(), key=along_normal)]
+    assert by_position == uids
+    assert [ds.SOPInstanceUID for _, ds in sorted(files.items())] != uids
+    assert [ds.SOPInstanceUID for ds in sorted(files.values(), key=lambda ds: int(ds.InstanceNumber))] == uids[::-1]
+
+
+def test_rescaled_pixels_are_the_phantoms_hounsfield_units(awkward: Series) -> None:
+    phantom, files = awkward
+    for index, dataset in enumerate(sorted(files.values(), key=along_normal)):
+        error = hounsfield(dataset) - phantom.hounsfield(index)
+        assert np.abs(error[phantom.in_circle]).max() <= 0.501
+        assert (dataset.pixel_array[~phantom.in_circle] == dataset.PixelPaddingValue).all()
+    assert dataset.PixelPaddingValue == -2000
+
+
+def test_tilted_volume_is_sheared_along_the_table(awkward: Series) -> None:
+    phantom, files = awkward
+    ordered = sorted(files.values(), key=along_normal)
+    steps = np.diff([np.array(ds.ImagePositionPatient, float) for ds in ordered], axis=0)
+    assert np.allclose(steps[:, :2], 0)
+    assert np.allclose(steps[:, 2], phantom.plan.geometry.table_step, atol=1e-5)
+    _, cosine, sine = np.array(ordered[0].ImageOrientationPatient[3:], float)
+    assert np.degrees(np.arctan2(sine, cosine)) == pytest.approx(float(ordered[0].GantryDetectorTilt), abs=1e-4)
+    assert float(ordered[0].GantryDetectorTilt) != 0
+
+
+def test_tilted_slices_cut_the_anatomy_where_their_header_says() -> None:
+    """A calcification is found, through the header alone, at the place where the plan puts it."""
+    case = next(c for c in range(60) if header_style(c).tilt_degrees and plan_head(0, c, False).calcifications)
+    phantom = head(case, positive=False)
+    geometry, body = phantom.plan.geometry, phantom.plan.calcifications[0]
+    c, s = np.cos(phantom.plan.turn), np.sin(phantom.plan.turn)
+    centre = np.array(((c, -s, 0), (s, c, 0), (0, 0, 1))) @ body.centre + np.array((*phantom.plan.shift, 0))
+    distances: list[float] = []
+    for index in range(geometry.slices):
+        rows, columns = np.nonzero(np.abs(phantom.hounsfield(index) - 190) < 25)
+        pixels = np.stack((columns, rows, 0 * rows), 1) * geometry.pixel
+        y, z = geometry.column_direction[1:]
+        places = np.array(geometry.first_pixel(index)) + pixels @ np.array(((1, 0, 0), (0, y, z), (0, 0, 0)), float)
+        distances.extend(np.linalg.norm(places - centre, axis=1))
+    assert np.sum(np.array(distances) < max(body.radii)) >= 10
+
+
+def test_header_is_a_complete_ct_image_that_admits_to_be_synthetic(awkward: Series) -> None:
+    _, files = awkward
+    for dataset in files.values():
+        assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
+        assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+        assert dataset.SOPInstanceUID.is_valid
+        assert dataset.SOPClassUID == pydicom.uid.CTImageStorage
+        assert dataset.PatientName == "SYNTHETIC^scan_002"
+        assert "SYNTHETIC" in dataset.Manufacturer
+        assert "SYNTHETIC" in dataset.ImageComments
+        assert dataset.BurnedInAnnotation == "NO"
+        for type_2 in ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "StudyID"):
+            assert type_2 in dataset
+    assert len({ds.SOPInstanceUID for ds in files.values()}) == len(files)
+    assert len({ds.SeriesInstanceUID for ds in files.values()}) == 1
+
+
+def test_missing_instance_numbers_are_absent(tmp_path: Path) -> None:
+    case = next(case for case in range(9) if header_style(case).instance_numbers == "missing")
+    write_series(head(case), "scan", 0, tmp_path)
+    assert not any("InstanceNumber" in pydicom.dcmread(path, stop_before_pixels=True) for path in tmp_path.iterdir())
+
+
+def test_tissues_have_their_hounsfield_units() -> None:
+    phantom = head(3, positive=False)
+    index = next(i for i in range(99) if phantom.plan.geometry.height(i) > 75)
+    hu, radius = phantom.hounsfield(index), np.sqrt(phantom.spread)
+    brain = hu[radius < 0.7]
+    assert 25 < np.median(brain) < 40
+    assert 0 < np.percentile(brain, 2) < 15  # the ventricles
+    assert np.median(hu[hu > 800]) == pytest.approx(1000, abs=20)
+    assert 0.03 < np.mean(hu[radius < 1] > 400) < 0.35
+    assert np.median(hu[radius > 1.1]) == pytest.approx(-1000, abs=3)
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_truth_is_where_blood_makes_the_same_head_denser(case: int) -> None:
+    bloody, clean = head(case), Head(plan_head(0, case, True).without_bleed(), 0)
+    pixel_area = bloody.plan.geometry.pixel**2
+    threshold = (min(bleed.hu for bleed in bloody.plan.bleeds) - 33) / 2
+    for index in range(bloody.plan.geometry.slices):
+        denser = (bloody.hounsfield(index) - clean.hounsfield(index) > threshold).sum() * pixel_area
+        area = bloody.bleed_area(index)
+        assert denser == pytest.approx(area, rel=0.3, abs=15)
+        assert clean.bleed_area(index) == 0
+
+
+def test_blood_has_its_planned_density() -> None:
+    for case in range(5):
+        phantom = head(case)
+        if len(phantom.plan.bleeds) == 1:
+            index = int(np.argmax([phantom.bleed_area(i) for i in range(phantom.plan.geometry.slices)]))
+            gain = phantom.hounsfield(index) - Head(phantom.plan.without_bleed(), 0).hounsfield(index)
+            assert np.median(phantom.hounsfield(index)[gain > 8]) == pytest.approx(phantom.plan.bleeds[0].hu, abs=4)
+
+
+def test_every_bleed_spans_at_least_three_neighbouring_slices() -> None:
+    for case in range(20):
+        phantom = Head(plan_head(0, case, True), 0)
+        areas = np.array([phantom.bleed_area(index) for index in range(phantom.plan.geometry.slices)])
+        labels = "".join(map(str, slice_labels(phantom, slice_uids("x", 0, len(areas))).values()))
+        assert labels == "".join("1" if area >= POSITIVE_AREA else "0" for area in areas)
+        assert "111" in labels
+        assert "0" in labels
+
+
+def test_bleeds_differ_in_kind_density_and_size() -> None:
+    bleeds = [bleed for case in range(64) for bleed in plan_head(0, case, True).bleeds]
+    kinds: set[BleedKind] = {bleed.kind for bleed in bleeds}
+    assert kinds == {"intraparenchymal", "subdural", "epidural", "ventricular"}
+    assert sum(bleed.hu < 50 for bleed in bleeds) >= 5  # subtle ones
+    assert max(bleed.hu for bleed in bleeds) <= 80
+
+
+def test_anatomy_and_brightness_do_not_give_the_label_away() -> None:
+    assert plan_head(0, 5, True).without_bleed() == plan_head(0, 5, False)
+    negative = [plan_head(0, case, False) for case in range(20)]
+    assert any(plan.calcifications for plan in negative)
+    assert any(plan.falx > 44 for plan in negative)
+    heads = {(round(plan.half_width), round(plan.turn, 2), round(plan.shift[0])) for plan in negative}
+    assert len(heads) == 20
+
+
+def test_default_cohort_has_every_header_habit_in_both_labels() -> None:
+    cases = plan_cases(Path("ct"), "scans/scan_{:03d}", 0, (32, 8, 24))
+    for positive in (False, True):
+        styles = [header_style(case.number) for case in cases if case.positive == positive]
+        assert {style.instance_numbers for style in styles} == {"ascending", "descending", "missing"}
+        assert {np.sign(style.tilt_degrees) for style in styles} == {-1, 0, 1}
+        assert {style.shuffled_names for style in styles} == {False, True}
+        assert {style.padded for style in styles} == {False, True}
+    assert all(24 <= plan_head(0, case.number, False).geometry.slices <= 40 for case in cases)
+
+
+def test_pixels_depend_on_the_seed_alone() -> None:
+    again, other = Head(plan_head(0, 1, True), 0), Head(plan_head(1, 1, True), 1)
+    assert stored_values(again, 9).tobytes() == stored_values(head(1), 9).tobytes()
+    assert stored_values(other, 9).tobytes() != stored_values(head(1), 9).tobytes()
+    assert slice_uids("a", 0, 5)[:3] == slice_uids("a", 0, 3)
+    assert not set(slice_uids("a", 0, 5)) & set(slice_uids("a", 1, 5))

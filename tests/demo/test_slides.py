@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Slides open like real ones, and tumour is what the annotation says and nothing else."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pytest
+from PIL import Image, ImageDraw
+
+from demo.slides import Outline, SlidePlan, annotation, paint_slide, plan_slide, stamp, write_slide
+
+NUCLEAR_RED = 135  # nuclei absorb red, eosin does not
+
+
+@cache
+def painted(case: int, positive: bool) -> np.ndarray:
+    return paint_slide(plan_slide(0, case, positive), 0)
+
+
+def filled(size: tuple[int, int], rings: list[Any]) -> np.ndarray:
+    image = Image.new("1", size)
+    for ring in rings:
+        ImageDraw.Draw(image).polygon([tuple(point) for point in ring], fill=1)
+    return np.asarray(image)
+
+
+def tumour_mask(plan: SlidePlan) -> np.ndarray:
+    """From the GeoJSON, as any reader of it would."""
+    features: Any = annotation(plan)["features"]
+    return filled(plan.size, [feature["geometry"]["coordinates"][0] for feature in features])
+
+
+def tissue_mask(plan: SlidePlan) -> np.ndarray:
+    return filled(plan.size, [piece.outline.points() for piece in plan.pieces])
+
+
+@pytest.mark.parametrize(("case", "step"), [(0, 4), (1, 2)])
+def test_openslide_reads_pyramid_scale_and_pixels(case: int, step: int, tmp_path: Path) -> None:
+    plan = plan_slide(0, case, True)
+    write_slide(plan, 0, tmp_path / "slide.tif")
+    with openslide.OpenSlide(tmp_path / "slide.tif") as slide:
+        assert slide.properties["openslide.vendor"] == "generic-tiff"
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.5)
+        assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(0.5)
+        assert "SYNTHETIC" in slide.properties["tiff.ImageDescription"]
+        assert slide.properties["openslide.level[0].tile-width"] == "256"
+        assert slide.dimensions == plan.size
+        assert slide.level_count >= 3
+        assert slide.level_downsamples == pytest.approx([step**level for level in range(slide.level_count)])
+        full = painted(case, True)[1024:1536, 512:1024]
+        assert (np.asarray(slide.read_region((512, 1024), 0, (512, 512)))[..., :3] == full).all()
+        averaged = full.reshape(512 // step, step, 512 // step, step, 3).mean((1, 3))
+        coarse = np.asarray(slide.read_region((512, 1024), 1, (512 // step,) * 2))[..., :3]
+        assert np.abs(coarse - averaged).max() <= 1
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_tumour_has_more_nuclei_and_bluer_stain_than_the_rest_of_its_tissue(case: int) -> None:
+    plan, pixels = plan_slide(0, case, True), painted(case, True)
+    tumour = tumour_mask(plan)
+    normal = tissue_mask(plan) & ~tumour
+    nuclear = pixels[..., 0] < NUCLEAR_RED
+    assert nuclear[tumour].mean() > 2.5 * nuclear[normal].mean()
+    bluer = pixels[..., 2].astype(int) - pixels[..., 0]
+    assert bluer[tumour].mean() > bluer[normal].mean() + 10
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_without_its_tumour_a_slide_is_the_same_everywhere_else(case: int) -> None:
+    differs = (painted(case, True) != painted(case, False)).any(2)
+    tumour = tumour_mask(plan_slide(0, case, True))
+    assert differs[tumour].mean() > 0.9
+    assert differs[~tumour].mean() < 1e-3  # the outline itself
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_background_is_white_and_tissue_is_not(case: int) -> None:
+    plan, pixels = plan_slide(0, case, False), painted(case, False)
+    tissue = tissue_mask(plan)
+    assert pixels[~tissue].min() > 220
+    assert pixels[~tissue].mean() == pytest.approx(240, abs=2)
+    assert pixels[~tissue].std() > 0
+    assert pixels[tissue].mean() < 215
+    assert 0.15 < tissue.mean() < 0.75
+
+
+def test_tumours_lie_in_tissue_apart_from_each_other_and_cover_what_was_asked() -> None:
+    shares, counts = [], []
+    for case in range(24):
+        plan = plan_slide(0, case, True)
+        tumour, tissue = tumour_mask(plan), tissue_mask(plan)
+        assert (tumour & ~tissue).sum() == 0
+        assert tumour.sum() == pytest.approx(sum(outline.area() for outline in plan.tumours()), rel=0.02)
+        shares.append(tumour.sum() / tissue.sum())
+        counts.append(len(plan.tumours()))
+    assert min(shares) > 0.02
+    assert max(shares) < 0.32
+    assert max(shares) > 2 * min(shares)
+    assert set(counts) == {1, 2}
+
+
+def test_negatives_have_dark_clusters_and_no_annotation() -> None:
+    for case in range(4):
+        plan = plan_slide(0, case, False)
+        assert annotation(plan) == {"type": "FeatureCollection", "features": []}
+        clusters = [outline for piece in plan.pieces for tissue, outline in piece.patches if tissue == "inflamed"]
+        nuclear = painted(case, False)[..., 0] < NUCLEAR_RED
+        inflamed = filled(plan.size, [outline.points() for outline in clusters])
+        assert nuclear[inflamed].mean() > 3 * nuclear[tissue_mask(plan) & ~inflamed].mean()
+
+
+def test_colour_of_a_whole_slide_is_not_its_label() -> None:
+    redness = {
+        positive: [painted(case, positive)[tissue_mask(plan_slide(0, case, positive))].mean() for case in range(4)]
+        for positive in (True, False)
+    }
+    assert min(redness[False]) < max(redness[True])
+    assert max(redness[False]) - min(redness[False]) > 4  # stains vary from slide to slide
+
+
+def test_slides_vary_in_shape_and_number_of_pieces() -> None:
+    plans = [plan_slide(0, case, False) for case in range(24)]
+    assert {len(plan.pieces) for plan in plans} == {1, 2, 3}
+    assert any(plan.size[0] != plan.size[1] for plan in plans)
+    assert all(side % 256 == 0 for plan in plans for side in plan.size)
+
+
+def test_geojson_rings_are_closed_and_in_level_0_pixels() -> None:
+    plan = plan_slide(0, 1, True)
+    features: Any = annotation(plan)["features"]
+    assert len(features) == len(plan.tumours())
+    for feature in features:
+        ring = feature["geometry"]["coordinates"][0]
+        assert feature["geometry"]["type"] == "Polygon"
+        assert feature["properties"]["classification"] == {"name": "tumour"}
+        assert ring[0] == ring[-1]
+        assert (np.array(ring) < plan.size).all()
+        assert (np.array(ring) > 0).all()
+
+
+def test_outline_contains_its_inside_only() -> None:
+    circle = Outline((100.0, 50.0), np.full(90, 10.0))  # type: ignore[arg-type]
+    assert circle.contains(np.array([[108.0, 50.0], [100.0, 42.0]]), margin=1)
+    assert not circle.contains(np.array([[108.0, 50.0], [100.0, 61.0]]), margin=0)
+    assert not circle.contains(np.array([[108.0, 50.0]]), margin=3)
+    assert circle.area() == pytest.approx(np.pi * 100, rel=0.01)
+
+
+def test_files_do_not_depend_on_the_process(tmp_path: Path) -> None:
+    for name in "ab":
+        write_slide(plan_slide(0, 2, True), 0, tmp_path / name)
+        stamp.cache_clear()  # as in another process
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert not np.array_equal(plan_slide(0, 2, True).stains, plan_slide(1, 2, True).stains)

@@ -1,0 +1,35 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from scripts.doctor.findings import SHOWN_ILL, SHOWN_WELL, Finding, Level, ScanFinding, folded
+
+
+def test_a_finding_is_one_line_with_its_fix() -> None:
+    assert str(Finding(Level.WARN, "no room", "make some")) == "WARN  no room: make some"
+    assert str(Finding(Level.PASS, "Python 3.11")) == "PASS  Python 3.11"
+
+
+def well(count: int) -> list[ScanFinding]:
+    return [ScanFinding(f"s{n}", Level.PASS, "fine", slices=20 + n) for n in range(count)]
+
+
+def test_few_scans_have_a_line_each() -> None:
+    assert list(folded(well(SHOWN_WELL))) == [Finding(Level.PASS, f"s{n}: fine") for n in range(SHOWN_WELL)]
+
+
+def test_many_scans_that_pass_are_one_line() -> None:
+    assert list(folded(well(212))) == [Finding(Level.PASS, "212 scans of 20 to 231 slices")]
+
+
+def test_the_same_trouble_is_told_of_some() -> None:
+    gaps = [ScanFinding(f"s{n}", Level.WARN, f"a gap of {n}.5 mm in s{n}", "look") for n in range(9)]
+    others = [ScanFinding("t", Level.FAIL, "no images", "give some"), ScanFinding("u", Level.WARN, "no images", "x")]
+    lines = list(map(str, folded([*gaps, *others, *well(1)])))
+    assert lines == [
+        "PASS  s0: fine",
+        "FAIL  t: no images: give some",
+        *(f"WARN  s{n}: a gap of {n}.5 mm in s{n}: look" for n in range(SHOWN_ILL)),
+        "WARN  4 more scans like s4",
+        "WARN  u: no images: x",
+    ]

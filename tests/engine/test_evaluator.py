@@ -1,0 +1,152 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A cohort is read to its end, whatever one of its bags is like."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import DataLoader
+from monai.transforms import Compose, Lambdad
+from torch import Tensor
+
+from scripts.core.errors import EmptyBagError, InputError
+from scripts.engine.evaluator import BagEvaluator, BagInferer, PrepareBagInBlocks, ReadableBags, StreamingInferer
+from scripts.networks import MILNetwork
+from tests.networks.compositions import COMPOSITIONS, FEATURES, network
+
+
+def load(value: int) -> torch.Tensor:
+    if value == 2:
+        raise InputError("two is broken: copy it again")
+    if value == 6:
+        raise EmptyBagError("six has no tissue")
+    if value == 4:
+        raise ZeroDivisionError("a fault of the program")
+    return torch.full((1, 3), float(value))
+
+
+def judge(data: dict[str, Any]) -> dict[str, Any]:
+    if data["image"].max() == 3:
+        raise InputError("three cannot be written: make room")
+    return data
+
+
+def evaluator(*values: int, workers: int = 0) -> BagEvaluator:
+    data = [{"bag_id": f"bag_{value}", "image": value, "label": 0} for value in values]
+    dataset = ReadableBags(data, Lambdad("image", load))
+    return BagEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(dataset, batch_size=1, num_workers=workers),
+        network=torch.nn.Identity(),
+        postprocessing=Compose([judge]),
+    )
+
+
+def outputs(engine: BagEvaluator) -> list[Any]:
+    seen: list[Any] = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.extend(e.state.output))
+    engine.run()
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bag_that_cannot_be_read_or_judged_is_told_and_the_others_are_read(workers: int) -> None:
+    seen = outputs(evaluator(0, 2, 1, 3, 5, workers=workers))
+    assert [bag["failed"] if "failed" in bag else float(bag["pred"].max()) for bag in seen] == [
+        0, "two is broken: copy it again", 1, "three cannot be written: make room", 5,
+    ]  # fmt: skip
+    assert [bag["bag_id"] for bag in seen if "failed" in bag] == ["bag_2", "bag_3"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_empty_bag_is_told_apart_from_a_fault(workers: int) -> None:
+    seen = outputs(evaluator(6, 2, 1, workers=workers))
+    assert seen[:2] == [
+        {"bag_id": "bag_6", "empty": "six has no tissue"},
+        {"bag_id": "bag_2", "failed": "two is broken: copy it again"},
+    ]
+    assert "pred" in seen[2]
+
+
+def test_a_fault_of_the_program_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        evaluator(0, 4).run()
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_an_empty_cohort_is_reported_all_the_same() -> None:
+    engine = evaluator()
+    reported: list[int] = []
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: reported.append(1))
+    engine.run()
+    assert reported == [1]
+
+
+def a_batch(net: MILNetwork) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, FEATURES, 4, generator=generator)
+    coords = torch.arange(4.0).expand(2, max(net.spatial_dims, 1), 4)
+    mask = torch.tensor([[[1.0, 1, 1, 1]], [[1.0, 1, 1, 0]]])
+    return image, coords, mask
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_the_answer_is_the_networks_prediction(name: str, wrapped: bool) -> None:
+    net = network(name).eval()
+    image, coords, mask = a_batch(net)
+    given = SimpleNamespace(module=net) if wrapped else net  # DDP keeps the network as its `module`
+    got = BagInferer()(image, given, coords=coords, mask=mask)  # type: ignore[arg-type]
+    wanted = net.predict(image, coords, mask)
+    assert got.keys() == {"logits", "scores", "attention"}
+    torch.testing.assert_close(got["logits"], wanted.logits, atol=0, rtol=0)
+    for key in ("scores", "attention"):  # of the bag alone, where the network fills it up
+        torch.testing.assert_close(got[key], getattr(wanted, key)[..., :4], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gated", "smooth early, lattice", "instance mean"])
+def test_the_answer_in_blocks_is_the_answer(name: str) -> None:
+    net = network(name).eval()
+    image, coords, mask = (one[:1] for one in a_batch(net))
+
+    def read(path: str, size: int) -> list[Tensor]:
+        assert path == "a.h5"
+        return list(image.split(size, dim=2))
+
+    prepared = PrepareBagInBlocks()({"image": ["a.h5"], "coords": coords, "mask": mask, "label": None})
+    inputs, _, args, kwargs = prepared
+    got = StreamingInferer(read, block_size=3)(inputs, net, *args, **kwargs)
+    wanted = BagInferer()(image, net, coords, mask)
+    assert got.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(got[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_block_holds_at_least_one_instance() -> None:
+    with pytest.raises(InputError, match="block_size is 0: give 1 or more"):
+        StreamingInferer(lambda path, size: [], block_size=0)
+
+
+def test_coords_and_mask_reach_the_network_by_name_and_by_place() -> None:
+    net = network(next(name for name in COMPOSITIONS if network(name).spatial_dims)).eval()
+    image, coords, mask = a_batch(net)
+    by_name = BagInferer()(image, net, coords=coords, mask=mask)
+    by_place = BagInferer()(image, net, coords, mask)
+    without_mask = BagInferer()(image, net, coords=coords)
+    torch.testing.assert_close(by_name["attention"], by_place["attention"], atol=0, rtol=0)
+    assert by_name["attention"][1, 0, 3] == 0
+    assert without_mask["attention"][1, 0, 3] > 0
+
+
+def test_in_training_the_answer_is_the_same_dictionary() -> None:
+    """`forward` gives a network in training another type; an evaluator in training mode must not notice."""
+    net = network(next(iter(COMPOSITIONS))).train()
+    got = BagInferer()(*a_batch(net)[:1], net)
+    assert {key: tuple(value.shape) for key, value in got.items()} == {
+        "logits": (2, 1), "scores": (2, 1, 4), "attention": (2, 1, 4),
+    }  # fmt: skip

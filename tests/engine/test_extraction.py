@@ -1,0 +1,153 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes share the slides: each is encoded once, and what fails is told once."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scripts.core.errors import InputError
+from scripts.core.files import require_finite
+from scripts.ct.features import feature_files, opened_features
+from scripts.engine.extraction import Share, encode
+from tests.shared_data import ROOT
+from tests.wsi.slide_files import extract, tissue, write_slide
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from scripts.engine.launch import one_line_errors
+from tests.wsi.slide_files import extract
+one_line_errors()
+extract(Path({folder!r}), output_dir=Path({folder!r}) / "shared")
+"""
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> Path:
+    for slide in range(5):
+        write_slide(tmp_path / f"slides/{slide}.tif", tissue(256, 256, seed=slide), mpp=0.25)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_shares_are_disjoint_and_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(Share().of("abcde")) == list("abcde")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    shares = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append("".join(Share().of("abcde")))
+    assert shares == ["ad", "be", "c"]
+
+
+def test_processes_that_do_not_know_each_other_speak_for_themselves(
+    slides: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an array of jobs on a cluster."""
+    (slides / "slides/3.tif").write_text("hello")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("RANK", "0")
+    assert set(extract(slides)) == {"0", "2", "4"}
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(InputError, match=r"1 of 2 slides failed \(3.tif\): .*\(all reasons: failed_1.csv\)"):
+        extract(slides)
+    assert set(contents(slides / "features")) == {"0.h5", "1.h5", "2.h5", "4.h5", "failed_1.csv", "settings.json"}
+
+
+def test_two_processes_of_torchrun_make_what_one_makes(slides: Path) -> None:
+    """Those that fail end the run only when all is done; here the process that fails is done first."""
+    (slides / "slides/1.tif").write_text("hello")
+    (slides / "slides/3.tif").write_text("hello")
+    with pytest.raises(InputError, match="2 of 5 slides failed"):
+        extract(slides, output_dir=slides / "alone")
+    script = slides / "extract.py"
+    script.write_text(SCRIPT.format(root=str(ROOT), folder=str(slides)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    result = subprocess.run(
+        command, cwd=slides, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1
+    told = [line for line in result.stderr.splitlines() if "error: " in line]
+    assert len(told) == 1
+    assert told[0].startswith("[rank0]: error: 2 of 5 slides failed (1.tif, 3.tif): 1.tif is not a slide")
+    assert contents(slides / "shared") == contents(slides / "alone")
+    table = list(csv.reader((slides / "shared/failed.csv").read_text().splitlines()))
+    assert [row[0] for row in table] == ["slide", "1.tif", "3.tif"]
+
+
+class Times(nn.Module):
+    """Two features of each image: its sum, and that times a number."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, images: Tensor) -> Tensor:
+        total = images.flatten(1).sum(dim=1, keepdim=True)
+        return torch.cat([total, total * self.number], dim=1).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_features_are_those_of_the_encoder(dtype: torch.dtype) -> None:
+    images = torch.arange(12.0).reshape(3, 1, 2, 2)
+    features = encode(Times(2), "times", images, dtype)
+    assert features.tolist() == [[6, 12], [22, 44], [38, 76]]
+    assert str(features.dtype) == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(("number", "dtype"), [(1e5, torch.float16), (float("nan"), torch.float32)])
+def test_features_that_are_no_numbers_are_refused(number: float, dtype: torch.dtype) -> None:
+    told = rf"encoder times gave NaN or values beyond {str(dtype)[6:]}; check its weights"
+    with pytest.raises(InputError, match=told):
+        encode(Times(number), "times", torch.ones(1, 1, 2, 2), dtype)
+    with pytest.raises(InputError, match=r"features hold NaN or infinite values \(file a.h5\)"):
+        require_finite("a.h5", np.array([[1.0, np.inf]]))
+
+
+def test_an_encoder_that_keeps_the_image_is_refused() -> None:
+    told = r"encoder same gave \(2, 1, 4, 4\) for 2 images; it must give \[B, D\]"
+    with pytest.raises(InputError, match=told):
+        encode(nn.Identity(), "same", torch.ones(2, 1, 4, 4), torch.float32)
+
+
+def test_files_are_found_in_order(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no feature file \(\*.h5\) in .*; extract the features first"):
+        feature_files(tmp_path)
+    for name in ("b.h5", "a.h5", "datalist.json"):
+        (tmp_path / name).touch()
+    assert [path.name for path in feature_files(tmp_path)] == ["a.h5", "b.h5"]
+
+
+def test_what_a_file_lacks_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["features"] = np.zeros((2, 3))
+        file.attrs.update(format="some/1", encoder="e")
+    with opened_features(path, "some/1", ["features"], ["encoder"]) as file:
+        assert file["features"].shape == (2, 3)
+    for form, datasets, attributes, told in (
+        ("some/1", ["coords"], [], "holds no dataset `coords`"),
+        ("other/1", ["features"], [], r"is not of the form other/1 \(root attribute `format`\)"),
+        ("some/1", ["features"], ["encoder", "mpp"], "lacks the root attribute `mpp`"),
+    ):
+        with (
+            pytest.raises(InputError, match=rf"a.h5 {told}; extract its features again"),
+            opened_features(path, form, datasets, attributes),
+        ):
+            pass

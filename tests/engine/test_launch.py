@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from monai.data import DataLoader, Dataset
+
+from scripts.core.errors import InputError, input_error_message
+from scripts.engine.launch import one_line_errors, prepare_run, refuse_unknown_keys
+from tests.shared_data import ROOT
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """What one_line_errors changes in the process is put back."""
+    hook, factory = sys.excepthook, logging.getLogRecordFactory()
+    yield
+    sys.excepthook = hook
+    logging.setLogRecordFactory(factory)
+
+
+def bad_transform(_: object) -> None:
+    raise InputError("scan_7 is empty: copy it again")
+
+
+def caught(action: object) -> BaseException:
+    try:
+        action()  # type: ignore[operator]
+    except BaseException as error:
+        return error
+    raise AssertionError("no error")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_message_is_found_behind_monai_and_its_workers(num_workers: int) -> None:
+    loader = DataLoader(Dataset([1, 2], transform=bad_transform), num_workers=num_workers)
+    error = caught(lambda: list(loader))
+    assert not isinstance(error, InputError)
+    assert input_error_message(error) == "scan_7 is empty: copy it again"
+
+
+def test_any_other_error_has_no_message() -> None:
+    assert input_error_message(caught(lambda: 1 / 0)) is None
+
+
+def test_a_fault_while_bad_input_is_handled_is_still_a_fault() -> None:
+    def handle() -> None:
+        try:
+            raise InputError("scan_7 is empty: copy it again")
+        except InputError:
+            _ = 1 / 0
+
+    assert input_error_message(caught(handle)) is None
+
+
+@pytest.mark.usefixtures("restored")
+def test_bad_input_is_one_line_and_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    one_line_errors()
+    for error in (caught(lambda: bad_transform(0)), caught(lambda: 1 / 0)):
+        sys.excepthook(type(error), error, error.__traceback__)
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    printed = capsys.readouterr().err
+    assert printed.endswith("error: interrupted\n")
+    assert printed.startswith("error: scan_7 is empty: copy it again\nTraceback")
+    assert "ZeroDivisionError" in printed
+
+
+@pytest.mark.usefixtures("restored")
+def test_logged_tracebacks_of_bad_input_are_left_out() -> None:
+    """Also of a logger with a handler of its own, and of an f-string, as MONAI and ignite have them."""
+    logger = logging.Logger("engine")
+    seen: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+
+    logger.addHandler(Keep())
+    one_line_errors()
+    try:
+        bad_transform(0)
+    except InputError as error:
+        logger.exception("Exception: bad input")
+        logger.error(f"Engine run is terminating due to exception: {error}")
+        logger.warning("a warning")
+    try:
+        1 / 0  # noqa: B018
+    except ZeroDivisionError:
+        logger.exception("Exception: a bug")
+    logger.error("a plain error")
+    assert seen == ["a warning", "Exception: a bug", "a plain error"]
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_missing_model_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.pt is missing: train first"):
+        prepare_run(str(tmp_path / "results"), [str(tmp_path / "model.pt")])
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.usefixtures("restored")
+def test_the_folder_of_the_results_is_made(tmp_path: Path) -> None:
+    prepare_run(str(tmp_path / "results"))
+    assert (tmp_path / "results").is_dir()
+
+
+CONFIGS = str(ROOT / "bundle" / "pathology_wsi_smooth_mil" / "configs")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["--max_epoch", "2"],
+            "--max_epoch is no key of train.json, hmil.json, perhaps max_epochs: nothing",
+        ),
+        (["--in-feature=64"], "--in_feature is no key of train.json, hmil.json, perhaps in_features: nothing would"),
+        (["--nonsense#deep", "3"], "--nonsense#deep is no key of train.json, hmil.json: nothing would read it"),
+    ],
+)
+def test_a_mistyped_key_of_a_config_is_refused(given: list[str], message: str) -> None:
+    """MONAI would take it for a new key, and 50 epochs would run instead of 2."""
+    files = f"['{CONFIGS}/train.json','{CONFIGS}/hmil.json']"
+    with pytest.raises(InputError, match=re.escape(message)):
+        refuse_unknown_keys(["run", "--config_file", files, "--max_epochs", "2", *given])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["run", f"--config_file={CONFIGS}/train.json", "--network_def#head#bias", "False", "--max-epochs=2"],
+        [
+            "run",
+            "--config_file",
+            f"{CONFIGS}/train.json",
+            "--tracking",
+            "mlflow",
+            "--logging_file",
+            "a.conf",
+            "--seed=-1",
+        ],
+        ["run", "--config_file", f"{CONFIGS}/inference.json", "--max_epochs", "2"],  # as it was given to training
+        ["-q", "--durations=3", "tests"],
+        ["run", "--config_file", "missing.json", "--what", "3"],
+    ],
+)
+def test_what_is_a_key_or_no_run_of_a_bundle_is_let_through(given: list[str]) -> None:
+    refuse_unknown_keys(given)

@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scripts.core.errors import InputError
+from scripts.engine.onnx import export_onnx
+from scripts.networks import BagPrediction, GatedAttentionPool, MILNetwork, SliceCNN, SmoothOperator
+from scripts.networks.hmil import HMIL
+from tests.networks.compositions import COMPOSITIONS, FEATURES
+from tests.networks.compositions import network as composition
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+pytest.importorskip("onnxscript", reason="needs onnxscript")
+
+HIERARCHY = {"benign": ["N", "PB"], "malignant": ["DCIS", "IC"]}
+
+
+def answers(path: Path, image: Tensor, coords: Tensor, mask: Tensor) -> list[Tensor]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    given = {"image": image, "coords": coords, "mask": mask}
+    assert [one.name for one in session.get_outputs()] == ["pred", "scores", "attention"]
+    return [
+        torch.from_numpy(one)
+        for one in session.run(None, {one.name: given[one.name].numpy() for one in session.get_inputs()})
+    ]
+
+
+def assert_same(path: Path, net: nn.Module, image: Tensor, coords: Tensor, mask: Tensor) -> None:
+    with torch.no_grad():
+        wanted = net.predict(image, coords, mask)  # type: ignore[operator]
+    for got, one in zip(
+        answers(path, image, coords, mask), (wanted.logits, wanted.scores, wanted.attention), strict=True
+    ):
+        torch.testing.assert_close(got, one, atol=1e-5, rtol=1e-4)
+
+
+def network(name: str) -> MILNetwork:
+    """A composition that smooths in few terms: the exporter unrolls each, for seconds."""
+    net = composition(name)
+    for part in net.modules():
+        if isinstance(part, SmoothOperator):
+            part.steps = 3
+            part.alpha_logit.data.fill_(-1.5)
+    return net
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """The measuring of coverage makes the exporter twice as slow."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_onnxruntime_gives_the_logits_and_scores_of_every_composition(name: str, tmp_path: Path) -> None:
+    """Bags of other sizes than the example, on lattices and chains of another form, with padding at their end."""
+    net = network(name)
+    export_onnx(net, str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 6))
+    generator = torch.Generator().manual_seed(0)
+    for n in (1, 2, 5, 16) if net.slots else (1, 2, 5, 90):
+        place = torch.randperm(n, generator=generator)
+        coords = (torch.stack([place // 9, place % 9]) if net.spatial_dims == 2 else place[None]).float()[None]
+        image, mask = torch.randn(1, FEATURES, n, generator=generator), torch.ones(1, 1, n)
+        assert_same(tmp_path / "model.onnx", net, image, coords, mask)
+        mask[..., n - n // 3 :] = 0
+        if n != 2 and not net.slots:
+            assert_same(tmp_path / "model.onnx", net, image, coords, mask)
+
+
+def test_slices_and_hierarchies_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cnn = SliceCNN(image_size=16, channels=(4, 4))
+    scans = MILNetwork(cnn, GatedAttentionPool(cnn.out_features, 4), nn.Linear(cnn.out_features, 1), 1).eval()
+    export_onnx(scans, str(tmp_path / "scans.onnx"), torch.rand(1, 3, 16, 16, 3))
+    mask = torch.tensor([[[1.0, 1, 1, 1, 0]]])
+    assert_same(tmp_path / "scans.onnx", scans, torch.rand(1, 3, 16, 16, 5), torch.arange(5.0).view(1, 1, 5), mask)
+
+    slides = HMIL(FEATURES, HIERARCHY, embed_features=5, hidden_features=4).eval()
+    export_onnx(slides, str(tmp_path / "slides.onnx"), torch.rand(1, FEATURES, 3))
+    assert_same(tmp_path / "slides.onnx", slides, torch.rand(1, FEATURES, 5), torch.zeros(1, 1, 5), mask)
+
+
+def test_the_weights_are_those_of_the_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained = network("smooth early, lattice")
+    for parameter in trained.parameters():
+        parameter.data += 0.3
+    torch.save({"model": trained.state_dict()}, tmp_path / "model.pt")
+    with caplog.at_level(logging.INFO):
+        export_onnx(
+            network("smooth early, lattice"), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4),
+            str(tmp_path / "model.pt"),
+        )  # fmt: skip
+    assert "onnxruntime answers as the network does" in caplog.text
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content  # no path of the machine that made it
+    coords = torch.tensor([[[0.0, 1, 1], [0.0, 0, 1]]])
+    assert_same(tmp_path / "model.onnx", trained, torch.rand(1, FEATURES, 3), coords, torch.ones(1, 1, 3))
+
+
+def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
+    net = network("smooth early, exact lattice").double().train()
+    terms = net.aggregator.smooth._exported_terms  # type: ignore[union-attr]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    torch.save(network("smooth early, exact lattice").state_dict(), tmp_path / "model.pt")
+    levels = logging.getLogger("torch.onnx").level
+    export_onnx(net, str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4), str(tmp_path / "model.pt"))
+    assert net.training
+    assert net.aggregator.smooth._exported_terms == terms  # type: ignore[union-attr]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert logging.getLogger("torch.onnx").level == levels
+
+
+def test_an_example_of_one_instance_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds one instance, and so would every bag: give 2 or more"):
+        export_onnx(network("mean"), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 1))
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path) -> None:
+    class TwoFaced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.honest = network("mean")
+
+        def predict(self, image: Tensor, coords: Tensor, mask: Tensor) -> BagPrediction:
+            said: BagPrediction = self.honest.predict(image, coords, mask)
+            return said if torch.compiler.is_exporting() else said._replace(logits=said.logits + 1)
+
+    with pytest.raises(RuntimeError, match="answers otherwise than the network"):
+        export_onnx(TwoFaced(), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_a_missing_package_is_named(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.engine.onnx.optional_import", lambda name: (None, name != missing))
+    with pytest.raises(InputError, match=f"ONNX export needs the package {missing}: pip install"):
+        export_onnx(network("mean"), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4))
+
+
+def test_without_onnxruntime_the_file_is_written_and_a_warning_says_it_was_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("scripts.engine.onnx.optional_import", lambda name: (None, name != "onnxruntime"))
+    export_onnx(network("mean"), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4))
+    assert "was not run: onnxruntime is not installed" in caplog.text
+    assert (tmp_path / "model.onnx").stat().st_size > 0

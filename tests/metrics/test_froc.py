@@ -1,0 +1,234 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""FROC by hand, as MONAI reckons it, and over slides that count twice."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_froc_score
+from monai.transforms import ProbNMS
+
+from scripts.core.record import BagResult, Lesions, PatchPlaces
+from scripts.metrics.froc import Detections, detections, froc, froc_score, peaks
+
+pytestmark = pytest.mark.filterwarnings("error")  # a figure that is not defined is no reason to warn
+
+PITCH = 256
+MISSED = -np.inf
+
+
+def bag(
+    scores: Sequence[float] | np.ndarray,
+    places: Sequence[tuple[int, int]],
+    lesions: Lesions | None,
+    probability: float = 0.9,
+    slide: Sequence[int] | None = None,
+    pitches: Sequence[float] = (PITCH,),
+) -> BagResult:
+    """A slide whose patches lie at these columns and rows."""
+    n = len(scores)
+    of_slide = np.array(slide if slide is not None else [0] * n, dtype=int)
+    pitch = np.array(pitches)[of_slide][:, None]
+    coords = np.array(places, dtype=float).reshape(-1, 2) * pitch + (1000, 3000)
+    return BagResult(
+        "bag", "", probability, 0.5, np.array(scores, dtype=np.float32), np.full(n, 1 / max(n, 1)),
+        PatchPlaces(coords, of_slide), lesions=lesions, about={"slides": [{"pitch": each} for each in pitches]},
+    )  # fmt: skip
+
+
+def lesions(of_instance: Sequence[int] | np.ndarray, count: int, excluded: tuple[int, ...] = ()) -> Lesions:
+    return Lesions(np.array(of_instance, dtype=int), count, excluded)
+
+
+FAR = [(5 * i, 0) for i in range(10)]  # nobody's neighbours
+
+
+def test_froc_by_hand() -> None:
+    results = [
+        bag([5, 3, 2], FAR[:3], lesions([1, 0, 2], 2)),  # found at 5 and at 2, a false alarm at 3
+        bag([4, 1], FAR[:2], lesions([0, 0], 0), probability=0.1),  # two false alarms, but called negative
+    ]
+    # ungated: at 5 half, no alarm; at 4 and 3 half, ½ and 1 alarm per slide; at 2 all, 1 alarm per slide
+    ungated = np.mean([0.5, 0.5, 1, 1, 1, 1])
+    # gated: at 5 half, no alarm; at 3 half, ½ alarm; at 2 all, ½ alarm
+    gated = np.mean([0.5, 1, 1, 1, 1, 1])
+    found = froc(results)
+    assert {name: figure.value for name, figure in found.items()} == pytest.approx(
+        {"lesion_froc_gated": gated, "lesion_froc_ungated": ungated}
+    )
+
+
+def test_the_lesions_of_a_slide_called_negative_are_missed() -> None:
+    results = [bag([5], FAR[:1], lesions([1], 1), probability=0.2)]
+    found = froc(results)
+    assert (found["lesion_froc_gated"].value, found["lesion_froc_ungated"].value) == (0, 1)
+
+
+def test_between_two_thresholds_the_sensitivity_is_on_a_line() -> None:
+    found = [Detections(np.array([2.0]), np.array([2.0]), 1)]  # alarm and hit at once: (0, 0) to (1, 1)
+    assert froc_score(found)(np.ones(1)) == pytest.approx(np.mean([0.25, 0.5, 1, 1, 1, 1]))
+
+
+def test_no_lesion_no_result_and_no_patch() -> None:
+    assert froc([]) == {}
+    assert froc([bag([1], FAR[:1], None)]) == {}
+    healthy = froc([bag([1], FAR[:1], lesions([0], 0))])
+    assert np.isnan([figure.value for figure in healthy.values()]).all()
+    no_tissue = froc([bag([], [], lesions([], 1)), bag([3.0], FAR[:1], lesions([1], 1))])
+    assert no_tissue["lesion_froc_ungated"].value == 0.5
+
+
+def test_a_score_that_is_no_number_makes_no_figure() -> None:
+    found = froc([bag([np.nan, 1], FAR[:2], lesions([0, 1], 1))])
+    assert np.isnan(found["lesion_froc_ungated"].value)
+
+
+def test_isolated_tumour_cells_are_neither_hit_nor_missed_nor_false() -> None:
+    found = detections(bag([5, 4, 3, 2], FAR[:4], lesions([1, 0, 3, 2], 4, excluded=(1, 2))))
+    assert found.false_alarms.tolist() == [4]
+    assert found.lesions.tolist() == [3, MISSED]
+
+
+def test_a_lesion_counts_by_its_highest_detection() -> None:
+    found = detections(bag([1, 5, 4], FAR[:3], lesions([1, 1, 1], 1)))
+    assert (found.false_alarms.tolist(), found.lesions.tolist()) == ([], [5])
+
+
+def test_neighbours_of_a_detection_are_none_and_their_neighbours_may_be() -> None:
+    row = bag([5, 4.9, 4.8, 1], [(0, 0), (1, 1), (2, 0), (4, 0)], lesions([0] * 4, 0))
+    assert sorted(detections(row).false_alarms) == pytest.approx([1, 4.8, 5])
+    end_of_row = bag([5, 4], [(3, 0), (0, 1)], lesions([0, 0], 0))  # next to each other on a grid without a rim
+    assert len(detections(end_of_row).false_alarms) == 2
+
+
+def test_patches_at_two_ends_of_a_slide_take_no_memory_for_what_lies_between() -> None:
+    places = np.array([[0, 0], [1, 0], [60_000, 60_000]])
+    tracemalloc.start()
+    kept = peaks(places, np.array([1.0, 2.0, 3.0]))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept.tolist() == [2, 1]
+    assert most < 1e6
+
+
+def test_slides_of_one_bag_take_nothing_from_each_other() -> None:
+    two = bag([5, 4, 3, 2], [(0, 0), (1, 0)] * 2, lesions([0, 0, 1, 1], 1), slide=[0, 0, 1, 1], pitches=[256, 512])
+    found = detections(two)
+    assert (found.false_alarms.tolist(), found.lesions.tolist(), found.slides) == ([5], [3], 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_detections_are_those_of_monai(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = 17, 23
+    tissue = rng.random((height, width)) < 0.7
+    probability = np.where(tissue, rng.permutation(height * width).reshape(height, width) + 1.0, 0)
+    row, column = np.nonzero(tissue)
+    order = rng.permutation(len(row))  # patches need not come in rows
+    places, scores = np.stack([column, row], axis=1)[order], probability[tissue][order]
+    expected = [tuple(found) for found in ProbNMS(prob_threshold=0, box_size=3)(probability.copy())]
+    kept = peaks(places + rng.uniform(-0.2, 0.2, places.shape), scores)  # coordinates are rounded to pixels
+    assert [(scores[i], places[i, 1], places[i, 0]) for i in kept] == expected
+
+
+def by_monai(results: Sequence[BagResult]) -> float:
+    """Through masks and MONAI's functions; every lesion is one row of a mask, its detections points in it."""
+    false_alarms: list[float] = []
+    hits: list[float] = []
+    count = 0
+    for result in results:
+        assert result.lesions is not None
+        of_instance, column = result.lesions.of_instance, np.arange(len(result.scores))
+        mask = np.zeros((2 + result.lesions.count, len(column) + 1), int)
+        mask[1:] = np.arange(result.lesions.count + 1)[:, None]
+        alarms, found, of_slide = compute_fp_tp_probs(
+            result.scores, of_instance + 1, column, mask, labels_to_exclude=list(result.lesions.excluded)
+        )
+        false_alarms.extend(alarms)
+        hits.extend(found)
+        count += of_slide
+    hits.append(0)  # as if something was missed: else MONAI leaves out what scores lowest
+    rates, sensitivity = compute_froc_curve_data(np.array(false_alarms), np.array(hits), count, len(results))
+    return float(compute_froc_score(rates, sensitivity))
+
+
+@st.composite
+def cohorts(draw: st.DrawFn) -> list[BagResult]:
+    rng = np.random.default_rng(draw(st.integers(0, 100_000)))
+    ties = draw(st.booleans())
+    results = []
+    for _ in range(draw(st.integers(1, 6))):
+        n, count = int(rng.integers(0, 30)), int(rng.integers(0, 4))
+        scores = rng.integers(1, 8, n) / 8 if ties else rng.random(n) + 0.01
+        excluded = tuple(k for k in range(1, count + 1) if rng.random() < 0.2)
+        places = [(5 * i, 0) for i in range(n)]
+        results.append(bag(scores, places, lesions(rng.integers(0, count + 1, n), count, excluded)))
+    return results
+
+
+def targets(results: Sequence[BagResult]) -> int:
+    return sum(r.lesions.count - len(r.lesions.excluded) for r in results if r.lesions is not None)
+
+
+@settings(deadline=None)
+@given(cohorts())
+def test_froc_is_that_of_monai(results: list[BagResult]) -> None:
+    found = froc_score([detections(result) for result in results])(np.ones(len(results)))
+    if targets(results) == 0:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(by_monai(results))
+
+
+@settings(deadline=None)
+@given(cohorts(), st.integers(0, 1000))
+def test_a_slide_drawn_twice_counts_as_two(results: list[BagResult], seed: int) -> None:
+    weight = np.random.default_rng(seed).integers(0, 4, len(results))
+    drawn = [result for result, times in zip(results, weight, strict=True) for _ in range(times)]
+    found = froc_score([detections(result) for result in results])(weight)
+    if targets(drawn) == 0:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(by_monai(drawn))
+
+
+def test_the_interval_holds_the_figure_and_shrinks_with_more_slides() -> None:
+    rng = np.random.default_rng(0)
+
+    def cohort(size: int) -> list[BagResult]:
+        return [
+            bag(rng.normal([0, 0, 1.5, 0]), FAR[:4], lesions([0, 0, 1, 0], 1), probability=rng.random())
+            for _ in range(size)
+        ]
+
+    few, many = froc(cohort(20)), froc(cohort(200))
+    for name in ("lesion_froc_gated", "lesion_froc_ungated"):
+        assert few[name].low < few[name].value < few[name].high
+        assert many[name].high - many[name].low < 0.6 * (few[name].high - few[name].low)
+
+
+def test_a_cohort_of_camelyon_takes_seconds() -> None:
+    rng = np.random.default_rng(0)
+    side = 100
+    places = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
+    results = []
+    for number in range(65):
+        blocks = places[:, 0] // 20 + 5 * (places[:, 1] // 20) + 1
+        of_instance = np.where((blocks <= 3) & (number % 3 == 0), blocks, 0)
+        slide = PatchPlaces(places * PITCH, np.zeros(len(places), int))
+        scores = (rng.normal(size=len(places)) + (of_instance > 0)).astype(np.float32)
+        about = {"slides": [{"pitch": PITCH}]}
+        truth = lesions(of_instance, 3 if number % 3 == 0 else 0)
+        attention = np.full(len(places), 1e-4)
+        results.append(BagResult("", "", rng.random(), 0.5, scores, attention, slide, lesions=truth, about=about))
+    started = time.process_time()
+    found = froc(results)
+    assert time.process_time() - started < 5
+    assert 0.5 < found["lesion_froc_ungated"].value <= 1

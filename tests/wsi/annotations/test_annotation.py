@@ -1,0 +1,290 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is annotated becomes tile labels and lesions, whichever file said so."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.path import Path as Outline
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import cdist, squareform
+
+from scripts.core.errors import InputError
+from scripts.core.record import Lesions
+from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.wsi.annotations import annotation as module
+from scripts.wsi.annotations.annotation import Annotation, joined, read_annotation
+from scripts.wsi.annotations.polygons import Painted, Polygons
+
+TILE = Level0Pixels(256.0)
+MPP = MicronsPerPixel(0.5)
+
+
+def lattice(columns: int, rows: int, origin: tuple[int, int] = (0, 0)) -> Level0Coords:
+    x, y = np.meshgrid(np.arange(columns), np.arange(rows))
+    return Level0Coords(np.stack([x.ravel(), y.ravel()], axis=1) * int(TILE) + np.array(origin))
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]])
+
+
+def ellipse(x: float, y: float, half_width: float, half_height: float, turned: float = 0.0) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    points = np.stack([half_width * np.cos(angle), half_height * np.sin(angle)], axis=1)
+    cos, sin = np.cos(turned), np.sin(turned)
+    return points @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
+
+
+def drawn(*polygons: np.ndarray) -> Annotation:
+    return Annotation(Polygons([Painted(polygon, True) for polygon in polygons]))
+
+
+@pytest.mark.parametrize(("covered", "expected"), [(0.45, False), (0.55, True), (0.0, False), (1.0, True)])
+def test_a_tile_is_positive_if_more_than_half_is_annotated(covered: float, expected: bool) -> None:
+    polygon = rectangle(1000, 2000, 1000 + covered * TILE, 2000 + TILE)
+    assert drawn(polygon).tile_labels(lattice(1, 1, (1000, 2000)), TILE).tolist() == [expected]
+
+
+def test_exactly_half_is_not_more_than_half() -> None:
+    assert drawn(rectangle(0, 0, TILE / 2, TILE)).tile_labels(lattice(1, 1), TILE).tolist() == [False]
+
+
+def test_two_polygons_that_overlap_are_not_subtracted_from_one_another() -> None:
+    whole = rectangle(0, 0, TILE, TILE)
+    assert drawn(whole, whole).tile_labels(lattice(1, 1), TILE).tolist() == [True]
+
+
+def test_only_the_tiles_below_the_rectangle_are_positive() -> None:
+    coords = lattice(6, 5, (5000, 3000))
+    polygon = rectangle(5000 + TILE, 3000 + 2 * TILE, 5000 + 3 * TILE, 3000 + 3 * TILE)
+    positive = coords[drawn(polygon).tile_labels(coords, TILE)]
+    assert positive.tolist() == [[5256, 3512], [5512, 3512]]
+
+
+def test_a_polygon_that_leaves_the_tiles_on_every_side_covers_them_all() -> None:
+    assert drawn(rectangle(-1e4, -1e4, 1e4, 1e4)).tile_labels(lattice(3, 2), TILE).all()
+
+
+def test_no_polygon_and_no_tile() -> None:
+    assert drawn().tile_labels(lattice(2, 1), TILE).tolist() == [False, False]
+    none = Level0Coords(np.zeros((0, 2), int))
+    assert drawn(np.zeros((3, 2))).tile_labels(none, TILE).shape == (0,)
+    assert drawn().lesions(lattice(2, 1), TILE, MPP).of_instance.tolist() == [0, 0]
+    assert drawn(np.zeros((3, 2))).lesions(lattice(2, 1), TILE, MPP).count == 0
+    assert drawn(rectangle(0, 0, 900, 900)).lesions(none, TILE, MPP).count == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(3, 9))
+def test_agrees_with_another_library_wherever_the_cover_is_clear(seed: int, corners: int) -> None:
+    rng = np.random.default_rng(seed)
+    polygon = rng.uniform(-200, 1500, (corners, 2))  # may cross itself
+    coords = lattice(5, 5)
+    labels = drawn(polygon).tile_labels(coords, TILE)
+    steps = (np.arange(40) + 0.5) / 40 * TILE
+    points = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    for corner, label in zip(coords, labels, strict=True):
+        inside = even_odd(polygon, points + corner).mean()
+        if abs(inside - 0.5) > 0.06:
+            assert label == (inside > 0.5), (corner, inside)
+
+
+def even_odd(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The parity of the triangles of a fan that hold the point, each asked of matplotlib."""
+    inside = np.zeros(len(points), dtype=bool)
+    for second, third in pairwise(polygon[1:]):
+        inside ^= Outline(np.array([polygon[0], second, third, polygon[0]])).contains_points(points)
+    return inside
+
+
+def test_a_slide_seen_in_bands_has_the_same_labels_in_the_order_of_its_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    coords = Level0Coords(np.random.default_rng(0).permutation(lattice(20, 30)))
+    annotation = drawn(ellipse(2000, 3000, 1800, 2500), rectangle(4000, 6000, 5000, 7000))
+    whole = annotation.tile_labels(coords, TILE)
+    monkeypatch.setattr(module, "CELLS", 20 * 16 * 50)
+    assert 100 < whole.sum() < 400
+    assert (annotation.tile_labels(coords, TILE) == whole).all()
+
+
+# Lesions: of 0.5 micrometres per pixel, so that 100 micrometres are 200 pixels.
+
+
+def square(left_um: float, top_um: float, side_um: float = 300) -> np.ndarray:
+    return rectangle(left_um, top_um, left_um + side_um, top_um + side_um) / MPP
+
+
+def centred_at(*places_um: tuple[float, float]) -> Level0Coords:
+    """Tiles of 256 pixels about these places."""
+    return Level0Coords(np.rint(np.array(places_um) / MPP - TILE / 2).astype(int))
+
+
+def test_areas_less_than_75_micrometres_apart_are_one_lesion() -> None:
+    squares = [square(0, 0), square(360, 0), square(0, 400)]  # 60 to the right of the first; 100 below it
+    middles = centred_at((150, 150), (510, 150), (150, 550))
+    found = drawn(*squares).lesions(middles, TILE, MPP)
+    assert (found.count, found.excluded) == (2, ())
+    first, second, third = found.of_instance.tolist()
+    assert first == second != third
+    assert {first, third} == {1, 2}
+
+
+def test_a_patch_is_in_the_lesion_whose_rim_its_centre_lies_in() -> None:
+    places = centred_at((280, 150), (325, 150), (350, 150), (-30, -30), (-20, -20))
+    found = drawn(square(0, 0)).lesions(places, TILE, MPP)
+    assert found.of_instance.tolist() == [1, 1, 0, 0, 1]  # a rim of 37.5; 42 and 28 from a corner
+
+
+def test_a_hole_that_a_lesion_closes_in_is_part_of_it() -> None:
+    ring = Annotation(Polygons([Painted(square(0, 0, 1000), True), Painted(square(300, 300, 400), False)]))
+    middle = centred_at((500, 500))
+    assert ring.tile_labels(middle, TILE).tolist() == [False]
+    assert ring.lesions(middle, TILE, MPP).of_instance.tolist() == [1]
+
+
+@pytest.mark.parametrize("turned", [0.0, 0.6, np.pi / 4])
+@pytest.mark.parametrize(("length", "is_itc"), [(100, True), (180, True), (220, False), (400, False)])
+def test_a_lesion_shorter_than_200_micrometres_is_excluded(length: float, is_itc: bool, turned: float) -> None:
+    lesion = ellipse(1000, 1000, length / 2 / MPP, 60 / 2 / MPP, turned)
+    found = drawn(lesion, square(2000, 2000)).lesions(centred_at((500, 500), (2150, 2150)), TILE, MPP)
+    assert sorted(found.of_instance.tolist()) == [1, 2]
+    assert found.excluded == ((int(found.of_instance[0]),) if is_itc else ())
+
+
+@pytest.mark.parametrize("turned", [0.0, 0.5, 2.0])
+def test_the_longest_axis_of_an_ellipse_is_its_longer_diameter(turned: float) -> None:
+    cells = Polygons([Painted(ellipse(150, 150, 110, 40, turned), True)]).covered(np.zeros(2), 1.0, 300, 300)
+    assert module._longest_axes(cells.astype(int)) == pytest.approx([220], abs=0.5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lesions_are_the_groups_of_circles_that_single_linkage_makes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    centre, radius = rng.uniform(0, 4000, (25, 2)), rng.uniform(40, 250, 25)  # micrometres
+    gap = cdist(centre, centre) - radius - radius[:, None]
+    np.fill_diagonal(gap, 0)
+    if ((gap > 60) & (gap < 90)).any():  # too near to the 75 to say
+        keep = ~((gap > 60) & (gap < 90)).any(axis=0)
+        centre, radius, gap = centre[keep], radius[keep], gap[np.ix_(keep, keep)]
+    expected = fcluster(linkage(squareform(np.maximum(gap, 0), checks=False), "single"), 75, "distance")
+    circles = [ellipse(x, y, r, r) / MPP for (x, y), r in zip(centre, radius, strict=True)]
+    found = drawn(*circles).lesions(centred_at(*centre), TILE, MPP)
+    assert found.count == expected.max() > 3
+    assert len(set(zip(found.of_instance.tolist(), expected.tolist(), strict=True))) == found.count
+    for place, group, length in zip(found.of_instance.tolist(), expected, 2 * radius, strict=True):
+        if (expected == group).sum() == 1 and abs(length - 200) > 10:
+            assert (place in found.excluded) == (length < 200), length
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lesions_are_those_of_monai(seed: int) -> None:
+    pytest.importorskip("skimage", reason="MONAI's own functions for lesions need scikit-image")
+    from monai.apps.pathology.utils import compute_isolated_tumor_cells, compute_multi_instance_mask
+
+    rng = np.random.default_rng(seed)
+    numbers = rng.uniform((400, 400, 30, 30, 0), (3600, 3600, 250, 150, 3), (25, 5))
+    shapes = [ellipse(*of_one) for of_one in numbers.tolist()]
+    annotation = drawn(*shapes, rectangle(0, 0, 1, 1), rectangle(4095, 4095, 4096, 4096))  # so that its bounds are ours
+    mask = annotation.area.covered(np.zeros(2), 16.0, 256, 256).astype(np.uint8)  # of 8 micrometres
+    labels = compute_multi_instance_mask(mask, 75 / (8 * 2))
+    itc = compute_isolated_tumor_cells(labels, (200 + 75) / 8)
+    row, column = (np.arange(256 * 256) // 256, np.arange(256 * 256) % 256)
+    found = annotation.lesions(Level0Coords(np.stack([column, row], axis=1) * 16), Level0Pixels(16.0), MPP)
+    assert found.count == labels.max() > 4
+    assert found.of_instance.reshape(256, 256).tolist() == labels.tolist()
+    assert list(found.excluded) == itc
+    assert len(itc) > 0
+
+
+def test_without_a_scale_areas_join_where_they_touch_and_none_is_excluded() -> None:
+    touching = [rectangle(0, 0, 600, 600), rectangle(600, 600, 1200, 1200), rectangle(1400, 0, 1500, 100)]
+    found = drawn(*touching).lesions(lattice(6, 5), TILE, None)
+    assert (found.count, found.excluded) == (2, ())
+
+
+def test_the_lesions_of_a_large_slide_are_found_on_larger_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    far_apart = [square(0, 0), square(20_000, 0), square(0, 20_000)]
+    monkeypatch.setattr(module, "CELLS", 1_000_000)
+    found = drawn(*far_apart).lesions(centred_at((150, 150), (20_150, 150), (150, 20_150)), TILE, MPP)
+    assert (sorted(found.of_instance), found.count, found.excluded) == ([1, 2, 3], 3, ())
+
+
+def test_the_lesions_of_several_slides_are_counted_on() -> None:
+    first = Lesions(np.array([0, 1, 2]), 2, (2,))
+    whole = joined([first, Lesions(np.array([0]), 0), Lesions(np.array([3, 0]), 3, (1, 3))])
+    assert (whole.of_instance.tolist(), whole.count, whole.excluded) == ([0, 1, 2, 0, 5, 0], 5, (2, 3, 5))
+
+
+# Files, told by their content.
+
+SQUARE = {"type": "Polygon", "coordinates": [rectangle(0, 0, 512, 512).tolist()]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["a.geojson", "a.json", "a.txt", "a.xml"])
+def test_geojson_is_told_by_its_content(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / name).write_bytes(("\n " + json.dumps(SQUARE)).encode(encoding))
+    labels = read_annotation(tmp_path / name).tile_labels(lattice(3, 1), TILE)
+    assert labels.tolist() == [True, True, False]
+
+
+def test_what_qupath_zipped_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(json.dumps(SQUARE).encode()))
+    assert len(read_annotation(tmp_path / "a.geojson.gz").outlines()) == 1
+    (tmp_path / "b.geojson.gz").write_bytes(gzip.compress(json.dumps(SQUARE).encode())[:-9])
+    with pytest.raises(InputError, match=r"b.geojson.gz is damaged .*; export the annotations again"):
+        read_annotation(tmp_path / "b.geojson.gz")
+
+
+def test_qupath_counts_from_the_bounds_of_a_slide(tmp_path: Path) -> None:
+    (tmp_path / "a.geojson").write_text(json.dumps(SQUARE))
+    labels = read_annotation(tmp_path / "a.geojson", origin=(512, 0)).tile_labels(lattice(4, 1), TILE)
+    assert labels.tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; export the annotations again"),
+        (b"\xef\xbb\xbf \n", "is empty; export the annotations again"),
+        (b"not json", "is no annotation; give GeoJSON, the XML of ASAP, or a mask as TIFF or PNG"),
+        (b"\x89HDF\r\n\x1a\n", "is no annotation; give GeoJSON"),
+        (gzip.compress(b"", mtime=0), "is empty; export the annotations again"),  # the hour would be in the test's name
+        (b"\x1f\x8b", "is damaged"),
+    ],
+)
+def test_a_file_that_is_no_annotation_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_annotation(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_too_large_to_be_drawn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.geojson").write_text(json.dumps(SQUARE))
+    monkeypatch.setattr(module, "MOST_BYTES", 20)
+    with pytest.raises(InputError, match=r"a.geojson holds more than a gigabyte; export the annotations alone"):
+        read_annotation(tmp_path / "a.geojson")
+
+
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no annotation can be read from .*gone.geojson: No such file"):
+        read_annotation(tmp_path / "gone.geojson")
+    with pytest.raises(InputError, match=r"no annotation can be read from .*: Is a directory; correct the path"):
+        read_annotation(tmp_path)
+
+
+def test_values_must_be_of_the_kind_that_the_file_has(tmp_path: Path) -> None:
+    (tmp_path / "a.geojson").write_text(json.dumps(SQUARE))
+    with pytest.raises(InputError, match=r"a.geojson holds polygons, and the values \[1\] are not all class names"):
+        read_annotation(tmp_path / "a.geojson", values=[1])

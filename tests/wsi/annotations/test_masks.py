@@ -1,0 +1,285 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A mask image says the same as the polygons it was made from, in whichever form, and is read in parts."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from scripts.core.errors import InputError
+from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.wsi.annotations import masks
+from scripts.wsi.annotations.annotation import Annotation, read_annotation
+from scripts.wsi.annotations.masks import outlined
+from scripts.wsi.annotations.polygons import Painted, Polygons
+
+TILE = Level0Pixels(64.0)
+SIZE = (900, 700)  # width, height
+PLACES = np.stack(np.meshgrid(np.arange(14), np.arange(10)), axis=-1).reshape(-1, 2)
+COORDS = Level0Coords(PLACES * int(TILE))
+STAR = np.array([(100, 80), (420, 300), (800, 60), (560, 420), (700, 690), (400, 500), (40, 640), (260, 330)], float)
+POLYGON = Annotation(Polygons([Painted(STAR, True)]))
+
+
+def rasterised(downsample: float = 1.0) -> np.ndarray:
+    """(h, w) uint8, 1 in the polygon."""
+    width, height = (round(side / downsample) for side in SIZE)
+    return Polygons([Painted(STAR, True)]).covered(np.zeros(2), downsample, height, width).astype(np.uint8)
+
+
+def in_tiles(path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(path, pixels, tile=(128, 128), compression="zlib")
+
+
+def in_a_pyramid(path: Path, pixels: np.ndarray) -> None:
+    with tifffile.TiffWriter(path) as file:
+        for step in (1, 2, 4, 8):
+            file.write(
+                pixels[step // 2 :: step, step // 2 :: step], tile=(128, 128), metadata=None, subfiletype=int(step > 1)
+            )
+
+
+def in_compressed_strips(path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(path, pixels, rowsperstrip=37, compression="zlib")
+
+
+def in_one_piece(path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(path, pixels)
+
+
+def of_sixteen_bits(path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(path, pixels.astype(np.uint16), tile=(64, 128), compression="zlib")
+
+
+def of_large_endian(path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(path, pixels.astype(np.uint16), rowsperstrip=50, byteorder=">", bigtiff=True)
+
+
+def of_one_bit(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels > 0).save(path, "TIFF", compression="group4")
+
+
+def of_lzw(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(path, "TIFF", compression="tiff_lzw")
+
+
+def of_lzw_in_tiles(path: Path, pixels: np.ndarray) -> None:
+    """As CAMELYON16's masks and PANDA's: libtiff takes the tags of tiles from PIL."""
+    Image.fromarray(pixels).save(path, "TIFF", compression="tiff_lzw", tiffinfo={322: 128, 323: 128})
+
+
+def of_colours(path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(path, in_red(pixels), tile=(128, 128), photometric="rgb", compression="zlib")
+
+
+def of_planes(path: Path, pixels: np.ndarray) -> None:
+    planes = np.moveaxis(in_red(pixels), 2, 0)
+    tifffile.imwrite(path, planes, tile=(128, 128), photometric="rgb", planarconfig="separate")
+
+
+def as_png(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(path, "PNG")
+
+
+def as_coloured_png(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(np.dstack([in_red(pixels), np.full_like(pixels, 255)])).save(path, "PNG")  # opaque
+
+
+def as_png_with_a_palette(path: Path, pixels: np.ndarray) -> None:
+    image = Image.fromarray(pixels).convert("P")
+    image.putpalette([255, 255, 255, 0, 0, 0])  # what is 0 is white
+    image.save(path, "PNG")
+
+
+def in_red(pixels: np.ndarray) -> np.ndarray:
+    return np.stack([pixels, np.zeros_like(pixels), np.zeros_like(pixels)], axis=2)
+
+
+FORMS = [
+    in_tiles, in_a_pyramid, in_compressed_strips, in_one_piece, of_sixteen_bits, of_large_endian, of_one_bit, of_lzw,
+    of_lzw_in_tiles, of_colours, of_planes, as_png, as_coloured_png, as_png_with_a_palette,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_a_mask_of_any_form_labels_the_tiles_that_the_polygon_does(
+    tmp_path: Path, write: Callable[[Path, np.ndarray], None]
+) -> None:
+    write(tmp_path / "mask", rasterised())
+    mask, expected = read_annotation(tmp_path / "mask", SIZE), POLYGON.tile_labels(COORDS, TILE)
+    assert 20 < expected.sum() < 80
+    assert mask.tile_labels(COORDS, TILE).tolist() == labels_by_counting(rasterised()) == expected.tolist()
+
+
+def labels_by_counting(pixels: np.ndarray) -> list[bool]:
+    """Of every fourth pixel, as a tile of 64 is sampled at 16 × 16 points."""
+    side = int(TILE)
+    return [bool(pixels[y : y + side, x : x + side][2::4, 2::4].sum() > 128) for x, y in COORDS]
+
+
+@pytest.mark.parametrize("write", [in_tiles, in_a_pyramid, of_lzw_in_tiles, as_png])
+def test_the_values_that_count_can_be_chosen(tmp_path: Path, write: Callable[[Path, np.ndarray], None]) -> None:
+    grades = np.zeros((640, 896), np.uint8)
+    grades[:128, :192], grades[256:320] = 3, 5
+    grades[320:384] = 1
+    write(tmp_path / "mask", grades)
+    for values, expected in (
+        ([3, 4, 5], (PLACES[:, 1] == 4) | ((PLACES[:, 1] < 2) & (PLACES[:, 0] < 3))),
+        ([5], PLACES[:, 1] == 4),
+        ([2], PLACES[:, 1] > 99),
+        (None, (PLACES[:, 1] == 4) | (PLACES[:, 1] == 5) | ((PLACES[:, 1] < 2) & (PLACES[:, 0] < 3))),
+    ):
+        labels = read_annotation(tmp_path / "mask", values=values).tile_labels(COORDS, TILE)
+        assert labels.tolist() == expected.tolist(), values
+    with pytest.raises(InputError, match=r"mask is a mask, and the values \['Tumor'\] are not all numbers"):
+        read_annotation(tmp_path / "mask", values=["Tumor"])
+
+
+def test_a_value_in_any_channel_counts_and_a_chosen_one_in_the_first(tmp_path: Path) -> None:
+    green = np.zeros((640, 896, 3), np.uint8)
+    green[:64, :64, 1] = 255
+    Image.fromarray(green).save(tmp_path / "mask.png")
+    assert read_annotation(tmp_path / "mask.png").tile_labels(COORDS, TILE).sum() == 1
+    assert read_annotation(tmp_path / "mask.png", values=[255]).tile_labels(COORDS, TILE).sum() == 0
+
+
+@pytest.mark.parametrize("downsample", [2, 3.7, 8])
+def test_a_smaller_mask_covers_the_whole_slide(tmp_path: Path, downsample: float) -> None:
+    in_tiles(tmp_path / "mask.tif", rasterised(downsample))
+    labels = read_annotation(tmp_path / "mask.tif", SIZE).tile_labels(COORDS, TILE)
+    share = np.array([rasterised()[y : y + 64, x : x + 64].mean() for x, y in COORDS])
+    clear = np.abs(share - 0.5) > 0.1
+    assert clear.mean() > 0.8
+    assert (labels == (share > 0.5))[clear].all()
+
+
+def test_tiles_beyond_the_slide_are_not_annotated(tmp_path: Path) -> None:
+    in_tiles(tmp_path / "mask.tif", np.ones((128, 128), np.uint8))
+    coords = Level0Coords(np.array([(0, 0), (-64, 0), (96, 0), (90, 0), (500, 500)]))
+    assert read_annotation(tmp_path / "mask.tif").tile_labels(coords, TILE).tolist() == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("write", [in_a_pyramid, in_tiles])
+def test_lesions_of_a_mask_are_those_of_the_polygons(tmp_path: Path, write: Callable[[Path, np.ndarray], None]) -> None:
+    far_apart = [STAR / 4, STAR / 4 + (600, 20), STAR / 4 + (20, 450), STAR / 12 + (620, 500)]
+    polygons = Polygons([Painted(ring, True) for ring in far_apart])
+    write(tmp_path / "mask.tif", polygons.covered(np.zeros(2), 1.0, 700, 900).astype(np.uint8))
+    of_mask = read_annotation(tmp_path / "mask.tif", SIZE).lesions(COORDS, TILE, MicronsPerPixel(2.0))
+    of_polygons = Annotation(polygons).lesions(COORDS, TILE, MicronsPerPixel(2.0))
+    assert (of_mask.count, of_mask.excluded) == (of_polygons.count, of_polygons.excluded) == (4, (4,))
+    assert (of_mask.of_instance == of_polygons.of_instance).mean() > 0.95
+
+
+def test_no_finer_level_is_read_than_needed(tmp_path: Path) -> None:
+    """Levels that disagree, as no real mask's do, tell which was read."""
+    with tifffile.TiffWriter(tmp_path / "mask.tif") as file:
+        for step, value in ((1, 0), (2, 0), (4, 1), (8, 0)):
+            pixels = np.full((1024 // step, 1024 // step), value, np.uint8)
+            file.write(pixels, tile=(128, 128), metadata=None, subfiletype=int(step > 1))
+    assert read_annotation(tmp_path / "mask.tif").tile_labels(COORDS, TILE).all()  # 64 / 16 samples
+
+
+@pytest.mark.parametrize("values", [np.uint8, np.uint16])
+def test_a_large_mask_is_read_in_parts(tmp_path: Path, values: type[np.generic]) -> None:
+    # of a billion pixels; a piece that is left out is 0
+    given = {0: np.zeros((512, 512), values), 64: np.ones((512, 512), values)}
+    pieces = (given.get(piece) for piece in range(64 * 64))
+    with tifffile.TiffWriter(tmp_path / "mask.tif") as file:
+        file.write(
+            pieces, shape=(32768, 32768), dtype=values, tile=(512, 512), compression="zlib", photometric="minisblack"
+        )
+    corners = np.arange(0, 32768, 256)
+    coords = Level0Coords(np.stack(np.meshgrid(corners, corners), axis=-1).reshape(-1, 2))
+    tracemalloc.start()
+    positive = coords[read_annotation(tmp_path / "mask.tif").tile_labels(coords, Level0Pixels(256.0))]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert positive.tolist() == [[0, 512], [256, 512], [0, 768], [256, 768]]
+    assert peak < 200e6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_outlines_are_drawn_around_the_cells(seed: int) -> None:
+    cells = np.random.default_rng(seed).random((12, 17)) < 0.5
+    refilled = np.zeros_like(cells)
+    for ring in outlined(cells):
+        refilled ^= Polygons([Painted(ring, True)]).covered(np.zeros(2), 1.0, 12, 17)
+    assert (refilled == cells).all()
+    assert outlined(np.zeros((3, 3), bool)) == []
+
+
+def test_the_outline_of_a_mask_is_that_of_the_polygon(tmp_path: Path) -> None:
+    box = np.zeros((700, 900), np.uint8)
+    box[100:300, 200:600] = 1
+    in_one_piece(tmp_path / "mask.tif", box)
+    (ring,) = read_annotation(tmp_path / "mask.tif", (9000, 7000)).outlines()
+    assert len(ring) == 4  # no point along a side
+    assert ring.min(axis=0) == pytest.approx([2000, 1000], abs=10)
+    assert ring.max(axis=0) == pytest.approx([6000, 3000], abs=10)
+
+
+@pytest.mark.parametrize("size", [(900, 700), (1799, 1400), (3601, 2799), (90000, 70000), (90, 70)])
+def test_a_mask_of_the_slides_shape_is_taken(tmp_path: Path, size: tuple[int, int]) -> None:
+    in_one_piece(tmp_path / "mask.tif", rasterised())
+    assert read_annotation(tmp_path / "mask.tif", size).area.bounds() == (0, 0, *size)
+
+
+@pytest.mark.parametrize("size", [(700, 900), (9000, 7500), (9100, 7000)])
+def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    in_one_piece(tmp_path / "mask.tif", rasterised())
+    message = rf"mask.tif is a mask of 900 × 700 pixels, which is not the shape of the slide of {size[0]} × {size[1]}; "
+    with pytest.raises(InputError, match=message):
+        read_annotation(tmp_path / "mask.tif", size)
+
+
+def test_a_piece_too_large_to_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "mask.tif", rasterised(), rowsperstrip=700, compression="zlib")
+    monkeypatch.setattr(masks, "MOST_PIXELS_OF_A_SEGMENT", 1000)
+    with pytest.raises(InputError, match=r"mask.tif is one large piece .*; save the mask in tiles"):
+        read_annotation(tmp_path / "mask.tif").tile_labels(COORDS, TILE)
+
+
+@pytest.mark.parametrize("write", [as_png, of_lzw])
+def test_a_mask_too_large_to_be_read_whole_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, np.ndarray], None]
+) -> None:
+    write(tmp_path / "mask", rasterised())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(InputError, match=r"mask is too large to be read whole; save it as a TIFF in tiles"):
+        read_annotation(tmp_path / "mask")
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_a_damaged_mask_is_told_in_one_line(tmp_path: Path, write: Callable[[Path, np.ndarray], None]) -> None:
+    """Cut short, or with other bytes: a wrong answer cannot always be seen, but nothing else may be raised."""
+    path, rng = tmp_path / "mask", np.random.default_rng(0)
+    write(path, rasterised())
+    whole = path.read_bytes()
+    told = []
+    for attempt in range(24):
+        content = bytearray(whole)
+        if attempt < 8:
+            content = content[: len(whole) * attempt // 8]
+        else:
+            for place in rng.integers(4, len(content) if attempt % 2 else 400, 5):
+                content[place] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            read_annotation(path, SIZE).tile_labels(COORDS, TILE)
+        except InputError as error:
+            told.append(str(error))
+    assert len(told) >= 2
+    assert all(str(path) in message and "\n" not in message for message in told)

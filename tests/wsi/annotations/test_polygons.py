@@ -1,0 +1,390 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Polygons come out of GeoJSON and ASAP's XML as they were drawn, and are filled where they should be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.core.units import Level0Coords, Level0Pixels
+from scripts.wsi.annotations.annotation import read_annotation
+from scripts.wsi.annotations.polygons import Painted, Polygons
+
+TILE = Level0Pixels(256.0)
+Ring = list[list[float]]
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> Ring:
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+def tiles(left: int, top: int, right: int, bottom: int) -> Ring:
+    """A rectangle of whole tiles."""
+    return rectangle(*(float(side * TILE) for side in (left, top, right, bottom)))
+
+
+def saved(folder: Path, content: Any) -> Path:
+    path = folder / "annotation"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def annotated(folder: Path, content: Any, values: Sequence[str] | None = None) -> list[list[int]]:
+    """Column, row of the tiles of 6 × 5 that are annotated, row by row."""
+    columns, rows = np.meshgrid(np.arange(6), np.arange(5))
+    places = np.stack([columns.ravel(), rows.ravel()], axis=1)
+    labels = read_annotation(saved(folder, content), values=values).tile_labels(Level0Coords(places * int(TILE)), TILE)
+    found: list[list[int]] = places[labels].tolist()
+    return found
+
+
+def feature(geometry: Any, name: str | None = None, **properties: Any) -> dict[str, Any]:
+    if name is not None:
+        properties["classification"] = {"name": name, "color": [200, 0, 0]}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def polygon(*rings: Ring) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": list(rings)}
+
+
+def shoelace(ring: np.ndarray) -> float:
+    following = np.roll(ring, -1, axis=0)
+    return 0.5 * abs(float(np.sum(ring[:, 0] * following[:, 1] - ring[:, 1] * following[:, 0])))
+
+
+# GeoJSON
+
+
+def test_every_way_to_write_a_polygon_is_read(tmp_path: Path) -> None:
+    square, other = rectangle(0, 0, 10, 10), rectangle(20, 20, 24, 24)
+    multi = {"type": "MultiPolygon", "coordinates": [[square], [other]]}
+    for content, areas in [
+        (polygon(square), [100.0]),
+        (polygon(square[:-1]), [100.0]),  # not closed
+        (feature(polygon(square)), [100.0]),
+        ({"type": "FeatureCollection", "features": [feature(multi), feature(None)]}, [100.0, 16.0]),
+        ([feature(polygon(square)), feature({"type": "Point", "coordinates": [1, 2]})], [100.0]),
+        ({"type": "GeometryCollection", "geometries": [polygon(square), multi]}, [100.0, 100.0, 16.0]),
+        ({"type": "FeatureCollection", "features": []}, []),
+        ({"type": "Feature", "geometry": polygon(square), "properties": None}, [100.0]),
+        ([{"type": "Feature", "properties": {}}, feature(polygon()), feature(polygon(square))], [100.0]),
+        ([feature({"type": "MultiPolygon", "coordinates": [[[]], [square]]}), feature(None)], [100.0]),
+        ([{"type": "Feature"}, feature(polygon([])), feature(None)], []),
+    ]:
+        outlines = read_annotation(saved(tmp_path, content)).outlines()
+        assert [shoelace(ring) for ring in outlines] == areas
+
+
+@pytest.mark.parametrize("clockwise", [True, False])
+def test_a_hole_is_not_annotated_whichever_way_it_turns(tmp_path: Path, clockwise: bool) -> None:
+    hole = tiles(1, 1, 3, 2)
+    rings = [tiles(0, 0, 4, 4), hole[::-1] if clockwise else hole, tiles(0, 3, 1, 4)]
+    everything = [[column, row] for row in range(4) for column in range(4)]
+    holes = [[1, 1], [2, 1], [0, 3]]
+    assert annotated(tmp_path, polygon(*rings)) == [place for place in everything if place not in holes]
+
+
+@pytest.mark.parametrize("name", ["Normal", "normal", "Ignore*", "Exclusion", "Benign", "Negative", "Background", "_2"])
+def test_a_class_that_says_it_is_no_lesion_does_not_count_and_is_cut_out(tmp_path: Path, name: str) -> None:
+    alone, tumour = feature(polygon(tiles(4, 3, 5, 4)), name), feature(polygon(tiles(0, 0, 3, 1)), "Tumor")
+    inside = feature(polygon(tiles(1, 0, 2, 1)), name)
+    for order in ([alone, tumour, inside], [inside, tumour, alone]):
+        assert annotated(tmp_path, order) == [[0, 0], [2, 0]]
+
+
+def test_a_tumour_in_normal_tissue_counts(tmp_path: Path) -> None:
+    tumour = feature(polygon(tiles(2, 2, 3, 3)), "Tumor")
+    assert annotated(tmp_path, [tumour, feature(polygon(tiles(0, 0, 5, 5)), "Normal")]) == [[2, 2]]
+
+
+@pytest.mark.parametrize("name", ["Tumor", "Region 1", "metastases", "", None])
+def test_any_other_class_counts_and_none_does(tmp_path: Path, name: str | None) -> None:
+    assert annotated(tmp_path, feature(polygon(tiles(1, 2, 2, 3)), name)) == [[1, 2]]
+
+
+def test_a_region_that_qupath_ignores_changes_nothing(tmp_path: Path) -> None:
+    tumour = feature(polygon(tiles(0, 0, 3, 1)), "Tumor")
+    regions = [feature(polygon(tiles(*place)), "Region*") for place in ((1, 0, 2, 1), (0, 0, 6, 5))]
+    assert annotated(tmp_path, [tumour, *regions]) == [[0, 0], [1, 0], [2, 0]]
+
+
+@pytest.mark.parametrize(
+    "classification", [{"names": ["Normal"]}, {"name": "Normal", "colorRGB": -1}, "Normal", {"names": ["Ignore*"]}]
+)
+def test_classes_are_read_as_every_qupath_writes_them(tmp_path: Path, classification: Any) -> None:
+    assert annotated(tmp_path, feature(polygon(tiles(1, 2, 2, 3)), classification=classification)) == []
+
+
+def of_kind(key: str, kind: Any, column: int) -> dict[str, Any]:
+    """An object of one tile; "id" stands beside the properties, as QuPath 0.2 writes it."""
+    where = polygon(tiles(column, 0, column + 1, 1))
+    return {**feature(where), "id": kind} if key == "id" else feature(where, **{key: kind})
+
+
+@pytest.mark.parametrize("key", ["objectType", "object_type", "type", "id"])
+@pytest.mark.parametrize(
+    ("kind", "annotation"),
+    [
+        ("detection", "annotation"),
+        ("Cell", "Annotation"),
+        ("TileObject", "AnnotationObject"),
+        ("PathDetectionObject", "PathAnnotationObject"),
+        ("path_cell_object", "path-annotation-object"),
+        ("tmaCore", "roi"),
+        ("tma_core", ""),
+        ("tma-core", None),
+        ("TMACoreObject", "8d1b7a4e-1f5a-4d92-9f0f-9a0f5f0f8a11"),
+        ("root", "tumor"),
+        ("PathRootObject", 7),
+    ],
+)
+def test_what_nobody_drew_as_a_lesion_is_none(tmp_path: Path, key: str, kind: str, annotation: Any) -> None:
+    assert annotated(tmp_path, [of_kind(key, kind, 0), of_kind(key, annotation, 2)]) == [[2, 0]]
+
+
+def test_the_newest_place_of_a_kind_is_believed(tmp_path: Path) -> None:
+    places = ["objectType", "object_type", "type"]
+    for newest in range(3):
+        for found in (True, False):
+            kinds = {key: "annotation" if (key == places[newest]) ^ found else "tile" for key in places[newest:]}
+            older = "PathAnnotationObject" if found else "PathTileObject"
+            drawn = {**feature(polygon(tiles(0, 0, 1, 1)), **kinds), "id": older}
+            assert annotated(tmp_path, drawn) == ([] if found else [[0, 0]])
+
+
+DERIVED = [
+    {"name": "Tumor: Positive", "colorRGB": -1},
+    {"names": ["Tumor", "Positive"]},
+    {"name": "Positive", "names": ["Tumor", "Positive"]},
+    {"name": "Positive", "parentClass": {"name": "Tumor", "parentClass": None}},
+]
+
+
+@pytest.mark.parametrize("classification", [*DERIVED, "Tumor: Positive"])
+def test_a_class_is_asked_for_by_the_name_that_qupath_shows(tmp_path: Path, classification: Any) -> None:
+    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
+    assert annotated(tmp_path, drawn, ["tumor: positive"]) == [[1, 2]]
+    assert annotated(tmp_path, drawn, ["Stroma: Positive", "Tumor"]) == []
+
+
+@pytest.mark.parametrize(
+    "classification", [{"names": ["Tumor", "Negative"]}, {"name": "Negative", "parentClass": {"name": "Tumor"}}]
+)
+def test_a_tumour_that_is_negative_for_a_stain_is_a_lesion(tmp_path: Path, classification: Any) -> None:
+    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
+    assert annotated(tmp_path, drawn) == [[1, 2]]
+
+
+@pytest.mark.parametrize("classification", DERIVED[2:])
+def test_a_class_is_asked_for_by_its_own_name_too(tmp_path: Path, classification: Any) -> None:
+    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
+    assert annotated(tmp_path, drawn, ["Positive"]) == [[1, 2]]
+
+
+def test_a_class_may_derive_from_one_that_derives_from_another(tmp_path: Path) -> None:
+    classification = {"name": "c", "parentClass": {"name": "B", "parentClass": {"name": "A"}}}
+    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
+    assert annotated(tmp_path, drawn, ["a: b: c"]) == [[1, 2]]
+
+
+def test_the_classes_that_count_can_be_named(tmp_path: Path) -> None:
+    stroma = feature(polygon(tiles(0, 0, 3, 3)), "Stroma")
+    tumour = feature(polygon(tiles(1, 1, 2, 2)), "In-situ tumor")
+    benign = feature(polygon(tiles(4, 4, 5, 5)), "Benign")
+    assert annotated(tmp_path, [tumour, stroma, benign], ["in-situ Tumor", "benign"]) == [[1, 1], [4, 4]]
+    assert len(annotated(tmp_path, [tumour, stroma, benign], ["Stroma"])) == 8  # without the tumour within
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{not json", "is not JSON; export the annotations as GeoJSON"),
+        ("[" * 100_000, "is not JSON; export the annotations as GeoJSON"),
+        ('{"type": "Circle"}', "is not valid GeoJSON"),
+        ('{"features": []}', "is not valid GeoJSON"),
+        ("[1]", "is not valid GeoJSON"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}', "is not valid GeoJSON"),
+        ('{"type": "Polygon", "coordinates": [[], [[0, 0], [1, 1], [2, 0]]]}', "is not valid GeoJSON"),
+        ('{"type": "Polygon", "coordinates": null}', "is not valid GeoJSON"),
+        ('{"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [2, 2]]]}', "is not valid GeoJSON"),
+        ('{"type": "Polygon", "coordinates": [[[NaN, 0], [1, 1], [2, 2]]]}', "is not valid GeoJSON"),
+        ('{"type": "Polygon", "coordinates": [[[1e300, 0], [1, 1], [2, 2]]]}', "is not valid GeoJSON"),
+        ('{"type": "Feature", "geometry": null, "properties": [1]}', "is not valid GeoJSON"),
+        ('{"type": "Feature", "geometry": {}}', "is not valid GeoJSON"),
+    ],
+)
+def test_a_file_that_is_no_geojson_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = saved(tmp_path, text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_annotation(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ASAP
+
+
+def drawn_in_asap(ring: Ring, group: str = "None", kind: str = "Polygon") -> str:
+    points = [f'<Coordinate Order="{i}" X="{x}" Y="{y}" />' for i, (x, y) in enumerate(ring)]
+    shuffled = "".join(points[::2] + points[1::2])  # their order is in the file, not theirs in the file
+    return (
+        f'<Annotation Name="Annotation 0" Type="{kind}" PartOfGroup="{group}" Color="#F4FA58">'
+        f"<Coordinates>{shuffled}</Coordinates></Annotation>"
+    )
+
+
+def asap(*drawn: str, groups: Sequence[str] = ("_2",)) -> str:
+    declared = (f'<Group Name="{name}" PartOfGroup="None" Color="#64FE2E"><Attributes /></Group>' for name in groups)
+    return (
+        f'<?xml version="1.0"?>\n<ASAP_Annotations>\n<Annotations>{"".join(drawn)}</Annotations>'
+        f"<AnnotationGroups>{''.join(declared)}</AnnotationGroups></ASAP_Annotations>"
+    )
+
+
+def test_a_polygon_of_asap_is_the_same_as_in_geojson(tmp_path: Path) -> None:
+    angle = np.linspace(0, 2 * np.pi, 61)[:-1]
+    star = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (400 + 200 * np.cos(5 * angle))[:, None] + 640
+    ring = [[float(x), float(y)] for x, y in star]
+    in_xml = annotated(tmp_path, asap(drawn_in_asap(ring)))
+    assert in_xml == annotated(tmp_path, polygon(ring))
+    assert len(in_xml) > 3
+
+
+@pytest.mark.parametrize("group", ["_0", "_1", "Tumor", "metastases", "None"])
+@pytest.mark.parametrize("kind", ["Polygon", "Spline", "Rectangle"])
+def test_groups_of_camelyon_that_are_tumour_count(tmp_path: Path, group: str, kind: str) -> None:
+    assert annotated(tmp_path, asap(drawn_in_asap(tiles(1, 2, 2, 3)[:-1], group, kind))) == [[1, 2]]
+
+
+@pytest.mark.parametrize("group", ["_2", "Exclusion", "normal"])
+def test_groups_that_are_none_are_cut_out_of_all_others(tmp_path: Path, group: str) -> None:
+    hole = drawn_in_asap(tiles(1, 0, 3, 1), group)
+    island = drawn_in_asap(tiles(1, 0, 2, 1), "_0")  # CAMELYON16's own masks paint _2 last
+    assert annotated(tmp_path, asap(hole, drawn_in_asap(tiles(0, 0, 4, 1), "_1"), island)) == [[0, 0], [3, 0]]
+
+
+@pytest.mark.parametrize("values", [None, ["Tumor"]])
+def test_what_is_in_no_group_is_left_out_where_others_are_in_one(tmp_path: Path, values: list[str] | None) -> None:
+    tumour, other = drawn_in_asap(tiles(0, 0, 2, 1), "Tumor"), drawn_in_asap(tiles(1, 0, 3, 1))
+    without = drawn_in_asap(tiles(4, 4, 5, 5)).replace('PartOfGroup="None"', "")
+    content = asap(tumour, other, without, groups=["tumor"])
+    assert annotated(tmp_path, content, values) == [[0, 0], [1, 0]]  # nothing is cut out of it, either
+
+
+def test_what_is_in_no_group_counts_where_it_is_asked_for(tmp_path: Path) -> None:
+    tumour, other = drawn_in_asap(tiles(0, 0, 1, 1), "Tumor"), drawn_in_asap(tiles(1, 0, 2, 1))
+    assert annotated(tmp_path, asap(tumour, other, groups=["Tumor"]), ["Tumor", "None"]) == [[0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("groups", [[], ["Tumor"], ["None"], ["Tumor", "Normal"]])
+def test_what_is_in_no_group_counts_where_all_is(tmp_path: Path, groups: list[str]) -> None:
+    several = drawn_in_asap(tiles(0, 0, 1, 1)), drawn_in_asap(tiles(2, 0, 3, 1))
+    assert annotated(tmp_path, asap(*several, groups=groups)) == [[0, 0], [2, 0]]
+
+
+def test_what_is_in_no_group_counts_where_the_groups_are_of_what_is_no_lesion(tmp_path: Path) -> None:
+    content = asap(
+        drawn_in_asap(tiles(0, 0, 3, 1)), drawn_in_asap(tiles(1, 0, 2, 1), "Exclusion"), groups=["Exclusion"]
+    )
+    assert annotated(tmp_path, content) == [[0, 0], [2, 0]]
+
+
+def test_what_is_in_no_group_counts_where_no_group_is_declared(tmp_path: Path) -> None:
+    several = drawn_in_asap(tiles(0, 0, 1, 1), "Tumor"), drawn_in_asap(tiles(2, 0, 3, 1))
+    assert annotated(tmp_path, asap(*several, groups=[])) == [[0, 0], [2, 0]]
+
+
+def test_a_rectangle_may_be_given_by_two_corners(tmp_path: Path) -> None:
+    corners = [[3 * TILE, 2 * TILE], [1 * TILE, 1 * TILE]]
+    assert annotated(tmp_path, asap(drawn_in_asap(corners, "_0", "Rectangle"))) == [[1, 1], [2, 1]]
+
+
+@pytest.mark.parametrize("kind", ["Dot", "PointSet", "Measurement"])
+def test_types_without_an_area_are_left_out(tmp_path: Path, kind: str) -> None:
+    drawn = drawn_in_asap(tiles(0, 0, 2, 2), "_0", kind)
+    assert annotated(tmp_path, asap(drawn, drawn_in_asap([[1, 1], [2, 2]]), drawn_in_asap([]))) == []
+
+
+def test_no_annotation_is_nothing_annotated(tmp_path: Path) -> None:
+    assert read_annotation(saved(tmp_path, asap())).outlines() == []
+
+
+BILLION_LAUGHS = (
+    '<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY lol "lol"><!ENTITY lol1 "&lol;&lol;">]>'
+    "<ASAP_Annotations>&lol1;</ASAP_Annotations>"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<ASAP_Annotations>", "is not XML that can be read .*; export the annotations again"),
+        ("<", "is not XML that can be read"),
+        ('<?xml version="1.0" encoding="klingon"?><a/>', "is not XML that can be read"),
+        (BILLION_LAUGHS, "is not XML that can be read .it has a DOCTYPE."),
+        ("<Annotations><Annotation /></Annotations>", "is XML, but not of ASAP; export the annotations as GeoJSON"),
+        (asap('<Annotation><Coordinate Order="0" X="1" /></Annotation>'), "has a coordinate that is no number"),
+        (asap(drawn_in_asap([[float("nan"), 0], [1, 1], [0, 1]])), "has a coordinate that is no number"),
+        (asap('<Annotation><Coordinate Order="0" X="1,5" Y="2"/></Annotation>'), "has a coordinate that is no number"),
+    ],
+)
+def test_a_file_that_is_not_of_asap_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = saved(tmp_path, text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_annotation(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# Filling
+
+
+def filled(folder: Path, content: Any, size: int) -> np.ndarray:
+    return read_annotation(saved(folder, content)).area.covered(np.zeros(2), 1.0, size, size)
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_what_an_outline_goes_round_twice_is_full_in_asap_and_a_hole_in_geojson(tmp_path: Path, turned: int) -> None:
+    ring = [*rectangle(0, 0, 100, 100), *rectangle(0, 0, 50, 50)[1:]][::turned]
+    assert filled(tmp_path, asap(drawn_in_asap(ring)), 120).sum() == 10_000
+    assert filled(tmp_path, polygon(ring), 120).sum() == 7_500
+
+
+def test_an_eight_is_full_in_asap_on_both_sides(tmp_path: Path) -> None:
+    eight = [[0.0, 0.0], [100.0, 100.0], [100.0, 0.0], [0.0, 100.0]]
+    assert filled(tmp_path, asap(drawn_in_asap(eight)), 100).sum() == pytest.approx(5_000, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_asap_fills_what_the_outline_winds_about(tmp_path: Path, seed: int) -> None:
+    ring = np.random.default_rng(seed).uniform(-10, 70, (15, 2))
+    centres = np.stack(np.meshgrid(np.arange(60), np.arange(60)), axis=-1) + 0.5
+    x, y = np.moveaxis(np.concatenate([ring, ring[:1]]) - centres[:, :, None], -1, 0)
+    seen_at = np.unwrap(np.arctan2(y, x))  # each way to turn to the next corner is less than half a turn
+    windings = np.rint((seen_at[..., -1] - seen_at[..., 0]) / (2 * np.pi)).astype(int)
+    assert np.abs(windings).max() > 1
+    assert (filled(tmp_path, asap(drawn_in_asap(ring.tolist())), 60) == (windings != 0)).all()
+    assert (filled(tmp_path, polygon(ring.tolist()), 60) == (windings % 2 == 1)).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_filled_area_is_the_area_of_the_polygon(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    angle = np.sort(rng.uniform(0, 2 * np.pi, 12))
+    ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(100, 200, (12, 1)) + 250
+    covered = Polygons([Painted(ring * 3 + 70, True)]).covered(np.array([70.0, 70.0]), 3.0, 500, 500)
+    assert covered.sum() == pytest.approx(shoelace(ring), rel=0.01)
+
+
+def test_the_bounds_are_of_what_counts_alone() -> None:
+    inner, outer = np.array(rectangle(10, 20, 30, 50)), np.array(rectangle(0, 0, 99, 99))
+    assert Polygons([Painted(outer, False), Painted(inner, True)]).bounds() == (10, 20, 30, 50)
+    assert Polygons([Painted(outer, False)]).bounds() is None

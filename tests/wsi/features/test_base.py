@@ -1,0 +1,634 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every form of feature file is told by its content, and gives the grid that its patches were cut on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose, LoadImaged
+
+from scripts.core.errors import InputError
+from scripts.core.units import Level0Coords, Level0Pixels
+from scripts.networks.graph import build_graph
+from scripts.wsi.features.base import feature_paths, files_of, open_features, read_header
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
+from scripts.wsi.reader import FeatureReader, PatchBagd
+from tests.wsi.foreign_features import (
+    DIMENSION,
+    edges_of,
+    some_features,
+    tissue,
+    write_clam,
+    write_stamp,
+    write_torchmil,
+    write_trident,
+    write_uni2h,
+)
+
+PATCHES = 24_000  # of a large bag
+CORNER = np.array([1301, 4099])  # where the tissue begins
+
+
+def on_grid(cells: np.ndarray, pitch: float) -> np.ndarray:
+    return np.rint(CORNER + cells * pitch).astype(np.int64)
+
+
+def write_own(folder: Path, slide_id: str, coords: np.ndarray, pitch: float) -> Path:
+    slide = PatchFeatures(
+        features=some_features(len(coords)),
+        coords=Level0Coords(coords),
+        pitch=Level0Pixels(pitch),
+        tile=Level0Pixels(2 * pitch),
+        mpp=None,
+        encoder="mean colour",
+        slide_id=slide_id,
+        slide_size=(20_000, 10_000),
+        origin=(300, 200),
+    )
+    write_features(folder / "own.h5", slide)
+    return folder / "own.h5"
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    reader: Any = FeatureReader()
+    return Compose([LoadImaged("image", reader=reader), PatchBagd()])({"image": str(path), "bag_id": "a"})
+
+
+def edges_found(bag: dict[str, Any]) -> tuple[set[tuple[int, int]], float]:
+    graph = build_graph(bag["coords"][None], bag["mask"][None])
+    step, here = torch.nonzero(graph.weights[0] > 0, as_tuple=True)
+    there = graph.neighbours[0][step, here]
+    pairs = {(int(i), int(j)) for i, j in zip(here, there, strict=True) if i < j}
+    return pairs, float(graph.weights.sum() / bag["coords"].shape[1])
+
+
+class Case(NamedTuple):
+    name: str
+    write: Callable[[Path, np.ndarray], Path]
+    form: str
+    pitch: float
+    pitch_from: str
+    tile: float
+    encoder: str = ""
+    unit: str = "level-0 pixels"
+
+
+def trident(pitch: float = 512, **given: Any) -> Callable[[Path, np.ndarray], Path]:
+    return lambda folder, cells: write_trident(folder, "s", on_grid(cells, pitch), **given)
+
+
+def stamp(stride: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
+    return lambda folder, cells: write_stamp(folder, "s", cells * stride + [0.25, 17.5], **given)
+
+
+def torchmil(suffix: str) -> Callable[[Path, np.ndarray], Path]:
+    return lambda folder, cells: write_torchmil(folder, "s", on_grid(cells, 512), np.zeros(len(cells)), suffix=suffix)
+
+
+def clam(pitch: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
+    return lambda folder, cells: write_clam(folder, "s", on_grid(cells, pitch), **given)
+
+
+LESS_OVERLAP, DOWNSAMPLED, NEAREST = (
+    "patch_size_level0 less overlap",
+    "patch_size x downsample",
+    "commonest nearest distance",
+)
+STAMP_1, MICROMETRES = "tiles of 256 micrometres as STAMP 1 cuts them", "micrometres"
+LIE_OTHERWISE = NEAREST + ", as the patches do not lie {} apart ({})"
+CASES = [
+    Case("TRIDENT 40x to 20x", trident(), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
+    Case(
+        "TRIDENT 20x to 20x",
+        trident(256, patch_size_level0=256, magnifications=(20, 20)),
+        "TRIDENT",
+        256,
+        LESS_OVERLAP,
+        256,
+        "uni_v1",
+    ),
+    Case("TRIDENT half overlapping", trident(256, overlap=128), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
+    Case("TRIDENT, overlap None", trident(512, overlap=None), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
+    Case(
+        "TRIDENT, magnifications None",
+        trident(magnifications=(None, None), encoder="conch_v15"),
+        "TRIDENT",
+        512,
+        LESS_OVERLAP,
+        512,
+        "conch_v15",
+    ),
+    Case("TRIDENT .pt", trident(256, overlap=128, as_pt=True), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
+    Case("CLAM", clam(1024, downsample=(4.00012, 4.0002)), "CLAM", 1024.03, DOWNSAMPLED, 1024.03),
+    Case("CLAM, one downsample", clam(512, downsample=2.0, level=1), "CLAM", 512, DOWNSAMPLED, 512),
+    Case("CLAM without patches", clam(448, patch_size=None), "CLAM", 448, NEAREST, 448),
+    Case("CLAM .pt", clam(512, downsample=2.0, only_pt=True), "CLAM", 512, DOWNSAMPLED, 512),
+    Case("CLAM of old", clam(448, older=True), "CLAM", 448, NEAREST, 448),
+    Case("CLAM .pt of old", clam(448, older=True, only_pt=True), "CLAM", 448, NEAREST, 448),
+    Case("CLAM, half a step", clam(128), "CLAM", 128, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
+    Case("CLAM, two steps", clam(512), "CLAM", 512, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
+    Case("CLAM, some step", clam(300), "CLAM", 300, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
+    Case(
+        "CLAM, downsample cut",
+        clam(768, downsample=3.9998),
+        "CLAM",
+        768,
+        LIE_OTHERWISE.format("1023.95", DOWNSAMPLED),
+        1023.9488,
+    ),
+    Case("UNI2-h", lambda folder, cells: write_uni2h(folder, "s", on_grid(cells, 512)), "UNI2-h", 512, NEAREST, 512),
+    Case("STAMP", stamp(256), "STAMP", 256, "tile_size_um", 256, "uni2", MICROMETRES),
+    Case(
+        "STAMP, early 2",
+        stamp(128, tile_um=128, extractor="h-optimus-0-0a1b2c3d"),
+        "STAMP",
+        128,
+        "tile_size_um",
+        128,
+        "h-optimus-0",
+        MICROMETRES,
+    ),
+    Case("STAMP 1", stamp(224, attributes=False), "STAMP", 256, STAMP_1, 256, "", MICROMETRES),
+    Case(
+        "STAMP 1 with a size", stamp(224, attributes=False, tile_size=224), "STAMP", 256, STAMP_1, 256, "", MICROMETRES
+    ),
+    Case("STAMP without a unit", stamp(256, attributes=False), "STAMP", 256, NEAREST, 256, "", MICROMETRES),
+    Case(
+        "STAMP with a unit and a size",
+        stamp(224, attributes=False, tile_size=224, unit="um"),
+        "STAMP",
+        224,
+        "tile_size",
+        224,
+        "",
+        MICROMETRES,
+    ),
+    Case("torchmil", torchmil(".npy"), "torchmil", 512, NEAREST, 512, "resnet50"),
+    Case("torchmil, .h5", torchmil(".h5"), "torchmil", 512, NEAREST, 512, "resnet50"),
+    Case(
+        "our own",
+        lambda folder, cells: write_own(folder, "s", on_grid(cells, 513.026), 513.026),
+        "smooth-mil",
+        513.026,
+        "pitch_level0",
+        1026.052,
+        "mean colour",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_pitch_and_adjacency_are_those_of_the_grid(tmp_path: Path, case: Case) -> None:
+    cells = tissue()
+    path = case.write(tmp_path, cells)
+    header = read_header(path)
+    assert (header.form, header.patches, header.dimension) == (case.form, len(cells), DIMENSION)
+    assert header.pitch == pytest.approx(case.pitch, rel=1e-4)
+    assert header.pitch_from == case.pitch_from
+    assert header.tile == pytest.approx(case.tile, rel=1e-4)
+    assert (header.encoder, header.unit) == (case.encoder, case.unit)
+    bag = load(path)
+    edges, degree = edges_found(bag)
+    assert edges == edges_of(cells)
+    assert degree == pytest.approx(2 * len(edges_of(cells)) / len(cells))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_features_and_coords_are_what_was_stored(tmp_path: Path, case: Case) -> None:
+    cells = tissue()
+    with open_features(case.write(tmp_path, cells)) as file:
+        whole = some_features(len(cells), dtype=np.float16 if case.form == "STAMP" else np.float32)
+        assert file.read(0, len(cells)).dtype == whole.dtype
+        np.testing.assert_array_equal(file.read(0, len(cells)), whole)
+        np.testing.assert_array_equal(np.concatenate([file.read(0, 7), file.read(7, 8), file.read(8, 10**9)]), whole)
+        assert file.read(3, 3).shape == (0, DIMENSION)
+        steps = (file.coords - file.coords.min(axis=0)) / case.pitch
+        np.testing.assert_allclose(steps, cells - cells.min(axis=0), atol=0.05)
+
+
+def test_the_slide_on_which_torchmil_has_no_edge(tmp_path: Path) -> None:
+    cells = tissue(60, 60, share=1.0)
+    path = write_trident(tmp_path, "s", on_grid(cells, 512))
+    _, degree = edges_found(load(path))
+    assert degree > 7
+    with h5py.File(path) as file:  # its patches are neighbours within sqrt(2) x patch_size
+        assert file["coords"].attrs["patch_size"] * 2**0.5 < 512
+
+
+def test_coords_of_stamp_1_are_told_in_micrometres(tmp_path: Path) -> None:
+    """Also of one patch, where the size of a tile is said; of one patch alone nothing tells the version."""
+    three = np.array([[0, 224], [224, 224], [448, 0]])
+    with open_features(write_stamp(tmp_path, "s", three, attributes=False)) as file:
+        np.testing.assert_allclose(file.coords, [[0, 256], [256, 256], [512, 0]])
+    one = write_stamp(tmp_path, "s", three[2:], attributes=False, tile_size=224)
+    with open_features(one) as file:
+        np.testing.assert_allclose(file.coords, [[512, 0]])
+        assert (float(file.header.tile), file.header.pitch_from) == (256, STAMP_1)
+    with open_features(write_stamp(tmp_path, "s", three[2:], attributes=False)) as file:
+        np.testing.assert_allclose(file.coords, [[448, 0]])
+        assert file.header.pitch_from == "a guess: no two patches and nothing stated"
+
+
+def test_what_the_files_say_of_the_slide(tmp_path: Path) -> None:
+    coords = on_grid(tissue(), 512)
+    of_trident = read_header(write_trident(tmp_path, "TCGA.1", coords))
+    assert (of_trident.slide_id, of_trident.slide_size, of_trident.mpp) == ("TCGA.1", (60_000, 50_000), None)
+    own = read_header(write_own(tmp_path, "a slide", coords, 512))
+    assert (own.slide_id, own.slide_size, own.origin) == ("a slide", (20_000, 10_000), (300, 200))
+    assert read_header(write_trident(tmp_path, "s", on_grid(tissue(), 512))).origin is None
+    assert read_header(write_uni2h(tmp_path, "s", coords)).slide_size is None
+
+
+@pytest.mark.parametrize("pitch", [224, 341.333, 513.026])
+def test_places_that_are_rounded_and_off_by_pixels(tmp_path: Path, pitch: float) -> None:
+    """400 columns, so that a pitch that is off by a third of a pixel would lose its way."""
+    cells = tissue(400, 5)
+    off = np.random.default_rng(1).integers(-3, 4, cells.shape)
+    path = write_clam(tmp_path, "s", on_grid(cells, pitch) + off, patch_size=None)
+    assert read_header(path).pitch == pytest.approx(pitch, rel=1e-3)
+    assert edges_found(load(path))[0] == edges_of(cells)
+
+
+def test_each_contour_of_clam_has_a_lattice_of_its_own(tmp_path: Path) -> None:
+    """They start anywhere: also half a pitch off, and over one another."""
+    first, second = tissue(seed=1), tissue(seed=2)
+    for shift in ([30.5, 0.5], [21.5, 3.3], [9.4, 6.6]):
+        at = [on_grid(first, 256), np.rint(on_grid(second, 256) + 256 * np.array(shift)).astype(int)]
+        path = write_clam(tmp_path, "s", np.concatenate(at))
+        edges, _ = edges_found(load(path))
+        n = len(first)
+        assert {(i, j) for i, j in edges if j < n} == edges_of(first)
+        assert {(i - n, j - n) for i, j in edges if i >= n} == edges_of(second)
+
+
+@pytest.mark.parametrize("shape", [(0, DIMENSION), (0,)])
+def test_a_slide_without_tissue(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    nothing, coords = np.zeros(shape, np.float32), np.zeros((0, 2) if len(shape) == 2 else (0,))
+    header = read_header(write_trident(tmp_path, "s", coords, features=nothing))
+    assert (header.form, header.patches, header.dimension) == ("TRIDENT", 0, DIMENSION if len(shape) == 2 else 0)
+    assert (float(header.pitch), float(header.tile)) == (512, 512)
+    assert read_header(write_clam(tmp_path, "s", np.zeros((0, 2), int), patch_size=None)).patches == 0
+    assert read_header(write_uni2h(tmp_path, "s", np.zeros((0, 2), int))).patches == 0
+    assert read_header(write_torchmil(tmp_path, "s", np.zeros((0, 2), int), np.zeros(0))).patches == 0
+
+
+def test_patches_far_apart_keep_the_pitch_that_is_stated(tmp_path: Path) -> None:
+    coords = np.array([[0, 0], [512 * 20, 0], [0, 512 * 31], [512 * 3, 512 * 50]])
+    header = read_header(write_trident(tmp_path, "s", coords))
+    assert (float(header.pitch), header.pitch_from) == (512, LESS_OVERLAP)
+    two = read_header(write_clam(tmp_path, "two", coords[:2], patch_size=None))
+    assert (float(two.pitch), two.pitch_from) == (10_240, NEAREST)
+    alone = read_header(write_clam(tmp_path, "one", coords[:1], patch_size=None))
+    assert alone.pitch_from == "a guess: no two patches and nothing stated"
+
+
+class TestWhereFilesAre:
+    def test_of_each_program(self, tmp_path: Path) -> None:
+        coords = on_grid(tissue(), 512)
+        for slide in ("b", "a"):
+            write_clam(tmp_path / "clam", slide, coords)
+            write_trident(tmp_path / "trident" / "20x_512px_0px_overlap", slide, coords)
+            write_torchmil(tmp_path / "torchmil", slide, coords, np.zeros(len(coords)))
+            write_uni2h(tmp_path / "plain", slide, coords)
+        (tmp_path / "plain" / "._a.h5").touch()
+        (tmp_path / "clam" / "model.pt").touch()
+        (tmp_path / "trident" / "features_of_slides.csv").touch()
+        (tmp_path / "trident" / "features_to_come").mkdir()
+        for folder, names in (
+            ("clam", "h5_files/{}.h5"),
+            ("clam/pt_files", "{}.pt"),
+            ("trident", "20x_512px_0px_overlap/features_uni_v1/{}.h5"),
+            ("trident/20x_512px_0px_overlap", "features_uni_v1/{}.h5"),
+            ("torchmil", "features_resnet50/{}.npy"),
+            ("plain", "{}.h5"),
+        ):
+            assert feature_paths(tmp_path / folder) == [tmp_path / folder / names.format(slide) for slide in "ab"]
+
+    def test_of_no_program(self, tmp_path: Path) -> None:
+        wanted = [
+            *("A.H5", "a/b/c/3.h5", "features_x/2.NPY", "features_x/4.h5", "h5_files/1.h5", "pt_files/5.pt"),
+            *("patches_512/features/features_UNI/6.npy", "b.h5"),
+        ]
+        others = [
+            *("._A.h5", ".hidden/1.h5", "pt_files/1.pt", "features_x/4.npy", "a/b/c/d/7.h5", "a/1.npy", "model.pt"),
+            *("out/1/scores.h5", "patches/1.h5", "coords/1.npy", "slide_features_x/1.h5", "notes.txt"),
+        ]
+        for name in (*wanted, *others):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        assert feature_paths(tmp_path) == sorted(tmp_path / name for name in wanted)
+
+    def test_of_one_slide_those_that_say_where_its_patches_lie(self, tmp_path: Path) -> None:
+        coords = on_grid(tissue(), 512)
+        clam = write_clam(tmp_path / "clam", "a", coords).parents[1]
+        names = ("pt_files/a.pt", "h5_files/a.h5", "patches/a.h5")
+        assert files_of(clam / names[0]) == [clam / name for name in names]
+        npy = write_torchmil(tmp_path / "torchmil", "a", coords, np.zeros(len(coords)))
+        assert files_of(str(npy)) == [npy, tmp_path / "torchmil" / "coords" / "a.npy"]
+        assert files_of(tmp_path / "gone.h5") == []
+
+    def test_those_of_two_encoders_are_all_there(self, tmp_path: Path) -> None:
+        for encoder in ("uni_v1", "gpfm"):
+            write_trident(tmp_path, "a", on_grid(tissue(), 512), encoder=encoder)
+        assert feature_paths(tmp_path) == [tmp_path / f"features_{name}" / "a.h5" for name in ("gpfm", "uni_v1")]
+
+    @pytest.mark.parametrize("folder", [".", "gone"])
+    def test_none(self, tmp_path: Path, folder: str) -> None:
+        assert feature_paths(tmp_path / folder) == []
+
+
+def rewritten(path: Path, **arrays: Any) -> Path:
+    with h5py.File(path, "r+") as file:
+        for name, array in arrays.items():
+            del file[name]
+            if array is not None:
+                file[name] = array
+    return path
+
+
+def pt(folder: Path, content: object) -> Path:
+    path = write_clam(folder, "s", on_grid(tissue(), 256), only_pt=True)
+    torch.save(content, path)
+    return path
+
+
+def stamp_without(folder: Path, **more: Any) -> Path:
+    """As of a slide, a patient or a multiplex image."""
+    path = write_stamp(folder, "s", tissue() * 256.0, **more)
+    return rewritten(path, coords=None)
+
+
+def multiplex(folder: Path) -> Path:
+    path = stamp_without(folder, unit="px")
+    with h5py.File(path, "r+") as file:
+        file["coord_x"], file["coord_y"] = tissue().T
+    return path
+
+
+class Strange:
+    """What no safe way of loading lets in."""
+
+
+def torchmil_h5(folder: Path, **coords: Any) -> Path:
+    path = write_torchmil(folder, "s", on_grid(tissue(), 256), np.zeros(1), suffix=".h5")
+    rewritten(folder / "coords" / "s.h5", coords=None)
+    with h5py.File(folder / "coords" / "s.h5", "r+") as file:
+        for name, array in coords.items():
+            file[name] = array
+    return path
+
+
+def with_array(folder: Path, array: np.ndarray, where: str = "features_resnet50") -> Path:
+    path = write_torchmil(folder, "s", on_grid(tissue(), 256), np.zeros(1))
+    np.save(folder / where / "s.npy", array, allow_pickle=True)
+    return path
+
+
+def text(path: Path, content: bytes = b"hello") -> Path:
+    path.write_bytes(content)
+    return path
+
+
+N = len(tissue())
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda folder: folder / "gone.h5",
+            "no feature file .*gone.h5; correct the path or extract the features first",
+        ),
+        (lambda folder: folder, "is a folder; give one of the feature files in it"),
+        (lambda folder: text(folder / "a.h5"), "a.h5 is not an HDF5, npy or pt file, or is damaged"),
+        (lambda folder: text(folder / "a.h5", b""), "a.h5 is not an HDF5, npy or pt file, or is damaged"),
+        (lambda folder: text(folder / "a.h5", b"\x89HDF\r\n\x1a\n"), "a.h5 is damaged or cut short"),
+        (lambda folder: text(folder / "a.pt", b"PK\x03\x04 no zip"), "a.pt is damaged or cut short"),
+        (lambda folder: text(folder / "a.npy", b"\x93NUMPY\x01\x00"), "a.npy is damaged or cut short"),
+        (
+            lambda folder: pt(folder, {"a": torch.zeros(2)}),
+            "s.pt holds a dict, not one tensor of features as CLAM's do",
+        ),
+        (lambda folder: pt(folder, Strange()), "s.pt holds something else than one tensor, or is damaged; give the h5"),
+        (lambda folder: pt(folder, np.zeros((3, 4))), "s.pt holds something else than one tensor, or is damaged; give"),
+        (
+            lambda folder: stamp_without(folder, feat_type="slide"),
+            "holds the features of a whole slide, not of its patches; give those of the tiles",
+        ),
+        (
+            lambda folder: stamp_without(folder, feat_type="patient"),
+            "holds the features of a whole patient, not of its patches; give those of the tiles",
+        ),
+        (
+            multiplex,
+            "is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not known; "
+            "give a file with `coords`",
+        ),
+        (lambda folder: stamp_without(folder, feat_type="tile"), "s.h5 holds no dataset `coords`"),
+        (
+            lambda folder: write_stamp(folder, "s", tissue() * 112, attributes=False),
+            "names no unit and its tiles are 112 apart, not 224 or 256 as of STAMP 1 or 2; "
+            "give it the root attributes unit and tile_size_um, or extract its features again",
+        ),
+        (
+            lambda folder: write_clam(folder, "s", on_grid(tissue(), 256), level=1, downsample=4.0, older=True),
+            "the coords of .*h5_files/s.h5 are not at level 0, as .*patches/s.h5 is of CLAM's older way; "
+            "cut the patches anew with create_patches_fp.py",
+        ),
+        (
+            lambda folder: write_clam(folder, "s", on_grid(tissue(), 256), level=1, older=True, only_pt=True),
+            "the coords of .*pt_files/s.pt are not at level 0",
+        ),
+        (
+            lambda folder: write_clam(folder, "s", on_grid(tissue(), 128), custom_downsample=2, older=True),
+            "the coords of .*h5_files/s.h5 are not at level 0",
+        ),
+        (lambda folder: pt(folder, torch.zeros(3, 4)), rf"features \(3, 4\) and .*s.h5 the coords of {N} patches"),
+        (lambda folder: pt(folder, torch.zeros(N, 4, dtype=torch.int64)), "features int64 and coords int64 should be"),
+        (
+            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), features=None),
+            "s.h5 holds no dataset `features`",
+        ),
+        (
+            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), coords=np.zeros((5, 2))),
+            rf"features \({N}, 8\) and coords \(5, 2\) should be \(N, D\) and \(N, 2\)",
+        ),
+        (
+            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), coords=np.full((N, 2), np.nan)),
+            "coords hold NaN, infinite or impossible values",
+        ),
+        (
+            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), features=["a"] * N),
+            "features of .*s.h5 are object, not numbers",
+        ),
+        (
+            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), features=np.zeros((N, 3), int)),
+            "features int64 and coords int64 should be floats and numbers",
+        ),
+        (lambda folder: with_array(folder, np.array([{}])), "s.npy is damaged or cut short"),
+        (lambda folder: with_array(folder, np.zeros((N, 3, 3), np.float32)), rf"features \({N}, 3, 3\) and coords"),
+        (lambda folder: with_array(folder, np.zeros((N, 1)), "coords"), rf"and coords \({N}, 1\) should be"),
+    ],
+)
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, make: Callable[[Path], Path], told: str) -> None:
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=told) as caught, open_features(path):
+        pass
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_alone_say_where_coords_were_looked_for(tmp_path: Path) -> None:
+    path = write_clam(tmp_path / "features", "s", on_grid(tissue(), 256), patch_size=None, only_pt=True)
+    with pytest.raises(InputError, match="there is none of") as caught:
+        read_header(path)
+    for place in ("features/h5_files/s.h5", "features/patches/s.h5", "patches/s.h5"):
+        assert str(tmp_path / place) in str(caught.value)
+    (tmp_path / "patches").mkdir()
+    with h5py.File(tmp_path / "patches" / "s.h5", "w") as file:
+        file["coords"] = on_grid(tissue(), 256)
+        file["coords"].attrs.update(patch_size=256, downsample=1.0)
+    assert read_header(path).pitch_from == DOWNSAMPLED
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+def test_a_bag_of_torchmil_says_where_coords_were_looked_for(tmp_path: Path, suffix: str) -> None:
+    coords = on_grid(tissue(), 256)
+    bag = write_torchmil(tmp_path / "set", "s", coords, np.zeros(1), suffix=suffix)
+    (tmp_path / "set" / "coords" / f"s{suffix}").unlink()
+    with pytest.raises(InputError, match=r"no `coords`, and .*; put the coords of its patches there") as caught:
+        read_header(bag)
+    places = [tmp_path / folder / f"s{kind}" for folder in ("set/coords", "coords") for kind in (".npy", ".h5")]
+    assert all(str(place) in str(caught.value) for place in places)
+    for place in places:
+        place.parent.mkdir(exist_ok=True)
+        if place.suffix == ".npy":
+            np.save(place, coords)
+        else:
+            with h5py.File(place, "w") as file:
+                file["places"] = coords
+        with open_features(bag) as found:
+            np.testing.assert_array_equal(found.coords, coords)
+        place.unlink()
+
+
+def test_coords_of_a_bag_among_other_datasets_go_by_their_name(tmp_path: Path) -> None:
+    coords = on_grid(tissue(), 256)
+    with open_features(torchmil_h5(tmp_path, coords=coords, annots=np.zeros(N))) as file:
+        np.testing.assert_array_equal(file.coords, coords)
+    with pytest.raises(InputError, match=r"coords/s.h5 holds no dataset `coords`"):
+        read_header(torchmil_h5(tmp_path, places=coords, annots=np.zeros(N)))
+
+
+def test_a_pt_of_old_and_of_half_numbers(tmp_path: Path) -> None:
+    features = torch.from_numpy(some_features(N)).bfloat16()
+    path = pt(tmp_path, features)
+    with open_features(path) as file:
+        np.testing.assert_array_equal(file.read(2, 9), features[2:9].float().numpy())
+    torch.save(features.float(), path, _use_new_zipfile_serialization=False)
+    with open_features(path) as file:
+        np.testing.assert_array_equal(file.read(2, 9), features[2:9].float().numpy())
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
+def test_arrays_in_any_order_of_bytes_and_axes(tmp_path: Path, dtype: str, order: Any) -> None:
+    features = some_features(N).astype(np.float16)
+    path = with_array(tmp_path, np.asarray(features.astype(dtype), order=order))
+    with open_features(path) as file:
+        assert file.read(3, 11).dtype == (np.float16 if dtype == "<f2" else np.float32)
+        np.testing.assert_array_equal(file.read(3, 11), features[3:11].astype(np.float32))
+
+
+def test_a_claim_beyond_what_is_stored_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("features", (10**9, 1024), np.float32, chunks=(64, 1024))
+        file.create_dataset("coords", (10**9, 2), np.int64, chunks=(64, 2))
+    with pytest.raises(InputError, match=r"claims \(1000000000, 1024\) numbers and holds 0 bytes"):
+        read_header(tmp_path / "a.h5")
+
+
+LOAD_EACH = """
+import gc, json, sys
+from pathlib import Path
+
+def memory(which):  # bytes
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
+    return 1024 * int(line.split()[1])
+
+def times_of_array(path, copied):
+    gc.collect()
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    array = load(path)["image"]
+    held = array.clone() if copied else None
+    return (memory("VmHWM") - before) / array.nbytes, list(array.shape), array.t().is_contiguous()
+
+for path in sys.argv[1:]:
+    load(path)  # what a first time needs for ever
+found = {"/".join(Path(path).parts[-2:]): times_of_array(path, False) for path in sys.argv[1:]}
+print(json.dumps({**found, "held twice": times_of_array(sys.argv[1], True)}))
+"""
+OF_MEMORY = [
+    f"{place}.{suffix}"
+    for place in ("features_x/float32", "features_x/float16", "h5_files/float32", "h5_files/float16")
+    for suffix in (("npy", "pt", "h5") if place.startswith("features_x") else ("h5",))
+]
+
+
+@pytest.fixture(scope="module")
+def memory_peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a new process, whose memory nobody else has used: case -> peak in times of the array, shape, contiguous."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("this system does not tell the peak of a process' memory")
+    folder = tmp_path_factory.mktemp("large")
+    coords = np.stack(np.divmod(np.arange(PATCHES), 200), axis=1) * 512
+    for name in ("coords", "h5_files", "features_x"):
+        (folder / name).mkdir()
+    for dtype in ("float32", "float16"):
+        features = some_features(PATCHES, 512, dtype=dtype)
+        np.save(folder / "features_x" / f"{dtype}.npy", features)
+        np.save(folder / "coords" / f"{dtype}.npy", coords)
+        torch.save(torch.from_numpy(features), folder / "features_x" / f"{dtype}.pt")
+        for place, chunks in (("h5_files", None), ("features_x", (1000, 512))):
+            with h5py.File(folder / place / f"{dtype}.h5", "w") as file:
+                file["coords"] = coords
+                file.create_dataset("features", data=features, chunks=chunks)
+    ended = subprocess.run(
+        [sys.executable, "-c", LOAD_EACH, *(str(folder / case) for case in OF_MEMORY)],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)},  # a freed array goes back at once
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    peaks: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return peaks
+
+
+@pytest.mark.xdist_group("memory")  # one process measures for all
+@pytest.mark.parametrize("case", OF_MEMORY)
+def test_a_bag_is_in_memory_once(memory_peaks: dict[str, Any], case: str) -> None:
+    times, shape, is_contiguous = memory_peaks[case]
+    assert shape == [512, PATCHES]
+    assert is_contiguous
+    assert 0.5 < times < 1.6
+
+
+@pytest.mark.xdist_group("memory")  # one process measures for all
+def test_what_is_in_memory_twice_is_seen(memory_peaks: dict[str, Any]) -> None:
+    assert memory_peaks["held twice"][0] > 1.6

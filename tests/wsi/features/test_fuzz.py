@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Spoilt feature files of every form: a bag that can be used, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from scripts.core.errors import InputError
+from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.wsi.features.base import read_header
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
+from scripts.wsi.reader import FeatureReader, PatchBagd, PatchBlocksd, read_blocks
+from tests.wsi.foreign_features import (
+    some_features,
+    tissue,
+    write_clam,
+    write_stamp,
+    write_torchmil,
+    write_trident,
+    write_uni2h,
+)
+
+FILES = 120
+CELLS = tissue(9, 7)
+COORDS = CELLS * 256
+
+
+def _own(folder: Path) -> Path:
+    slide = PatchFeatures(
+        features=some_features(len(COORDS)),
+        coords=Level0Coords(COORDS),
+        pitch=Level0Pixels(256.0),
+        tile=Level0Pixels(256.0),
+        mpp=MicronsPerPixel(0.5),
+        encoder="e",
+        slide_id="s",
+        slide_size=(5000, 4000),
+    )
+    write_features(folder / "s.h5", slide)
+    return folder / "s.h5"
+
+
+FORMS: dict[str, Callable[[Path], Path]] = {
+    "own": _own,
+    "clam": lambda folder: write_clam(folder, "s", COORDS),
+    "pt": lambda folder: write_clam(folder, "s", COORDS, only_pt=True),
+    "trident": lambda folder: write_trident(folder, "s", COORDS, patch_size_level0=256),
+    "trident pt": lambda folder: write_trident(folder, "s", COORDS, patch_size_level0=256, as_pt=True),
+    "uni2h": lambda folder: write_uni2h(folder, "s", COORDS),
+    "stamp": lambda folder: write_stamp(folder, "s", COORDS * 1.0),
+    "torchmil": lambda folder: write_torchmil(folder, "s", COORDS, np.zeros(len(COORDS))),
+    "torchmil h5": lambda folder: write_torchmil(folder, "s", COORDS, np.zeros(len(COORDS)), suffix=".h5"),
+}
+
+
+def spoil(path: Path, rng: np.random.Generator) -> None:
+    ways: list[Callable[[Path, np.random.Generator], None]] = [_truncate, _flip, _flip, _noise]
+    if path.suffix == ".h5":
+        ways += [_rewrite] * 6
+    elif path.suffix == ".npy":
+        ways += [_other_array] * 3
+    else:
+        ways += [_other_content] * 3
+    ways[rng.integers(len(ways))](path, rng)
+
+
+def _truncate(path: Path, rng: np.random.Generator) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.integers(len(content))])
+
+
+def _flip(path: Path, rng: np.random.Generator) -> None:
+    """Bytes at the start, where a file says what it holds, and anywhere."""
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.integers(1, 30)):
+        content[rng.integers(min(len(content), int(rng.choice([200, 2000, len(content)]))))] = rng.integers(256)
+    path.write_bytes(content)
+
+
+def _noise(path: Path, rng: np.random.Generator) -> None:
+    start = path.read_bytes()[: rng.integers(12)]
+    path.write_bytes(start + rng.bytes(int(rng.integers(1, 3000))))
+
+
+def _strange(n: int, rng: np.random.Generator) -> Any:
+    """What might stand where features or coords should."""
+    return [
+        np.full((n, 2), np.nan),
+        np.full((n, 2), np.inf, np.float32),
+        np.zeros((n, 2), np.int32),
+        np.zeros((n + 1, 8), np.float32),
+        np.zeros((n, 0), np.float32),
+        np.zeros((0, 8), np.float32),
+        np.zeros((2, n, 8), np.float32),
+        np.float32(3),
+        np.full((n, 2), 2**62),
+        np.full((n, 2), -(2**63)),
+        np.zeros((n, 2), complex),
+        np.zeros((n, 2), bool),
+        np.arange(2 * n).reshape(n, 2),
+        rng.normal(size=(n, 2)) * 1e300,
+        rng.integers(-(2**40), 2**40, (n, 2)),
+        np.full((n, 8), 65_000, np.float16),
+        np.arange(n * 8, dtype=np.float64).reshape(n, 8),
+        np.array([b"text"] * n),
+    ][rng.integers(18)]
+
+
+def _rewrite(path: Path, rng: np.random.Generator) -> None:
+    n = len(COORDS)
+    with h5py.File(path, "r+") as file:
+        names = list(file)
+        name = names[rng.integers(len(names))]
+        way = rng.integers(7)
+        if way == 0:
+            file.move(name, f"{name}s")
+        elif way == 1:
+            del file[name]
+            file.create_group(name)
+        elif way == 2:  # sizes that nothing stands behind
+            shape = (10 ** int(rng.integers(6, 14)), int(rng.integers(1, 5000)))
+            del file[name]
+            file.create_dataset(name, shape, np.float32, chunks=(1, 1))
+        elif way == 3:
+            owner = file[name] if len(file[name].attrs) else file
+            for attribute in list(owner.attrs):
+                owner.attrs[attribute] = [b"\xff", "None", np.nan, -1.0, 0, [], [1e308, 2], "x", 1e-300][
+                    rng.integers(9)
+                ]
+        elif way == 4:
+            del file[name]
+            file[name] = h5py.Empty("f4")
+        else:
+            del file[name]
+            file[name] = _strange(n, rng)
+
+
+def _other_array(path: Path, rng: np.random.Generator) -> None:
+    array = _strange(len(COORDS), rng)
+    if rng.random() < 0.3:
+        array = np.array([{"a": 1}, None], dtype=object)
+    beside = path.parent.parent / "coords" / path.name
+    np.save(path if rng.random() < 0.5 else beside, array, allow_pickle=True)
+
+
+def _other_content(path: Path, rng: np.random.Generator) -> None:
+    n = len(COORDS)
+    contents: list[Any] = [
+        {"features": torch.zeros(n, 8)},
+        torch.zeros(1).expand(10**9, 1000),
+        torch.zeros(n, 8, dtype=torch.int32),
+        torch.zeros(n, 8).to_sparse(),
+        torch.full((n, 8), float("nan")),
+        torch.zeros(n, 8, dtype=torch.complex64),
+        torch.zeros(n + 1, 8),
+        torch.zeros(n),
+        np.zeros((n, 8)),
+        [1, 2],
+        Path("x"),
+        torch.nn.Linear(2, 2),
+        torch.zeros(n, 8, requires_grad=True),
+        torch.zeros(8, n).t(),
+    ]
+    torch.save(contents[rng.integers(len(contents))], path)
+
+
+def use(path: Path, whole: bool) -> str:
+    """Why it cannot be used, empty if it can; any other error than of input is a fault."""
+    try:
+        if whole:
+            image, meta = FeatureReader().get_data([str(path)])
+            bag = PatchBagd()({"image": MetaTensor(image, meta=meta)})
+            features = bag["image"]
+        else:
+            bag = PatchBlocksd()({"image": str(path)})
+            features = torch.cat(list(read_blocks(bag["image"], 16)), dim=2)[0]
+    except InputError as error:
+        return str(error)
+    n = bag["mask"].shape[1]
+    assert features.shape[1] == bag["coords"].shape[1] == bag["places"].shape[1] == n > 0
+    assert features.isfinite().all()
+    assert bag["coords"].isfinite().all()
+    assert len(bag["coords"].unique(dim=1).T) == n
+    assert read_header(path).pitch > 0
+    return ""
+
+
+def test_a_bag_or_one_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    told = []
+    began = time.monotonic()
+    for number in range(FILES):
+        form = list(FORMS)[number % len(FORMS)]
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = FORMS[form](folder)
+        spoil(path, rng)
+        line = use(path, whole=bool(rng.integers(2)))
+        assert "\n" not in line
+        assert path.name in line or not line
+        told.append(line)
+        shutil.rmtree(folder)
+    assert time.monotonic() - began < 60
+    assert 0.4 * FILES < sum(map(bool, told)) < 0.95 * FILES  # else they are spoilt too little, or too much
+    assert len({line.split(str(tmp_path))[-1].partition(" ")[2] for line in told}) > 15  # ways to be wrong
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_before_they_are_spoilt_they_can_be_used(tmp_path: Path, form: str) -> None:
+    assert use(FORMS[form](tmp_path), whole=True) == use(FORMS[form](tmp_path), whole=False) == ""

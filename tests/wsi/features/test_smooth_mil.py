@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""A feature file of our own form round trips, is as documented, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.wsi.features.smooth_mil import PatchFeatures, read_features, read_header, write_features
+from tests.wsi.foreign_features import tissue, write_uni2h
+
+PITCH = 513.026  # 256 pixels at 0.5 of a slide with 0.2495
+
+
+def some_slide(patches: int = 7, dimension: int = 4, seed: int = 0, dtype: type = np.float16) -> PatchFeatures:
+    rng = np.random.default_rng(seed)
+    cells = np.stack(np.divmod(rng.choice(400, patches, replace=False), 20), axis=1) + np.array([3, 11])
+    return PatchFeatures(
+        features=rng.normal(size=(patches, dimension)).astype(dtype),
+        coords=Level0Coords(np.rint(cells * PITCH).astype(np.int64).reshape(-1, 2)),
+        pitch=Level0Pixels(PITCH),
+        tile=Level0Pixels(PITCH),
+        mpp=MicronsPerPixel(0.2495),
+        encoder="mean colour",
+        slide_id=f"slide {seed}",
+        slide_size=(20_000, 30_000),
+        thumbnail=rng.integers(0, 256, (30, 20, 3), dtype=np.uint8),
+        thumbnail_downsample=1000.0,
+        origin=(70, 900),
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_what_is_written_is_read(tmp_path: Path, dtype: type) -> None:
+    slide = some_slide(dtype=dtype)
+    write_features(tmp_path / "a.h5", slide)
+    back = read_features(tmp_path / "a.h5")
+    for field in dataclasses.fields(PatchFeatures):
+        before, after = getattr(slide, field.name), getattr(back, field.name)
+        np.testing.assert_array_equal(before, after)
+        assert type(before) is type(after), field.name
+    assert back.features.dtype == dtype
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_what_is_unknown_stays_unknown(tmp_path: Path) -> None:
+    slide = dataclasses.replace(some_slide(0), mpp=None, thumbnail=None, thumbnail_downsample=None)
+    write_features(tmp_path / "a.h5", slide)
+    back = read_features(tmp_path / "a.h5")
+    assert (back.mpp, back.thumbnail, back.thumbnail_downsample) == (None, None, None)
+    assert back.features.shape == (0, 4)
+    assert read_header(tmp_path / "a.h5").patches == 0
+
+
+def test_the_file_is_as_documented(tmp_path: Path) -> None:
+    slide = some_slide()
+    write_features(tmp_path / "a.h5", slide)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert set(file) == {"features", "coords", "thumbnail"}
+        assert dict(file.attrs) == {
+            "format": "smooth-mil-features/1",
+            "slide_id": "slide 0",
+            "encoder": "mean colour",
+            "pitch_level0": PITCH,
+            "tile_level0": PITCH,
+            "mpp": 0.2495,
+            "slide_width": 20_000,
+            "slide_height": 30_000,
+            "bounds_x": 70,
+            "bounds_y": 900,
+            "thumbnail_downsample": 1000.0,
+        }
+
+
+def test_a_write_that_fails_leaves_the_finished_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.h5"
+    write_features(path, some_slide())
+    before = path.read_bytes()
+
+    def disk_full(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(h5py.File, "create_dataset", disk_full)
+    with pytest.raises(OSError, match="disk full"):
+        write_features(path, some_slide(seed=1))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def drop(name: str) -> Callable[[h5py.File], None]:
+    return lambda file: file.__delitem__(name)
+
+
+def replace(name: str, values: np.ndarray) -> Callable[[h5py.File], None]:
+    def act(file: h5py.File) -> None:
+        del file[name]
+        file[name] = values
+
+    return act
+
+
+def mark(name: str, value: object) -> Callable[[h5py.File], None]:
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop("features"), "holds no dataset `features`"),
+        (drop("coords"), "holds no dataset `coords`"),
+        (replace("coords", np.zeros((6, 2), int)), r"features \(7, 4\) and coords \(6, 2\) should be"),
+        (replace("coords", np.zeros((7, 2))), "coords float64 should be integers"),
+        (replace("features", np.zeros((2, 7, 4), np.float32)), r"features \(2, 7, 4\) and coords"),
+        (replace("features", np.full((7, 4), np.nan, np.float32)), "features hold NaN or infinite values"),
+        (mark("format", "other/2"), "is not of the form smooth-mil-features/1"),
+        (lambda file: file.attrs.__delitem__("mpp"), "lacks the root attribute `mpp`"),
+        (mark("pitch_level0", 0.0), "pitch_level0 or tile_level0 is not above 0"),
+    ],
+)
+def test_a_spoilt_file_is_named_in_one_line(tmp_path: Path, spoil: Callable, message: str) -> None:
+    path = tmp_path / "a.h5"
+    write_features(path, some_slide())
+    with h5py.File(path, "a") as file:
+        spoil(file)
+    with pytest.raises(InputError, match=message) as caught:
+        read_features(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "extract" in str(caught.value)
+
+
+def test_a_missing_file_and_a_text_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no feature file .*gone.h5"):
+        read_features(tmp_path / "gone.h5")
+    (tmp_path / "text.h5").write_text("hello")
+    with pytest.raises(InputError, match=r"text.h5 is not an HDF5, npy or pt file, or is damaged"):
+        read_features(tmp_path / "text.h5")
+
+
+def test_nothing_malformed_is_written(tmp_path: Path) -> None:
+    slide = some_slide()
+    with pytest.raises(InputError, match="NaN"):
+        write_features(tmp_path / "a.h5", dataclasses.replace(slide, features=slide.features * np.nan))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_an_earlier_version_lies_at_0_0(tmp_path: Path) -> None:
+    write_features(tmp_path / "a.h5", some_slide())
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file.attrs["bounds_x"], file.attrs["bounds_y"]
+    assert read_header(tmp_path / "a.h5").origin == (0, 0)
+
+
+def test_another_form_is_not_our_own(tmp_path: Path) -> None:
+    path = write_uni2h(tmp_path, "a", tissue())
+    for read in (read_features, read_header):
+        with pytest.raises(InputError, match=r"a.h5 is of UNI2-h, not of the form smooth-mil-features/1"):
+            read(path)

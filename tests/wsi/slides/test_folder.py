@@ -1,0 +1,164 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What slides say where feature files are silent."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.core.units import Level0Pixels, MicronsPerPixel
+from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader
+from scripts.wsi.slides.folder import SlideFolder, read_facts, scanned_sides
+from tests.shared_data import shared_data
+from tests.wsi.slide_files import glass, write_slide
+
+SIZE, MPP, BOUNDS = (640, 512), 0.5, (30, 20)
+COORDS = np.array([[0, 0], [128, 64], [512, 384]])
+FOREIGN = FeatureHeader(
+    "CLAM", 3, 8, "slide 7", "", Level0Pixels(128), "given", Level0Pixels(128), PIXELS, None, None, None
+)
+KNOWN = replace(FOREIGN, mpp=MicronsPerPixel(0.3), slide_size=SIZE, origin=(7, 9))
+SILENT = replace(FOREIGN, unit=MICROMETRES, pitch=Level0Pixels(64), tile=Level0Pixels(64))  # as STAMP
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One slide below the folder, its suffix in capitals; one that states no scale; and one that is none."""
+    folder = tmp_path_factory.mktemp("slides")
+    write_slide(folder / "batch 2" / "slide 7.TIFF", glass(*SIZE[::-1]), MPP)
+    write_slide(folder / "slide 8.ome.tif", glass(*SIZE[::-1]), MPP)
+    (folder / "slide 7.ome.tif").write_bytes(b"another one")
+    write_slide(folder / "no scale.tif", glass(*SIZE[::-1]), None)
+    (folder / "broken.svs").write_bytes(b"not a slide")
+    (folder / "._slide 7.svs").write_bytes(b"what a Mac leaves")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.wsi.slides.folder.read_origin", lambda slide: BOUNDS)
+
+
+def test_what_a_foreign_form_leaves_out_is_said_by_the_slide(slides: Path) -> None:
+    header, coords, warnings = SlideFolder(str(slides)).completed(FOREIGN, COORDS, "f/slide 7.h5")
+    assert header == replace(FOREIGN, slide_size=SIZE, mpp=MicronsPerPixel(MPP), origin=BOUNDS)
+    np.testing.assert_array_equal(coords, COORDS)
+    assert warnings == ()
+
+
+def test_what_the_features_say_goes_before_what_the_slide_says_and_that_before_the_user(slides: Path) -> None:
+    folder = SlideFolder(str(slides))
+    assert folder.completed(replace(KNOWN, origin=None), COORDS, "a.h5").header == replace(KNOWN, origin=BOUNDS)
+    assert folder.completed(replace(KNOWN, mpp=None), COORDS, "a.h5", 0.25).header == replace(
+        KNOWN, mpp=MicronsPerPixel(MPP)
+    )
+    without = replace(FOREIGN, slide_id="no scale")
+    assert folder.completed(without, COORDS, "a.h5").header.mpp is None
+    assert folder.completed(without, COORDS, "a.h5", 0.25).header.mpp == 0.25
+    alone = SlideFolder(None).completed(FOREIGN, COORDS, "a.h5", 0.25).header
+    assert alone == replace(FOREIGN, mpp=MicronsPerPixel(0.25))
+
+
+def test_a_slide_whose_features_say_all_is_not_opened(slides: Path) -> None:
+    for name in ("slide 7", "broken", "gone"):
+        known = replace(KNOWN, slide_id=name)
+        assert SlideFolder(str(slides)).completed(known, COORDS, "a.h5").header == known
+        assert SlideFolder(str(slides)).completed(known, COORDS, "a.h5").warnings == ()
+
+
+def test_micrometres_become_pixels_where_the_slide_or_the_user_says_how_large_those_are(slides: Path) -> None:
+    for folder, name, slide_mpp in ((str(slides), "slide 7", 99.0), (str(slides), "no scale", MPP), (None, "x", MPP)):
+        said = replace(SILENT, slide_id=name)
+        header, coords, _ = SlideFolder(folder).completed(said, COORDS / 2, "a.h5", slide_mpp)
+        assert header.unit == PIXELS
+        assert [header.pitch, header.tile, header.mpp] == pytest.approx([128, 128, MPP])
+        np.testing.assert_array_equal(coords, COORDS)
+    header, coords, _ = SlideFolder(str(slides)).completed(replace(SILENT, slide_id="no scale"), COORDS / 2, "a.h5")
+    assert (header.unit, float(header.pitch), header.mpp) == (MICROMETRES, 64, None)
+    np.testing.assert_array_equal(coords, COORDS / 2)
+
+
+def test_a_slide_is_found_by_the_name_of_its_features_too(slides: Path) -> None:
+    found = SlideFolder(str(slides)).find("an id of the laboratory", "features/slide 7.h5")
+    assert found is not None
+    assert found.path == slides / "batch 2" / "slide 7.TIFF"
+    for features in ("slide 8.ome.h5", "slide 8.h5"):  # TRIDENT's older and newer name
+        of_two_endings = SlideFolder(str(slides)).find("", features)
+        assert of_two_endings is not None
+        assert of_two_endings.path == slides / "slide 8.ome.tif"
+
+
+@pytest.mark.parametrize(
+    ("slide_id", "told"),
+    [
+        ("gone", r"^no slide gone in the folder of slides: of it only what its features say is known$"),
+        ("broken", r"^broken.svs is not a slide that OpenSlide reads \(.*\); remove or convert it$"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_and_the_user_is_asked_instead(slides: Path, slide_id: str, told: str) -> None:
+    said = replace(FOREIGN, slide_id=slide_id)
+    header, coords, (warning,) = SlideFolder(str(slides)).completed(said, COORDS, "a.h5", 0.25)
+    assert header == replace(said, mpp=MicronsPerPixel(0.25))
+    np.testing.assert_array_equal(coords, COORDS)
+    with pytest.raises(InputError, match=told):
+        raise InputError(warning)
+    assert str(slides) not in warning
+
+
+@pytest.mark.parametrize("why", ["size", "patches"])
+def test_another_slide_of_that_name_says_nothing(slides: Path, why: str) -> None:
+    said = replace(FOREIGN, slide_size=(9000, 7000)) if why == "size" else FOREIGN
+    coords = COORDS if why == "size" else COORDS + 100
+    header, _, warnings = SlideFolder(str(slides)).completed(said, coords, "a.h5")
+    assert header == said
+    assert warnings == (
+        "slide 7.TIFF has 640 × 512 pixels, and its features are of another slide's: "
+        "give the slide that they were made of",
+    )
+
+
+def test_a_slide_that_breaks_while_it_is_asked_is_told(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(slide: openslide.OpenSlide) -> tuple[int, int]:
+        raise openslide.OpenSlideError("a tag")
+
+    monkeypatch.setattr("scripts.wsi.slides.folder.read_origin", broken)
+    _, _, warnings = SlideFolder(str(slides)).completed(FOREIGN, COORDS, "a.h5")
+    assert warnings == ("slide 7.TIFF is damaged (a tag); copy or scan it again, or remove it",)
+
+
+def test_without_a_folder_there_is_no_slide() -> None:
+    assert SlideFolder(None).find("slide 7", "slide 7.h5") is None
+
+
+def test_a_folder_that_is_none_is_refused_before_hours_of_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^no folder of slides .*nowhere: give the folder that holds them"):
+        SlideFolder(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [(("3000", "2000"), (3000, 2000)), ((None, None), (8700, 6800)), (("99999", "2000"), (8700, 2000)),
+     (("0", "-5"), (8700, 6800)), (("wide", ""), (8700, 6800))],
+)  # fmt: skip
+def test_what_was_scanned_is_what_the_slide_says_within_reason(
+    stated: tuple[str | None, str | None], wanted: tuple[int, int]
+) -> None:
+    names = ("openslide.bounds-width", "openslide.bounds-height")
+    properties = {name: text for name, text in zip(names, stated, strict=True) if text is not None}
+    assert scanned_sides(properties, (300, 200), (9000, 7000)) == wanted
+
+
+def test_a_slide_of_the_trade_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aperio's."""
+    monkeypatch.undo()
+    shutil.copy(shared_data("wsi/CMU-1-Small-Region.svs"), tmp_path / "CMU.SVS")
+    facts = read_facts(tmp_path / "CMU.SVS")
+    assert (facts.size, facts.origin, facts.scanned) == ((2220, 2967), (0, 0), (2220, 2967))
+    assert facts.mpp == pytest.approx(0.499)

@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""How slides are found and read: their scale, the level that is read, and the pixels at a place."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.core.units import MicronsPerPixel
+from scripts.wsi.slides.slide import (
+    best_level,
+    find_slides,
+    open_slide,
+    plan_tiles,
+    read_mpp,
+    read_origin,
+    read_overview,
+    read_square,
+)
+from tests.wsi.slide_files import tissue, write_slide
+
+
+class Stated(openslide.OpenSlide):
+    """A slide of which only the properties are known."""
+
+    def __init__(self, properties: dict[str, str]) -> None:
+        self.stated = properties
+
+    @property
+    def properties(self) -> dict[str, str]:
+        return self.stated
+
+
+def test_what_was_never_scanned_is_white(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "a.tif", tissue(100, 100), mpp=0.5, downsamples=(1,))
+    with open_slide(path) as slide:
+        square = read_square(slide, (50, 50), 0, 100, 100)
+    assert (square[60:] == 255).all()
+    assert (np.ptp(square[:50, :50], axis=2) > 15).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("downsamples", "wanted", "level"),
+    [([1, 4, 16], 1, 0), ([1, 4, 16], 3.9, 0), ([1, 4.0003, 16.01], 4, 1), ([1, 4, 16], 40, 2), ([1, 4], 0.95, 0)],
+)
+def test_best_level(downsamples: list[float], wanted: float, level: int) -> None:
+    assert best_level(downsamples, wanted) == level
+
+
+def test_an_overview_in_blocks_has_no_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    y, x = np.mgrid[0:500, 0:700]
+    image = np.stack([x * 255 / 700, y * 255 / 500, (x + y) * 255 / 1200], axis=2).astype(np.uint8)
+    path = write_slide(tmp_path / "a.tif", image, mpp=0.5, downsamples=(1,))
+    monkeypatch.setattr("scripts.wsi.slides.slide.BLOCK_PIXELS", 100)
+    with open_slide(path) as slide:
+        overview = read_overview(slide, 7.3)
+    assert overview.shape == (math.ceil(500 / 7.3), math.ceil(700 / 7.3), 3)
+    places = (np.indices(overview.shape[:2]) + 0.5) * 7.3
+    inner = (slice(0, -1), slice(0, -1))
+    np.testing.assert_allclose(overview[..., 0][inner], (places[1] * 255 / 700)[inner], atol=2)
+    np.testing.assert_allclose(overview[..., 1][inner], (places[0] * 255 / 500)[inner], atol=2)
+
+
+def test_slides_are_found_in_order_whatever_the_case_of_their_suffix(tmp_path: Path) -> None:
+    for name in ("c.tiff", "a.SVS", "b.ndpi", "notes.txt", "a.xml"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_slides(tmp_path)] == ["a.SVS", "b.ndpi", "c.tiff"]
+
+
+def test_slides_are_found_at_any_depth_but_not_what_is_hidden(tmp_path: Path) -> None:
+    for name in ("b.svs", "1/c.svs", "1/2/a.svs", "1/._a.svs", "1/a/Dat_1.dat"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.tif").mkdir()
+    assert find_slides(tmp_path) == [tmp_path / "1/2/a.svs", tmp_path / "b.svs", tmp_path / "1/c.svs"]
+
+
+def test_a_list_of_slides_is_taken_as_it_is(tmp_path: Path) -> None:
+    """A DICOM slide is named by any of its files."""
+    for name in ("b.svs", "other.svs", "dicom/a.dcm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_slides([str(tmp_path / "b.svs"), tmp_path / "dicom/a.dcm"]) == [
+        tmp_path / "dicom/a.dcm",
+        tmp_path / "b.svs",
+    ]
+    with pytest.raises(InputError, match=r"no slide .*gone.svs; correct its path in --slides"):
+        find_slides([tmp_path / "b.svs", tmp_path / "gone.svs"])
+
+
+@pytest.mark.parametrize(
+    ("properties", "mpp"),
+    [
+        ({"openslide.mpp-x": "0.2527", "openslide.mpp-y": "0.2528"}, 0.2527),
+        ({"openslide.mpp-x": "0.25"}, 0.25),
+        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "nan"}, 0.25),
+        ({"openslide.mpp-x": "352.8", "openslide.mpp-y": "352.8"}, None),
+        ({"openslide.mpp-x": "0"}, None),
+        ({"openslide.mpp-x": "inf"}, None),
+        ({"openslide.mpp-x": "0,25"}, None),
+        ({}, None),
+    ],
+)
+def test_the_scale_is_what_the_slide_says_if_it_can_be_true(properties: dict[str, str], mpp: float | None) -> None:
+    slide = Stated(properties)
+    other = MicronsPerPixel(0.4)
+    assert read_mpp(slide, "a.svs", other) == (other if mpp is None else mpp)
+    if mpp is None:
+        with pytest.raises(InputError, match=r"^a.svs states .*micrometres per pixel: say how many .*--slide_mpp$"):
+            read_mpp(slide, "a.svs", None)
+
+
+def test_pixels_that_are_not_square_are_refused() -> None:
+    slide = Stated({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"})
+    with pytest.raises(InputError, match=r"a.svs has pixels of 0.25 × 0.5 micrometres: convert it to square pixels"):
+        read_mpp(slide, "/somewhere/a.svs", MicronsPerPixel(0.25))
+
+
+@pytest.mark.parametrize(
+    ("properties", "origin"),
+    [
+        ({"openslide.bounds-x": "1024", "openslide.bounds-y": "77"}, (1024, 77)),
+        ({"openslide.bounds-x": "1024"}, (0, 0)),
+        ({"openslide.bounds-x": "?", "openslide.bounds-y": "77"}, (0, 0)),
+        ({}, (0, 0)),
+    ],
+)
+def test_the_origin_is_the_corner_of_the_bounds(properties: dict[str, str], origin: tuple[int, int]) -> None:
+    assert read_origin(Stated(properties)) == origin
+
+
+def test_more_pixels_than_a_slide_of_glass_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_slide(tmp_path / "a.tif", tissue(100, 200), mpp=0.5, downsamples=(1,))
+    open_slide(path).close()
+    monkeypatch.setattr("scripts.wsi.slides.slide.MOST_PIXELS", 19_999)
+    with pytest.raises(InputError, match=r"^a.tif says that it has 200 × 100 pixels: it is damaged; copy it again or"):
+        open_slide(path)
+
+
+PYRAMIDS = [
+    ((1, 2, 4), 1.5, 0, 1.5),
+    ((1, 2, 4), 2, 1, 1),
+    ((1, 2, 4), 4, 2, 1),
+    ((1, 4, 16), 2, 0, 2),
+    ((1, 4, 16), 6, 1, 1.5),
+    ((1, 3, 9), 3, 1, 1),
+    ((1, 3, 9), 4, 1, 4 / 3),
+    ((1, 5), 7.5, 1, 1.5),
+    ((1,), 4, 0, 4),
+]
+
+
+@pytest.mark.parametrize(("downsamples", "wanted", "level", "scale"), PYRAMIDS)
+def test_a_tile_of_any_pyramid_shows_its_place(
+    tmp_path: Path, downsamples: tuple[int, ...], wanted: float, level: int, scale: float
+) -> None:
+    """Each pixel against the formula of the picture at its middle: half a pixel of shift would be seen."""
+
+    def colour(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        waves = [np.sin(x / 14), np.sin(y / 14), np.sin((x + y) / 20)]
+        return 128 + 90 * np.stack(np.broadcast_arrays(*waves), axis=-1)
+
+    y, x = np.mgrid[0:640, 0:770]
+    path = write_slide(tmp_path / "a.tif", np.rint(colour(x + 0.5, y + 0.5)).astype(np.uint8), 0.25, downsamples)
+    size = 32
+    middles = (np.arange(size) + 0.5) * wanted
+    with open_slide(path) as slide:
+        plan = plan_tiles(slide, path, size, 0, MicronsPerPixel(0.25 * wanted), MicronsPerPixel(0.25))
+        assert (plan.level, plan.tile) == (level, size * wanted)
+        assert plan.side == pytest.approx(size * scale, rel=0.01)
+        for corner in [(0, 0), (301, 203)]:
+            tile = read_square(slide, corner, plan.level, plan.side, plan.pixels)
+            expected = colour(corner[0] + middles[None, :], corner[1] + middles[:, None])
+            np.testing.assert_allclose(tile.astype(float), expected, atol=2 * wanted)
+            shifted = colour(corner[0] + wanted / 2 + middles[None, :], corner[1] + middles[:, None])
+            assert np.abs(tile - shifted).max() > 2 * wanted

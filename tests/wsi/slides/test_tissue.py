@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which tiles are tissue."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import ForegroundMask
+
+from scripts.core.errors import InputError
+from scripts.core.units import Level0Pixels
+from scripts.wsi.slides.slide import TilePlan, open_slide
+from scripts.wsi.slides.tissue import ChromaMask, described, tissue_mask, tissue_tiles
+from tests.shared_data import ROOT
+from tests.wsi.slide_files import GLASS, TISSUE, extract, glass, grid, tissue, write_slide
+
+
+def test_a_last_tile_that_fits_to_the_pixel_is_not_lost_to_rounding(tmp_path: Path) -> None:
+    side = Level0Pixels(64 * (1 + 1e-12))
+    plan = TilePlan(level=0, side=64, pixels=64, tile=side, pitch=side)
+    with open_slide(write_slide(tmp_path / "a.tif", tissue(128, 256), mpp=0.5, downsamples=(1,))) as slide:
+        assert tissue_tiles(slide, plan, ChromaMask(), threshold=0.5).tolist() == grid(4, 2, 64)
+
+
+def test_glass_shadow_and_black_are_not_tissue() -> None:
+    colours = [GLASS, (255, 255, 255), (0, 0, 0), (120, 121, 118), TISSUE, (90, 60, 130), (235, 205, 222)]
+    mask = tissue_mask(np.array([colours], np.uint8), ChromaMask())
+    assert mask.tolist() == [[False, False, False, False, True, True, True]]
+
+
+def test_tiles_are_kept_where_the_tissue_is(tmp_path: Path) -> None:
+    image = glass(1024, 1280)
+    stained = np.zeros((1024, 1280), bool)
+    stained[220:660, 300:900] = True
+    stained[800:900, 64:192] = True  # 100 of 128 rows of one tile
+    stained[900:1024, 1000:1100] = True
+    image[stained] = tissue(1024, 1280)[stained]
+    write_slide(tmp_path / "slides/a.tif", image, mpp=0.25, downsamples=(1, 2, 8))
+    kept = {tuple(corner) for corner in extract(tmp_path)["a"].coords.tolist()}
+    truth = {(x, y): stained[y : y + 128, x : x + 128].mean() for x in range(0, 1280, 128) for y in range(0, 1024, 128)}
+    unclear = {corner for corner, fraction in truth.items() if abs(fraction - 0.5) < 0.1}
+    assert kept - unclear == {corner for corner, fraction in truth.items() if fraction > 0.5} - unclear
+    assert len(kept) > 15
+    assert len(unclear) < 6
+
+
+def test_the_threshold_is_the_least_fraction_of_tissue(tmp_path: Path) -> None:
+    image = glass(128, 512)
+    for tile, fraction in enumerate([0.25, 0.5, 0.75, 1.0]):
+        image[: int(128 * fraction), tile * 128 : (tile + 1) * 128] = TISSUE
+    write_slide(tmp_path / "slides/a.tif", image, mpp=0.25, downsamples=(1,))
+    for threshold, kept in [(0.2, 4), (0.45, 3), (0.7, 2), (0.95, 1)]:
+        coords = extract(tmp_path, tissue_threshold=threshold, output_dir=tmp_path / f"{threshold}")["a"].coords
+        assert coords[:, 0].tolist() == [0, 128, 256, 384][4 - kept :]
+
+
+def test_a_slide_smaller_than_a_tile_has_no_patches(tmp_path: Path) -> None:
+    write_slide(tmp_path / "slides/a.tif", tissue(127, 300), mpp=0.25, downsamples=(1,))
+    assert len(extract(tmp_path)["a"].coords) == 0
+
+
+def test_more_chroma_is_asked_of_it() -> None:
+    pink = np.full((2, 3, 3), (235, 205, 222), np.uint8)
+    assert tissue_mask(pink, ChromaMask(29)).all()
+    assert not tissue_mask(pink, ChromaMask(30)).any()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_it_takes_and_gives_what_masks_of_monai_do(kind: type) -> None:
+    image = np.zeros((3, 4, 5), np.uint8)
+    image[0, 1, 2] = 200
+    ours, theirs = ChromaMask()(kind(image)), ForegroundMask(threshold=100)(kind(image))
+    assert ours.shape == theirs.shape == (1, 4, 5)
+    assert isinstance(ours, torch.Tensor) == (kind is not np.asarray)
+    assert np.argwhere(np.asarray(ours)).tolist() == [[0, 1, 2]]
+
+
+def test_foreground_mask_of_monai_takes_black_for_tissue() -> None:
+    """A number needs no scikit-image; why it is not the default."""
+    image = np.array([[GLASS, (0, 0, 0), TISSUE]], np.uint8)
+    assert tissue_mask(image, ForegroundMask(threshold=200)).tolist() == [[False, True, True]]
+    assert tissue_mask(image, ChromaMask()).tolist() == [[False, False, True]]
+
+
+def test_a_mask_of_another_shape_is_refused() -> None:
+    with pytest.raises(InputError, match=r"the tissue mask of an image of 4 × 5 pixels is \(3, 4, 5\): `tissue` must"):
+        tissue_mask(glass(4, 5), lambda image: image)
+
+
+def test_masks_are_told_apart_by_name_and_settings() -> None:
+    def by_half(image: np.ndarray) -> float:
+        return float(image.max()) / 2
+
+    assert described(ChromaMask(20)) == {"name": "ChromaMask", "least_chroma": 20}
+    assert described(ForegroundMask({"R": 200, "G": by_half})) == {
+        "name": "ForegroundMask",
+        "thresholds": {"R": 200.0, "G": "by_half"},
+        "invert": False,
+    }
+
+
+def test_the_mask_of_the_how_to_is_one() -> None:
+    text = (ROOT / "docs" / "how_to.md").read_text(encoding="utf-8")
+    (block,) = (found for found in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if '"tissue"' in found)
+    mask = ConfigParser(json.loads(block)).get_parsed_content("tissue")
+    image = np.full((2, 3, 3), 240, np.uint8)  # glass
+    image[0, 1] = (200, 120, 170)  # stained
+    assert tissue_mask(image, mask).tolist() == [[False, True, False], [False] * 3]
