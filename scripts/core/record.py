@@ -64,7 +64,7 @@ class Lesions:
     excluded: tuple[int, ...] = ()  # isolated tumour cells: neither a hit nor a miss
 
 
-class PatchPlaces(Sequence[Mapping[str, Any]]):
+class PatchCoordinates(Sequence[Mapping[str, Any]]):
     """Where each patch of a bag lies. A row of it is made when it is asked for: a slide has 100,000.
 
     Args:
@@ -291,11 +291,11 @@ def _of_a_finding(classes: Classes) -> float:
 
 
 def _instances(data: Mapping[Hashable, Any], real: torch.Tensor) -> Sequence[Mapping[str, Any]]:
-    if "places" not in data:
+    if "stored_coords" not in data:
         instances: list[dict[str, Any]] = json.loads(data["instances"])
         return instances
-    slide, x, y = data["places"][:, real.cpu()].numpy()
-    return PatchPlaces(np.stack([x, y], axis=1), slide)
+    slide, x, y = data["stored_coords"][:, real.cpu()].numpy()
+    return PatchCoordinates(np.stack([x, y], axis=1), slide)
 
 
 def _lesions(data: Mapping[Hashable, Any], real: torch.Tensor, about: Mapping[str, Any]) -> Lesions | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scripts.core.record import BagResult, PatchPlaces
+from scripts.core.record import BagResult, PatchCoordinates
 from scripts.metrics.figures import Figure, Interval, bootstrap
 
 FALSE_ALARMS_PER_SLIDE = (0.25, 0.5, 1, 2, 4, 8)
@@ -47,7 +47,7 @@ def detections(result: BagResult) -> Detections:
     """Patches in an excluded lesion are neither a hit nor a false alarm."""
     lesions, places, slides = result.lesions, result.instances, result.about["slides"]
     assert lesions is not None
-    assert isinstance(places, PatchPlaces)
+    assert isinstance(places, PatchCoordinates)
     score = result.scores.astype(np.float64)
     found = np.zeros(len(score), dtype=bool)
     for number, slide in enumerate(slides):  # two slides lie nowhere near each other

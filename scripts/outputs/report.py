@@ -22,7 +22,7 @@ from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file, write_whole
-from scripts.core.record import BagResult, PatchPlaces
+from scripts.core.record import BagResult, PatchCoordinates
 from scripts.engine.evaluator import EMPTY, FAILED
 from scripts.engine.provenance import settings_of
 from scripts.metrics.summary import cohort_metrics
@@ -179,7 +179,7 @@ def _of_all_ranks(own: Report) -> Report:
 
 def _typical(result: BagResult) -> list[dict[str, Any]]:
     """Rows with all columns there are: patches are all alike."""
-    return instance_rows(result, 1 if isinstance(result.instances, PatchPlaces) else None)
+    return instance_rows(result, 1 if isinstance(result.instances, PatchCoordinates) else None)
 
 
 def _write_instances(path: Path, results: Sequence[BagResult]) -> None:

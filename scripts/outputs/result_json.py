@@ -13,7 +13,7 @@ import numpy as np
 from monai.transforms import Transform
 
 from scripts.core.files import write_whole
-from scripts.core.record import RESEARCH_USE, BagResult, Classes, Model, PatchPlaces
+from scripts.core.record import RESEARCH_USE, BagResult, Classes, Model, PatchCoordinates
 from scripts.outputs.scores import read_scores
 
 SCORES = "scores.h5"
@@ -39,7 +39,7 @@ def as_json(result: BagResult) -> dict[str, Any]:
         "flagged": int(result.flagged.sum()),
         "slots": result.slots,
         "about": result.about,
-        "instances": SCORES if isinstance(result.instances, PatchPlaces) else instance_rows(result),
+        "instances": SCORES if isinstance(result.instances, PatchCoordinates) else instance_rows(result),
     }
 
 
@@ -94,7 +94,7 @@ def _from_scores(path: Path) -> dict[str, Any]:
     return {
         "scores": stored.scores,
         "attention": stored.attention,
-        "instances": PatchPlaces(stored.coords, stored.slide),
+        "instances": PatchCoordinates(stored.coords, stored.slide),
         "truth": stored.truth,
         "lesions": stored.lesions,
     }

@@ -24,7 +24,7 @@ from monai.transforms import Transform
 
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file
-from scripts.core.record import RESEARCH_USE, BagResult, Lesions, PatchPlaces
+from scripts.core.record import RESEARCH_USE, BagResult, Lesions, PatchCoordinates
 
 FORMAT = "smooth-mil-scores/1"
 OF_A_SLIDE = ("slide_id", "patches", "pitch", "tile", "unit", "mpp")
@@ -57,7 +57,7 @@ class SaveScoresd(Transform):
 
 def write_scores(path: Path, result: BagResult) -> None:
     slides, places = result.about["slides"], result.instances
-    assert isinstance(places, PatchPlaces)
+    assert isinstance(places, PatchCoordinates)
     with whole_file(path) as beside, h5py.File(beside, "w") as file:
         file["coords"] = places.coords
         file["coords"].attrs["unit"] = ", ".join(dict.fromkeys(slide["unit"] for slide in slides))

@@ -175,7 +175,7 @@ class PatchBagd(MapTransform):
     - ``coords`` [2, N]: places on the lattice of patches, whole numbers; those of several slides lie apart
     - ``instance_label`` [1, N] if the item has a list of them, or one or more .npy files, or an ``annotation``: a path,
       or for several slides a list of paths, null = nothing is annotated; with one also ``lesion`` [1, N], 0 = none
-    - ``places`` [3, N] float64: number of the slide, x and y as stored
+    - ``stored_coords`` [3, N] float64: number of the slide, x and y as stored
     - ``about`` JSON text: the header of each slide, the number of lesions, warnings
     - ``source``: path of the features, of several the first
 
@@ -344,7 +344,7 @@ def _describe(bag: dict[Hashable, Any], slides: Sequence[_Slide], values: Sequen
     warnings.extend(warning for slide in slides for warning in slide.warnings)
     bag["coords"] = torch.from_numpy(places.T.astype(np.float32))
     bag["mask"] = torch.ones(1, len(coords))
-    bag["places"] = torch.from_numpy(np.concatenate([number[None], coords.T]))
+    bag["stored_coords"] = torch.from_numpy(np.concatenate([number[None], coords.T]))
     label = bag.get("label")
     if "label" in bag:
         bag["label"] = torch.tensor([float(bag["label"])])

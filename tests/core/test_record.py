@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from scripts.core.errors import InputError
-from scripts.core.record import BagResult, BagResultd, Model, ModelCard, PatchPlaces, SignResultd
+from scripts.core.record import BagResult, BagResultd, Model, ModelCard, PatchCoordinates, SignResultd
 from scripts.core.units import Level0Pixels
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.outputs.view import slides_of
@@ -121,17 +121,17 @@ def slides_item(**more: Any) -> Mapping[Hashable, Any]:
     places = torch.tensor([[0, 0, 1, 0, 0], [256, 512, 0, 0, 0], [0, 0, 768, 0, 0]], dtype=torch.float64)
     said = [{**dataclasses.asdict(HEADER), "source": "a.h5"}]
     said.append({**said[0], "slide_id": "two", "source": "b.h5"})
-    return {**item(**more), "places": places, "about": json.dumps({"slides": said, "warnings": []})}
+    return {**item(**more), "stored_coords": places, "about": json.dumps({"slides": said, "warnings": []})}
 
 
 def test_patches_are_rows_only_when_they_are_asked_for() -> None:
     got: BagResult = BagResultd()(slides_item())["result"]
-    assert isinstance(got.instances, PatchPlaces)
+    assert isinstance(got.instances, PatchCoordinates)
     assert got.instances.coords.tolist() == [[256, 0], [512, 0], [0, 768]]
     assert got.instances[2] == {"id": 2, "slide": 1, "x": 0, "y": 768}
     assert [row["id"] for row in got.instances] == [0, 1, 2]
     assert got.instances[1:] == list(got.instances)[1:]
-    alone = PatchPlaces(np.array([[0.5, 1.0]]), np.zeros(1))
+    alone = PatchCoordinates(np.array([[0.5, 1.0]]), np.zeros(1))
     assert alone[0] == {"id": 0, "x": 0.5, "y": 1.0}  # micrometres need not be whole
 
 

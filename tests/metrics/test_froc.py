@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_froc_score
 from monai.transforms import ProbNMS
 
-from scripts.core.record import BagResult, Lesions, PatchPlaces
+from scripts.core.record import BagResult, Lesions, PatchCoordinates
 from scripts.metrics.froc import Detections, detections, froc, froc_score, peaks
 
 pytestmark = pytest.mark.filterwarnings("error")  # a figure that is not defined is no reason to warn
@@ -39,7 +39,7 @@ def bag(
     coords = np.array(places, dtype=float).reshape(-1, 2) * pitch + (1000, 3000)
     return BagResult(
         "bag", "", probability, 0.5, np.array(scores, dtype=np.float32), np.full(n, 1 / max(n, 1)),
-        PatchPlaces(coords, of_slide), lesions=lesions, about={"slides": [{"pitch": each} for each in pitches]},
+        PatchCoordinates(coords, of_slide), lesions=lesions, about={"slides": [{"pitch": each} for each in pitches]},
     )  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def test_a_cohort_of_camelyon_takes_seconds() -> None:
     for number in range(65):
         blocks = places[:, 0] // 20 + 5 * (places[:, 1] // 20) + 1
         of_instance = np.where((blocks <= 3) & (number % 3 == 0), blocks, 0)
-        slide = PatchPlaces(places * PITCH, np.zeros(len(places), int))
+        slide = PatchCoordinates(places * PITCH, np.zeros(len(places), int))
         scores = (rng.normal(size=len(places)) + (of_instance > 0)).astype(np.float32)
         about = {"slides": [{"pitch": PITCH}]}
         truth = lesions(of_instance, 3 if number % 3 == 0 else 0)

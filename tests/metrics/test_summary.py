@@ -25,7 +25,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from scripts.core.record import BagResult, Classes, Lesions, PatchPlaces
+from scripts.core.record import BagResult, Classes, Lesions, PatchCoordinates
 from scripts.metrics.figures import Cases, bootstrap
 from scripts.metrics.summary import class_metrics, cohort_metrics
 from tests.shared_data import shared_data
@@ -286,7 +286,7 @@ def test_a_negative_slide_needs_no_annotation_for_the_lesions_either() -> None:
     header = {"slides": [{"pitch": 1.0}]}
 
     def slide(label: int, lesions: Lesions | None, *scores: float) -> BagResult:
-        places = PatchPlaces(
+        places = PatchCoordinates(
             np.stack([3.0 * np.arange(len(scores)), np.zeros(len(scores))], axis=1), np.zeros(len(scores))
         )
         plain = bag(0.9, label, list(scores), None)

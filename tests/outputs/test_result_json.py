@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.core.record import BagResult, BagResultd, Classes, Lesions, Model, PatchPlaces
+from scripts.core.record import BagResult, BagResultd, Classes, Lesions, Model, PatchCoordinates
 from scripts.core.units import Level0Pixels
 from scripts.outputs.result_json import SaveResultd, as_json, from_json
 from scripts.outputs.scores import SaveScoresd
@@ -119,7 +119,7 @@ def test_a_slide_of_several_classes_is_read_back_with_its_patches(tmp_path: Path
     )
     given = dataclasses.replace(
         result("x", 0.9, [1.0, 1 / 3, 0.2], 2, [0, 1, 1]),
-        instances=PatchPlaces(np.array([[0, 0], [256, 0], [512, 256]]), np.zeros(3)),
+        instances=PatchCoordinates(np.array([[0, 0], [256, 0], [512, 256]]), np.zeros(3)),
         lesions=Lesions(np.array([0, 1, 2]), 2, (2,)),
         classes=Classes(("N", "FEA", "DCIS"), np.array([0.1, 0.3, 0.6]), ("benign", "atypical", "malignant"), "N"),
         about={

@@ -97,8 +97,8 @@ class TestOneSlide:
     def test_x_comes_first(self, tmp_path: Path) -> None:
         bag = load(image=write(tmp_path))
         assert (bag["coords"].T.numpy() == CELLS - [4, 7]).all()
-        assert bag["places"].dtype == torch.float64
-        assert (bag["places"].numpy() == [[0] * 7, *(CELLS * PITCH).T]).all()
+        assert bag["stored_coords"].dtype == torch.float64
+        assert (bag["stored_coords"].numpy() == [[0] * 7, *(CELLS * PITCH).T]).all()
 
     def test_about_is_the_header(self, tmp_path: Path) -> None:
         path = write(tmp_path)
@@ -304,7 +304,7 @@ class TestSeveralSlides:
         paths = self.write(tmp_path)
         bag = load(image=paths)
         n = len(tissue(seed=1))
-        number, x, y = bag["places"].numpy()
+        number, x, y = bag["stored_coords"].numpy()
         assert (number[:n] == 0).all()
         assert (number[n:] == 2).all()
         assert (np.stack([x[n:], y[n:]], axis=1) == tissue(seed=2) * 224).all()
@@ -361,7 +361,7 @@ class TestSeveralSlides:
         for batch in (whole, blocks):
             (back,) = decollate_batch(batch)
             assert list(back["annotation"]) == [drawn, ""]
-            assert back["places"].shape == (3, 14)
+            assert back["stored_coords"].shape == (3, 14)
         (given,) = blocks["image"]
         assert torch.equal(torch.cat(list(read_blocks(given, 5)), dim=2), whole["image"])
 
@@ -432,7 +432,7 @@ def test_unequal_bags_are_collated_and_come_apart_again(tmp_path: Path) -> None:
     assert batch["source"] == [item["image"] for item in items]
     for bag, back in zip(bags, decollate_batch(batch), strict=True):
         real = back["mask"][0] > 0
-        for key in ("image", "coords", "instance_label", "places"):
+        for key in ("image", "coords", "instance_label", "stored_coords"):
             torch.testing.assert_close(back[key][:, real], bag[key])
             assert (back[key][:, ~real] == 0).all()
         assert back["about"] == bag["about"]
@@ -536,7 +536,7 @@ def test_micrometres_become_pixels_where_the_user_says_of_what_size(tmp_path: Pa
     plain, told = (PatchBagd(slide_mpp=mpp)(load_image()({"image": str(path)})) for mpp in (None, 0.25))
     said = json.loads(told["about"])["slides"][0]
     assert (said["unit"], said["mpp"], said["pitch"], said["tile"]) == ("level-0 pixels", 0.25, 1024, 1024)
-    np.testing.assert_array_equal(told["places"][1:].T.numpy(), cells * 1024)
+    np.testing.assert_array_equal(told["stored_coords"][1:].T.numpy(), cells * 1024)
     assert torch.equal(told["coords"], plain["coords"])
     assert json.loads(plain["about"])["slides"][0]["unit"] == "micrometres"
 

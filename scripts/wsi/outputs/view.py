@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.core.record import BagResult, PatchPlaces
+from scripts.core.record import BagResult, PatchCoordinates
 from scripts.core.units import Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.base import PIXELS, FeatureHeader
 from scripts.wsi.slides.folder import SlideFolder, read_facts
@@ -41,7 +41,7 @@ class SlideResult:
 def slides_of(result: BagResult) -> list[SlideResult]:
     """Slide by slide, of a bag of patches."""
     places = result.instances
-    assert isinstance(places, PatchPlaces)
+    assert isinstance(places, PatchCoordinates)
     slides = []
     for number, said in enumerate(result.about["slides"]):
         own = places.slide == number

@@ -188,7 +188,7 @@ def use(path: Path, whole: bool) -> str:
     except InputError as error:
         return str(error)
     n = bag["mask"].shape[1]
-    assert features.shape[1] == bag["coords"].shape[1] == bag["places"].shape[1] == n > 0
+    assert features.shape[1] == bag["coords"].shape[1] == bag["stored_coords"].shape[1] == n > 0
     assert features.isfinite().all()
     assert bag["coords"].isfinite().all()
     assert len(bag["coords"].unique(dim=1).T) == n

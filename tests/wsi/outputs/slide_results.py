@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from scripts.core.record import BagResult, PatchPlaces
+from scripts.core.record import BagResult, PatchCoordinates
 from scripts.core.units import Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.base import FeatureHeader
 
@@ -71,7 +71,7 @@ def bag(
             "threshold": 0.5,
             "scores": np.log(np.maximum(shares, 1e-6)).astype(np.float32),
             "attention": (shares / max(shares.sum(), 1e-12)).astype(np.float32),
-            "instances": PatchPlaces(
+            "instances": PatchCoordinates(
                 np.concatenate(places), np.repeat(np.arange(len(places)), [len(own) for own in places])
             ),
             "about": {"slides": about, "warnings": []},
