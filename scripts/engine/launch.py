@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
@@ -20,6 +20,8 @@ from monai.bundle.scripts import run
 
 from scripts.core.errors import InputError, input_error_message
 from scripts.core.files import writable_folder
+from scripts.engine.moved import refuse_moved
+from scripts.engine.provenance import running_config, take_up_training
 
 
 class _QuietRecords:
@@ -56,49 +58,57 @@ def one_line_errors() -> None:
     sys.excepthook = show
 
 
-def refuse_unknown_keys(arguments: Sequence[str]) -> None:
-    """A mistyped `--max_epoch 2` would be a key of its own that nothing reads, and 50 epochs would run.
-
-    Keys of the configs beside those that are run are let through: the same may be given to training and inference.
-
-    Args:
-        arguments: of a command line that runs a bundle; of any other nothing is said.
-    """
+def typed_keys(arguments: Sequence[str]) -> dict[str, str]:
+    """Return what a command line that runs a bundle gives by name, key → value; of any other nothing."""
     given = [word.split("=", 1) for word in arguments if re.match(r"--[A-Za-z_]", word)]
-    names = [name.removeprefix("--").replace("-", "_") for name, *_ in given]
-    if "config_file" not in names:
-        return
-    values = dict(zip(arguments, [*arguments[1:], ""], strict=True)) | {name: rest[0] for name, *rest in given if rest}
-    files = re.findall(r"[^'\",\[\]\s]+\.(?:json|ya?ml)", values.get("--config_file", values.get("--config-file", "")))
-    known = set(signature(run).parameters)
+    following = dict(zip(arguments, [*arguments[1:], ""], strict=True))
+    values = {name: rest[0] if rest else following[name] for name, *rest in given}
+    keys = {name.removeprefix("--").replace("-", "_"): value for name, value in values.items()}
+    return keys if "config_file" in keys else {}
+
+
+def refuse_unknown_keys(typed: Mapping[str, str]) -> None:
+    """Refuse a mistyped `--max_epoch 2`: it would be a key of its own that nothing reads, and 50 epochs would run.
+
+    Keys of the configs beside those that are run pass: the same may be given to training and inference.
+    """
+    files = re.findall(r"[^'\",\[\]\s]+\.(?:json|ya?ml)", typed.get("config_file", ""))
     try:
         beside = {str(path) for file in files for path in Path(file).parent.glob("*.json")}
-        keys = {
-            key.lstrip("+").split("#")[0] for file in {*files, *beside} for key in ConfigParser.load_config_file(file)
-        }
+        keys = {_top(key) for file in {*files, *beside} for key in ConfigParser.load_config_file(file)}
     except (OSError, ValueError):
         return  # which MONAI tells
-    for name in names:
-        key = name.lstrip("+").split("#")[0].split("::")[0]
-        if keys and key not in keys | known:
-            near = get_close_matches(key, sorted(keys), 1)
+    for name in typed:
+        if keys and _top(name) not in keys | set(signature(run).parameters):
+            near = get_close_matches(_top(name), sorted(keys), 1)
             perhaps = f", perhaps {near[0]}" if near else ""
             configs = ", ".join(Path(file).name for file in files)
             raise InputError(f"--{name} is no key of {configs}{perhaps}: nothing would read it")
 
 
-def prepare_run(writes_to: str | Sequence[str], reads: Sequence[str] = ()) -> None:
-    """The first step of every `run`: bad input is told in one line, and before hours are spent.
+def _top(key: str) -> str:
+    return re.split("#|::", key.lstrip("+"))[0]
+
+
+def prepare_run(writes_to: str | Sequence[str], ckpt_path: str | None = None, bundle_root: str = ".") -> None:
+    """Check what a run was given, before hours are spent; the first step of every `run`.
+
+    Bad input ends in one line. A run that uses weights takes up the network and the preprocessing that they were
+    trained with.
 
     Args:
         writes_to: folders of the results, made if they are missing.
-        reads: files without which the run makes no sense.
+        ckpt_path: weights that the run uses.
+        bundle_root: folder of the bundle.
     """
     one_line_errors()
-    refuse_unknown_keys(sys.argv[1:])
+    typed = typed_keys(sys.argv[1:])
+    refuse_unknown_keys(typed)
+    refuse_moved(running_config().config)
     warnings.filterwarnings("ignore", message=".*nvImageCodec")  # a decoder of MONAI's that nobody here asked for
-    for path in reads:
-        if not Path(path).is_file():
-            raise InputError(f"{path} is missing: train first, or give its place (--ckpt_path FILE)")
+    if ckpt_path is not None:
+        if not Path(ckpt_path).is_file():
+            raise InputError(f"{ckpt_path} is missing: train first, or give its place (--ckpt_path FILE)")
+        take_up_training(ckpt_path, bundle_root, {_top(key) for key in typed})
     for folder in [writes_to] if isinstance(writes_to, str) else writes_to:
         writable_folder(folder)

@@ -1,37 +1,46 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Of what network weights are and what it was trained on, beside them: they fit others, and mean nothing there."""
+"""What weights were trained as, in `model.origin.json` beside them: written by training, taken up by every other run."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_whole
 
-SAME_SCALE = 0.05  # relative: magnifications are twice each other
+SAME_PATCH_UM = 0.05  # relative: magnifications are twice each other
+SHIPPED = ("train.json", "inference.json")  # in the bundle's configs: what a key is where nobody named it
 
-Settings = Mapping[str, Any]  # of a network, what no weight shows, as "aggregator.smooth.exact": false
+Config = Mapping[str, Any]  # keys of a bundle's config, as an override file has them: "network_def#slots": 57
 
 logger = logging.getLogger(__name__)
 
 
 class Origin(NamedTuple):
-    """What is known of the features that a network was trained on."""
+    """What is known of the features that a network was trained on.
 
-    encoder: str  # "" = not known
-    patch_um: float  # micrometres from patch to patch, 0 = not known
+    Args:
+        encoder: its name; "" = not known.
+        patch_um: micrometres from patch to patch; 0 = not known.
+    """
+
+    encoder: str
+    patch_um: float
 
     def compare(self, encoder: str, patch_um: float) -> None:
-        """Refuses features of another encoder, and warns of what cannot be known or has another scale."""
+        """Refuse features of another encoder; warn of an encoder that is not stated and of another scale."""
         if encoder and self.encoder and encoder.lower() != self.encoder.lower():
             raise InputError(
                 f"the features are of the encoder {encoder}, the network was trained on those of {self.encoder}: "
@@ -39,11 +48,11 @@ class Origin(NamedTuple):
             )
         if self.encoder and not encoder:
             logger.warning(
-                "the features do not say which encoder they are of, the network was trained on those of %s; "
+                "the features do not state their encoder, the network was trained on those of %s; "
                 "state theirs with --encoder_name",
                 self.encoder,
             )
-        if patch_um and self.patch_um and abs(patch_um / self.patch_um - 1) > SAME_SCALE:
+        if patch_um and self.patch_um and abs(patch_um / self.patch_um - 1) > SAME_PATCH_UM:
             logger.warning(
                 "patches are %.4g micrometres apart, those the network was trained on %.4g: it knows another "
                 "magnification or size of patches",
@@ -52,20 +61,121 @@ class Origin(NamedTuple):
             )
 
 
-NOT_KNOWN = Origin("", 0.0)
+NO_ORIGIN = Origin("", 0.0)
 
 
 def origin_of_bags(bags: Sequence[Mapping[str, Any]]) -> Origin:
-    """Of bags that `scripts.wsi.reader.described` has seen."""
+    """Return what all bags of features have in common, as the check before training entered it into each."""
     return Origin(bags[0]["encoder"], bags[0]["patch_um"])
 
 
 def origin_file(ckpt_path: str | Path) -> Path:
+    """Return the file beside weights that describes them."""
     return Path(ckpt_path).with_suffix(".origin.json")
 
 
+def origin_text(config: Config, origin: Origin = NO_ORIGIN) -> str:
+    """Return what the file beside weights holds.
+
+    Args:
+        config: the keys of the config that make the network and prepare its input.
+        origin: the features it was trained on.
+    """
+    return json.dumps({**origin._asdict(), "config": config}, indent=4) + "\n"
+
+
+class RememberTraining:
+    """An ignite handler of the validator, behind its saver: describes the weights that were saved, beside them.
+
+    Args:
+        ckpt_path: file of the weights.
+        keys: of the config that is run: those that make the network and prepare its input. Absent ones are left out.
+        bags: the checked bags of features that are trained on; of images none.
+    """
+
+    def __init__(self, ckpt_path: str, keys: Sequence[str], bags: Sequence[Mapping[str, Any]] = ()) -> None:
+        config = running_config()
+        self.ckpt_path = ckpt_path
+        self.config = {key: config[key] for key in keys if key in config}
+        self.origin = origin_of_bags(bags) if bags else NO_ORIGIN
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def write(self) -> None:
+        """Write the file; of several processes the first does."""
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            write_whole(origin_file(self.ckpt_path), origin_text(self.config, self.origin))
+
+
+def trained_with(ckpt_path: str) -> Origin | None:
+    """Return what the weights were trained on; None where nothing describes them."""
+    record = _read(ckpt_path)
+    return None if record is None else record.origin
+
+
+def running_config() -> ConfigParser:
+    """Return the config that is being run, from the caller's frames: MONAI hands it to none of its components."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if isinstance(frame.f_locals.get("self"), ConfigParser):
+            return frame.f_locals["self"]
+    raise RuntimeError("this is a component of a bundle's config, and no config is being run")
+
+
+def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = ()) -> None:
+    """Give the config that is being run the network and the preprocessing that the weights were trained with.
+
+    What was left as the bundle ships it is replaced; what somebody named and contradicts the training is refused.
+    Weights that nothing describes keep the network of the config.
+
+    Args:
+        ckpt_path: file of the weights.
+        bundle_root: folder of the bundle, whose configs say what is shipped.
+        typed: keys given on the command line, which count as named whatever their value.
+    """
+    record = _read(ckpt_path)
+    if record is None or not record.config:
+        why = "is of an older version and describes no network" if record else "is not there"
+        name = origin_file(ckpt_path).name
+        logger.warning("%s %s: the network of %s is taken from the config", name, why, Path(ckpt_path).name)
+        return
+    config = running_config()
+    shipped = _shipped(Path(bundle_root) / "configs")
+    _require_known_code(origin_file(ckpt_path), record.config, [*shipped, config.config])
+    trained = ConfigParser(deepcopy(shipped[0]))
+    trained.update(dict(record.config))
+    changed = False
+    for key in dict.fromkeys(id.split("#")[0] for id in record.config):
+        now, then = config.config.get(key), trained[key]
+        difference = next(_differences(key, then, now), None)
+        if difference is None:
+            continue
+        if key in typed or not any(next(_differences(key, now, each.get(key)), None) is None for each in shipped):
+            raise InputError(_contradiction(ckpt_path, *difference))
+        if next(_differences(key, then, shipped[0].get(key)), None) is not None:
+            config[key] = then
+            changed = True
+    if changed:
+        config.parse(reset=True)  # each step of `run` is resolved by itself, so the next one sees what changed
+
+
+def network_settings(network: nn.Module) -> dict[str, Any]:
+    """Return the kind of every module and what no weight shows of ours, such as "aggregator.smooth.exact": false."""
+    network = getattr(network, "module", network)  # DDP wraps the network
+    settings: dict[str, Any] = {}
+    for name, module in network.named_modules():
+        of_torch = type(module).__module__.startswith("torch.")
+        own = {} if of_torch else settings_of(module)
+        settings |= {
+            f"{name}.{key}".lstrip("."): value for key, value in {"kind": type(module).__name__, **own}.items()
+        }
+    return settings
+
+
 def settings_of(module: nn.Module) -> dict[str, Any]:
-    """What no weight of a module shows: a placement, a number of slots."""
+    """Return the plain attributes of a module, such as a placement or a number of slots."""
     known = {name: value for name, value in sorted(vars(module).items()) if _is_plain(value)}
     # what begins with _ is derived, or torch's own
     return {name: value for name, value in known.items() if not name.startswith("_") and name != "training"}
@@ -77,112 +187,74 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, (bool, int, float, str, type(None)))
 
 
-def network_settings(network: nn.Module) -> Settings:
-    """The kind of every module, and what each is set to; of torch's own the kind alone.
-
-    A rate of dropout or a momentum may differ when the weights are used.
-    """
-    network = getattr(network, "module", network)  # DDP wraps the network
-    modules = dict(network.named_modules())
-    kinds = {_joined(name, "kind"): type(module).__name__ for name, module in modules.items()}
-    ours = {name: module for name, module in modules.items() if not type(module).__module__.startswith("torch.")}
-    settings = {_joined(at, name): value for at, module in ours.items() for name, value in settings_of(module).items()}
-    as_read: Settings = json.loads(json.dumps({**kinds, **settings}))
-    return as_read
-
-
-def _joined(module: str, name: str) -> str:
-    return f"{module}.{name}" if module else name
-
-
-def origin_text(settings: Settings, origin: Origin = NOT_KNOWN, class_names: Sequence[str] | None = None) -> str:
-    """What stands beside the weights: of what network they are, and what it was trained on."""
-    classes = class_names and list(map(str, class_names))
-    return json.dumps({**origin._asdict(), "class_names": classes, "network": settings}, indent=4) + "\n"
-
-
-class RememberTraining:
-    """Ignite handler of a validator, behind its saver: writes `model.origin.json` beside the weights that were saved.
-
-    Args:
-        ckpt_path: file of the weights.
-        network: that they are of.
-        bags: of features, what is trained on, as `scripts.wsi.reader.described` says it.
-        class_names: of a network of several classes.
-    """
-
-    def __init__(
-        self,
-        ckpt_path: str,
-        network: nn.Module,
-        bags: Sequence[Mapping[str, Any]] = (),
-        class_names: Sequence[str] | None = None,
-    ) -> None:
-        self.ckpt_path = ckpt_path
-        self.settings = network_settings(network)
-        self.origin = origin_of_bags(bags) if bags else NOT_KNOWN
-        self.class_names = class_names
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.COMPLETED, self.write)
-
-    def write(self) -> None:
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            write_whole(origin_file(self.ckpt_path), origin_text(self.settings, self.origin, self.class_names))
-
-
-def trained_with(ckpt_path: str, class_names: Sequence[str] | None = None) -> Origin | None:
-    """What the weights were trained on; None where nothing is said of them.
-
-    Classes of other names, or in another order, than the weights were trained for are refused.
-    """
-    said = _read(ckpt_path)
-    if said is None:
-        return None
-    if said.class_names != (class_names and list(map(str, class_names))):
-        raise InputError(
-            f"the network was trained for {_in_words(said.class_names)}, and is asked for {_in_words(class_names)}: "
-            "name the override files it was trained with"
-        )
-    return said.origin
-
-
-def require_network(ckpt_path: str, network: nn.Module) -> None:
-    """Refuses a network that the weights may fit but that is another than the one they were trained in."""
-    said = _read(ckpt_path)
-    if said is None:
-        logger.warning(
-            "nobody can tell how %s was trained: %s is not beside it", Path(ckpt_path).name, origin_file(ckpt_path).name
-        )
-        return
-    asked = network_settings(network)
-    for name, value in said.network.items():
-        was, now = json.dumps(value), json.dumps(asked[name]) if name in asked else "none"
-        if was != now:
-            raise InputError(
-                f"{ckpt_path} is of a network with {name} {was}, the one asked for has {now}: "
-                "give the override files and keys it was trained with "
-                f"(if you mean it, take that line out of {origin_file(ckpt_path)})"
-            )
-
-
-class _Said(NamedTuple):
+class _Record(NamedTuple):
     origin: Origin
-    class_names: list[str] | None
-    network: Settings
+    config: Config  # empty in those of 0.4.0
 
 
-def _read(ckpt_path: str | Path) -> _Said | None:
+def _read(ckpt_path: str | Path) -> _Record | None:
     path = origin_file(ckpt_path)
     if not path.is_file():
         return None
     try:
-        said = json.loads(path.read_text())
-        origin = Origin(str(said["encoder"]), float(said["patch_um"]))
-        return _Said(origin, said["class_names"], dict(said["network"]))
+        content = json.loads(path.read_text())
+        origin = Origin(str(content["encoder"]), float(content["patch_um"]))
+        return _Record(origin, dict(content.get("config", {})))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} does not say what the network was trained on: train again, or remove it") from error
+        raise InputError(
+            f"{path} does not describe what the network was trained on: train again, or remove it"
+        ) from error
 
 
-def _in_words(class_names: Sequence[str] | None) -> str:
-    return "the classes " + ", ".join(map(str, class_names)) if class_names else "one label, positive or not"
+def _shipped(configs: Path) -> list[dict[str, Any]]:
+    found = [ConfigParser.load_config_file(configs / name) for name in SHIPPED if (configs / name).is_file()]
+    if not found:
+        raise InputError(f"{configs} holds no {' or '.join(SHIPPED)}: give the bundle's folder as --bundle_root")
+    return found
+
+
+def _differences(id: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The parts of two configs that differ, each with its id and both values; descriptions do not count."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            if key != "_desc_":
+                yield from _differences(f"{id}#{key}", one.get(key), other.get(key))
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
+        for index, (mine, yours) in enumerate(zip(one, other, strict=True)):
+            yield from _differences(f"{id}#{index}", mine, yours)
+    elif one != other:
+        yield id, one, other
+
+
+def _contradiction(ckpt_path: str, id: str, then: Any, now: Any) -> str:
+    values = [
+        json.dumps(value) if len(json.dumps(value)) < 200 else f"{json.dumps(value)[:200]}…" for value in (then, now)
+    ]
+    return (
+        f"{ckpt_path} was trained with {id} {values[0]}, this run names {values[1]}: leave out the file or key that "
+        f"names it, or give other weights ({origin_file(ckpt_path).name} describes these)"
+    )
+
+
+def _require_known_code(path: Path, config: Config, known: Sequence[Config]) -> None:
+    """A file beside weights may have come from anywhere: it may name only code that the bundle or the user names."""
+    allowed = {text for each in known for text in _code(each)}
+    strange = next((text for text in _code(config) if text not in allowed), None)
+    if strange is not None:
+        raise InputError(
+            f"{path} names {strange!r}, which no config of this run does: if you trust it, name the config file that "
+            "the network was trained with"
+        )
+
+
+def _code(config: Any) -> Iterator[str]:
+    """Everything in a config that MONAI would import, evaluate or read from another file."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield str(config["_target_"])
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for each in config:
+            yield from _code(each)
+    elif isinstance(config, str) and config.startswith(("$", "%")):
+        yield config
