@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test check bench lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -17,6 +17,12 @@ help:  ## list the targets
 
 demo: .venv/ready  ## make data, train, evaluate and infer with both bundles, and write demo/output/index.html
 	@$(BIN)/python -m demo run
+
+check: .venv/ready  ## style, types and the fast tests: the loop while working
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test: lint  ## lint, types, every test and the real bundle commands, with coverage
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term

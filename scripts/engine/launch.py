@@ -61,7 +61,7 @@ def one_line_errors() -> None:
 def typed_keys(arguments: Sequence[str]) -> dict[str, str]:
     """Return what a command line that runs a bundle gives by name, key → value; of any other nothing."""
     given = [word.split("=", 1) for word in arguments if re.match(r"--[A-Za-z_]", word)]
-    following = dict(zip(arguments, [*arguments[1:], ""], strict=True))
+    following = dict(zip(arguments, [*arguments[1:], ""], strict=False))
     values = {name: rest[0] if rest else following[name] for name, *rest in given}
     keys = {name.removeprefix("--").replace("-", "_"): value for name, value in values.items()}
     return keys if "config_file" in keys else {}

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What weights were trained as, in `model.origin.json` beside them: written by training, taken up by every other run."""
+"""What weights were trained as: training writes it beside them, every run that uses them takes it up."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -22,6 +23,7 @@ from scripts.core.files import write_whole
 
 SAME_PATCH_UM = 0.05  # relative: magnifications are twice each other
 SHIPPED = ("train.json", "inference.json")  # in the bundle's configs: what a key is where nobody named it
+HARMLESS = ("scripts.networks.", "torch.nn.")  # code that may stand beside weights, whoever they are from
 
 Config = Mapping[str, Any]  # keys of a bundle's config, as an override file has them: "network_def#slots": 57
 
@@ -142,22 +144,24 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
         logger.warning("%s %s: the network of %s is taken from the config", name, why, Path(ckpt_path).name)
         return
     config = running_config()
-    shipped = _shipped(Path(bundle_root) / "configs")
-    _require_known_code(origin_file(ckpt_path), record.config, [*shipped, config.config])
+    known = {path.name: _load(path) for path in sorted(Path(bundle_root, "configs").glob("*.json"))}
+    shipped = [known[name] for name in SHIPPED if name in known]
+    if not shipped:
+        raise InputError(f"{bundle_root}/configs holds no {' or '.join(SHIPPED)}: give the bundle's --bundle_root")
+    _require_known_code(origin_file(ckpt_path), record.config, [*known.values(), config.get()])
     trained = ConfigParser(deepcopy(shipped[0]))
     trained.update(dict(record.config))
-    changed = False
+    changes = {}
     for key in dict.fromkeys(id.split("#")[0] for id in record.config):
-        now, then = config.config.get(key), trained[key]
-        difference = next(_differences(key, then, now), None)
-        if difference is None:
+        now, then = config.get(key), trained[key]
+        if _same(then, now):
             continue
-        if key in typed or not any(next(_differences(key, now, each.get(key)), None) is None for each in shipped):
-            raise InputError(_contradiction(ckpt_path, *difference))
-        if next(_differences(key, then, shipped[0].get(key)), None) is not None:
-            config[key] = then
-            changed = True
-    if changed:
+        if key in typed or not any(_same(now, each.get(key)) for each in shipped):
+            raise InputError(_contradiction(ckpt_path, *next(_differences(key, then, now))))
+        if not _same(then, shipped[0].get(key)):  # else the same in training's words, as a scan kept for the picture
+            changes[key] = then
+    if changes:
+        config.update(changes)
         config.parse(reset=True)  # each step of `run` is resolved by itself, so the next one sees what changed
 
 
@@ -166,11 +170,9 @@ def network_settings(network: nn.Module) -> dict[str, Any]:
     network = getattr(network, "module", network)  # DDP wraps the network
     settings: dict[str, Any] = {}
     for name, module in network.named_modules():
-        of_torch = type(module).__module__.startswith("torch.")
-        own = {} if of_torch else settings_of(module)
-        settings |= {
-            f"{name}.{key}".lstrip("."): value for key, value in {"kind": type(module).__name__, **own}.items()
-        }
+        own = {} if type(module).__module__.startswith("torch.") else settings_of(module)
+        named = {"kind": type(module).__name__, **own}
+        settings |= {f"{name}.{key}".lstrip("."): value for key, value in named.items()}
     return settings
 
 
@@ -201,16 +203,19 @@ def _read(ckpt_path: str | Path) -> _Record | None:
         origin = Origin(str(content["encoder"]), float(content["patch_um"]))
         return _Record(origin, dict(content.get("config", {})))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} does not describe what the network was trained on: train again, or remove it"
-        ) from error
+        raise InputError(f"{path} does not describe how the network was trained: train again, or remove it") from error
 
 
-def _shipped(configs: Path) -> list[dict[str, Any]]:
-    found = [ConfigParser.load_config_file(configs / name) for name in SHIPPED if (configs / name).is_file()]
-    if not found:
-        raise InputError(f"{configs} holds no {' or '.join(SHIPPED)}: give the bundle's folder as --bundle_root")
-    return found
+def _load(path: Path) -> dict[str, Any]:
+    """A config file as a parsed config has it, where `@a#b` reads `@a::b`."""
+    parser = ConfigParser(json.loads(path.read_text()))
+    parser.resolve_macro_and_relative_ids()
+    content: dict[str, Any] = parser.get()
+    return content
+
+
+def _same(one: Any, other: Any) -> bool:
+    return next(_differences("", one, other), None) is None
 
 
 def _differences(id: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -227,19 +232,17 @@ def _differences(id: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]
 
 
 def _contradiction(ckpt_path: str, id: str, then: Any, now: Any) -> str:
-    values = [
-        json.dumps(value) if len(json.dumps(value)) < 200 else f"{json.dumps(value)[:200]}…" for value in (then, now)
-    ]
+    was, asked = (textwrap.shorten(json.dumps(value), 200) for value in (then, now))
     return (
-        f"{ckpt_path} was trained with {id} {values[0]}, this run names {values[1]}: leave out the file or key that "
-        f"names it, or give other weights ({origin_file(ckpt_path).name} describes these)"
+        f"{ckpt_path} was trained with {id} {was}, this run names {asked}: leave out the file or key that names it, "
+        f"or give other weights ({origin_file(ckpt_path).name} describes these)"
     )
 
 
-def _require_known_code(path: Path, config: Config, known: Sequence[Config]) -> None:
+def _require_known_code(path: Path, config: Config, known: Sequence[Any]) -> None:
     """A file beside weights may have come from anywhere: it may name only code that the bundle or the user names."""
     allowed = {text for each in known for text in _code(each)}
-    strange = next((text for text in _code(config) if text not in allowed), None)
+    strange = next((text for text in _code(config) if text not in allowed and not text.startswith(HARMLESS)), None)
     if strange is not None:
         raise InputError(
             f"{path} names {strange!r}, which no config of this run does: if you trust it, name the config file that "

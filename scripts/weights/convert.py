@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file, writable_folder
-from scripts.engine.provenance import Settings, network_settings, origin_file, origin_text
+from scripts.engine.provenance import Config, origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
 from scripts.weights.sa_dmil import DATA_SUFFIX, data_path, read_tensors
 
@@ -57,11 +56,11 @@ def convert(
     if of_torchmil:
         state, network = torchmil.converted(_torch_state(checkpoint), settings or torchmil.Settings())
         logger.info("%s: %s", checkpoint, network["_desc_"])
-        _write(output, state, _settings(network), network_path, network)
+        _write(output, state, {"in_features": network["encoder"]["in_features"], "network_def": network}, network_path)
         logger.info("wrote %s, and the network that takes it as %s", output, network_path)
     else:
-        _write(output, _sa_dmil_state(index or checkpoint), sa_dmil.SETTINGS)
-        logger.warning("wrote %s: name configs/released.json wherever it is used", output)
+        _write(output, _sa_dmil_state(index or checkpoint), sa_dmil.NETWORK)
+        logger.info("wrote %s", output)
 
 
 def _sa_dmil_state(index: Path) -> dict[str, Tensor]:
@@ -125,11 +124,6 @@ def _torch_state(path: Path) -> Mapping[str, Tensor]:
 # --- writing
 
 
-def _settings(network: dict[str, Any]) -> Settings:
-    parser = ConfigParser({"imports": ["$import torch"], "network_def": network})
-    return network_settings(parser.get_parsed_content("network_def"))
-
-
 def _model_path(output: Path) -> Path:
     path = output / "model.pt" if output.is_dir() else output
     if path.suffix != ".pt":
@@ -143,19 +137,13 @@ def _refuse_overwriting(paths: list[Path], force: bool) -> None:
             raise InputError(f"{path} exists: give another name, or --force to overwrite it")
 
 
-def _write(
-    output: Path,
-    state: dict[str, Tensor],
-    settings: Settings,
-    network_path: Path | None = None,
-    network: dict[str, Any] | None = None,
-) -> None:
+def _write(output: Path, state: dict[str, Tensor], config: Config, network_path: Path | None = None) -> None:
     writable_folder(output.parent)
     model = io.BytesIO()  # so that the same weights make the same bytes: a file would be named within itself
     torch.save(state, model)
     with ExitStack() as files:  # all are there at the end, or none
         files.enter_context(whole_file(output)).write_bytes(model.getvalue())
-        files.enter_context(whole_file(origin_file(output))).write_text(origin_text(settings), encoding="utf-8")
+        files.enter_context(whole_file(origin_file(output))).write_text(origin_text(config), encoding="utf-8")
         if network_path is not None:
-            override = json.dumps({"network_def": network}, indent=4) + "\n"
+            override = json.dumps(config, indent=4) + "\n"
             files.enter_context(whole_file(network_path)).write_text(override, encoding="utf-8")

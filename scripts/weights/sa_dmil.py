@@ -27,7 +27,7 @@ CONVOLUTIONS = (0, 4, 9, 13, 17, 22)  # their places in SliceCNN.blocks
 FEATURES = 6 * 6 * 32  # of a slice, in the order row, column, channel on both sides
 HIDDEN_ATTENTION = 64
 HIDDEN_HEAD = 128
-SETTINGS = {"slots": 57}  # of the network: every scan was filled up to so many slices
+NETWORK = {"network_def#slots": 57}  # every scan was filled up to so many slices
 
 Tensors = Mapping[str, np.ndarray]
 

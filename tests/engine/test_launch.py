@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 
 from scripts.core.errors import InputError, input_error_message
-from scripts.engine.launch import one_line_errors, prepare_run, refuse_unknown_keys
+from scripts.engine.launch import one_line_errors, prepare_run, refuse_unknown_keys, typed_keys
 from tests.shared_data import ROOT
 
 
@@ -99,14 +100,16 @@ def test_logged_tracebacks_of_bad_input_are_left_out() -> None:
 
 @pytest.mark.usefixtures("restored")
 def test_a_missing_model_is_told_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.pt is missing: train first"):
-        prepare_run(str(tmp_path / "results"), [str(tmp_path / "model.pt")])
+    step = {"_target_": f"{prepare_run.__module__}.prepare_run", "writes_to": str(tmp_path / "results")}
+    error = caught(lambda: ConfigParser({"run": {**step, "ckpt_path": "model.pt"}}).get_parsed_content("run"))
+    assert input_error_message(error) == "model.pt is missing: train first, or give its place (--ckpt_path FILE)"
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.usefixtures("restored")
 def test_the_folder_of_the_results_is_made(tmp_path: Path) -> None:
-    prepare_run(str(tmp_path / "results"))
+    step = {"_target_": f"{prepare_run.__module__}.prepare_run", "writes_to": [str(tmp_path / "results")]}
+    ConfigParser({"run": step}).get_parsed_content("run")
     assert (tmp_path / "results").is_dir()
 
 
@@ -128,7 +131,7 @@ def test_a_mistyped_key_of_a_config_is_refused(given: list[str], message: str) -
     """MONAI would take it for a new key, and 50 epochs would run instead of 2."""
     files = f"['{CONFIGS}/train.json','{CONFIGS}/hmil.json']"
     with pytest.raises(InputError, match=re.escape(message)):
-        refuse_unknown_keys(["run", "--config_file", files, "--max_epochs", "2", *given])
+        refuse_unknown_keys(typed_keys(["run", "--config_file", files, "--max_epochs", "2", *given]))
 
 
 @pytest.mark.parametrize(
@@ -151,4 +154,4 @@ def test_a_mistyped_key_of_a_config_is_refused(given: list[str], message: str) -
     ],
 )
 def test_what_is_a_key_or_no_run_of_a_bundle_is_let_through(given: list[str]) -> None:
-    refuse_unknown_keys(given)
+    refuse_unknown_keys(typed_keys(given))

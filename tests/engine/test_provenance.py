@@ -1,144 +1,184 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
+"""A network is described once, at training, and every run that uses its weights takes that up."""
+
 from __future__ import annotations
 
-import re
+import json
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ignite.engine import Engine
-from torch import nn
+from monai.bundle import ConfigParser
 
-from scripts.core.errors import InputError
-from scripts.engine.provenance import Origin, RememberTraining, require_network, trained_with
-from scripts.networks import FeatureProjection, GatedAttentionPool, MILNetwork, SmoothAttentionPool
+from scripts.core.errors import InputError, input_error_message
+from scripts.engine.provenance import Origin, RememberTraining, origin_file, take_up_training, trained_with
 
-
-def smap(
-    placement: str = "early",
-    mode: str = "approx",
-    momentum: float = 0.1,
-    dropout: float = 0.0,
-    activation: str = "tanh",
-) -> MILNetwork:
-    head = nn.Sequential(nn.Dropout(dropout), nn.BatchNorm1d(8, momentum=momentum), nn.Linear(8, 1))
-    pool = SmoothAttentionPool(8, 4, placement=placement, mode=mode, activation=activation)
-    return MILNetwork(FeatureProjection(16, 8), pool, head, spatial_dims=2)
+TRAIN: dict[str, Any] = {
+    "size": 512,
+    "names": None,
+    "network_def": {"_target_": "torch.nn.Linear", "_desc_": "small", "in_features": "@size", "out_features": 1},
+    "preprocessing": ["load", "window"],
+}
+INFERENCE: dict[str, Any] = {**TRAIN, "preprocessing": ["load", "keep a copy", "window"]}
+KEYS = ["size", "names", "network_def", "preprocessing", "absent"]
 
 
-def abmil() -> MILNetwork:
-    return MILNetwork(FeatureProjection(16, 8), GatedAttentionPool(8, 4), nn.Linear(8, 1))
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle with its two shipped configs, and an override file that names a pool."""
+    (tmp_path / "configs").mkdir()
+    for name, config in (("train", TRAIN), ("inference", INFERENCE), ("metadata", {"version": "1"})):
+        (tmp_path / "configs" / f"{name}.json").write_text(json.dumps(config))
+    (tmp_path / "configs" / "pool.json").write_text(json.dumps({"head": "$lambda: 'the bundle names this'"}))
+    return tmp_path
 
 
-def remember(
-    folder: Path, encoder: str = "uni_v1", class_names: list[str] | None = None, network: nn.Module | None = None
-) -> None:
+def component(function: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": f"scripts.engine.provenance.{function}", **arguments}
+
+
+def trained(bundle: Path, bags: Any = (), **overrides: Any) -> str:
+    """The path of weights that a training with these keys named has described."""
+    weights = str(bundle / "model.pt")
+    parser = ConfigParser(
+        {**deepcopy(TRAIN), "remember": component("RememberTraining", ckpt_path=weights, keys=KEYS, bags=bags)}
+    )
+    parser.update({key.replace("__", "#"): value for key, value in overrides.items()})
+    remember: Any = parser.get_parsed_content("remember")
     validator = Engine(lambda engine, batch: None)
-    bags = [{"encoder": encoder, "patch_um": 128.0}]
-    RememberTraining(str(folder / "model.pt"), network or smap(), bags, class_names).attach(validator)
-    assert not list(folder.iterdir())  # not before there are weights that it is true of
+    remember.attach(validator)
+    assert not origin_file(weights).exists()  # not before there are weights that it is true of
     validator.run([0])
+    return weights
 
 
-def test_inference_learns_what_the_network_was_trained_on(tmp_path: Path) -> None:
-    remember(tmp_path)
-    assert trained_with(str(tmp_path / "model.pt")) == Origin("uni_v1", 128.0)
-    assert trained_with(str(tmp_path / "other.pt")) is None  # of converted weights nobody knows
+def taken_up(bundle: Path, weights: str, typed: tuple[str, ...] = (), **named: Any) -> Any:
+    """What the next step of an inference with these keys named sees."""
+    step = component("take_up_training", ckpt_path=weights, bundle_root=str(bundle), typed=list(typed))
+    parser = ConfigParser(
+        {**deepcopy(INFERENCE), "run": [step, {"size": "@size", "network": "@network_def", "names": "@names"}]}
+    )
+    parser.update({key.replace("__", "#"): value for key, value in named.items()})
+    parser.parse()
+    for index in range(2):  # as a workflow runs them, one by one
+        result = parser.get_parsed_content(f"run::{index}")
+    return {**result, "preprocessing": parser["preprocessing"]}  # type: ignore[dict-item]
 
 
-def test_another_encoder_is_refused_and_one_that_nobody_names_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    trained = Origin("UNI_v1", 0.0)
-    trained.compare("uni_v1", 128.0)
+def refused(bundle: Path, weights: str, typed: tuple[str, ...] = (), **named: Any) -> str:
+    """The line that a person sees: MONAI wraps what its components raise."""
+    with pytest.raises(RuntimeError) as error:
+        taken_up(bundle, weights, typed, **named)
+    return str(input_error_message(error.value))
+
+
+def test_what_was_left_as_shipped_is_as_it_was_trained(bundle: Path) -> None:
+    weights = trained(bundle, size=64, names=["N", "IC"], network_def__out_features=2)
+    found = taken_up(bundle, weights)
+    assert (found["size"], found["names"]) == (64, ["N", "IC"])
+    assert (found["network"].in_features, found["network"].out_features) == (64, 2)
+    assert found["preprocessing"] == INFERENCE["preprocessing"]  # training's own words for the shipped one
+
+
+def test_another_preprocessing_than_the_shipped_one_is_taken_up(bundle: Path) -> None:
+    assert taken_up(bundle, trained(bundle, preprocessing=["features"]))["preprocessing"] == ["features"]
+
+
+def test_naming_again_what_was_trained_is_no_contradiction(bundle: Path) -> None:
+    weights = trained(bundle, size=64)
+    assert taken_up(bundle, weights, ("size",), size=64)["network"].in_features == 64
+
+
+@pytest.mark.parametrize(
+    ("typed", "named", "told"),
+    [
+        ((), {"size": 32}, "with size 64, this run names 32"),
+        (("size",), {"size": 512}, "with size 64, this run names 512"),  # shipped, and typed all the same
+        ((), {"network_def__out_features": 3}, "with network_def#out_features 1, this run names 3"),
+        ((), {"network_def___target_": "torch.nn.Identity"}, 'network_def#_target_ "torch.nn.Linear", this run names'),
+        ((), {"names": ["a", "b"]}, 'with names null, this run names ["a", "b"]'),
+    ],
+)
+def test_a_contradiction_is_refused_with_the_key_and_both_values(
+    bundle: Path, typed: tuple[str, ...], named: dict[str, Any], told: str
+) -> None:
+    weights = trained(bundle, size=64)
+    assert told in refused(bundle, weights, typed, **named)
+
+
+def test_weights_that_nothing_describes_have_the_network_of_the_config(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert taken_up(bundle, str(bundle / "converted.pt"), size=32)["network"].in_features == 32
+    (bundle / "old.origin.json").write_text('{"encoder": "uni", "patch_um": 128, "class_names": null, "network": {}}')
+    assert taken_up(bundle, str(bundle / "old.pt"))["network"].in_features == 512
+    assert trained_with(str(bundle / "old.pt")) == Origin("uni", 128.0)
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "converted.origin.json is not there",
+        "old.origin.json is of an older version and describes no network",
+    ]
+
+
+@pytest.mark.parametrize("code", ["$__import__('os').system('id')", "%/etc/passwd"])
+@pytest.mark.parametrize("place", ["size", "network_def#bias", "network_def#_target_"])
+def test_a_file_beside_weights_may_not_bring_code_of_its_own(bundle: Path, code: str, place: str) -> None:
+    origin_file(bundle / "m.pt").write_text(json.dumps({"encoder": "", "patch_um": 0, "config": {place: code}}))
+    told = refused(bundle, str(bundle / "m.pt"))
+    assert "m.origin.json names " in told
+    assert "which no config of this run does: if you trust it, name the config file" in told
+
+
+def test_code_that_the_bundle_or_the_user_names_may_be_taken_up(bundle: Path) -> None:
+    known = trained(bundle, names="$lambda: 'the bundle names this'")
+    assert taken_up(bundle, known)["names"]() == "the bundle names this"
+    origin_file(known).unlink()
+    mine = trained(bundle, names="$1 + 1")
+    assert taken_up(bundle, mine, names="$1 + 1")["names"] == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"encoder": "", "patch_um": "far"}'])
+def test_a_damaged_description_is_an_error(bundle: Path, content: str) -> None:
+    (bundle / "model.origin.json").write_text(content)
+    with pytest.raises(InputError, match=r"model\.origin\.json does not describe how the network was trained: train"):
+        trained_with(str(bundle / "model.pt"))
+
+
+def test_the_features_that_were_trained_on_are_remembered(bundle: Path) -> None:
+    weights = trained(bundle, bags=[{"encoder": "uni_v1", "patch_um": 128.0}])
+    assert trained_with(weights) == Origin("uni_v1", 128.0)
+    assert trained_with(str(bundle / "other.pt")) is None
+
+
+def test_another_encoder_is_refused_and_one_that_is_not_stated_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    origin = Origin("UNI_v1", 0.0)
+    origin.compare("uni_v1", 128.0)
     Origin("", 0.0).compare("anything", 128.0)
     assert not caplog.messages
     with pytest.raises(InputError, match="of the encoder conch, the network was trained on those of UNI_v1: give"):
-        trained.compare("conch", 0.0)
-    trained.compare("", 0.0)
-    (told,) = caplog.messages
-    assert "trained on those of UNI_v1; state theirs with --encoder_name" in told
+        origin.compare("conch", 0.0)
+    origin.compare("", 0.0)
+    assert "UNI_v1; state theirs with --encoder_name" in caplog.messages[0]
 
 
-@pytest.mark.parametrize(("patch_um", "warned"), [(128.0, False), (130.0, False), (0.0, False), (256.0, True)])
-def test_another_magnification_is_told(caplog: pytest.LogCaptureFixture, patch_um: float, warned: bool) -> None:
+@pytest.mark.parametrize(("patch_um", "warned"), [(128.0, 0), (130.0, 0), (0.0, 0), (256.0, 1)])
+def test_another_magnification_is_warned_of(caplog: pytest.LogCaptureFixture, patch_um: float, warned: int) -> None:
     Origin("e", 128.0).compare("e", patch_um)
-    assert [m[:46] for m in caplog.messages] == ["patches are 256 micrometres apart, those the n"] * warned
+    assert len(caplog.messages) == warned
 
 
-@pytest.mark.parametrize(
-    ("trained", "asked", "message"),
-    [
-        (
-            ["a", "b", "c"],
-            ["c", "b", "a"],
-            "for the classes a, b, c, and is asked for the classes c, b, a: name",
-        ),
-        (
-            ["0", "1"],
-            None,
-            "for the classes 0, 1, and is asked for one label, positive or not: name the",
-        ),
-        (None, ["N", "IC"], "trained for one label, positive or not, and is asked for the classes N, IC"),
-    ],
-)
-def test_other_classes_are_refused(
-    tmp_path: Path, trained: list[str] | None, asked: list[str] | None, message: str
-) -> None:
-    remember(tmp_path, class_names=trained)
-    assert trained_with(str(tmp_path / "model.pt"), trained) == Origin("uni_v1", 128.0)
-    with pytest.raises(InputError, match=message):
-        trained_with(str(tmp_path / "model.pt"), asked)
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        (smap(mode="exact"), "a network with aggregator.smooth.exact false, the one asked for has true: give the over"),
-        (smap(placement="late"), 'with aggregator.placement "early", the one asked for has "late": give the override'),
-        (smap(activation="relu"), 'with aggregator.activation.kind "Tanh", the one asked for has "ReLU": give the'),
-        (abmil(), 'with aggregator.kind "SmoothAttentionPool", the one asked for has "GatedAttentionPool": give the'),
-        (nn.Linear(16, 1), 'with kind "MILNetwork", the one asked for has "Linear": give the override files and keys'),
-        (nn.DataParallel(smap(mode="exact")), "smooth.exact false, the one asked for has true"),
-    ],
-    ids=["exact", "placement", "activation", "pool", "bare", "wrapped"],
-)
-def test_a_network_that_the_weights_fit_and_were_not_trained_in_is_refused(
-    tmp_path: Path, asked: nn.Module, message: str
-) -> None:
-    smap().load_state_dict(smap(mode="exact").state_dict())  # so nobody else would notice
-    remember(tmp_path)
-    with pytest.raises(InputError, match=re.escape(message)):
-        require_network(str(tmp_path / "model.pt"), asked)
-
-
-def test_what_matters_to_training_alone_may_differ(tmp_path: Path) -> None:
-    remember(tmp_path, network=smap(momentum=0.01, dropout=0.5))
-    require_network(str(tmp_path / "model.pt"), smap().eval())
-    require_network(str(tmp_path / "other.pt"), smap(mode="exact"))  # of weights that nothing is known of
-
-
-def test_who_means_it_takes_the_line_out(tmp_path: Path) -> None:
-    remember(tmp_path)
-    path = tmp_path / "model.origin.json"
-    kept = [line for line in path.read_text().splitlines() if 'smooth.exact"' not in line]
-    path.write_text("\n".join(kept))
-    require_network(str(tmp_path / "model.pt"), smap(mode="exact"))
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"encoder": "", "patch_um": 0, "class_names": null, "network": 1}']
-)
-def test_a_spoiled_record_is_an_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / "model.origin.json").write_text(content)
-    for reads in (trained_with, lambda path: require_network(path, smap())):
-        with pytest.raises(
-            InputError, match=r"model\.origin\.json does not say what the network was trained on: train"
-        ):
-            reads(str(tmp_path / "model.pt"))
-
-
-def test_of_several_processes_the_first_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_processes_the_first_writes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second = SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: 1)
     monkeypatch.setattr("scripts.engine.provenance.dist", second)
-    remember(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert not origin_file(trained(bundle)).exists()
+
+
+def test_outside_a_config_there_is_none_to_remember(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no config is being run"):
+        RememberTraining(str(tmp_path / "model.pt"), KEYS)
+    origin_file(tmp_path / "m.pt").write_text('{"encoder": "", "patch_um": 0, "config": {"a": 1}}')
+    with pytest.raises(RuntimeError, match="no config is being run"):
+        take_up_training(str(tmp_path / "m.pt"), str(tmp_path))
