@@ -78,7 +78,7 @@ def room_of(module: str) -> str:
 def arrows(texts: Sources) -> dict[str, set[str]]:
     """Room → the other rooms that it imports."""
     found: dict[str, set[str]] = {room: set() for room in HOUSE}
-    for module in texts:
+    for module in texts.keys() - {"scripts"}:
         rooms = {room_of(other) for other in imported(module, texts) if other.startswith("scripts.")}
         found.setdefault(room_of(module), set()).update(rooms - {room_of(module)})
     return found

@@ -126,12 +126,18 @@ def preparation(config: ConfigParser) -> list[dict[str, Any]]:
 
 @each_bundle
 @pytest.mark.parametrize("files", [("inference",), ("train", "evaluate"), ("inference", "onnx")], ids="-".join)
-def test_weights_are_held_against_the_network_before_they_are_used(bundle: str, files: tuple[str, ...]) -> None:
-    first, second, *_ = parser(bundle, *files)["run"]
+def test_the_network_of_the_weights_is_taken_up_before_anything_else(bundle: str, files: tuple[str, ...]) -> None:
+    first, *_ = parser(bundle, *files)["run"]
     assert first["_target_"] == "scripts.engine.launch.prepare_run"
-    assert second == {
-        "_target_": "scripts.engine.provenance.require_network", "ckpt_path": "@ckpt_path", "network": "@network_def",
-    }  # fmt: skip
+    assert (first["ckpt_path"], first["bundle_root"]) == ("@ckpt_path", "@bundle_root")
+
+
+@each_bundle
+def test_training_describes_all_that_the_network_is_made_of(bundle: str) -> None:
+    (remember,) = (each for each in parser(bundle, "train")["validate#handlers"] if "keys" in each)
+    assert {"network_def", "preprocessing", *of_network(bundle)} <= set(remember["keys"])
+    if bundle == "wsi":  # what a network of several classes needs beside
+        assert {"class_names", "hierarchy", "negative_class"} <= set(remember["keys"])
 
 
 @each_bundle
@@ -268,29 +274,24 @@ def test_workers_get_the_transforms(cached: ConfigParser) -> None:
 # --- small files that change a few keys
 
 
-@pytest.mark.parametrize("path", OVERRIDES, ids=named)
-def test_an_override_changes_what_is_there(path: Path) -> None:
+def test_an_override_changes_what_is_there() -> None:
     """The keys of an override are merged, not checked: a typo would change nothing and say nothing."""
-    base = changed(path)
-    new = {key for key in content(path) if not has(base, key)}
-    assert new == NEW_KEYS.get(path.stem, set())
+    for path in OVERRIDES:
+        base = changed(path)
+        new = {key for key in content(path) if not has(base, key)}
+        assert new == NEW_KEYS.get(path.stem, set()), path
+        same = [key for key, value in content(path).items() if has(base, key) and base[key] == value]
+        assert set(same) <= {"output_dir"}, path  # evaluation says once more where it writes
 
 
-@pytest.mark.parametrize("path", OVERRIDES, ids=named)
-def test_an_override_changes_something(path: Path) -> None:
-    base = changed(path)
-    same = [key for key, value in content(path).items() if has(base, key) and base[key] == value]
-    assert set(same) <= {"output_dir"}  # evaluation says once more where it writes
-
-
-@pytest.mark.parametrize("path", [path for path in OVERRIDES if path.stem not in ELSEWHERE], ids=named)
-def test_what_an_override_does_to_the_network_it_can_do_to_inference(path: Path) -> None:
-    bundle, inference = path.parent.name, ConfigParser(content(path.parent / "inference.json"))
-    about_network = [key for key in content(path) if key.split("#")[0] in of_network(bundle) | {"network_def"}]
-    assert all(has(inference, key) for key in about_network)
-    trained, used = parser(bundle, "train", path.stem), parser(bundle, "inference", path.stem)
-    for key in ("network_def", *of_network(bundle)):
-        assert trained[key] == used[key], key
+def test_what_an_override_does_to_the_network_it_can_do_to_inference() -> None:
+    for path in (path for path in OVERRIDES if path.stem not in ELSEWHERE):
+        bundle, inference = path.parent.name, ConfigParser(content(path.parent / "inference.json"))
+        about_network = [key for key in content(path) if key.split("#")[0] in of_network(bundle) | {"network_def"}]
+        assert all(has(inference, key) for key in about_network), path
+        trained, used = parser(bundle, "train", path.stem), parser(bundle, "inference", path.stem)
+        for key in ("network_def", *of_network(bundle)):
+            assert trained[key] == used[key], (path, key)
 
 
 @pytest.mark.parametrize(
@@ -371,46 +372,33 @@ def test_the_same_settings_have_the_same_recipe(bundle: str, tmp_path: Path) -> 
 # --- what the consumers of a bundle demand
 
 
-@pytest.mark.parametrize("path", [*CONFIGS, ROOT / "metadata.json"], ids=named)
-def test_json_is_in_the_form_of_the_zoo(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"
+def test_json_is_in_the_form_of_the_zoo() -> None:
+    for path in [*CONFIGS, ROOT / "metadata.json"]:
+        text = path.read_text(encoding="utf-8")
+        assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n", path
 
 
-@pytest.mark.parametrize("path", RUNNABLE, ids=named)
-def test_nothing_is_written_that_breaks_away_from_the_bundle_folder(path: Path) -> None:
-    for text in texts(path):
+def test_nothing_is_written_that_breaks_away_from_the_bundle_folder() -> None:
+    for text in (text for path in RUNNABLE for text in texts(path)):
         assert not re.match(r"%.*\.(json|ya?ml)", text), f"{text}: a macro of a file is relative to the working folder"
         assert "@_meta_" not in text, f"{text}: unknown to MONAI Label"
         assert not re.search(r"\$\s*(from|import\s+scripts)\b", text), f"{text}: scripts is reached by _target_ alone"
         assert not re.search(r"/(home|work|root|Users)/", text), f"{text}: a path of one machine"
 
 
-@pytest.mark.parametrize(
-    ("bundle", "name", "key"),
-    [
-        (bundle, name, key)
-        for bundle in BUNDLES
-        for name, key in (
-            ("train", "train#handlers"),
-            ("train", "validate#handlers"),
-            ("evaluate", "validate#handlers"),
-            ("inference", "handlers"),
-        )
-    ],
-)
-def test_handlers_are_literal_lists(bundle: str, name: str, key: str) -> None:
+@each_bundle
+def test_handlers_are_literal_lists(bundle: str) -> None:
     """`--tracking mlflow` adds to the list, and can add to no expression."""
-    handlers = parser(bundle, *(["train", "evaluate"] if name == "evaluate" else [name]))[key]
-    assert isinstance(handlers, list)
-    if key != "validate#handlers":  # one of those is named elsewhere too
-        assert all(isinstance(handler, dict) for handler in handlers)
-    assert all(isinstance(handler, dict) or re.fullmatch(r"@[\w:#]+", handler) for handler in handlers)
+    for files in (["train"], ["train", "evaluate"], ["inference"]):
+        config = parser(bundle, *files)
+        for key in ("train#handlers", "validate#handlers", "handlers"):
+            handlers = config[key] if has(config, key) else []
+            assert isinstance(handlers, list)
+            assert all(isinstance(handler, dict) or re.fullmatch(r"@[\w:#]+", handler) for handler in handlers)
 
 
-@pytest.mark.parametrize("path", RUNNABLE, ids=named)
-def test_every_component_of_ours_exists_and_takes_these_arguments(path: Path) -> None:
-    for component in components(path):
+def test_every_component_of_ours_exists_and_takes_these_arguments() -> None:
+    for component in (component for path in RUNNABLE for component in components(path)):
         target = component["_target_"]
         if not target.startswith("scripts."):
             continue
@@ -520,9 +508,11 @@ def test_the_constraints_hold_every_pin(name: str) -> None:
 
 
 def test_every_source_carries_the_licence() -> None:
-    header = (ROOT / "scripts" / "errors.py").read_text().splitlines()[:10]
-    assert header[0].startswith("# Copyright")
-    assert "Apache License" in header[1]
-    sources = [path for folder in ("scripts", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
-    assert len(sources) > 20
-    assert [str(p.relative_to(ROOT)) for p in sources if p.read_text().splitlines()[:10] != header] == []
+    header = [
+        "# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors",
+        "# SPDX-License-Identifier: Apache-2.0",
+    ]
+    folders = ("scripts", "demo", "tests", "benchmarks")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 100
+    assert [str(path) for path in sources if path.read_text().splitlines()[:2] != header] == []

@@ -66,7 +66,7 @@ def taken_up(bundle: Path, weights: str, typed: tuple[str, ...] = (), **named: A
     parser.parse()
     for index in range(2):  # as a workflow runs them, one by one
         result = parser.get_parsed_content(f"run::{index}")
-    return {**result, "preprocessing": parser["preprocessing"]}  # type: ignore[dict-item]
+    return {**result, "preprocessing": parser["preprocessing"]}
 
 
 def refused(bundle: Path, weights: str, typed: tuple[str, ...] = (), **named: Any) -> str:
