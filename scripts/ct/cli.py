@@ -71,9 +71,14 @@ def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> Non
         datalist: what to examine; by default PATH/datalist.json, or without it every scan below PATH.
         output_dir: where the results would go.
     """
-    from scripts.ct.doctor import examine_ct
+    from scripts.doctor.computer import HEAD_CT, examine_computer_alone
     from scripts.doctor.findings import told
 
-    findings = examine_ct(Path(str(path)), path_or_none(datalist), Path(str(output_dir)))
+    try:
+        from scripts.ct.doctor import examine_ct
+
+        findings = examine_ct(Path(str(path)), path_or_none(datalist), Path(str(output_dir)))
+    except ImportError as missing:
+        findings = examine_computer_alone(Path(str(output_dir)), HEAD_CT, missing)
     if not told(findings):
         raise SystemExit(1)

@@ -26,7 +26,7 @@ from scripts.ct.dicom.tags import quietly
 from scripts.ct.reader import LOST_AT_MOST
 from scripts.ct.scans import find_scans
 from scripts.ct.volumes import is_volume, load_volume
-from scripts.doctor.computer import examine_computer
+from scripts.doctor.computer import HEAD_CT, examine_computer
 from scripts.doctor.findings import Finding, Level, ScanFinding, folded, sections_in
 
 SLOW_SECONDS = 5  # after them a progress bar is shown
@@ -36,7 +36,7 @@ Bag = dict[str, Any]
 
 def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[Finding]:
     """The computer, a datalist where there is one, and the scans it names, or else those below a folder."""
-    yield from examine_computer(output_dir)
+    yield from examine_computer(output_dir, HEAD_CT)
     if not path.exists():
         yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
         return

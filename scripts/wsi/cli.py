@@ -116,17 +116,22 @@ def doctor(
         slide_mpp: micrometres per pixel of the slides whose features do not say it, as in a run.
         annotation_values: which values of a mask or classes of polygons count as annotated, as in a run.
     """
+    from scripts.doctor.computer import WHOLE_SLIDES, examine_computer_alone
     from scripts.doctor.findings import told
-    from scripts.wsi.doctor.cohort import examine_wsi
 
-    findings = examine_wsi(
-        Path(str(path)),
-        path_or_none(datalist),
-        Path(str(output_dir)),
-        path_or_none(slides),
-        quick,
-        slide_mpp,
-        annotation_values,
-    )
+    try:
+        from scripts.wsi.doctor.cohort import examine_wsi
+
+        findings = examine_wsi(
+            Path(str(path)),
+            path_or_none(datalist),
+            Path(str(output_dir)),
+            path_or_none(slides),
+            quick,
+            slide_mpp,
+            annotation_values,
+        )
+    except ImportError as missing:
+        findings = examine_computer_alone(Path(str(output_dir)), WHOLE_SLIDES, missing)
     if not told(findings):
         raise SystemExit(1)

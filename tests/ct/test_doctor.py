@@ -22,7 +22,9 @@ from tests.ct.studies import write_series
 @pytest.fixture(autouse=True)
 def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The computer has a test of its own."""
-    monkeypatch.setattr(doctor, "examine_computer", lambda output_dir: iter([Finding(Level.PASS, f"for {output_dir}")]))
+    monkeypatch.setattr(
+        doctor, "examine_computer", lambda output_dir, _: iter([Finding(Level.PASS, f"for {output_dir}")])
+    )
 
 
 def examine(path: Path, datalist: Path | None = None) -> list[str]:

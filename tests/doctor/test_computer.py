@@ -1,22 +1,29 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
+"""What `doctor` finds on a computer, with the metadata, the packages, the GPU and the disk put in its way."""
+
 from __future__ import annotations
 
 import json
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import openslide
-import pydicom
 import pytest
+from pydicom import uid
 
 from scripts.doctor import computer
-from scripts.doctor.computer import examine_computer
+from scripts.doctor.computer import HEAD_CT, WHOLE_SLIDES, Purpose, examine_computer
 from scripts.doctor.findings import Finding, Level
 from tests.shared_data import ROOT
+
+PURPOSES = {"ct": HEAD_CT, "wsi": WHOLE_SLIDES}
+both = pytest.mark.parametrize("kind", PURPOSES)
 
 
 class Disk(NamedTuple):
@@ -25,51 +32,86 @@ class Disk(NamedTuple):
     free: int
 
 
-def lines(where: Path) -> list[str]:
-    return [str(finding) for finding in examine_computer(where)]
-
-
-def test_this_computer_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: Disk(0, 0, int(52.3e9)))
-    monkeypatch.setattr(computer, "version", lambda package: f"{computer._pinned()[package]}+cpu")
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    metadata = json.loads((ROOT / "configs" / "ct" / "metadata.json").read_text())
-    python, packages, decoders, cuda, room = lines(tmp_path)
+
+
+def lines(output_dir: Path, purpose: Purpose = HEAD_CT) -> list[str]:
+    return [str(finding) for finding in examine_computer(output_dir, purpose)]
+
+
+def declared(kind: str) -> dict[str, str]:
+    metadata = json.loads((ROOT / "configs" / kind / "metadata.json").read_text())
+    base = {"torch": "pytorch_version", "monai": "monai_version", "numpy": "numpy_version"}
+    return {**{name: metadata[key] for name, key in base.items()}, **metadata["required_packages_version"]}
+
+
+@both
+@pytest.mark.parametrize("configs", ["configs", "configs/{}"], ids=["source tree", "bundle"])
+def test_this_computer_passes_on_what_the_bundle_declares(
+    configs: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(computer, "_CONFIGS", ROOT / configs.format(kind))
+    monkeypatch.setattr(computer, "version", lambda package: f"{declared(kind)[package]}+cpu")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Disk(0, 0, int(52.3e9)))
+    python, packages, reader, cuda, room = lines(tmp_path, PURPOSES[kind])
     assert python == f"PASS  Python {sys.version.split()[0]}"
-    for package, key in (("torch", "pytorch_version"), ("monai", "monai_version"), ("numpy", "numpy_version")):
-        assert f"{package} {metadata[key]}" in packages
-    for package, version in metadata["required_packages_version"].items():
-        assert f"{package} {version}" in packages
-    assert packages.startswith("PASS  ")
-    assert decoders == "PASS  decoders for JPEG, JPEG lossless, JPEG-LS, JPEG 2000, RLE"
-    assert cuda == "INFO  no CUDA, the CPU is used; for training there, configs/small.json is meant"
+    assert sorted(packages.removeprefix("PASS  ").split(", ")) == sorted(map(" ".join, declared(kind).items()))
+    openslide_line = f"PASS  OpenSlide {openslide.__library_version__} reads slides"
+    decoders_line = "PASS  decoders for JPEG, JPEG lossless, JPEG-LS, JPEG 2000, RLE"
+    assert reader == (decoders_line if kind == "ct" else openslide_line)
+    assert cuda.startswith("INFO  no CUDA, the CPU is used")
+    assert ("configs/small.json" in cuda) == (kind == "ct")  # only head CT has one
     assert room == f"PASS  52.3 GB are free for results in {tmp_path}"
 
 
-def test_for_slides_openslide_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    found = [str(finding) for finding in examine_computer(tmp_path, slides=True)]
-    assert "INFO  no CUDA, the CPU is used" in found  # small.json is of head CT
-    assert f"PASS  OpenSlide {openslide.__library_version__} reads slides" in found
-    assert not any("decoder" in line for line in found)
-    metadata = json.loads((ROOT / "configs" / "wsi" / "metadata.json").read_text())
-    for package in metadata["required_packages_version"]:
-        assert any(package in line for line in found[1:-3])
-    monkeypatch.setitem(sys.modules, "openslide", None)
-    (failed,) = (line for line in map(str, examine_computer(tmp_path, slides=True)) if line.startswith("FAIL"))
-    assert failed.startswith("FAIL  OpenSlide cannot be loaded (")
-    assert failed.endswith("): pip install openslide-bin")
+@both
+def test_in_a_bundle_of_the_other_kind_its_packages_are_not_taken_for_those_needed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (other,) = PURPOSES.keys() - {kind}
+    monkeypatch.setattr(computer, "_CONFIGS", ROOT / "bundle" / "none" / "configs")
+    assert any("metadata.json is missing" in line for line in lines(tmp_path, PURPOSES[kind]))
+    monkeypatch.setattr(computer, "_CONFIGS", ROOT / "configs" / other)
+    _, packages, reader, *_ = lines(tmp_path, PURPOSES[kind])
+    assert packages.startswith(f"WARN  packages for {PURPOSES[kind].modality} are not checked: ")
+    assert PURPOSES[other].modality in packages
+    assert reader.startswith("PASS  ")
 
 
-def test_in_a_bundle_the_metadata_lies_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundled = tmp_path / "metadata.json"
-    shutil.copy(ROOT / "configs" / "ct" / "metadata.json", bundled)
-    here = computer._pinned()
-    monkeypatch.setattr(computer, "_METADATA", (tmp_path / "none.json", bundled))
-    assert computer._pinned() == here
-    assert here["torch"] == json.loads(bundled.read_text())["pytorch_version"]
-    monkeypatch.setattr(computer, "_METADATA", ())
-    assert computer._pinned() == {}
+def test_other_and_missing_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def installed(package: str) -> str:
+        if package == "nibabel":
+            raise PackageNotFoundError
+        return "0.1" if package == "pydicom" else declared("ct")[package]
+
+    monkeypatch.setattr(computer, "version", installed)
+    found, tested = lines(tmp_path), declared("ct")
+    command = f"pip install pydicom=={tested['pydicom']}"
+    assert f"WARN  pydicom is 0.1, tested was {tested['pydicom']}: {command} if it fails" in found
+    assert f"FAIL  nibabel is not installed: pip install nibabel=={tested['nibabel']}" in found
+
+
+@pytest.mark.parametrize(
+    ("purpose", "module", "fix"),
+    [
+        (HEAD_CT, "torch", "pip install torch"),
+        (HEAD_CT, "pydicom", "pip install pydicom"),
+        (WHOLE_SLIDES, "openslide", "pip install openslide-bin"),
+        (WHOLE_SLIDES, "pydicom", None),
+    ],
+)
+def test_what_is_needed_and_cannot_be_imported_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purpose: Purpose, module: str, fix: str | None
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    found = lines(tmp_path, purpose)
+    failed = [line for line in found if "cannot be loaded" in line]
+    assert [(line[:6], module in line.lower(), str(fix) in line) for line in failed] == [("FAIL  ", True, True)] * bool(
+        fix
+    )
+    assert "free for results" in found[-1]
 
 
 def test_gpus_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,40 +126,23 @@ def test_an_old_python_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert lines(tmp_path)[0] == "FAIL  Python 3.9.1: use Python 3.11 or newer"
 
 
-def test_other_and_missing_packages_are_told() -> None:
-    findings = list(computer._packages({"pydicom": "1.0", "no-such-package": "2.0", "numpy": "0.1"}))
-    here = pydicom.__version__
-    assert str(findings[0]) == f"WARN  pydicom is {here}, tested was 1.0: pip install pydicom==1.0 if it fails"
-    assert str(findings[1]) == "FAIL  no-such-package is not installed: pip install no-such-package==2.0"
-    assert [finding.level for finding in findings] == [Level.WARN, Level.FAIL, Level.WARN]
+def test_missing_decoders_by_pydicom_3_and_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoder(syntax: uid.UID) -> SimpleNamespace:
+        return SimpleNamespace(is_available=not syntax.name.startswith("JPEG-LS"))
 
-
-def test_missing_decoders_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(computer, "_can_decode", lambda syntax: not syntax.startswith("1.2.840.10008.1.2.4.8"))
-    assert [str(finding) for finding in computer._decoders()] == [
+    monkeypatch.setattr("pydicom.pixels.get_decoder", decoder)
+    assert list(map(str, HEAD_CT.examine_reader())) == [
         "PASS  decoders for JPEG, JPEG lossless, JPEG 2000, RLE",
         "WARN  no decoder for JPEG-LS: pip install python-gdcm if scans are stored so",
     ]
-    monkeypatch.setattr(computer, "_can_decode", lambda syntax: False)
-    assert [finding.level for finding in computer._decoders()] == [Level.WARN] * 5
-
-
-def test_pydicom_2_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Handler:
-        def __init__(self, there: bool) -> None:
-            self.there = there
-
-        def is_available(self) -> bool:
-            return self.there
-
-        def supports_transfer_syntax(self, syntax: str) -> bool:
-            return syntax == "1.2.840.10008.1.2.5"
-
     monkeypatch.setitem(sys.modules, "pydicom.pixels", None)
-    for handlers, wanted in (([Handler(False), Handler(True)], True), ([Handler(False)], False)):
-        monkeypatch.setattr(pydicom.config, "pixel_data_handlers", handlers)
-        assert computer._can_decode("1.2.840.10008.1.2.5") == wanted
-        assert not computer._can_decode("1.2.840.10008.1.2.4.90")
+    handlers = [
+        SimpleNamespace(is_available=lambda: False, supports_transfer_syntax=lambda syntax: True),
+        SimpleNamespace(is_available=lambda: True, supports_transfer_syntax=lambda syntax: syntax == uid.RLELossless),
+    ]
+    for usable, levels in ((handlers, ["PASS", *["WARN"] * 4]), (handlers[:1], ["WARN"] * 5)):
+        monkeypatch.setattr("pydicom.config.pixel_data_handlers", usable)
+        assert [finding.level for finding in HEAD_CT.examine_reader()] == levels
 
 
 @pytest.mark.parametrize(
@@ -131,15 +156,8 @@ def test_pydicom_2_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> N
 def test_room_is_looked_for_where_results_will_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, wanted: str
 ) -> None:
-    asked: list[Path] = []
-
-    def usage(place: Path) -> Disk:
-        asked.append(place)
-        return Disk(0, 0, int(free))
-
-    monkeypatch.setattr(shutil, "disk_usage", usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Disk(0, 0, int(free if place == tmp_path else 0)))
     assert lines(tmp_path / "not" / "there")[-1] == wanted.format(tmp_path / "not" / "there")
-    assert asked == [tmp_path]
     assert not any(tmp_path.iterdir())  # it only looks
 
 
@@ -148,6 +166,6 @@ def test_a_place_that_takes_no_files_fails(tmp_path: Path, monkeypatch: pytest.M
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    assert list(examine_computer(tmp_path))[-1] == Finding(
+    assert list(examine_computer(tmp_path, HEAD_CT))[-1] == Finding(
         Level.FAIL, f"cannot write to {tmp_path} (Permission denied)", "give another --output_dir"
     )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
-from scripts.doctor.computer import examine_computer
+from scripts.doctor.computer import WHOLE_SLIDES, examine_computer
 from scripts.doctor.findings import Finding, Level, ScanFinding, folded, sections_in
 from scripts.wsi.datalist.cohort import SAME_PITCH, SLOW_SECONDS, collect, kinds_that_differ, patient_in
 from scripts.wsi.datalist.files import FeatureFiles, slide_name
@@ -45,7 +45,7 @@ def examine_wsi(
     annotation_values: Any = None,
 ) -> Iterator[Finding]:
     """The computer, then a datalist and its feature files, or those below a folder, or the slides below it."""
-    yield from examine_computer(output_dir, slides=True)
+    yield from examine_computer(output_dir, WHOLE_SLIDES)
     if not path.exists():
         yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
         return

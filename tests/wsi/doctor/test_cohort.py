@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from scripts.doctor.computer import WHOLE_SLIDES, Purpose
 from scripts.doctor.findings import Finding, Level
 from scripts.wsi.datalist.writing import write_wsi_datalist
 from scripts.wsi.doctor import cohort as slide_doctor
@@ -25,8 +26,8 @@ PITCH = "PASS  128 micrometres from patch to patch"
 def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The computer has a test of its own."""
 
-    def computer(output_dir: Path, slides: bool) -> list[Finding]:
-        assert slides
+    def computer(output_dir: Path, purpose: Purpose) -> list[Finding]:
+        assert purpose is WHOLE_SLIDES
         return [Finding(Level.PASS, f"for {output_dir}")]
 
     monkeypatch.setattr(slide_doctor, "examine_computer", computer)
