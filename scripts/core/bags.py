@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bags as files name them: the datalist of a cohort, and its checks before any image is read."""
+"""Bags as a datalist names them: its sections, read and checked before any image is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from typing import Any
 from scripts.core.errors import InputError
 
 PATHS = ("image", "annotation", "instance_label")
-MAX_NAME_BYTES = 200  # a file may add an ending to it
+LONGEST_BAG_ID = 200  # bytes: a file may add an ending to it
+SUFFIXES = re.compile(r"\.(nii|nii\.gz|nrrd|mha|mhd|zip|h5|npy|pt)$")
+
+Image = str | list[str]
 
 
 def load_bags(
@@ -26,7 +29,7 @@ def load_bags(
     labelled: bool = True,
     class_names: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The bags of one section of a MONAI datalist, with paths made absolute or relative to the working directory.
+    """Return the bags of one section of a MONAI datalist, their paths joined to `dataset_dir`.
 
     `image` is a path; or a list: the DICOM files of one scan where they share a folder with other scans, or the feature
     files of one patient's slides.
@@ -46,27 +49,54 @@ def load_bags(
             'or put "datalist.json" into the dataset folder'
         ) from e
     except ValueError as e:
-        raise InputError(f"the datalist {datalist} is not JSON ({e}): mend it") from e
+        raise InputError(f"the datalist {datalist} is not JSON ({e}): correct it") from e
     bags = content.get(section) if isinstance(content, dict) else None
     if not isinstance(bags, list) or not bags:
         raise InputError(f'the datalist {datalist} has no bags under "{section}": add a list of that name')
     exists = _existence()
-    bags = [
-        _checked(bag, f'{datalist}, "{section}"[{i}]', dataset_dir, labelled, class_names, exists)
-        for i, bag in enumerate(bags)
-    ]
-    named: dict[str, str | list[str]] = {}
-    for bag in bags:
-        if named.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
+    images: dict[str, Image] = {}
+    checked = []
+    for number, given in enumerate(bags):
+        bag = _checked_bag(given, f'{datalist}, "{section}"[{number}]', dataset_dir, exists)
+        _number_label(bag, f'{datalist}, "{section}"[{number}] ({bag["bag_id"]})', labelled, class_names)
+        other = images.setdefault(bag["bag_id"], bag["image"])
+        if other != bag["image"]:
             raise InputError(
-                f"{_shown(named[bag['bag_id']])} and {_shown(bag['image'])} would both be named {bag['bag_id']}: "
+                f"{_shown(other)} and {_shown(bag['image'])} would both be named {bag['bag_id']}: "
                 'give each a "bag_id" of its own'
             )
-    return bags
+        checked.append(bag)
+    return checked
+
+
+def bags_to_read(
+    find: Callable[[str], list[dict[str, Any]]],
+    dataset_dir: str,
+    datalist: str | None,
+    section: str,
+    class_names: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Return what inference reads: a section of the datalist, or without one whatever `find` finds in the folder.
+
+    Args:
+        find: folder → bags.
+        dataset_dir: the folder, and what the paths of the datalist are relative to.
+        datalist: JSON file, as `load_bags` reads it.
+        section: which of its lists.
+        class_names: of the labels in it.
+    """
+    if datalist is None:
+        return find(dataset_dir)
+    return load_bags(datalist, section, dataset_dir, labelled=False, class_names=class_names)
 
 
 def balanced_weights(bags: Sequence[Mapping[str, Any]], class_names: Sequence[str] | None = None) -> list[float]:
-    """A weight for each class, so that all classes together weigh alike, and a bag weighs 1 on average."""
+    """Return a weight for each class, so that all classes together weigh alike and a bag weighs 1 on average.
+
+    Args:
+        bags: those that are trained on.
+        class_names: of all classes; without them 0 and 1.
+    """
     counts = Counter(int(bag["label"]) for bag in bags)
     names = class_names or ("0", "1")
     absent = [name for number, name in enumerate(names) if not counts[number]]
@@ -76,7 +106,7 @@ def balanced_weights(bags: Sequence[Mapping[str, Any]], class_names: Sequence[st
 
 
 def number_of_classes(class_names: Sequence[str] | None) -> int:
-    """Logits of a network that tells several classes apart."""
+    """Return the logits of a network that tells several classes apart."""
     if class_names is None or len(class_names) < 2:
         raise InputError(
             "class_names does not name two or more classes: name configs/bracs.json or configs/panda.json, "
@@ -85,54 +115,52 @@ def number_of_classes(class_names: Sequence[str] | None) -> int:
     return len(class_names)
 
 
-def _checked(
-    given: object,
-    where: str,
-    dataset_dir: str,
-    labelled: bool,
-    class_names: Sequence[str] | None,
-    exists: Callable[[str], bool],
-) -> dict[str, Any]:
+def _checked_bag(given: object, where: str, dataset_dir: str, exists: Callable[[str], bool]) -> dict[str, Any]:
+    """The entry with joined paths and a bag_id that can name a folder of results; null in it means "not known"."""
     if not isinstance(given, dict):
         raise InputError(f'{where} is {given!r}, not an object: give {{"image": ..., "label": ...}}')
-    bag = {key: value for key, value in given.items() if value is not None}  # null says "not known"
+    bag = {key: value for key, value in given.items() if value is not None}
     if not _is_path_or_paths(bag.get("image")):
         raise InputError(
             f'{where} names no "image": give the path of a scan or of a feature file, or the list of a scan\'s files'
         )
     for key in PATHS:
-        if _names_files(bag.get(key)):
-            bag[key] = _joined(dataset_dir, bag[key])
-    image: str | list[str] = bag["image"]
+        value = bag.get(key)
+        # of several slides some may have no annotation
+        if _is_path_or_paths([path for path in value if path is not None] if isinstance(value, list) else value):
+            bag[key] = _with_folder(dataset_dir, bag[key])
+    image: Image = bag["image"]
     if isinstance(image, str):
-        bag.setdefault("bag_id", re.sub(r"\.(nii|nii\.gz|nrrd|zip|h5|npy|pt)$", "", Path(image).name))
+        bag.setdefault("bag_id", SUFFIXES.sub("", Path(image).name))
     elif "bag_id" not in bag:
         raise InputError(f'{where} is a list of files without a name: give it a "bag_id"')
     where = f"{where} ({bag['bag_id']})"
-    _require_existing(image, where, exists)
-    if not _is_a_file_name(bag["bag_id"]):
+    _require_files(image, where, exists)
+    if not _can_name_a_folder(bag["bag_id"]):
         raise InputError(
             f"{where} has the bag_id {bag['bag_id']!r}, which names no file: "
-            f"leave out slashes, and give at most {MAX_NAME_BYTES} bytes"
+            f"leave out slashes, and give at most {LONGEST_BAG_ID} bytes"
         )
-    wanted = "0 or 1" if class_names is None else f"one of {', '.join(class_names)}"
-    if labelled and "label" not in bag:
-        raise InputError(f'{where} has no "label": give {wanted}')
-    if class_names is None and isinstance(bag.get("label"), str) and not bag["label"].isdigit():
-        wanted += ", or the names of all classes in their order with --class_names"
-    if "label" in bag:
-        label = _class_number(bag["label"], class_names)
-        if label is None:
-            raise InputError(f"{where} has the label {bag['label']!r}, which is not one of the classes: give {wanted}")
-        bag["label"] = label
     return bag
 
 
-def _class_number(label: object, class_names: Sequence[str] | None) -> int | None:
-    names = class_names or ("0", "1")
+def _number_label(bag: dict[str, Any], where: str, labelled: bool, class_names: Sequence[str] | None) -> None:
+    """Replace the name of a class by its number."""
+    names = list(class_names or ("0", "1"))
+    wanted = "0 or 1" if class_names is None else f"one of {', '.join(class_names)}"
+    if "label" not in bag:
+        if labelled:
+            raise InputError(f'{where} has no "label": give {wanted}')
+        return
+    label = bag["label"]
     if str(label) in names:
-        return list(names).index(str(label))
-    return int(label) if isinstance(label, (int, float)) and label in range(len(names)) else None
+        bag["label"] = names.index(str(label))
+    elif isinstance(label, (int, float)) and label in range(len(names)):
+        bag["label"] = int(label)
+    else:
+        if class_names is None and isinstance(label, str) and not label.isdigit():
+            wanted += ", or the names of all classes in their order with --class_names"
+        raise InputError(f"{where} has the label {label!r}, which is not one of the classes: give {wanted}")
 
 
 def _is_path_or_paths(value: object) -> bool:
@@ -141,19 +169,14 @@ def _is_path_or_paths(value: object) -> bool:
     )
 
 
-def _names_files(value: object) -> bool:
-    """Of several slides some may have no annotation."""
-    return _is_path_or_paths([path for path in value if path is not None] if isinstance(value, list) else value)
-
-
-def _joined(dataset_dir: str, given: str | list[str | None]) -> str | list[str | None]:
+def _with_folder(dataset_dir: str, given: str | list[str | None]) -> str | list[str | None]:
     if isinstance(given, str):
         return str(Path(dataset_dir) / given)
     # os.path.join, as a large cohort has a million of them
     return [None if path is None else os.path.join(dataset_dir, path) for path in given]
 
 
-def _require_existing(image: str | list[str], where: str, exists: Callable[[str], bool]) -> None:
+def _require_files(image: Image, where: str, exists: Callable[[str], bool]) -> None:
     if isinstance(image, str):
         if not Path(image).exists():
             raise InputError(f"{where}: {image} does not exist: check --dataset_dir, or make the features first")
@@ -183,30 +206,17 @@ def _existence() -> Callable[[str], bool]:
     return exists
 
 
-def _shown(image: str | list[str]) -> str:
+def _shown(image: Image) -> str:
     if isinstance(image, str):
         return image
     return image[0] if len(image) == 1 else f"{image[0]} with {len(image) - 1} more"
 
 
-def bags_to_read(
-    find: Callable[[str], list[dict[str, Any]]],
-    dataset_dir: str,
-    datalist: str | None,
-    section: str,
-    class_names: Sequence[str] | None = None,
-) -> list[dict[str, Any]]:
-    """What inference reads: a section of the datalist, or without one whatever `find` finds in the folder."""
-    if datalist is None:
-        return find(dataset_dir)
-    return load_bags(datalist, section, dataset_dir, labelled=False, class_names=class_names)
-
-
-def _is_a_file_name(bag_id: object) -> bool:
+def _can_name_a_folder(bag_id: object) -> bool:
     """The results of a bag go into a folder of this name, which must lie in the output folder."""
     return (
         isinstance(bag_id, str)
         and bag_id not in ("", ".", "..")
         and not set(bag_id) & set("/\\\0")
-        and len(bag_id.encode(errors="replace")) <= MAX_NAME_BYTES
+        and len(bag_id.encode(errors="replace")) <= LONGEST_BAG_ID
     )

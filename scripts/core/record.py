@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What was found in one bag: the record that metrics, files and pictures are made from."""
+"""The record of what was found in one bag: metrics, files and pictures are made from it, and from nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESEARCH_USE = "research use only, not for diagnosis"
 
 
 class Model(NamedTuple):
-    """Which network said it."""
+    """The network that was asked."""
 
     name: str
     version: str
@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """What a network of more than two classes says."""
+    """The answer of a network of more than two classes."""
 
     names: tuple[str, ...]
     probabilities: np.ndarray  # (C,) sums to 1
@@ -38,17 +38,18 @@ class Classes(NamedTuple):
 
     @property
     def called(self) -> int:
+        """The number of the most probable class."""
         return int(self.probabilities.argmax())
 
     @property
     def finding(self) -> int:
-        """The most probable class with a finding: what instances are scored for, whatever the bag is called."""
+        """The most probable class with a finding: instances are scored for it, whatever the bag is called."""
         order = np.argsort(-self.probabilities, kind="stable").tolist()
         return int(next(number for number in order if self.names[number] != self.negative))
 
     @property
     def of_groups(self) -> dict[str, float]:
-        """The probability of a coarse class is that of all its fine ones."""
+        """The probability of each coarse class, which is that of all its fine ones."""
         sums = dict.fromkeys(self.groups, 0.0)
         for group, probability in zip(self.groups, self.probabilities, strict=False):
             sums[group] += float(probability)
@@ -57,15 +58,15 @@ class Classes(NamedTuple):
 
 @dataclass(frozen=True)
 class Lesions:
-    """Of the patches of a bag: which lesion each lies in, and the lesions there are to be found."""
+    """The lesions there are to be found in a bag, and the one that each instance lies in."""
 
-    of_instance: np.ndarray  # (N,) 0 = the patch's centre lies in no lesion, k = in the k-th
+    of_instance: np.ndarray  # (N,) 0 = the instance's centre lies in no lesion, k = in the k-th
     count: int
     excluded: tuple[int, ...] = ()  # isolated tumour cells: neither a hit nor a miss
 
 
 class PatchCoordinates(Sequence[Mapping[str, Any]]):
-    """Where each patch of a bag lies. A row of it is made when it is asked for: a slide has 100,000.
+    """The coordinates of each patch of a bag. A row is made when it is asked for: a slide has 100,000.
 
     Args:
         coords: (N, 2) top-left x, y in the unit of the slide's header.
@@ -96,13 +97,15 @@ class PatchCoordinates(Sequence[Mapping[str, Any]]):
 
 @dataclass(frozen=True)
 class BagResult:
+    """What was found in one bag of N instances, and what is known of it."""
+
     bag_id: str
     source: str  # the user's own path
     probability: float  # of the bag being positive; of its class where every class is a finding
     threshold: float | None  # None: of several classes the most probable one is called
     scores: np.ndarray  # (N,) of each instance, before the softmax; of several classes for the likeliest finding
     attention: np.ndarray  # (N,) sums to 1
-    instances: Sequence[Mapping[str, Any]]  # what each instance is: a slice's UID and position, a patch's place
+    instances: Sequence[Mapping[str, Any]]  # what each instance is: a slice's UID and position, a patch's coordinates
     label: int | None = None  # 0 or 1; or the number of the class
     truth: np.ndarray | None = None  # (N,) 0 or 1 where it is known
     lesions: Lesions | None = None  # where each lesion is known
@@ -114,23 +117,26 @@ class BagResult:
 
     @property
     def positive(self) -> bool:
+        """Whether the bag is called one with a finding."""
         if self.classes is not None:
             return self.classes.names[self.classes.called] != self.classes.negative
         return self.threshold is not None and self.probability > self.threshold
 
     @property
     def label_positive(self) -> bool | None:
+        """Whether the bag has a finding by its label; None without a label."""
         if self.label is None or self.classes is None:
             return None if self.label is None else bool(self.label)
         return self.classes.names[self.label] != self.classes.negative
 
     @property
     def verdict(self) -> str:
+        """What the bag is called, in a word."""
         return self._in_words(self.positive, self.classes and self.classes.called)
 
     @property
     def true_verdict(self) -> str:
-        """Empty where there is no label."""
+        """What the label calls the bag; empty without one."""
         return "" if self.label is None else self._in_words(bool(self.label), self.label)
 
     def _in_words(self, positive: bool, number: int | None) -> str:
@@ -151,7 +157,7 @@ class BagResult:
 
 
 class BagResultd(Transform):
-    """What the network said of a bag, without its padding → the key `result`.
+    """Add the key `result`: what the network found in a bag, without its padding.
 
     Args:
         threshold: a bag is called positive above this probability.
@@ -183,27 +189,30 @@ class BagResultd(Transform):
                 "give the classes of the hierarchy, in their order"
             )
         self.groups = tuple(coarse.values())
-        self.negative = _negative(negative_class, self.names) if self.names else None
+        self.negative = _negative_name(negative_class, self.names) if self.names else None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         real = data["mask"][0] > 0.5  # [N]
-        truth = data.get("instance_label")
-        label = data.get("label")
+        label, truth = data.get("label"), data.get("instance_label")
         about = json.loads(data.get("about", "{}"))
         logits = data["logits"].float()  # [classes]
         classes = None if len(logits) == 1 else self._classes(logits)
         row = 0 if classes is None or len(data["scores"]) == 1 else classes.finding  # of a network that scores by class
+        lesions = None
+        if "lesion" in data:
+            stated = about["lesions"]
+            lesions = Lesions(data["lesion"][0][real.cpu()].numpy(), stated["count"], tuple(stated["excluded"]))
         result = BagResult(
             bag_id=data["bag_id"],
             source=data["source"],
-            probability=float(torch.sigmoid(logits)[0]) if classes is None else _of_a_finding(classes),
+            probability=float(torch.sigmoid(logits)[0]) if classes is None else _finding_probability(classes),
             threshold=self.threshold if classes is None else None,
-            scores=_numbers(data["scores"], real, row),
-            attention=_numbers(data["attention"], real, row),
-            instances=_instances(data, real),
+            scores=_real_values(data["scores"], real, row),
+            attention=_real_values(data["attention"], real, row),
+            instances=_instances_of(data, real),
             label=None if label is None else int(label[0]),
-            truth=None if truth is None else _numbers(truth, real).astype(int),
-            lesions=_lesions(data, real, about),
+            truth=None if truth is None else _real_values(truth, real).astype(int),
+            lesions=lesions,
             classes=classes,
             about=about,
             slots=self.slots,
@@ -219,7 +228,12 @@ class BagResultd(Transform):
 
 
 class SignResultd(Transform):
-    """Says in the `result` which network it is from, and where its threshold comes from."""
+    """Enter into the `result` which network it is from, and where its threshold comes from.
+
+    Args:
+        model: the network.
+        threshold_origin: who chose the threshold, and on what.
+    """
 
     def __init__(self, model: ModelCard, threshold_origin: str) -> None:
         self.model = model
@@ -232,7 +246,7 @@ class SignResultd(Transform):
 
 
 class ModelCard:
-    """Which network a bundle runs, read from its metadata and its weights when first asked for.
+    """The network that a bundle runs, read from its metadata and its weights when first asked for.
 
     Args:
         bundle_root: folder of the bundle.
@@ -245,28 +259,23 @@ class ModelCard:
         self._model: Model | None = None
 
     def read(self) -> Model:
-        """With an empty sha256 as long as there are no weights: configs are looked at before a network is trained."""
+        """Return it; its sha256 is empty while there are no weights, as configs are looked at before training."""
         if self._model is None or not self._model.sha256:
-            self._model = Model(*self._name_and_version(), self._sha256())
+            try:
+                metadata = json.loads(self.metadata.read_text())
+            except OSError as error:
+                raise InputError(
+                    f"{self.metadata} cannot be read ({error.strerror}): give the bundle's folder as --bundle_root"
+                ) from error
+            sha256 = ""
+            if self.weights.is_file():
+                with self.weights.open("rb") as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self._model = Model(metadata["name"], metadata["version"], sha256)
         return self._model
 
-    def _name_and_version(self) -> tuple[str, str]:
-        try:
-            metadata = json.loads(self.metadata.read_text())
-        except OSError as error:
-            raise InputError(
-                f"{self.metadata} cannot be read ({error.strerror}): give the bundle's folder as --bundle_root"
-            ) from error
-        return metadata["name"], metadata["version"]
 
-    def _sha256(self) -> str:
-        if not self.weights.is_file():
-            return ""
-        with self.weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _negative(given: int | str | None, names: tuple[str, ...]) -> str | None:
+def _negative_name(given: int | str | None, names: tuple[str, ...]) -> str | None:
     """The name of the class without a finding. The command line cannot give null, so "none" says it too."""
     if given is None or (str(given).lower() == "none" and str(given) not in names):
         return None
@@ -280,26 +289,19 @@ def _negative(given: int | str | None, names: tuple[str, ...]) -> str | None:
     )
 
 
-def _numbers(values: torch.Tensor, real: torch.Tensor, row: int = 0) -> np.ndarray:
+def _real_values(values: torch.Tensor, real: torch.Tensor, row: int = 0) -> np.ndarray:
     return values[row].to(real.device)[real].float().cpu().numpy()
 
 
-def _of_a_finding(classes: Classes) -> float:
+def _finding_probability(classes: Classes) -> float:
     if classes.negative is None:
         return float(classes.probabilities.max())
     return 1 - float(classes.probabilities[classes.names.index(classes.negative)])
 
 
-def _instances(data: Mapping[Hashable, Any], real: torch.Tensor) -> Sequence[Mapping[str, Any]]:
+def _instances_of(data: Mapping[Hashable, Any], real: torch.Tensor) -> Sequence[Mapping[str, Any]]:
     if "stored_coords" not in data:
         instances: list[dict[str, Any]] = json.loads(data["instances"])
         return instances
     slide, x, y = data["stored_coords"][:, real.cpu()].numpy()
     return PatchCoordinates(np.stack([x, y], axis=1), slide)
-
-
-def _lesions(data: Mapping[Hashable, Any], real: torch.Tensor, about: Mapping[str, Any]) -> Lesions | None:
-    if "lesion" not in data:
-        return None
-    said = about["lesions"]
-    return Lesions(data["lesion"][0][real.cpu()].numpy(), said["count"], tuple(said["excluded"]))
