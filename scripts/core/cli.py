@@ -20,7 +20,12 @@ Verbs = Mapping[str, Verb | Mapping[str, Verb]]
 
 
 def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:
-    """What a verb does not take is told before it runs: Fire would tell it afterwards."""
+    """Refuse what a verb does not take before it runs: Fire would tell it afterwards.
+
+    Args:
+        typed: the words of the command line.
+        verbs: name → function, or → verbs below it.
+    """
     verb: Any = verbs
     place = 0
     while isinstance(verb, Mapping) and place < len(typed) and typed[place] in verb:
@@ -51,10 +56,12 @@ def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:
 
 
 def path_or_none(given: object) -> Path | None:
+    """Return a path of what Fire may have taken for a number."""
     return None if given is None else Path(str(given))
 
 
 def whole_number(seed: object) -> int:
+    """Return a seed, or refuse what is none."""
     if not isinstance(seed, int):
         raise InputError(f"--seed {seed!r} is no whole number: give one")
     return seed

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class InputError(ValueError):
-    """What the user gave cannot be read or used. The message is one line: what, where, what to do."""
+    """What the user gave cannot be read or used; the message is one line: what, where, what to do."""
 
 
 class EmptyBagError(InputError):
@@ -23,8 +23,8 @@ _IN_A_WORKER = re.compile(
 
 
 def input_error_message(error: BaseException | None) -> str | None:
-    """What to tell the user, if it is the input that is somewhere behind an error."""
-    for each in _behind(error):
+    """Return the one line for the user where bad input is behind an error; None where it is a fault of ours."""
+    for each in _causes(error):
         if isinstance(each, InputError) or _refused_by_torch_alone(each):
             return str(each)
         if isinstance(each, RuntimeError) and "loading state_dict" in str(each):
@@ -32,18 +32,19 @@ def input_error_message(error: BaseException | None) -> str | None:
                 "the weights do not fit the network of the configs: "
                 "give the override files they were trained with, and keys such as --in_features, or other weights"
             )
-        told = _IN_A_WORKER.search(str(each))
-        if told:
-            return told.group(1)
+        passed_on = _IN_A_WORKER.search(str(each))
+        if passed_on:
+            return passed_on.group(1)
     return None
 
 
 def is_empty_bag(error: BaseException) -> bool:
-    return any(isinstance(each, EmptyBagError) for each in _behind(error))
+    """Return whether what is behind an error is a bag that holds nothing."""
+    return any(isinstance(each, EmptyBagError) for each in _causes(error))
 
 
-def _behind(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what led to it."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what led to it."""
     while error is not None:
         yield error
         # A fault that happens while bad input is handled is still a fault; MONAI wraps what it passes on.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Folders and files that are written whole, or refused before an hour is spent."""
+"""Folders and files: written whole, or refused before an hour is spent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.core.errors import InputError
 
 
 def writable_folder(path: str | Path) -> Path:
-    """The folder, made if it is missing, and known to take files."""
+    """Return the folder, made if it is missing, once it is known to take files."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -29,7 +29,7 @@ def writable_folder(path: str | Path) -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; a reader of `path` sees the old file or the new one, never half of it."""
+    """Give a path beside `path` to write to; a reader of `path` sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         if not _is_running(leftover.name.split(".")[-2]):
@@ -53,6 +53,7 @@ def _is_running(process: str) -> bool:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
     with whole_file(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a cohort to its end: a bag that cannot be read is a failure to tell, not the end of the run."""
+"""Evaluators and inferers of bags: a cohort is read to its end, and a network is asked for more than its logits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReadableBags(Dataset):
 
 
 class BagEvaluator(SupervisedEvaluator):
-    """An evaluator that passes on a failed or an empty bag as it is, and has nothing against an empty cohort."""
+    """An evaluator that passes on a failed or an empty bag as it is, and accepts an empty cohort."""
 
     def run(self) -> None:  # type: ignore[override]
         if len(self.data_loader) > 0:  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ class BagEvaluator(SupervisedEvaluator):
 
 
 def _reason(error: Exception) -> dict[str, str]:
-    """What to tell of bad input; any other error is a fault of the program and goes on its way."""
+    """Why there is no result of bad input; any other error is a fault of the program and is raised again."""
     message = input_error_message(error)
     if message is None:
         raise error
@@ -64,7 +64,7 @@ def _reason(error: Exception) -> dict[str, str]:
 
 
 class BagInferer(Inferer):
-    """Logits, instance scores and attention as a dictionary, which MONAI's transforms take apart."""
+    """An inferer that gives logits, instance scores and attention as a dictionary, for MONAI's FlattenSubKeysd."""
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         inner: Any = getattr(network, "module", network)  # DDP wraps the network, and evaluation needs no DDP
@@ -72,7 +72,7 @@ class BagInferer(Inferer):
 
 
 class PrepareBagInBlocks(PrepareBatch):
-    """A batch of one bag whose `image` is a path: its coords and mask go to the device, its features stay."""
+    """A batch of one bag whose `image` is a path: its coords and mask go to the device, its features stay on disk."""
 
     def __call__(
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
@@ -82,7 +82,7 @@ class PrepareBagInBlocks(PrepareBatch):
 
 
 class StreamingInferer(Inferer):
-    """The answer of ``BagInferer`` for a bag too large for memory: its features are read in blocks.
+    """An inferer that answers as ``BagInferer`` does for a bag too large for memory, whose features it reads in blocks.
 
     Args:
         read: (path, size) → the blocks [1, D, n] of a bag.

@@ -20,11 +20,13 @@ from scripts.core.errors import InputError
 from scripts.core.files import write_whole
 
 LONGEST_WAIT = timedelta(days=20)  # of a process for the others
+NAMED = 5  # of those that failed, in the line at the end
+
 Item = TypeVar("Item")
 
 
 class Share:
-    """What this process takes of work for all, by RANK and WORLD_SIZE of its environment; alone it takes everything.
+    """The share of the work that this process takes, by RANK and WORLD_SIZE of its environment; alone it takes all.
 
     Attributes:
         joined: whether it knows where the others are (torchrun says so), so that one can speak for all.
@@ -38,10 +40,11 @@ class Share:
         self.speaks = self.rank == 0 or not self.joined
 
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return those of the items that are this process's."""
         return items[self.rank :: self.processes]
 
     def gathered(self, found: Mapping[str, str]) -> dict[str, str]:
-        """What all have found; torchrun ends every process as soon as one fails, so none may before all are done."""
+        """Return what all have found; torchrun ends every process when one fails, so none may before all are done."""
         if self.processes == 1 or not self.joined:
             return dict(found)
         started_here = not distributed.is_initialized()
@@ -54,11 +57,8 @@ class Share:
         return {name: value for each in everything for name, value in each.items()}
 
 
-NAMED = 5  # of those that failed, in the line at the end
-
-
 def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str) -> None:
-    """Why each of those that failed did so: a table of all, and an error that names some; neither if none did.
+    """Write a table of why each of those that failed did so, and raise an error that names some; neither if none did.
 
     Args:
         table: the csv, beside the feature files.
@@ -75,13 +75,13 @@ def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str
     names, more = ", ".join(list(failures)[:NAMED]), ", ..." if len(failures) > NAMED else ""
     raise InputError(
         f"{len(failures)} of {of} failed ({names}{more}): {next(iter(failures.values()))}; "
-        f"mend and run again, what is done is skipped (all reasons: {table.name})"
+        f"correct and run again, what is done is skipped (all reasons: {table.name})"
     )
 
 
 @torch.inference_mode()
 def encode(encoder: nn.Module, name: str, images: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """(B, D) features of images [B, ...]."""
+    """Return the features (B, D) of images [B, ...], all finite."""
     features: Tensor = encoder(images).to(dtype)
     if features.ndim != 2 or len(features) != len(images):
         raise InputError(f"encoder {name} gave {tuple(features.shape)} for {len(images)} images; it must give [B, D]")

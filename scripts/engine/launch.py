@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What stands before and around a run that a person started: checks, and errors in one line."""
+"""What stands before and around a run that a person starts: checks, and errors in one line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _QuietRecords:
 
 
 def one_line_errors() -> None:
-    """From here on an InputError that ends the process is one line on stderr; any other error keeps its traceback."""
+    """Print an InputError that ends the process as one line on stderr; any other error keeps its traceback."""
     make = logging.getLogRecordFactory()
     if not isinstance(make, _QuietRecords):
         logging.setLogRecordFactory(_QuietRecords(make))

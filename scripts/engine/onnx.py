@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A trained network as an ONNX file, for runtimes without torch."""
+"""The export of a trained network to an ONNX file, for runtimes without torch."""
 
 from __future__ import annotations
 

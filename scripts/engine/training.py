@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""An interrupted training goes on where it stopped."""
+"""What a training needs beside its engine: it goes on where it was interrupted, and its loss knows how far it is."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ logger = logging.getLogger(__name__)
 
 
 class ResumeTraining:
-    """Ignite handler of a trainer: keeps the state of an unfinished training, and takes it up at the next start.
+    """An ignite handler of the trainer that keeps the state of an unfinished training and resumes it at the next start.
 
     It stands behind the validation, so that a state never lacks the validation of its epoch. Early stopping counts its
-    patience anew. A training that finishes leaves no such file.
+    patience anew. A training that finishes removes the file.
 
     Args:
-        path: of the file, written after every epoch.
-        model: of the best network; a training that begins anew keeps the one of an earlier training under another name.
+        path: file of the state, written after every epoch.
+        model: file of the best network; that of an earlier training is kept under another name.
         settings: what the training must have in common with the unfinished one, beside the network.
-        evaluator: whose best metric so far is remembered.
+        network: that is trained.
+        optimizer: of its parameters.
+        evaluator: its best metric so far is remembered.
         saver: of the best network, which a worse one must not replace after the pause.
     """
 
@@ -61,6 +63,7 @@ class ResumeTraining:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def resume(self, engine: Engine) -> None:
+        """Load the state of an unfinished training, or keep the model of an earlier, finished one."""
         if not self.path.is_file():
             self._keep_earlier_model()
             return
@@ -101,6 +104,7 @@ class ResumeTraining:
             )
 
     def save(self, engine: Engine) -> None:
+        """Write the state whole; of several processes the first does."""
         if _not_first():
             return
         scaler = getattr(engine, "scaler", None)  # of mixed precision
@@ -119,6 +123,7 @@ class ResumeTraining:
             torch.save(state, beside)
 
     def finish(self, engine: Engine) -> None:
+        """Remove the state and log which epoch was the best."""
         if not _not_first():
             self.path.unlink(missing_ok=True)
             best = getattr(self.evaluator.state, "best_metric_epoch", -1)
@@ -131,13 +136,18 @@ def _not_first() -> bool:
 
 
 class KnowsProgress(Protocol):
+    """A loss that changes over the epochs."""
+
     progress: Optional[float]  # the share of all epochs that lies behind, from 0 up to but not 1
 
 
 class Curriculum:
-    """Ignite handler of a trainer: sets the loss's `progress` to e/E when epoch e of E begins, counted from 0.
+    """An ignite handler of the trainer that sets the loss's `progress` to e/E when epoch e of E begins, counted from 0.
 
     It is read from the trainer's state, so a resumed training goes on with the progress it had.
+
+    Args:
+        loss: that asks for it; others are left as they are.
     """
 
     def __init__(self, loss: KnowsProgress) -> None:
