@@ -50,12 +50,12 @@ def convert(
     """
     import logging
 
-    from scripts.weights.convert import convert as convert_weights
-    from scripts.weights.torchmil import Settings
+    from scripts.weights.convert import convert_checkpoint
+    from scripts.weights.torchmil import TorchmilSettings
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = Settings(placement, activation, mode, steps, alpha, heads, add_input)
-    convert_weights(Path(str(checkpoint)), Path(str(output)), kind, settings, force)
+    settings = TorchmilSettings(placement, activation, mode, steps, alpha, heads, add_input)
+    convert_checkpoint(Path(str(checkpoint)), Path(str(output)), kind, settings, force)
 
 
 VERBS: Verbs = {

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Losses. They import torch and the networks alone."""
+"""Losses of the papers. They import torch and the networks alone."""
 
 from scripts.losses.hierarchical import HierarchicalLoss, bag_alignment, instance_alignment, supervised_contrast
 from scripts.losses.smoothness import BagCrossEntropy, SmoothMILLoss, ls1, ls2

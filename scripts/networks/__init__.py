@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks. They import torch alone."""
+"""Networks: encoders, aggregators and their compositions. They import torch alone."""
 
 from scripts.networks.encoders import FeatureProjection, Features, SliceCNN
 from scripts.networks.graph import Graph, build_graph

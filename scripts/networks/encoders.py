@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""From an instance to its features."""
+"""Encoders: from the instances of a bag to their features."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ class SliceCNN(nn.Module):
     Six blocks on 512×512 slices give 6×6×32 = 1152 features, flattened in the order row, column, channel.
 
     Args:
-        image_size: rows and columns of a slice.
-        in_channels: windows of a slice.
-        channels: of each block.
-        dropout: probability after the blocks in `dropout_after` (counted from 1).
-        momentum: of the batch statistics; the default is Keras' 0.99, which needs thousands of steps to settle.
+        image_size: Rows and columns of a slice.
+        in_channels: Windows of a slice.
+        channels: Output channels of each block.
+        dropout: Probability of dropout after the blocks in `dropout_after`.
+        dropout_after: Numbers of blocks, counted from 1.
+        momentum: Momentum of the batch statistics; the default is Keras' 0.99, which takes thousands of steps.
     """
 
     def __init__(
@@ -57,19 +58,27 @@ class SliceCNN(nn.Module):
         self.out_features = size * size * channels[-1]
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """image: [B, C, H, W, N], mask: [B, 1, N] → [B, D, N]. Padding is never looked at and gets 0."""
+        """Encode the real slices alone; padding gets 0.
+
+        Args:
+            image: [B, C, H, W, N].
+            mask: [B, 1, N], 1 = a real slice.
+
+        Returns:
+            Features [B, D, N].
+        """
         b, c, h, w, n = image.shape
         if c != self.in_channels or h != self.image_size or w != self.image_size:
             raise ValueError(
                 f"slices of {c}×{h}×{w} for a network of {self.in_channels}×{self.image_size}×{self.image_size}: "
                 "set image_size (and the windows) as it was trained"
             )
+        slices = image.permute(0, 4, 1, 2, 3).reshape(b * n, c, h, w)  # [B*N, C, H, W]
         if exporting():  # which slices are real is not known yet
-            maps = self.blocks(image.permute(0, 4, 1, 2, 3).reshape(b * n, c, h, w))
+            maps = self.blocks(slices)  # [B*N, 32, 6, 6]
             return maps.permute(0, 2, 3, 1).reshape(b, n, -1).transpose(1, 2) * mask  # [B, D, N]
         real = mask.flatten() > 0.5  # [B*N]
-        slices = image.permute(0, 4, 1, 2, 3).reshape(b * n, c, h, w)[real]  # [R, C, H, W]
-        maps = self.blocks(slices)  # [R, 32, 6, 6]
+        maps = self.blocks(slices[real])  # [R, 32, 6, 6]
         rows = maps.permute(0, 2, 3, 1).flatten(1)  # [R, D]
         features = torch.zeros([b * n, rows.shape[1]], dtype=rows.dtype, device=rows.device)
         features = features.index_put([torch.nonzero(real)[:, 0]], rows)
@@ -77,7 +86,11 @@ class SliceCNN(nn.Module):
 
 
 class Features(nn.Module):
-    """Patch features that already exist, as they are."""
+    """Patch features taken as they are.
+
+    Args:
+        in_features: D of a patch.
+    """
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
@@ -85,13 +98,19 @@ class Features(nn.Module):
         self.out_features = in_features
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """image: [B, D, N], given back; no aggregator looks at padding."""
-        refuse_other_features(image, self.in_features)
+        """Return `image` [B, D, N] itself; no aggregator looks at padding."""
+        _require_features(image, self.in_features)
         return image
 
 
 class FeatureProjection(nn.Module):
-    """Patch features that already exist → D features by one linear layer: relu(W x + b)."""
+    """One linear layer on patch features: relu(W x + b).
+
+    Args:
+        in_features: D of a patch.
+        out_features: D' of the result.
+        dropout: Probability of dropout behind the layer.
+    """
 
     def __init__(self, in_features: int, out_features: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -101,13 +120,13 @@ class FeatureProjection(nn.Module):
         self.out_features = out_features
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """image: [B, D, N] → [B, D', N]; padding gets 0."""
-        refuse_other_features(image, self.in_features)
+        """Project image [B, D, N] to [B, D', N]; padding gets 0."""
+        _require_features(image, self.in_features)
         x = self.dropout(torch.relu(self.project(image.transpose(1, 2))))  # [B, N, D']
         return x.transpose(1, 2) * mask
 
 
-def refuse_other_features(image: Tensor, in_features: int) -> None:
+def _require_features(image: Tensor, in_features: int) -> None:
     if image.shape[1] != in_features:
         raise ValueError(
             f"{image.shape[1]} features per patch for a network of {in_features}: "

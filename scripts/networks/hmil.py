@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""HMIL (arXiv 2411.07660): labels in two levels, a coarse and a fine one, and a branch of the network for each."""
+"""HMIL (arXiv 2411.07660), the network for hierarchical labels: one branch for coarse classes, one for fine ones."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from scripts.networks.encoders import FeatureProjection
 from scripts.networks.graph import Graph, no_graph
-from scripts.networks.mil import BagNetwork, real_instances
+from scripts.networks.mil import BagNetwork, mask_or_ones
 from scripts.networks.pooling import masked_softmax
 
 Hierarchy = Mapping[str, Sequence[str]]  # coarse class → its fine classes
 
 
 def membership(hierarchy: Optional[Hierarchy]) -> Tensor:
-    """[coarse, fine], 1 where a fine class belongs to a coarse one. Both are numbered in the order they are listed."""
+    """Return [coarse, fine], 1 where a fine class belongs to a coarse one; both numbered in the order listed."""
     if hierarchy is None:
         raise ValueError(
             "no hierarchy of classes is given: name configs/bracs.json or configs/panda.json, or one like them"
@@ -37,18 +37,20 @@ def membership(hierarchy: Optional[Hierarchy]) -> Tensor:
 
 
 class HierarchicalPrediction(NamedTuple):
-    """All that HMIL says of a batch of bags. Every field is batch first; what is not called coarse is fine."""
+    """The output of HMIL for a batch of bags; what is not called coarse is fine."""
 
     logits: Tensor  # [B, F]
-    scores: Tensor  # [B, F, N] of each instance for each class, before the softmax
+    scores: Tensor  # [B, F, N] attention logits of each instance for each class
     attention: Tensor  # [B, F, N] sums to 1 over the real instances
-    graph: Graph  # without neighbours
+    graph: Graph  # K = 0
     coarse_logits: Tensor  # [B, C]
     coarse_attention: Tensor  # [B, C, N] sums to 1 over the real instances
     features: Tensor  # [B, F, E] of the bag, for each class
 
 
 class ClassPooled(NamedTuple):
+    """The output of one branch for K classes."""
+
     logits: Tensor  # [B, K]
     scores: Tensor  # [B, K, N]
     attention: Tensor  # [B, K, N]
@@ -56,9 +58,12 @@ class ClassPooled(NamedTuple):
 
 
 class ClassAttention(nn.Module):
-    """Gated attention of its own for each class: A = softmax(W (tanh(V h) ⊙ sigmoid(U h))), M = A H.
+    """Gated attention for each class: A = softmax(W (tanh(V h) ⊙ sigmoid(U h))), M = A H, one logit per row of M.
 
-    Each row of M has one logit: it sees what its own class attends to, and no more.
+    Args:
+        in_features: D of an instance.
+        classes: K.
+        hidden_features: Width of the attention.
     """
 
     def __init__(self, in_features: int, classes: int, hidden_features: int = 128) -> None:
@@ -69,7 +74,7 @@ class ClassAttention(nn.Module):
         self.classify = nn.Linear(in_features, classes)  # row k and bias k are those of class k
 
     def forward(self, x: Tensor, mask: Tensor) -> ClassPooled:
-        """x: [B, D, N], mask: [B, 1, N]."""
+        """Pool x [B, D, N] over the instances of mask [B, 1, N], once for each class."""
         h = x.transpose(1, 2)  # [B, N, D]
         f = self.weigh(torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))).transpose(1, 2)  # [B, K, N]
         a = masked_softmax(f, mask)  # [B, K, N]
@@ -79,16 +84,16 @@ class ClassAttention(nn.Module):
 
 
 class HMIL(BagNetwork):
-    """A bag of instances → the logits of its fine class, learned together with its coarse class.
+    """A network for the fine class of a bag, trained together with its coarse class.
 
     The coarse branch attends to H1 = h1(X), the fine branch to the re-embedding H2 = h2(H1). ReLU follows each linear
     layer of h1 and h2; the paper leaves this open.
 
     Args:
         in_features: D of an instance.
-        hierarchy: coarse class → list of its fine classes; they are numbered in the order they are listed.
-        embed_features: E; h1 leads from D over E back to D, h2 from D to E.
-        hidden_features: of both attentions.
+        hierarchy: Coarse class → list of its fine classes; they are numbered in the order listed.
+        embed_features: E; h1 maps D → E → D, h2 maps D → E.
+        hidden_features: Width of both attentions.
     """
 
     def __init__(
@@ -106,11 +111,12 @@ class HMIL(BagNetwork):
     def predict(
         self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None
     ) -> HierarchicalPrediction:
-        mask = real_instances(image, mask)
+        """Predict both levels for image [B, D, N]; coords are ignored, mask is [B, 1, N]."""
+        mask = mask_or_ones(image, mask)
         h1 = self.widen(self.narrow(image, mask), mask)  # [B, D, N]
         h2 = self.refine(h1, mask)  # [B, E, N]
-        coarse = self.coarse(h1, mask)
-        fine = self.fine(h2, mask)
+        coarse = self.coarse(h1, mask)  # logits [B, C], attention [B, C, N]
+        fine = self.fine(h2, mask)  # logits [B, F], attention [B, F, N], features [B, F, E]
         return HierarchicalPrediction(
             logits=fine.logits,
             scores=fine.scores,

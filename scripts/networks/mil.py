@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""MILNetwork = encoder + aggregator + head: every system of the papers is a composition of these three."""
+"""MILNetwork = encoder + aggregator + head: every network of the papers is a composition of these three."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from scripts.networks.graph import Graph, build_graph, exporting, no_graph, weighted_by_features
-from scripts.networks.pooling import folded
+from scripts.networks.pooling import without_parametrizations
 
 
 class BagPrediction(NamedTuple):
-    """All a network says of a batch of bags. Every field is batch first."""
+    """The output of a network for a batch of bags."""
 
     logits: Tensor  # [B, classes]
-    scores: Tensor  # [B, 1, N] of each instance, before the softmax; [B, classes, N] where they are scored one by one
+    scores: Tensor  # [B, 1, N] attention logits; [B, classes, N] where instances are classified one by one
     attention: Tensor  # the same shape; sums to 1 over the real instances
-    graph: Graph  # who was whose neighbour, for losses on neighbouring scores
+    graph: Graph  # for losses on the scores of neighbours
 
 
 class BagNetwork(nn.Module):
-    """What `predict` says of a bag, as a trainer and an evaluator want it."""
+    """Base of the networks: `forward` gives a trainer or an evaluator what it needs of `predict`."""
 
     def forward(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> Tensor:
-        """Logits [B, classes]. In training the whole prediction: under DDP a loss sees no more than `forward` says.
+        """Run the network.
 
         Args:
             image: [B, ..., N], the instances along the last axis.
             coords: [B, 1 or 2, N]; without it slices are taken in the order given.
             mask: [B, 1, N], 1 = a real instance; without it all are real.
+
+        Returns:
+            Logits [B, classes]; in training the whole prediction, as under DDP a loss sees only what `forward` returns.
         """
         prediction = self.predict(image, coords, mask)  # type: ignore[operator]
         if not torch.jit.is_scripting() and self.training:
@@ -40,8 +43,8 @@ class BagNetwork(nn.Module):
         return prediction.logits
 
 
-def real_instances(image: Tensor, mask: Optional[Tensor]) -> Tensor:
-    """The mask, all ones where none is given; a bag without a real instance has nothing to say."""
+def mask_or_ones(image: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """Return the mask, all ones where none is given; a bag without a real instance is refused."""
     if mask is None:
         mask = torch.ones([image.shape[0], 1, image.shape[-1]], device=image.device)
     if not exporting() and not bool((mask > 0.5).any(dim=2).all()):
@@ -50,20 +53,19 @@ def real_instances(image: Tensor, mask: Optional[Tensor]) -> Tensor:
 
 
 class MILNetwork(BagNetwork):
-    """A bag of instances → the logits of its label.
+    """A network for the label of a bag of instances.
 
     Args:
         encoder: (image, mask) → features [B, D, N].
         aggregator: (features, mask, graph) → Pooled.
-        head: embedding [B, D] → logits [B, classes].
-        spatial_dims: 0 = a bag without neighbours, 1 = a chain of slices, 2 = patches on a lattice.
-        radius: of the neighbourhood on a lattice, in pitches.
-        spacing: the coords of slices are millimetres, and near neighbours weigh more.
-        feature_weights: neighbours with alike features weigh more.
-        slots: fill every bag with zeros up to so many instances and take them for real; for published weights that
-            were trained so. Scores and attention then name the slots, and only the first of them are the bag.
-        edgeless: patches of which no two are neighbours are no error, as in a slide of two far tiles; for coords
-            whose unit is known to be right.
+        head: Embedding [B, D] → logits [B, classes].
+        spatial_dims: 0 = no neighbours, 1 = a chain of slices, 2 = patches on a lattice.
+        radius: Largest distance of neighbours on a lattice, in pitches.
+        spacing: Take the coords of slices for millimetres and weigh near neighbours more.
+        feature_weights: Weigh neighbours with similar features more.
+        slots: Fill every bag with zeros up to this many instances and treat them as real, for published weights that
+            were trained so. Scores and attention then cover the slots; the first of them are the bag.
+        edgeless: Accept a bag of patches without any edge, as a slide of two far tiles; for coords of a certain unit.
     """
 
     def __init__(
@@ -96,12 +98,13 @@ class MILNetwork(BagNetwork):
         self.edgeless = edgeless
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """TorchScript knows no parametrization: it gets a copy with the normalised weights themselves."""
-        return folded(self)
+        """Give TorchScript, which knows no parametrization, a copy with the normalised weights themselves."""
+        return without_parametrizations(self)
 
     @torch.jit.export
     def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:
-        mask = real_instances(image, mask)
+        """Predict bags; the arguments are those of `forward`."""
+        mask = mask_or_ones(image, mask)
         slots = self.slots
         if slots is not None:
             image, coords, mask = fill_slots(image, coords, mask, slots)
@@ -109,15 +112,18 @@ class MILNetwork(BagNetwork):
         x = self.encoder(image, mask)  # [B, D, N]
         if self.feature_weights:
             graph = weighted_by_features(graph, x)
-        pooled = self.aggregator(x, mask, graph)
+        pooled = self.aggregator(x, mask, graph)  # embedding [B, D], scores and attention [B, 1, N]
         return BagPrediction(self.head(pooled.embedding), pooled.scores, pooled.attention, graph)
 
     def graph(self, coords: Optional[Tensor], mask: Tensor) -> Graph:
+        """Build the graph of the bags from coords [B, spatial_dims, N] and mask [B, 1, N]."""
         if self.spatial_dims == 0:
             return no_graph(mask)
         if coords is None:
             if self.spatial_dims == 2 and mask.shape[2] > 1:
-                raise ValueError("patches need coords in units of the patch pitch: without them nobody is a neighbour")
+                raise ValueError(
+                    "patches need coords in units of the patch pitch: without them no patch has a neighbour"
+                )
             coords = torch.arange(mask.shape[2], device=mask.device).float().expand_as(mask)
         if coords.shape[1] != self.spatial_dims and mask.shape[2] > 1:
             raise ValueError(
@@ -129,15 +135,15 @@ class MILNetwork(BagNetwork):
 def fill_slots(
     image: Tensor, coords: Optional[Tensor], mask: Tensor, slots: int
 ) -> Tuple[Tensor, Optional[Tensor], Tensor]:  # noqa: UP006
-    """Zeros behind the last instance of each bag up to `slots` instances, all of them real from now on."""
+    """Append zeros to each bag up to `slots` instances, and return image, coords and a mask of ones."""
     n = image.shape[-1]
     if n > slots:
         raise ValueError(
             f"{n} instances for a network of {slots} slots: its weights were trained on bags of at most {slots}; "
             "leave instances out, or train without slots"
         )
-    over_all = mask.view([mask.shape[0]] + [1] * (image.dim() - 2) + [n])  # [B, 1, ..., N]
-    image = pad(image * over_all, [0, slots - n])
+    expanded = mask.view([mask.shape[0]] + [1] * (image.dim() - 2) + [n])  # [B, 1, ..., N]
+    image = pad(image * expanded, [0, slots - n])  # [B, ..., slots]
     if coords is not None:
         real = mask > 0.5  # [B, 1, N]
         behind = coords.masked_fill(~real, float("-inf")).amax(dim=2, keepdim=True) + 1

@@ -1,10 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the instances of a bag to one embedding: mean, max, attention, gated attention, smooth attention.
-
-An aggregator that sums instances by weights says so in two steps, so that a bag need not fit into memory:
-`columns` asks each instance alone, `attend` looks at all the answers.
-"""
+"""Aggregators from the instances of a bag to one embedding: mean, max, attention, gated and smooth attention."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 from torch.nn.utils import parametrizations, parametrize
 
 from scripts.networks.graph import Graph
@@ -22,65 +19,89 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "ge
 
 
 class Pooled(NamedTuple):
+    """The output of an aggregator."""
+
     embedding: Tensor  # [B, D] of the bag
-    scores: Tensor  # [B, 1, N] of each instance, before the softmax; [B, C, N] where classes are scored one by one
+    scores: Tensor  # [B, 1, N] attention logits; [B, C, N] where instances are classified one by one
     attention: Tensor  # the same shape; sums to 1 over the real instances
 
 
 class Attended(NamedTuple):
+    """The weights of the instances in the sum, and what they come from."""
+
     scores: Tensor  # [B, 1, N] f
     attention: Tensor  # [B, 1, N] s = softmax(f)
-    weights: Tensor  # [B, 1, N] of the instances in the sum: s, or Sm(s)
+    weights: Tensor  # [B, 1, N] s, or Sm(s)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the real instances; padding gets 0."""
+    """Take the softmax over the real instances; padding gets 0."""
     return torch.softmax(scores.masked_fill(mask < 0.5, float("-inf")), dim=2)
 
 
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
-    """z = X s. x: [B, D, N], weights: [B, 1, N]."""
-    return torch.matmul(x, weights.to(x.dtype).transpose(1, 2)).squeeze(2)  # [B, D]
+    """Return z = X s [B, D] of x [B, D, N] and weights [B, 1, N]."""
+    return torch.matmul(x, weights.to(x.dtype).transpose(1, 2)).squeeze(2)
 
 
-def pooled(x: Tensor, attended: Attended) -> Pooled:
-    return Pooled(weighted_sum(x, attended.weights), attended.scores, attended.attention)
+class WeightedPool(nn.Module):
+    """Base of the aggregators with z = Σ s_i h_i, s = softmax(f).
 
-
-class MeanPool(nn.Module):
-    """Every instance counts the same; it ranks none."""
+    They work in two steps, so that a bag need not fit into memory (see streaming.py): `columns` looks at each instance
+    by itself, `attend` at the columns of all.
+    """
 
     def columns(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x[:, :1]).transpose(1, 2)  # [B, N, 1]
+        """Return what f needs of each instance [B, N, A], from x [B, D, N]."""
+        raise NotImplementedError
+
+    def score(self, columns: Tensor) -> Tensor:
+        """Return f [B, N, 1] of columns [B, N, A]."""
+        raise NotImplementedError
 
     def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
-        f = columns.transpose(1, 2)  # [B, 1, N]
+        """Return the weights of all instances, from columns [B, N, A] and mask [B, 1, N]."""
+        f = self.score(columns).transpose(1, 2)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
         return Attended(f, s, s)
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        return pooled(x, self.attend(self.columns(x), mask, graph))
+        """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
+        attended = self.attend(self.columns(x), mask, graph)
+        z = weighted_sum(x, attended.weights)  # [B, D]
+        return Pooled(z, attended.scores, attended.attention)
+
+
+class MeanPool(WeightedPool):
+    """The mean of the instances; all get the same score."""
+
+    def columns(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :1]).transpose(1, 2)  # [B, N, 1]
+
+    def score(self, columns: Tensor) -> Tensor:
+        return columns  # [B, N, 1]
 
 
 class MaxPool(nn.Module):
     """The largest value of each feature; an instance's attention is its share of these values."""
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+        """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
         real = mask > 0.5  # [B, 1, N]
-        embedding = x.masked_fill(~real, float("-inf")).amax(dim=2)  # [B, D]
-        wins = ((x == embedding.unsqueeze(2)) & real).to(x.dtype)  # [B, D, N]
+        z = x.masked_fill(~real, float("-inf")).amax(dim=2)  # [B, D]
+        wins = ((x == z.unsqueeze(2)) & real).to(x.dtype)  # [B, D, N]
         share = (wins / wins.sum(dim=2, keepdim=True)).mean(dim=1, keepdim=True)  # [B, 1, N], a tie is shared
-        return Pooled(embedding, share, share)
+        return Pooled(z, share, share)
 
 
 class InstancePool(nn.Module):
-    """Each instance gets logits of its own, and the bag their largest, or the logit of their mean probability.
+    """Logits for each instance; the bag gets the largest, or the logit of the mean probability.
 
-    The bag's logits are the embedding: the head of the network is `torch.nn.Identity`. Each class stands for itself.
+    The bag's logits are the embedding, so the head of the network is `torch.nn.Identity`. Classes are independent.
 
     Args:
-        in_features: of an instance.
-        classes: logits of an instance and of the bag.
+        in_features: D of an instance.
+        classes: Logits of an instance and of the bag.
         pool: "max" or "mean" (Ilse et al., 2018, "instance+max" and "instance+mean").
     """
 
@@ -92,25 +113,34 @@ class InstancePool(nn.Module):
         self.largest = pool == "max"
 
     def columns(self, x: Tensor) -> Tensor:
-        return self.classify(x.transpose(1, 2))  # [B, N, C]
+        """Return the logits [B, N, C] of each instance."""
+        return self.classify(x.transpose(1, 2))
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+        """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
         return self.pool(self.columns(x), mask)
 
     def pool(self, columns: Tensor, mask: Tensor) -> Pooled:
+        """Pool the logits [B, N, C] over the instances of mask [B, 1, N]."""
         f = columns.transpose(1, 2)  # [B, C, N]
         padding = mask < 0.5  # [B, 1, N]
         if self.largest:
             logits = f.masked_fill(padding, float("-inf")).amax(dim=2)  # [B, C]
         else:
-            yes = nn.functional.logsigmoid(f).masked_fill(padding, float("-inf"))
-            no = nn.functional.logsigmoid(-f).masked_fill(padding, float("-inf"))
-            logits = torch.logsumexp(yes, dim=2) - torch.logsumexp(no, dim=2)  # log p / (1 - p), p the mean
+            log_p = logsigmoid(f).masked_fill(padding, float("-inf"))  # [B, C, N]
+            log_not_p = logsigmoid(-f).masked_fill(padding, float("-inf"))  # [B, C, N]
+            logits = torch.logsumexp(log_p, dim=2) - torch.logsumexp(log_not_p, dim=2)  # log p / (1 - p), p the mean
         return Pooled(logits, f, masked_softmax(f, mask))
 
 
-class AttentionPool(nn.Module):
-    """s = softmax(w · tanh(V h)), z = Σ s h (Ilse et al., 2018)."""
+class AttentionPool(WeightedPool):
+    """f = w · tanh(V h), s = softmax(f), z = Σ s h (Ilse et al., 2018).
+
+    Args:
+        in_features: D of an instance.
+        hidden_features: A, rows of V.
+        bias: Whether V has a bias.
+    """
 
     def __init__(self, in_features: int, hidden_features: int = 128, bias: bool = True) -> None:
         super().__init__()
@@ -118,19 +148,20 @@ class AttentionPool(nn.Module):
         self.weigh = nn.Linear(hidden_features, 1, bias=False)
 
     def columns(self, x: Tensor) -> Tensor:
-        return self.project(x.transpose(1, 2))  # [B, N, A]
+        return self.project(x.transpose(1, 2))  # V h: [B, N, A]
 
-    def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
-        f = self.weigh(torch.tanh(columns)).transpose(1, 2)  # [B, 1, N]
-        s = masked_softmax(f, mask)  # [B, 1, N]
-        return Attended(f, s, s)
-
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        return pooled(x, self.attend(self.columns(x), mask, graph))
+    def score(self, columns: Tensor) -> Tensor:
+        return self.weigh(torch.tanh(columns))  # [B, N, 1]
 
 
-class GatedAttentionPool(nn.Module):
-    """s = softmax(w · (tanh(V h) ⊙ sigmoid(U h))), z = Σ s h (Ilse et al., 2018)."""
+class GatedAttentionPool(WeightedPool):
+    """f = w · (tanh(V h) ⊙ sigmoid(U h)), s = softmax(f), z = Σ s h (Ilse et al., 2018).
+
+    Args:
+        in_features: D of an instance.
+        hidden_features: A, rows of V and U.
+        bias: Whether V and U have biases.
+    """
 
     def __init__(self, in_features: int, hidden_features: int = 128, bias: bool = True) -> None:
         super().__init__()
@@ -142,24 +173,22 @@ class GatedAttentionPool(nn.Module):
         h = x.transpose(1, 2)  # [B, N, D]
         return torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))  # [B, N, A]
 
-    def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
-        f = self.weigh(columns).transpose(1, 2)  # [B, 1, N]
-        s = masked_softmax(f, mask)  # [B, 1, N]
-        return Attended(f, s, s)
-
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        return pooled(x, self.attend(self.columns(x), mask, graph))
+    def score(self, columns: Tensor) -> Tensor:
+        return self.weigh(columns)  # [B, N, 1]
 
 
-class SmoothAttentionPool(nn.Module):
-    """Attention with the smooth operator before the projection (early), before the activation (mid) or after f (late).
+class SmoothAttentionPool(WeightedPool):
+    """f = w · act(X W + b) with Sm on X (early), before the activation (mid) or on f (late); s = softmax(f), z = Xᵀ s.
 
-    Sm is linear and symmetric: Sm(X) W = Sm(X W) and Sm(X)ᵀ s = Xᵀ Sm(s), so "early" never smooths D columns.
+    "early" pools Sm(X), without smoothing its D columns: Sm(X) W = Sm(X W) and Sm(X)ᵀ s = Xᵀ Sm(s), as Sm is linear
+    and symmetric.
 
     Args:
+        in_features: D of an instance.
+        hidden_features: A, columns of W.
         placement: "early" (the paper's default), "mid" or "late".
-        alpha, mode, steps, accelerated: of the smooth operator.
-        spectral_norm: divide the weights of the linear layers behind Sm by their largest singular value.
+        alpha, steps, mode, accelerated: Of the smooth operator, see SmoothOperator.
+        spectral_norm: Divide the weights of the linear layers behind Sm by their largest singular value.
         activation: "tanh", "relu" or "gelu".
     """
 
@@ -200,21 +229,18 @@ class SmoothAttentionPool(nn.Module):
         if self.placement == "early":
             u = self.smooth.along(xw, a) + b  # [B, A, N]
         elif self.placement == "mid":
-            u = self.smooth.along(xw + b, a)
+            u = self.smooth.along(xw + b, a)  # [B, A, N]
         else:
-            u = xw + b
+            u = xw + b  # [B, A, N]
         f = self.weigh(self.activation(u).transpose(1, 2)).transpose(1, 2)  # [B, 1, N]
         if self.placement == "late":
-            f = self.smooth.along(f, a)
+            f = self.smooth.along(f, a)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
         return Attended(f, s, self.smooth.along(s, a) if self.placement == "early" else s)
 
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        return pooled(x, self.attend(self.columns(x), mask, graph))
 
-
-def folded(network: nn.Module) -> nn.Module:
-    """A copy whose spectrally normalised layers are plain ones with the weights they have now."""
+def without_parametrizations(network: nn.Module) -> nn.Module:
+    """Return a copy whose spectrally normalised layers are plain ones with their present weights."""
     plain = copy.deepcopy(network)
     for parent in plain.modules():
         for name, layer in parent.named_children():

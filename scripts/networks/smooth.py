@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The smooth operator Sm: neighbouring instances of a bag come closer to each other (arXiv 2410.03276)."""
+"""The smooth operator Sm of SmMIL (arXiv 2410.03276): neighbouring instances of a bag come closer to each other."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any, List, NamedTuple, Optional, Tuple  # noqa: UP035 - Torch
 import torch
 from torch import Tensor, nn
 
-from scripts.networks.graph import Graph, exporting, normalised, rows_of, spread, table_of
+from scripts.networks.graph import Graph, exporting, neighbour_sum, normalised, rows_of, table_of
 
 MODES = ("approx", "exact")
 LARGEST_ALPHA = 0.99995
 
 
 class Adjacency(NamedTuple):
-    """Ã = D^-1/2 A D^-1/2 of all bags of a batch, as one table."""
+    """Ã = D^-1/2 A D^-1/2 of all bags of a batch as one table, M = B*N."""
 
-    neighbours: Tensor  # [B*N, K], places within the batch
-    weights: Tensor  # [B*N, K] float64
-    isolated: Tensor  # [B*N, 1] bool, without a neighbour but itself
+    neighbours: Tensor  # [M, K], indices within the batch
+    weights: Tensor  # [M, K] float64
+    isolated: Tensor  # [M, 1] bool, without a neighbour but itself
 
 
 def adjacency(graph: Graph) -> Adjacency:
+    """Normalise the graph of each bag, once for all uses of Sm on it."""
     if graph.neighbours.shape[1] == 0:
         raise ValueError("smoothing needs neighbours: give the network spatial_dims 1 (slices) or 2 (patches)")
     neighbours, weights = table_of(normalised(Graph(graph.neighbours, graph.weights.double())))
@@ -33,17 +34,17 @@ def adjacency(graph: Graph) -> Adjacency:
 
 
 class SmoothOperator(nn.Module):
-    """Sm(U) = (1 - alpha) (I - alpha Ã)^-1 U with Ã = D^-1/2 A D^-1/2, a symmetric matrix.
+    """Sm(U) = (1 - α)(I - αÃ)^-1 U with Ã = D^-1/2 A D^-1/2, a symmetric matrix.
 
-    approx: T steps of the paper, G <- (1 - alpha) U + alpha Ã G from G = U; at alpha = 0.9 they miss by some percent.
+    approx: T steps of the paper, G(0) = U, G(t) = (1 - α) U + α Ã G(t-1); at α = 0.9 the error is 5-6 %.
     approx, accelerated: Chebyshev's series of Sm up to degree T, for the same cost.
-    exact: a chain is solved directly; any other graph by as many terms of that series as the precision asks for.
+    exact: a direct solution for a chain; for other graphs as many terms of that series as the precision needs.
 
     Args:
-        alpha: how strongly, between 0 (not at all) and 1; "trainable" starts at 0.5 and is learned.
+        alpha: Strength of smoothing, between 0 (none) and 1; "trainable" starts at 0.5 and is learned.
         mode: "approx" or "exact"; alpha means the same in both.
         steps: T of "approx".
-        accelerated: Chebyshev's series instead of the paper's steps, in "approx".
+        accelerated: Use Chebyshev's series instead of the paper's steps, in "approx".
     """
 
     def __init__(
@@ -74,29 +75,35 @@ class SmoothOperator(nn.Module):
 
     @property
     def alpha(self) -> Tensor:
-        return torch.sigmoid(self.logit())  # in (0, 1) by construction
+        """The strength of smoothing, within (0, 1) by construction."""
+        return torch.sigmoid(self.logit())
 
     def logit(self) -> Tensor:
-        return self.alpha_logit.clamp(-30.0, 9.9)  # of LARGEST_ALPHA: nearer to 1 the exact operator is a crawl
+        """Return the logit of alpha, at most that of LARGEST_ALPHA: nearer to 1 the exact mode takes too long."""
+        return self.alpha_logit.clamp(-30.0, 9.9)
 
     @torch.jit.unused
     def settle(self) -> None:
-        """An exported file will have as many terms as alpha needs now; unless told so, as many as 0.99 would."""
+        """Fix the number of terms of an exported file to what alpha needs now; without this, to what 0.99 needs."""
         self._exported_terms = terms_for(float(self.alpha.detach()), 1e-6)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """x: [B, D, N], padding 0."""
+        """Smooth x [B, D, N] along the graph.
+
+        Returns:
+            Sm(x) [B, D, N].
+        """
         if x.dim() != 3 or x.shape[2] != graph.neighbours.shape[2]:
             raise ValueError(f"x does not fit a graph of {graph.neighbours.shape[2]} instances: [B, D, N] is wanted")
         return self.along(x, adjacency(graph))
 
     @torch.jit.export
-    def along(self, x: Tensor, of_bags: Adjacency) -> Tensor:
-        """The same for those who smooth more than once along one graph."""
-        neighbours, weights, isolated = of_bags
+    def along(self, x: Tensor, normalised_graph: Adjacency) -> Tensor:
+        """Smooth x [B, D, N] along a graph already normalised, for those who use one graph more than once."""
+        neighbours, weights, isolated = normalised_graph  # [M, K], [M, K], [M, 1]
         if x.dtype == torch.half or x.dtype == torch.bfloat16:
             x = x.float()  # half precision would round alpha, and every step adds its error
-        u = rows_of(x)  # [B*N, D]
+        u = rows_of(x)  # [M, D]
         logit = self.logit().double()
         alpha, rest = torch.sigmoid(logit), torch.sigmoid(-logit)  # 1 - alpha without cancellation
         if self.exact and not exporting() and is_chain(neighbours):
@@ -108,27 +115,30 @@ class SmoothOperator(nn.Module):
             g = smooth_series(u, chebyshev_terms(alpha, rest, terms), neighbours, weights, True)
         elif self.accelerated:
             g = smooth_series(u, chebyshev_terms(alpha, rest, self.steps), neighbours, weights, True)
-            g = torch.where(isolated, u, g)  # the series has missed it by its last terms
+            g = torch.where(isolated, u, g)  # of which the series leaves out the last terms
         else:
             g = smooth_series(u, paper_terms(alpha, rest, self.steps), neighbours, weights, False)
         return g.view(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2)
 
 
 def paper_terms(alpha: Tensor, rest: Tensor, steps: int) -> Tensor:
-    """T steps are Σ_k<T (1 - α) α^k Ã^k + α^T Ã^T → the T + 1 factors of the powers of Ã."""
+    """Return the T + 1 factors of the powers of Ã: T steps are Σ_k<T (1 - α) α^k Ã^k + α^T Ã^T."""
     powers = alpha ** torch.arange(steps + 1, device=alpha.device)
     return torch.cat([rest * powers[:-1], powers[-1:]])
 
 
 def chebyshev_terms(alpha: Tensor, rest: Tensor, steps: int) -> Tensor:
-    """(1 - α) / (1 - αλ) = (1 - r) / (1 + r) · (1 + 2 Σ r^k T_k(λ)), α = 2r / (1 + r²) → factors of T_0 ... T_steps."""
+    """Return the factors of T_0 ... T_steps in (1 - α) / (1 - αλ) = (1 - r) / (1 + r) · (1 + 2 Σ r^k T_k(λ)).
+
+    Here α = 2r / (1 + r²).
+    """
     r = alpha / (1 + torch.sqrt(rest * (1 + alpha)))
     powers = r ** torch.arange(steps + 1, device=alpha.device)
     return (1 - r) / (1 + r) * torch.cat([powers[:1], 2 * powers[1:]])
 
 
 def terms_for(alpha: float, error: float) -> int:
-    """So many terms that all later ones are less than `error`, relative to the smallest part of a signal Sm leaves."""
+    """Return how many terms leave a remainder below `error`, relative to the most strongly damped component."""
     r = alpha / (1 + math.sqrt((1 - alpha) * (1 + alpha)))
     allowed = error * (1 - alpha)
     return 1 + math.ceil(math.log(2 / allowed) / -math.log(r))
@@ -143,9 +153,18 @@ def series(
     against: Optional[Tensor] = None,
     columns: int = 32,
 ) -> Tuple[Tensor, Tensor]:  # noqa: UP006
-    """Σ_k c_k B_k(Ã) u, with B_k the powers or Chebyshev's polynomials, and each ⟨B_k(Ã) u, against⟩.
+    """Sum Σ_k c_k B_k(Ã) u, with B_k the powers or Chebyshev's polynomials.
 
-    So many `columns` at a time stay in the cache of the processor, three times as fast for a large bag.
+    Args:
+        u: [M, D].
+        factors: c, [terms].
+        neighbours, weights: Ã, [M, K].
+        chebyshev: Use Chebyshev's polynomials for B_k.
+        against: v [M, D], for the gradient of the factors.
+        columns: How many columns to do at a time; 32 stay in the processor's cache, three times as fast.
+
+    Returns:
+        The sum [M, D], and ⟨B_k(Ã) u, v⟩ [terms].
     """
     c, once, neighbours = factors.to(u), weights.to(u), neighbours.int()
     twice = 2 * once
@@ -159,7 +178,7 @@ def series(
         if against is not None:
             dots[0] += torch.dot(now.flatten(), other)
         for k in range(1, c.shape[0]):
-            after = spread(now, neighbours, twice if chebyshev and k > 1 else once)
+            after = neighbour_sum(now, neighbours, twice if chebyshev and k > 1 else once)
             if chebyshev and k > 1:
                 after = after.sub_(before)  # T_k+1 = 2 Ã T_k - T_k-1
             before, now = now, after
@@ -171,7 +190,7 @@ def series(
 
 
 class _Series(torch.autograd.Function):
-    """Ã is symmetric: the gradient of u is the same series of the gradient, and no step is kept for it."""
+    """The series with its gradient: as Ã is symmetric, the same series of the gradient, so that no step is kept."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
@@ -183,11 +202,12 @@ class _Series(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # noqa: UP006
         u, factors, neighbours, weights = ctx.saved_tensors
-        of_u, of_factors = series(grad, factors, neighbours, weights, ctx.chebyshev, against=u)
-        return of_u, of_factors.to(factors), None, None, None
+        grad_u, grad_factors = series(grad, factors, neighbours, weights, ctx.chebyshev, against=u)
+        return grad_u, grad_factors.to(factors), None, None, None
 
 
 def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
+    """Sum the series; in training by the function that keeps no step."""
     if torch.jit.is_scripting():
         return series(u, factors, neighbours, weights, chebyshev)[0]
     else:  # noqa: RET505 - TorchScript leaves out this branch alone
@@ -198,19 +218,19 @@ def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tenso
 
 
 def is_chain(neighbours: Tensor) -> bool:
-    """Two places for each instance, the one before and the one after, and these say so too. neighbours: [M, K]."""
+    """Return whether each instance names the one before and the one after, and these name it. neighbours: [M, K]."""
     if neighbours.shape[1] != 2:
         return False
     own = torch.arange(neighbours.shape[0], device=neighbours.device)
     before, after = neighbours[:, 0], neighbours[:, 1]
-    said = ((before == own) | (neighbours[before, 1] == own)) & ((after == own) | (neighbours[after, 0] == own))
-    return bool(said.all())
+    mutual = ((before == own) | (neighbours[before, 1] == own)) & ((after == own) | (neighbours[after, 0] == own))
+    return bool(mutual.all())
 
 
 def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
-    """(1 - α)(I - αÃ)^-1 u of chains, by cyclic reduction: a round couples instances twice as far apart as the last."""
+    """Solve (1 - α)(I - αÃ)^-1 u for chains by cyclic reduction: each round couples instances twice as far apart."""
     own = torch.arange(u.shape[0], device=u.device)  # [M]
-    a = alpha.to(u.device) * weights  # [M, 2], in float64: the differences to come are small
+    a = alpha.to(u.device) * weights  # [M, 2], float64: the differences below are small
     at_itself = neighbours == own.unsqueeze(1)
     diagonal = 1 - torch.where(at_itself, a, torch.zeros_like(a)).sum(dim=1)  # [M]
     coupled = torch.where(at_itself, torch.zeros_like(a), -a)  # [M, 2] to the one before and the one after
@@ -218,7 +238,7 @@ def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weig
     while bool((coupled.abs() > 1e-17).any()):
         far = coupled / diagonal[neighbours]  # [M, 2]
         table = torch.cat([own.unsqueeze(1), neighbours], dim=1)
-        g = spread(g, table, torch.cat([torch.ones_like(far[:, :1]), -far], dim=1).to(u))
+        g = neighbour_sum(g, table, torch.cat([torch.ones_like(far[:, :1]), -far], dim=1).to(u))
         # an instance before couples back by its second number, one after by its first
         back = torch.stack([coupled[neighbours[:, 0], 1], coupled[neighbours[:, 1], 0]], dim=1)
         on = torch.stack([coupled[neighbours[:, 0], 0], coupled[neighbours[:, 1], 1]], dim=1)
@@ -229,7 +249,7 @@ def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weig
 
 
 class _Chain(torch.autograd.Function):
-    """S = (1 - α)(I - αÃ)^-1 is symmetric, and ⟨v, dS/dα u⟩ = (⟨S v, Ã S u⟩ - ⟨v, S u⟩) / (1 - α)."""
+    """The solution with its gradient: S is symmetric, and ⟨v, dS/dα u⟩ = (⟨S v, Ã S u⟩ - ⟨v, S u⟩) / (1 - α)."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
@@ -241,14 +261,17 @@ class _Chain(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # noqa: UP006
         g, alpha, rest, neighbours, weights = ctx.saved_tensors
-        of_u = solve_chain(grad, alpha, rest, neighbours, weights)
-        of_alpha = None
+        grad_u = solve_chain(grad, alpha, rest, neighbours, weights)
+        grad_alpha = None
         if g is not None:
-            of_alpha = ((of_u * spread(g, neighbours, weights.to(g))).sum() - (grad * g).sum()).to(alpha) / rest
-        return of_u, of_alpha, None, None, None  # rest moves with alpha, and is counted there
+            grad_alpha = ((grad_u * neighbour_sum(g, neighbours, weights.to(g))).sum() - (grad * g).sum()).to(
+                alpha
+            ) / rest
+        return grad_u, grad_alpha, None, None, None  # rest = 1 - alpha is counted with alpha
 
 
 def smooth_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
+    """Solve chains; in training by the function that keeps one solution alone."""
     if torch.jit.is_scripting():
         return solve_chain(u, alpha, rest, neighbours, weights)
     else:  # noqa: RET505 - TorchScript leaves out this branch alone

@@ -1,38 +1,41 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""One bag too large for memory: its instances come in blocks, and what is kept of each is small."""
+"""Prediction for a bag too large for memory: its instances come in blocks, of which little is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scripts.networks.graph import Graph
 from scripts.networks.mil import BagPrediction, MILNetwork
-from scripts.networks.pooling import InstancePool, Pooled, SmoothAttentionPool, weighted_sum
+from scripts.networks.pooling import InstancePool, Pooled, SmoothAttentionPool, WeightedPool, weighted_sum
 
-Blocks = Callable[[], Iterable[Tensor]]  # each call begins anew: [1, D, n], together the bag [1, D, N]
+Blocks = Callable[[], Iterable[Tensor]]  # each call yields the blocks [1, D, n] of the bag [1, D, N] again
 
 
 @torch.no_grad()
 def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords: Tensor | None = None) -> BagPrediction:
-    """What `network.predict` says of the whole bag.
+    """Predict one bag from its blocks, with the result of `network.predict` on the whole bag.
 
-    Attention that asks each instance alone is summed in one pass, by online softmax. Smooth attention keeps the
-    projected columns of all instances, smooths those, and reads the bag again for the sum; an encoder that makes
-    features smaller than the given ones is not asked twice, its features are kept.
+    Attention that scores each instance by itself is summed in one pass, by online softmax. Smooth attention keeps the
+    projected columns of all instances, smooths those, and reads the bag again for the sum; features that the encoder
+    made smaller than the given ones are kept instead of read again.
 
     Args:
-        blocks: gives the blocks of the bag, as often as it is called.
+        network: In evaluation mode.
+        blocks: Returns the blocks of the bag each time it is called.
         mask: [1, 1, N], all ones.
         coords: [1, 1 or 2, N].
+
+    Returns:
+        The prediction of the bag, B = 1.
     """
     if not isinstance(network, MILNetwork) or network.training or network.slots is not None or network.feature_weights:
         raise ValueError(
-            "a bag in blocks wants a MILNetwork in evaluation, without slots and without feature_weights: "
+            "a bag in blocks needs a MILNetwork in evaluation mode, without slots and without feature_weights: "
             "read it without blocks"
         )
     if not bool((mask > 0.5).all()):
@@ -44,8 +47,8 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
         pooled = aggregator.pool(columns, mask)
     elif isinstance(aggregator, SmoothAttentionPool):
         pooled = _two_passes(network, aggregator, blocks, mask, graph)
-    elif hasattr(aggregator, "columns"):
-        pooled = _online(network, blocks, mask, graph)
+    elif isinstance(aggregator, WeightedPool):
+        pooled = _one_pass(network, aggregator, blocks, mask, graph)
     else:
         raise ValueError(
             f"{type(aggregator).__name__} needs the whole bag at once: read it without blocks, "
@@ -55,7 +58,7 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
 
 
 def _encoded(network: MILNetwork, blocks: Blocks, mask: Tensor) -> Iterator[tuple[Tensor, bool]]:
-    """The features [1, D', n] of each block, and whether they are smaller than what was given."""
+    """Yield the features [1, D', n] of each block, and whether they are smaller than the block."""
     seen = 0
     for block in blocks():
         if block.shape[-1] == 0:
@@ -64,12 +67,11 @@ def _encoded(network: MILNetwork, blocks: Blocks, mask: Tensor) -> Iterator[tupl
         x: Tensor = network.encoder(block, torch.ones_like(block[:, :1]))
         yield x, x.numel() < block.numel()
     if seen != mask.shape[2]:
-        raise ValueError(f"the blocks hold {seen} instances, the mask names {mask.shape[2]}: give the whole bag")
+        raise ValueError(f"the blocks hold {seen} instances, the mask has {mask.shape[2]}: give the whole bag")
 
 
-def _online(network: MILNetwork, blocks: Blocks, mask: Tensor, graph: Graph) -> Pooled:
-    """z = Σ exp(f - m) x / Σ exp(f - m), m the largest f so far: what was summed shrinks when m and the sum grow."""
-    aggregator: Any = network.aggregator
+def _one_pass(network: MILNetwork, aggregator: WeightedPool, blocks: Blocks, mask: Tensor, graph: Graph) -> Pooled:
+    """Sum z = Σ exp(f - m) x / Σ exp(f - m) with m the largest f so far; a larger m scales down what was summed."""
     scores: list[Tensor] = []
     m = torch.full((), float("-inf"), device=mask.device)
     total, z = torch.zeros_like(m), torch.zeros_like(m)
@@ -80,7 +82,7 @@ def _online(network: MILNetwork, blocks: Blocks, mask: Tensor, graph: Graph) -> 
         before, m = m, torch.maximum(m, f.max())
         kept = torch.exp(before - m) * total
         total = kept + torch.exp(f - m).sum()
-        z = kept / total * z + weighted_sum(x, torch.exp(f - m) / total).float()  # [1, D'], never more than a mean
+        z = kept / total * z + weighted_sum(x, torch.exp(f - m) / total).float()  # [1, D'], always a mean: no overflow
     every = torch.cat(scores, dim=2)  # [1, 1, N]
     return Pooled(z, every, torch.exp(every - m) / total)
 
@@ -88,7 +90,7 @@ def _online(network: MILNetwork, blocks: Blocks, mask: Tensor, graph: Graph) -> 
 def _two_passes(
     network: MILNetwork, aggregator: SmoothAttentionPool, blocks: Blocks, mask: Tensor, graph: Graph
 ) -> Pooled:
-    """The columns of all instances are smoothed at once; then z = Σ Sm(s) x, block by block."""
+    """Smooth the columns of all instances at once, then sum z = Σ Sm(s) x block by block."""
     n = mask.shape[2]
     columns = torch.empty(0)
     kept: list[Tensor] = []
@@ -98,7 +100,7 @@ def _two_passes(
         start, end = end, end + part.shape[1]
         if start == 0:
             columns = part.new_empty([1, n, part.shape[2]])
-        columns[:, start:end] = part[:, : max(n - start, 0)]  # what is too many is told at the end
+        columns[:, start:end] = part[:, : max(n - start, 0)]  # _encoded refuses too many at the end
         if smaller:
             kept.append(x)
     attended = aggregator.attend(columns, mask, graph)

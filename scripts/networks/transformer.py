@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""SmTAP: attention among all instances, smoothed, before the attention pool (arXiv 2410.03276)."""
+"""SmTAP of SmMIL (arXiv 2410.03276): smoothed self-attention among all instances, before the attention pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.networks.smooth import Adjacency, SmoothOperator, adjacency
 
 
 class SmoothTransformerLayer(nn.Module):
-    """Z = X + Sm(MHSA(LN(X))), Y = Z + MLP(LN(Z))."""
+    """One layer: Z = X + Sm(MHSA(LN(X))), Y = Z + MLP(LN(Z))."""
 
     def __init__(self, features: int, heads: int, mlp_ratio: int, dropout: float, smooth: SmoothOperator) -> None:
         super().__init__()
@@ -32,29 +32,33 @@ class SmoothTransformerLayer(nn.Module):
             nn.Dropout(dropout),
         )
 
-    def forward(self, x: Tensor, real: Optional[Tensor], of_bags: Adjacency) -> Tensor:
-        """x: [B, N, D], real: [B, 1, 1, N] or None where all are."""
-        attended = self.attend_to_all(self.norm1(x), real)  # [B, N, D]
-        z = x + self.smooth.along(attended.transpose(1, 2), of_bags).transpose(1, 2)
-        return z + self.mlp(self.norm2(z))
+    def forward(self, x: Tensor, real: Optional[Tensor], adj: Adjacency) -> Tensor:
+        """Return Y [B, N, D] of x [B, N, D]; real: [B, 1, 1, N] or None where all are."""
+        attended = self.self_attention(self.norm1(x), real)  # [B, N, D]
+        z = x + self.smooth.along(attended.transpose(1, 2), adj).transpose(1, 2)  # [B, N, D]
+        return z + self.mlp(self.norm2(z))  # [B, N, D]
 
-    def attend_to_all(self, x: Tensor, real: Optional[Tensor]) -> Tensor:
+    def self_attention(self, x: Tensor, real: Optional[Tensor]) -> Tensor:
+        """Attend from every instance to every real one, with all heads. x: [B, N, D]."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        qkv = qkv.contiguous()  # [3, B, H, N, D/H], each head's rows side by side, which is faster
+        qkv = qkv.contiguous()  # [3, B, H, N, D/H], contiguous rows are faster
         y = scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=real)  # [B, H, N, D/H], no N×N kept
         return y.transpose(1, 2).reshape(b, n, d)
 
 
 class SmoothTransformer(nn.Module):
-    """Layers of smooth self-attention, a LayerNorm, and then any other aggregator: with SmoothAttentionPool, SmTAP.
+    """Layers of smooth self-attention, a LayerNorm, then any other aggregator; with SmoothAttentionPool this is SmTAP.
 
     Args:
-        features: of an instance, kept by every layer.
-        pool: the aggregator behind the layers, of `features` features.
-        heads, layers, mlp_ratio, dropout: of the transformer; the authors ran 512 features, 8 heads, 2 layers.
-        alpha, mode, steps, accelerated: of the smooth operator in each layer.
-        add_input: add the bag itself behind each layer.
+        features: D of an instance, kept by every layer; the authors used 512.
+        pool: Aggregator behind the layers, for `features` features.
+        heads: Attention heads of a layer; the authors used 8.
+        layers: Number of layers; the authors used 2.
+        mlp_ratio: Width of a layer's MLP over `features`.
+        dropout: Probability of dropout in the MLP.
+        alpha, steps, mode, accelerated: Of the smooth operator in each layer, see SmoothOperator.
+        add_input: Add the bag itself behind each layer.
     """
 
     def __init__(
@@ -83,18 +87,19 @@ class SmoothTransformer(nn.Module):
         self.add_input = add_input
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+        """Pool x [B, D, N] with mask [B, 1, N]."""
         rows = x.transpose(1, 2)  # [B, N, D]
-        real, of_bags = _real_or_none(mask), adjacency(graph)
+        real, adj = _attention_mask(mask), adjacency(graph)
         y = rows
         for layer in self.layers:
-            y = layer(y, real, of_bags)
+            y = layer(y, real, adj)  # [B, N, D]
             if self.add_input:
                 y = y + rows
         return self.pool(self.norm(y).transpose(1, 2), mask, graph)
 
 
-def _real_or_none(mask: Tensor) -> Optional[Tensor]:
-    """[B, 1, 1, N], spread over heads and queries without a copy; a bag without padding needs none."""
+def _attention_mask(mask: Tensor) -> Optional[Tensor]:
+    """Return [B, 1, 1, N], which broadcasts over heads and queries; None where no bag has padding."""
     if not exporting() and bool((mask > 0.5).all()):
         return None
     return (mask > 0.5).unsqueeze(2)

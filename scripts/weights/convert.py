@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m scripts convert`: published weights → a `model.pt` of ours."""
+"""`python -m scripts convert`: from a published checkpoint to a `model.pt` of these bundles."""
 
 from __future__ import annotations
 
@@ -20,62 +20,92 @@ from scripts.core.errors import InputError
 from scripts.core.files import whole_file, writable_folder
 from scripts.engine.provenance import Config, origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
-from scripts.weights.sa_dmil import DATA_SUFFIX, data_path, read_tensors
 
-SA_DMIL, TORCHMIL = "sa-dmil", "torchmil"
+TORCHMIL = "torchmil"
+KINDS = ("sa-dmil", TORCHMIL)
 STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where a training loop keeps the state dict
+SAVE_IT_WITH = "save it with torch.save(model.state_dict(), FILE)"
 
 logger = logging.getLogger(__name__)
 
 
-def convert(
+def convert_checkpoint(
     checkpoint: Path,
     output: Path,
     kind: str | None = None,
-    settings: torchmil.Settings | None = None,
+    settings: torchmil.TorchmilSettings | None = None,
     force: bool = False,
 ) -> None:
-    """Read a checkpoint and write `output`, and what network it is of beside it; torchmil's also as .json to run.
+    """Read a checkpoint, write `output` and its origin beside it, and of torchmil also the network as .json.
 
     Args:
-        checkpoint: of SA-DMIL, an .index, its name without .index, or a folder with one; of torchmil, a torch file.
-        output: a .pt file, or a folder that exists: `model.pt` in it.
-        kind: "sa-dmil" or "torchmil"; by default it is seen from the checkpoint.
-        settings: of a torchmil network.
-        force: overwrite what is there.
+        checkpoint: Of SA-DMIL, an .index, its name without .index, or a folder with one; of torchmil, a torch file.
+        output: A .pt file, or a folder that exists, for `model.pt` in it.
+        kind: "sa-dmil" or "torchmil"; by default it is recognised from the checkpoint.
+        settings: Of a torchmil network.
+        force: Overwrite what is there.
     """
-    if kind not in (None, SA_DMIL, TORCHMIL):
-        raise InputError(f"--kind {kind!r} is not known: give {SA_DMIL} or {TORCHMIL}")
-    output = _model_path(output)
-    network_path = output.with_suffix(".json")
-    index = _index(checkpoint)
-    of_torchmil = kind == TORCHMIL or (kind is None and index is None)
-    others = [network_path] if of_torchmil else []
-    _refuse_overwriting([output, origin_file(output), *others], force)
+    if kind not in (None, *KINDS):
+        raise InputError(f"--kind {kind!r} is not known: give {' or '.join(KINDS)}")
+    model = output / "model.pt" if output.is_dir() else output
+    if model.suffix != ".pt":
+        raise InputError(f"{output} is neither a folder nor a .pt file: give models, or models/model.pt")
+    index = _find_index(checkpoint)
+    is_torchmil = kind == TORCHMIL or (kind is None and index is None)
+    override = model.with_suffix(".json") if is_torchmil else None
+    for path in (model, origin_file(model), override):
+        if path is not None and path.exists() and not force:
+            raise InputError(f"{path} exists: give another name, or --force to overwrite it")
 
-    if of_torchmil:
-        state, network = torchmil.converted(_torch_state(checkpoint), settings or torchmil.Settings())
+    if is_torchmil:
+        state, network = torchmil.convert_state(_read_state(checkpoint), settings or torchmil.TorchmilSettings())
         logger.info("%s: %s", checkpoint, network["_desc_"])
-        _write(output, state, {"in_features": network["encoder"]["in_features"], "network_def": network}, network_path)
-        logger.info("wrote %s, and the network that takes it as %s", output, network_path)
+        _write(model, state, {"in_features": network["encoder"]["in_features"], "network_def": network}, override)
+        logger.info("wrote %s, and the network that takes it as %s", model, override)
     else:
-        _write(output, _sa_dmil_state(index or checkpoint), sa_dmil.NETWORK)
-        logger.info("wrote %s", output)
+        _write(model, _read_sa_dmil(index or checkpoint), sa_dmil.SA_DMIL_CONFIG)
+        logger.info("wrote %s", model)
 
 
-def _sa_dmil_state(index: Path) -> dict[str, Tensor]:
-    tensors = read_tensors(index)
+def _write(model: Path, state: dict[str, Tensor], config: Config, override: Path | None = None) -> None:
+    """Write the weights, the config they need as their origin, and as an override file: all of them or none."""
+    writable_folder(model.parent)
+    content = io.BytesIO()  # so that the same weights give the same bytes: torch puts the name of a file into it
+    torch.save(state, content)
+    with ExitStack() as files:
+        files.enter_context(whole_file(model)).write_bytes(content.getvalue())
+        files.enter_context(whole_file(origin_file(model))).write_text(origin_text(config), encoding="utf-8")
+        if override is not None:
+            files.enter_context(whole_file(override)).write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+
+
+def _find_index(checkpoint: Path) -> Path | None:
+    """Return the .index of a TensorFlow checkpoint; None where it is none."""
+    if checkpoint.is_dir():
+        found = sorted(checkpoint.glob("*.index"))
+        if len(found) != 1:
+            count = f"holds {len(found)} .index files" if found else "holds no .index file"
+            raise InputError(f"{checkpoint} {count}: give one checkpoint by its name")
+        return found[0]
+    name = checkpoint.name.removesuffix(".index").removesuffix(sa_dmil.DATA_SUFFIX)
+    index = checkpoint.with_name(f"{name}.index")
+    return index if index.is_file() else None
+
+
+def _read_sa_dmil(index: Path) -> dict[str, Tensor]:
+    """Read the state dict of our network from a TensorFlow checkpoint, with what must be known of it in the log."""
+    tensors = sa_dmil.read_tensors(index)
     state = sa_dmil.state_dict(tensors)
-    sha256 = sa_dmil.sha256_of(data_path(index))
+    sha256 = sa_dmil.sha256_of(sa_dmil.data_path(index))
     name = sa_dmil.released_as(sha256)
     if name is None:
         logger.warning("%s: SA-DMIL, but not one of the three that were released (sha256 %s)", index, sha256)
     else:
         logger.info("%s: SA-DMIL, released as %s (sha256 %s)", index, name, sha256)
-    if sa_dmil.classes(tensors) == 2:
+    if sa_dmil.head_outputs(tensors) == 2:
         logger.warning(
             "its head gives two logits, of which one is made: the second less the first; "
-            "that the second means hemorrhage is inferred, nobody has written it"
+            "that the second means hemorrhage is inferred, it is documented nowhere"
         )
     logger.warning(
         "research use only: the released weights are badly calibrated outside their data, "
@@ -84,66 +114,19 @@ def _sa_dmil_state(index: Path) -> dict[str, Tensor]:
     return state
 
 
-# --- reading
-
-
-def _index(checkpoint: Path) -> Path | None:
-    """The .index that is meant, if a TensorFlow checkpoint is."""
-    if checkpoint.is_dir():
-        found = sorted(checkpoint.glob("*.index"))
-        if len(found) != 1:
-            there = f"holds {len(found)} .index files" if found else "holds no .index file"
-            raise InputError(f"{checkpoint} {there}: give one checkpoint by its name")
-        return found[0]
-    name = checkpoint.name.removesuffix(".index").removesuffix(DATA_SUFFIX)
-    index = checkpoint.with_name(f"{name}.index")
-    return index if index.is_file() else None
-
-
-def _torch_state(path: Path) -> Mapping[str, Tensor]:
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    """Read the state dict of a torch file, itself or in what a training loop saved."""
     if not path.is_file():
         raise InputError(f"{path} is missing: give an .index of TensorFlow, or a .pt of torchmil")
     try:
         with warnings.catch_warnings(action="ignore"):  # the one line below says what matters
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is none of torch's can fail in any way
-        raise InputError(
-            f"{path} is no torch file, or holds more than tensors: save it with torch.save(model.state_dict(), FILE)"
-        ) from error
-    for key in STATE_KEYS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-            break
+    except Exception as error:  # a file that is not torch's can fail in any way
+        raise InputError(f"{path} is no torch file, or holds more than tensors: {SAVE_IT_WITH}") from error
+    if isinstance(loaded, Mapping):
+        loaded = next((loaded[key] for key in STATE_KEYS if isinstance(loaded.get(key), Mapping)), loaded)
     if not isinstance(loaded, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
     ):
-        raise InputError(f"{path} holds no state dict: save it with torch.save(model.state_dict(), FILE)")
+        raise InputError(f"{path} holds no state dict: {SAVE_IT_WITH}")
     return loaded
-
-
-# --- writing
-
-
-def _model_path(output: Path) -> Path:
-    path = output / "model.pt" if output.is_dir() else output
-    if path.suffix != ".pt":
-        raise InputError(f"{output} is neither a folder nor a .pt file: give models, or models/model.pt")
-    return path
-
-
-def _refuse_overwriting(paths: list[Path], force: bool) -> None:
-    for path in paths:
-        if path.exists() and not force:
-            raise InputError(f"{path} exists: give another name, or --force to overwrite it")
-
-
-def _write(output: Path, state: dict[str, Tensor], config: Config, network_path: Path | None = None) -> None:
-    writable_folder(output.parent)
-    model = io.BytesIO()  # so that the same weights make the same bytes: a file would be named within itself
-    torch.save(state, model)
-    with ExitStack() as files:  # all are there at the end, or none
-        files.enter_context(whole_file(output)).write_bytes(model.getvalue())
-        files.enter_context(whole_file(origin_file(output))).write_text(origin_text(config), encoding="utf-8")
-        if network_path is not None:
-            override = json.dumps(config, indent=4) + "\n"
-            files.enter_context(whole_file(network_path)).write_text(override, encoding="utf-8")

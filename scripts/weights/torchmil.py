@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""State dicts of torchmil 1.0.2, SmABMIL and SmTransformerABMIL → ours, and the network that takes them."""
+"""State dicts of torchmil 1.0.2, SmABMIL and SmTransformerABMIL: their weights in our network, and its definition."""
 
 from __future__ import annotations
 
@@ -20,29 +20,38 @@ CHOICES = {
     "activation": ("tanh", "relu", "gelu"),
     "mode": ("approx", "exact"),
 }
-NORMALISED = {"early": ["proj1", "proj2"], "mid": ["proj2"]}  # by their spectral_norm, per placement
+NORMALISED = {"early": ["proj1", "proj2"], "mid": ["proj2"]}  # layers under their spectral_norm, by placement
 POOL_COEF = "pool.sm.sm.coef"
 LAYER_COEF = "transformer_encoder.layers.{}.att_module.sm.sm.coef"
 MLP_RATIO = 4
 
 State = Mapping[str, Tensor]
-Part = tuple[str, str, tuple[int, ...]]  # their name, our name, shape
+TensorMapping = tuple[str, str, tuple[int, ...]]  # their name, our name, shape
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a torchmil network was made with and its state dict does not say; the defaults are torchmil's.
+class TorchmilSettings:
+    """Arguments of a torchmil network that its state dict does not hold; the defaults are torchmil's.
 
-    All smooth operators of a network are taken to have the same mode and steps, and the same alpha where it was fixed.
+    All smooth operators of a network share mode and steps, and alpha where it was fixed.
+
+    Args:
+        placement: sm_where.
+        activation: att_act.
+        mode: sm_mode.
+        steps: sm_steps.
+        alpha: sm_alpha as torchmil was given it, where it was not trained.
+        heads: transf_n_heads.
+        add_input: transf_add_self.
     """
 
-    placement: str = "early"  # sm_where
-    activation: str = "tanh"  # att_act
-    mode: str = "approx"  # sm_mode
-    steps: int = 10  # sm_steps
-    alpha: float | None = None  # sm_alpha as torchmil was given it, where it was not trained
-    heads: int = 4  # transf_n_heads
-    add_input: bool = True  # transf_add_self
+    placement: str = "early"
+    activation: str = "tanh"
+    mode: str = "approx"
+    steps: int = 10
+    alpha: float | None = None
+    heads: int = 4
+    add_input: bool = True
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -54,35 +63,42 @@ class Settings:
         if self.alpha is not None and not (type(self.alpha) is float and 0 < self.alpha < 1):
             raise InputError(f"--alpha {self.alpha!r} does not lie between 0 and 1: give the sm_alpha of the training")
         if type(self.add_input) is not bool:
-            raise InputError(f"--add_input {self.add_input!r} is no truth: give --add_input or --noadd_input")
+            raise InputError(f"--add_input {self.add_input!r} is no truth value: give --add_input or --noadd_input")
 
 
-def converted(state: State, settings: Settings) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Our state dict, and the `network_def` that takes it."""
-    theirs = _unwrapped(state)
+def convert_state(state: State, settings: TorchmilSettings) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return our state dict, and the `network_def` that takes it."""
+    theirs = _without_wrapper(state)
     features, hidden = _width(theirs, "last_layer.weight", 1), _width(theirs, "pool.proj1.bias", 0)
     layers = len({found[1] for name in theirs if (found := re.match(r"transformer_encoder\.layers\.(\d+)\.", name))})
     if layers and features % settings.heads:
         raise InputError(f"{features} features cannot be shared among {settings.heads} heads: give --heads")
-    normalised = _normalised(theirs, settings)
-    parts = list(_parts(features, hidden, layers, normalised))
-    coefs = dict(_coefs(layers))
-    _refuse_others(theirs, {*(name for name, _, _ in parts), *coefs})
+    normalised = _normalised_layers(theirs, settings)
+    mapping = list(_tensor_mapping(features, hidden, layers, normalised))
+    coefs = dict(_coef_mapping(layers))
+    unknown = sorted(theirs.keys() - {name for name, _, _ in mapping} - coefs.keys())
+    if unknown:
+        raise _not_of_torchmil(f"`{unknown[0]}`, for which our networks have no place")
     if settings.alpha is not None and coefs.keys() <= theirs.keys():
         raise InputError("every alpha of this network was trained, and is in the checkpoint: leave out --alpha")
-    ours = {our_name: _tensor(theirs, their_name, shape) for their_name, our_name, shape in parts}
-    for their_name, our_name in coefs.items():
-        ours[our_name] = _alpha_logit(theirs, their_name, settings)
+    ours = {our_name: _copy_of(theirs, their_name, shape) for their_name, our_name, shape in mapping}
+    ours |= {our_name: _alpha_logit(theirs, their_name, settings) for their_name, our_name in coefs.items()}
+    return ours, _network_def(theirs, settings, (features, hidden, layers), bool(normalised))
 
+
+def _network_def(
+    theirs: State, settings: TorchmilSettings, sizes: tuple[int, int, int], spectral_norm: bool
+) -> dict[str, Any]:
+    features, hidden, layers = sizes
     smooth = {"steps": settings.steps, "mode": settings.mode}
     aggregator: dict[str, Any] = {
         "_target_": "scripts.networks.SmoothAttentionPool",
         "in_features": features,
         "hidden_features": hidden,
         "placement": settings.placement,
-        "alpha": _alpha(theirs, POOL_COEF, settings),
+        "alpha": _alpha_argument(theirs, POOL_COEF, settings),
         **smooth,
-        "spectral_norm": bool(normalised),
+        "spectral_norm": spectral_norm,
         "activation": settings.activation,
     }
     if layers:
@@ -92,12 +108,12 @@ def converted(state: State, settings: Settings) -> tuple[dict[str, Tensor], dict
             "heads": settings.heads,
             "layers": layers,
             "mlp_ratio": MLP_RATIO,
-            "alpha": _alpha(theirs, LAYER_COEF.format(0), settings),
+            "alpha": _alpha_argument(theirs, LAYER_COEF.format(0), settings),
             **smooth,
             "add_input": settings.add_input,
             "pool": aggregator,
         }
-    network = {
+    return {
         "_target_": "scripts.networks.MILNetwork",
         "_desc_": f"{'SmTransformerABMIL' if layers else 'SmABMIL'} of torchmil",
         "encoder": {"_target_": "scripts.networks.Features", "in_features": features},
@@ -105,15 +121,14 @@ def converted(state: State, settings: Settings) -> tuple[dict[str, Tensor], dict
         "head": f"$torch.nn.Linear({features}, 1)",
         "spatial_dims": 2,
     }
-    return ours, network
 
 
 # --- which tensor goes where
 
 
-def _parts(features: int, hidden: int, layers: int, normalised: list[str]) -> Iterator[Part]:
+def _tensor_mapping(features: int, hidden: int, layers: int, normalised: list[str]) -> Iterator[TensorMapping]:
     pool = "aggregator.pool" if layers else "aggregator"
-    yield from _pair("last_layer", "head", (1, features))
+    yield from _layer("last_layer", "head", (1, features))
     yield "pool.proj1.bias", f"{pool}.project.bias", (hidden,)
     for theirs, ours, shape in (("proj1", "project", (hidden, features)), ("proj2", "weigh", (1, hidden))):
         if theirs in normalised:
@@ -125,36 +140,36 @@ def _parts(features: int, hidden: int, layers: int, normalised: list[str]) -> It
             yield f"pool.{theirs}.weight", f"{pool}.{ours}.weight", shape
     for layer in range(layers):
         there, here = f"transformer_encoder.layers.{layer}", f"aggregator.layers.{layer}"
-        yield from _pair(f"{there}.norm1", f"{here}.norm1", (features,))
+        yield from _layer(f"{there}.norm1", f"{here}.norm1", (features,))
         yield f"{there}.att_module.qkv_nn.weight", f"{here}.qkv.weight", (3 * features, features)
-        yield from _pair(f"{there}.norm2", f"{here}.norm2", (features,))
-        yield from _pair(f"{there}.mlp_module.0", f"{here}.mlp.0", (MLP_RATIO * features, features))
-        yield from _pair(f"{there}.mlp_module.3", f"{here}.mlp.3", (features, MLP_RATIO * features))
+        yield from _layer(f"{there}.norm2", f"{here}.norm2", (features,))
+        yield from _layer(f"{there}.mlp_module.0", f"{here}.mlp.0", (MLP_RATIO * features, features))
+        yield from _layer(f"{there}.mlp_module.3", f"{here}.mlp.3", (features, MLP_RATIO * features))
     if layers:
-        yield from _pair("transformer_encoder.norm", "aggregator.norm", (features,))
+        yield from _layer("transformer_encoder.norm", "aggregator.norm", (features,))
 
 
-def _pair(theirs: str, ours: str, shape: tuple[int, ...]) -> Iterator[Part]:
+def _layer(theirs: str, ours: str, shape: tuple[int, ...]) -> Iterator[TensorMapping]:
     yield f"{theirs}.weight", f"{ours}.weight", shape
     yield f"{theirs}.bias", f"{ours}.bias", shape[:1]
 
 
-def _coefs(layers: int) -> Iterator[tuple[str, str]]:
-    """Their trained coefficients of Sm, and our logits of alpha."""
+def _coef_mapping(layers: int) -> Iterator[tuple[str, str]]:
+    """Yield the names of their trained coefficients of Sm, and of our logits of alpha."""
     yield POOL_COEF, f"{'aggregator.pool' if layers else 'aggregator'}.smooth.alpha_logit"
     for layer in range(layers):
         yield LAYER_COEF.format(layer), f"aggregator.layers.{layer}.smooth.alpha_logit"
 
 
-def _unwrapped(state: State) -> State:
-    """Without what a wrapper puts before every name, such as `module.` or `model.`, and without the loss."""
+def _without_wrapper(state: State) -> State:
+    """Remove what a wrapper puts before every name, such as `module.` or `model.`, and the loss."""
     wrapper = next((name.removesuffix("last_layer.weight") for name in state if name.endswith("last_layer.weight")), "")
     names = {name: name.removeprefix(wrapper) for name in state}
     return {ours: state[name] for name, ours in names.items() if not ours.startswith("criterion.")}
 
 
-def _normalised(theirs: State, settings: Settings) -> list[str]:
-    """The linear layers of the pool under spectral normalisation."""
+def _normalised_layers(theirs: State, settings: TorchmilSettings) -> list[str]:
+    """Return the linear layers of the pool under spectral normalisation, which must be those of the placement."""
     found = [layer for layer in ("proj1", "proj2") if f"pool.{layer}.parametrizations.weight.original" in theirs]
     if found and found != NORMALISED.get(settings.placement):
         fitting = " or ".join(name for name, layers in NORMALISED.items() if layers == found) or "no placement"
@@ -174,20 +189,14 @@ def _width(theirs: State, name: str, dimension: int) -> int:
     return theirs[name].shape[dimension]
 
 
-def _tensor(theirs: State, name: str, shape: tuple[int, ...]) -> Tensor:
+def _copy_of(theirs: State, name: str, shape: tuple[int, ...]) -> Tensor:
     if name not in theirs:
         raise _not_of_torchmil(f"no tensor `{name}`")
     if theirs[name].shape != shape:
-        raise _not_of_torchmil(f"`{name}` of the shape {tuple(theirs[name].shape)}, where {shape} is wanted")
+        raise _not_of_torchmil(f"`{name}` of the shape {tuple(theirs[name].shape)} instead of {shape}")
     if not theirs[name].isfinite().all():
         raise InputError(f"`{name}` of the checkpoint holds NaN or infinite values: give one whose training went well")
     return theirs[name].detach().float().clone()
-
-
-def _refuse_others(theirs: State, known: set[str]) -> None:
-    others = sorted(theirs.keys() - known)
-    if others:
-        raise _not_of_torchmil(f"`{others[0]}`, for which our networks have no place")
 
 
 def _not_of_torchmil(what: str) -> InputError:
@@ -197,13 +206,10 @@ def _not_of_torchmil(what: str) -> InputError:
     )
 
 
-# --- alpha
-
-
-def _alpha_logit(theirs: State, name: str, settings: Settings) -> Tensor:
-    """torchmil's alpha is 1 / (1 + coef) in its approximation, and coef / (1 + coef) in its exact operator."""
+def _alpha_logit(theirs: State, name: str, settings: TorchmilSettings) -> Tensor:
+    """Return the logit of 1 / (1 + coef), torchmil's alpha in its approximation, or of coef / (1 + coef) if exact."""
     if name in theirs:
-        coef = float(_tensor(theirs, name, ()))
+        coef = float(_copy_of(theirs, name, ()))
     elif settings.alpha is not None:
         coef = settings.alpha / (1 - settings.alpha)
     else:
@@ -215,8 +221,8 @@ def _alpha_logit(theirs: State, name: str, settings: Settings) -> Tensor:
     return torch.tensor(-math.log(coef) if settings.mode == "approx" else math.log(coef))
 
 
-def _alpha(theirs: State, name: str, settings: Settings) -> float | str:
-    """The same as an argument of our operator: a fixed alpha means 1 - alpha in torchmil's approximation."""
+def _alpha_argument(theirs: State, name: str, settings: TorchmilSettings) -> float | str:
+    """Return alpha as an argument of our operator: a fixed one means 1 - alpha in torchmil's approximation."""
     if name in theirs or settings.alpha is None:
         return "trainable"
     return round(1 - settings.alpha, 12) if settings.mode == "approx" else settings.alpha

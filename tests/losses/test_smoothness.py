@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from scripts.core.errors import InputError
 from scripts.losses import BagCrossEntropy, SmoothMILLoss, ls1, ls2
 from scripts.networks import BagPrediction, Features, GatedAttentionPool, MILNetwork, build_graph
 
@@ -119,7 +118,7 @@ def test_a_class_without_a_weight_is_an_error() -> None:
 
 
 def test_a_third_class_needs_a_logit_of_its_own() -> None:
-    with pytest.raises(InputError, match=r"a label of class 2 for a network of one logit: name configs/classes"):
+    with pytest.raises(ValueError, match=r"a label of class 2 for a network of one logit: name configs/classes"):
         BagCrossEntropy()(torch.zeros(1, 1), torch.tensor([[2.0]]))
 
 
@@ -157,7 +156,7 @@ def test_an_unknown_variant_is_an_error() -> None:
 
 def test_smoothness_among_nobody_is_an_error() -> None:
     network = MILNetwork(Features(4), GatedAttentionPool(4, 2), torch.nn.Linear(4, 1))
-    with pytest.raises(ValueError, match="the network knows no neighbours: give it spatial_dims"):
+    with pytest.raises(ValueError, match="the network uses no neighbours: give it spatial_dims"):
         SmoothMILLoss(0.5)(network(torch.randn(1, 4, 3)), torch.zeros(1, 1))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.bags import adjacency
 from scripts.networks import MILNetwork
-from scripts.weights.torchmil import Settings, converted
+from scripts.weights.torchmil import TorchmilSettings, convert_state
 
 peer = pytest.importorskip("torchmil.models", reason="torchmil has an environment of its own: make bench runs this")
 
@@ -47,8 +47,8 @@ def trained(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def ours_of(theirs: nn.Module, settings: Settings) -> MILNetwork:
-    state, definition = converted(theirs.state_dict(), settings)
+def ours_of(theirs: nn.Module, settings: TorchmilSettings) -> MILNetwork:
+    state, definition = convert_state(theirs.state_dict(), settings)
     network: MILNetwork = built(definition)
     network.load_state_dict(state)
     return network.eval()
@@ -60,7 +60,7 @@ def bag() -> tuple[Tensor, Tensor]:
     return x, torch.stack([adjacency(torch.tensor(PLACES).t()).float()])
 
 
-def assert_same(theirs: nn.Module, settings: Settings, dense: bool = False) -> None:
+def assert_same(theirs: nn.Module, settings: TorchmilSettings, dense: bool = False) -> None:
     """Logits, scores, and the gradient of both for every parameter and the features."""
     ours = ours_of(theirs, settings)
     x, adj = bag()
@@ -83,11 +83,11 @@ def assert_same(theirs: nn.Module, settings: Settings, dense: bool = False) -> N
     assert their_grads == {}
 
 
-def gradients_by_our_names(theirs: nn.Module, settings: Settings) -> dict[str, Tensor]:
+def gradients_by_our_names(theirs: nn.Module, settings: TorchmilSettings) -> dict[str, Tensor]:
     """The converter names gradients as it names weights; those of alpha go through the coefficient it stands for."""
     parameters = dict(theirs.named_parameters())
     instead = {name: p.grad for name, p in parameters.items() if p.grad is not None and not name.endswith("coef")}
-    grads = converted({**theirs.state_dict(), **instead}, settings)[0]
+    grads = convert_state({**theirs.state_dict(), **instead}, settings)[0]
     values = ours_of(theirs, settings).state_dict()
     learned = {name: tensor for name, tensor in grads.items() if not name.endswith((".0._u", ".0._v"))}
     for their_name, coef in parameters.items():
@@ -99,7 +99,7 @@ def gradients_by_our_names(theirs: nn.Module, settings: Settings) -> dict[str, T
     return {name: grad for name, grad in learned.items() if settings.alpha is None or not name.endswith("alpha_logit")}
 
 
-def stands_for(logit: Tensor, coef: Tensor, settings: Settings) -> bool:
+def stands_for(logit: Tensor, coef: Tensor, settings: TorchmilSettings) -> bool:
     """alpha = 1 / (1 + coef) in torchmil's approximation, coef / (1 + coef) in its exact operator."""
     c = coef.item()
     return math.isclose(torch.sigmoid(logit), 1 / (1 + c) if settings.mode == "approx" else c / (1 + c), rel_tol=1e-5)
@@ -125,7 +125,7 @@ def smtap(**options: Any) -> nn.Module:
 @pytest.mark.parametrize("placement", ["early", "mid", "late"])
 def test_smap(placement: str, activation: str, spectral_norm: bool) -> None:
     theirs = smap(sm_where=placement, att_act=activation, spectral_norm=spectral_norm)
-    assert_same(theirs, Settings(placement=placement, activation=activation))
+    assert_same(theirs, TorchmilSettings(placement=placement, activation=activation))
 
 
 @pytest.mark.parametrize("placement", ["early", "mid", "late"])
@@ -133,14 +133,14 @@ def test_smap(placement: str, activation: str, spectral_norm: bool) -> None:
 def test_alpha_means_the_same_in_both_modes_of_ours(mode: str, placement: str) -> None:
     """torchmil's exact mode takes a dense adjacency alone, and means 1 - alpha of its approximate mode."""
     theirs = smap(sm_where=placement, sm_mode=mode)
-    assert_same(theirs, Settings(placement=placement, mode=mode), dense=mode == "exact")
+    assert_same(theirs, TorchmilSettings(placement=placement, mode=mode), dense=mode == "exact")
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.5, 0.7])
 @pytest.mark.parametrize("mode", ["approx", "exact"])
 def test_a_fixed_alpha_is_inverted_in_torchmils_approximation(mode: str, alpha: float) -> None:
     theirs = smap(sm_alpha=alpha, sm_mode=mode)
-    settings = Settings(mode=mode, alpha=alpha)
+    settings = TorchmilSettings(mode=mode, alpha=alpha)
     ours = ours_of(theirs, settings)
     smooth: Any = ours.aggregator.smooth
     assert float(smooth.alpha) == pytest.approx(1 - alpha if mode == "approx" else alpha)
@@ -149,7 +149,7 @@ def test_a_fixed_alpha_is_inverted_in_torchmils_approximation(mode: str, alpha: 
 
 @pytest.mark.parametrize("steps", [1, 3, 25])
 def test_steps(steps: int) -> None:
-    assert_same(smap(sm_steps=steps), Settings(steps=steps))
+    assert_same(smap(sm_steps=steps), TorchmilSettings(steps=steps))
 
 
 @pytest.mark.parametrize("add_input", [False, True])
@@ -157,20 +157,20 @@ def test_steps(steps: int) -> None:
 @pytest.mark.parametrize("heads", [1, 4])
 def test_smtap(heads: int, layers: int, add_input: bool) -> None:
     theirs = smtap(transf_n_layers=layers, transf_n_heads=heads, transf_add_self=add_input)
-    assert_same(theirs, Settings(heads=heads, add_input=add_input))
+    assert_same(theirs, TorchmilSettings(heads=heads, add_input=add_input))
 
 
 @pytest.mark.parametrize("placement", ["early", "mid", "late"])
 def test_smtap_with_other_pools(placement: str) -> None:
     theirs = smtap(transf_n_layers=2, pool_sm_where=placement, pool_act="gelu", pool_spectral_norm=True)
-    assert_same(theirs, Settings(placement=placement, activation="gelu"))
+    assert_same(theirs, TorchmilSettings(placement=placement, activation="gelu"))
 
 
 def test_a_difference_is_seen() -> None:
     """The comparison itself: with the wrong placement, alpha or order of the heads it must fail."""
     with pytest.raises(AssertionError, match=r"logits|scores"):
-        assert_same(smap(sm_where="early"), Settings(placement="mid"))
+        assert_same(smap(sm_where="early"), TorchmilSettings(placement="mid"))
     with pytest.raises(AssertionError, match=r"logits|scores"):
-        assert_same(smap(sm_steps=10), Settings(steps=9))
+        assert_same(smap(sm_steps=10), TorchmilSettings(steps=9))
     with pytest.raises(AssertionError, match=r"logits|scores"):
-        assert_same(smtap(transf_n_layers=2, transf_n_heads=4), Settings(heads=2))
+        assert_same(smtap(transf_n_layers=2, transf_n_heads=4), TorchmilSettings(heads=2))

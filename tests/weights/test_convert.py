@@ -18,8 +18,8 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.networks import MILNetwork
-from scripts.weights.convert import convert
-from scripts.weights.torchmil import Settings
+from scripts.weights.convert import convert_checkpoint
+from scripts.weights.torchmil import TorchmilSettings
 from tests.shared_data import ROOT, shared_data
 from tests.weights.tf_checkpoint import write_checkpoint
 
@@ -79,7 +79,7 @@ def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
     sa_dmil: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        convert(sa_dmil, tmp_path / "new" / "att.pt")
+        convert_checkpoint(sa_dmil, tmp_path / "new" / "att.pt")
     model = tmp_path / "new" / "att.pt"
     assert json.loads(model.with_name("att.origin.json").read_text())["config"] == {"network_def#slots": 57}
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["att.origin.json", "att.pt"]
@@ -91,14 +91,14 @@ def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
 
 @pytest.mark.parametrize("given", ["att.ckpt.index", "att.ckpt", "att.ckpt.data-00000-of-00001", "."])
 def test_a_tensorflow_checkpoint_has_several_names(sa_dmil: Path, tmp_path: Path, given: str) -> None:
-    convert(sa_dmil.parent / given, tmp_path)
+    convert_checkpoint(sa_dmil.parent / given, tmp_path)
     loaded("ct", tmp_path / "model.pt")
 
 
 def test_a_released_checkpoint_is_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     index = shared_data("sa_mil/checkpoints/baseline.ckpt.index")
     with caplog.at_level(logging.INFO):
-        convert(index, tmp_path)
+        convert_checkpoint(index, tmp_path)
     assert f"{index}: SA-DMIL, released as baseline (sha256 fc734d204520" in caplog.text
     assert "inferred" not in caplog.text
     assert "badly calibrated" in caplog.text
@@ -110,7 +110,7 @@ def test_torchmil_becomes_a_model_and_its_network(
 ) -> None:
     torch.save(SMABMIL if key is None else {"epoch": 3, key: SMABMIL}, tmp_path / "best.ckpt")
     with caplog.at_level(logging.INFO):
-        convert(tmp_path / "best.ckpt", tmp_path / "smabmil.pt", settings=Settings(steps=7))
+        convert_checkpoint(tmp_path / "best.ckpt", tmp_path / "smabmil.pt", settings=TorchmilSettings(steps=7))
     text = (tmp_path / "smabmil.json").read_text(encoding="utf-8")
     override: dict[str, Any] = json.loads(text)
     assert text == json.dumps(override, indent=4) + "\n"
@@ -131,7 +131,7 @@ def test_torchmil_becomes_a_model_and_its_network(
 
 def test_the_same_weights_make_the_same_bytes(smabmil: Path, tmp_path: Path) -> None:
     for name in ("a.pt", "other.pt"):
-        convert(smabmil, tmp_path / name)
+        convert_checkpoint(smabmil, tmp_path / name)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
 
 
@@ -142,17 +142,17 @@ def test_the_same_weights_make_the_same_bytes(smabmil: Path, tmp_path: Path) -> 
 def test_nothing_is_overwritten_unless_forced(smabmil: Path, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
     with pytest.raises(InputError, match=rf"{there} exists: give another name, or --force to overwrite it"):
-        convert(smabmil, tmp_path / "out.pt")
+        convert_checkpoint(smabmil, tmp_path / "out.pt")
     assert (tmp_path / there).read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {there, smabmil.name}
-    convert(smabmil, tmp_path / "out.pt", force=True)
+    convert_checkpoint(smabmil, tmp_path / "out.pt", force=True)
     loaded("wsi", tmp_path / "out.pt", tmp_path / "out.json")
 
 
 def test_nothing_is_written_of_a_bad_checkpoint(smabmil: Path, tmp_path: Path) -> None:
     torch.save({**SMABMIL, "pool.sm.sm.coef": torch.tensor(-1.0)}, smabmil)
     with pytest.raises(InputError, match="coef"):
-        convert(smabmil, tmp_path / "new" / "out.pt")
+        convert_checkpoint(smabmil, tmp_path / "new" / "out.pt")
     assert not (tmp_path / "new").exists()
 
 
@@ -162,7 +162,7 @@ def test_a_failed_write_leaves_neither_file(smabmil: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(Path, "write_text", full)  # the second of the two
     with pytest.raises(OSError, match="full"):
-        convert(smabmil, tmp_path / "out" / "out.pt")
+        convert_checkpoint(smabmil, tmp_path / "out" / "out.pt")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -198,15 +198,15 @@ def test_what_is_no_checkpoint_is_told(tmp_path: Path, name: str, kind: str | No
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
     with pytest.raises(InputError, match=told) as error:
-        convert(tmp_path / name, tmp_path / "out.pt", kind=kind)
+        convert_checkpoint(tmp_path / name, tmp_path / "out.pt", kind=kind)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out.pt").exists()
 
 
 def test_a_checkpoint_of_other_tensors_is_told(tmp_path: Path) -> None:
     index = write_checkpoint(tmp_path, {"dense/kernel": np.ones(3, np.float32)})
-    with pytest.raises(InputError, match=r"layer_with_weights-0/kernel .* none is there: give one of the checkpoints"):
-        convert(index, tmp_path / "out.pt")
+    with pytest.raises(InputError, match=r"layer_with_weights-0/kernel .* it is missing: give one of the checkpoints"):
+        convert_checkpoint(index, tmp_path / "out.pt")
 
 
 @pytest.mark.parametrize("output", ["models", "out.json", "out.pth"])
@@ -214,16 +214,16 @@ def test_an_output_without_a_name_for_it_is_told(smabmil: Path, tmp_path: Path, 
     with pytest.raises(
         InputError, match=f"{output} is neither a folder nor a .pt file: give models, or models/model.pt"
     ):
-        convert(smabmil, tmp_path / output)
+        convert_checkpoint(smabmil, tmp_path / output)
 
 
 def test_a_folder_that_takes_no_files_is_told(smabmil: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write to .*: give another folder"):
-        convert(smabmil, smabmil / "out.pt")
+        convert_checkpoint(smabmil, smabmil / "out.pt")
 
 
 def test_tensors_of_a_state_dict_may_be_parameters(tmp_path: Path) -> None:
     wrapped: dict[str, Tensor] = {name: torch.nn.Parameter(tensor) for name, tensor in SMABMIL.items()}
     torch.save(wrapped, tmp_path / "x.pt")
-    convert(tmp_path / "x.pt", tmp_path / "out.pt")
+    convert_checkpoint(tmp_path / "x.pt", tmp_path / "out.pt")
     assert not any(tensor.requires_grad for tensor in torch.load(tmp_path / "out.pt").values())

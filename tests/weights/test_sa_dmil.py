@@ -117,7 +117,7 @@ def test_attention_and_head_compute_the_formula_of_the_original(tensors: dict[st
 
 def test_one_logit_says_what_two_say(tensors: dict[str, np.ndarray]) -> None:
     two = with_two_outputs(tensors)
-    assert (sa_dmil.classes(tensors), sa_dmil.classes(two)) == (1, 2)
+    assert (sa_dmil.head_outputs(tensors), sa_dmil.head_outputs(two)) == (1, 2)
     folded, whole = network(), network(outputs=2)
     folded.load_state_dict(sa_dmil.state_dict(two))
     whole.load_state_dict(sa_dmil.state_dict(two, one_logit=False))
@@ -134,11 +134,11 @@ def test_one_logit_says_what_two_say(tensors: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "told"),
     [
-        ("4/kernel", None, r"layer_with_weights-4/kernel .* should be \(3, 3, 32, 32\), and none is there: give one"),
-        ("0/kernel", (16, 3, 5, 5), r"-0/kernel .* should be \(5, 5, 3, 16\), and \(16, 3, 5, 5\) is there: give one"),
-        ("14/bias", (3,), r"-14/bias .* should be \(1,\), and \(3,\) is there: give one"),
-        ("14/kernel", (128, 2), r"-14/kernel .* should be \(128, 1\), and \(128, 2\) is there: give one"),
-        ("12/u", (1152, 32), r"-12/u .* should be \(1152, 64\), and \(1152, 32\) is there: give one"),
+        ("4/kernel", None, r"layer_with_weights-4/kernel .* should be \(3, 3, 32, 32\), and it is missing: give one"),
+        ("0/kernel", (16, 3, 5, 5), r"-0/kernel .* should be \(5, 5, 3, 16\), and it is \(16, 3, 5, 5\): give one"),
+        ("14/bias", (3,), r"-14/bias .* should be \(1,\), and it is \(3,\): give one"),
+        ("14/kernel", (128, 2), r"-14/kernel .* should be \(128, 1\), and it is \(128, 2\): give one"),
+        ("12/u", (1152, 32), r"-12/u .* should be \(1152, 64\), and it is \(1152, 32\): give one"),
     ],
 )
 def test_other_tensors_are_told(
@@ -195,7 +195,7 @@ def answers(request: pytest.FixtureRequest) -> Answers:
     with torch.no_grad():
         logit = released(image)[0]
         head = released.head
-        if sa_dmil.classes(tensors) == 2:
+        if sa_dmil.head_outputs(tensors) == 2:
             whole.load_state_dict(sa_dmil.state_dict(tensors, one_logit=False))
             head = whole.head
         raw = head(heard["z"][None])[0]

@@ -132,7 +132,7 @@ def test_a_changed_number_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pairs", "told"),
     [
-        ({b"": header(shards=2)}, "says that its tensors lie in 2 files, and one is wanted: save"),
+        ({b"": header(shards=2)}, "says that its tensors lie in 2 files instead of one: save"),
         ({b"": header(big_endian=True)}, "is of a big-endian machine: save"),
         ({}, "says that its tensors lie in 0 files"),
         ({b"": header(), b"x": entry(8, (1,), 0, 8, 0)}, "holds 'x' of the unknown type 8: save"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.networks import MILNetwork, SmoothOperator
-from scripts.weights.torchmil import Settings, converted
+from scripts.weights.torchmil import TorchmilSettings, convert_state
 from tests.shared_data import ROOT
 
 FEATURES, HIDDEN, HEADS = 8, 5, 2
@@ -78,7 +78,7 @@ def adjacency() -> Tensor:
     return scale[:, None] * a * scale[None, :]
 
 
-def sm(u: Tensor, coef: float, settings: Settings) -> Tensor:
+def sm(u: Tensor, coef: float, settings: TorchmilSettings) -> Tensor:
     a = adjacency()
     if settings.mode == "exact":  # γ = coef, L = I - Ã
         return torch.linalg.solve((1 + coef) * torch.eye(len(a)).double() - coef * a, u)
@@ -102,7 +102,7 @@ def layer_norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
     return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
 
 
-def asked(state: dict[str, Tensor], name: str, settings: Settings) -> float:
+def asked(state: dict[str, Tensor], name: str, settings: TorchmilSettings) -> float:
     """The coefficient, trained or made from the fixed alpha as torchmil makes it."""
     if f"{name}.sm.sm.coef" in state:
         return float(state[f"{name}.sm.sm.coef"])
@@ -110,7 +110,7 @@ def asked(state: dict[str, Tensor], name: str, settings: Settings) -> float:
     return 1 / (1 - settings.alpha) - 1
 
 
-def pooled_by_formula(x: Tensor, state: dict[str, Tensor], settings: Settings) -> tuple[Tensor, Tensor]:
+def pooled_by_formula(x: Tensor, state: dict[str, Tensor], settings: TorchmilSettings) -> tuple[Tensor, Tensor]:
     """Logit and f of each instance. x: [N, D]."""
     coef = asked(state, "pool", settings)
     if settings.placement == "early":
@@ -125,7 +125,7 @@ def pooled_by_formula(x: Tensor, state: dict[str, Tensor], settings: Settings) -
     return z @ state["last_layer.weight"].t() + state["last_layer.bias"], f[:, 0]
 
 
-def transformed_by_formula(x: Tensor, state: dict[str, Tensor], settings: Settings, layers: int) -> Tensor:
+def transformed_by_formula(x: Tensor, state: dict[str, Tensor], settings: TorchmilSettings, layers: int) -> Tensor:
     y = x
     for layer in range(layers):
         at = f"transformer_encoder.layers.{layer}"
@@ -159,8 +159,8 @@ def network(state: dict[str, Tensor], definition: dict[str, Any]) -> MILNetwork:
     return made.eval()
 
 
-def assert_same(theirs: dict[str, Tensor], settings: Settings, layers: int = 0) -> None:
-    made = network(*converted(theirs, settings))
+def assert_same(theirs: dict[str, Tensor], settings: TorchmilSettings, layers: int = 0) -> None:
+    made = network(*convert_state(theirs, settings))
     exact = {name: tensor.double() for name, tensor in theirs.items()}
     x = features().double()
     if layers:
@@ -179,36 +179,36 @@ def assert_same(theirs: dict[str, Tensor], settings: Settings, layers: int = 0) 
     ("placement", "mode", "fixed"), itertools.product(("early", "mid", "late"), ("approx", "exact"), (False, True))
 )
 def test_the_pool_says_what_torchmil_says(placement: str, mode: str, fixed: bool) -> None:
-    settings = Settings(placement=placement, mode=mode, alpha=0.2 if fixed else None)
+    settings = TorchmilSettings(placement=placement, mode=mode, alpha=0.2 if fixed else None)
     assert_same(state_of_pool(coef=None if fixed else 1.7), settings)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_activation_and_the_steps_are_those_given(activation: str) -> None:
-    assert_same(state_of_pool(), Settings(activation=activation, steps=3))
+    assert_same(state_of_pool(), TorchmilSettings(activation=activation, steps=3))
 
 
 @pytest.mark.parametrize(("placement", "normalised"), [("early", ("proj1", "proj2")), ("mid", ("proj2",))])
 def test_spectral_normalisation_goes_along(placement: str, normalised: tuple[str, ...]) -> None:
-    assert_same(state_of_pool(normalised=normalised), Settings(placement=placement))
+    assert_same(state_of_pool(normalised=normalised), TorchmilSettings(placement=placement))
 
 
 @pytest.mark.parametrize(("mode", "add_input"), itertools.product(("approx", "exact"), (False, True)))
 def test_the_transformer_says_what_torchmil_says(mode: str, add_input: bool) -> None:
-    settings = Settings(heads=HEADS, mode=mode, add_input=add_input)
+    settings = TorchmilSettings(heads=HEADS, mode=mode, add_input=add_input)
     assert_same(state_of_transformer(), settings, layers=2)
 
 
 def test_a_transformer_may_have_both_a_fixed_and_a_trained_alpha() -> None:
-    theirs, settings = state_of_transformer(coefs=(None,)), Settings(heads=HEADS, alpha=0.2)
+    theirs, settings = state_of_transformer(coefs=(None,)), TorchmilSettings(heads=HEADS, alpha=0.2)
     assert_same(theirs, settings, layers=1)
-    _, definition = converted(theirs, settings)
+    _, definition = convert_state(theirs, settings)
     assert (definition["aggregator"]["alpha"], definition["aggregator"]["pool"]["alpha"]) == (0.8, "trainable")
 
 
 @pytest.mark.parametrize(("mode", "alpha"), [("approx", 0.9), ("exact", 0.1)])
 def test_a_fixed_alpha_of_torchmil_is_inverted_in_its_approximation(mode: str, alpha: float) -> None:
-    made = network(*converted(state_of_pool(coef=None), Settings(mode=mode, alpha=0.1)))
+    made = network(*convert_state(state_of_pool(coef=None), TorchmilSettings(mode=mode, alpha=0.1)))
     smooth = made.aggregator.smooth
     assert isinstance(smooth, SmoothOperator)
     assert float(smooth.alpha) == pytest.approx(alpha)
@@ -218,9 +218,9 @@ def test_a_fixed_alpha_of_torchmil_is_inverted_in_its_approximation(mode: str, a
 @pytest.mark.parametrize("wrapper", ["module.", "model.", "net.model."])
 def test_the_names_of_a_wrapper_and_the_loss_are_left_out(wrapper: str) -> None:
     theirs = state_of_pool()
-    wanted, definition = converted(theirs, Settings())
+    wanted, definition = convert_state(theirs, TorchmilSettings())
     theirs["criterion.pos_weight"] = torch.tensor(2.0)  # the loss is part of torchmil's network
-    found, other = converted({wrapper + name: tensor for name, tensor in theirs.items()}, Settings())
+    found, other = convert_state({wrapper + name: tensor for name, tensor in theirs.items()}, TorchmilSettings())
     assert other == definition
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -229,7 +229,7 @@ def test_the_names_of_a_wrapper_and_the_loss_are_left_out(wrapper: str) -> None:
 def test_what_is_written_shares_no_memory_and_is_float32() -> None:
     """A view of a large tensor would be saved with all of it."""
     theirs = {name: tensor.double() for name, tensor in state_of_pool().items()}
-    ours, _ = converted(theirs, Settings())
+    ours, _ = convert_state(theirs, TorchmilSettings())
     assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
     assert all(tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in ours.values())
 
@@ -265,7 +265,7 @@ def without(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         (
             {**state_of_pool(), "last_layer.weight": torch.zeros(2, FEATURES)},
             {},
-            r"`last_layer.weight` of the shape \(2, 8\), where \(1, 8\) is wanted",
+            r"`last_layer.weight` of the shape \(2, 8\) instead of \(1, 8\)",
         ),
         ({**state_of_pool(), "last_layer.weight": torch.zeros(2)}, {}, "holds no tensor `last_layer.weight`"),
         (state_of_pool(coef=None), {}, "holds no trained alpha `pool.sm.sm.coef`: give .* --alpha 0.5"),
@@ -293,7 +293,7 @@ def without(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 )
 def test_what_cannot_be_taken_over_is_told(theirs: dict[str, Tensor], settings: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told) as error:
-        converted(theirs, Settings(**settings))
+        convert_state(theirs, TorchmilSettings(**settings))
     assert "\n" not in str(error.value)
 
 
@@ -308,9 +308,9 @@ def test_what_cannot_be_taken_over_is_told(theirs: dict[str, Tensor], settings: 
         ("heads", "x", "--heads 'x' is no whole number above 0"),
         ("alpha", 1.0, "--alpha 1.0 does not lie between 0 and 1: give the sm_alpha"),
         ("alpha", "trainable", "--alpha 'trainable' does not lie between 0 and 1"),
-        ("add_input", "no", "--add_input 'no' is no truth: give --add_input or --noadd_input"),
+        ("add_input", "no", "--add_input 'no' is no truth value: give --add_input or --noadd_input"),
     ],
 )
 def test_a_setting_that_is_none_is_told(name: str, value: Any, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        Settings(**{name: value})
+        TorchmilSettings(**{name: value})
