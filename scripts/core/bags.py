@@ -17,7 +17,7 @@ from scripts.core.errors import InputError
 
 PATHS = ("image", "annotation", "instance_label")
 LONGEST_BAG_ID = 200  # bytes: a file may add an ending to it
-SUFFIXES = re.compile(r"\.(nii|nii\.gz|nrrd|mha|mhd|zip|h5|npy|pt)$")
+SUFFIXES = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|zip|h5|npy|pt)$")
 
 Image = str | list[str]
 

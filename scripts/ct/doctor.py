@@ -23,9 +23,8 @@ from scripts.ct.dicom.headers import Header, Rejected
 from scripts.ct.dicom.hounsfield import SURELY_NOT_AIR_HU, read_slices
 from scripts.ct.dicom.series import MIN_SLICES, by_study, choose_series, slice_normal, spacings_mm, tilt_degrees
 from scripts.ct.dicom.tags import quietly
-from scripts.ct.reader import LOST_AT_MOST
+from scripts.ct.reader import LOST_AT_MOST, is_volume, load_volume
 from scripts.ct.scans import find_scans
-from scripts.ct.volumes import is_volume, load_volume
 from scripts.doctor.computer import HEAD_CT, examine_computer
 from scripts.doctor.findings import Finding, Level, ScanFinding, folded, sections_in
 
@@ -157,7 +156,7 @@ def examine_dicom(bag: Mapping[str, Any], headers: Sequence[Header], rejected: S
     slices = choice.headers
     middle = slices[len(slices) // 2]
     syntax = _transfer_syntax(middle)
-    pixels, lost, mended = read_slices([middle], 0)
+    pixels, lost, repaired = read_slices([middle], 0)
     if lost:
         return ScanFinding(
             name,
@@ -173,10 +172,10 @@ def examine_dicom(bag: Mapping[str, Any], headers: Sequence[Header], rejected: S
             syntax,
         ]
     )
-    if choice.set_aside:
-        text += f"; set aside {', '.join(choice.set_aside)}"
+    if choice.skipped:
+        text += f"; set aside {', '.join(choice.skipped)}"
     ids = [header.sop if header.frame is None else f"{header.sop}/{header.frame}" for header in slices]
-    return _judged(bag, text, ids, [*remarks, *choice.warnings, *mended], pixels[0])
+    return _judged(bag, text, ids, [*remarks, *choice.warnings, *repaired], pixels[0])
 
 
 def _judged(

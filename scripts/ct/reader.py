@@ -1,34 +1,94 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A head CT as it lies on disk (DICOM in a folder, a zip or a list, NIfTI, NRRD) to one volume in Hounsfield units."""
+"""Reads a head CT as it lies on disk (DICOM, NIfTI, NRRD or MetaImage) into one volume in Hounsfield units."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from monai.config import PathLike
-from monai.data import ImageReader
+from monai.data import ImageReader, ITKReader
 from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.files import folder_of
 from scripts.ct.dicom.headers import INCOMPLETE, Header, read_headers
-from scripts.ct.dicom.hounsfield import read_slices
-from scripts.ct.dicom.series import by_study, choose_series, positions_mm, slice_normal, spacings_mm, tilt_degrees
-from scripts.ct.volumes import Series, is_volume, load_volume
+from scripts.ct.dicom.hounsfield import AIR_HU, MAX_VOXELS, read_slices
+from scripts.ct.dicom.series import (
+    by_study,
+    choose_series,
+    positions_mm,
+    slice_normal,
+    spacings_mm,
+    tilt_degrees,
+    upwards,
+)
+from scripts.ct.dicom.tags import quietly
 
 LOST_AT_MOST = 10  # one file in so many, so that a broken copy is not read as a short scan
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # VTK and GIPL hold no orientation
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+# Lines of a header that state where the voxels lie; ITK takes the identity where they are missing.
+_NRRD_PLACE = (
+    rb"^space: *(right|left)-(anterior|posterior)-superior\s*$|^space: *(RAS|LAS|LPS)\s*$",
+    rb"^space directions: *(\([^n()]+\)\s*){3}$",
+    rb"^space origin: *\(",
+)
+_META_PLACE = (rb"^(TransformMatrix|Rotation|Orientation) *=", rb"^(Offset|Position|Origin) *=")
+_HEADER_BYTES = 65536  # of which the text at the start of an NRRD or MetaImage file is a small part
+
+
+@dataclass(frozen=True)
+class Series:
+    """One scan, its slices from inferior to superior."""
+
+    array: np.ndarray  # float32 [columns, rows, slices] in HU
+    affine: np.ndarray  # (4, 4) voxel -> RAS millimetres, sheared where the gantry was tilted
+    positions: np.ndarray  # (slices,) millimetres along the slice normal
+    spacings: np.ndarray  # (slices - 1,) millimetres from a slice's origin to the next one's
+    tilt: float  # degrees between the slice normal and the patient's long axis
+    stored_affine: np.ndarray  # before its axes were turned
+    stored_shape: tuple[int, ...]
+    sop_instance_uids: list[str] = field(default_factory=list)  # of each slice; this and the next two in DICOM alone
+    frames: list[int | None] = field(default_factory=list)  # number within a multi-frame file
+    files: list[str] = field(default_factory=list)  # as `open_image` takes them
+    warnings: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # what else is there, and why it is not read
+
+    def meta(self) -> dict[str, Any]:
+        """Return the metadata as MONAI's readers give it, and what `ScanBagd` makes a bag's entries of."""
+        return {
+            MetaKeys.AFFINE: self.affine,
+            MetaKeys.ORIGINAL_AFFINE: self.stored_affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(self.stored_shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),  # MONAI's word for "no channel axis yet"
+            "sop_instance_uids": self.sop_instance_uids,
+            "frames": self.frames,
+            "files": self.files,
+            "positions_mm": self.positions,
+            "spacings": self.spacings,
+            "tilt_degrees": self.tilt,
+            "warnings": self.warnings,
+            "skipped": self.skipped,
+        }
 
 
 class SeriesReader(ImageReader):
-    """`LoadImaged(keys="image", reader=SeriesReader())`: a scan in HU, its slices from inferior to superior.
+    """A reader for MONAI's `LoadImaged`: a scan in HU, its slices from inferior to superior.
 
-    The scan is DICOM, as a folder, a zip, a list of files or one multi-frame file; or it is a NIfTI or NRRD file.
+    The scan is DICOM, as a folder, a zip, a list of files or one multi-frame file; or it is a file in NIfTI, NRRD or
+    MetaImage.
 
     Args:
         series: SeriesInstanceUID or SeriesNumber of the series to read, instead of the one that suits best.
@@ -46,10 +106,16 @@ class SeriesReader(ImageReader):
 
     def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict]:
         series = load_scan(*img, series=self.series)
-        return series.array, _meta(series)
+        return series.array, series.meta()
 
 
 def load_scan(*paths: Path, series: str | None = None) -> Series:
+    """Read the scan at a path, or of several DICOM files.
+
+    Args:
+        paths: a volume, a folder, a zip, or DICOM files.
+        series: SeriesInstanceUID or SeriesNumber, see `SeriesReader`.
+    """
     if len(paths) > 1 and any(map(is_volume, paths)):
         raise InputError(f"{paths[0]} and {len(paths) - 1} more paths given as one image: give one volume")
     if is_volume(paths[0]) and paths[0].is_file():
@@ -57,12 +123,15 @@ def load_scan(*paths: Path, series: str | None = None) -> Series:
     return load_series(*paths, series=series)
 
 
+# DICOM
+
+
 def load_series(*paths: Path, series: str | None = None) -> Series:
-    """The head CT among the DICOM files in a folder, in a zip, or given one by one."""
+    """Read the head CT among the DICOM files in a folder, in a zip, or given one by one."""
     where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     headers, rejected = read_headers(paths)
     if not headers and not rejected:
-        raise InputError(f"{where} {_nothing_there(paths[0])}")
+        raise InputError(f"{where} {_why_nothing(paths[0])}")
     unread = {file.name: reason for file, reason in rejected}
     _require_mostly_intact(where, len({header.file for header in headers}) + len(rejected), len(rejected), unread)
     studies = len(by_study(headers))
@@ -70,7 +139,7 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
         raise InputError(f"{where} holds {studies} studies: give each a folder")
 
     choice = choose_series(headers, series, where)
-    volume, lost, mended = read_slices(choice.headers, len(choice.headers) // LOST_AT_MOST, where)
+    volume, lost, repaired = read_slices(choice.headers, len(choice.headers) // LOST_AT_MOST, where)
     undecoded = {choice.headers[index].file.name: INCOMPLETE for index in lost}
     _require_mostly_intact(where, len(choice.headers), len(lost), undecoded)
     if lost:
@@ -78,31 +147,29 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
         choice = replace(choice, headers=[each for k, each in enumerate(choice.headers) if k not in set(lost)])
 
     slices = choice.headers
-    normal = slice_normal(slices[0])
-    array, affine = volume.transpose(2, 1, 0), _affine(slices, normal)
+    array, affine = volume.transpose(2, 1, 0), _affine_of(slices)
     left_out = [f"{name} {reason} and is left out" for name, reason in {**unread, **undecoded}.items()]
     return Series(
         array=array,
         affine=affine,
         positions=positions_mm(slices),
         spacings=spacings_mm(slices),
-        tilt=tilt_degrees(normal),
+        tilt=tilt_degrees(slice_normal(slices[0])),
         stored_affine=affine,
         stored_shape=array.shape,
         sop_instance_uids=[header.sop for header in slices],
         frames=[header.frame for header in slices],
         files=[header.file.relative_to(folder_of(paths[0])) for header in slices],
-        warnings=left_out + choice.warnings + mended,
-        set_aside=choice.set_aside,
+        warnings=left_out + choice.warnings + repaired,
+        skipped=choice.skipped,
     )
 
 
-def _nothing_there(path: Path) -> str:
+def _why_nothing(path: Path) -> str:
     if not path.is_dir():
-        return "holds no DICOM, NIfTI or NRRD image: give a scan, or the folder that holds one"
-    if not any(path.iterdir()):
-        return "is empty: give the folder that holds the scan"
-    return "holds no DICOM images: give the folder that holds the scan"
+        return "holds no DICOM, NIfTI, NRRD or MetaImage: give a scan, or the folder that holds one"
+    what = "holds no DICOM images" if any(path.iterdir()) else "is empty"
+    return f"{what}: give the folder that holds the scan"
 
 
 def _require_mostly_intact(where: str, total: int, lost: int, reasons: dict[str, str]) -> None:
@@ -115,31 +182,145 @@ def _require_mostly_intact(where: str, total: int, lost: int, reasons: dict[str,
         )
 
 
-def _affine(slices: Sequence[Header], normal: np.ndarray) -> np.ndarray:
+def _affine_of(slices: Sequence[Header]) -> np.ndarray:
+    """Return (4, 4), voxel → RAS, of slices in order; their mean step is its third column."""
     first = slices[0]
     origins = np.array([header.position for header in slices])
     row_spacing, column_spacing = np.array(first.pixel_spacing)
+    step = slice_normal(first) * (first.thickness or 1.0)
     lps = np.eye(4)
     lps[:3, 0] = np.array(first.orientation)[:3] * column_spacing
     lps[:3, 1] = np.array(first.orientation)[3:] * row_spacing
-    lps[:3, 2] = np.diff(origins, axis=0).mean(axis=0) if len(slices) > 1 else normal * (first.thickness or 1.0)
+    lps[:3, 2] = np.diff(origins, axis=0).mean(axis=0) if len(slices) > 1 else step
     lps[:3, 3] = origins[0]
     return orientation_ras_lps(lps)
 
 
-def _meta(series: Series) -> dict:
-    return {
-        MetaKeys.AFFINE: series.affine,
-        MetaKeys.ORIGINAL_AFFINE: series.stored_affine.copy(),
-        MetaKeys.SPATIAL_SHAPE: np.asarray(series.stored_shape),
-        MetaKeys.SPACE: SpaceKeys.RAS,
-        MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),  # MONAI's word for "no channel axis yet"
-        "sop_instance_uids": series.sop_instance_uids,
-        "frames": series.frames,
-        "files": series.files,
-        "positions_mm": series.positions,
-        "spacings": series.spacings,
-        "tilt_degrees": series.tilt,
-        "warnings": series.warnings,
-        "set_aside": series.set_aside,
-    }
+# Volumes
+
+
+def is_volume(path: Path) -> bool:
+    """Tell by its name whether a file is a volume; hidden files are none."""
+    return path.name.lower().endswith(VOLUME_SUFFIXES) and not path.name.startswith(".")
+
+
+def load_volume(path: Path) -> Series:
+    """Read a NIfTI, NRRD or MetaImage file in HU; its axes are turned so that slices run from inferior to superior."""
+    with _readable(path):
+        array, affine = _read_nifti(path) if _format_of(path) == "NIfTI" else _read_with_itk(path)
+    _require_three_axes(path, array.shape)
+    if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-6):
+        raise InputError(f"{path} {_PLACELESS}")
+    image: Any = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
+    turned = np.asarray(image.dataobj)
+    lps = orientation_ras_lps(image.affine)
+    normal = upwards(np.cross(lps[:3, 0], lps[:3, 1]))
+    step, origin = lps[:3, 2], lps[:3, 3]
+    slices = turned.shape[2]
+    return Series(
+        # Outside the scanned circle a volume may hold NaN.
+        array=np.maximum(np.where(np.isfinite(turned), turned, np.float32(AIR_HU)), np.float32(AIR_HU)),
+        affine=image.affine,
+        positions=normal @ origin + np.arange(slices) * (normal @ step),
+        spacings=np.full(slices - 1, np.linalg.norm(step)),
+        tilt=tilt_degrees(normal),
+        stored_affine=affine,
+        stored_shape=array.shape,
+    )
+
+
+def volume_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of a volume by its header alone; a pixel of several values counts as a fourth axis."""
+    with _readable(path):
+        if _format_of(path) == "NIfTI":
+            volume: Any = nib.load(path)
+            return tuple(volume.shape)
+        return _shape_by(_opened_by_itk(path))
+
+
+_PLACELESS = "does not say where its voxels lie: convert it again with its orientation"
+
+
+def _format_of(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}.get(suffix, "NIfTI")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever nibabel, ITK, gzip and zlib raise or print into an error of one line."""
+    name = _format_of(path)
+    try:
+        with quietly("nibabel.global"), _without_stderr(name == "MetaImage"):
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as {name}: it is damaged or not {name}, copy or convert it again"
+        ) from error
+
+
+@contextmanager
+def _without_stderr(hidden: bool) -> Iterator[None]:
+    """Hide what C++ code prints: MetaIO comments on a damaged file there, besides raising."""
+    if not hidden:
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _require_three_axes(path: Path, shape: Sequence[int]) -> None:
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(f"{path} has shape {tuple(shape)}: give one volume with three axes")
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    image: Any = nib.load(path)
+    return image.get_fdata(dtype=np.float32), image.affine
+
+
+def _read_with_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels as float32 and the affine, voxel → RAS, of an NRRD or MetaImage file."""
+    opened = _opened_by_itk(path)
+    shape = _shape_by(opened)
+    _require_three_axes(path, shape)
+    if np.prod(shape, dtype=float) > MAX_VOXELS:
+        raise InputError(f"{path} has shape {shape}, too many voxels to hold in memory: give one head")
+    with path.open("rb") as stream:
+        header = re.split(rb"\r?\n\r?\n|(?<=\n)ElementDataFile", stream.read(_HEADER_BYTES), maxsplit=1)[0]
+    lines = _NRRD_PLACE if _format_of(path) == "NRRD" else _META_PLACE
+    if not all(re.search(line, header, re.MULTILINE | re.IGNORECASE) for line in lines):
+        raise InputError(f"{path} {_PLACELESS}")
+    import itk
+
+    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=str(path), ImageIO=opened)
+    reader.Update()
+    array, meta = ITKReader().get_data(reader.GetOutput())
+    return array, meta[MetaKeys.AFFINE]
+
+
+def _opened_by_itk(path: Path) -> Any:
+    """Return ITK's object for files of this format, with the header read; the voxels are not."""
+    try:
+        import itk
+    except ImportError as error:
+        raise InputError(f"{path} is read by ITK, which is not installed: pip install itk-io") from error
+    # By the suffix, as ITK's own search knows it in small letters alone.
+    opened = itk.NrrdImageIO.New() if _format_of(path) == "NRRD" else itk.MetaImageIO.New()
+    opened.SetFileName(str(path))
+    opened.ReadImageInformation()
+    return opened
+
+
+def _shape_by(opened: Any) -> tuple[int, ...]:
+    shape = [int(opened.GetDimensions(axis)) for axis in range(opened.GetNumberOfDimensions())]
+    values = int(opened.GetNumberOfComponents())
+    return tuple(shape if values == 1 else [values, *shape])

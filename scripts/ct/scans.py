@@ -15,7 +15,7 @@ from scripts.core.errors import InputError
 from scripts.ct.dicom.files import ImageFile, is_zip, walk
 from scripts.ct.dicom.headers import Header, read_headers
 from scripts.ct.dicom.series import by_study
-from scripts.ct.volumes import VOLUME_SUFFIXES, is_volume
+from scripts.ct.reader import VOLUME_SUFFIXES, is_volume
 
 MAX_NAME_BYTES = 100  # an output folder is named after a scan, and files in it are too
 
@@ -23,7 +23,7 @@ Image = str | list[str]
 
 
 def find_scans(directory: str | os.PathLike) -> list[dict[str, Any]]:
-    """Each study of DICOM images is a scan, and so is each zip, NIfTI and NRRD file.
+    """Each study of DICOM images is a scan, and so is each zip and each volume.
 
     `image` is the folder of the study, or the list of its files where that folder holds others too.
     """
@@ -34,7 +34,7 @@ def find_scans(directory: str | os.PathLike) -> list[dict[str, Any]]:
     scans: list[tuple[str, Image]] = [(_name(root, path), str(path)) for path in walk(root) if is_volume(path)]
     scans += _dicom_scans(root, headers, [file for file, _ in rejected])
     if not scans:
-        raise InputError(f"{root} holds neither DICOM nor NIfTI nor NRRD: give the folder that holds the scans")
+        raise InputError(f"{root} holds no scan (DICOM, NIfTI, NRRD, MetaImage): give the folder that holds the scans")
     named: dict[str, Image] = {}
     for name, image in sorted(scans, key=lambda scan: _first(scan[1])):
         bag_id = _shortened(name)

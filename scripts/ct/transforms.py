@@ -27,7 +27,7 @@ BRAIN, SUBDURAL, SOFT = (40.0, 80.0), (80.0, 200.0), (30.0, 30.0)
 # what the reader says in the meta, and a bag says in entries of its own
 _TAKEN = {
     *("sop_instance_uids", "frames", "files", "positions_mm"),
-    *("spacings", "tilt_degrees", "warnings", "set_aside"),
+    *("spacings", "tilt_degrees", "warnings", "skipped"),
 }
 
 
@@ -97,7 +97,7 @@ def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
         "tilt_degrees": round(float(meta["tilt_degrees"]), 2),
         "spacing_mm": [min(spacings), max(spacings)] if spacings else None,
         "warnings": list(meta["warnings"]),
-        "set_aside": list(meta["set_aside"]),
+        "set_aside": list(meta["skipped"]),
     }
 
 

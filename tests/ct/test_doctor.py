@@ -79,7 +79,7 @@ def test_a_path_that_is_not_there_fails(tmp_path: Path) -> None:
 
 def test_a_folder_without_scans_fails(tmp_path: Path) -> None:
     assert examine(tmp_path) == [
-        f"FAIL  {tmp_path} holds neither DICOM nor NIfTI nor NRRD: give the folder that holds the scans"
+        f"FAIL  {tmp_path} holds no scan (DICOM, NIfTI, NRRD, MetaImage): give the folder that holds the scans"
     ]
 
 

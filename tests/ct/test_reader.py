@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gzip
 import logging
 import shutil
+import struct
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -18,8 +22,7 @@ from monai.transforms import LoadImage, Orientation
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from scripts.core.errors import InputError
-from scripts.ct.reader import SeriesReader, load_scan, load_series
-from scripts.ct.volumes import Series
+from scripts.ct.reader import Series, SeriesReader, load_scan, load_series, load_volume, volume_shape
 from tests.ct.series import (
     AXIAL,
     STUDY_UID,
@@ -35,9 +38,8 @@ from tests.ct.series import (
     write_slice,
     zipped,
 )
+from tests.ct.volumes import LPS_TO_RAS, write_mha, write_nrrd
 from tests.shared_data import shared_data
-
-LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 def refusal(path: Path) -> str:
@@ -66,20 +68,18 @@ MIRRORED = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # its normal points to the feet
 def test_slices_run_from_inferior_to_superior(tmp_path: Path, orientation: tuple[float, ...], step: float) -> None:
     stored = ramp(5)
     names = ["d", "a", "e", "b", "c"]
-    write_series(tmp_path, stored, couch(5, step), names, ImageOrientationPatient=list(orientation))
+    for k, position in enumerate(couch(5, step)):  # numbered against their order
+        own: dict[str, Any] = {
+            "SOPInstanceUID": sop_uid(k),
+            "ImagePositionPatient": list(position),
+            "InstanceNumber": 9 - k,
+        }
+        write_slice(tmp_path / names[k], stored[k], **own, ImageOrientationPatient=list(orientation))
     series = load_series(tmp_path)
     expected = list(range(5)) if step > 0 else [4, 3, 2, 1, 0]
     assert series.sop_instance_uids == [sop_uid(k) for k in expected]
     np.testing.assert_array_equal(series.array, stored[expected].transpose(2, 1, 0))
     assert (np.diff(series.positions) > 0).all()
-
-
-def test_instance_numbers_do_not_decide(tmp_path: Path) -> None:
-    for k, z in enumerate([10.0, 0.0, 5.0]):
-        write_slice(
-            tmp_path / f"{k}", ramp(1)[0], ImagePositionPatient=[0, 0, z], InstanceNumber=k, SOPInstanceUID=sop_uid(k)
-        )
-    assert load_series(tmp_path).sop_instance_uids == [sop_uid(1), sop_uid(2), sop_uid(0)]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -104,10 +104,12 @@ def test_affine_maps_first_and_last_voxel_to_their_patient_position(tmp_path: Pa
     orientation = tilted(degrees)
     series = load_series(write_series(tmp_path, ramp(4), positions, ImageOrientationPatient=list(orientation)))
     for k in (0, 3):
-        np.testing.assert_allclose((series.affine @ [0, 0, k, 1])[:3], positions[k] * LPS_TO_RAS, atol=1e-6)
+        np.testing.assert_allclose(
+            (series.affine @ [0, 0, k, 1])[:3], positions[k] * np.diag(LPS_TO_RAS)[:3], atol=1e-6
+        )
     # column 3, row 2 of the first slice: 3 * 0.25 mm along the row, 2 * 0.5 mm down the column
     expected = np.array(positions[0]) + 0.75 * np.array(orientation[:3]) + 1.0 * np.array(orientation[3:])
-    np.testing.assert_allclose((series.affine @ [3, 2, 0, 1])[:3], expected * LPS_TO_RAS, atol=1e-6)
+    np.testing.assert_allclose((series.affine @ [3, 2, 0, 1])[:3], expected * np.diag(LPS_TO_RAS)[:3], atol=1e-6)
     assert series.tilt == pytest.approx(abs(degrees))
     np.testing.assert_allclose(series.spacings, 5.0)
     np.testing.assert_allclose(np.diff(series.positions), 5.0 * np.cos(np.radians(degrees)))
@@ -165,7 +167,7 @@ def test_research_uids_and_missing_thickness_pass_without_a_word(tmp_path: Path)
 # what is lost
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.95])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 def test_a_truncated_file_is_left_out_and_named(tmp_path: Path, share: float) -> None:
     folder = write_series(tmp_path / "SECRET", ramp(12))
     truncate(folder / "004.dcm", share)
@@ -181,13 +183,7 @@ def test_a_truncated_file_is_left_out_and_named(tmp_path: Path, share: float) ->
     assert series.files == [f"{k:03d}.dcm" for k in left]
 
 
-def test_pixels_shorter_than_rows_and_columns_are_truncated(tmp_path: Path) -> None:
-    write_series(tmp_path, ramp(12))
-    write_slice(tmp_path / "short", ramp(1)[0], PixelData=b"\0" * 94, ImagePositionPatient=[0, 0, 100])
-    assert load_series(tmp_path).warnings == ["short holds no complete image and is left out"]
-
-
-@pytest.mark.parametrize("share", [0.5, 0.95])
+@pytest.mark.parametrize("share", [0.5, 0.95])  # within the header, within the pixels
 def test_one_lost_file_in_ten_is_a_scan_and_two_are_not(tmp_path: Path, share: float) -> None:
     write_series(tmp_path, ramp(10))
     truncate(tmp_path / "004.dcm", share)
@@ -197,12 +193,9 @@ def test_one_lost_file_in_ten_is_a_scan_and_two_are_not(tmp_path: Path, share: f
         f"{tmp_path} has lost 2 or more of 10 images (004.dcm holds no complete image): "
         "copy the scan again, or store it uncompressed if its pixels are compressed"
     )
-
-
-@pytest.mark.parametrize("share", [0.5, 0.95])
-def test_all_files_truncated_is_refused(tmp_path: Path, share: float) -> None:
-    truncate(write_series(tmp_path, ramp(1)) / "000.dcm", share)
-    assert "holds no image that can be read (000.dcm holds no complete image): copy the scan again" in refusal(tmp_path)
+    for path in tmp_path.iterdir():
+        truncate(path, share)
+    assert "holds no image that can be read" in refusal(tmp_path)
 
 
 # several series
@@ -222,7 +215,7 @@ def test_the_head_series_of_a_study_is_read(tmp_path: Path) -> None:
     assert series.sop_instance_uids == [f"{STUDY_UID}.2.{k + 1}" for k in range(10)]
     assert series.files == [f"2/2-{k:03d}" for k in range(10)]
     assert series.warnings == []
-    assert sorted(series.set_aside) == [
+    assert sorted(series.skipped) == [
         "series 1 (2 slices): localizer",
         "series 3 (10 slices): bone kernel H60s",
         "series 4 (60 slices): its spacing of 1.00 mm is further from 5 mm than series 2",
@@ -238,7 +231,7 @@ def test_another_series_can_be_asked_for(tmp_path: Path) -> None:
         reader = SeriesReader(series=asked)
         array, meta = reader.get_data(reader.read(tmp_path))
         np.testing.assert_array_equal(array, shown.transpose(2, 1, 0))
-        assert meta["set_aside"] == ["series 1 (10 slices): another series was asked for"]
+        assert meta["skipped"] == ["series 1 (10 slices): another series was asked for"]
     with pytest.raises(InputError, match=r"holds no series 7: name one of series 1 \(10 slices\), series 2"):
         load_series(tmp_path, series="7")
 
@@ -264,7 +257,7 @@ def same(one: Series, other: Series) -> None:
     np.testing.assert_array_equal(one.positions, other.positions)
     assert one.sop_instance_uids == other.sop_instance_uids
     assert one.warnings == other.warnings
-    assert one.set_aside == other.set_aside
+    assert one.skipped == other.skipped
 
 
 def test_a_folder_a_zip_and_a_list_of_files_are_one_scan(tmp_path: Path) -> None:
@@ -346,25 +339,24 @@ def test_the_real_scan_under_any_names_without_numbers_and_zipped(tmp_path: Path
 # what is refused
 
 
-def test_missing_path(tmp_path: Path) -> None:
-    assert "does not exist" in refusal(tmp_path / "nowhere")
-    assert "does not exist" in refusal(tmp_path / "nowhere.nii.gz")
-
-
-def test_empty_folder(tmp_path: Path) -> None:
-    assert "is empty" in refusal(tmp_path)
-
-
-def test_folder_without_dicom(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("not DICOM")
-    assert "holds no DICOM images" in refusal(tmp_path)
-
-
-def test_a_file_that_is_none_of_them(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("not DICOM")
-    assert "notes.txt holds no DICOM, NIfTI or NRRD image" in refusal(tmp_path / "notes.txt")
-    (tmp_path / "scan.zip").write_text("not a zip")
-    assert "scan.zip holds no DICOM, NIfTI or NRRD image" in refusal(tmp_path / "scan.zip")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("nowhere.nii.gz", None, "does not exist"),
+        ("", None, "is empty: give the folder"),
+        ("notes.txt", "not DICOM", "holds no DICOM, NIfTI, NRRD or MetaImage"),
+        ("scan.zip", "not a zip", "holds no DICOM, NIfTI, NRRD or MetaImage"),
+    ],
+)
+def test_what_holds_no_scan_is_refused_through_load_image(
+    tmp_path: Path, name: str, content: str | None, words: str
+) -> None:
+    if content:
+        (tmp_path / name).write_text(content)
+        assert "holds no DICOM images" in refusal(tmp_path)
+    with pytest.raises(InputError, match=words) as caught:
+        LoadImage(reader=SeriesReader())(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -411,11 +403,6 @@ def test_orientation_never_reverses_the_slices(tmp_path: Path) -> None:
     np.testing.assert_array_equal(turned[0].numpy(), stored[::-1, ::-1, ::-1].transpose(2, 1, 0))
 
 
-def test_errors_travel_through_load_image(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is empty"):
-        LoadImage(reader=SeriesReader())(tmp_path)
-
-
 def test_many_volumes_are_not_one_image(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a.nii and 1 more paths given as one image: give one volume"):
         LoadImage(reader=SeriesReader())([tmp_path / "a.nii", tmp_path / "b.nii"])
@@ -434,3 +421,191 @@ def test_meta_names_no_patient(tmp_path: Path) -> None:
     reader = SeriesReader()
     _, meta = reader.get_data(reader.read(str(write_series(tmp_path, ramp(2)))))
     assert "secret" not in repr(meta).lower()
+
+
+# volumes
+
+AXIS_SWAP = np.array([[0, 0.5, 0, -3], [-0.5, 0, 0, 8], [0, 0, -5, 60], [0, 0, 0, 1.0]])  # in RAS, the head turned
+SPACES = {
+    "right-anterior-superior": (1, 1, 1),
+    "left-posterior-superior": (-1, -1, 1),
+    "left-anterior-superior": (-1, 1, 1),
+    "LPS": (-1, -1, 1),
+}
+NO_PLACE = "does not say where its voxels lie: convert it again with its orientation"
+
+
+def turned_about_x(degrees: float) -> np.ndarray:
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[1, 0, 0, 0], [0, cos, -sin, 0], [0, sin, cos, 0], [0, 0, 0, 1]])
+
+
+def voxels(shape: tuple[int, ...] = (5, 4, 3), dtype: Any = np.float32) -> np.ndarray:
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def write_volume(path: Path, array: np.ndarray, ras: np.ndarray) -> Path:
+    """In the format of its suffix."""
+    if path.suffix in (".nii", ".gz"):
+        return write_nifti(path, array, ras)
+    if path.suffix in (".mha", ".mhd"):
+        return write_mha(path, array, LPS_TO_RAS @ ras)
+    lines = {"data file": f"{path.stem}.raw"} if path.suffix == ".nhdr" else {}
+    return write_nrrd(path, array, LPS_TO_RAS @ ras, "left-posterior-superior", lines=lines)
+
+
+EVERY_SUFFIX = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
+def test_slices_of_a_volume_run_upwards_however_they_were_stored(tmp_path: Path, suffix: str) -> None:
+    downwards = np.diag([1.0, 1.0, -3.0, 1.0])
+    downwards[2, 3] = 7.0
+    path = write_volume(tmp_path / f"scan{suffix}", voxels(), downwards)
+    series = load_scan(path)
+    np.testing.assert_array_equal(series.array, voxels()[:, :, ::-1])
+    assert series.array.dtype == np.float32
+    np.testing.assert_allclose(series.positions, [1.0, 4.0, 7.0])
+    np.testing.assert_allclose(series.spacings, [3.0, 3.0])
+    assert series.sop_instance_uids == series.files == series.warnings == []
+    np.testing.assert_array_equal(series.stored_affine, downwards)  # for those who write beside the file
+    assert series.stored_shape == volume_shape(path) == (5, 4, 3)
+
+
+@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
+def test_padding_of_a_volume_becomes_air(tmp_path: Path, suffix: str) -> None:
+    array = voxels()
+    array[0, 0] = [-3024, np.nan, -1000]
+    series = load_volume(write_volume(tmp_path / f"scan{suffix}", array, np.eye(4)))
+    np.testing.assert_array_equal(series.array[0, 0], [-1024, -1024, -1000])
+
+
+@pytest.mark.parametrize("kind", [*SPACES, "gzip", "ascii", "mha", "mha zipped", "UPPER.MHA"])
+def test_a_turned_scan_is_one_in_each_format(tmp_path: Path, kind: str) -> None:
+    affine, array = turned_about_x(15) @ AXIS_SWAP, voxels(dtype=np.int16) - np.int16(20)
+    expected = load_volume(write_nifti(tmp_path / "scan.nii", array, affine))
+    if "mha" in kind.lower():
+        path = write_mha(tmp_path / kind.replace("mha zipped", "z.mha"), array, LPS_TO_RAS @ affine, "zipped" in kind)
+        path = path if path.suffix else path.rename(tmp_path / "scan.mha")
+    else:
+        space, encoding = (kind, "raw") if kind in SPACES else ("LPS", kind)
+        path = write_nrrd(tmp_path / "a.nrrd", array, np.diag([*SPACES[space], 1.0]) @ affine, space, encoding)
+    series = load_volume(path)
+    np.testing.assert_array_equal(series.array, expected.array)
+    np.testing.assert_allclose(series.affine, expected.affine, atol=1e-5)  # NIfTI keeps its affine in float32
+    np.testing.assert_allclose(series.positions, expected.positions, atol=1e-4)
+    np.testing.assert_allclose(series.spacings, expected.spacings, atol=1e-5)
+    assert series.tilt == pytest.approx(15, abs=1e-4) == expected.tilt
+
+
+@pytest.mark.parametrize("source", ["phantom", "real scan"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Path, suffix: str, source: str) -> None:
+    if source == "phantom":
+        folder = write_series(tmp_path / "dicom", ramp(4) - np.int16(20), ImageOrientationPatient=list(tilted(15)))
+    else:
+        folder = shared_data("ct_dicom/ge_head_tilt18")
+    dicom = load_series(folder)
+    series = load_volume(write_volume(tmp_path / f"scan{suffix}", dicom.array, dicom.affine))
+    np.testing.assert_array_equal(series.array, dicom.array[::-1, ::-1])  # volumes run to the right and to the front
+    columns, rows, slices = dicom.array.shape
+    for k in range(slices):
+        corner = dicom.affine @ [0, 0, k, 1]
+        np.testing.assert_allclose(series.affine @ [columns - 1, rows - 1, k, 1], corner, atol=5e-4)
+    np.testing.assert_allclose(series.affine[:3, 2], dicom.affine[:3, 2], atol=5e-4)
+    assert series.tilt == pytest.approx(dicom.tilt, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {"space": None, "space directions": None, "space origin": None},
+        {"space": None, "space directions": None, "space origin": None, "spacings": "1 1 5"},
+        {"space": "scanner-xyz"},
+        {"space directions": None},
+        {"space directions": "(nan,nan,nan) (nan,nan,nan) (nan,nan,nan)"},
+        {"space origin": None},
+    ],
+)
+def test_an_nrrd_that_states_no_place_is_refused(tmp_path: Path, lines: dict[str, str | None]) -> None:
+    assert NO_PLACE in refusal(write_nrrd(tmp_path / "scan.nrrd", voxels(), np.eye(4), lines=lines))
+
+
+@pytest.mark.parametrize("missing", ["TransformMatrix", "Offset"])
+def test_a_metaimage_that_states_no_place_is_refused(tmp_path: Path, missing: str) -> None:
+    assert NO_PLACE in refusal(write_mha(tmp_path / "scan.mha", voxels(), np.eye(4), lines={missing: None}))
+
+
+@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
+def test_a_volume_of_no_extent_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = write_volume(tmp_path / f"scan{suffix}", voxels(), np.eye(4))
+    if suffix.startswith(".nii"):
+        image = nib.Nifti1Image(voxels(), np.eye(4))
+        image.header.set_sform(np.eye(4), code=1)
+        content = bytearray(image.to_bytes())
+        content[280:328] = b"\0" * 48  # its sform
+        path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else bytes(content))
+    else:
+        stated = path.read_bytes()
+        flat = stated.replace(b"(-1.0,0.0,0.0)", b"(0.0,0.0,0.0)").replace(b"Matrix = -1.0", b"Matrix = 0.0")
+        assert flat != stated
+        path.write_bytes(flat)
+    assert "convert it again" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
+def test_a_volume_of_four_axes_is_refused(tmp_path: Path, suffix: str) -> None:
+    array = voxels((3, 2, 2, 2))
+    if suffix.startswith(".nii"):
+        path = write_nifti(tmp_path / f"scan{suffix}", array, np.eye(4))
+    elif suffix in (".mha", ".mhd"):
+        lines = {"ElementNumberOfChannels": "3", "NDims": "3", "DimSize": "2 2 2"}
+        path = write_mha(tmp_path / f"scan{suffix}", array, np.eye(4), lines=lines)
+    else:
+        lines = {"space directions": "none (1,0,0) (0,1,0) (0,0,1)", "kinds": "vector domain domain domain"}
+        path = write_nrrd(tmp_path / f"scan{suffix}", array, np.eye(4), lines=lines)
+    assert "(3, 2, 2, 2): give one volume with three axes" in refusal(path)
+    assert volume_shape(path) == (3, 2, 2, 2)
+
+
+@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
+def test_a_damaged_volume_is_refused_in_one_line_and_nothing_is_printed(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_volume(tmp_path / f"scan{suffix}", voxels((9, 9, 9)), np.eye(4))
+    whole, raw = path.read_bytes(), path.with_suffix(".raw")
+    truncate(raw if raw.exists() else path, 0.6)
+    assert "cannot be read as" in refusal(path)
+    path.write_bytes(whole[: len(whole) // 3] if raw.exists() else whole[:60])
+    for content in (path.read_bytes(), b"not a volume", b""):
+        path.write_bytes(content)
+        assert "copy or convert it again" in refusal(path)
+        with pytest.raises(InputError, match="cannot be read as"):
+            volume_shape(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_volume_that_claims_to_be_huge_is_refused(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_volume(tmp_path / f"scan{suffix}", voxels(), np.eye(4))
+    content = bytearray(path.read_bytes() if suffix != ".nii.gz" else gzip.decompress(path.read_bytes()))
+    if suffix.startswith(".nii"):
+        content[40:56] = struct.pack("<8h", 3, 32767, 32767, 32767, 1, 1, 1, 1)
+    content = content.replace(b"5 4 3", b"32767 32767 32767")
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else bytes(content))
+    assert refusal(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_itk_only_its_formats_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nifti, mha = (write_volume(tmp_path / name, voxels(), np.eye(4)) for name in ("a.nii", "b.mha"))
+    monkeypatch.setitem(sys.modules, "itk", None)
+    load_volume(nifti)
+    assert "pip install itk-io" in refusal(mha)

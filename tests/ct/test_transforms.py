@@ -47,7 +47,7 @@ def scan(count: int, uids: bool = True, **meta: Any) -> MetaTensor:
         "spacings": np.full(count - 1, 2.5),
         "tilt_degrees": 18.5,
         "warnings": ["a warning"],
-        "set_aside": [],
+        "skipped": [],
     }
     return MetaTensor(torch.zeros(1, 4, 3, count), meta={**defaults, **meta})
 
@@ -108,7 +108,7 @@ def test_bag_numbers_and_names_its_slices() -> None:
 
 def test_bag_says_what_is_to_be_known_of_the_scan() -> None:
     uneven = np.array([1.14004, 7.3800049])
-    bag: dict[Any, Any] = ScanBagd()({"image": scan(3, spacings=uneven, set_aside=["series 1 (2 slices): localizer"])})
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(3, spacings=uneven, skipped=["series 1 (2 slices): localizer"])})
     assert json.loads(bag["about"]) == {
         "tilt_degrees": 18.5,
         "spacing_mm": [1.14, 7.38],

@@ -8,25 +8,21 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import nibabel as nib
-import nrrd
 
 from scripts.core.errors import InputError
 from scripts.ct.datalist.images import Images, by_place
 from scripts.ct.dicom.headers import Header
+from scripts.ct.reader import is_volume, volume_shape
 from scripts.ct.scans import find_scans
-from scripts.ct.volumes import is_volume
 from scripts.datalist.split import Cohort, Scan
 from scripts.datalist.tables import ScanLabel, read_scan_labels
 
 _SHOWN = 3  # scans that are told to be unknown
-_SUFFIX = re.compile(r"\.(nii|nii\.gz|nrrd|zip|dcm)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|zip|dcm)$", re.IGNORECASE)
 
 
 def collect(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Images]:
-    """A scan for each row: a folder, a zip or a file of DICOM, or a volume in NIfTI or NRRD."""
+    """A scan for each row: a folder, a zip or a file of DICOM, or a volume in NIfTI, NRRD or MetaImage."""
     rows = read_scan_labels(labels)
     names = _names(folder, rows, labels)
     places = _places(folder, rows, labels)
@@ -108,8 +104,8 @@ def _add_dicom(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, plan
 
 def _add_volume(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, path: Path) -> None:
     try:
-        shape = _shape(path)
-    except Exception:  # nibabel, gzip, zlib and nrrd each raise their own
+        shape = volume_shape(path)
+    except InputError:
         cohort.rejected.add("volume that cannot be read", [bag_id])
         return
     if len(shape) != 3:
@@ -122,17 +118,9 @@ def _add_volume(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, pat
             bag_id=bag_id,
             label=row.label,
             image=images.relative(path),
-            slices=int(shape[2]),
+            slices=shape[2],
             patient=row.patient or bag_id,
             section=row.section,
             patient_in_headers=False,
         )
     )
-
-
-def _shape(path: Path) -> Sequence[int]:
-    """From the header alone."""
-    if path.suffix.lower() == ".nrrd":
-        return list(nrrd.read_header(str(path))["sizes"])
-    volume: Any = nib.load(path)
-    return list(volume.shape)

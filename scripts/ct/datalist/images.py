@@ -15,7 +15,7 @@ from scripts.core.errors import InputError
 from scripts.ct.dicom.files import ImageFile
 from scripts.ct.dicom.headers import Header, read_headers
 from scripts.ct.dicom.series import Choice, by_study, choose_series
-from scripts.ct.volumes import is_volume
+from scripts.ct.reader import is_volume
 from scripts.datalist.split import MAX_SHARE_OF_ONE_PATIENT, Cohort, Datalist
 
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
@@ -52,7 +52,7 @@ class Images:
             text = str(error).strip()
             cohort.rejected.add(f"scan that {_NUMBERS.sub('N', text)}", [f"{bag_id}: {text}"])
             return None
-        for text in (*choice.warnings, *choice.set_aside):
+        for text in (*choice.warnings, *choice.skipped):
             cohort.warnings.add(_NUMBERS.sub("N", text), [f"{bag_id}: {text}"])
         return choice
 

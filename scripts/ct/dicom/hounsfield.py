@@ -23,13 +23,13 @@ AIR_HU = -1024.0  # scanners pad with -2000, -3024, ...: below air there is noth
 SURELY_AIR_HU, SURELY_NOT_AIR_HU = -700.0, -300.0
 
 UNWRAPPED = "values that had wrapped at 12 bits are unwrapped"
-TURNED_BACK = "values that were stored inverted (MONOCHROME1) are turned back"
+INVERTED = "values that were stored inverted (MONOCHROME1) are turned back"
 
 
 def read_slices(
     headers: Sequence[Header], max_lost: int, where: str = "a scan"
 ) -> tuple[np.ndarray, list[int], list[str]]:
-    """float32 [slices, rows, columns] in HU, which of the slices hold no complete image, and what was mended.
+    """float32 [slices, rows, columns] in HU, which of the slices hold no complete image, and what was repaired.
 
     Args:
         headers: slices of one size.
@@ -45,7 +45,7 @@ def read_slices(
     for index, header in enumerate(headers):
         in_file.setdefault(header.file, []).append(index)
     lost: list[int] = []
-    mended: set[str] = set()
+    repaired: set[str] = set()
     with Opener() as opener, Decoder() as decoder, quietly():
         for file, indices in in_file.items():
             try:
@@ -54,12 +54,12 @@ def read_slices(
                 dataset, frames = _stored(content, headers[indices[0]], decoder)
                 for index in indices:
                     frame = frames[(headers[index].frame or 1) - 1]
-                    volume[index] = _hounsfield(frame, headers[index], dataset, mended)
+                    volume[index] = _hounsfield(frame, headers[index], dataset, repaired)
             except Exception:  # a damaged file fails in as many ways as there are places to damage it
                 lost += indices
             if len(lost) > max_lost:
                 break
-    return volume, sorted(lost), sorted(mended)
+    return volume, sorted(lost), sorted(repaired)
 
 
 def _stored(content: bytes, header: Header, decoder: Decoder) -> tuple[Dataset, np.ndarray]:
@@ -75,14 +75,14 @@ def _stored(content: bytes, header: Header, decoder: Decoder) -> tuple[Dataset, 
     return dataset, frames
 
 
-def _hounsfield(stored: np.ndarray, header: Header, dataset: Dataset, mended: set[str]) -> np.ndarray:
+def _hounsfield(stored: np.ndarray, header: Header, dataset: Dataset, repaired: set[str]) -> np.ndarray:
     """float32 [rows, columns], padding as air."""
     padding = _padding(stored, dataset)
     bits, unsigned = Tags(dataset).integer("BitsStored") or 16, stored.dtype.kind == "u"
     if bits == 12 and unsigned and header.intercept > -100 and stored.max() >= 3096:
         # Without an offset 12 unsigned bits have no room for air: it wrapped round to their upper end.
         hounsfield = _scaled((stored.astype(np.int32) + 1000) % 4096, header.slope, -1000.0)
-        mended.add(UNWRAPPED)
+        repaired.add(UNWRAPPED)
     else:
         hounsfield = _scaled(stored, header.slope, header.intercept)
     if Tags(dataset).text("PhotometricInterpretation") == "MONOCHROME1":
@@ -91,7 +91,7 @@ def _hounsfield(stored: np.ndarray, header: Header, dataset: Dataset, mended: se
         turned_back = _scaled(inverse, header.slope, header.intercept)
         if _border(hounsfield, padding) > SURELY_NOT_AIR_HU and _border(turned_back, padding) < SURELY_AIR_HU:
             hounsfield = turned_back
-            mended.add(TURNED_BACK)
+            repaired.add(INVERTED)
     if padding is not None:
         hounsfield[padding] = AIR_HU
     return np.maximum(hounsfield, np.float32(AIR_HU), out=hounsfield)

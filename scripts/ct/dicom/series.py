@@ -39,7 +39,7 @@ class Choice:
     """The slices to read, from inferior to superior, and what was left and why."""
 
     headers: list[Header]
-    set_aside: list[str]
+    skipped: list[str]
     remarks: list[str]  # on the choice; what is to be said of the spacings follows from the slices
 
     @property
@@ -65,28 +65,28 @@ def choose_series(headers: Sequence[Header], series: str | None = None, where: s
     """
     if not headers:
         raise InputError(f"{where} holds no DICOM images: give the folder that holds the scan")
-    set_aside: list[str] = []
+    skipped: list[str] = []
     remarks: list[str] = []
     by_series = _grouped(sorted(headers, key=_numbered), lambda header: header.series or header.series_number)
-    stacks = [stack for group in by_series.values() for stack in _main_stacks(group, set_aside)]
+    stacks = [stack for group in by_series.values() for stack in _main_stacks(group, skipped)]
     if series is not None:
-        stacks = _asked_for(stacks, series, where, set_aside)
-    stacks = _without(stacks, lambda stack: flaw(stack.first), set_aside)
+        stacks = _asked_for(stacks, series, where, skipped)
+    stacks = _without(stacks, lambda stack: flaw(stack.first), skipped)
     if not stacks:
-        listed = "; ".join(set_aside[:5]) + (f"; and {len(set_aside) - 5} more" if len(set_aside) > 5 else "")
+        listed = "; ".join(skipped[:5]) + (f"; and {len(skipped) - 5} more" if len(skipped) > 5 else "")
         raise InputError(f"{where} holds no axial CT series that can be read ({listed}): give one")
     if len(stacks) > 1 or series is None:
         for reason, remark in _PREFERENCES:
             if all(map(reason, stacks)):
                 remarks += [remark] if remark else []
             else:
-                stacks = _without(stacks, reason, set_aside)
-        stacks = _closest_to_usual(stacks, set_aside)
+                stacks = _without(stacks, reason, skipped)
+        stacks = _closest_to_usual(stacks, skipped)
     chosen = stacks[0]
     if len(chosen.slices) > len(chosen.ordered):
         extra = _count(len(chosen.slices) - len(chosen.ordered), "slice")
         remarks.append(f"{extra} at the position of another left out")
-    return Choice(chosen.ordered, set_aside, remarks)
+    return Choice(chosen.ordered, skipped, remarks)
 
 
 # where slices lie
@@ -214,7 +214,7 @@ def _numbered(header: Header) -> tuple[float, str, tuple[float, float, str, str]
     return float(header.series_number or math.inf), header.series, _taken(header)
 
 
-def _main_stacks(series: Sequence[Header], set_aside: list[str]) -> list[_Stack]:
+def _main_stacks(series: Sequence[Header], skipped: list[str]) -> list[_Stack]:
     """Most of a series; what differs from it is set aside: copies, a localizer, slices of another size.
 
     Where it has slices of a soft and of a sharp kernel, as two series without a UID have, most of each.
@@ -224,7 +224,7 @@ def _main_stacks(series: Sequence[Header], set_aside: list[str]) -> list[_Stack]
         distinct.setdefault((header.sop or index, header.frame, header.position), header)
     copies = len(series) - len(distinct)
     if copies:
-        set_aside.append(f"{_Stack(list(series)).label} ({_count(copies, 'slice')}): copies of slices that are there")
+        skipped.append(f"{_Stack(list(series)).label} ({_count(copies, 'slice')}): copies of slices that are there")
 
     stacks: list[_Stack] = []
     # A slice without a kernel is like any: those that have one come first, so that the first of a stack tells it.
@@ -239,7 +239,7 @@ def _main_stacks(series: Sequence[Header], set_aside: list[str]) -> list[_Stack]
         largest = main.setdefault(_is_sharp(stack) is not None, stack)
         if stack is not largest:
             reason = flaw(stack.first) or f"another size or direction than the other {len(largest.slices)}"
-            set_aside.append(f"{stack.name}: {reason}")
+            skipped.append(f"{stack.name}: {reason}")
     return list(main.values())
 
 
@@ -260,7 +260,7 @@ def _are_close(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -
     return all(abs(a - b) < 1e-3 for a, b in zip(one, other, strict=True))
 
 
-def _asked_for(stacks: list[_Stack], series: str, where: str, set_aside: list[str]) -> list[_Stack]:
+def _asked_for(stacks: list[_Stack], series: str, where: str, skipped: list[str]) -> list[_Stack]:
     found = [stack for stack in stacks if stack.first.series == series]
     found = found or [stack for stack in stacks if stack.first.series_number == series]
     count = len({stack.first.series for stack in found})
@@ -269,12 +269,12 @@ def _asked_for(stacks: list[_Stack], series: str, where: str, set_aside: list[st
     if not found:
         names = ", ".join(stack.name for stack in stacks)
         raise InputError(f"{where} holds no series {series}: name one of {names}")
-    return _without(stacks, lambda stack: None if stack in found else "another series was asked for", set_aside)
+    return _without(stacks, lambda stack: None if stack in found else "another series was asked for", skipped)
 
 
-def _without(stacks: Sequence[_Stack], reason: Callable[[_Stack], str | None], set_aside: list[str]) -> list[_Stack]:
+def _without(stacks: Sequence[_Stack], reason: Callable[[_Stack], str | None], skipped: list[str]) -> list[_Stack]:
     """The stacks that nothing speaks against."""
-    set_aside += [f"{stack.name}: {reason(stack)}" for stack in stacks if reason(stack)]
+    skipped += [f"{stack.name}: {reason(stack)}" for stack in stacks if reason(stack)]
     return [stack for stack in stacks if not reason(stack)]
 
 
@@ -311,7 +311,7 @@ _PREFERENCES: tuple[tuple[Callable[[_Stack], str | None], str], ...] = (
 )
 
 
-def _closest_to_usual(stacks: Sequence[_Stack], set_aside: list[str]) -> list[_Stack]:
+def _closest_to_usual(stacks: Sequence[_Stack], skipped: list[str]) -> list[_Stack]:
     best, *others = sorted(stacks, key=lambda stack: stack.rank)
     for other in others:
         if other.rank[0] > best.rank[0]:
@@ -320,7 +320,7 @@ def _closest_to_usual(stacks: Sequence[_Stack], set_aside: list[str]) -> list[_S
             reason = "fewer slices than"
         else:
             reason = "no better than"
-        set_aside.append(f"{other.name}: {reason} {best.label}")
+        skipped.append(f"{other.name}: {reason} {best.label}")
     return [best]
 
 

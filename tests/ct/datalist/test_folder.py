@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import nibabel as nib
-import nrrd
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from scripts.core.errors import InputError
 from scripts.ct.datalist import folder as table
 from scripts.datalist.split import Cohort
 from tests.ct.studies import write_series
+from tests.ct.volumes import write_nrrd
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.make_archive(str(tmp_path / "c"), "zip", tmp_path / "unpacked")
     shutil.rmtree(tmp_path / "unpacked")
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 7), np.float32), np.eye(4)), tmp_path / "d.nii.gz")
-    nrrd.write(str(tmp_path / "e.nrrd"), np.zeros((4, 4, 9), np.float32))
+    write_nrrd(tmp_path / "e.nrrd", np.zeros((4, 4, 9), np.float32), np.eye(4))
     return tmp_path
 
 

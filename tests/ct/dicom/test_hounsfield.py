@@ -10,9 +10,8 @@ import pytest
 from pydicom.dataelem import DataElement
 
 from scripts.core.errors import InputError
-from scripts.ct.dicom.hounsfield import TURNED_BACK, UNWRAPPED
-from scripts.ct.reader import load_series
-from scripts.ct.volumes import Series
+from scripts.ct.dicom.hounsfield import INVERTED, UNWRAPPED
+from scripts.ct.reader import Series, load_series
 from tests.ct.series import phantom, ramp, write_series
 
 
@@ -147,13 +146,13 @@ def test_monochrome1_that_is_stored_inverted_is_turned_back(tmp_path: Path, padd
     tags: dict[str, Any] = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1024, "PixelPaddingValue": padding}
     series = load_series(write_series(tmp_path, stored, PhotometricInterpretation="MONOCHROME1", **tags))
     shows(series, shown)
-    assert series.warnings == [TURNED_BACK]
+    assert series.warnings == [INVERTED]
 
 
 def test_signed_monochrome1_that_is_stored_inverted_is_turned_back(tmp_path: Path) -> None:
     series = load_series(write_series(tmp_path, -1 - phantom(2), PhotometricInterpretation="MONOCHROME1"))
     shows(series, phantom(2))
-    assert series.warnings == [TURNED_BACK]
+    assert series.warnings == [INVERTED]
 
 
 def test_a_bright_border_that_is_no_air_either_way_is_left_alone(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_series_that_is_no_plain_head_is_set_aside_with_the_reason(tags: dict[
     for headers in (other + stack(), stack() + other):
         choice = choose_series(headers)
         assert chosen(choice) == "3"
-        assert choice.set_aside == [f"series 2 (28 slices): {reason}"]
+        assert choice.skipped == [f"series 2 (28 slices): {reason}"]
         assert choice.warnings == []
 
 
@@ -124,7 +124,7 @@ SOFT = (
 @pytest.mark.parametrize("kernel", SHARP)
 def test_sharp_kernels_are_known(kernel: str) -> None:
     choice = choose_series(stack(2, kernel=kernel) + stack(3, kernel=""))
-    assert choice.set_aside == [f"series 2 (10 slices): bone kernel {kernel}"]
+    assert choice.skipped == [f"series 2 (10 slices): bone kernel {kernel}"]
 
 
 @pytest.mark.parametrize("kernel", SOFT)
@@ -150,14 +150,14 @@ def test_what_is_second_best_is_read_with_a_warning_where_there_is_nothing_bette
     choice = choose_series(stack(**tags))
     assert choice.headers == stack(**tags)
     assert choice.warnings == [warning]
-    assert choice.set_aside == []
+    assert choice.skipped == []
 
 
 @pytest.mark.parametrize("part", ["NECK", "CSPINE", "CHESTABDPELVIS", "WHOLE THORAX", "KNEE", "EXTREMITY"])
 def test_another_part_of_the_body_is_set_aside_before_all_else(part: str) -> None:
     choice = choose_series(stack(2, 30, body_part=part) + stack(3, 3, kernel="BONE", contrast=True))
     assert chosen(choice) == "3"
-    assert choice.set_aside == [f"series 2 (30 slices): body part {part}"]
+    assert choice.skipped == [f"series 2 (30 slices): body part {part}"]
 
 
 @pytest.mark.parametrize("part", ["", "HEAD", "BRAIN", "SKULL", "ORBIT", "HEADNECK", "HEAD_SPINE", "TRAUMA"])
@@ -170,7 +170,7 @@ def test_a_head_and_a_part_that_tells_nothing_pass(part: str) -> None:
 def test_what_is_longer_than_a_head_is_set_aside() -> None:
     choice = choose_series(stack(2, 85) + stack(3, 61, spacing=5.0) + stack(4, 60))
     assert chosen(choice) == "3"  # of just 300 mm
-    assert choice.set_aside[0] == "series 2 (85 slices): 420 mm long, more than a head"
+    assert choice.skipped[0] == "series 2 (85 slices): 420 mm long, more than a head"
     assert choose_series(stack(2, 85)).warnings == [
         "only series of another part of the body, or longer than a head, are there"
     ]
@@ -179,21 +179,21 @@ def test_what_is_longer_than_a_head_is_set_aside() -> None:
 def test_a_soft_derived_series_is_better_than_an_original_of_bone() -> None:
     choice = choose_series(stack(2, kernel="BONE") + stack(3, image_type=("DERIVED", "PRIMARY")))
     assert chosen(choice) == "3"
-    assert choice.set_aside == ["series 2 (10 slices): bone kernel BONE"]
+    assert choice.skipped == ["series 2 (10 slices): bone kernel BONE"]
     assert choice.warnings == ["only derived or secondary series are there"]
 
 
 def test_too_few_slices_are_set_aside_where_a_longer_series_is_there() -> None:
     choice = choose_series(stack(2, 7) + stack(3, 8, spacing=1.0))
     assert chosen(choice) == "3"
-    assert choice.set_aside == ["series 2 (7 slices): fewer than 8 positions"]
-    assert choose_series(stack(2, 3) + stack(3, 7)).set_aside == ["series 2 (3 slices): fewer slices than series 3"]
+    assert choice.skipped == ["series 2 (7 slices): fewer than 8 positions"]
+    assert choose_series(stack(2, 3) + stack(3, 7)).skipped == ["series 2 (3 slices): fewer slices than series 3"]
 
 
 def test_forty_pictures_of_four_places_are_four_slices() -> None:
     """As perfusion and bolus tracking take them."""
     perfusion = [header for _ in range(10) for header in stack(2, 4, sop="")]
-    assert choose_series(perfusion + stack(3)).set_aside == ["series 2 (40 slices): fewer than 8 positions"]
+    assert choose_series(perfusion + stack(3)).skipped == ["series 2 (40 slices): fewer than 8 positions"]
 
 
 @pytest.mark.parametrize(
@@ -206,13 +206,13 @@ def test_the_spacing_closest_to_that_of_the_training_data_wins(spacings: tuple[f
     assert chosen(choice) == best
     other, spacing = ("3", spacings[1]) if best == "2" else ("2", spacings[0])
     reason = f"its spacing of {spacing:.2f} mm is further from 5 mm than series {best}"
-    assert choice.set_aside == [f"series {other} (30 slices): {reason}"]
+    assert choice.skipped == [f"series {other} (30 slices): {reason}"]
 
 
 def test_then_more_slices_then_the_lower_number_wins() -> None:
     choice = choose_series(stack(2, 20) + stack(10, 30) + stack(9, 30))
     assert chosen(choice) == "9"
-    assert choice.set_aside == [
+    assert choice.skipped == [
         "series 10 (30 slices): no better than series 9",
         "series 2 (20 slices): fewer slices than series 9",
     ]
@@ -243,15 +243,15 @@ def test_rsna_poverty_is_enough() -> None:
     headers = stack(count=30, **poor)
     choice = choose_series(headers[::-1])
     assert choice.headers == headers
-    assert choice.set_aside == choice.warnings == []
+    assert choice.skipped == choice.warnings == []
     both = choose_series(headers + stack(count=20, **{**poor, "series": "ID_91ac"}))
-    assert both.set_aside == ["a series without a number (20 slices): fewer slices than a series without a number"]
+    assert both.skipped == ["a series without a number (20 slices): fewer slices than a series without a number"]
 
 
 def test_nothing_that_tells_who_the_patient_is_is_said() -> None:
     secret = "Doe^John\n1950"
     headers = stack(2, 28, kernel=f"BONE {secret * 9}", study=secret, sop="", series=secret) + stack(3)
-    (line,) = choose_series(headers).set_aside
+    (line,) = choose_series(headers).skipped
     assert "\n" not in line
     assert secret not in line
     assert "28 slices" in line
@@ -277,7 +277,7 @@ def test_a_series_can_be_named(series: str) -> None:
     choice = choose_series(stack(2, kernel="BONE") + stack(3) + stack(4), series)
     assert chosen(choice) == "2"
     assert choice.warnings == []
-    assert choice.set_aside == [f"series {k} (10 slices): another series was asked for" for k in (3, 4)]
+    assert choice.skipped == [f"series {k} (10 slices): another series was asked for" for k in (3, 4)]
 
 
 def test_a_name_that_fits_none_or_two_is_refused() -> None:
@@ -300,7 +300,7 @@ def test_a_localizer_inside_a_series_is_set_aside() -> None:
     scout = plane(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), orientation=CORONAL, series="1.2.3")
     choice = choose_series([scout, *stack()])
     assert choice.headers == stack()
-    assert choice.set_aside == ["series 3 (1 slice): localizer"]
+    assert choice.skipped == ["series 3 (1 slice): localizer"]
 
 
 @pytest.mark.parametrize("tags", [{"rows": 256}, {"orientation": tilted(10)}, {"pixel_spacing": (0.5, 0.4)}])
@@ -308,14 +308,14 @@ def test_slices_of_another_size_or_direction_are_set_aside(tags: dict[str, Any])
     odd = plane(position=(0.0, 0.0, 99.0), **tags)
     choice = choose_series([odd, odd, *stack()])
     assert choice.headers == stack()
-    assert choice.set_aside == ["series 3 (2 slices): another size or direction than the other 10"]
+    assert choice.skipped == ["series 3 (2 slices): another size or direction than the other 10"]
 
 
 def test_copies_are_set_aside() -> None:
     copies = [dataclasses.replace(header, file=ImageFile(Path("z.dcm"))) for header in stack(count=10)[:4]]
     choice = choose_series(stack() + copies)
     assert choice.headers == stack()
-    assert choice.set_aside == ["series 3 (4 slices): copies of slices that are there"]
+    assert choice.skipped == ["series 3 (4 slices): copies of slices that are there"]
     assert choice.warnings == []
 
 
@@ -335,14 +335,14 @@ def test_a_sharp_and_a_soft_series_without_uids_are_not_mixed(number: str) -> No
     for series in (None, number or None):
         choice = choose_series(sharp + soft, series)
         assert choice.headers == soft
-        assert choice.set_aside == [f"{name} (40 slices): bone kernel H60s"]
+        assert choice.skipped == [f"{name} (40 slices): bone kernel H60s"]
 
 
 def test_series_numbers_tell_series_without_uids_apart() -> None:
     one, other = stack(2, 10, series=""), stack(3, 12, spacing=4.0, series="")
     choice = choose_series([header for pair in zip(other, one, strict=False) for header in pair] + other[10:])
     assert choice.headers == one
-    assert choice.set_aside == ["series 3 (12 slices): its spacing of 4.00 mm is further from 5 mm than series 2"]
+    assert choice.skipped == ["series 3 (12 slices): its spacing of 4.00 mm is further from 5 mm than series 2"]
 
 
 @pytest.mark.parametrize("kernel", ["H30s", "H60s"])
@@ -350,7 +350,7 @@ def test_a_slice_without_a_kernel_is_like_the_others(kernel: str) -> None:
     headers = [dataclasses.replace(header, kernel=kernel if k % 3 else "") for k, header in enumerate(stack())]
     choice = choose_series(headers)
     assert choice.headers == headers
-    assert choice.set_aside == []
+    assert choice.skipped == []
     assert bool(choice.warnings) == (kernel == "H60s")
 
 
