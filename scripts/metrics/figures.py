@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a cohort, and how sure they are: each with an interval from bags drawn anew."""
+"""The figures of a cohort, each a function of how often every bag counts, and their bootstrap intervals.
+
+To add a metric: write its figure here (one that needs many lines gets a file, as froc.py), and name it in that group of
+summary.py which it belongs to: bags, classes, instances or lesions.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,60 @@ from typing import NamedTuple
 
 import numpy as np
 
-# From how often each bag counts, (bags,), to a figure; NaN where it is not defined.
+# From how often each bag counts, (bags,), to a figure; NaN where it is undefined.
 Figure = Callable[[np.ndarray], float]
 
 
 class Interval(NamedTuple):
+    """A figure and its confidence interval."""
+
     value: float
     low: float
     high: float
 
 
-class Cases:
-    """Bags, or the instances in them. Whatever can be is done once: a bootstrap asks for a figure a thousand times.
+def bootstrap(
+    bags: int,
+    figures: Mapping[str, Figure],
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return figures with percentile intervals over bags drawn with replacement: bags, not instances, are independent.
 
     Args:
-        truth: of each bag, (n,) 0 or 1 of its cases; N in all.
+        bags: How many bags there are.
+        figures: Name → figure of these bags.
+        resamples: How many cohorts are drawn.
+        confidence: Of the intervals.
+        seed: Of the draws.
+    """
+    if not figures:
+        return {}
+    generator = np.random.default_rng(seed)
+    draws = (np.bincount(generator.integers(bags, size=bags), minlength=bags) for _ in range(resamples))
+    drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws])  # [resamples, figures]
+    return {
+        name: _interval(figure(np.ones(bags)), of_draws, confidence)
+        for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True)
+    }
+
+
+def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
+    drawn = drawn[~np.isnan(drawn)]  # a draw of one class alone has no AUROC
+    if np.isnan(value) or len(drawn) == 0:
+        return Interval(value, np.nan, np.nan)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
+
+
+class Cases:
+    """Bags, or the instances in them, with a truth of 0 or 1; its methods return figures.
+
+    Whatever does not depend on the weights is computed once: a bootstrap asks for a figure a thousand times.
+
+    Args:
+        truth: For each bag, (n,) 0 or 1 of its cases; N cases in all.
     """
 
     def __init__(self, truth: Sequence[np.ndarray]) -> None:
@@ -32,7 +75,7 @@ class Cases:
         self.bags = len(truth)
 
     def auroc(self, score: np.ndarray) -> Figure:
-        """The chance that a positive case scores, (N,), above a negative one, ties by half."""
+        """Return the chance that a positive case scores, (N,), above a negative one; a tie counts half."""
         order = np.argsort(score)
         truth, score, bag = self.truth[order], score[order], self.bag[order]
         bag_of_positive, bag_of_negative = bag[truth], bag[~truth]
@@ -50,7 +93,7 @@ class Cases:
         return figure
 
     def agreement(self, called: np.ndarray) -> dict[str, Figure]:
-        """Of what the cases were called, (N,) 0 or 1, with the truth."""
+        """Return the agreement of calls, (N,) 0 or 1, with the truth."""
         truth, called = self.truth, called.astype(bool)
         hit = truth & called
         return {
@@ -62,18 +105,18 @@ class Cases:
         }
 
     def calibration(self, probability: np.ndarray) -> dict[str, Figure]:
-        """Of a probability, (N,): its squared error; and how far off the share of positives it is, in ten bins."""
+        """Return the mean squared error of a probability, (N,), and its expected calibration error in ten bins."""
         excess = probability - self.truth
-        place = np.digitize(probability, np.arange(1, 10) / 10, right=True)  # (0, 0.1], (0.1, 0.2], ...
+        bin_of_case = np.digitize(probability, np.arange(1, 10) / 10, right=True)  # (0, 0.1], (0.1, 0.2], ...
 
         def calibration_error(weight_of_bag: np.ndarray) -> float:
             weight = weight_of_bag[self.bag]
-            return float(np.abs(np.bincount(place, weight * excess)).sum() / weight.sum())
+            return float(np.abs(np.bincount(bin_of_case, weight * excess)).sum() / weight.sum())
 
         return {"brier_score": self._ratio(excess**2, np.ones_like(excess)), "calibration_error": calibration_error}
 
     def _ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> Figure:
-        """Of two sums over the cases."""
+        """Return the ratio of two sums over the cases."""
         above, below = (np.bincount(self.bag, each, self.bags) for each in (numerator, denominator))
 
         def figure(weight_of_bag: np.ndarray) -> float:
@@ -83,27 +126,43 @@ class Cases:
         return figure
 
 
-def bootstrap(
-    bags: int,
-    figures: Mapping[str, Figure],
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Figures and their percentile intervals over bags drawn with replacement: bags, not instances, are independent."""
-    generator = np.random.default_rng(seed)
-    draws = (np.bincount(generator.integers(bags, size=bags), minlength=bags) for _ in range(resamples))
-    drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws])  # [resamples, figures]
-    values = [figure(np.ones(bags)) for figure in figures.values()]
+def class_figures(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Figure]:
+    """Return the figures of several classes; each class counts the same in a mean, one that is undefined not at all.
+
+    Args:
+        truth: (bags,) the number of the class.
+        probabilities: (bags, classes).
+    """
+    called = probabilities.argmax(axis=1)
+    every = Cases([np.ones(1)] * len(truth))
+    cases = [Cases((truth == number)[:, None]) for number in range(probabilities.shape[1])]
+    agreements = [one.agreement(called == number) for number, one in enumerate(cases)]
     return {
-        name: _interval(value, of_draws, confidence)
-        for name, value, of_draws in zip(figures, values, drawn.T, strict=True)
+        "accuracy": every.agreement(called == truth)["recall"],
+        "balanced_accuracy": _mean([agreement["recall"] for agreement in agreements]),
+        "f1_macro": _mean([agreement["f1"] for agreement in agreements]),
+        "auroc_macro": _mean([one.auroc(probabilities[:, number]) for number, one in enumerate(cases)]),
     }
 
 
-def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
-    drawn = drawn[~np.isnan(drawn)]  # a draw with one class alone has no AUROC
-    if np.isnan(value) or len(drawn) == 0:
-        return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
+def _mean(figures: Sequence[Figure]) -> Figure:
+    def figure(weight_of_bag: np.ndarray) -> float:
+        values = np.array([each(weight_of_bag) for each in figures])
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) else np.nan
+
+    return figure
+
+
+def quadratic_kappa(truth: np.ndarray, called: np.ndarray, classes: int) -> Figure:
+    """Return Cohen's kappa where an error counts by the square of its distance; truth and called: (bags,)."""
+    number = np.arange(classes)
+    distance = (number[:, None] - number) ** 2  # [classes, classes]
+
+    def figure(weight_of_bag: np.ndarray) -> float:
+        found = np.bincount(truth * classes + called, weight_of_bag, classes**2).reshape(classes, classes)
+        by_chance = np.outer(found.sum(axis=1), found.sum(axis=0)) / found.sum()
+        expected = (distance * by_chance).sum()
+        return float(1 - (distance * found).sum() / expected) if expected else np.nan
+
+    return figure

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""How many of the lesions were found, at how many false alarms per slide: FROC as CAMELYON16 and MONAI reckon it."""
+"""FROC, the share of lesions found at given numbers of false alarms per slide, as CAMELYON16 and MONAI compute it."""
 
 from __future__ import annotations
 
@@ -10,84 +10,80 @@ from typing import NamedTuple
 import numpy as np
 
 from scripts.core.record import BagResult, PatchCoordinates
-from scripts.metrics.figures import Figure, Interval, bootstrap
+from scripts.metrics.figures import Figure
 
 FALSE_ALARMS_PER_SLIDE = (0.25, 0.5, 1, 2, 4, 8)
 
 
 class Detections(NamedTuple):
-    """What was found in one bag."""
+    """The detections in one bag, as scores."""
 
-    false_alarms: np.ndarray  # (n,) the score of each
-    lesions: np.ndarray  # (m,) of each lesion the highest score in it, -inf where it was missed
+    false_alarms: np.ndarray  # (n,)
+    lesions: np.ndarray  # (m,) the highest score in each lesion, -inf where it was missed
     slides: int
 
 
-def froc(results: Sequence[BagResult]) -> dict[str, Interval]:
-    """The sensitivity for lesions, averaged over FALSE_ALARMS_PER_SLIDE, of the bags whose lesions are known.
+def lesion_froc(results: Sequence[BagResult]) -> dict[str, Figure]:
+    """Return the sensitivity for lesions averaged over FALSE_ALARMS_PER_SLIDE, of bags whose lesions are known.
 
     A detection is a patch that scores highest among its neighbours (see `peaks`). Gated: a bag called negative has no
-    detections, and its lesions are missed. MONAI's compute_froc_score gives the same figures, but for the lowest of all
-    scores: it never counts what scores lowest, which with a single detection is all there is.
+    detections, and its lesions are missed. MONAI's compute_froc_score gives the same figures, except that it never
+    counts the lowest of all scores, which with a single detection is all there is.
     """
-    known = [result for result in results if result.lesions is not None]
-    if not known:
-        return {}
-    ungated = [detections(result) for result in known]
-    nothing = np.zeros(0)
+    ungated = [detections(result) for result in results]
     gated = [
-        found if result.positive else Detections(nothing, np.full_like(found.lesions, -np.inf), found.slides)
-        for result, found in zip(known, ungated, strict=True)
+        found if result.positive else Detections(np.zeros(0), np.full_like(found.lesions, -np.inf), found.slides)
+        for result, found in zip(results, ungated, strict=True)
     ]
-    figures = {"lesion_froc_gated": froc_score(gated), "lesion_froc_ungated": froc_score(ungated)}
-    return bootstrap(len(known), figures)
+    return {"froc_gated": froc_score(gated), "froc_ungated": froc_score(ungated)}
 
 
 def detections(result: BagResult) -> Detections:
-    """Patches in an excluded lesion are neither a hit nor a false alarm."""
-    lesions, places, slides = result.lesions, result.instances, result.about["slides"]
+    """Return the detections in a bag; one in an excluded lesion is neither a hit nor a false alarm."""
+    lesions, patches, slides = result.lesions, result.instances, result.about["slides"]
     assert lesions is not None
-    assert isinstance(places, PatchCoordinates)
+    assert isinstance(patches, PatchCoordinates)
     score = result.scores.astype(np.float64)
     found = np.zeros(len(score), dtype=bool)
-    for number, slide in enumerate(slides):  # two slides lie nowhere near each other
-        of_slide = np.flatnonzero(places.slide == number)
-        found[of_slide[peaks(places.coords[of_slide] / slide["pitch"], score[of_slide])]] = True
+    for number, slide in enumerate(slides):  # patches of two slides are no neighbours
+        of_slide = np.flatnonzero(patches.slide == number)
+        found[of_slide[peaks(patches.coords[of_slide] / slide["pitch"], score[of_slide])]] = True
     lesion = lesions.of_instance[found]
     best = np.full(lesions.count + 1, -np.inf)
-    with np.errstate(invalid="ignore"):  # a score that is no number stays one
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
         np.maximum.at(best, lesion, score[found])
     counted = np.setdiff1d(np.arange(1, lesions.count + 1), lesions.excluded)
     return Detections(score[found][lesion == 0], best[counted], len(slides))
 
 
-def peaks(places: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Which patches of one slide, (N, 2) in units of the pitch, are detections.
+def peaks(coords: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Return the indices of the detections among the patches of one slide, (N, 2) in units of the pitch.
 
-    As MONAI's ProbNMS with a box of 3 × 3: the highest is one and takes the patches around it away, the highest of the
+    As MONAI's ProbNMS with a box of 3 × 3: the highest is one and removes the patches around it, the highest of the
     rest is the next, until none is left. Of equal scores the first in rows is taken.
     """
     if len(score) == 0:
         return np.zeros(0, dtype=int)
-    column, row = np.rint(places - places.min(axis=0)).astype(int).T
-    width = int(column.max()) + 3  # with a rim, so that nobody's neighbour is in another row
+    column, row = np.rint(coords - coords.min(axis=0)).astype(int).T
+    width = int(column.max()) + 3  # with a rim, so that no neighbour is in another row
     cell = (row + 1) * width + column + 1
-    taken: set[int] = set()  # not a grid: two patches may lie at two ends of a slide
+    taken: set[int] = set()  # not a grid, which two patches at two ends of a slide would make huge
     kept = []
-    for patch, place in ((patch, int(cell[patch])) for patch in np.lexsort((cell, -score)).tolist()):
-        if place not in taken:
+    for patch in np.lexsort((cell, -score)).tolist():
+        own = int(cell[patch])
+        if own not in taken:
             kept.append(patch)
-            for middle in (place - width, place, place + width):
+            for middle in (own - width, own, own + width):
                 taken.update((middle - 1, middle, middle + 1))
     return np.array(kept)
 
 
 def froc_score(found: Sequence[Detections], rates: Sequence[float] = FALSE_ALARMS_PER_SLIDE) -> Figure:
-    """The average sensitivity at some rates of false alarms per slide, between thresholds by a straight line."""
+    """Return the mean sensitivity at some rates of false alarms per slide, linear between thresholds."""
     slides = np.array([each.slides for each in found])
     lesions = np.array([len(each.lesions) for each in found])
     known = not any(np.isnan(scores).any() for each in found for scores in each[:2])
-    # sensitivity rises at the scores of lesions alone: the curve is known from its points just before, and at, each
+    # sensitivity rises at the scores of lesions alone: the points just before and at each give the whole curve
     threshold = np.unique(np.concatenate([each.lesions for each in found]))
     threshold = threshold[np.isfinite(threshold)][::-1]
     alarms, hits = (
@@ -107,7 +103,7 @@ def froc_score(found: Sequence[Detections], rates: Sequence[float] = FALSE_ALARM
 
 
 def _before_and_at(scores: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """Nothing; then how many scores are above, and how many at or above, each threshold from the highest down."""
+    """Return 0, then how many scores are above and how many at or above each threshold, from the highest down."""
     scores = np.sort(scores)
     above, at_or_above = (len(scores) - np.searchsorted(scores, threshold, side) for side in ("right", "left"))
     return np.append(0, np.stack([above, at_or_above], axis=1).ravel())

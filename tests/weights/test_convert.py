@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint on disk to files that inference reads: both there, or none."""
+"""From a checkpoint on disk to files that inference reads: all there, or none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import logging
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from scripts.networks import MILNetwork
 from scripts.weights.convert import convert_checkpoint
 from scripts.weights.torchmil import TorchmilSettings
 from tests.shared_data import ROOT, shared_data
-from tests.weights.tf_checkpoint import write_checkpoint
+from tests.weights.tf_checkpoint import full_names, sa_dmil_tensors, write_checkpoint
 
 FEATURES, HIDDEN = 6, 4
 SMABMIL = {
@@ -43,22 +42,8 @@ def smabmil(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def sa_dmil(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The index of a checkpoint with SA-DMIL's tensors, all of them ones."""
-    channels = (3, 16, 32, 32, 32, 32, 32)
-    shapes: dict[str, tuple[int, ...]] = {
-        "12/v": (1152, 64), "12/u": (1152, 64), "12/w": (64, 1),
-        "13/kernel": (1152, 128), "13/bias": (128,), "14/kernel": (128, 2), "14/bias": (2,),
-    }  # fmt: skip
-    for block in range(6):
-        shapes[f"{2 * block}/kernel"] = (*((5, 5) if block == 0 else (3, 3)), *channels[block : block + 2])
-        shapes[f"{2 * block}/bias"] = (channels[block + 1],)
-        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
-            shapes[f"{2 * block + 1}/{name}"] = (channels[block + 1],)
-    tensors = {
-        f"layer_with_weights-{name}/.ATTRIBUTES/VARIABLE_VALUE": np.ones(shape, np.float32)
-        for name, shape in shapes.items()
-    }
-    return write_checkpoint(tmp_path_factory.mktemp("sa_dmil"), tensors, "att.ckpt")
+    """The index of a checkpoint with SA-DMIL's tensors and a head of two outputs."""
+    return write_checkpoint(tmp_path_factory.mktemp("sa_dmil"), full_names(sa_dmil_tensors(outputs=2)), "att.ckpt")
 
 
 def loaded(bundle: str, model: Path, *overrides: Path) -> MILNetwork:
@@ -72,66 +57,56 @@ def loaded(bundle: str, model: Path, *overrides: Path) -> MILNetwork:
     return network.eval()
 
 
+def origin_config(model: Path) -> dict[str, object]:
+    config: dict[str, object] = json.loads(model.with_suffix(".origin.json").read_text())["config"]
+    return config
+
+
 # --- both kinds, as they are typed
 
 
-def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
-    sa_dmil: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        convert_checkpoint(sa_dmil, tmp_path / "new" / "att.pt")
-    model = tmp_path / "new" / "att.pt"
-    assert json.loads(model.with_name("att.origin.json").read_text())["config"] == {"network_def#slots": 57}
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["att.origin.json", "att.pt"]
-    assert "SA-DMIL, but not one of the three that were released (sha256 " in caplog.text
-    assert "that the second means hemorrhage is inferred" in caplog.text  # this head has two outputs
-    assert "research use only: the released weights are badly calibrated outside their data" in caplog.text
-    assert f"wrote {tmp_path / 'new' / 'att.pt'}" in caplog.text
-
-
 @pytest.mark.parametrize("given", ["att.ckpt.index", "att.ckpt", "att.ckpt.data-00000-of-00001", "."])
-def test_a_tensorflow_checkpoint_has_several_names(sa_dmil: Path, tmp_path: Path, given: str) -> None:
-    convert_checkpoint(sa_dmil.parent / given, tmp_path)
-    loaded("ct", tmp_path / "model.pt")
+def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
+    sa_dmil: Path, tmp_path: Path, given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "new" / "att.pt"
+    with caplog.at_level(logging.INFO):
+        convert_checkpoint(sa_dmil.parent / given, model)
+    loaded("ct", model)
+    assert origin_config(model) == {"network_def#slots": 57}
+    assert sorted(path.name for path in model.parent.iterdir()) == ["att.origin.json", "att.pt"]
+    for fact in ("not one of the three that were released", "inferred", "research use only", f"wrote {model}"):
+        assert fact in caplog.text
 
 
 def test_a_released_checkpoint_is_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    index = shared_data("sa_mil/checkpoints/baseline.ckpt.index")
     with caplog.at_level(logging.INFO):
-        convert_checkpoint(index, tmp_path)
-    assert f"{index}: SA-DMIL, released as baseline (sha256 fc734d204520" in caplog.text
-    assert "inferred" not in caplog.text
+        convert_checkpoint(shared_data("sa_mil/checkpoints/baseline.ckpt.index"), tmp_path)
+    assert "SA-DMIL, released as baseline (sha256 fc734d204520" in caplog.text
+    assert "inferred" not in caplog.text  # its head has one output
     assert "badly calibrated" in caplog.text
 
 
 @pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
-def test_torchmil_becomes_a_model_and_its_network(
-    tmp_path: Path, key: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_torchmil_becomes_a_model_and_its_network(tmp_path: Path, key: str | None) -> None:
     torch.save(SMABMIL if key is None else {"epoch": 3, key: SMABMIL}, tmp_path / "best.ckpt")
-    with caplog.at_level(logging.INFO):
-        convert_checkpoint(tmp_path / "best.ckpt", tmp_path / "smabmil.pt", settings=TorchmilSettings(steps=7))
-    text = (tmp_path / "smabmil.json").read_text(encoding="utf-8")
-    override: dict[str, Any] = json.loads(text)
-    assert text == json.dumps(override, indent=4) + "\n"
-    assert list(override) == ["in_features", "network_def"]
-    assert override["in_features"] == FEATURES
-    assert json.loads((tmp_path / "smabmil.origin.json").read_text())["config"] == override
-    assert override["network_def"]["aggregator"]["steps"] == 7
-    network = loaded("wsi", tmp_path / "smabmil.pt", tmp_path / "smabmil.json")
-    said = network.predict(torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]]))
+    model, override = tmp_path / "smabmil.pt", tmp_path / "smabmil.json"
+    convert_checkpoint(tmp_path / "best.ckpt", model, settings=TorchmilSettings(steps=7))
+    config = json.loads(override.read_text(encoding="utf-8"))
+    assert config == origin_config(model)
+    assert (config["in_features"], config["network_def"]["aggregator"]["steps"]) == (FEATURES, 7)
+    network = loaded("wsi", model, override)
+    predicted = network.predict(torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]]))
     # four equal patches, all neighbours of each other, stay as they are: f = 4 tanh(6), z = 1, logit 6
-    torch.testing.assert_close(said.scores, torch.full((1, 1, 4), 4 * float(np.tanh(6))))
-    torch.testing.assert_close(said.logits, torch.tensor([[6.0]]))
-    assert f"{tmp_path / 'best.ckpt'}: SmABMIL of torchmil" in caplog.text
-    assert (
-        f"wrote {tmp_path / 'smabmil.pt'}, and the network that takes it as {tmp_path / 'smabmil.json'}" in caplog.text
-    )
+    torch.testing.assert_close(predicted.scores, torch.full((1, 1, 4), 4 * float(np.tanh(6))))
+    torch.testing.assert_close(predicted.logits, torch.tensor([[6.0]]))
 
 
-def test_the_same_weights_make_the_same_bytes(smabmil: Path, tmp_path: Path) -> None:
-    for name in ("a.pt", "other.pt"):
-        convert_checkpoint(smabmil, tmp_path / name)
+def test_the_same_weights_make_the_same_bytes_whatever_holds_them(smabmil: Path, tmp_path: Path) -> None:
+    wrapped: dict[str, Tensor] = {name: torch.nn.Parameter(tensor) for name, tensor in SMABMIL.items()}
+    torch.save(wrapped, tmp_path / "parameters.pt")
+    convert_checkpoint(smabmil, tmp_path / "a.pt")
+    convert_checkpoint(tmp_path / "parameters.pt", tmp_path / "other.pt")
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
 
 
@@ -141,7 +116,7 @@ def test_the_same_weights_make_the_same_bytes(smabmil: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("there", ["out.pt", "out.json", "out.origin.json"])
 def test_nothing_is_overwritten_unless_forced(smabmil: Path, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
-    with pytest.raises(InputError, match=rf"{there} exists: give another name, or --force to overwrite it"):
+    with pytest.raises(InputError, match=f"{there} exists: give another name, or --force"):
         convert_checkpoint(smabmil, tmp_path / "out.pt")
     assert (tmp_path / there).read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {there, smabmil.name}
@@ -156,11 +131,11 @@ def test_nothing_is_written_of_a_bad_checkpoint(smabmil: Path, tmp_path: Path) -
     assert not (tmp_path / "new").exists()
 
 
-def test_a_failed_write_leaves_neither_file(smabmil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_file(smabmil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> int:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(Path, "write_text", full)  # the second of the two
+    monkeypatch.setattr(Path, "write_text", full)  # behind the weights
     with pytest.raises(OSError, match="full"):
         convert_checkpoint(smabmil, tmp_path / "out" / "out.pt")
     assert list((tmp_path / "out").iterdir()) == []
@@ -170,10 +145,9 @@ def test_a_failed_write_leaves_neither_file(smabmil: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "told"),
+    ("name", "kind", "message"),
     [
         ("nothing.pt", None, "nothing.pt is missing: give an .index of TensorFlow, or a .pt of torchmil"),
-        ("nothing.index", None, "nothing.index is missing"),
         ("nothing.index", "sa-dmil", r"nothing.index cannot be read \(No such file or directory\)"),
         ("text.pt", None, "text.pt is no torch file, or holds more than tensors: save it with torch.save"),
         ("text.pt", "sa-dmil", "text.pt is no index of a TensorFlow 2 checkpoint"),
@@ -182,48 +156,37 @@ def test_a_failed_write_leaves_neither_file(smabmil: Path, tmp_path: Path, monke
         ("list.pt", None, "list.pt holds no state dict: save it with torch.save"),
         ("numbers.pt", None, "numbers.pt holds no state dict"),
         ("ours.pt", None, "holds no tensor `last_layer.weight`: give the state dict of torchmil's SmABMIL"),
+        ("other.index", None, "layer_with_weights-0/kernel .* it is missing: give one of the checkpoints"),
         ("empty", None, "empty holds no .index file: give one checkpoint by its name"),
         ("two", None, "two holds 2 .index files: give one checkpoint by its name"),
         ("list.pt", "keras", "--kind 'keras' is not known: give sa-dmil or torchmil"),
     ],
 )
-def test_what_is_no_checkpoint_is_told(tmp_path: Path, name: str, kind: str | None, told: str) -> None:
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str, kind: str | None, message: str) -> None:
     (tmp_path / "text.pt").write_text("no weights")
     (tmp_path / "code.pt").write_bytes(pickle.dumps({"model": Path("x")}))
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"epoch": 3}, tmp_path / "numbers.pt")
     torch.save({"model": {"head.weight": torch.ones(1)}}, tmp_path / "ours.pt")
     torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / "scripted.pt"))
+    write_checkpoint(tmp_path, {"dense/kernel": np.ones(3, np.float32)}, "other")
     for path in ("two/a.index", "two/b.index", "empty/readme.txt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         convert_checkpoint(tmp_path / name, tmp_path / "out.pt", kind=kind)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out.pt").exists()
 
 
-def test_a_checkpoint_of_other_tensors_is_told(tmp_path: Path) -> None:
-    index = write_checkpoint(tmp_path, {"dense/kernel": np.ones(3, np.float32)})
-    with pytest.raises(InputError, match=r"layer_with_weights-0/kernel .* it is missing: give one of the checkpoints"):
-        convert_checkpoint(index, tmp_path / "out.pt")
-
-
-@pytest.mark.parametrize("output", ["models", "out.json", "out.pth"])
-def test_an_output_without_a_name_for_it_is_told(smabmil: Path, tmp_path: Path, output: str) -> None:
-    with pytest.raises(
-        InputError, match=f"{output} is neither a folder nor a .pt file: give models, or models/model.pt"
-    ):
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("models", "models is neither a folder nor a .pt file: give models, or models/model.pt"),
+        ("out.pth", "out.pth is neither a folder nor a .pt file"),
+        ("smabmil.pth/out.pt", "cannot write to .*: give another folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused(smabmil: Path, tmp_path: Path, output: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         convert_checkpoint(smabmil, tmp_path / output)
-
-
-def test_a_folder_that_takes_no_files_is_told(smabmil: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot write to .*: give another folder"):
-        convert_checkpoint(smabmil, smabmil / "out.pt")
-
-
-def test_tensors_of_a_state_dict_may_be_parameters(tmp_path: Path) -> None:
-    wrapped: dict[str, Tensor] = {name: torch.nn.Parameter(tensor) for name, tensor in SMABMIL.items()}
-    torch.save(wrapped, tmp_path / "x.pt")
-    convert_checkpoint(tmp_path / "x.pt", tmp_path / "out.pt")
-    assert not any(tensor.requires_grad for tensor in torch.load(tmp_path / "out.pt").values())

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,24 @@ RESTART_INTERVAL = 4  # every fourth key is written out, as LevelDB does with ev
 ENTRIES_PER_BLOCK = 5
 
 Change = Callable[[bytes], bytes]
+
+
+def sa_dmil_tensors(outputs: int = 1) -> dict[str, np.ndarray]:
+    """Random numbers in the place of SA-DMIL's tensors, whose names go without their long ends here."""
+    rng, channels = np.random.default_rng(0), (3, 16, 32, 32, 32, 32, 32)
+    shapes: dict[str, tuple[int, ...]] = {
+        "12/v": (1152, 64), "12/u": (1152, 64), "12/w": (64, 1), "13/kernel": (1152, 128), "13/bias": (128,),
+        "14/kernel": (128, outputs), "14/bias": (outputs,),
+    }  # fmt: skip
+    for block, (before, after) in enumerate(itertools.pairwise(channels)):
+        shapes[f"{2 * block}/kernel"] = (*((5, 5) if block == 0 else (3, 3)), before, after)
+        shapes[f"{2 * block}/bias"] = (after,)
+        shapes |= {f"{2 * block + 1}/{name}": (after,) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
+    return {name: rng.random(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+def full_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"layer_with_weights-{name}/.ATTRIBUTES/VARIABLE_VALUE": array for name, array in tensors.items()}
 
 
 def write_checkpoint(
