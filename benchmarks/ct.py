@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""From folders of DICOM files to all that inference writes, beside what no such program can do without."""
+"""CT inference, from folders of DICOM files to the results, timed beside its bare parts: decoding and the network."""
 
 from __future__ import annotations
 

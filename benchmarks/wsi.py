@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""From slides to features as `configs/wsi/features.json` has it, beside what no such program can do without."""
+"""Extraction of features and inference of slides, timed beside their bare parts: reading tiles and the encoder."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.ct import CONFIGS, Clock, Inference, profile
 
+pytestmark = pytest.mark.slow  # each runs a bundle
+
 
 def test_a_clock_adds_up_and_hands_through() -> None:
     clock = Clock()

@@ -40,6 +40,7 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
     assert got["mean"] == pytest.approx(0.075)
 
 
+@pytest.mark.slow
 def test_it_runs() -> None:
     found = compare([0, 1], SMALL, Training(epochs=1))
     assert set(found["fine_accuracy"]) == set(WAYS)

@@ -14,23 +14,19 @@ from benchmarks.report import Section, Table, Target, exponent, large, number, p
 WHERE = {"processor": "one of paper", "cores": "2"}
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("power", [0.5, 2.0])
 def test_the_exponent_is_the_power_of_n(power: float) -> None:
     assert exponent({n: 3e-6 * n**power for n in (1_000, 5_000, 20_000, 200_000)}) == pytest.approx(power)
+    assert exponent({1_000: 1.0}) is None
 
 
 def test_fixed_cost_hides_growth_until_bags_are_large() -> None:
     seconds = {n: 0.05 + 1e-6 * n for n in (1_000, 10_000, 1_000_000, 2_000_000)}
+    assert large(seconds).keys() == {10_000, 1_000_000, 2_000_000}
     overall, of_large = exponent(seconds), exponent(large(seconds))
     assert overall is not None
     assert of_large is not None
     assert overall < of_large < 1
-
-
-def test_one_point_has_no_slope() -> None:
-    assert exponent({1_000: 1.0}) is None
-    assert exponent({}) is None
-    assert large({9_999: 1.0, 10_000: 2.0}) == {10_000: 2.0}
 
 
 @pytest.mark.parametrize(
@@ -39,21 +35,13 @@ def test_one_point_has_no_slope() -> None:
         (Target("seconds", 0.5, 0.6, "s"), "reached"),
         (Target("seconds", 0.6, 0.6, "s"), "reached"),
         (Target("seconds", 0.61, 0.6, "s"), "missed"),
-        (Target("times faster", 15.0, 15, "×", at_least=True), "reached"),
         (Target("times faster", 14.9, 15, "×", at_least=True), "missed"),
-        (Target("seconds", None, 0.6, "s"), "not measured"),
         (Target("times faster", None, 15, "×", at_least=True), "not measured"),
         (Target("not a number", math.nan, 15, "×"), "missed"),
     ],
 )
 def test_targets_are_judged(target: Target, verdict: str) -> None:
     assert target.verdict == verdict
-
-
-def test_a_ratio_needs_both() -> None:
-    assert ratio(6.0, 2.0) == 3.0
-    assert ratio(None, 2.0) is None
-    assert ratio(6.0, None) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +62,8 @@ def test_numbers(value: float | None, unit: str, text: str) -> None:
     assert number(value, unit) == text
 
 
-def test_the_spread_is_of_the_processes() -> None:
+def test_a_ratio_needs_both_and_a_spread_is_of_the_processes() -> None:
+    assert (ratio(6.0, 2.0), ratio(None, 2.0), ratio(6.0, None)) == (3.0, None, None)
     assert spread([0.3, 0.1, 0.2]) == "0.2 (0.1 to 0.3) s"
 
 
@@ -91,20 +80,15 @@ def section(name: str, quick: bool = False) -> Section:
     )
 
 
-def test_the_page_says_what_was_missed() -> None:
-    text = page([section("smap")], "Preface.")
+def test_the_page_judges_targets_of_a_full_run_alone() -> None:
+    text, quick = page([section("smap")], "Preface."), page([section("smap", quick=True)], "Preface.")
     assert "| ours | 0.2 s | ≤ 0.1 s | missed |" in text
     assert "| faster | 20× | ≥ 15× | reached |" in text
     assert "| theirs | – | ≤ 1 | not measured |" in text
     assert "A caption:\n\n| case | seconds |\n| --- | --- |\n| a\\|b | 0.2 |" in text
     assert "Measured on processor one of paper, cores 2." in text
-
-
-def test_a_quick_run_judges_nothing() -> None:
-    text = page([section("smap", quick=True)], "Preface.")
-    assert "not judged" in text
-    assert "| missed |" not in text
-    assert "| reached |" not in text
+    assert "not judged" in quick
+    assert not any(verdict in quick for verdict in ("| missed |", "| reached |"))
 
 
 def test_sections_come_back_from_their_files_in_the_order_of_the_run(tmp_path: Path) -> None:

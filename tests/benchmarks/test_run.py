@@ -21,17 +21,16 @@ from tests.shared_data import ROOT
 PARTS = sorted(SECTIONS.keys() - {"parity"})
 
 
+@pytest.mark.slow
 def test_the_quick_run_works(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--no-peers", "--into", str(tmp_path), "--only", *PARTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(path.stem for path in tmp_path.glob("*.json")) == PARTS
     text = (tmp_path / "README.md").read_text()
-    assert "A quick run" in text
     assert "not judged" in text
     assert "reached" not in text
     assert json.loads((tmp_path / "smap.json").read_text())["measured"]["cases"][0]["seconds"][0] > 0
-    assert "step" in done.stdout  # progress is told
 
 
 def test_without_the_peers_theirs_is_not_measured() -> None:

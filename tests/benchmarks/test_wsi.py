@@ -13,6 +13,8 @@ import pytest
 from benchmarks.wsi import MPP, TILE, WORKERS, Extraction, extraction_profile, inference_profile
 from scripts.wsi.features.smooth_mil import read_features
 
+pytestmark = pytest.mark.slow  # each runs a bundle
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

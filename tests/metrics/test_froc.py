@@ -15,7 +15,6 @@ from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_
 from monai.transforms import ProbNMS
 
 from scripts.core.record import BagResult, Lesions, PatchCoordinates
-from scripts.metrics.figures import bootstrap
 from scripts.metrics.froc import Detections, detections, froc_score, lesion_froc, peaks
 
 pytestmark = pytest.mark.filterwarnings("error")  # an undefined figure is no reason to warn
@@ -176,18 +175,3 @@ def test_froc_is_that_of_monai_and_a_slide_drawn_twice_counts_as_two(results: li
         drawn = [result for result, times in zip(results, weight, strict=True) for _ in range(times)]
         found = froc_score([detections(result) for result in results])(weight)
         assert found == pytest.approx(by_monai(drawn)) if targets(drawn) else np.isnan(found)
-
-
-def test_a_large_cohort_has_intervals() -> None:
-    """As many patches as CAMELYON16 has on a few slides."""
-    rng = np.random.default_rng(0)
-    places = np.stack(np.meshgrid(np.arange(60), np.arange(60)), axis=-1).reshape(-1, 2)
-    block = places[:, 0] // 12 + 5 * (places[:, 1] // 12) + 1
-    results = []
-    for number in range(20):
-        of_instance = np.where((block <= 3) & (number % 3 == 0), block, 0)
-        truth = lesions(of_instance, 3 if number % 3 == 0 else 0)
-        scores = rng.normal(size=len(places)) + (of_instance > 0)
-        results.append(bag(scores, [(x, y) for x, y in places.tolist()], truth, rng.random()))
-    found = bootstrap(len(results), lesion_froc(results), resamples=200)["froc_ungated"]
-    assert 0.4 < found.low < found.value < found.high <= 1

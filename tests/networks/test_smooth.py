@@ -163,33 +163,6 @@ def test_a_table_of_two_neighbours_that_is_no_chain_is_solved_too() -> None:
     torch.testing.assert_close(SmoothOperator(0.9)(x[..., :3], pair)[..., 2], x[..., 2])
 
 
-def test_bags_of_a_batch_are_solved_for_themselves() -> None:
-    coords, mask, x = torch.rand(3, 1, 9), torch.ones(3, 1, 9), torch.randn(3, 5, 9)
-    mask[1, 0, 4:] = 0
-    sm = SmoothOperator(0.95, "exact")
-    together = sm(x, build_graph(coords, mask))
-    torch.testing.assert_close(together[0], sm(x[:1], build_graph(coords[:1]))[0])
-    torch.testing.assert_close(together[1, :, :4], sm(x[1:2, :, :4], build_graph(coords[1:2, :, :4]))[0])
-
-
-def test_more_alpha_is_smoother_and_none_is_the_identity() -> None:
-    graph = build_graph(torch.arange(30.0).view(1, 1, 30))
-    x = signal(graph, 1)
-    roughness = [float(SmoothOperator(a, "exact")(x, graph).diff().square().sum()) for a in (1e-6, 0.3, 0.6, 0.9)]
-    assert roughness == sorted(roughness, reverse=True)
-    torch.testing.assert_close(SmoothOperator(1e-6)(x, graph), x, atol=1e-5, rtol=0)
-
-
-@each_mode
-def test_linear_and_symmetric(mode: dict[str, Any]) -> None:
-    """⟨Sm(x), y⟩ = ⟨x, Sm(y)⟩: what lets "early" smooth the projection instead of the features."""
-    graph = build_graph(torch.stack([torch.arange(6.0), torch.zeros(6)])[None])
-    sm = SmoothOperator(0.8, **mode).double()
-    x, y = torch.randn(2, 1, 1, 6).double()
-    torch.testing.assert_close((sm(x, graph) * y).sum(), (x * sm(y, graph)).sum())
-    torch.testing.assert_close(sm(2 * x + y, graph), 2 * sm(x, graph) + sm(y, graph))
-
-
 @each_mode
 def test_half_precision_is_smoothed_in_float32(mode: dict[str, Any]) -> None:
     graph, sm = chain(9), SmoothOperator(0.7, **mode)
