@@ -20,10 +20,7 @@ HMIL_PARTS = ("CE_coarse", "L_ia", "L_ba", "L_scl")
 def instance_alignment(attention: Tensor, coarse_attention: Tensor, membership: Tensor) -> Tensor:
     """Return L_ia: 1 - cosine of each coarse attention and the sum of its fine ones, the mean over classes and bags.
 
-    Args:
-        attention: [B, F, N].
-        coarse_attention: [B, C, N].
-        membership: [C, F].
+    attention: [B, F, N], coarse_attention: [B, C, N], membership: [C, F].
     """
     from_fine = torch.matmul(membership, attention)  # [B, C, N]
     return (1 - cosine_similarity(from_fine, coarse_attention, dim=2)).mean()
@@ -32,10 +29,7 @@ def instance_alignment(attention: Tensor, coarse_attention: Tensor, membership: 
 def bag_alignment(logits: Tensor, coarse_label: Tensor, membership: Tensor) -> Tensor:
     """Return L_ba: -log of the coarse label's probability, which is the sum of its fine classes' probabilities.
 
-    Args:
-        logits: [B, F] of the fine classes.
-        coarse_label: [B].
-        membership: [C, F].
+    logits: [B, F] of the fine classes, coarse_label: [B], membership: [C, F].
     """
     log_fine = log_softmax(logits, dim=1).unsqueeze(1)  # [B, 1, F]
     log_coarse = log_fine.masked_fill(membership == 0, float("-inf")).logsumexp(dim=2)  # [B, C]
@@ -52,14 +46,7 @@ def supervised_contrast(
     """Return L_scl, by which bags of one class come closer than bags of two (arXiv 2004.11362).
 
     An anchor is compared with the rest of the batch and with the others. The mean is over the anchors that have a
-    positive, and 0 if none has.
-
-    Args:
-        features: [B, E] of the anchors.
-        label: [B].
-        others: [M, E].
-        other_label: [M].
-        temperature: Divisor of the cosines.
+    positive, and 0 if none has. features: [B, E] of the anchors, label: [B], others: [M, E], other_label: [M].
     """
     rivals = features if others is None else torch.cat([features, others])  # [B+M, E]
     rival_label = label if other_label is None else torch.cat([label, other_label])  # [B+M]

@@ -44,12 +44,7 @@ class BagCrossEntropy(nn.Module):
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the loss.
-
-        Args:
-            logits: [B, C].
-            label: [B, C] of 0 and 1, or [B, 1] the number of the class where C > 1.
-        """
+        """Return the loss of logits [B, C]; label: [B, C] of 0 and 1, or [B, 1] the number of the class where C > 1."""
         if logits.shape[1] > 1 and label.shape[1] == 1:
             loss = cross_entropy(logits, label[:, 0].long(), reduction="none").unsqueeze(1)  # [B, 1]
         else:

@@ -32,15 +32,7 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return figures with percentile intervals over bags drawn with replacement: bags, not instances, are independent.
-
-    Args:
-        bags: How many bags there are.
-        figures: Name → figure of these bags.
-        resamples: How many cohorts are drawn.
-        confidence: Of the intervals.
-        seed: Of the draws.
-    """
+    """Return figures with percentile intervals over bags, not instances, drawn with replacement."""
     if not figures:
         return {}
     generator = np.random.default_rng(seed)
@@ -129,9 +121,7 @@ class Cases:
 def class_figures(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Figure]:
     """Return the figures of several classes; each class counts the same in a mean, one that is undefined not at all.
 
-    Args:
-        truth: (bags,) the number of the class.
-        probabilities: (bags, classes).
+    truth: (bags,) the number of the class, probabilities: (bags, classes).
     """
     called = probabilities.argmax(axis=1)
     every = Cases([np.ones(1)] * len(truth))

@@ -58,15 +58,7 @@ class SliceCNN(nn.Module):
         self.out_features = size * size * channels[-1]
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Encode the real slices alone; padding gets 0.
-
-        Args:
-            image: [B, C, H, W, N].
-            mask: [B, 1, N], 1 = a real slice.
-
-        Returns:
-            Features [B, D, N].
-        """
+        """Return features [B, D, N] of image [B, C, H, W, N]; only real slices are encoded, padding gets 0."""
         b, c, h, w, n = image.shape
         if c != self.in_channels or h != self.image_size or w != self.image_size:
             raise ValueError(

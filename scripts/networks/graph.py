@@ -52,7 +52,7 @@ def build_graph(
         edgeless: Of a lattice, accept a bag without any edge; set it where the unit of the coords is certain.
 
     Returns:
-        The neighbours and weights, [B, K, N] each.
+        Neighbours and weights [B, K, N].
     """
     if coords.dim() != 3:
         raise ValueError(f"coords have {coords.dim()} dimensions: [bags, 1 or 2, instances] is wanted")
@@ -132,11 +132,7 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
 
 
 def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
-    """Find the instance of each wanted key by a table of all cells.
-
-    Returns:
-        The instance [B, K*N]; whether there is one [B, K*N]; whether every key is unique.
-    """
+    """Find by a table of all cells: the instance of each wanted key, whether there is one, whether keys are unique."""
     n = index.shape[1]
     empty = torch.full([key.shape[0], cells + n], n, dtype=index.dtype, device=key.device)
     table = empty.scatter(1, key, index)

@@ -246,14 +246,7 @@ def without_parametrizations(network: nn.Module) -> nn.Module:
         for name, layer in parent.named_children():
             # torch's own remove_parametrizations would change the class that the copy shares with the network
             if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
-                setattr(parent, name, _plain_linear(layer))
+                linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+                linear.weight, linear.bias = nn.Parameter(layer.weight.detach()), layer.bias
+                setattr(parent, name, linear.train(layer.training))
     return plain
-
-
-def _plain_linear(layer: nn.Linear) -> nn.Linear:
-    weight = layer.weight.detach()
-    plain = nn.Linear(
-        layer.in_features, layer.out_features, layer.bias is not None, device=weight.device, dtype=weight.dtype
-    )
-    plain.load_state_dict({"weight": weight} if layer.bias is None else {"weight": weight, "bias": layer.bias})
-    return plain.train(layer.training)

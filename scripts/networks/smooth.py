@@ -88,11 +88,7 @@ class SmoothOperator(nn.Module):
         self._exported_terms = terms_for(float(self.alpha.detach()), 1e-6)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
-        """Smooth x [B, D, N] along the graph.
-
-        Returns:
-            Sm(x) [B, D, N].
-        """
+        """Return Sm(x) [B, D, N] of x [B, D, N], padding 0."""
         if x.dim() != 3 or x.shape[2] != graph.neighbours.shape[2]:
             raise ValueError(f"x does not fit a graph of {graph.neighbours.shape[2]} instances: [B, D, N] is wanted")
         return self.along(x, adjacency(graph))
@@ -128,10 +124,7 @@ def paper_terms(alpha: Tensor, rest: Tensor, steps: int) -> Tensor:
 
 
 def chebyshev_terms(alpha: Tensor, rest: Tensor, steps: int) -> Tensor:
-    """Return the factors of T_0 ... T_steps in (1 - α) / (1 - αλ) = (1 - r) / (1 + r) · (1 + 2 Σ r^k T_k(λ)).
-
-    Here α = 2r / (1 + r²).
-    """
+    """Return the factors of T_k in (1 - α) / (1 - αλ) = (1 - r) / (1 + r) · (1 + 2 Σ r^k T_k(λ)), α = 2r / (1 + r²)."""
     r = alpha / (1 + torch.sqrt(rest * (1 + alpha)))
     powers = r ** torch.arange(steps + 1, device=alpha.device)
     return (1 - r) / (1 + r) * torch.cat([powers[:1], 2 * powers[1:]])
@@ -153,18 +146,10 @@ def series(
     against: Optional[Tensor] = None,
     columns: int = 32,
 ) -> Tuple[Tensor, Tensor]:  # noqa: UP006
-    """Sum Σ_k c_k B_k(Ã) u, with B_k the powers or Chebyshev's polynomials.
+    """Return Σ_k c_k B_k(Ã) u [M, D] and ⟨B_k(Ã) u, against⟩ [terms], B_k the powers or Chebyshev's polynomials.
 
-    Args:
-        u: [M, D].
-        factors: c, [terms].
-        neighbours, weights: Ã, [M, K].
-        chebyshev: Use Chebyshev's polynomials for B_k.
-        against: v [M, D], for the gradient of the factors.
-        columns: How many columns to do at a time; 32 stay in the processor's cache, three times as fast.
-
-    Returns:
-        The sum [M, D], and ⟨B_k(Ã) u, v⟩ [terms].
+    u, against: [M, D], factors: c [terms], neighbours, weights: Ã [M, K]. So many `columns` at a time stay in the
+    processor's cache, three times as fast for a large bag.
     """
     c, once, neighbours = factors.to(u), weights.to(u), neighbours.int()
     twice = 2 * once
@@ -208,11 +193,9 @@ class _Series(torch.autograd.Function):
 
 def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
     """Sum the series; in training by the function that keeps no step."""
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting() or exporting():
         return series(u, factors, neighbours, weights, chebyshev)[0]
     else:  # noqa: RET505 - TorchScript leaves out this branch alone
-        if exporting():
-            return series(u, factors, neighbours, weights, chebyshev)[0]
         g: Tensor = _Series.apply(u, factors, neighbours, weights.detach(), chebyshev)
         return g
 

@@ -83,13 +83,7 @@ def convert_state(state: State, settings: TorchmilSettings) -> tuple[dict[str, T
         raise InputError("every alpha of this network was trained, and is in the checkpoint: leave out --alpha")
     ours = {our_name: _copy_of(theirs, their_name, shape) for their_name, our_name, shape in mapping}
     ours |= {our_name: _alpha_logit(theirs, their_name, settings) for their_name, our_name in coefs.items()}
-    return ours, _network_def(theirs, settings, (features, hidden, layers), bool(normalised))
 
-
-def _network_def(
-    theirs: State, settings: TorchmilSettings, sizes: tuple[int, int, int], spectral_norm: bool
-) -> dict[str, Any]:
-    features, hidden, layers = sizes
     smooth = {"steps": settings.steps, "mode": settings.mode}
     aggregator: dict[str, Any] = {
         "_target_": "scripts.networks.SmoothAttentionPool",
@@ -98,7 +92,7 @@ def _network_def(
         "placement": settings.placement,
         "alpha": _alpha_argument(theirs, POOL_COEF, settings),
         **smooth,
-        "spectral_norm": spectral_norm,
+        "spectral_norm": bool(normalised),
         "activation": settings.activation,
     }
     if layers:
@@ -113,7 +107,7 @@ def _network_def(
             "add_input": settings.add_input,
             "pool": aggregator,
         }
-    return {
+    network = {
         "_target_": "scripts.networks.MILNetwork",
         "_desc_": f"{'SmTransformerABMIL' if layers else 'SmABMIL'} of torchmil",
         "encoder": {"_target_": "scripts.networks.Features", "in_features": features},
@@ -121,6 +115,7 @@ def _network_def(
         "head": f"$torch.nn.Linear({features}, 1)",
         "spatial_dims": 2,
     }
+    return ours, network
 
 
 # --- which tensor goes where
