@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a head CT in Hounsfield units to a bag: one instance per slice, one channel per window."""
+"""Turns a head CT in Hounsfield units into a bag: one instance per slice, one channel per window."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from scripts.core.errors import InputError
 
 # (centre, width) in HU of the windows in which a reader looks for blood
 BRAIN, SUBDURAL, SOFT = (40.0, 80.0), (80.0, 200.0), (30.0, 30.0)
 
-
-# what the reader says in the meta, and a bag says in entries of its own
-_TAKEN = {
-    *("sop_instance_uids", "frames", "files", "positions_mm"),
-    *("spacings", "tilt_degrees", "warnings", "skipped"),
-}
+# The reader's metadata that become entries of the bag.
+_TAKEN = {"sop_instance_uids", "frames", "files", "positions_mm", "spacings", "tilt_degrees", "warnings", "skipped"}
 
 
 class ScanBagd(MapTransform):
-    """What a bag needs besides its image, from a scan [1, X, Y, N] that still carries the reader's meta.
+    """A transform that adds what a bag needs besides its image [1, X, Y, N], from the reader's metadata.
 
-    `coords` [1, N], millimetres above the lowest slice, and `mask` [1, N]; `label` [1] where there is one;
-    `instance_label` [1, N] where there is one, given as a list from inferior to superior or as a mapping
-    SOPInstanceUID -> 0/1; `source`, the path it was read from. Two texts in JSON, because a batch of unequal bags
-    carries text unharmed: `instances`, of each slice its `id` (SOPInstanceUID, with "/frame" where it is one of
-    many; without UIDs the index), `position_mm` and, of DICOM, `file` and `frame` by which `open_image` finds it
-    again; and `about`, the scan's `tilt_degrees`, least and largest `spacing_mm`, `warnings` and `set_aside`.
+    The entries: `coords` [1, N], millimetres above the lowest slice; `mask` [1, N]; `label` [1] and `instance_label`
+    [1, N] if given; `source`, the path it was read from; and two texts in JSON, because a batch of unequal bags carries
+    text unharmed. `instances` has of each slice its `id` (SOPInstanceUID, with "/frame" where it is one of many;
+    without UIDs the index), `position_mm` and, of DICOM, `file` and `frame` by which `open_image` finds it again.
+    `about` has the scan's `tilt_degrees`, least and largest `spacing_mm`, `warnings`, and what was skipped as
+    `set_aside`.
+
+    Args:
+        keys: the scan. `instance_label` beside it is a list from inferior to superior, or maps SOPInstanceUID → 0/1.
+        allow_missing_keys: whether a bag may lack it.
     """
 
     def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
@@ -50,10 +49,10 @@ class ScanBagd(MapTransform):
         for key in self.key_iterator(item):
             image = item[key]
             if not isinstance(image, MetaTensor):
-                raise InputError(f"{key} has lost its meta before ScanBagd: put ScanBagd right after Orientationd")
+                raise InputError(f"{key} has lost its metadata before ScanBagd: put ScanBagd right after Orientationd")
             meta = image.meta
-            slices, source = _instances(meta, image.shape[-1]), str(meta["filename_or_obj"])
-            item.update(bag_entries(item, slices, _about(meta), source))
+            instances, source = _instances(meta, image.shape[-1]), str(meta["filename_or_obj"])
+            item.update(bag_entries(item, instances, _about(meta), source))
             # Not twice, and not all of it can travel in a batch.
             item[key] = MetaTensor(image.as_tensor(), meta={k: v for k, v in meta.items() if k not in _TAKEN})
         return item
@@ -62,7 +61,14 @@ class ScanBagd(MapTransform):
 def bag_entries(
     item: Mapping[Hashable, object], instances: list[dict[str, Any]], about: Mapping[str, Any], source: str
 ) -> dict[Hashable, object]:
-    """All of a bag but its image; `item` may hold its labels."""
+    """Return all of a bag but its image.
+
+    Args:
+        item: may hold `label` and `instance_label`.
+        instances: of each slice, see `ScanBagd`.
+        about: of the scan.
+        source: its path.
+    """
     ids = [instance["id"] for instance in instances]
     positions = torch.tensor([instance["position_mm"] for instance in instances], dtype=torch.float64)
     entries: dict[Hashable, object] = {
@@ -102,7 +108,7 @@ def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.Tensor:
-    """[1, N] in slice order."""
+    """Return [1, N] in slice order."""
     if isinstance(given, Mapping):
         unlabelled = [id_ for id_ in ids if id_ not in given]
         if unlabelled:
@@ -120,7 +126,14 @@ def _slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch
 
 
 class SliceWindowsd(MapTransform):
-    """A scan [1, X, Y, N] in HU and LPS axes to plain float32 [windows, rows, columns, N], each window in [0, 1]."""
+    """A transform from a scan [1, X, Y, N] in HU and LPS axes to plain float32 [windows, rows, columns, N].
+
+    Args:
+        keys: the scan.
+        windows: (centre, width) in HU; each becomes a channel in [0, 1].
+        size: rows and columns of the result.
+        allow_missing_keys: whether a bag may lack the scan.
+    """
 
     def __init__(
         self,
@@ -147,7 +160,7 @@ class SliceWindowsd(MapTransform):
             torch.sub(slices, centre - width / 2, out=channels[:, channel]).div_(width).clamp_(0, 1)
         if channels.shape[-2:] != (self.size, self.size):
             # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
-            channels = F.interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)
+            channels = interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)
         return channels.permute(1, 2, 3, 0)  # [W, rows, columns, N]
 
 
@@ -155,7 +168,7 @@ PER_SLICE = ("image", "coords", "mask", "instance_label")  # entries of a bag wi
 
 
 class RandSliceDropd(Randomizable, Transform):
-    """Leave out some slices of a bag, or of its slices' features, never two neighbours: a bleed seen twice stays seen.
+    """A transform that drops some slices of a bag, never two neighbours: a bleed seen twice stays seen.
 
     Args:
         slice_drop: the largest share of the slices, at most a half; each number of slices up to it is equally likely.
@@ -170,7 +183,7 @@ class RandSliceDropd(Randomizable, Transform):
         self.kept = np.arange(0)
 
     def randomize(self, data: int) -> None:
-        """Which of so many slices stay."""
+        """Choose which of so many slices stay."""
         most = max(0, min(int(self.slice_drop * data), data - self.at_least))
         every_other = np.arange(self.R.randint(2), data, 2)
         dropped = self.R.choice(every_other, self.R.randint(most + 1), replace=False)
@@ -182,26 +195,25 @@ class RandSliceDropd(Randomizable, Transform):
         self.randomize(count)
         if len(self.kept) < count:
             kept = torch.from_numpy(self.kept)
-            bag.update({key: _slices(bag[key], kept) for key in PER_SLICE if key in bag})
+            # Slices lie one behind the other in memory.
+            bag.update({key: bag[key].movedim(-1, 0)[kept].movedim(0, -1) for key in PER_SLICE if key in bag})
             instances = json.loads(bag["instances"])
             bag["instances"] = json.dumps([instances[index] for index in self.kept])
         return bag
 
 
-def _slices(values: Tensor, kept: Tensor) -> Tensor:
-    return values.movedim(-1, 0)[kept].movedim(0, -1)  # slices lie one behind the other in memory
-
-
 class RandSliceAffined(RandomizableTransform, MapTransform):
-    """One small turn, shift and zoom in the plane for all slices of a scan [C, rows, columns, N]; 0 from outside.
+    """A transform that turns, shifts and zooms all slices of a scan [C, rows, columns, N] alike; 0 from outside.
 
     Not MONAI's RandAffined: it interpolates between slices; with the slices as channels it takes twice the time.
 
     Args:
+        keys: the scan.
         degrees: of the turn, at most, to either side.
         shift: of rows and of columns, at most, as a share of the side.
         zoom: at most; 0.1 is from 0.9 to 1.1 times as large.
         prob: of a scan being moved at all.
+        allow_missing_keys: whether a bag may lack the scan.
     """
 
     def __init__(

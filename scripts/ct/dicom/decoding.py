@@ -27,7 +27,7 @@ PIXEL_TAGS: list[Any] = [
 
 
 class Decoder:
-    """The stored values of one DICOM file after the other; the process starts with the first file."""
+    """A process that decodes one DICOM file after the other; it starts with the first."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -39,7 +39,7 @@ class Decoder:
         self._end()
 
     def decode(self, content: bytes, frames: int = 1) -> np.ndarray:
-        """[rows, columns] or [frames, rows, columns] of the file with this content, or a ValueError."""
+        """Return [rows, columns] or [frames, rows, columns] of the file with this content, or raise a ValueError."""
         self._process = self._process or _start()
         reply = _ask(self._process, content, SECONDS_PER_FILE + SECONDS_PER_FRAME * frames)
         if not reply:
@@ -62,7 +62,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _ask(process: subprocess.Popen[bytes], content: bytes, seconds: float) -> bytes:
-    """The answer, or nothing where there is none, or none in time."""
+    """Return the answer, or nothing where there is none in time."""
     timer = Timer(seconds, process.kill)
     timer.start()
     try:

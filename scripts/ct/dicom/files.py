@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files that may hold an image: below a folder, in a list, or within a zip that is read where it lies."""
+"""Finds and opens files that may hold an image: below a folder, in a list, or within a zip, read where it lies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ImageFile:
             return io.BytesIO(opener.open(self).read())
 
     def relative_to(self, folder: Path) -> str:
-        """As text for `open_image`: a zip is one more folder."""
+        """Return the text by which `open_image` finds the file: a zip is one more folder."""
         path = os.path.relpath(self.path, folder)
         if self.member is None:
             return path
@@ -63,34 +63,31 @@ class Opener(ExitStack):
 
 
 def open_image(source: str | Sequence[str], file: str) -> BinaryIO:
-    """Opens a slice of a scan again.
+    """Open a slice of a scan again.
 
     Args:
         source: the path of the scan, or the list of its files.
         file: the text that its `instances` keep for this slice.
     """
     base = folder_of(Path(source if isinstance(source, str) else source[0]))
+    found, parts = ImageFile(base / file), file.split("/")
+    for count in range(len(parts)):
+        if base.joinpath(*parts[:count]).is_file():
+            found = ImageFile(base.joinpath(*parts[:count]), "/".join(parts[count:]))
+            break
     try:
-        return _image_file(base, file).open()
+        return found.open()
     except Exception as error:  # a zip that was damaged since fails in many ways
         raise InputError(f"cannot open {file} of {base} again: leave the scan where it was read") from error
 
 
 def folder_of(source: Path) -> Path:
-    """What the `file` texts of a scan's slices are relative to."""
+    """Return what the `file` texts of a scan's slices are relative to."""
     return source if source.is_dir() or is_zip(source) else source.parent
 
 
-def _image_file(base: Path, file: str) -> ImageFile:
-    if base.is_file():
-        return ImageFile(base, file)
-    for slash in (place for place, character in enumerate(file) if character == "/"):
-        if (base / file[:slash]).is_file():
-            return ImageFile(base / file[:slash], file[slash + 1 :])
-    return ImageFile(base / file)
-
-
 def is_zip(path: Path) -> bool:
+    """Tell by its first bytes."""
     try:
         if not path.is_file():
             return False  # a pipe would be waited for without end
@@ -101,7 +98,7 @@ def is_zip(path: Path) -> bool:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Files in an order that lasts; hidden ones are passed over, and a folder that links lead to twice is read once."""
+    """Yield files in an order that lasts; no hidden ones, and a folder that links lead to twice once."""
     if not root.is_dir():
         yield root
     entered: set[str] = set()
@@ -116,13 +113,9 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def members(archive: zipfile.ZipFile) -> list[str]:
-    """The files in it, hidden ones passed over."""
+    """Return the names of the files in a zip, without hidden ones."""
     names = {info.filename for info in archive.infolist() if not info.is_dir()}
     return sorted(name for name in names if all(map(_is_shown, name.split("/"))))
-
-
-def unpacked_bytes(archive: zipfile.ZipFile) -> int:
-    return sum(info.file_size for info in archive.infolist())
 
 
 def _is_shown(name: str) -> bool:
@@ -134,72 +127,66 @@ SAVED_EVERY = 4000  # files read; later every tenth of what is known, so that sa
 
 
 class FileIndex:
-    """Rows per file in a JSON-lines file; a file that was replaced since, or a damaged index, is as if never read.
+    """A memory of what was read of each file, in a JSON-lines file; what was replaced since, or damaged, is forgotten.
 
     Args:
         path: where it lies; None remembers nothing.
-        layout: names what a row holds, so that rows of another version are not mistaken for ours.
+        layout: what a row holds, so that rows of another version are not mistaken for ours.
     """
 
     def __init__(self, path: Path | None, layout: Sequence[object]) -> None:
         self.path = path
         self.layout = list(layout)
-        self._known = _load(path, self.layout) if path else {}
+        self._known = self._loaded()
         self._unsaved = 0
 
     def get(self, file: Path) -> list[Any] | None:
-        entry = self._known.get(_key(file))
-        return entry[1] if entry and entry[0] == _stamp(file) else None
+        """Return the rows of a file, if it is as it was."""
+        state, rows = self._known.get(os.path.abspath(file), ([], None))
+        return rows if state and state == _file_state(file) else None
 
     def put(self, file: Path, rows: list[Any]) -> None:
         if self.path is None:
             return
-        self._known[_key(file)] = (_stamp(file), rows)
+        self._known[os.path.abspath(file)] = (_file_state(file), rows)
         self._unsaved += 1
         if self._unsaved >= max(SAVED_EVERY, len(self._known) // 10):
             self._save()
 
     def close(self, files: Sequence[Path]) -> None:
-        """Forgets all but these files and writes the rest."""
-        seen = {_key(file) for file in files}
-        gone = [key for key in self._known if key not in seen]
-        for key in gone:
-            del self._known[key]
+        """Forget all but these files and write the rest."""
+        gone = self._known.keys() - set(map(os.path.abspath, files))
+        for file in gone:
+            del self._known[file]
         if gone or self._unsaved:
             self._save()
 
     def _save(self) -> None:
         if self.path is None:
             return
-        lines = [json.dumps([key, *entry]) for key, entry in self._known.items()]
-        body = "".join(f"{line}\n" for line in lines)
+        body = "".join(f"{json.dumps([file, *entry])}\n" for file, entry in self._known.items())
         try:
-            write_whole(self.path, json.dumps([self.layout, _digest(body)]) + "\n" + body)
+            write_whole(self.path, json.dumps([self.layout, _checksum(body)]) + "\n" + body)
         except OSError as error:
             raise InputError(f"cannot write the index {self.path} ({error.strerror}): give another place") from error
         self._unsaved = 0
 
-
-def _load(path: Path, layout: list[object]) -> dict[str, tuple[list[int], list[Any]]]:
-    try:
-        head, body = path.read_text(encoding="utf-8").split("\n", 1)
-        if json.loads(head) != [layout, _digest(body)]:
-            return {}
-        return {key: (stamp, rows) for key, stamp, rows in map(json.loads, body.splitlines())}
-    except (OSError, ValueError):
+    def _loaded(self) -> dict[str, tuple[list[int], list[Any]]]:
+        try:
+            head, body = self.path.read_text(encoding="utf-8").split("\n", 1) if self.path else ("", "")
+            if json.loads(head) == [self.layout, _checksum(body)]:
+                return {file: (state, rows) for file, state, rows in map(json.loads, body.splitlines())}
+        except (OSError, ValueError):
+            pass
         return {}
 
 
-def _digest(body: str) -> str:
+def _checksum(body: str) -> str:
     return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
 
 
-def _key(file: Path) -> str:
-    return os.path.abspath(file)
-
-
-def _stamp(file: Path) -> list[int]:
-    """Changes when the file does, also when its size and times are made to look the same (then ctime tells)."""
+def _file_state(file: Path) -> list[int]:
+    """Return what changes when the file does, also when its size and times are made to look the same (by ctime)."""
     try:
         status = file.stat()
     except OSError:

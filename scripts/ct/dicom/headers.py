@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The DICOM images of a scan or a cohort: what each one's header says, read without its pixels."""
+"""Finds the DICOM images of a scan or a cohort and reads their headers, without the pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pydicom.uid import (
 from tqdm import tqdm
 
 from scripts.core.errors import InputError
-from scripts.ct.dicom.files import MAX_ZIP_BYTES, FileIndex, ImageFile, members, unpacked_bytes, walk
+from scripts.ct.dicom.files import MAX_ZIP_BYTES, FileIndex, ImageFile, members, walk
 from scripts.ct.dicom.tags import Tags, quietly
 
 MAX_SIDE = 4096  # rows and columns: a damaged header that claims more would fill the memory
@@ -36,15 +36,14 @@ INCOMPLETE = "holds no complete image"
 _NOT_IMAGES = ("SR", "PR", "KO", "DOC", "PLAN", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG")
 
 # Only what is needed is ever read: a patient's name cannot leak from where it never was.
-_IDENTITY = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
-_KIND = ["Modality", "ImageType", "SeriesNumber", "AcquisitionNumber", "InstanceNumber"]
-_WHAT = ["SeriesDescription", "BodyPartExamined"]
-_LOOK = ["ConvolutionKernel", "ContrastBolusAgent", "ContrastBolusAgentSequence"]
-_GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns"]
-_SCALE = ["RescaleSlope", "RescaleIntercept"]
-_SIZE = ["SamplesPerPixel", "BitsAllocated"]
-_FRAMES = ["NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
-_TAGS: list[Any] = _IDENTITY + _KIND + _WHAT + _LOOK + _GEOMETRY + _SCALE + _SIZE + _FRAMES
+_TAGS: list[Any] = [
+    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"),
+    *("Modality", "ImageType", "SeriesNumber", "AcquisitionNumber", "InstanceNumber"),
+    *("SeriesDescription", "BodyPartExamined", "ConvolutionKernel", "ContrastBolusAgent", "ContrastBolusAgentSequence"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns"),
+    *("RescaleSlope", "RescaleIntercept", "SamplesPerPixel", "BitsAllocated"),
+    *("NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+]
 _GROUPS = (  # where an enhanced multi-frame file keeps what a classic one has at its top
     *("FrameContentSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
     *("PixelValueTransformationSequence", "CTImageFrameTypeSequence", "CTReconstructionSequence"),
@@ -56,7 +55,7 @@ _PLAIN = (
     r"|(non|pre)[ -]?(contrast|enhanced|ce))\b"
 )
 _ENHANCED = r"\b(contrast|enhanced|cect|angio|cta|post[ -]?(contrast|iv|km))\b|\bc\+"
-_SHARP = r"\b(bone|knochen|osseux|lung)\b"
+_SHARP_WORDS = r"\b(bone|knochen|osseux|lung)\b"
 
 # Parts of the body, of which the codes run together: HEADNECK, CSPINE, CHESTABDPELVIS.
 HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|kopf|sch(ä|ae?)del|cr[aâ]ne|t[eê]te", re.IGNORECASE)
@@ -66,7 +65,7 @@ _BELOW = (
     r"|arm|wrist|hand|hip|femur|thigh|knee|ankle|foot|leg|extremity"
 )
 BELOW_HEAD = re.compile(_BELOW, re.IGNORECASE)
-_SAID_BELOW_HEAD = re.compile(rf"(?<![a-z])([ctl]-?)?({_BELOW})s?(?![a-z])", re.IGNORECASE)
+_WORD_BELOW_HEAD = re.compile(rf"(?<![a-z])([ctl]-?)?({_BELOW})s?(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +110,15 @@ _LAYOUT = [2, *(field.name for field in fields(Header))]  # the number grows whe
 def read_headers(
     root: Path | Sequence[Path], index: Path | None = None, progress: bool = False
 ) -> tuple[list[Header], list[Rejected]]:
-    """Every image below a folder, in a zip or in these files; reports and files that are no DICOM are passed over.
+    """Read every image below a folder, in a zip or in these files, passing over reports and files that are no DICOM.
 
     Args:
         root: a folder, a file or a zip, or several.
         index: a file that remembers the headers, so that a second walk reads only what is new.
         progress: show a bar.
+
+    Returns:
+        the headers, and the files that cannot be used.
     """
     roots = [root] if isinstance(root, Path) else list(root)
     for path in roots:
@@ -124,26 +126,18 @@ def read_headers(
             raise InputError(f"{path} does not exist: check the path")
     paths = list(dict.fromkeys(path for each in roots for path in walk(each)))
     remembered = FileIndex(index, _LAYOUT)
-    headers: list[Header] = []
-    rejected: list[Rejected] = []
+    found: list[Header | Rejected] = []
     with quietly():
         for path in tqdm(paths, desc="headers", unit="file", delay=5, disable=not progress):
-            for found in _recall(path, remembered):
-                if isinstance(found, Header):
-                    headers.append(found)
-                else:
-                    rejected.append(found)
+            rows = remembered.get(path)
+            if rows is None:
+                of_file = _read_path(path)
+                remembered.put(path, [_to_row(item) for item in of_file])
+            else:
+                of_file = [_from_row(path, row) for row in rows]
+            found += of_file
     remembered.close(paths)
-    return headers, rejected
-
-
-def _recall(path: Path, remembered: FileIndex) -> list[Header | Rejected]:
-    rows = remembered.get(path)
-    if rows is not None:
-        return [_from_row(path, row) for row in rows]
-    found = _read_path(path)
-    remembered.put(path, [_to_row(item) for item in found])
-    return found
+    return [item for item in found if isinstance(item, Header)], [item for item in found if isinstance(item, Rejected)]
 
 
 def _to_row(item: Header | Rejected) -> list[Any]:
@@ -177,7 +171,7 @@ def _read_path(path: Path) -> list[Header | Rejected]:
 def _read_zip(path: Path) -> list[Header | Rejected]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if unpacked_bytes(archive) > MAX_ZIP_BYTES:
+            if sum(info.file_size for info in archive.infolist()) > MAX_ZIP_BYTES:
                 return [Rejected(ImageFile(path), f"claims to unpack to more than {MAX_ZIP_BYTES // 1024**3} GB")]
             files = [ImageFile(path, name) for name in members(archive)]
             return [found for file in files for found in _read_member(archive, file)]
@@ -214,7 +208,7 @@ def _read_image(file: ImageFile, stream: BinaryIO, size: int) -> list[Header | R
 
 
 def _bytes_of_pixels(dataset: pydicom.Dataset, planes: Sequence[Header]) -> int:
-    """What must follow the header at least: of compressed pixels anything."""
+    """Return how many bytes must follow the header at least; compressed pixels may have any number."""
     syntax = dataset.file_meta.get("TransferSyntaxUID", "")
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
         return 1
@@ -224,7 +218,7 @@ def _bytes_of_pixels(dataset: pydicom.Dataset, planes: Sequence[Header]) -> int:
 
 
 def _is_deflated(stream: BinaryIO) -> bool:
-    """Asked before anything is inflated, for a megabyte may hold gigabytes; the stream stands where the meta begins."""
+    """Tell by the file meta, before anything is inflated: a megabyte may hold gigabytes."""
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     return bool(meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
 
@@ -234,7 +228,7 @@ class _UnusableError(Exception):
 
 
 def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
-    """The image planes of one file: one, or as many as it has frames; none where it is no image."""
+    """Yield the image planes of one file: one, or as many as it has frames; none where it is no image."""
     top = Tags(dataset)
     if top.text("Modality") in _NOT_IMAGES:
         return
@@ -252,25 +246,25 @@ def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
     if frames and len(frames) != claimed:
         raise _UnusableError(f"claims {claimed} frames and describes {len(frames)}")
     if not frames:
-        yield _header(file, None, top, is_placed=claimed == 1)
+        yield _header_of(file, None, top, is_placed=claimed == 1)
         return
-    common = [part for group in top.items("SharedFunctionalGroupsSequence")[:1] for part in _parts(group)]
+    common = [part for group in top.items("SharedFunctionalGroupsSequence")[:1] for part in _functional_groups(group)]
     for number, frame in enumerate(frames, start=1):
-        yield _header(file, number, Tags(*_parts(frame), *common, dataset))
+        yield _header_of(file, number, Tags(*_functional_groups(frame), *common, dataset))
 
 
-def _parts(group: Dataset) -> Iterator[Dataset]:
+def _functional_groups(group: Dataset) -> Iterator[Dataset]:
     for keyword in _GROUPS:
         yield from Tags(group).items(keyword)[:1]
 
 
-def _header(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = True) -> Header:
-    thickness = tags.positive("SliceThickness", 1)
+def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = True) -> Header:
+    (thickness,) = tags.positive("SliceThickness", 1) or (None,)
     number, of_frame = tags.integer("SeriesNumber"), tags.integer("FrameAcquisitionNumber")
     return Header(
         file=file,
         frame=frame,
-        patient=_hashed(tags.text("PatientID")),
+        patient=_patient_hash(tags.text("PatientID")),
         study=tags.text("StudyInstanceUID"),
         series=tags.text("SeriesInstanceUID"),
         sop=tags.text("SOPInstanceUID"),
@@ -286,7 +280,7 @@ def _header(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = Tr
         orientation=_directions(tags),
         position=tags.numbers("ImagePositionPatient", 3) if is_placed else None,
         pixel_spacing=tags.positive("PixelSpacing", 2),
-        thickness=thickness[0] if thickness else None,
+        thickness=thickness,
         slope=_scale(tags, "RescaleSlope", 1.0),
         intercept=_scale(tags, "RescaleIntercept", 0.0),
         acquisition=tags.integer("AcquisitionNumber") if of_frame is None else of_frame,
@@ -294,7 +288,7 @@ def _header(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = Tr
     )
 
 
-def _hashed(patient: str) -> str:
+def _patient_hash(patient: str) -> str:
     return hashlib.blake2b(patient.encode(errors="replace"), digest_size=8).hexdigest() if patient else ""
 
 
@@ -302,7 +296,7 @@ def _hashed(patient: str) -> str:
 
 
 def _kernel(tags: Tags) -> str:
-    described = re.search(_SHARP, tags.text("SeriesDescription"), re.IGNORECASE)
+    described = re.search(_SHARP_WORDS, tags.text("SeriesDescription"), re.IGNORECASE)
     return "\\".join(tags.texts("ConvolutionKernel")) or (described.group().upper() if described else "")
 
 
@@ -320,12 +314,12 @@ def _body_part(tags: Tags) -> str:
     given, description = tags.text("BodyPartExamined").upper(), tags.text("SeriesDescription")
     if given or HEAD.search(description):
         return given
-    said = _SAID_BELOW_HEAD.search(description)
-    return said.group().upper() if said else ""
+    found = _WORD_BELOW_HEAD.search(description)
+    return found.group().upper() if found else ""
 
 
 def _directions(tags: Tags) -> tuple[float, ...] | None:
-    """Two unit vectors at right angles, or nothing."""
+    """Return two unit vectors at right angles, or nothing."""
     six = tags.numbers("ImageOrientationPatient", 6)
     if six is None:
         return None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pixels of slices in Hounsfield units, past the traps that CT files set."""
+"""Reads the pixels of slices in Hounsfield units, past the traps that CT files set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INVERTED = "values that were stored inverted (MONOCHROME1) are turned back"
 def read_slices(
     headers: Sequence[Header], max_lost: int, where: str = "a scan"
 ) -> tuple[np.ndarray, list[int], list[str]]:
-    """float32 [slices, rows, columns] in HU, which of the slices hold no complete image, and what was repaired.
+    """Read float32 [slices, rows, columns] in HU; say which slices hold no complete image, and what was repaired.
 
     Args:
         headers: slices of one size.
@@ -63,7 +63,7 @@ def read_slices(
 
 
 def _stored(content: bytes, header: Header, decoder: Decoder) -> tuple[Dataset, np.ndarray]:
-    """What a file says of its pixels, and the pixels [frames, rows, columns]."""
+    """Return the tags of a file's pixels, and the pixels [frames, rows, columns]."""
     dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=PIXEL_TAGS)
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
         pixels = decoder.decode(content, Tags(dataset).integer("NumberOfFrames") or 1)
@@ -76,7 +76,7 @@ def _stored(content: bytes, header: Header, decoder: Decoder) -> tuple[Dataset, 
 
 
 def _hounsfield(stored: np.ndarray, header: Header, dataset: Dataset, repaired: set[str]) -> np.ndarray:
-    """float32 [rows, columns], padding as air."""
+    """Return float32 [rows, columns], padding as air."""
     padding = _padding(stored, dataset)
     bits, unsigned = Tags(dataset).integer("BitsStored") or 16, stored.dtype.kind == "u"
     if bits == 12 and unsigned and header.intercept > -100 and stored.max() >= 3096:
@@ -105,7 +105,7 @@ def _scaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
-    """Where the image is only filled up, [rows, columns]."""
+    """Return where the image is only filled up, [rows, columns]."""
     given = [Tags(dataset).integer(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if given[0] is None:
         return None
@@ -115,7 +115,7 @@ def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
 
 
 def _border(hounsfield: np.ndarray, padding: np.ndarray | None) -> float:
-    """What lies around the head; NaN where that is padding alone."""
+    """Return the median around the head; NaN where that is padding alone."""
     outer = np.ones(hounsfield.shape, bool) if padding is None else ~padding
     margin = max(min(hounsfield.shape) // 32, 1)
     outer[margin:-margin, margin:-margin] = False

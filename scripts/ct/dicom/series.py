@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which series of a study is the head CT to read, and in which order its slices lie."""
+"""Chooses the series of a study that is the head CT to read, and puts its slices in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAME_POSITION_MM = 0.01
 
 _LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 _SECONDARY = {"DERIVED", "SECONDARY"}
-_SHARP = re.compile(  # what makers call their kernels for bone, inner ear and lung
+_SHARP_KERNEL = re.compile(  # what makers call their kernels for bone, inner ear and lung
     r"BONE|EDGE|LUNG|SHARP"  # GE, and all who use words
     r"|^(?!FC)[A-Z]{1,2}(59|[6-9]\d)(?!\d)"  # Siemens: H60s, Hr60, J70h, Qr59
     r"|^FC[358]\d"  # Toshiba, Canon; their FC64 is for brain
@@ -36,19 +36,19 @@ _SHARP = re.compile(  # what makers call their kernels for bone, inner ear and l
 
 @dataclass(frozen=True)
 class Choice:
-    """The slices to read, from inferior to superior, and what was left and why."""
+    """The slices to read, from inferior to superior, and what was skipped and why."""
 
     headers: list[Header]
     skipped: list[str]
-    remarks: list[str]  # on the choice; what is to be said of the spacings follows from the slices
+    warnings_of_choice: list[str]
 
     @property
     def warnings(self) -> list[str]:
-        return self.remarks + spacing_warnings(self.headers)
+        return self.warnings_of_choice + spacing_warnings(self.headers)
 
 
 def by_study(headers: Iterable[Header]) -> dict[str, list[Header]]:
-    """Slices that name no study ("") belong to the only one beside them that is named."""
+    """Group slices by StudyInstanceUID; those that name none ("") belong to the only study that is named."""
     headers = list(headers)
     named = {header.study for header in headers} - {""}
     only = named.pop() if len(named) == 1 else ""
@@ -56,7 +56,7 @@ def by_study(headers: Iterable[Header]) -> dict[str, list[Header]]:
 
 
 def choose_series(headers: Sequence[Header], series: str | None = None, where: str = "") -> Choice:
-    """The plain, axial, soft-tissue series whose spacing is closest to 5 mm, with its slices in order.
+    """Choose the plain, axial, soft-tissue series whose spacing is closest to 5 mm, and order its slices.
 
     Args:
         headers: of one study.
@@ -66,8 +66,10 @@ def choose_series(headers: Sequence[Header], series: str | None = None, where: s
     if not headers:
         raise InputError(f"{where} holds no DICOM images: give the folder that holds the scan")
     skipped: list[str] = []
-    remarks: list[str] = []
-    by_series = _grouped(sorted(headers, key=_numbered), lambda header: header.series or header.series_number)
+    warnings: list[str] = []
+    # By their numbers, so that the names of the files decide as little as can be.
+    in_order = sorted(headers, key=lambda each: (float(each.series_number or math.inf), each.series, _taken(each)))
+    by_series = _grouped(in_order, lambda header: header.series or header.series_number)
     stacks = [stack for group in by_series.values() for stack in _main_stacks(group, skipped)]
     if series is not None:
         stacks = _asked_for(stacks, series, where, skipped)
@@ -76,88 +78,78 @@ def choose_series(headers: Sequence[Header], series: str | None = None, where: s
         listed = "; ".join(skipped[:5]) + (f"; and {len(skipped) - 5} more" if len(skipped) > 5 else "")
         raise InputError(f"{where} holds no axial CT series that can be read ({listed}): give one")
     if len(stacks) > 1 or series is None:
-        for reason, remark in _PREFERENCES:
+        for reason, warning in _PREFERENCES:
             if all(map(reason, stacks)):
-                remarks += [remark] if remark else []
+                warnings += [warning] if warning else []
             else:
                 stacks = _without(stacks, reason, skipped)
         stacks = _closest_to_usual(stacks, skipped)
     chosen = stacks[0]
     if len(chosen.slices) > len(chosen.ordered):
         extra = _count(len(chosen.slices) - len(chosen.ordered), "slice")
-        remarks.append(f"{extra} at the position of another left out")
-    return Choice(chosen.ordered, skipped, remarks)
-
-
-# where slices lie
+        warnings.append(f"{extra} at the position of another left out")
+    return Choice(chosen.ordered, skipped, warnings)
 
 
 def upwards(normal: np.ndarray) -> np.ndarray:
-    """Unit length and towards the head, so that positions grow from inferior to superior."""
+    """Return the normal in unit length and towards the head, so that positions grow from inferior to superior."""
     return normal / np.linalg.norm(normal) * (-1.0 if normal[2] < 0 else 1.0)
 
 
 def tilt_degrees(normal: np.ndarray) -> float:
+    """Return the angle between a slice normal and the patient's long axis."""
     return float(np.degrees(np.arccos(np.clip(normal[2], -1.0, 1.0))))
 
 
 def slice_normal(header: Header) -> np.ndarray:
+    """Return the unit normal (3,) of a slice, towards the head."""
     directions = np.array(header.orientation)
     return upwards(np.cross(directions[:3], directions[3:]))
 
 
 def positions_mm(headers: Sequence[Header]) -> np.ndarray:
-    """(slices,) along the slice normal."""
+    """Return (slices,), the positions along the slice normal."""
     return np.array([header.position for header in headers]) @ slice_normal(headers[0])
 
 
 def spacings_mm(headers: Sequence[Header]) -> np.ndarray:
-    """(slices - 1,) from the first pixel of a slice to that of the next one."""
+    """Return (slices - 1,), the distances from the first pixel of a slice to that of the next one."""
     return np.linalg.norm(np.diff([header.position for header in headers], axis=0).reshape(-1, 3), axis=1)
 
 
 def spacing_warnings(headers: Sequence[Header]) -> list[str]:
+    """Return what is uneven about the spacing of slices in order, with each gap in which slices may be missing."""
     spacings = spacings_mm(headers)
     if len(spacings) == 0 or spacings.max() <= MAX_EVEN_SPACING_RATIO * spacings.min():
         return []
-    return [f"the slices are unevenly spaced, {spacings.min():.2f} to {spacings.max():.2f} mm", *_gaps(spacings)]
-
-
-def _gaps(spacings: np.ndarray) -> list[str]:
-    gaps = []
+    found = [f"the slices are unevenly spaced, {spacings.min():.2f} to {spacings.max():.2f} mm"]
     for index, spacing in enumerate(spacings):
         # Usual among its neighbours, for many heads are scanned thinner below than above.
         usual = float(np.median(spacings[max(index - 4, 0) : index + 5]))
         if spacing >= MIN_GAP_RATIO * usual:
-            missing = _count(max(round(spacing / usual) - 1, 1), "slice")
-            gaps.append(
+            found.append(
                 f"{spacing:.2f} mm between slices {index + 1} and {index + 2}, where {usual:.2f} mm is usual: "
-                f"{missing} may be missing"
+                f"{_count(max(round(spacing / usual) - 1, 1), 'slice')} may be missing"
             )
-    return gaps
+    return found
 
 
 def flaw(header: Header) -> str | None:
-    """Why a slice is none of an axial CT, whatever else there is."""
+    """Return why a slice is none of an axial CT, whatever else there is; None if it is one."""
     if header.modality != "CT":
-        return f"Modality {_plain(header.modality) or 'missing'}"
+        return f"Modality {_as_code(header.modality) or 'missing'}"
     if _LOCALIZERS & set(header.image_type):
         return "localizer"
     if header.samples != 1:
         return "in colour"
-    geometry = {
-        "ImagePositionPatient": header.position,
-        "ImageOrientationPatient": header.orientation,
-        "PixelSpacing": header.pixel_spacing,
-    }
-    for keyword, value in geometry.items():
+    geometry = (header.position, header.orientation, header.pixel_spacing)
+    for keyword, value in zip(
+        ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"), geometry, strict=True
+    ):
         if value is None:
             return f"no usable {keyword}"
     tilt = tilt_degrees(slice_normal(header))
     return f"not axial, {tilt:.0f} degrees off" if tilt > MAX_TILT_DEGREES else None
-
-
-# stacks
 
 
 @dataclass(frozen=True)
@@ -172,7 +164,7 @@ class _Stack:
 
     @property
     def name(self) -> str:
-        """Without free text or UIDs, which may tell who the patient is."""
+        """The number and the size; free text or UIDs may tell who the patient is."""
         return f"{self.label} ({_count(len(self.slices), 'slice')})"
 
     @property
@@ -181,18 +173,18 @@ class _Stack:
 
     @cached_property
     def ordered(self) -> list[Header]:
-        """From inferior to superior, one per position: of several the first that was taken."""
+        """The slices from inferior to superior, one per position: of several the first that was taken."""
         if flaw(self.first):
             return self.slices
         positions = positions_mm(self.slices)
         order = np.argsort(positions, kind="stable")
         starts = np.diff(positions[order], prepend=-np.inf) >= SAME_POSITION_MM
-        places = np.split(order, np.flatnonzero(starts)[1:])
-        return [min((self.slices[index] for index in place), key=_taken) for place in places]
+        at_one_position = np.split(order, np.flatnonzero(starts)[1:])
+        return [min((self.slices[index] for index in indices), key=_taken) for indices in at_one_position]
 
     @cached_property
     def spacing(self) -> float:
-        """Millimetres, the median."""
+        """The median of the millimetres between slices."""
         if len(self.ordered) > 1:
             return float(np.median(spacings_mm(self.ordered)))
         return self.first.thickness or math.inf
@@ -202,22 +194,37 @@ class _Stack:
         number = float(self.first.series_number or math.inf)
         return round(abs(self.spacing - USUAL_SPACING_MM), 2), -len(self.ordered), number, self.first.series
 
+    # Each of these gives the reason why other stacks are better, or None.
+
+    def is_elsewhere(self) -> str | None:
+        part, length = self.first.body_part, np.ptp(positions_mm(self.ordered))
+        if BELOW_HEAD.search(part) and not HEAD.search(part):
+            return f"body part {_as_code(part)}"
+        return f"{length:.0f} mm long, more than a head" if length > MAX_LENGTH_MM else None
+
+    def is_short(self) -> str | None:
+        return f"fewer than {MIN_SLICES} positions" if len(self.ordered) < MIN_SLICES else None
+
+    def is_sharp(self) -> str | None:
+        return f"bone kernel {_as_code(self.first.kernel)}" if _SHARP_KERNEL.search(self.first.kernel) else None
+
+    def is_enhanced(self) -> str | None:
+        return "contrast agent" if self.first.contrast else None
+
+    def is_secondary(self) -> str | None:
+        return "derived or secondary" if _SECONDARY & set(self.first.image_type[:2]) else None
+
 
 def _taken(header: Header) -> tuple[float, float, str, str]:
-    """When a slice was taken, as far as its numbers tell."""
+    """Return what sorts slices by when they were taken, as far as their numbers tell."""
     acquisition, instance = (math.inf if number is None else number for number in (header.acquisition, header.instance))
     return acquisition, instance, header.file.name, str(header.file.path)
 
 
-def _numbered(header: Header) -> tuple[float, str, tuple[float, float, str, str]]:
-    """So that the names of the files tell as little as can be of what is read and said."""
-    return float(header.series_number or math.inf), header.series, _taken(header)
-
-
 def _main_stacks(series: Sequence[Header], skipped: list[str]) -> list[_Stack]:
-    """Most of a series; what differs from it is set aside: copies, a localizer, slices of another size.
+    """Return most of a series; what differs from it is skipped: copies, a localizer, slices of another size.
 
-    Where it has slices of a soft and of a sharp kernel, as two series without a UID have, most of each.
+    Where it has slices of a soft and of a sharp kernel, as two series without a UID have, return most of each.
     """
     distinct: dict[tuple, Header] = {}
     for index, header in enumerate(series):
@@ -229,14 +236,15 @@ def _main_stacks(series: Sequence[Header], skipped: list[str]) -> list[_Stack]:
     stacks: list[_Stack] = []
     # A slice without a kernel is like any: those that have one come first, so that the first of a stack tells it.
     for header in sorted(distinct.values(), key=lambda header: not header.kernel):
-        alike = next((stack for stack in stacks if _are_alike(stack.first, header)), None)
-        if alike:
-            alike.slices.append(header)
+        for stack in stacks:
+            if _are_alike(stack.first, header):
+                stack.slices.append(header)
+                break
         else:
             stacks.append(_Stack([header]))
     main: dict[bool, _Stack] = {}
     for stack in sorted(stacks, key=lambda stack: (-len(stack.slices), flaw(stack.first) is not None)):
-        largest = main.setdefault(_is_sharp(stack) is not None, stack)
+        largest = main.setdefault(stack.is_sharp() is not None, stack)
         if stack is not largest:
             reason = flaw(stack.first) or f"another size or direction than the other {len(largest.slices)}"
             skipped.append(f"{stack.name}: {reason}")
@@ -248,7 +256,10 @@ def _are_alike(one: Header, other: Header) -> bool:
         (one.rows, one.columns, one.samples) == (other.rows, other.columns, other.samples)
         and (one.position is None) == (other.position is None)
         and bool(_LOCALIZERS & set(one.image_type)) == bool(_LOCALIZERS & set(other.image_type))
-        and ("" in (one.kernel, other.kernel) or bool(_SHARP.search(one.kernel)) == bool(_SHARP.search(other.kernel)))
+        and (
+            "" in (one.kernel, other.kernel)
+            or bool(_SHARP_KERNEL.search(one.kernel)) == bool(_SHARP_KERNEL.search(other.kernel))
+        )
         and _are_close(one.orientation, other.orientation)
         and _are_close(one.pixel_spacing, other.pixel_spacing)
     )
@@ -273,41 +284,18 @@ def _asked_for(stacks: list[_Stack], series: str, where: str, skipped: list[str]
 
 
 def _without(stacks: Sequence[_Stack], reason: Callable[[_Stack], str | None], skipped: list[str]) -> list[_Stack]:
-    """The stacks that nothing speaks against."""
+    """Return the stacks for which there is no reason to skip them, and note the others."""
     skipped += [f"{stack.name}: {reason(stack)}" for stack in stacks if reason(stack)]
     return [stack for stack in stacks if not reason(stack)]
 
 
-def _is_elsewhere(stack: _Stack) -> str | None:
-    part, length = stack.first.body_part, np.ptp(positions_mm(stack.ordered))
-    if BELOW_HEAD.search(part) and not HEAD.search(part):
-        return f"body part {_plain(part)}"
-    return f"{length:.0f} mm long, more than a head" if length > MAX_LENGTH_MM else None
-
-
-def _is_short(stack: _Stack) -> str | None:
-    return f"fewer than {MIN_SLICES} positions" if len(stack.ordered) < MIN_SLICES else None
-
-
-def _is_sharp(stack: _Stack) -> str | None:
-    return f"bone kernel {_plain(stack.first.kernel)}" if _SHARP.search(stack.first.kernel) else None
-
-
-def _is_enhanced(stack: _Stack) -> str | None:
-    return "contrast agent" if stack.first.contrast else None
-
-
-def _is_secondary(stack: _Stack) -> str | None:
-    return "derived or secondary" if _SECONDARY & set(stack.first.image_type[:2]) else None
-
-
-# What is set aside where a better series is there, and what is said where none is, the worst first.
+# Why a stack is skipped where a better one is there, and the warning where none is, the worst first.
 _PREFERENCES: tuple[tuple[Callable[[_Stack], str | None], str], ...] = (
-    (_is_elsewhere, "only series of another part of the body, or longer than a head, are there"),
-    (_is_short, ""),
-    (_is_sharp, "only series with a bone kernel are there: its noise looks like blood and hides it"),
-    (_is_enhanced, "only series with a contrast agent are there: the agent looks like blood"),
-    (_is_secondary, "only derived or secondary series are there"),
+    (_Stack.is_elsewhere, "only series of another part of the body, or longer than a head, are there"),
+    (_Stack.is_short, ""),
+    (_Stack.is_sharp, "only series with a bone kernel are there: its noise looks like blood and hides it"),
+    (_Stack.is_enhanced, "only series with a contrast agent are there: the agent looks like blood"),
+    (_Stack.is_secondary, "only derived or secondary series are there"),
 )
 
 
@@ -331,8 +319,8 @@ def _grouped(headers: Iterable[Header], key: Callable[[Header], str]) -> dict[st
     return groups
 
 
-def _plain(text: str) -> str:
-    """A code as scanners write it, whatever a file holds in its place."""
+def _as_code(text: str) -> str:
+    """Return a code as scanners write it, whatever a file holds in its place."""
     return re.sub(r"[^A-Za-z0-9+./\\ _-]", "", text)[:16]
 
 

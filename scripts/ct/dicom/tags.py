@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Values of DICOM tags, whatever was written where they belong."""
+"""Looks up values of DICOM tags, whatever was written where they belong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_TEXT = 128  # a UID has 64 characters; a damaged tag may have millions
 
 
 class Tags:
-    """Looks a tag up in one data set after the other; one that is missing, empty or senseless is "", () or None."""
+    """The tags of several data sets, the first first; one that is missing, empty or senseless is "", () or None."""
 
     def __init__(self, *sources: Dataset) -> None:
         self.sources = sources
@@ -69,7 +69,7 @@ class Tags:
 
 @contextmanager
 def quietly(library: str = "pydicom") -> Iterator[None]:
-    """Research data sets number their slices with UIDs that are none ("ID_0a1b..."): no reason to complain."""
+    """Silence a library's warnings: research data number slices with UIDs that are none ("ID_0a1b...")."""
     logger = logging.getLogger(library)
     before = logger.disabled
     logger.disabled = True
