@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The first of two stages: each slice once through an encoder, one feature file per scan."""
+"""Encodes each slice once, the first of two stages of training: one feature file per scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from monai.data import Dataset
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
 from scripts.core.files import write_whole
-from scripts.ct.features import ATTRIBUTES, DATASETS, FORMAT, SliceFeatures, opened_features, write_slice_features
+from scripts.ct.features import SliceFeatures, opened_features, write_slice_features
 from scripts.ct.scans import find_scans
 from scripts.engine.extraction import encode, tell_failures
 
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class SliceEncoder(nn.Module):
-    """The encoder of a MILNetwork, for slices one by one: [B, windows, rows, columns] → [B, D].
+    """A network of the encoder of a MILNetwork alone: slices [B, windows, rows, columns] → features [B, D].
 
     Args:
         encoder: (image [1, windows, rows, columns, B], mask [1, 1, B]) → [1, D, B].
@@ -46,7 +45,7 @@ class SliceEncoder(nn.Module):
             logger.warning(
                 "the encoder's weights are random: good for a trial alone, give those of a model.pt (--ckpt_path)"
             )
-            _randomize(encoder, seed)
+            _draw_weights(encoder, seed)
             origin = f"random, seed {seed}"
         else:
             encoder.load_state_dict(_encoder_weights(ckpt_path))
@@ -59,7 +58,7 @@ class SliceEncoder(nn.Module):
         return features[0].t()
 
 
-def _randomize(network: nn.Module, seed: int) -> None:
+def _draw_weights(network: nn.Module, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in network.modules():
@@ -80,18 +79,16 @@ def _encoder_weights(path: str) -> dict[str, Tensor]:
 
 
 class SliceFeatureExtractor:
-    """Writes `output_dir/<bag_id>.h5` for each scan; a scan that has its file is skipped.
+    """The writer of `output_dir/<bag_id>.h5` for each scan that has no such file yet, or one made of another scan.
 
-    A file of that name that was made of another scan is made anew.
-
-    Where a datalist was given, one of the same sections and labels is written beside the files. A scan that cannot be
-    read is left out, and told at the end.
+    Where a datalist was given, one of the same sections and labels is written beside the files. Scans that cannot be
+    read are left out, and named in an error at the end.
 
     Args:
         dataset_dir: folder of the scans, and what the paths of the datalist are relative to.
         datalist: the scans and their labels; without one all scans in dataset_dir are taken.
         output_dir: directory of the feature files, made if absent.
-        read: bags → a dataset of what `encoder` takes and `ScanBagd` says; {"bag_id", "failed"} for a bad one.
+        read: bags → a dataset of what `encoder` takes, with the entries of `ScanBagd`; {"bag_id", "failed"} if bad.
         encoder: network from slices [B, windows, rows, columns] to [B, D].
         encoder_name: written into the files, which are refused when extraction goes on with another encoder.
         settings: what else the features depend on; written and refused likewise.
@@ -147,15 +144,16 @@ class SliceFeatureExtractor:
         images: dict[str, Any] = {}
         for bag in (bag for bags in sections.values() for bag in bags):
             if images.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
+                name = bag["bag_id"]
                 raise InputError(
-                    f'{self.datalist} has two scans with the bag_id {bag["bag_id"]}: give each a "bag_id" of its own'
+                    f'{self.datalist} has two scans with the bag_id {name}: give each a "bag_id" of its own'
                 )
         if self._new_datalist.resolve() == Path(self.datalist).resolve():
             raise InputError(f"{self.output_dir} holds the datalist of the scans themselves: give another output_dir")
         return sections
 
     def _extract(self, bags: list[dict[str, Any]]) -> dict[str, str]:
-        """Encode and write; gives why each of those that failed did so."""
+        """Encode and write; return why each of those that failed did so."""
         failures: dict[str, str] = {}
         sources = {bag["bag_id"]: _source(bag["image"]) for bag in bags}
         loader = DataLoader(self.read(bags), batch_size=None, num_workers=self.num_workers)
@@ -183,30 +181,27 @@ class SliceFeatureExtractor:
         )
 
     def _is_done(self, bag: Mapping[str, Any]) -> bool:
-        path = self._file(bag)
-        if not path.exists():
+        if not self._file(bag).exists():
             return False
-        with h5py.File(path, "r") as file:
+        with opened_features(self._file(bag)) as file:
             return bool(file.attrs.get("source") == _source(bag["image"]))
 
     def _file(self, bag: Mapping[str, Any]) -> Path:
         return self.output_dir / f"{bag['bag_id']}.h5"
 
     def _refuse_other_features(self) -> None:
-        """Features of two kinds in one directory would be trained on as if they were one."""
+        """Refuse to mix features of two kinds in one directory: they would be trained on as if they were one."""
         now = {"encoder": self.encoder_name, **json.loads(self.settings)}
         for path in sorted(self.output_dir.glob("*.h5")):
-            with opened_features(path, FORMAT, DATASETS, ATTRIBUTES) as file:
+            with opened_features(path) as file:
                 then = {"encoder": file.attrs["encoder"], **json.loads(file.attrs["settings"])}
-            changed = [
-                f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
-                for name in {**now, **then}
-                if then.get(name) != now.get(name)
-            ]
-            if changed:
+            unlike = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+            if unlike:
+                changed = "; ".join(
+                    f"{each} {then.get(each, 'unknown')}, now {now.get(each, 'unknown')}" for each in unlike
+                )
                 raise InputError(
-                    f"{path} was made with another encoder or other settings ({'; '.join(changed)}); "
-                    "choose another output_dir"
+                    f"{path} was made with another encoder or other settings ({changed}); choose another output_dir"
                 )
 
     @property
@@ -222,7 +217,7 @@ class SliceFeatureExtractor:
 
 
 def _source(image: str | Sequence[str]) -> str:
-    """Tells one scan from another by its path or paths."""
+    """Return what tells one scan from another: a hash of its path or paths."""
     paths = [image] if isinstance(image, str) else image
     return hashlib.blake2b(os.fsencode("\n".join(map(os.path.abspath, paths))), digest_size=8).hexdigest()
 

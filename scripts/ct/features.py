@@ -1,13 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Slice features of a scan in one HDF5 file, on which a head is trained in seconds.
-
-One HDF5 file per scan:
+"""Reads and writes slice features, on which a head is trained in seconds: one HDF5 file per scan.
 
 - ``features`` (N, D) float32, one row per slice from inferior to superior
 - ``positions_mm`` (N,) millimetres along the slice normal
-- ``sop_instance_uids`` (N,) text, with ``/frame`` behind it where a file holds several; absent for NIfTI and NRRD
-- ``about`` JSON text: what is to be known of the scan (tilt, spacing, warnings)
+- ``sop_instance_uids`` (N,) text, with ``/frame`` behind it where a file holds several; only of DICOM
+- ``about`` JSON text: tilt, spacing, warnings of the scan
 - attributes of the root: ``format`` = "smooth-mil-slices/1", ``encoder`` (its name),
   ``settings`` (JSON text: how the slices were prepared for it), ``tilt_degrees`` (NaN = unknown),
   ``source`` (a short hash of where the scan lay; may be absent)
@@ -16,7 +14,6 @@ One HDF5 file per scan:
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,18 +31,14 @@ from scripts.core.errors import InputError
 from scripts.core.files import require_finite, whole_file
 from scripts.ct.transforms import bag_entries
 
-FORMAT = "smooth-mil-slices/1"
+SLICES_FORMAT = "smooth-mil-slices/1"
 DATASETS = ("features", "positions_mm", "about")
 ATTRIBUTES = ("encoder", "settings", "tilt_degrees")
 
-logger = logging.getLogger(__name__)
-
 
 @contextmanager
-def opened_features(
-    path: str | Path, form: str, datasets: Sequence[str], attributes: Sequence[str]
-) -> Iterator[h5py.File]:
-    """A feature file of one form, read only; what it lacks is said in one line."""
+def opened_features(path: str | Path) -> Iterator[h5py.File]:
+    """Open a feature file to read; what it lacks is an error of one line."""
     if not Path(path).is_file():
         raise InputError(f"no feature file {path}; correct the path or extract the features first")
     try:
@@ -53,23 +46,13 @@ def opened_features(
     except OSError as error:
         raise InputError(f"{path} is not an HDF5 file or is damaged; extract its features again") from error
     with file:
-        for name in datasets:
-            if name not in file:
-                raise InputError(f"{path} holds no dataset `{name}`; extract its features again")
-        if file.attrs.get("format") != form:
-            raise InputError(f"{path} is not of the form {form} (root attribute `format`); extract its features again")
-        missing = [name for name in attributes if name not in file.attrs]
-        if missing:
-            raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
+        lacks = [f"holds no dataset `{name}`" for name in DATASETS if name not in file]
+        if not lacks and file.attrs.get("format") != SLICES_FORMAT:
+            lacks = [f"is not in the format {SLICES_FORMAT} (root attribute `format`)"]
+        lacks += [f"lacks the root attribute `{name}`" for name in ATTRIBUTES if name not in file.attrs]
+        if lacks:
+            raise InputError(f"{path} {lacks[0]}; extract its features again")
         yield file
-
-
-def feature_files(directory: str | Path) -> list[Path]:
-    """The feature files of a directory in order of their names."""
-    paths = sorted(Path(directory).glob("*.h5"))
-    if not paths:
-        raise InputError(f"no feature file (*.h5) in {directory}; extract the features first")
-    return paths
 
 
 @dataclass(frozen=True)
@@ -86,8 +69,8 @@ class SliceFeatures:
 
 
 def write_slice_features(path: str | Path, scan: SliceFeatures) -> None:
-    """Write the file whole or not at all: an interrupted run leaves nothing that looks finished."""
-    _check(path, scan)
+    """Write the file whole or not at all."""
+    _require_same_slices(path, scan)
     with whole_file(Path(path)) as beside, h5py.File(beside, "w") as file:
         file["features"] = scan.features
         file["positions_mm"] = scan.positions_mm
@@ -95,7 +78,7 @@ def write_slice_features(path: str | Path, scan: SliceFeatures) -> None:
             file["sop_instance_uids"] = scan.sop_instance_uids
         file["about"] = json.dumps(scan.about)
         file.attrs.update(
-            format=FORMAT,
+            format=SLICES_FORMAT,
             encoder=scan.encoder,
             settings=scan.settings,
             source=scan.source,
@@ -104,8 +87,8 @@ def write_slice_features(path: str | Path, scan: SliceFeatures) -> None:
 
 
 def read_slice_features(path: str | Path) -> SliceFeatures:
-    """Read one file of this form, or say in one line why it is not one."""
-    with opened_features(path, FORMAT, DATASETS, ATTRIBUTES) as file:
+    """Read the features of one scan."""
+    with opened_features(path) as file:
         scan = SliceFeatures(
             features=file["features"][()],
             positions_mm=file["positions_mm"][()],
@@ -115,11 +98,11 @@ def read_slice_features(path: str | Path) -> SliceFeatures:
             settings=str(file.attrs["settings"]),
             source=str(file.attrs.get("source", "")),
         )
-    _check(path, scan)
+    _require_same_slices(path, scan)
     return scan
 
 
-def _check(path: str | Path, scan: SliceFeatures) -> None:
+def _require_same_slices(path: str | Path, scan: SliceFeatures) -> None:
     features, slices = scan.features, len(scan.positions_mm)
     if features.ndim != 2 or len(features) != slices or slices == 0 or len(scan.sop_instance_uids) not in (0, slices):
         raise InputError(
@@ -130,12 +113,19 @@ def _check(path: str | Path, scan: SliceFeatures) -> None:
 
 
 def find_slice_features(directory: str | Path) -> list[dict[str, str]]:
-    """The bags of a directory of feature files, in order of their names."""
-    return [{"image": str(path), "bag_id": path.stem} for path in feature_files(directory)]
+    """Return the bags of a directory of feature files, in order of their names."""
+    paths = sorted(Path(directory).glob("*.h5"))
+    if not paths:
+        raise InputError(f"no feature file (*.h5) in {directory}; extract the features first")
+    return [{"image": str(path), "bag_id": path.stem} for path in paths]
 
 
 class SliceFeaturesd(MapTransform):
-    """The path of a feature file becomes the bag that `ScanBagd` makes of the scan itself, with `image` [D, N]."""
+    """A transform from the path of a feature file to the bag that `ScanBagd` makes of the scan, with `image` [D, N].
+
+    Args:
+        keys: the path.
+    """
 
     def __init__(self, keys: KeysCollection = "image") -> None:
         super().__init__(keys)

@@ -163,7 +163,10 @@ def test_the_file_is_as_documented(tmp_path: Path) -> None:
     [
         (lambda file: file.__delitem__("positions_mm"), "holds no dataset `positions_mm`"),
         (lambda file: file.attrs.__delitem__("encoder"), "lacks the root attribute `encoder`"),
-        (lambda file: file.attrs.__setitem__("format", "smooth-mil-features/1"), "not of the form smooth-mil-slices/1"),
+        (
+            lambda file: file.attrs.__setitem__("format", "smooth-mil-features/1"),
+            "not in the format smooth-mil-slices",
+        ),
         (lambda file: file["features"].__setitem__((0, 0), np.nan), "features hold NaN or infinite values"),
     ],
 )
@@ -325,7 +328,7 @@ def test_a_scan_that_fails_is_named_at_the_end(scans: Path, tmp_path: Path, work
     output = tmp_path / "features"
     told = (
         r"^2 of 3 scans failed \(bad, worse\): .*bad.nii cannot be read .*; "
-        r"mend and run again, what is done is skipped \(all reasons: failed.csv\)$"
+        r".*what is done is skipped \(all reasons: failed.csv\)$"
     )
     with pytest.raises(InputError, match=told):
         extractor(tmp_path, output, num_workers=workers).run()

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import require_finite
-from scripts.ct.features import feature_files, opened_features
 from scripts.engine.extraction import Share, encode
 from tests.shared_data import ROOT
 from tests.wsi.slide_files import extract, tissue, write_slide
@@ -124,30 +122,3 @@ def test_an_encoder_that_keeps_the_image_is_refused() -> None:
     told = r"encoder same gave \(2, 1, 4, 4\) for 2 images; it must give \[B, D\]"
     with pytest.raises(InputError, match=told):
         encode(nn.Identity(), "same", torch.ones(2, 1, 4, 4), torch.float32)
-
-
-def test_files_are_found_in_order(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no feature file \(\*.h5\) in .*; extract the features first"):
-        feature_files(tmp_path)
-    for name in ("b.h5", "a.h5", "datalist.json"):
-        (tmp_path / name).touch()
-    assert [path.name for path in feature_files(tmp_path)] == ["a.h5", "b.h5"]
-
-
-def test_what_a_file_lacks_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
-        file["features"] = np.zeros((2, 3))
-        file.attrs.update(format="some/1", encoder="e")
-    with opened_features(path, "some/1", ["features"], ["encoder"]) as file:
-        assert file["features"].shape == (2, 3)
-    for form, datasets, attributes, told in (
-        ("some/1", ["coords"], [], "holds no dataset `coords`"),
-        ("other/1", ["features"], [], r"is not of the form other/1 \(root attribute `format`\)"),
-        ("some/1", ["features"], ["encoder", "mpp"], "lacks the root attribute `mpp`"),
-    ):
-        with (
-            pytest.raises(InputError, match=rf"a.h5 {told}; extract its features again"),
-            opened_features(path, form, datasets, attributes),
-        ):
-            pass

@@ -25,7 +25,7 @@ GZIP_LEVEL = 1  # the fastest: whole slices of one value shrink well at any
 
 
 class SaveLabelMapd(SaveImaged):
-    """Writes `output_dir/<bag_id>/flagged.nrrd`: 1 in the flagged slices, in the axes, shape and affine of the input.
+    """The writer of `output_dir/<bag_id>/flagged.nrrd`: 1 in the flagged slices, in the input's axes and affine.
 
     A flagged slice is marked from edge to edge. The network speaks of slices, and whatever follows the anatomy would
     look like the outline of a bleed. Of a negative scan nothing is marked. This is a SaveImaged, because MONAI Label

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture per scan that a person understands at a look: which slices."""
+"""Draws a picture per scan that shows at a look which slices were flagged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BRAIN_WINDOW = (0, 80)  # HU
 
 
 class DrawScand(Transform):
-    """Writes `output_dir/<bag_id>/slices.png`: the flagged slices, above the attention along the scan.
+    """The writer of `output_dir/<bag_id>/slices.png`: the flagged slices, above the attention along the scan.
 
     Args:
         output_dir: folder of the results.
@@ -43,16 +43,15 @@ class DrawScand(Transform):
 
 
 def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6) -> Figure:
-    """volume: [X, Y, N] in HU, LPS axes."""
+    """Draw the flagged slices above the attention along the scan; see `DrawScand`, without volume the curve alone."""
     title = headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged")
+    figure = Figure(figsize=(2.2 * shown, 3 if volume is None else 5.2), layout="constrained")
+    figure.suptitle(title, parse_math=False)  # a $ in a name is a $
     if volume is None:
-        figure = Figure(figsize=(2.2 * shown, 3), layout="constrained")
-        figure.suptitle(title, parse_math=False)  # a $ in a name is a $
         _draw_curve(figure.add_subplot(), result)
         return figure
     candidates = np.flatnonzero(result.flagged) if result.flagged.any() else np.arange(len(result.attention))
     best = candidates[np.argsort(-result.attention[candidates], kind="stable")][:shown]
-    figure = Figure(figsize=(2.2 * shown, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, shown, height_ratios=[1.15, 1])
     for column in range(shown):
         axes = figure.add_subplot(grid[0, column])
@@ -60,7 +59,6 @@ def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6) -> F
         if column < len(best):
             _draw_slice(axes, result, volume, int(np.sort(best)[column]))
     _draw_curve(figure.add_subplot(grid[1, :]), result)
-    figure.suptitle(title, parse_math=False)  # a $ in a name is a $
     return figure
 
 
@@ -79,18 +77,16 @@ def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -
 
 
 def _draw_curve(axes: Axes, result: BagResult) -> None:
-    places = np.arange(1, len(result.attention) + 1)
+    numbers = np.arange(1, len(result.attention) + 1)
     attention = result.times_average
-    axes.plot(places, attention, color="#1f4e79", marker="o", markersize=3, label="attention")
+    axes.plot(numbers, attention, color="#1f4e79", marker="o", markersize=3, label="attention")
     average = "average" if result.slots is None else f"1/{result.slots}, that of {result.slots} slots"
     axes.axhline(1, color="grey", linestyle=":", label=f"{average}: flagged\nabove, in a positive scan")
     if result.flagged.any():
-        axes.plot(places[result.flagged], attention[result.flagged], "o", color=FLAGGED, label="flagged")
+        axes.plot(numbers[result.flagged], attention[result.flagged], "o", color=FLAGGED, label="flagged")
     if result.truth is not None and result.truth.any():
-        axes.bar(
-            places[result.truth.astype(bool)], 1, width=1, transform=axes.get_xaxis_transform(), color=TRUTH, alpha=0.2,
-            label="bleeding, as annotated",
-        )  # fmt: skip
-    axes.set(xlabel="slice, from the lowest to the highest", xlim=(0.5, len(places) + 0.5))
+        look: dict[str, Any] = {"color": TRUTH, "alpha": 0.2, "label": "bleeding, as annotated"}
+        axes.bar(numbers[result.truth.astype(bool)], 1, width=1, transform=axes.get_xaxis_transform(), **look)
+    axes.set(xlabel="slice, from the lowest to the highest", xlim=(0.5, len(numbers) + 0.5))
     axes.set_ylabel("attention,\ntimes the average" if result.slots is None else f"attention,\ntimes 1/{result.slots}")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)

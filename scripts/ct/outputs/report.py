@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A DICOM structured report of a scan: its probability, and a measurement group for each flagged slice."""
+"""Writes a DICOM structured report of a scan: its probability, and a measurement group for each flagged slice."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ NO_DATE = ("19000101", "000000")  # of a study without one; today's would make e
 UNKNOWN = Model("unknown", "unknown", "unknown")
 
 _CLASSES = (
-    *(CTImageStorage, EnhancedCTImageStorage),
-    *(LegacyConvertedEnhancedCTImageStorage, SecondaryCaptureImageStorage),
+    *(CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, SecondaryCaptureImageStorage),
 )
 _TYPE_2 = [
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -54,7 +53,7 @@ HEMORRHAGE = Code("1386000", "SCT", "Intracranial hemorrhage")
 POSITIVE, NEGATIVE = Code("10828004", "SCT", "Positive"), Code("260385009", "SCT", "Negative")
 PROBABILITY = Code("122157", "DCM", "Probability")
 SCHEME = "99SMOOTHMIL"  # of our own, as no standard one has these two
-ATTENTION = Code("attention", SCHEME, "Attention, as a share of the whole scan's")
+ATTENTION_SHARE = Code("attention", SCHEME, "Attention, as a share of the whole scan's")
 SCORE = Code("score", SCHEME, "Attention score, before the softmax")
 NO_UNITS = Code("1", "UCUM", "no units")
 DEVICE = Code("121007", "DCM", "Device")
@@ -63,7 +62,7 @@ CT_OF_HEAD = Code("303653007", "SCT", "CT of head")
 
 
 class SaveReportd(SaveImaged):
-    """Writes `output_dir/<bag_id>/report.dcm`, a Comprehensive SR (TID 1500); nothing where the input is not DICOM.
+    """The writer of `output_dir/<bag_id>/report.dcm`, a Comprehensive SR (TID 1500); none where the input is not DICOM.
 
     Its first measurement group (TID 1501) has the scan's probability, and whether that makes the scan positive. Then
     comes one group per flagged slice, with "Intracranial hemorrhage" as its finding and a reference to the image.
@@ -71,6 +70,9 @@ class SaveReportd(SaveImaged):
     the original one, of the series or of the slice, followed by "/" and the frame's number if there are several.
 
     This is a SaveImaged, because MONAI Label takes those out of the postprocessing.
+
+    Args:
+        output_dir: folder of the results.
     """
 
     def __init__(self, output_dir: str) -> None:
@@ -88,22 +90,22 @@ class SaveReportd(SaveImaged):
 
 
 def _identity(result: BagResult) -> Dataset:
-    """Who and what was scanned: all that the first slice says ahead of its picture, but for what says nothing."""
+    """Return who and what was scanned: the tags of the first slice ahead of its picture that can be read."""
     first = result.instances[0]
     with open_image(result.source, first["file"]) as file:
         header = read_partial(file, lambda tag, *_: tag >= OF_THE_PICTURE, force=True)
     for tag in list(header.keys()):
-        if not _says_something(header, tag):
+        if not _is_usable(header, tag):
             del header[tag]
     sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     header.SOPClassUID = sop_class if sop_class in _CLASSES else CTImageStorage
-    header.SOPInstanceUID = _sop(first)
+    header.SOPInstanceUID = _file_uid(first)
     if header.get("PatientIdentityRemoved") == "YES" and not any(how in header for how in _HOW_REMOVED):
         header.DeidentificationMethod = "not stated"  # something must be
     return header
 
 
-def _says_something(header: Dataset, tag: BaseTag) -> bool:
+def _is_usable(header: Dataset, tag: BaseTag) -> bool:
     try:
         element = header[tag]
         decode_element(element, header.get("SpecificCharacterSet"))
@@ -113,24 +115,24 @@ def _says_something(header: Dataset, tag: BaseTag) -> bool:
 
 
 def structured_report(result: BagResult, identity: Dataset) -> hd.sr.ComprehensiveSR:
-    """The same report at any hour, with UIDs made from what it says.
+    """Make a report that is the same at any hour, with UIDs made from its content.
 
     Args:
         result: of a scan whose instances have an `id` each, and a `frame` where a file holds several.
-        identity: patient, study and series of the scan, as its slices have them.
+        identity: patient, study and series of the scan, as in its slices.
     """
     import highdicom as hd
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it reports each step
     model = result.model or UNKNOWN
-    images = _images(result, identity)
+    images = _referable_images(result, identity)
     series_uid = generate_uid(entropy_srcs=[images[0].SeriesInstanceUID, *model])
     report_uid = generate_uid(entropy_srcs=[series_uid, _fingerprint(result)])
     date, time = _moment(identity)
     report = hd.sr.ComprehensiveSR(
         evidence=images,
-        content=_content(result, identity, images, model, report_uid),
+        content=_measurement_report(result, identity, images, model, report_uid),
         series_instance_uid=series_uid,
         series_number=SERIES_NUMBER,
         series_description=RESEARCH_USE.capitalize(),
@@ -154,15 +156,15 @@ def structured_report(result: BagResult, identity: Dataset) -> hd.sr.Comprehensi
     return report
 
 
-def _images(result: BagResult, identity: Dataset) -> list[Dataset]:
-    """What may be referred to: an image per instance, without the patient, whose name highdicom would check aloud."""
+def _referable_images(result: BagResult, identity: Dataset) -> list[Dataset]:
+    """Return an image to refer to per instance, without the patient, whose name highdicom would print."""
     first = result.instances[0]["id"]
     study, series = (valid_uid(str(identity.get(f"{of}InstanceUID", f"{of} of {first}"))) for of in ("Study", "Series"))
     images = []
     for instance in result.instances:
         image = Dataset()
         image.SOPClassUID = identity.SOPClassUID
-        image.SOPInstanceUID = valid_uid(_sop(instance))
+        image.SOPInstanceUID = valid_uid(_file_uid(instance))
         image.StudyInstanceUID, image.SeriesInstanceUID = study, series
         images.append(image)
     for keyword in _TYPE_2:  # must be there, but may be empty
@@ -170,31 +172,32 @@ def _images(result: BagResult, identity: Dataset) -> list[Dataset]:
     return images
 
 
-def _sop(instance: Mapping[str, Any]) -> str:
-    """The UID of the file that a slice is in."""
+def _file_uid(instance: Mapping[str, Any]) -> str:
+    """Return the UID of the file that a slice is in."""
     return str(instance["id"]).removesuffix(f"/{instance['frame']}") if "frame" in instance else str(instance["id"])
 
 
 def valid_uid(text: str) -> str:
-    """The UID itself, or where it is none, always the same one in its place."""
+    """Return the UID itself, or where it is none, always the same one in its place."""
     return text if UID(text, IGNORE).is_valid else str(generate_uid(entropy_srcs=[text]))
 
 
 def _fingerprint(result: BagResult) -> str:
-    """Changes with anything the report says."""
+    """Return a text that changes with any content of the report."""
     ids = [instance["id"] for instance in result.instances]
     numbers = [result.probability, result.threshold, result.scores.tolist(), result.attention.tolist()]
     return json.dumps([ids, *numbers, result.threshold_origin])
 
 
 def _moment(identity: Dataset) -> tuple[str, str]:
+    """Return date and time of the study."""
     try:
         return str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
     except (AttributeError, TypeError, ValueError):
         return NO_DATE
 
 
-def _content(
+def _measurement_report(
     result: BagResult, identity: Dataset, images: list[Dataset], model: Model, report_uid: str
 ) -> hd.sr.MeasurementReport:
     from highdicom import sr
@@ -225,21 +228,14 @@ def _content(
         groups.append(
             group(
                 str(instance["id"]),
-                {ATTENTION: result.attention[index], SCORE: result.scores[index]},
+                {ATTENTION_SHARE: result.attention[index], SCORE: result.scores[index]},
                 finding_type=HEMORRHAGE,
-                source_images=[
-                    sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames),
-                ],
+                source_images=[sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames)],
             )
         )
     device = sr.DeviceObserverIdentifyingAttributes(generate_uid(entropy_srcs=[*model]), name=model.name)
-    content = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(
-            observer_device_context=sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)
-        ),
-        procedure_reported=CT_OF_HEAD,
-        imaging_measurements=groups,
-    )
+    observer = sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)
+    content = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), CT_OF_HEAD, groups)
     comment = sr.TextContentItem(COMMENT, RESEARCH_USE.capitalize(), "CONTAINS")
     items = content[0].ContentSequence
     items.insert(len(items) - 1, comment)  # ahead of the measurements, where it is seen
