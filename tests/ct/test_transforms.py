@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.data.utils import pad_list_data_collate
 from monai.transforms import Compose, LoadImaged, Orientationd
+from monai.utils import set_determinism
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.files import open_image
 from scripts.ct.reader import SeriesReader, load_series
-from scripts.ct.transforms import ScanBagd, SliceWindowsd
+from scripts.ct.transforms import RandSliceAffined, RandSliceDropd, ScanBagd, SliceWindowsd
 from tests.ct.series import couch, ramp, sop_uid, tilted, write_enhanced, write_series, write_slice, zipped
 from tests.shared_data import shared_data
 
@@ -68,9 +72,10 @@ def test_windows_scale_hounsfield_units_to_unit_range() -> None:
 
 
 def test_windows_put_rows_before_columns_and_keep_the_slices() -> None:
-    image = torch.arange(4 * 4 * 2, dtype=torch.float32).reshape(1, 4, 4, 2)
+    image = MetaTensor(torch.arange(4 * 4 * 2, dtype=torch.float32).reshape(1, 4, 4, 2))
     out = SliceWindowsd(keys="image", windows=[(16.0, 32.0)], size=4)({"image": image})["image"]
     assert out.shape == (1, 4, 4, 2)
+    assert (type(out), out.dtype) == (torch.Tensor, torch.float32)
     for x, y, n in [(3, 1, 0), (0, 2, 1)]:
         assert out[0, y, x, n] == pytest.approx(image[0, x, y, n].item() / 32)
 
@@ -83,12 +88,6 @@ def test_windows_resize_each_slice_by_itself_with_antialias() -> None:
     assert out[..., [0, 2]].abs().max() == 0
     # without antialias every line would fall between two sampled pixels; with it their mean remains
     torch.testing.assert_close(out[0, :, 1:3, 1], torch.full((4, 2), 0.25), atol=0.02, rtol=0)
-
-
-def test_windows_give_a_plain_tensor() -> None:
-    out = SliceWindowsd(keys="image", size=4)({"image": scan(2)})["image"]
-    assert type(out) is torch.Tensor
-    assert out.dtype == torch.float32
 
 
 # the bag's other entries
@@ -129,16 +128,12 @@ def test_frames_of_one_file_are_told_apart() -> None:
     torch.testing.assert_close(bag["instance_label"], torch.tensor([[0.0, 1.0]]))
 
 
-def test_slices_without_a_uid_go_by_their_number() -> None:
-    bag: dict[Any, Any] = ScanBagd()({"image": scan(2, sop_instance_uids=["", "1.2"])})
-    assert [instance["id"] for instance in json.loads(bag["instances"])] == [0, "1.2"]
-
-
-def test_bag_without_uids_numbers_its_slices_and_invents_no_labels() -> None:
+def test_slices_without_a_uid_go_by_their_number_and_no_labels_are_invented() -> None:
+    half: dict[Any, Any] = ScanBagd()({"image": scan(2, sop_instance_uids=["", "1.2"])})
+    assert [instance["id"] for instance in json.loads(half["instances"])] == [0, "1.2"]
     bag: dict[Any, Any] = ScanBagd()({"image": scan(2, uids=False)})
     assert json.loads(bag["instances"]) == [{"id": 0, "position_mm": 0.0}, {"id": 1, "position_mm": 2.5}]
-    assert "label" not in bag
-    assert "instance_label" not in bag
+    assert not {"label", "instance_label"} & set(bag)
 
 
 @pytest.mark.parametrize(
@@ -159,24 +154,11 @@ def test_instance_labels_follow_the_slices(given: list | Mapping) -> None:
 def test_instance_labels_that_do_not_fit_name_the_scan(given: list | Mapping, says: str) -> None:
     with pytest.raises(InputError, match=says):
         ScanBagd()({"image": scan(3), "instance_label": given, "bag_id": "scan7"})
-
-
-def test_bag_needs_the_readers_meta() -> None:
     with pytest.raises(InputError, match="put ScanBagd right after Orientationd"):
         ScanBagd()({"image": torch.zeros(1, 4, 3, 2)})
 
 
 # the whole pipeline
-
-
-def test_slice_labels_stay_with_their_slices(tmp_path: Path) -> None:
-    stored = np.full((4, 6, 6), 10, np.int16)
-    stored[2] = 70  # the bleeding
-    write_series(tmp_path, stored, couch(4, step=-5.0), ["c", "a", "d", "b"])
-    bag = pipeline()({"image": tmp_path, "instance_label": {sop_uid(k): int(k == 2) for k in range(4)}})
-    brightness = bag["image"][0].mean(dim=(0, 1))  # per slice
-    assert bag["instance_label"][0].tolist() == (brightness > 0.5).float().tolist() == [0, 1, 0, 0]
-    assert [entry["id"] for entry in json.loads(bag["instances"])] == [sop_uid(k) for k in (3, 2, 1, 0)]
 
 
 @pytest.mark.parametrize("degrees", [0.0, 15.0])
@@ -214,6 +196,7 @@ def test_unequal_bags_collate_and_decollate(tmp_path: Path) -> None:
         torch.testing.assert_close(torch.as_tensor(batch["coords"][index][:, real]), bag["coords"])
     apart = decollate_batch(batch)
     assert [bag["instances"] for bag in apart] == [bag["instances"] for bag in alone]
+    assert [bag["about"] for bag in apart] == [bag["about"] for bag in alone]
     assert [bag["source"] for bag in apart] == [str(item["image"]) for item in items]
 
 
@@ -241,15 +224,6 @@ def test_a_slice_is_found_again_from_the_bag(tmp_path: Path, kind: str) -> None:
         assert instance["id"] == (f"{uid}/{k + 1}" if kind == "enhanced" else uid)
 
 
-def test_a_scan_in_a_batch_keeps_its_texts(tmp_path: Path) -> None:
-    files = [[str(path) for path in sorted(write_series(tmp_path / f"{k}", ramp(k, 6, 6)).iterdir())] for k in (2, 3)]
-    scans = Dataset([{"image": paths} for paths in files], pipeline())
-    (batch,) = DataLoader(scans, batch_size=2, collate_fn=pad_list_data_collate)
-    assert [len(json.loads(text)) for text in batch["instances"]] == [2, 3]
-    assert [json.loads(text)["spacing_mm"] for text in batch["about"]] == [[5.0, 5.0]] * 2
-    assert batch["source"] == [paths[0] for paths in files]
-
-
 def test_real_scan_becomes_a_bag() -> None:
     bag = pipeline(size=64)({"image": shared_data("ct_dicom/ge_head_tilt18")})
     assert json.loads(bag["about"]) == {
@@ -264,3 +238,163 @@ def test_real_scan_becomes_a_bag() -> None:
     # the patient lies on the back, nose up: air above the head, so the first rows are black
     assert brain[0].max() == 0
     assert brain[24:40, 24:40, 14].mean() > 0.2
+
+
+# augmentation
+
+SIDE = 33
+CENTRE = SIDE // 2
+
+
+def bag_of(count: int, labelled: bool = True) -> dict[Hashable, Any]:
+    """Everything that belongs to slice k holds the number k."""
+    numbers = torch.arange(float(count))
+    bag: dict[Hashable, Any] = {
+        "image": numbers.expand(3, 2, 2, count),
+        "coords": 5 * numbers[None],
+        "mask": torch.ones(1, count),
+        "instances": json.dumps([{"id": f"uid.{k}", "position_mm": 5.0 * k} for k in range(count)]),
+        "label": torch.ones(1),
+        "source": "scan",
+    }
+    return {**bag, "instance_label": numbers[None]} if labelled else bag
+
+
+def kept(bag: dict[Hashable, Any]) -> list[int]:
+    return [int(number) for number in bag["image"].reshape(-1, bag["image"].shape[-1])[0]]
+
+
+def moving(seed: int = 0, **settings: Any) -> RandSliceAffined:
+    still = {"degrees": 0, "shift": 0, "zoom": 0, "prob": 1.0}
+    transform = RandSliceAffined("image", **{**still, **settings})
+    transform.set_random_state(seed)
+    return transform
+
+
+def blob(row: float, column: float) -> torch.Tensor:
+    """One slice [1, SIDE, SIDE, 1] with a round spot there."""
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    return torch.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 8.0)[None, :, :, None]
+
+
+def spot_of(image: torch.Tensor) -> np.ndarray:
+    """Row and column of the spot, from the centre of the slice."""
+    weights = image[0, :, :, 0].numpy()
+    rows, columns = np.indices(weights.shape)
+    return np.array([(weights * rows).sum(), (weights * columns).sum()]) / weights.sum() - CENTRE
+
+
+# leaving slices out
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(1, 60), share=st.floats(0, 0.5), at_least=st.integers(1, 20), seed=st.integers(0, 99))
+def test_slices_stay_in_step_and_in_order(count: int, share: float, at_least: int, seed: int) -> None:
+    drop = RandSliceDropd(share, at_least)
+    drop.set_random_state(seed)
+    given = bag_of(count)
+    if seed % 2:
+        given["image"] = given["image"][:, 0]  # features of slices
+    bag = drop(given)
+    assert given["instance_label"][0].tolist() == list(range(count))  # the bag given is not changed
+    left = kept(bag)
+    assert left == sorted(set(left))
+    assert len(left) >= max(min(at_least, count), count - int(share * count))
+    gone = set(range(count)) - set(left)
+    assert not any(k + 1 in gone for k in gone)
+    assert bag["image"].shape == (*given["image"].shape[:-1], len(left))
+    assert (bag["image"] == torch.tensor(left)).all()
+    assert bag["coords"][0].tolist() == [5 * k for k in left]
+    assert bag["mask"].tolist() == [[1] * len(left)]
+    assert bag["instance_label"][0].tolist() == left
+    assert json.loads(bag["instances"]) == [{"id": f"uid.{k}", "position_mm": 5.0 * k} for k in left]
+    assert (bag["label"].item(), bag["source"]) == (1, "scan")
+
+
+def test_every_number_of_slices_and_every_slice_goes_sometimes() -> None:
+    drop = RandSliceDropd(0.2, at_least=3)
+    drop.set_random_state(0)
+    left = [kept(drop(bag_of(10, labelled=False))) for _ in range(400)]
+    share = [sum(len(slices) == count for slices in left) / 400 for count in (8, 9, 10)]
+    assert share == pytest.approx([1 / 3] * 3, abs=0.08)
+    gone = np.array([sum(k not in slices for slices in left) for k in range(10)]) / 400
+    assert gone == pytest.approx(np.full(10, 0.1), abs=0.05)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.6])
+def test_a_share_that_would_take_neighbours_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match=rf"slice_drop is {share}: give a share from 0 to 0\.5"):
+        RandSliceDropd(share)
+
+
+# moving slices
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_all_slices_and_windows_move_alike_and_are_never_mixed(seed: int) -> None:
+    turn = moving(seed, degrees=20, shift=0.1, zoom=0.2)
+    scan = torch.rand(3, SIDE, SIDE, 5, generator=torch.Generator().manual_seed(seed))
+    scan[..., 2] = 0
+    moved = turn({"image": scan})["image"]
+    assert moved.shape == scan.shape
+    assert not torch.equal(moved, scan)
+    assert (moved[..., 2] == 0).all()
+    for window in range(3):
+        for k in range(5):
+            alone = turn.moved(scan[window : window + 1, ..., k : k + 1])
+            torch.testing.assert_close(moved[window : window + 1, ..., k : k + 1], alone)
+
+
+def test_values_stay_in_range_and_without_luck_or_ranges_a_scan_stays_as_it_is() -> None:
+    moved = moving(3, shift=0.3)({"image": torch.ones(1, SIDE, SIDE, 2)})["image"]
+    assert (moved.min(), moved.max()) == (0, pytest.approx(1))  # nothing comes in from outside
+    scan = torch.rand(3, SIDE, SIDE, 4)
+    torch.testing.assert_close(moving()({"image": scan})["image"], scan)
+    assert moving(degrees=20, prob=0.0)({"image": scan})["image"] is scan
+
+
+def test_a_turn_keeps_the_distance_from_the_centre() -> None:
+    turn, start = moving(degrees=15), np.array([0.0, 9.0])
+    angles = []
+    for _ in range(30):
+        row, column = spot_of(turn({"image": blob(*(start + CENTRE))})["image"])
+        assert math.hypot(row, column) == pytest.approx(9, abs=0.05)
+        angles.append(math.degrees(math.atan2(row, column)))
+    assert max(np.abs(angles)) <= 15.5
+    assert min(angles) < -5 < 5 < max(angles)
+
+
+def test_a_shift_is_a_share_of_the_side_in_both_directions() -> None:
+    shift = moving(shift=0.2)
+    moves = np.array([spot_of(shift({"image": blob(CENTRE, CENTRE)})["image"]) for _ in range(30)])
+    assert np.abs(moves).max() <= 0.2 * SIDE + 0.05
+    assert (moves.min(axis=0) < -0.1 * SIDE).all()
+    assert (moves.max(axis=0) > 0.1 * SIDE).all()
+
+
+def test_a_zoom_is_the_same_for_rows_and_columns() -> None:
+    zoom, start = moving(zoom=0.25), np.array([-5.0, 7.0])
+    times = np.array([spot_of(zoom({"image": blob(*(start + CENTRE))})["image"]) / start for _ in range(30)])
+    assert times[:, 0] == pytest.approx(times[:, 1], abs=0.01)
+    assert times.min() >= 0.74
+    assert times.max() <= 1.26
+    assert times.min() < 0.9 < 1.1 < times.max()
+
+
+# chance
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_seed_gives_the_same_epochs_and_no_epoch_is_like_another(workers: int) -> None:
+    def epochs() -> list[torch.Tensor]:
+        set_determinism(seed=7)
+        augmented = Compose([RandSliceDropd(0.4, 1), RandSliceAffined("image", prob=1.0)])
+        scan = {**bag_of(20), "image": blob(10, 20).expand(1, SIDE, SIDE, 20)}
+        loader = DataLoader(Dataset([scan] * 2, augmented), batch_size=1, num_workers=workers)
+        return [batch["image"] for _ in range(2) for batch in loader]
+
+    first, again = epochs(), epochs()
+    set_determinism(seed=None)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    different = {(image.shape[-1], float(image[0, 0, ..., 0].sum()), float(image[0, 0, 12, 14, 0])) for image in first}
+    assert len(different) == 4  # two scans in two epochs
