@@ -46,9 +46,9 @@ class Inference:
     """A run of `inference.json` as a person would start it, its libraries and network already loaded.
 
     Args:
-        folder: of the scans, the weights and the results; made by whoever asks first.
-        scans: how many.
-        overrides: config files besides inference.json.
+        folder: Of the scans, the weights and the results; made on first use.
+        scans: How many.
+        overrides: Config files besides inference.json.
     """
 
     def __init__(self, folder: str, scans: int, overrides: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ def _device(name: str) -> tuple[Callable[[], int], Callable[[], object]]:
 
 
 def _settled() -> int:
-    """Free memory goes back, the high-water mark falls to what is left, and that is told."""
+    """Give free memory back, reset the high-water mark to what is left, and return that."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of ours. Each function makes the bag and the network, and gives what to time, by name."""
+"""The cases of ours. Each function makes the bag and the network and returns what to time, by name."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What was measured, judged against its targets and written as JSON and as a page."""
+"""Measurements judged against their targets and written as JSON and as a page."""
 
 from __future__ import annotations
 

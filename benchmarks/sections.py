@@ -26,7 +26,7 @@ QUICK_STEPS = ("step", "forward")  # loading torch.optim takes longer than all o
 
 
 def parity(runner: Runner) -> Section:
-    """Is it the same network at all? tests/peers, run where torchmil is."""
+    """Run tests/peers where torchmil is: both sides must be the same network."""
     title = "The same results as torchmil"
     if not runner.with_peers:
         return Section("parity", title, SKIPPED_PEERS, runner.quick, runner.where())

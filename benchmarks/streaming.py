@@ -23,7 +23,7 @@ Runs = dict[str, Callable[[], object]]
 
 
 def _file(folder: str, n: int, columns: int) -> str:
-    """A slide of n patches; written by whoever asks first."""
+    """Return a slide of n patches, written on first use."""
     path = Path(folder) / f"{n}x{columns}.h5"
     if not path.exists():
         slide = PatchFeatures(

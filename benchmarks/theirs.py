@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of torchmil 1.0.2, in the peers' environment. Each function gives what to time, by name."""
+"""The cases of torchmil 1.0.2, in the peers' environment. Each function returns what to time, by name."""
 
 from __future__ import annotations
 

@@ -38,10 +38,10 @@ class Extraction:
     """Runs of `features.json` on slides of tissue everywhere, whose tiles are those of their TIFF.
 
     Args:
-        folder: of the slides and the features; filled by whoever asks first.
-        slides: how many.
-        tiles: of all of them together, a square number of each; those of glass are left out.
-        overrides: config files besides features.json, such as encoder_monai.json.
+        folder: Of the slides and the features; filled on first use.
+        slides: How many.
+        tiles: Of all of them together, a square number of each; those of glass are left out.
+        overrides: Config files besides features.json, such as encoder_monai.json.
     """
 
     def __init__(self, folder: str, slides: int, tiles: int, overrides: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m scripts`: what a person types that is not a command of monai.bundle."""
+"""`python -m scripts`: the commands of this project beside those of monai.bundle."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def convert(
 ) -> None:
     """Turn published weights, those of SA-DMIL or of a torchmil network, into a model.pt of these bundles.
 
-    SA-DMIL: CHECKPOINT is an .index of TensorFlow with its .data beside it; use what is written with
-    configs/released.json, for research only. torchmil: CHECKPOINT is a torch file with the state dict of SmABMIL or
-    SmTransformerABMIL; the network that fits is written beside OUTPUT as .json, to name behind train.json or
-    inference.json. What such a state dict does not say is given by the flags from --placement on.
+    SA-DMIL: CHECKPOINT is an .index of TensorFlow with its .data beside it; use what is written for research only.
+    torchmil: CHECKPOINT is a torch file with the state dict of SmABMIL or SmTransformerABMIL; give the arguments it
+    does not hold by the flags from --placement on. The network that fits is also written beside OUTPUT as .json, to
+    name behind train.json. Runs that use the model take up its network from the .origin.json beside it.
 
     Args:
-        checkpoint: an .index, its name without .index, a folder with one .index; or a .pt, .pth, .ckpt of torch.
-        output: a .pt file, or a folder that exists, for model.pt in it.
-        kind: sa-dmil or torchmil; by default it is seen from the checkpoint.
-        force: overwrite what is there.
+        checkpoint: An .index, its name without .index, a folder with one .index; or a .pt, .pth, .ckpt of torch.
+        output: A .pt file, or a folder that exists, for model.pt in it.
+        kind: sa-dmil or torchmil; by default it is recognised from the checkpoint.
+        force: Overwrite what is there.
         placement: torchmil's sm_where, early, mid or late.
         activation: torchmil's att_act, tanh, relu or gelu.
         mode: torchmil's sm_mode, approx or exact.

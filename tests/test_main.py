@@ -44,7 +44,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("verb", "words"),
     [
         ("", "convert datalist doctor"),
-        ("convert", "CHECKPOINT OUTPUT SA-DMIL torchmil configs/released.json --force --placement --heads"),
+        ("convert", "CHECKPOINT OUTPUT SA-DMIL torchmil --force --placement --heads"),
         ("datalist ct", "FOLDER RSNA CQ500 labels.csv _check.json --labels --output --subtype --shares --seed"),
         ("datalist wsi", "FOLDER CLAM TRIDENT torchmil TCGA --by --splits --classes --annotations --slide_table"),
         ("doctor ct", "PATH --datalist --output_dir decoders CUDA tilt"),
@@ -72,7 +72,7 @@ def test_help_explains_each_verb(typed: Typed, capsys: pytest.CaptureFixture[str
 def test_what_a_verb_does_not_take_is_told_before_it_runs(
     typed: Typed, monkeypatch: pytest.MonkeyPatch, arguments: str, told: str
 ) -> None:
-    for runs in ("ct.datalist.writing.write_ct_datalist", "ct.doctor.examine_ct", "weights.convert.convert"):
+    for runs in ("ct.datalist.writing.write_ct_datalist", "ct.doctor.examine_ct", "weights.convert.convert_checkpoint"):
         monkeypatch.setattr(f"scripts.{runs}", lambda *given, **named: pytest.fail("it ran"))
     with pytest.raises(InputError, match=f"^{re.escape(told)}: python -m scripts .* --help lists what it takes$"):
         typed(*arguments.split())
