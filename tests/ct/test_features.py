@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import DataLoader, Dataset
-from monai.data.utils import pad_list_data_collate
+from monai.data import Dataset
 from monai.transforms import Compose, LoadImaged, Orientationd
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -143,19 +142,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(back.positions_mm, scan.positions_mm)
         assert replace(back, features=scan.features, positions_mm=scan.positions_mm) == scan
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
-
-
-def test_the_file_is_as_documented(tmp_path: Path) -> None:
     write_slice_features(tmp_path / "a.h5", some_scan())
-    with h5py.File(tmp_path / "a.h5") as file:
-        assert {name: (data.shape, data.dtype.kind) for name, data in file.items()} == {
-            "features": ((3, 4), "f"), "positions_mm": ((3,), "f"),
-            "sop_instance_uids": ((3,), "O"), "about": ((), "O"),
+    with h5py.File(tmp_path / "a.h5") as file:  # as documented
+        assert {name: data.shape for name, data in file.items()} == {
+            "features": (3, 4), "positions_mm": (3,), "sop_instance_uids": (3,), "about": (),
         }  # fmt: skip
-        assert dict(file.attrs) == {
-            "format": "smooth-mil-slices/1", "encoder": "an encoder", "settings": "{}", "tilt_degrees": 12.5,
-            "source": "a hash",
-        }  # fmt: skip
+        assert (file.attrs["format"], file.attrs["encoder"]) == ("smooth-mil-slices/1", "an encoder")
+        assert (file.attrs["tilt_degrees"], file.attrs["source"]) == (12.5, "a hash")
 
 
 @pytest.mark.parametrize(
@@ -223,11 +216,6 @@ def test_the_new_datalist_keeps_sections_labels_and_names(scans: Path, tmp_path:
     ]  # fmt: skip
 
 
-def test_without_a_datalist_every_scan_is_found_and_none_is_written(scans: Path, tmp_path: Path) -> None:
-    extractor(scans, tmp_path, datalist=None).run()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
-
-
 def test_two_stages_say_what_one_does(scans: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     width = slice_cnn().out_features
@@ -289,6 +277,7 @@ def test_the_file_of_another_scan_is_made_anew(tmp_path: Path) -> None:
     assert listed(output) == {"training": []}
 
 
+@pytest.mark.slow
 def test_other_preprocessing_is_refused_by_the_config(scans: Path, tmp_path: Path) -> None:
     def run(**changes: Any) -> None:
         config = ConfigParser()
@@ -308,14 +297,6 @@ def test_other_preprocessing_is_refused_by_the_config(scans: Path, tmp_path: Pat
         run(**{"preprocessing#transforms#0#reader#series": "1"})
     with pytest.raises(InputError, match=r"settings \(.*windows \[.*\], now \[\[40, 80\]\]"):
         run(windows=[[40, 80]])
-
-
-@pytest.mark.parametrize("change", [{"encoder_name": "another"}, {"settings": {"image_size": 8}}])
-def test_features_of_two_kinds_are_not_mixed(scans: Path, tmp_path: Path, change: dict[str, Any]) -> None:
-    extractor(scans, tmp_path).run()
-    (tmp_path / "a.h5").rename(tmp_path / "of_another_cohort.h5")
-    with pytest.raises(InputError, match=r"was made with another encoder or other settings .*another output_dir"):
-        extractor(scans, tmp_path, **change).run()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -345,26 +326,28 @@ def test_a_scan_that_fails_is_named_at_the_end(scans: Path, tmp_path: Path, work
     assert len(listed(output)["test"]) == 1
 
 
-def test_an_encoder_of_another_kind_is_refused(scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"encoder mean of windows gave \(2, 3, 16, 16\) for 2 images; it must give"):
-        extractor(scans, tmp_path, nn.Identity()).run()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_datalist_of_the_scans_is_not_overwritten(scans: Path) -> None:
+def test_without_a_datalist_every_scan_is_found_and_none_is_written(scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no feature file \(\*.h5\) in .*; extract the features first"):
+        find_slice_features(tmp_path)
+    extractor(scans, tmp_path, datalist=None).run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
     with pytest.raises(InputError, match="holds the datalist of the scans themselves: give another output_dir"):
         extractor(scans, scans).run()
 
 
-def test_two_scans_of_one_name_are_refused(scans: Path, tmp_path: Path) -> None:
-    bags = {"training": [{"image": "a", "bag_id": "x"}], "test": [{"image": "b.nii.gz", "bag_id": "x"}]}
-    (tmp_path / "two.json").write_text(json.dumps(bags))
-    with pytest.raises(InputError, match=r'two.json has two scans with the bag_id x: give each a "bag_id" of its own'):
-        extractor(scans, tmp_path, datalist=str(tmp_path / "two.json")).run()
+TWO_OF_ONE_NAME = json.dumps(
+    {"training": [{"image": "a", "bag_id": "x"}], "test": [{"image": "b.nii.gz", "bag_id": "x"}]}
+)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(None, "cannot read the datalist"), ("[]", "has no bags"), ("{", "JSON")]
+    ("text", "message"),
+    [
+        (None, "cannot read the datalist"),
+        ("[]", "has no bags"),
+        ("{", "JSON"),
+        (TWO_OF_ONE_NAME, 'two scans with the bag_id x: give each a "bag_id"'),
+    ],
 )
 def test_a_datalist_that_is_none_is_told(scans: Path, tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
@@ -376,7 +359,9 @@ def test_a_datalist_that_is_none_is_told(scans: Path, tmp_path: Path, text: str 
 # the encoder of a network
 
 
-def test_random_weights_come_from_the_seed_and_leave_chance_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_random_weights_come_from_the_seed_and_leave_chance_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     slices = torch.rand(4, 3, SIZE, SIZE)
     state = torch.get_rng_state()
     one, again, other = (SliceEncoder(slice_cnn(), seed=seed).eval() for seed in (1, 1, 2))
@@ -385,9 +370,6 @@ def test_random_weights_come_from_the_seed_and_leave_chance_alone(caplog: pytest
     assert not torch.equal(one(slices), other(slices))
     assert (one.name, other.name) == ("SliceCNN (random, seed 1)", "SliceCNN (random, seed 2)")
     assert "weights are random" in caplog.messages[0]
-
-
-def test_the_name_tells_weights_apart(tmp_path: Path) -> None:
     names = set()
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -439,6 +421,7 @@ def configured(cohort: Path, *overrides: str, **keys: Any) -> ConfigParser:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [[], ["smap"], ["smtap"], ["abmil"]])
 def test_a_head_learns_which_slices_are_positive(cohort: Path, head: list[str]) -> None:
     torch.manual_seed(0)
@@ -454,6 +437,7 @@ def test_a_head_learns_which_slices_are_positive(cohort: Path, head: list[str]) 
     assert roc_auc_score(torch.cat([bag["instance_label"][0] for bag in bags]), scores) > 0.8
 
 
+@pytest.mark.slow
 def test_accumulated_steps_are_the_step_of_a_larger_batch(cohort: Path, tmp_path: Path) -> None:
     """Four scans in one batch or one by one: unequal lengths, with the penalty, without batch statistics or dropout."""
     four = {"training": listed(cohort)["training"][:4], "validation": listed(cohort)["validation"]}
@@ -472,13 +456,3 @@ def test_accumulated_steps_are_the_step_of_a_larger_batch(cohort: Path, tmp_path
     at_once, accumulated, one_by_one = weights
     torch.testing.assert_close(accumulated, at_once, atol=1e-5, rtol=1e-4)
     assert (one_by_one - at_once).abs().max() > 1e-3
-
-
-def test_unequal_bags_of_features_are_collated(cohort: Path) -> None:
-    paths = [str(cohort / f"{case}.h5") for case in range(3)]
-    bags = Dataset([{"image": path, "label": 0} for path in paths], SliceFeaturesd())
-    (batch,) = DataLoader(bags, batch_size=3, collate_fn=pad_list_data_collate)
-    lengths = [len(read_slice_features(path).features) for path in paths]
-    assert len(set(lengths)) > 1
-    assert batch["image"].shape == (3, 8, max(lengths))
-    assert batch["mask"].sum(dim=(1, 2)).tolist() == lengths
