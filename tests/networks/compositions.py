@@ -50,6 +50,7 @@ COMPOSITIONS: dict[str, Callable[[], MILNetwork]] = {
     "instance max, three classes": lambda: _instance_level("max", 3),
     "instance mean": lambda: _instance_level("mean"),
     "attention, three classes": lambda: _network(AttentionPool(8, 5), 0, classes=3),
+    "gated": lambda: _network(GatedAttentionPool(8, 5), 0),
     "gated, chain": lambda: _network(GatedAttentionPool(8, 5, bias=False), 1),
     "gated, slots": lambda: _network(GatedAttentionPool(8, 5, bias=False), 0, slots=16),
     "smooth early, chain": lambda: _network(_smooth(), 1),
