@@ -160,16 +160,16 @@ def _chosen_cases(summary: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _curves(work: Path, task: Task) -> bytes:
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    histories = {arm: _history(work / arm.folder / "mlruns.db", arm.folder) for arm in task.arms}
+    histories = {arm: history(work / arm.folder / "mlruns.db", arm.folder) for arm in task.arms}
     for axes, (metric, title) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
-        for arm, history in histories.items():
-            axes.plot(*zip(*history[metric], strict=True), color=arm.color, marker=".", label=arm.name)
+        for arm, curves in histories.items():
+            axes.plot(*zip(*curves[metric], strict=True), color=arm.color, marker=".", label=arm.name)
         axes.set(title=title, xlabel="epoch")
     axes.legend(fontsize=8, loc="lower right")
     return png(figure)
 
 
-def _history(database: Path, run_name: str) -> dict[str, list[tuple[int, float]]]:
+def history(database: Path, run_name: str) -> dict[str, list[tuple[int, float]]]:
     """(epoch, value) of each curve, from the latest run of this name."""
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]

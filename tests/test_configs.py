@@ -50,9 +50,7 @@ NEW_KEYS = {  # that a file may add
     },
 }  # fmt: skip
 
-ELSEWHERE = (
-    NEW_KEYS.keys() - {"on_features"} | OF_FEATURES
-)  # what they change is not in both train.json and inference.json
+ELSEWHERE = NEW_KEYS.keys() - {"on_features"}  # what they change is not in both train.json and inference.json
 
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
 each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
@@ -109,13 +107,21 @@ def pins(name: str) -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("-"))
 
 
+def three(bundle: str) -> tuple[ConfigParser, ConfigParser, ConfigParser]:
+    """What trains, what evaluates and what infers."""
+    return parser(bundle, "train"), parser(bundle, "train", "evaluate"), parser(bundle, "inference")
+
+
+def references(value: object) -> set[str]:
+    return set(re.findall(r"@(\w+)", json.dumps(value)))
+
+
 # --- train, evaluate and inference say the same
 
 
 def of_network(bundle: str) -> set[str]:
     """Top-level keys that the network is made from."""
-    text = json.dumps(parser(bundle, "train")["network_def"])
-    return set(re.findall(r"@(\w+)", text)) - {"network_def"}
+    return references(parser(bundle, "train")["network_def"]) - {"network_def"}
 
 
 def preparation(config: ConfigParser) -> list[dict[str, Any]]:
@@ -141,28 +147,15 @@ def test_training_describes_all_that_the_network_is_made_of(bundle: str) -> None
 
 
 @each_bundle
-def test_the_network_is_the_same_wherever_it_is_named(bundle: str) -> None:
-    train, evaluate, inference = (
-        parser(bundle, "train"),
-        parser(bundle, "train", "evaluate"),
-        parser(bundle, "inference"),
-    )
+def test_network_and_preparation_are_the_same_wherever_they_are_named(bundle: str) -> None:
+    train, evaluate, inference = three(bundle)
     assert train["network_def"] == evaluate["network_def"] == inference["network_def"]
-    for key in of_network(bundle):
-        assert train[key] == evaluate[key] == inference[key], key
-
-
-@each_bundle
-def test_what_is_done_to_an_image_is_the_same_but_for_chance(bundle: str) -> None:
-    train, evaluate, inference = (
-        parser(bundle, "train"),
-        parser(bundle, "train", "evaluate"),
-        parser(bundle, "inference"),
-    )
     wanted = preparation(train)
     assert wanted
     assert wanted == preparation(evaluate) == preparation(inference)
-    for key in set(re.findall(r"@(\w+)", json.dumps(wanted))) | {"threshold"}:
+    keys = of_network(bundle) | references(wanted) | {"threshold"}
+    assert keys >= {"ct": {"image_size", "channels", "windows"}, "wsi": {"in_features"}}[bundle]
+    for key in keys:
         assert train[key] == evaluate[key] == inference[key], key
 
 
@@ -181,34 +174,20 @@ def test_features_are_made_as_training_sees_scans() -> None:
     features, train = parser("ct", "features"), parser("ct", "train")
     assert preparation(features) == preparation(train)
     assert features["encoder#encoder"] == train["network_def#encoder"]
-    for key in re.findall(r"@(\w+)", json.dumps([preparation(features), features["encoder#encoder"]])):
+    for key in references([preparation(features), features["encoder#encoder"]]):
         assert features[key] == train[key], key
-    dependent = set(re.findall(r"@(\w+)", json.dumps(preparation(features))))
-    assert {f"@{key}" for key in dependent} < set(features["extractor#settings"].values())
+    assert {f"@{key}" for key in references(preparation(features))} < set(features["extractor#settings"].values())
 
 
 @each_bundle
 def test_a_bag_is_collated_asked_and_judged_the_same(bundle: str) -> None:
-    train, evaluate, inference = (
-        parser(bundle, "train"),
-        parser(bundle, "train", "evaluate"),
-        parser(bundle, "inference"),
-    )
+    train, evaluate, inference = three(bundle)
     collations = [train["train#dataloader#collate_fn"], inference["dataloader#collate_fn"]]
     assert all(one == evaluate["validate#dataloader#collate_fn"] for one in collations)
     assert train["prepare_batch"] == evaluate["prepare_batch"] == inference["prepare_batch"]
     assert evaluate["validate#inferer"] == inference["inferer"]
     steps = evaluate["validate#postprocessing#transforms"]
     assert inference["postprocessing#transforms"][: len(steps)] == steps  # and then its files and pictures
-
-
-@pytest.mark.parametrize(
-    ("bundle", "key"), [("ct", "image_size"), ("ct", "channels"), ("ct", "windows"), ("wsi", "in_features")]
-)
-def test_the_keys_compared_are_those_that_matter(bundle: str, key: str) -> None:
-    """What is compared is found by reading references: it must find these."""
-    of_images = set(re.findall(r"@(\w+)", json.dumps(preparation(parser(bundle, "train")))))
-    assert key in of_images | of_network(bundle)
 
 
 @each_bundle
@@ -218,8 +197,8 @@ def test_the_network_is_what_the_metadata_say(bundle: str) -> None:
     if bundle == "ct":
         assert image["num_channels"] == len(train["windows"]) == len(image["channel_def"])
         assert image["spatial_shape"] == [train["image_size"]] * 2 + ["*"]
-        for (centre, width), said in zip(train["windows"], image["channel_def"].values(), strict=True):
-            assert said.endswith(f" {centre}/{width}")
+        for (centre, width), channel in zip(train["windows"], image["channel_def"].values(), strict=True):
+            assert channel.endswith(f" {centre}/{width}")
     else:
         assert image["num_channels"] == train["in_features"]
         assert image["spatial_shape"] == ["*"]
@@ -253,22 +232,19 @@ def test_all_before_the_first_random_transform_is_cached_once_for_training_and_v
     assert torch.equal(before["image"], again["image"])
     assert not torch.equal(again["image"], other["image"])  # drawn anew behind the cache
     assert plain["image"].shape == (3, 8, 8, 12)
+    assert pickle.loads(pickle.dumps(training))[0]["label"].tolist() == [1]  # as a worker gets it
 
 
+@pytest.mark.slow
 def test_the_cache_is_found_again_by_another_process(cached: ConfigParser) -> None:
     code = (
         "from monai.bundle import ConfigParser; from monai.data.utils import pickle_hashing; "
         "c = ConfigParser(ConfigParser.load_config_file('configs/ct/train.json')); c['image_size'] = 8; "
         "print(pickle_hashing(list(c.get_parsed_content('preprocessing').transforms)).decode())"
     )
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert said.stdout.split()[-1] == cached.get_parsed_content("validate#dataset").transform_hash
-    assert cached.get_parsed_content("train#dataset").transform_hash in said.stdout
-
-
-def test_workers_get_the_transforms(cached: ConfigParser) -> None:
-    training = pickle.loads(pickle.dumps(cached.get_parsed_content("train#dataset")))
-    assert training[0]["label"].tolist() == [1]
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split()[-1] == cached.get_parsed_content("validate#dataset").transform_hash
+    assert cached.get_parsed_content("train#dataset").transform_hash in ended.stdout
 
 
 # --- small files that change a few keys
@@ -295,25 +271,24 @@ def test_what_an_override_does_to_the_network_it_can_do_to_inference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bundle", "names", "aggregator", "dims"),
+    ("bundle", "files", "aggregator", "dims"),
     [
-        ("ct", ["inference", "small"], GatedAttentionPool, 1),
-        ("ct", ["inference", "on_features"], GatedAttentionPool, 1),
-        ("ct", ["inference", "smap"], SmoothAttentionPool, 1),
-        ("ct", ["inference", "on_features", "smap"], SmoothAttentionPool, 1),
-        ("ct", ["inference", "on_features", "smtap"], SmoothTransformer, 1),
-        ("ct", ["inference", "on_features", "abmil"], GatedAttentionPool, 0),
-        ("wsi", ["inference"], SmoothAttentionPool, 2),
-        ("wsi", ["inference", "abmil"], GatedAttentionPool, 0),
-        ("wsi", ["inference", "smtap"], SmoothTransformer, 2),
-        ("wsi", ["inference", "exact"], SmoothAttentionPool, 2),
+        ("ct", "inference small", GatedAttentionPool, 1),
+        ("ct", "inference on_features", GatedAttentionPool, 1),
+        ("ct", "inference smap", SmoothAttentionPool, 1),
+        ("ct", "inference on_features smap", SmoothAttentionPool, 1),
+        ("ct", "inference on_features smtap", SmoothTransformer, 1),
+        ("ct", "inference on_features abmil", GatedAttentionPool, 0),
+        ("wsi", "inference", SmoothAttentionPool, 2),
+        ("wsi", "inference abmil", GatedAttentionPool, 0),
+        ("wsi", "inference smtap", SmoothTransformer, 2),
+        ("wsi", "inference exact", SmoothAttentionPool, 2),
     ],
 )
-def test_a_composition_is_what_its_name_says(bundle: str, names: list[str], aggregator: type, dims: int) -> None:
-    network = parser(bundle, *names).get_parsed_content("network_def")
+def test_a_composition_is_what_its_name_says(bundle: str, files: str, aggregator: type, dims: int) -> None:
+    network = parser(bundle, *files.split()).get_parsed_content("network_def")
     assert isinstance(network, MILNetwork)
-    assert type(network.aggregator) is aggregator
-    assert network.spatial_dims == dims
+    assert (type(network.aggregator), network.spatial_dims) == (aggregator, dims)
 
 
 @pytest.mark.parametrize(("name", "fine", "coarse"), [("bracs", 7, 3), ("panda", 6, 3)])
@@ -336,10 +311,10 @@ def test_hmil_without_a_hierarchy_says_what_is_missing() -> None:
     assert "name configs/bracs.json or configs/panda.json" in str(input_error_message(raised.value))
 
 
-@pytest.mark.parametrize("name", ["attention", "smap", "smtap", "abmil"])
-def test_what_is_not_sa_dmil_has_no_penalty(name: str) -> None:
+def test_what_is_not_sa_dmil_has_no_penalty() -> None:
     assert parser("ct", "train").get_parsed_content("loss").alpha == 0.5
-    assert parser("ct", "train", name).get_parsed_content("loss").alpha == 0
+    for name in ("attention", "smap", "smtap", "abmil"):
+        assert parser("ct", "train", name).get_parsed_content("loss").alpha == 0, name
 
 
 @pytest.mark.parametrize("head", [[], ["smap"], ["smtap"], ["abmil"]])
@@ -397,31 +372,17 @@ def test_handlers_are_literal_lists(bundle: str) -> None:
             assert all(isinstance(handler, dict) or re.fullmatch(r"@[\w:#]+", handler) for handler in handlers)
 
 
-def test_every_component_of_ours_exists_and_takes_these_arguments() -> None:
+def test_every_component_exists_and_ours_take_these_arguments() -> None:
+    locator = ComponentLocator()
     for component in (component for path in RUNNABLE for component in components(path)):
         target = component["_target_"]
-        if not target.startswith("scripts."):
-            continue
-        found = locate(target)
+        found = locate(target) if "." in target else locator.get_component_module_name(target)
         assert found is not None, f"{target} cannot be imported"
-        arguments = {key: value for key, value in component.items() if not re.fullmatch(r"_\w+_", key)}
-        assert callable(found)
-        bind = inspect.signature(found)
-        if component.get("_mode_") == "callable":
-            bind.bind_partial(**arguments)
-        else:
-            bind.bind(**arguments)
-
-
-def test_every_other_component_is_known() -> None:
-    locator = ComponentLocator()
-    targets = {component["_target_"] for path in RUNNABLE for component in components(path)}
-    others = [target for target in targets if not target.startswith("scripts.")]
-    assert "SupervisedTrainer" in others
-    unknown = [
-        name for name in others if (locate(name) if "." in name else locator.get_component_module_name(name)) is None
-    ]
-    assert unknown == []
+        if target.startswith("scripts."):
+            assert callable(found)
+            arguments = {key: value for key, value in component.items() if not re.fullmatch(r"_\w+_", key)}
+            bind = inspect.signature(found)
+            (bind.bind_partial if component.get("_mode_") == "callable" else bind.bind)(**arguments)
 
 
 # --- metadata
@@ -430,19 +391,17 @@ def test_every_other_component_is_known() -> None:
 @each_metadata
 def test_metadata_are_valid(path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    schema = content(shared_data("monai/meta_schema_20240725.json"))
-    jsonschema.validate(content(path), schema)
+    jsonschema.validate(content(path), content(shared_data("monai/meta_schema_20240725.json")))
     assert content(path)["schema"].endswith("/meta_schema_20240725.json")
 
 
 @each_metadata
 def test_the_version_is_in_the_changelog_and_the_pins_are_those_installed(path: Path) -> None:
-    said, pinned = content(path), pins("requirements.txt")
-    assert said["version"] in said["changelog"]
-    assert said["monai_version"] == pinned["monai"]
-    assert said["pytorch_version"] == pinned["torch"]
-    assert said["numpy_version"] == pinned["numpy"]
-    required = said["required_packages_version"]
+    metadata, pinned = content(path), pins("requirements.txt")
+    assert metadata["version"] in metadata["changelog"]
+    for name, package in (("monai", "monai"), ("pytorch", "torch"), ("numpy", "numpy")):
+        assert metadata[f"{name}_version"] == pinned[package]
+    required = metadata["required_packages_version"]
     assert required == {name: pinned.get(name) for name in required}
 
 
@@ -468,32 +427,22 @@ def test_the_version_is_that_of_the_project() -> None:
 # --- folders, pins, licence
 
 
-@pytest.mark.parametrize(("bundle", "name"), BUNDLES.items())
-def test_a_bundle_folder_is_made_of_relative_links(bundle: str, name: str) -> None:
-    wanted = {
-        "configs": ROOT / "configs" / bundle,
-        "docs": ROOT / "docs" / bundle,
-        "scripts": ROOT / "scripts",
-        "LICENSE": ROOT / "LICENSE",
-    }
+@each_bundle
+def test_a_bundle_folder_is_made_of_relative_links(bundle: str) -> None:
+    wanted = {"configs": f"configs/{bundle}", "docs": f"docs/{bundle}", "scripts": "scripts", "LICENSE": "LICENSE"}
     for link, target in wanted.items():
-        path = ROOT / "bundle" / name / link
-        assert path.is_symlink(), f"{link} of {name} is no link"
+        path = ROOT / "bundle" / BUNDLES[bundle] / link
         assert not os.path.isabs(os.readlink(path))
-        assert path.resolve() == target.resolve()
+        assert path.resolve() == (ROOT / target).resolve()
         assert path.exists()
 
 
 def test_the_names_of_the_bundles_hold_no_word_by_which_monai_label_would_sort_them() -> None:
     names = sorted(path.name for path in (ROOT / "bundle").iterdir() if path.is_dir())
     assert names == sorted(BUNDLES.values())
-    for name in names:
-        assert not re.search("classification|detection|deepedit|deepgrow", name)
-
-
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_runs_are_kept_under_the_name_of_their_bundle(bundle: str) -> None:
-    assert parser(bundle, "train")["experiment_name"] == BUNDLES[bundle]
+    assert not [name for name in names if re.search("classification|detection|deepedit|deepgrow", name)]
+    for bundle, name in BUNDLES.items():
+        assert parser(bundle, "train")["experiment_name"] == name  # under which its runs are kept
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

@@ -22,7 +22,8 @@ from scripts.core.errors import InputError
 from scripts.core.files import write_whole
 
 SAME_PATCH_UM = 0.05  # relative: magnifications are twice each other
-SHIPPED = ("train.json", "inference.json")  # in the bundle's configs: what a key is where nobody named it
+# In the bundle's configs: what a key is where nobody named it, and the same preprocessing read in blocks.
+SHIPPED = ("train.json", "inference.json", "streaming.json")
 HARMLESS = ("scripts.networks.", "torch.nn.")  # code that may stand beside weights, whoever they are from
 
 Config = Mapping[str, Any]  # keys of a bundle's config, as an override file has them: "network_def#slots": 57
@@ -147,7 +148,7 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
     known = {path.name: _load(path) for path in sorted(Path(bundle_root, "configs").glob("*.json"))}
     shipped = [known[name] for name in SHIPPED if name in known]
     if not shipped:
-        raise InputError(f"{bundle_root}/configs holds no {' or '.join(SHIPPED)}: give the bundle's --bundle_root")
+        raise InputError(f"{bundle_root}/configs holds no {SHIPPED[0]}: give the bundle's --bundle_root")
     _require_known_code(origin_file(ckpt_path), record.config, [*known.values(), config.get()])
     trained = ConfigParser(deepcopy(shipped[0]))
     trained.update(dict(record.config))
@@ -156,7 +157,8 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
         now, then = config.get(key), trained[key]
         if _same(then, now):
             continue
-        if key in typed or not any(_same(now, each.get(key)) for each in shipped):
+        left_alone = key not in config or any(key in each and _same(now, each[key]) for each in shipped)
+        if key in typed or not left_alone:
             raise InputError(_contradiction(ckpt_path, *next(_differences(key, then, now))))
         if not _same(then, shipped[0].get(key)):  # else the same in training's words, as a scan kept for the picture
             changes[key] = then

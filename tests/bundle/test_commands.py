@@ -8,29 +8,32 @@ import json
 import math
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
 from scripts.outputs.scores import read_scores
-from tests.bundle.commands import bundle, monai_bundle, run, write_cohort
+from tests.bundle.commands import TORCHRUN, bundle, monai_bundle, run, run_here, workflow, write_cohort
 from tests.shared_data import shared_data
+
+pytestmark = pytest.mark.slow
 
 
 class Trained(NamedTuple):
     task: str
     data: Path
     results: Path  # where one training command has put model.pt and mlruns.db
-    keys: list[str]  # what makes it small
+    keys: dict[str, Any]  # what makes it small
+
+    @property
+    def typed(self) -> list[str]:
+        return [word for key, value in self.keys.items() for word in (f"--{key}", json.dumps(value))]
 
 
-MULTI_GPU_EVALUATE = "['configs/train.json','configs/multi_gpu_train.json','configs/evaluate.json']"
 TASKS = [pytest.param(task, marks=pytest.mark.xdist_group(task)) for task in ("ct", "wsi")]
 
 
@@ -40,19 +43,15 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     task: str = request.param
     home = tmp_path_factory.mktemp(task)
     data = write_cohort(home, task)
-    if task == "ct":
-        keys = ["--image_size", "32", "--channels", "[8,8]", "--batch_size", "2", "--num_workers", "1"]
-    else:
-        keys = ["--in_features", "128", "--num_workers", "0"]
-        monai_bundle(
-            "run", "--config_file", "configs/features.json", "--dataset_dir", str(data), "--tile_size", "128",
-            cwd=bundle(task),
-        )  # fmt: skip
+    keys: dict[str, Any] = {"image_size": 32, "channels": [8, 8], "batch_size": 2, "num_workers": 1}
+    if task == "wsi":
+        keys = {"in_features": 128, "num_workers": 0}
+        run_here(task, ["features"], dataset_dir=str(data), tile_size=128)
     got = Trained(task, data, home / "results", keys)
     monai_bundle(
         "run", "--config_file", str(bundle(task) / "configs" / "train.json"), "--bundle_root", str(bundle(task)),
         "--dataset_dir", str(data), "--ckpt_dir", str(got.results), "--output_dir", str(got.results),
-        "--max_epochs", "2", "--tracking", "mlflow", *keys,
+        "--max_epochs", "2", "--tracking", "mlflow", *got.typed,
         cwd=home,
     )  # fmt: skip
     yield got
@@ -72,11 +71,10 @@ def test_training_from_another_folder_leaves_a_model_and_tracked_metrics(trained
 
 
 def test_two_processes_train_with_gloo(trained: Trained, tmp_path: Path) -> None:
-    config = "['configs/train.json','configs/multi_gpu_train.json']"
     run(
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "monai.bundle", "run", "--config_file", config, "--dataset_dir", str(trained.data),
-        "--ckpt_dir", str(tmp_path), "--output_dir", str(tmp_path), "--max_epochs", "1", *trained.keys,
+        *TORCHRUN, "-m", "monai.bundle", "run", "--config_file",
+        "['configs/train.json','configs/multi_gpu_train.json']", "--dataset_dir", str(trained.data),
+        "--ckpt_dir", str(tmp_path), "--output_dir", str(tmp_path), "--max_epochs", "1", *trained.typed,
         cwd=bundle(trained.task),
     )  # fmt: skip
     alone = torch.load(trained.results / "model.pt", weights_only=True)
@@ -84,54 +82,51 @@ def test_two_processes_train_with_gloo(trained: Trained, tmp_path: Path) -> None
     assert {name: value.shape for name, value in together.items()} == {n: v.shape for n, v in alone.items()}
     with sqlite3.connect(tmp_path / "mlruns.db") as db:
         lengths = db.execute("select value from params where key = 'epoch_length'").fetchall()
-    batch = 2 if trained.task == "ct" else 1
+    batch = trained.keys.get("batch_size", 1)
     assert lengths == [(str(math.ceil(6 / 2 / batch)),)]  # six bags, half of them for each process
     assert not (tmp_path / "unfinished.pt").exists()
 
 
 def test_two_processes_evaluate_as_one_does(trained: Trained, tmp_path: Path) -> None:
     """Three bags on two processes: none is lost, none counts twice."""
-    files = "['configs/train.json','configs/evaluate.json'"
-    keys = ["--dataset_dir", str(trained.data), "--ckpt_dir", str(trained.results), *trained.keys]
     one, two = tmp_path / "one", tmp_path / "two"
-    monai_bundle("run", "--config_file", f"{files}]", *keys, "--output_dir", str(one), cwd=bundle(trained.task))
+    keys = {"dataset_dir": str(trained.data), "ckpt_dir": str(trained.results)}
+    run_here(trained.task, ["train", "evaluate"], **keys, output_dir=str(one), **trained.keys)
     run(
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "monai.bundle", "run", "--config_file", MULTI_GPU_EVALUATE, *keys, "--output_dir", str(two),
+        *TORCHRUN, "-m", "monai.bundle", "run", "--config_file",
+        "['configs/train.json','configs/multi_gpu_train.json','configs/evaluate.json']", "--dataset_dir",
+        keys["dataset_dir"], "--ckpt_dir", keys["ckpt_dir"], "--output_dir", str(two), *trained.typed,
         cwd=bundle(trained.task),
     )  # fmt: skip
     assert (two / "metrics.json").read_text() == (one / "metrics.json").read_text()
     assert (two / "summary.csv").read_text() == (one / "summary.csv").read_text()
 
 
-def test_metadata_is_valid_without_a_network(trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_the_metadata_are_valid_and_the_network_takes_and_gives_what_they_say(task: str, tmp_path: Path) -> None:
     schema = shutil.copy(shared_data("monai/meta_schema_20240725.json"), tmp_path / "schema.json")
-    where = ["--meta_file", "configs/metadata.json", "--filepath", str(schema)]
-    said = monai_bundle("verify_metadata", *where, cwd=bundle(trained.task))
-    assert "metadata is verified with no error" in said.stdout + said.stderr
+    metadata = ["--meta_file", "configs/metadata.json"]
+    ended = monai_bundle("verify_metadata", *metadata, "--filepath", str(schema), cwd=bundle(task))
+    assert "metadata is verified with no error" in ended.stdout + ended.stderr
+    config = ["--config_file", "configs/inference.json"]
+    ended = monai_bundle("verify_net_in_out", "network_def", *metadata, *config, cwd=bundle(task))
+    assert "data shape of network is verified with no error" in ended.stdout + ended.stderr
 
 
-def test_the_network_takes_and_gives_what_the_metadata_say(trained: Trained) -> None:
-    files = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
-    said = monai_bundle("verify_net_in_out", "network_def", *files, cwd=bundle(trained.task))
-    assert "data shape of network is verified with no error" in said.stdout + said.stderr
-
-
-def test_an_exported_network_gives_the_same_logits(trained: Trained, tmp_path: Path) -> None:
+def test_an_exported_network_gives_the_same_logits(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle(trained.task))
     monai_bundle(
         "ckpt_export", "network_def", "--filepath", str(tmp_path / "model.ts"),
         "--ckpt_file", str(trained.results / "model.pt"),
-        "--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json", *trained.keys,
+        "--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json", *trained.typed,
         cwd=bundle(trained.task),
     )  # fmt: skip
     exported = torch.jit.load(tmp_path / "model.ts")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(bundle(trained.task))
-        workflow = ConfigWorkflow("configs/inference.json", workflow_type="infer", logging_file=False)
-        for key, value in zip(trained.keys[::2], trained.keys[1::2], strict=True):
-            workflow.parser[key.strip("-")] = json.loads(value)
-        workflow.initialize()
-        network = workflow.network_def
+    inference = workflow(["inference"], **trained.keys)
+    inference.initialize()
+    network = inference.network_def
     network.load_state_dict(torch.load(trained.results / "model.pt", weights_only=True))
     network.eval()
     if trained.task == "ct":
@@ -142,27 +137,12 @@ def test_an_exported_network_gives_the_same_logits(trained: Trained, tmp_path: P
         torch.testing.assert_close(exported(bag, coords), network(bag, coords))
 
 
-def test_onnx_export_is_checked_with_onnxruntime(trained: Trained, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    said = monai_bundle(
-        "run", "--config_file", "['configs/inference.json','configs/onnx.json']",
-        "--ckpt_path", str(trained.results / "model.pt"), "--onnx_path", str(tmp_path / "model.onnx"), *trained.keys,
-        cwd=bundle(trained.task),
-    )  # fmt: skip
-    assert "onnxruntime answers as the network does" in said.stdout + said.stderr
-    assert (tmp_path / "model.onnx").stat().st_size > 10_000
-
-
 def test_slides_read_in_blocks_give_the_same_tables(trained: Trained, tmp_path: Path) -> None:
     if trained.task == "ct":
         pytest.skip("scans are not read in blocks")
-    keys = ["--dataset_dir", str(trained.data / "features"), "--ckpt_path", str(trained.results / "model.pt")]
-    in_blocks = "['configs/inference.json','configs/streaming.json']"
-    for name, files, size in (("whole", "configs/inference.json", []), ("blocks", in_blocks, ["--block_size", "7"])):
-        monai_bundle(
-            "run", "--config_file", files, "--output_dir", str(tmp_path / name), *keys, *trained.keys, *size,
-            cwd=bundle(trained.task),
-        )  # fmt: skip
+    keys = {"dataset_dir": str(trained.data / "features"), "ckpt_path": str(trained.results / "model.pt")}
+    run_here("wsi", ["inference"], **keys, output_dir=str(tmp_path / "whole"))
+    run_here("wsi", ["inference", "streaming"], **keys, output_dir=str(tmp_path / "blocks"), block_size=7)
     whole, blocks = (sorted((tmp_path / name).glob("*/scores.h5")) for name in ("whole", "blocks"))
     assert len(whole) == len(blocks) == 11
     for one, other in zip(map(read_scores, whole), map(read_scores, blocks), strict=True):
@@ -172,34 +152,31 @@ def test_slides_read_in_blocks_give_the_same_tables(trained: Trained, tmp_path: 
         np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
 
 
-@pytest.mark.parametrize(("file", "kind"), [("train.json", "train"), ("inference.json", "infer")])
+@pytest.mark.parametrize("name", ["train", "inference"])
 def test_no_required_property_is_missing(
-    trained: Trained, file: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trained: Trained, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(bundle(trained.task))
     (tmp_path / "model.pt").write_bytes(b"")
-    keys = {key.strip("-"): json.loads(value) for key, value in zip(trained.keys[::2], trained.keys[1::2], strict=True)}
-    scans = {"ct": "scans", "wsi": "features"}[trained.task]
-    dataset_dir = str(trained.data if kind == "train" else trained.data / scans)
-    workflow = ConfigWorkflow(
-        f"configs/{file}", workflow_type=kind, logging_file=False,
-        dataset_dir=dataset_dir, output_dir=str(tmp_path), ckpt_dir=str(tmp_path), **keys,
-    )  # fmt: skip
-    workflow.initialize()
-    assert workflow.check_properties() == []
+    images = {"ct": "scans", "wsi": "features"}[trained.task]
+    dataset_dir = str(trained.data if name == "train" else trained.data / images)
+    places = {"dataset_dir": dataset_dir, "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
+    started = workflow([name], **places, **trained.keys)
+    started.initialize()
+    assert started.check_properties() == []
 
 
 def test_bad_input_is_one_line_and_nothing_is_written(trained: Trained, tmp_path: Path) -> None:
     """The real command once; every kind of bad input is told in the tests of the module that refuses it."""
     (tmp_path / "empty").mkdir()
-    said = monai_bundle(
+    ended = monai_bundle(
         "run", "--config_file", "configs/inference.json", "--dataset_dir", str(tmp_path / "empty"),
-        "--ckpt_path", str(trained.results / "model.pt"), "--output_dir", str(tmp_path / "results"), *trained.keys,
+        "--ckpt_path", str(trained.results / "model.pt"), "--output_dir", str(tmp_path / "results"),
         cwd=bundle(trained.task), check=False,
     )  # fmt: skip
-    assert said.returncode != 0
-    last = said.stderr.strip().splitlines()[-1]
+    assert ended.returncode != 0
+    last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert "empty" in last
-    assert "Traceback" not in said.stderr + said.stdout
+    assert "Traceback" not in ended.stderr + ended.stdout
     assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]

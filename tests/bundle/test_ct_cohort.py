@@ -1,29 +1,29 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A cohort laid out as RSNA 2019 is, by the commands a person would type: datalist, training, and the two stages."""
+"""A cohort laid out as RSNA 2019 is, from its flat folder to results: datalist, training, and the two stages."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
 from scripts.ct.features import read_slice_features
-from tests.bundle.commands import bundle, monai_bundle, run
+from tests.bundle.commands import bundle, monai_bundle, rows_of, run, run_here
 from tests.bundle.test_learning import learn
 from tests.ct.rsna_cohort import write_rsna_cohort
 from tests.shared_data import ROOT
 
-KEYS = ["--image_size", "32", "--channels", "[8,8]"]
+SMALL: dict[str, Any] = {"image_size": 32, "channels": [8, 8]}
 LEAST_MEMORY, MOST_MEMORY = 2e8, 4e9  # bytes, of all processes of a training together
 
-pytestmark = pytest.mark.xdist_group("ct")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ct")]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def model(cohort: Path) -> tuple[Path, int]:
     with PeakMemory() as peak:
         monai_bundle(
             "run", "--config_file", "['configs/train.json','configs/small.json']", "--dataset_dir", str(cohort),
-            "--ckpt_dir", str(cohort / "model"), "--output_dir", str(cohort / "model"),
-            "--max_epochs", "1", "--num_workers", "2", *KEYS,
+            "--ckpt_dir", str(cohort / "model"), "--output_dir", str(cohort / "model"), "--max_epochs", "1",
+            "--num_workers", "2", "--image_size", "32", "--channels", "[8,8]",
             cwd=bundle("ct"),
         )  # fmt: skip
     return cohort / "model" / "model.pt", peak.bytes
@@ -93,33 +93,23 @@ def test_an_epoch_on_a_flat_folder_stays_small(model: tuple[Path, int]) -> None:
     assert LEAST_MEMORY < most < MOST_MEMORY
 
 
-def test_two_stages_from_the_flat_folder_to_results(
-    cohort: Path, model: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    features, results, path = cohort / "features", cohort / "results", model[0]
-    monai_bundle(
-        "run", "--config_file", "['configs/features.json','configs/small.json']", "--dataset_dir", str(cohort),
-        "--datalist", str(cohort / "datalist.json"), "--ckpt_path", str(path), "--num_workers", "1", *KEYS,
-        cwd=bundle("ct"),
+def test_two_stages_from_the_flat_folder_to_results(cohort: Path, model: tuple[Path, int]) -> None:
+    features, results = cohort / "features", cohort / "results"
+    run_here(
+        "ct", ["features", "small"], dataset_dir=str(cohort), datalist=str(cohort / "datalist.json"),
+        ckpt_path=str(model[0]), num_workers=0, **SMALL,
     )  # fmt: skip
     scans = json.loads((features / "datalist.json").read_text())
     one = read_slice_features(features / scans["test"][0]["image"])
     assert set(one.sop_instance_uids) == set(scans["test"][0]["instance_label"])
     assert one.encoder.startswith("SliceCNN (sha256 ")
 
-    width = one.features.shape[1]
-    heads = ["configs/on_features.json", "configs/smap.json"]
-    figures = learn("ct", monkeypatch, heads, dataset_dir=str(features), in_features=width, max_epochs=2)
+    figures = learn("ct", features, ["on_features", "smap"], in_features=one.features.shape[1], max_epochs=2)
     assert {"bag_auroc", "instance_auroc_gated"} <= figures.keys()
 
-    monai_bundle(
-        "run", "--config_file", f"['configs/inference.json','{heads[0]}','{heads[1]}']",
-        "--dataset_dir", str(features), "--ckpt_path", str(features / "out" / "model.pt"),
-        "--output_dir", str(results), "--in_features", str(width),
-        cwd=bundle("ct"),
-    )  # fmt: skip
-    with (results / "summary.csv").open(newline="") as file:
-        done = {row["bag_id"]: row["status"] for row in csv.DictReader(file)}
+    weights = str(features / "out" / "model.pt")
+    run_here("ct", ["inference"], dataset_dir=str(features), ckpt_path=weights, output_dir=str(results), num_workers=0)
+    done = {row["bag_id"]: row["status"] for row in rows_of(results / "summary.csv")}
     assert done == {bag["bag_id"]: "done" for bags in scans.values() for bag in bags}
     result = json.loads((results / scans["test"][0]["bag_id"] / "result.json").read_text())
     assert [row["id"] for row in result["instances"]] == one.sop_instance_uids

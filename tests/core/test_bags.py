@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
+"""Datalists are read and checked before any image is, and each flaw is one line."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +22,7 @@ def cohort(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def datalist(folder: Path, *bags: dict[str, Any]) -> str:
+def datalist(folder: Path, *bags: Any) -> str:
     (folder / "datalist.json").write_text(json.dumps({"training": list(bags)}))
     return str(folder / "datalist.json")
 
@@ -32,38 +34,31 @@ def test_paths_are_relative_to_the_dataset_and_names_are_derived(cohort: Path) -
     assert (second["bag_id"], second["label"]) == ("b", 0)
 
 
-def test_a_name_may_have_200_bytes(cohort: Path) -> None:
-    file = datalist(cohort, {"image": "a", "label": 1, "bag_id": "ä" * 100})
-    assert load_bags(file, "training", str(cohort))[0]["bag_id"] == "ä" * 100
-
-
-def test_a_name_that_is_also_a_folder_stays_a_name(cohort: Path) -> None:
-    """MONAI's own loader would turn it into a path."""
-    file = datalist(cohort, {"image": "a", "label": 1, "bag_id": "b"})
-    assert load_bags(file, "training", str(cohort))[0]["bag_id"] == "b"
+@pytest.mark.parametrize("name", ["ä" * 100, "b"])
+def test_a_name_stays_a_name(cohort: Path, name: str) -> None:
+    """It may have 200 bytes; and of one that is also a folder MONAI's own loader would make a path."""
+    file = datalist(cohort, {"image": "a", "label": 1, "bag_id": name})
+    assert load_bags(file, "training", str(cohort))[0]["bag_id"] == name
 
 
 @pytest.mark.parametrize(
     ("bag", "message"),
     [
-        ({"image": "a"}, r'"training"\[0\] \(a\) has no "label": give 0 or 1'),
-        ({"image": "a", "label": None}, r'\(a\) has no "label"'),
+        ({"image": "a", "label": None}, r'"training"\[0\] \(a\) has no "label": give 0 or 1'),
         ({"image": "a", "label": 2}, r"has the label 2, which is not one of the classes: give 0 or 1"),
         ({"image": "a", "label": "yes"}, r"has the label 'yes', which is not one of the classes"),
         ({"image": "a", "label": 1, "bag_id": "../../evil"}, r"the bag_id '../../evil', which names no file"),
-        (
-            {"image": "a", "label": 1, "bag_id": "ä" * 101},
-            r"the bag_id 'ä{101}', which names no file: leave out slashes, and give at most 200 bytes$",
-        ),
+        ({"image": "a", "label": 1, "bag_id": "ä" * 101}, r"the bag_id 'ä{101}', which .* at most 200 bytes$"),
         ({"image": "a", "label": 1, "bag_id": 7}, r"the bag_id 7, which names no file"),
         ({"label": 1}, r'"training"\[0\] names no "image"'),
         ({"image": "gone", "label": 1}, r"gone does not exist: check --dataset_dir"),
-        ({"image": [], "label": 1}, r'"training"\[0\] names no "image": .*, or the list of a scan\'s files$'),
+        ({"image": [], "label": 1}, r'"training"\[0\] names no "image"'),
         ({"image": ["a", 1], "label": 1}, r'"training"\[0\] names no "image"'),
         ({"image": ["a", "b"], "label": 1}, r'\[0\] is a list of files without a name: give it a "bag_id"$'),
+        *((given, r'"training"\[0\] is .*, not an object: give \{"image": ') for given in ("a", 3, None, ["a"])),
     ],
 )
-def test_each_flaw_of_a_bag_is_told(cohort: Path, bag: dict[str, Any], message: str) -> None:
+def test_each_flaw_of_a_bag_is_told(cohort: Path, bag: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_bags(datalist(cohort, bag), "training", str(cohort))
 
@@ -98,14 +93,6 @@ def test_each_folder_is_listed_once(cohort: Path, monkeypatch: pytest.MonkeyPatc
     assert listed == [str(cohort / "a")]
 
 
-@pytest.mark.parametrize("given", ["a", 3, None, ["a"]])
-def test_what_is_no_bag_is_told(cohort: Path, given: Any) -> None:
-    with pytest.raises(
-        InputError, match=r'"training"\[0\] is .*, not an object: give \{"image": \.\.\., "label": \.\.\.\}$'
-    ):
-        load_bags(datalist(cohort, given), "training", str(cohort))
-
-
 def test_flaws_of_the_file_are_told(cohort: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read the datalist .*none\.json \(No such file"):
         load_bags(str(cohort / "none.json"), "training", str(cohort))
@@ -136,14 +123,10 @@ def test_two_bags_of_one_name_are_told(cohort: Path) -> None:
         load_bags(file, "training", str(cohort))
     for name in ("a/1", "a/2", "b/1"):
         (cohort / name).touch()
-    lists: list[dict[str, Any]] = [
-        {"image": image, "label": 1, "bag_id": "x"} for image in (["a/1", "a/2"], ["b/1"], "a")
-    ]
-    for pair, told in (
-        (lists[:2], r"a/1 with 1 more and .*b/1 would"),
-        (lists[1:], r"b/1 and .*a would"),
-    ):
-        with pytest.raises(InputError, match=told):
+    images: list[Any] = [["a/1", "a/2"], ["b/1"], "a"]
+    lists = [{"image": image, "label": 1, "bag_id": "x"} for image in images]
+    for pair, named in ((lists[:2], r"a/1 with 1 more and .*b/1 would"), (lists[1:], r"b/1 and .*a would")):
+        with pytest.raises(InputError, match=named):
             load_bags(datalist(cohort, *pair), "training", str(cohort))
     assert len(load_bags(datalist(cohort, lists[0], lists[0]), "training", str(cohort))) == 2  # one bag, twice
 
@@ -197,11 +180,8 @@ def test_balanced_classes_weigh_alike_and_a_bag_weighs_one_on_average() -> None:
     weights = balanced_weights(bags, ("a", "b", "c"))
     assert [6 * weights[0], 3 * weights[1], 1 * weights[2]] == pytest.approx([10 / 3] * 3)
     assert sum(weights[bag["label"]] for bag in bags) == pytest.approx(len(bags))
-
-
-def test_a_class_without_a_bag_cannot_be_balanced() -> None:
-    with pytest.raises(InputError, match="no bag to train on has the label b: class weights cannot balance it"):
-        balanced_weights([{"label": 0}], ("a", "b"))
+    with pytest.raises(InputError, match="no bag to train on has the label d"):
+        balanced_weights(bags, ("a", "b", "c", "d"))
 
 
 @pytest.mark.parametrize("names", [None, ("a",)])

@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
+"""What is found in one bag: its probability and call, what is flagged in it, and for patches and classes the same."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -45,24 +47,22 @@ def test_padding_is_gone_and_the_probability_is_the_sigmoid() -> None:
     assert got.probability == pytest.approx(1 / (1 + np.exp(-2)))
     np.testing.assert_allclose(got.scores, [1, 3, 2])
     np.testing.assert_allclose(got.attention, [0.1, 0.6, 0.3])
-    assert got.label is None
-    assert got.truth is None
-
-
-def test_label_and_truth_are_carried() -> None:
-    got = result(label=torch.tensor([1.0]), instance_label=torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]]))
-    assert got.label == 1
-    assert got.truth is not None
-    assert got.truth.tolist() == [0, 1, 0]
+    assert (got.label, got.truth) == (None, None)
+    known = result(label=torch.tensor([1.0]), instance_label=torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]]))
+    assert known.label == 1
+    assert known.truth is not None
+    assert known.truth.tolist() == [0, 1, 0]
 
 
 def test_instances_above_the_average_of_a_positive_bag_are_flagged() -> None:
     assert result().flagged.tolist() == [False, True, False]
-
-
-def test_nothing_is_flagged_in_a_negative_bag() -> None:
-    assert result(logit=-2).flagged.tolist() == [False, False, False]
-    assert result(logit=2, threshold=0.95).flagged.tolist() == [False, False, False]
+    assert result(logit=-2).flagged.tolist() == [False] * 3
+    assert result(threshold=0.95).flagged.tolist() == [False] * 3
+    one = BagResult("a", "a", 0.9, 0.5, np.array([0.2]), np.array([1.0]), [{"id": 0}])
+    assert one.flagged.tolist() == [True]
+    of_slots: BagResult = BagResultd(slots=2)(item())["result"]  # the average of a network that has them
+    assert of_slots.flagged.tolist() == [False, True, False]
+    np.testing.assert_allclose(of_slots.times_average, [0.2, 1.2, 0.6], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -78,17 +78,6 @@ def test_a_threshold_that_would_do_nothing_is_refused(threshold: float, names: l
         BagResultd(threshold, class_names=names)
 
 
-def test_the_one_slice_of_a_positive_scan_is_flagged() -> None:
-    one = BagResult("a", "a", 0.9, 0.5, np.array([0.2]), np.array([1.0]), [{"id": 0}])
-    assert one.flagged.tolist() == [True]
-
-
-def test_attention_is_measured_by_the_slots_of_a_network_that_has_them() -> None:
-    got: BagResult = BagResultd(slots=2)(item())["result"]
-    assert got.flagged.tolist() == [False, True, False]
-    np.testing.assert_allclose(got.times_average, [0.2, 1.2, 0.6], rtol=1e-6)
-
-
 def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "metadata.json").write_text('{"name": "a network", "version": "1.2.3"}')
@@ -99,13 +88,8 @@ def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_p
     signed = SignResultd(card, "chosen by hand")(BagResultd()(item()))["result"]
     assert signed.model == Model("a network", "1.2.3", hashlib.sha256(b"weights").hexdigest())
     assert signed.threshold_origin == "chosen by hand"
-
-
-def test_a_bundle_without_metadata_is_told(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"metadata\.json cannot be read .*: give the bundle's folder as --bundle_root$"
-    ):
-        ModelCard(str(tmp_path), "model.pt").read()
+    with pytest.raises(InputError, match=r"metadata\.json cannot be read .*--bundle_root"):
+        ModelCard(str(tmp_path / "elsewhere"), str(weights)).read()
 
 
 # --- patches of slides
@@ -118,10 +102,10 @@ HEADER = FeatureHeader(
 
 def slides_item(**more: Any) -> Mapping[Hashable, Any]:
     """Two patches of one slide and one of another, then padding."""
-    places = torch.tensor([[0, 0, 1, 0, 0], [256, 512, 0, 0, 0], [0, 0, 768, 0, 0]], dtype=torch.float64)
-    said = [{**dataclasses.asdict(HEADER), "source": "a.h5"}]
-    said.append({**said[0], "slide_id": "two", "source": "b.h5"})
-    return {**item(**more), "stored_coords": places, "about": json.dumps({"slides": said, "warnings": []})}
+    coords = torch.tensor([[0, 0, 1, 0, 0], [256, 512, 0, 0, 0], [0, 0, 768, 0, 0]], dtype=torch.float64)
+    slides = [{**dataclasses.asdict(HEADER), "source": "a.h5"}]
+    slides.append({**slides[0], "slide_id": "two", "source": "b.h5"})
+    return {**item(**more), "stored_coords": coords, "about": json.dumps({"slides": slides, "warnings": []})}
 
 
 def test_patches_are_rows_only_when_they_are_asked_for() -> None:

@@ -90,12 +90,12 @@ def test_tilted_slices_cut_the_anatomy_where_their_header_says() -> None:
         rows, columns = np.nonzero(np.abs(phantom.hounsfield(index) - 190) < 25)
         pixels = np.stack((columns, rows, 0 * rows), 1) * geometry.pixel
         y, z = geometry.column_direction[1:]
-        places = np.array(geometry.first_pixel(index)) + pixels @ np.array(((1, 0, 0), (0, y, z), (0, 0, 0)), float)
-        distances.extend(np.linalg.norm(places - centre, axis=1))
+        points = np.array(geometry.first_pixel(index)) + pixels @ np.array(((1, 0, 0), (0, y, z), (0, 0, 0)), float)
+        distances.extend(np.linalg.norm(points - centre, axis=1))
     assert np.sum(np.array(distances) < max(body.radii)) >= 10
 
 
-def test_header_is_a_complete_ct_image_that_admits_to_be_synthetic(awkward: Series) -> None:
+def test_header_is_a_complete_ct_image_that_admits_to_be_synthetic(awkward: Series, tmp_path: Path) -> None:
     _, files = awkward
     for dataset in files.values():
         assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
@@ -110,9 +110,6 @@ def test_header_is_a_complete_ct_image_that_admits_to_be_synthetic(awkward: Seri
             assert type_2 in dataset
     assert len({ds.SOPInstanceUID for ds in files.values()}) == len(files)
     assert len({ds.SeriesInstanceUID for ds in files.values()}) == 1
-
-
-def test_missing_instance_numbers_are_absent(tmp_path: Path) -> None:
     case = next(case for case in range(9) if header_style(case).instance_numbers == "missing")
     write_series(head(case), "scan", 0, tmp_path)
     assert not any("InstanceNumber" in pydicom.dcmread(path, stop_before_pixels=True) for path in tmp_path.iterdir())
@@ -130,7 +127,7 @@ def test_tissues_have_their_hounsfield_units() -> None:
     assert np.median(hu[radius > 1.1]) == pytest.approx(-1000, abs=3)
 
 
-@pytest.mark.parametrize("case", range(6))
+@pytest.mark.parametrize("case", range(4))
 def test_truth_is_where_blood_makes_the_same_head_denser(case: int) -> None:
     bloody, clean = head(case), Head(plan_head(0, case, True).without_bleed(), 0)
     pixel_area = bloody.plan.geometry.pixel**2
@@ -152,7 +149,7 @@ def test_blood_has_its_planned_density() -> None:
 
 
 def test_every_bleed_spans_at_least_three_neighbouring_slices() -> None:
-    for case in range(20):
+    for case in range(10):
         phantom = Head(plan_head(0, case, True), 0)
         areas = np.array([phantom.bleed_area(index) for index in range(phantom.plan.geometry.slices)])
         labels = "".join(map(str, slice_labels(phantom, slice_uids("x", 0, len(areas))).values()))

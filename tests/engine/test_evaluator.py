@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A cohort is read to its end, whatever one of its bags is like."""
+"""A cohort is read to its end, whatever one of its bags is like; a bag's answer is that of the network."""
 
 from __future__ import annotations
 
@@ -55,22 +55,16 @@ def outputs(engine: BagEvaluator) -> list[Any]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bag_that_cannot_be_read_or_judged_is_told_and_the_others_are_read(workers: int) -> None:
-    seen = outputs(evaluator(0, 2, 1, 3, 5, workers=workers))
-    assert [bag["failed"] if "failed" in bag else float(bag["pred"].max()) for bag in seen] == [
-        0, "two is broken: copy it again", 1, "three cannot be written: make room", 5,
-    ]  # fmt: skip
-    assert [bag["bag_id"] for bag in seen if "failed" in bag] == ["bag_2", "bag_3"]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_empty_bag_is_told_apart_from_a_fault(workers: int) -> None:
-    seen = outputs(evaluator(6, 2, 1, workers=workers))
-    assert seen[:2] == [
-        {"bag_id": "bag_6", "empty": "six has no tissue"},
+def test_a_bag_that_is_empty_or_cannot_be_read_or_judged_is_told_and_the_others_are_read(workers: int) -> None:
+    seen = outputs(evaluator(0, 2, 1, 3, 6, 5, workers=workers))
+    assert [float(bag["pred"].max()) if "pred" in bag else bag for bag in seen] == [
+        0,
         {"bag_id": "bag_2", "failed": "two is broken: copy it again"},
+        1,
+        {"bag_id": "bag_3", "failed": "three cannot be written: make room"},
+        {"bag_id": "bag_6", "empty": "six has no tissue"},
+        5,
     ]
-    assert "pred" in seen[2]
 
 
 def test_a_fault_of_the_program_is_not_hidden() -> None:
@@ -98,7 +92,7 @@ def a_batch(net: MILNetwork) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_the_answer_is_the_networks_prediction(name: str, wrapped: bool) -> None:
-    net = network(name).eval()
+    net = network(name)
     image, coords, mask = a_batch(net)
     given = SimpleNamespace(module=net) if wrapped else net  # DDP keeps the network as its `module`
     got = BagInferer()(image, given, coords=coords, mask=mask)  # type: ignore[arg-type]
@@ -109,9 +103,9 @@ def test_the_answer_is_the_networks_prediction(name: str, wrapped: bool) -> None
         torch.testing.assert_close(got[key], getattr(wanted, key)[..., :4], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["gated", "smooth early, lattice", "instance mean"])
+@pytest.mark.parametrize("name", ["gated, chain", "smooth early, lattice", "instance mean"])
 def test_the_answer_in_blocks_is_the_answer(name: str) -> None:
-    net = network(name).eval()
+    net = network(name)
     image, coords, mask = (one[:1] for one in a_batch(net))
 
     def read(path: str, size: int) -> list[Tensor]:
@@ -133,7 +127,7 @@ def test_a_block_holds_at_least_one_instance() -> None:
 
 
 def test_coords_and_mask_reach_the_network_by_name_and_by_place() -> None:
-    net = network(next(name for name in COMPOSITIONS if network(name).spatial_dims)).eval()
+    net = network("gated, chain")
     image, coords, mask = a_batch(net)
     by_name = BagInferer()(image, net, coords=coords, mask=mask)
     by_place = BagInferer()(image, net, coords, mask)
@@ -145,8 +139,7 @@ def test_coords_and_mask_reach_the_network_by_name_and_by_place() -> None:
 
 def test_in_training_the_answer_is_the_same_dictionary() -> None:
     """`forward` gives a network in training another type; an evaluator in training mode must not notice."""
-    net = network(next(iter(COMPOSITIONS))).train()
-    got = BagInferer()(*a_batch(net)[:1], net)
-    assert {key: tuple(value.shape) for key, value in got.items()} == {
-        "logits": (2, 1), "scores": (2, 1, 4), "attention": (2, 1, 4),
-    }  # fmt: skip
+    net = network("gated, chain")
+    image, coords, mask = a_batch(net)
+    wanted = BagInferer()(image, net, coords, mask)
+    torch.testing.assert_close(BagInferer()(image, net.train(), coords, mask), wanted)

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+from pathlib import Path
 from pydoc import locate
 
 import pytest
 
 from scripts.core.errors import InputError
 from scripts.engine.moved import MOVED, refuse_moved
+from tests.bundle.commands import bundle, monai_bundle
 from tests.shared_data import ROOT
 
 
@@ -36,14 +36,10 @@ def test_an_override_file_of_0_4_0_is_refused_wherever_it_names_an_old_path() ->
 
 
 @pytest.mark.slow
-def test_a_whole_config_of_0_4_0_ends_in_one_line(tmp_path: object) -> None:
-    config = ROOT / "bundle" / "pathology_wsi_smooth_mil" / "configs" / "inference.json"
-    old = config.read_text().replace("scripts.engine.launch.prepare_run", "scripts.running.prepare_run")
-    place = f"{tmp_path}/inference.json"
-    with open(place, "w") as file:
-        file.write(old)
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", place]
-    ended = subprocess.run(command, cwd=config.parents[1], capture_output=True, text=True, timeout=120)
+def test_a_whole_config_of_0_4_0_ends_in_one_line(tmp_path: Path) -> None:
+    config, old = bundle("wsi") / "configs" / "inference.json", tmp_path / "inference.json"
+    old.write_text(config.read_text().replace("scripts.engine.launch.prepare_run", "scripts.running.prepare_run"))
+    ended = monai_bundle("run", "--config_file", str(old), cwd=bundle("wsi"), check=False)
     assert ended.returncode != 0
     assert ended.stderr.splitlines()[-1] == (
         "error: scripts.running.prepare_run of 0.4.0 is scripts.engine.launch.prepare_run now: "

@@ -93,6 +93,16 @@ def test_naming_again_what_was_trained_is_no_contradiction(bundle: Path) -> None
     assert taken_up(bundle, weights, ("size",), size=64)["network"].in_features == 64
 
 
+def test_a_run_without_a_network_and_the_same_preprocessing_in_blocks_are_no_contradiction(bundle: Path) -> None:
+    """As features.json, which makes an encoder alone, and as streaming.json."""
+    weights = trained(bundle, size=64)
+    (bundle / "configs" / "streaming.json").write_text(json.dumps({"preprocessing": ["in blocks"]}))
+    found = taken_up(bundle, weights, preprocessing=["in blocks"])
+    assert (found["size"], found["preprocessing"]) == (64, ["in blocks"])
+    step = component("take_up_training", ckpt_path=weights, bundle_root=str(bundle))
+    ConfigParser({"size": 64, "step": step}).get_parsed_content("step")
+
+
 @pytest.mark.parametrize(
     ("typed", "named", "told"),
     [

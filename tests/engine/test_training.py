@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-""""""
+"""An interrupted training goes on where it was, and a loss is told how far its training is."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,10 +35,11 @@ class Run:
         lr: float = 0.01,
         stop_after: int | None = None,
         activation: nn.Module | None = None,
+        bias: bool = True,
     ) -> None:
         torch.manual_seed(0)
         # dropout needs the random state of before
-        self.network = nn.Sequential(nn.Dropout(0.3), nn.Linear(1, 1), activation or nn.Identity())
+        self.network = nn.Sequential(nn.Dropout(0.3), nn.Linear(1, 1, bias), activation or nn.Identity())
         optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
         cpu = torch.device("cpu")
         self.saver = CheckpointSaver(
@@ -115,32 +117,28 @@ def test_a_finished_training_leaves_no_state_and_starts_anew(tmp_path: Path) -> 
     assert not origin_file(tmp_path / "model.pt").exists()  # that of the second is not told yet
 
 
-def test_an_unfinished_training_of_another_network_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"bias": False}, "an unfinished training of another network: delete it"),
+        # the weights fit, so nothing else would tell
+        ({"activation": nn.ReLU()}, "with 2.kind Tanh, not ReLU: give that again to go on"),
+        # the optimizer's state would bring the old learning rate back without a word
+        ({"lr": 0.5}, "with learning_rate 0.01, not 0.5: give that again to go on"),
+    ],
+)
+def test_an_unfinished_training_of_something_else_is_refused(
+    tmp_path: Path, other: dict[str, Any], message: str
+) -> None:
+    same: dict[str, Any] = {"activation": nn.Tanh()}
     with pytest.raises(KeyboardInterrupt):
-        Run(tmp_path, 3, stop_after=1).trainer.run()
-    other = Run(tmp_path, 3)
-    del other.network[1].bias
-    with pytest.raises(InputError, match=r"unfinished\.pt is an unfinished training of another network: delete it"):
-        other.trainer.run()
-
-
-def test_an_unfinished_training_of_a_network_set_otherwise_is_refused(tmp_path: Path) -> None:
-    """The weights fit, so nothing else would tell."""
-    with pytest.raises(KeyboardInterrupt):
-        Run(tmp_path, 3, activation=nn.Tanh(), stop_after=1).trainer.run()
-    with pytest.raises(InputError, match=r"unfinished training with 2\.kind Tanh, not ReLU: give that again to go on"):
-        Run(tmp_path, 3, activation=nn.ReLU()).trainer.run()
-
-
-def test_an_unfinished_training_with_other_settings_is_refused(tmp_path: Path) -> None:
-    """The optimizer's state would bring the old learning rate back without a word."""
-    with pytest.raises(KeyboardInterrupt):
-        Run(tmp_path, 3, stop_after=1).trainer.run()
-    with pytest.raises(InputError, match=r"unfinished training with learning_rate 0\.01, not 0\.5: give that again"):
-        Run(tmp_path, 3, lr=0.5).trainer.run()
+        Run(tmp_path, 3, **same, stop_after=1).trainer.run()
+    with pytest.raises(InputError, match=rf"unfinished\.pt .*{re.escape(message)}"):
+        Run(tmp_path, 3, **{**same, **other}).trainer.run()
 
 
 BRACS = {"benign": ["N", "PB", "UDH"], "atypical": ["FEA", "ADH"], "malignant": ["DCIS", "IC"]}
+SMALL = {"embed_features": 8, "hidden_features": 5}
 PANDA = {"benign": ["0"], "low grade": ["1", "2"], "high grade": ["3", "4", "5"]}  # our own grouping of ISUP grades
 
 
@@ -151,13 +149,10 @@ def watched_engine(loss: Any) -> tuple[Engine, list[float]]:
     return engine, seen
 
 
-def test_progress_is_the_share_of_epochs_that_lie_behind() -> None:
+def test_progress_is_the_share_of_epochs_that_lie_behind_and_goes_on_after_a_pause() -> None:
     engine, seen = watched_engine(SimpleNamespace(progress=None))
     engine.run([0, 1], max_epochs=4)
     assert seen == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
-
-
-def test_a_resumed_training_goes_on_with_its_progress() -> None:
     engine, seen = watched_engine(SimpleNamespace(progress=None))
     engine.add_event_handler(Events.STARTED, lambda engine: vars(engine.state).update(epoch=3))  # as ResumeTraining
     engine.run([0], max_epochs=5)
@@ -169,13 +164,7 @@ def test_network_loss_and_curriculum_are_built_from_json_and_train(hierarchy: di
     parser = ConfigParser(
         {
             "hierarchy": hierarchy,
-            "network": {
-                "_target_": "scripts.networks.hmil.HMIL",
-                "in_features": 6,
-                "hierarchy": "@hierarchy",
-                "embed_features": 8,
-                "hidden_features": 5,
-            },
+            "network": {"_target_": "scripts.networks.hmil.HMIL", "in_features": 6, "hierarchy": "@hierarchy", **SMALL},
             "loss": {"_target_": "scripts.losses.HierarchicalLoss", "hierarchy": "@hierarchy"},
             "handlers": [{"_target_": "scripts.engine.training.Curriculum", "loss": "@loss"}],
         }
