@@ -183,6 +183,7 @@ def damaged(kind: str, seed: int, intact: Path, folder: Path) -> Path:
     return next(folder.iterdir()) if kind in ("zip", "volumes") else folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SEEDS)
 def test_damage_ends_in_a_scan_or_in_one_line(
     kind: str,

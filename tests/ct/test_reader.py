@@ -272,6 +272,7 @@ def test_a_damaged_compressed_slice_is_left_out(tmp_path: Path) -> None:
     assert series.warnings[0] == "004.dcm holds no complete image and is left out"
 
 
+@pytest.mark.slow
 def test_the_real_scan_under_any_names_without_numbers_and_zipped(tmp_path: Path) -> None:
     original = shared_data("ct_dicom/ge_head_tilt18")
     expected = load_series(original)

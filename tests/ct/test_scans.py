@@ -26,12 +26,14 @@ def test_folders_and_files_are_named_by_their_place(tmp_path: Path) -> None:
     write_series(tmp_path / "p1" / "thick", ramp(2))
     zipped(write_series(tmp_path / "p1" / "thin", ramp(2), names=["a", "b"]), tmp_path / "p3.zip")
     (tmp_path / "p2").mkdir()
-    for name in ("x.nii", "y.nii.gz", "z.NRRD", "notes.txt", "._z.nii", "report.docx"):
+    for name in ("v.MHD", "v.raw", "w.mha", "x.nii", "y.nii.gz", "z.NRRD", "notes.txt", "._z.nii", "report.docx"):
         (tmp_path / "p2" / name).touch()
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     assert find_scans(tmp_path) == [
         {"image": str(tmp_path / "p1" / "thick"), "bag_id": "p1_thick"},
         {"image": str(tmp_path / "p1" / "thin"), "bag_id": "p1_thin"},
+        {"image": str(tmp_path / "p2" / "v.MHD"), "bag_id": "p2_v"},
+        {"image": str(tmp_path / "p2" / "w.mha"), "bag_id": "p2_w"},
         {"image": str(tmp_path / "p2" / "x.nii"), "bag_id": "p2_x"},
         {"image": str(tmp_path / "p2" / "y.nii.gz"), "bag_id": "p2_y"},
         {"image": str(tmp_path / "p2" / "z.NRRD"), "bag_id": "p2_z"},
@@ -62,31 +64,25 @@ def test_the_studies_of_one_folder_are_told_apart(tmp_path: Path) -> None:
         assert load_scan(*map(Path, files)).array.shape[2] == 3
 
 
-def test_a_folder_within_the_folder_of_another_study(tmp_path: Path) -> None:
-    write_series(tmp_path / "a", ramp(2), StudyInstanceUID="1.2.3")
-    write_series(tmp_path / "a" / "b", ramp(2), StudyInstanceUID="1.2.4")
-    assert found(tmp_path) == {
-        f"a_{hashed('1.2.3')}": [str(tmp_path / "a" / name) for name in ("000.dcm", "001.dcm")],
-        "a_b": str(tmp_path / "a" / "b"),
-    }
-
-
-def test_a_zip_beside_slices_is_a_scan_of_its_own(tmp_path: Path) -> None:
+def test_a_zip_or_a_folder_beside_slices_is_a_scan_of_its_own(tmp_path: Path) -> None:
     write_series(tmp_path / "a", ramp(2), StudyInstanceUID="1.2.3")
     zipped(write_series(tmp_path / "other", ramp(2), StudyInstanceUID="1.2.4"), tmp_path / "a" / "b.zip")
     assert found(tmp_path / "a") == {
         f"a_{hashed('1.2.3')}": [str(tmp_path / "a" / name) for name in ("000.dcm", "001.dcm")],
         "b": str(tmp_path / "a" / "b.zip"),
     }
+    write_series(tmp_path / "c", ramp(2), StudyInstanceUID="1.2.3")
+    write_series(tmp_path / "c" / "d", ramp(2), StudyInstanceUID="1.2.4")
+    assert found(tmp_path / "c") == {
+        f"c_{hashed('1.2.3')}": [str(tmp_path / "c" / name) for name in ("000.dcm", "001.dcm")],
+        "d": str(tmp_path / "c" / "d"),
+    }
 
 
-def test_one_file_of_several_frames_is_a_scan(tmp_path: Path) -> None:
+def test_a_series_and_a_file_of_several_frames_are_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         write_enhanced(tmp_path / name, phantom(3), couch(3), StudyInstanceUID=name)
     assert found(tmp_path) == {f"{tmp_path.name}_{hashed(name)}": str(tmp_path / name) for name in ("one", "two")}
-
-
-def test_a_series_is_one_scan_of_its_folders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_series(tmp_path / "scan7", ramp(2), StudyInstanceUID="1.2.3")
     assert find_scans(str(folder)) == [{"image": str(folder), "bag_id": "scan7"}]
     monkeypatch.chdir(folder)
@@ -132,6 +128,9 @@ def test_a_copy_of_a_study_is_a_scan_of_its_own_and_key_images_are_none(tmp_path
     assert list(found(tmp_path)) == ["one", "other"]
     study(tmp_path / "one" / "key images", 0, count=2)
     assert list(found(tmp_path)) == ["one", "other"]
+    for number, name in enumerate(("thin", "thick")):  # without UIDs nothing is a copy
+        study(tmp_path / "other" / "deep" / name, number, SOPInstanceUID=None, StudyInstanceUID="1.2.9")
+    assert list(found(tmp_path / "other" / "deep")) == ["deep"]
 
 
 def test_slices_that_name_no_study_join_the_one_in_their_folder(tmp_path: Path) -> None:
@@ -140,12 +139,6 @@ def test_slices_that_name_no_study_join_the_one_in_their_folder(tmp_path: Path) 
     write_slice(tmp_path / "a" / "x", ramp(1)[0], ImagePositionPatient=[-30, -40, 40])
     assert found(tmp_path) == {name: str(tmp_path / name) for name in ("a", "b")}
     assert load_scan(tmp_path / "a").array.shape[2] == 4
-
-
-def test_slices_without_uids_are_no_copies(tmp_path: Path) -> None:
-    for number, name in enumerate(("thin", "thick")):
-        study(tmp_path / "scan" / name, number, SOPInstanceUID=None)
-    assert list(found(tmp_path)) == ["scan"]
 
 
 def test_a_long_name_is_shortened(tmp_path: Path) -> None:

@@ -207,18 +207,20 @@ def test_a_broken_scan_says_why_through_the_pipeline(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, InputError)
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "list", "enhanced"])
+@pytest.mark.parametrize("kind", ["folder", "zip", "zip in a folder", "list", "enhanced"])
 def test_a_slice_is_found_again_from_the_bag(tmp_path: Path, kind: str) -> None:
     folder = write_series(tmp_path / "scan", ramp(4, 6, 6))
     image: Any = folder
-    if kind == "zip":
-        image = zipped(folder, tmp_path / "scan.zip")
+    if "zip" in kind:
+        image = zipped(folder, tmp_path / "deep" / "scan.zip")
+        image = image if kind == "zip" else image.parent
     elif kind == "list":
         image = [str(path) for path in sorted(folder.iterdir())]
     elif kind == "enhanced":
         image = write_enhanced(tmp_path / "all", ramp(4, 6, 6), couch(4), SOPInstanceUID=sop_uid(9))
     bag = pipeline()({"image": image})
     for k, instance in enumerate(json.loads(bag["instances"])):
+        assert not Path(instance["file"]).is_absolute()
         with open_image(bag["source"], instance["file"]) as stream:
             uid = pydicom.dcmread(stream).SOPInstanceUID
         assert instance["id"] == (f"{uid}/{k + 1}" if kind == "enhanced" else uid)

@@ -28,7 +28,6 @@ def write_nrrd(
 ) -> Path:
     """affine: voxel → `space`; a line of the header given as None is left out."""
     raw = array.tobytes(order="F")
-    text = " ".join(map(repr, array.ravel(order="F").tolist())).encode()
     header: dict[str, Any] = {
         "type": NRRD_TYPES[array.dtype.str[1:]],
         "dimension": array.ndim,
@@ -41,7 +40,9 @@ def write_nrrd(
         **(lines or {}),
     }
     head = "".join(f"{key}: {value}\n" for key, value in header.items() if value is not None)
-    content = {"raw": raw, "gzip": gzip.compress(raw), "ascii": text}[encoding]
+    content = gzip.compress(raw) if encoding == "gzip" else raw
+    if encoding == "ascii":
+        content = " ".join(map(repr, array.ravel(order="F").tolist())).encode()
     elsewhere = header.get("data file")
     if elsewhere:
         (path.parent / elsewhere).write_bytes(content)

@@ -17,6 +17,8 @@ from scripts.ct.dicom import decoding
 from scripts.ct.dicom.decoding import Decoder
 from tests.ct.series import STUDY_UID, compress, phantom, write_slice
 
+pytestmark = pytest.mark.slow  # each starts real processes
+
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:

@@ -331,27 +331,6 @@ def test_a_member_whose_name_leads_outside_stays_inside(tmp_path: Path) -> None:
 # a slice again
 
 
-def test_a_slice_is_opened_again_by_its_text(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "scan", ramp(2), names=["a/b/1", "2"])
-    archive = zipped(folder, tmp_path / "deep" / "scan.zip")
-    flat = [folder / "2", folder / "a" / "b" / "1"]
-    sources: list[tuple[Any, Path | list[Path], Path]] = [
-        (str(folder), folder, folder),
-        (str(archive), archive, archive),
-        (str(tmp_path / "deep"), tmp_path / "deep", tmp_path / "deep"),
-        ([str(path) for path in flat], flat, folder),
-        (str(flat[0]), flat, folder),
-        (str(flat[1]), flat[1], flat[1].parent),
-    ]
-    for source, root, base in sources:
-        for header in read_headers(root)[0]:
-            original = folder / ("a/b/1" if header.sop == sop_uid(0) else "2")
-            text = header.file.relative_to(base)
-            assert not os.path.isabs(text)
-            with open_image(source, text) as stream:
-                assert stream.read() == original.read_bytes()
-
-
 def test_a_slice_that_is_gone_is_an_error(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "scan", ramp(1))
     archive = zipped(folder, tmp_path / "scan.zip")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,14 @@ def test_a_volume_that_nobody_knows_the_place_of_is_refused(volume: torch.Tensor
     without: dict[Hashable, Any] = {"result": result()}
     assert save(without) == without
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_itk_nifti_alone_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = load(nifti(tmp_path / "scan.nii", "LPS"))["volume"]
+    monkeypatch.setitem(sys.modules, "itk", None)
+    with pytest.raises(InputError, match="pip install itk-io"):
+        save(volume, tmp_path / "mha", result(), ".mha")
+    save(volume, tmp_path / "nii", result(), ".nii")
 
 
 def test_an_unknown_extension_is_refused_before_any_scan_is_read() -> None:
