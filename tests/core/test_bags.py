@@ -112,9 +112,12 @@ def test_inference_finds_bags_unless_a_datalist_names_them(cohort: Path) -> None
     assert bags_to_read(find, str(cohort), file, "training")[0]["bag_id"] == "a"
 
 
-def test_null_says_not_known(cohort: Path) -> None:
+def test_null_says_not_known_and_labels_of_instances_are_left_as_they_are(cohort: Path) -> None:
     file = datalist(cohort, {"image": "a", "label": None, "annotation": None, "instance_label": None})
     assert load_bags(file, "training", str(cohort), labelled=False) == [{"image": str(cohort / "a"), "bag_id": "a"}]
+    for given in ([0, 1, 1], {"1.2.3": 1}):
+        file = datalist(cohort, {"image": "a", "label": 1, "instance_label": given})
+        assert load_bags(file, "training", str(cohort))[0]["instance_label"] == given
 
 
 def test_two_bags_of_one_name_are_told(cohort: Path) -> None:
@@ -131,33 +134,28 @@ def test_two_bags_of_one_name_are_told(cohort: Path) -> None:
     assert len(load_bags(datalist(cohort, lists[0], lists[0]), "training", str(cohort))) == 2  # one bag, twice
 
 
-GRADES = ("0", "1", "2", "3")
-
-
 @pytest.mark.parametrize(
     ("label", "names", "number"),
     [
         ("DCIS", ("N", "DCIS"), 1),
         (1, ("N", "DCIS"), 1),
-        ("2", GRADES, 2),
-        (2, GRADES, 2),
+        ("2", ("0", "1", "2"), 2),
+        (2, ("0", "1", "2"), 2),
         (1, ("1", "2", "3"), 0),  # a name goes before a number
         (1.0, None, 1),
         ("0", None, 0),
+        *((label, ("N", "DCIS"), None) for label in ("LCIS", 2, -1, 0.5)),
     ],
 )
 def test_a_label_is_the_name_of_a_class_or_its_number(
-    cohort: Path, label: object, names: tuple[str, ...] | None, number: int
+    cohort: Path, label: object, names: tuple[str, ...] | None, number: int | None
 ) -> None:
     file = datalist(cohort, {"image": "a", "label": label})
-    assert load_bags(file, "training", str(cohort), class_names=names)[0]["label"] == number
-
-
-@pytest.mark.parametrize("label", ["LCIS", 2, -1, 0.5])
-def test_another_class_is_an_error_that_names_those_there_are(cohort: Path, label: object) -> None:
-    file = datalist(cohort, {"image": "a", "label": label})
-    with pytest.raises(InputError, match="is not one of the classes: give one of N, DCIS"):
-        load_bags(file, "training", str(cohort), class_names=("N", "DCIS"))
+    if number is None:
+        with pytest.raises(InputError, match="is not one of the classes: give one of N, DCIS"):
+            load_bags(file, "training", str(cohort), class_names=names)
+    else:
+        assert load_bags(file, "training", str(cohort), class_names=names)[0]["label"] == number
 
 
 def test_a_bag_of_several_slides_may_lack_an_annotation_of_some(cohort: Path) -> None:
@@ -167,12 +165,6 @@ def test_a_bag_of_several_slides_may_lack_an_annotation_of_some(cohort: Path) ->
     assert got["image"] == [str(cohort / "a"), str(cohort / "b")]
     assert got["annotation"] == [None, str(cohort / "b.xml")]
     assert got["instance_label"] == [str(cohort / "a.npy"), str(cohort / "b.npy")]
-
-
-def test_labels_of_instances_are_left_as_they_are(cohort: Path) -> None:
-    for given in ([0, 1, 1], {"1.2.3": 1}):
-        file = datalist(cohort, {"image": "a", "label": 1, "instance_label": given})
-        assert load_bags(file, "training", str(cohort))[0]["instance_label"] == given
 
 
 def test_balanced_classes_weigh_alike_and_a_bag_weighs_one_on_average() -> None:

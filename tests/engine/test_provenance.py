@@ -82,15 +82,12 @@ def test_what_was_left_as_shipped_is_as_it_was_trained(bundle: Path) -> None:
     assert (found["size"], found["names"]) == (64, ["N", "IC"])
     assert (found["network"].in_features, found["network"].out_features) == (64, 2)
     assert found["preprocessing"] == INFERENCE["preprocessing"]  # training's own words for the shipped one
+    again = taken_up(bundle, weights, ("size",), size=64, names=["N", "IC"], network_def__out_features=2)
+    assert again["network"].in_features == 64  # naming what was trained is no contradiction
 
 
 def test_another_preprocessing_than_the_shipped_one_is_taken_up(bundle: Path) -> None:
     assert taken_up(bundle, trained(bundle, preprocessing=["features"]))["preprocessing"] == ["features"]
-
-
-def test_naming_again_what_was_trained_is_no_contradiction(bundle: Path) -> None:
-    weights = trained(bundle, size=64)
-    assert taken_up(bundle, weights, ("size",), size=64)["network"].in_features == 64
 
 
 def test_a_run_without_a_network_and_the_same_preprocessing_in_blocks_are_no_contradiction(bundle: Path) -> None:
