@@ -113,7 +113,7 @@ class RememberTraining:
 
 def trained_with(ckpt_path: str) -> Origin | None:
     """Return what the weights were trained on; None where nothing describes them."""
-    record = _read(ckpt_path)
+    record = _read_record(ckpt_path)
     return None if record is None else record.origin
 
 
@@ -138,14 +138,14 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
         bundle_root: folder of the bundle, whose configs say what is shipped.
         typed: keys given on the command line, which count as named whatever their value.
     """
-    record = _read(ckpt_path)
+    record = _read_record(ckpt_path)
     if record is None or not record.config:
         why = "is of an older version and describes no network" if record else "is not there"
         name = origin_file(ckpt_path).name
         logger.warning("%s %s: the network of %s is taken from the config", name, why, Path(ckpt_path).name)
         return
     config = running_config()
-    known = {path.name: _load(path) for path in sorted(Path(bundle_root, "configs").glob("*.json"))}
+    known = {path.name: _load_config(path) for path in sorted(Path(bundle_root, "configs").glob("*.json"))}
     shipped = [known[name] for name in SHIPPED if name in known]
     if not shipped:
         raise InputError(f"{bundle_root}/configs holds no {SHIPPED[0]}: give the bundle's --bundle_root")
@@ -159,7 +159,7 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
             continue
         left_alone = key not in config or any(key in each and _same(now, each[key]) for each in shipped)
         if key in typed or not left_alone:
-            raise InputError(_contradiction(ckpt_path, *next(_differences(key, then, now))))
+            raise InputError(_contradiction(ckpt_path, *next(_config_differences(key, then, now))))
         if not _same(then, shipped[0].get(key)):  # else the same in training's words, as a scan kept for the picture
             changes[key] = then
     if changes:
@@ -196,7 +196,7 @@ class _Record(NamedTuple):
     config: Config  # empty in those of 0.4.0
 
 
-def _read(ckpt_path: str | Path) -> _Record | None:
+def _read_record(ckpt_path: str | Path) -> _Record | None:
     path = origin_file(ckpt_path)
     if not path.is_file():
         return None
@@ -208,7 +208,7 @@ def _read(ckpt_path: str | Path) -> _Record | None:
         raise InputError(f"{path} does not describe how the network was trained: train again, or remove it") from error
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load_config(path: Path) -> dict[str, Any]:
     """A config file as a parsed config has it, where `@a#b` reads `@a::b`."""
     parser = ConfigParser(json.loads(path.read_text()))
     parser.resolve_macro_and_relative_ids()
@@ -217,18 +217,18 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return next(_differences("", one, other), None) is None
+    return next(_config_differences("", one, other), None) is None
 
 
-def _differences(id: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+def _config_differences(id: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
     """The parts of two configs that differ, each with its id and both values; descriptions do not count."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in dict.fromkeys([*one, *other]):
             if key != "_desc_":
-                yield from _differences(f"{id}#{key}", one.get(key), other.get(key))
+                yield from _config_differences(f"{id}#{key}", one.get(key), other.get(key))
     elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
         for index, (mine, yours) in enumerate(zip(one, other, strict=True)):
-            yield from _differences(f"{id}#{index}", mine, yours)
+            yield from _config_differences(f"{id}#{index}", mine, yours)
     elif one != other:
         yield id, one, other
 

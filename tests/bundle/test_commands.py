@@ -164,19 +164,3 @@ def test_no_required_property_is_missing(
     started = workflow([name], **places, **trained.keys)
     started.initialize()
     assert started.check_properties() == []
-
-
-def test_bad_input_is_one_line_and_nothing_is_written(trained: Trained, tmp_path: Path) -> None:
-    """The real command once; every kind of bad input is told in the tests of the module that refuses it."""
-    (tmp_path / "empty").mkdir()
-    ended = monai_bundle(
-        "run", "--config_file", "configs/inference.json", "--dataset_dir", str(tmp_path / "empty"),
-        "--ckpt_path", str(trained.results / "model.pt"), "--output_dir", str(tmp_path / "results"),
-        cwd=bundle(trained.task), check=False,
-    )  # fmt: skip
-    assert ended.returncode != 0
-    last = ended.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert "empty" in last
-    assert "Traceback" not in ended.stderr + ended.stdout
-    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
