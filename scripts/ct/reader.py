@@ -45,6 +45,7 @@ _NRRD_PLACE = (
     rb"^space origin: *\(",
 )
 _META_PLACE = (rb"^(TransformMatrix|Rotation|Orientation) *=", rb"^(Offset|Position|Origin) *=")
+_NO_PLACE = "does not say where its voxels lie: convert it again with its orientation"
 _HEADER_BYTES = 65536  # of which the text at the start of an NRRD or MetaImage file is a small part
 
 
@@ -110,12 +111,7 @@ class SeriesReader(ImageReader):
 
 
 def load_scan(*paths: Path, series: str | None = None) -> Series:
-    """Read the scan at a path, or of several DICOM files.
-
-    Args:
-        paths: a volume, a folder, a zip, or DICOM files.
-        series: SeriesInstanceUID or SeriesNumber, see `SeriesReader`.
-    """
+    """Read the scan in a volume, a folder, a zip, or DICOM files; `series` as in `SeriesReader`."""
     if len(paths) > 1 and any(map(is_volume, paths)):
         raise InputError(f"{paths[0]} and {len(paths) - 1} more paths given as one image: give one volume")
     if is_volume(paths[0]) and paths[0].is_file():
@@ -210,7 +206,7 @@ def load_volume(path: Path) -> Series:
         array, affine = _read_nifti(path) if _format_of(path) == "NIfTI" else _read_with_itk(path)
     _require_three_axes(path, array.shape)
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-6):
-        raise InputError(f"{path} {_PLACELESS}")
+        raise InputError(f"{path} {_NO_PLACE}")
     image: Any = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
     turned = np.asarray(image.dataobj)
     lps = orientation_ras_lps(image.affine)
@@ -235,10 +231,7 @@ def volume_shape(path: Path) -> tuple[int, ...]:
         if _format_of(path) == "NIfTI":
             volume: Any = nib.load(path)
             return tuple(volume.shape)
-        return _shape_by(_opened_by_itk(path))
-
-
-_PLACELESS = "does not say where its voxels lie: convert it again with its orientation"
+        return _opened_by_itk(path)[1]
 
 
 def _format_of(path: Path) -> str:
@@ -289,8 +282,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_with_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the voxels as float32 and the affine, voxel → RAS, of an NRRD or MetaImage file."""
-    opened = _opened_by_itk(path)
-    shape = _shape_by(opened)
+    opened, shape = _opened_by_itk(path)
     _require_three_axes(path, shape)
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise InputError(f"{path} has shape {shape}, too many voxels to hold in memory: give one head")
@@ -298,7 +290,7 @@ def _read_with_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
         header = re.split(rb"\r?\n\r?\n|(?<=\n)ElementDataFile", stream.read(_HEADER_BYTES), maxsplit=1)[0]
     lines = _NRRD_PLACE if _format_of(path) == "NRRD" else _META_PLACE
     if not all(re.search(line, header, re.MULTILINE | re.IGNORECASE) for line in lines):
-        raise InputError(f"{path} {_PLACELESS}")
+        raise InputError(f"{path} {_NO_PLACE}")
     import itk
 
     reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=str(path), ImageIO=opened)
@@ -307,8 +299,8 @@ def _read_with_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, meta[MetaKeys.AFFINE]
 
 
-def _opened_by_itk(path: Path) -> Any:
-    """Return ITK's object for files of this format, with the header read; the voxels are not."""
+def _opened_by_itk(path: Path) -> tuple[Any, tuple[int, ...]]:
+    """Return ITK's object for files of this format, with the header read alone, and the shape by that header."""
     try:
         import itk
     except ImportError as error:
@@ -317,10 +309,6 @@ def _opened_by_itk(path: Path) -> Any:
     opened = itk.NrrdImageIO.New() if _format_of(path) == "NRRD" else itk.MetaImageIO.New()
     opened.SetFileName(str(path))
     opened.ReadImageInformation()
-    return opened
-
-
-def _shape_by(opened: Any) -> tuple[int, ...]:
     shape = [int(opened.GetDimensions(axis)) for axis in range(opened.GetNumberOfDimensions())]
-    values = int(opened.GetNumberOfComponents())
-    return tuple(shape if values == 1 else [values, *shape])
+    values = int(opened.GetNumberOfComponents())  # of a pixel, such as 3 in colour
+    return opened, tuple(shape if values == 1 else [values, *shape])

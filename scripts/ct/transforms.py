@@ -153,6 +153,7 @@ class SliceWindowsd(MapTransform):
         return item
 
     def windowed(self, image: torch.Tensor) -> torch.Tensor:
+        """Return [windows, rows, columns, N] of a scan [1, X, Y, N]."""
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         slices = plain[0].permute(2, 1, 0).float().contiguous()  # [N, rows, columns]
         channels = slices.new_empty(len(slices), len(self.windows), *slices.shape[1:])  # [N, W, rows, columns]

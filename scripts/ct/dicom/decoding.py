@@ -66,6 +66,8 @@ def _ask(process: subprocess.Popen[bytes], content: bytes, seconds: float) -> by
     timer = Timer(seconds, process.kill)
     timer.start()
     try:
+        assert process.stdin
+        assert process.stdout
         _send(process.stdin, content)
         return _receive(process.stdout)
     except OSError:  # the process has ended
@@ -74,15 +76,13 @@ def _ask(process: subprocess.Popen[bytes], content: bytes, seconds: float) -> by
         timer.cancel()
 
 
-def _send(stream: IO[bytes] | None, content: bytes) -> None:
-    assert stream is not None
+def _send(stream: IO[bytes], content: bytes) -> None:
     stream.write(len(content).to_bytes(8, "little"))
     stream.write(content)
     stream.flush()
 
 
-def _receive(stream: IO[bytes] | None) -> bytes:
-    assert stream is not None
+def _receive(stream: IO[bytes]) -> bytes:
     length = int.from_bytes(stream.read(8), "little")
     content = stream.read(length)
     return content if len(content) == length else b""
