@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every verb of the command line needs: its words checked before it runs, and its arguments as Python has them."""
+"""Check the words of the command line before a verb runs, and convert its arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Verbs = Mapping[str, Verb | Mapping[str, Verb]]
 
 
 def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:
-    """Refuse what a verb does not take before it runs: Fire would tell it afterwards.
+    """Refuse what a verb does not take before it runs: Fire would complain afterwards.
 
     Args:
         typed: the words of the command line.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a person types about head CT: `python -m scripts datalist ct`, `doctor ct`."""
+"""The command line of head CT: `python -m scripts datalist ct`, `doctor ct`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def datalist(
 ) -> None:
     """Make the datalist of a head CT cohort, split by patient, with a check of what it holds.
 
-    FOLDER is one of three, which the csv of the labels shows:
+    FOLDER is one of three kinds, which the csv of the labels shows:
 
     RSNA 2019 as downloaded, stage_2_train.csv beside the folder stage_2_train. A scan is positive where one of its
     slices is; labels of slices are kept for evaluation.
@@ -30,7 +30,7 @@ def datalist(
     Any folder with labels.csv, whose columns are scan, label (0 or 1) and if wanted patient and section (training,
     validation or test). A scan is a path below FOLDER: a folder or a zip with a study, a NIfTI or an NRRD file.
 
-    Beside OUTPUT are written OUTPUT's name with _check.json, counts, what was left out and why, and patients and slices
+    Beside OUTPUT are written OUTPUT's name with _check.json, counts, what was rejected and why, and patients and slices
     in more than one section (none); and .headers.jsonl, which makes a second run fast.
 
     Args:
@@ -43,23 +43,22 @@ def datalist(
         seed: the same seed splits the same patients in the same way.
         force: overwrite a datalist that this command did not write.
     """
-    from scripts.ct.datalist.writing import write_ct_datalist
+    from scripts.ct.datalist.writing import CtDatalistRequest, write_ct_datalist
 
-    print(
-        write_ct_datalist(
-            Path(str(folder)),
-            path_or_none(labels),
-            path_or_none(output),
-            str(subtype),
-            shares,
-            whole_number(seed),
-            force,
-        )
+    request = CtDatalistRequest(
+        folder=Path(str(folder)),
+        labels=path_or_none(labels),
+        output=path_or_none(output),
+        subtype=str(subtype),
+        shares=shares,
+        seed=whole_number(seed),
+        force=force,
     )
+    print(write_ct_datalist(request))
 
 
 def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> None:
-    """Look for what would stop or spoil a run on head CT: PASS, INFO, WARN or FAIL, each with what to do.
+    """Find what would stop or spoil a run on head CT: PASS, INFO, WARN or FAIL, each with what to do.
 
     First this computer: versions, decoders of compressed DICOM, CUDA, room for results. Then the datalist: sections,
     labels, files, patients in two sections. Then each scan: the series that is read and why others are not, order,
@@ -72,7 +71,7 @@ def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> Non
         output_dir: where the results would go.
     """
     from scripts.doctor.computer import HEAD_CT, examine_computer_alone
-    from scripts.doctor.findings import told
+    from scripts.doctor.findings import print_findings
 
     try:
         from scripts.ct.doctor import examine_ct
@@ -80,5 +79,5 @@ def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> Non
         findings = examine_ct(Path(str(path)), path_or_none(datalist), Path(str(output_dir)))
     except ImportError as missing:
         findings = examine_computer_alone(Path(str(output_dir)), HEAD_CT, missing)
-    if not told(findings):
+    if not print_findings(findings):
         raise SystemExit(1)

@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What would stop a run on head CT, or spoil it, told before an hour is spent."""
+"""Find what would stop a run on head CT, or spoil it, before an hour is spent."""
 
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from monai.utils import ensure_tuple
 from tqdm import tqdm
 
-from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
-from scripts.ct.datalist.images import Images, Leakage, by_place
+from scripts.ct.datalist.images import Images, by_place
 from scripts.ct.datalist.writing import INDEX
 from scripts.ct.dicom.headers import Header, Rejected
 from scripts.ct.dicom.hounsfield import SURELY_NOT_AIR_HU, read_slices
@@ -25,89 +24,75 @@ from scripts.ct.dicom.series import MIN_SLICES, by_study, choose_series, slice_n
 from scripts.ct.dicom.tags import quietly
 from scripts.ct.reader import LOST_AT_MOST, is_volume, load_volume
 from scripts.ct.scans import find_scans
+from scripts.datalist.split import PROGRESS_AFTER_S, Leakage
 from scripts.doctor.computer import HEAD_CT, examine_computer
-from scripts.doctor.findings import Finding, Level, ScanFinding, folded, sections_in
+from scripts.doctor.findings import (
+    Entries,
+    Finding,
+    Level,
+    ScanFinding,
+    examine_leakage,
+    examine_section,
+    folded,
+    sections_in,
+)
 
-SLOW_SECONDS = 5  # after them a progress bar is shown
-
-Bag = dict[str, Any]
+TISSUE_HU = (0.0, 80.0)
+MIN_TISSUE = 0.03  # of a slice through the middle of a head
 
 
 def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[Finding]:
-    """The computer, a datalist where there is one, and the scans it names, or else those below a folder."""
+    """Examine the computer, a datalist where there is one, and the scans it names, or else those below a folder."""
     yield from examine_computer(output_dir, HEAD_CT)
     if not path.exists():
         yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
         return
     if datalist is None and (path / "datalist.json").is_file():
         datalist = path / "datalist.json"
-    bags: list[Bag] = []
+    bags: Entries = []
     try:
         if datalist is None:
             bags = find_scans(path) if path.is_dir() else [{"image": str(path), "bag_id": path.name}]
             yield Finding(Level.PASS, f"{path} holds {len(bags)} scan{'s' * (len(bags) > 1)}")
-            images = _images(bags, None)
+            images = _images_of(bags, None)
         else:
             sections = {}
             for section, given in sections_in(datalist).items():
-                finding, sections[section] = _examine_section(datalist, section, given, path)
+                finding, sections[section] = examine_section(datalist, section, given, path, None, "scans")
                 bags += sections[section]
                 yield finding
-            images = _images(bags, datalist.with_name(INDEX))
-            yield _examine_leakage(images.leakage(sections, {}))
+            images = _images_of(bags, datalist.with_name(INDEX))
+            yield _examine_patients(images.leakage(sections, {})[0])
         yield from folded(_examine_scans(bags, images))
     except InputError as error:
         yield Finding(Level.FAIL, str(error))
 
 
-def _examine_section(datalist: Path, section: str, given: object, folder: Path) -> tuple[Finding, list[Bag]]:
-    if not given:
-        what = "evaluation" if section == "test" else "training"
-        return Finding(Level.WARN, f'{datalist} has no bags under "{section}"', f"add them before {what}"), []
-    try:
-        bags = load_bags(str(datalist), section, str(folder), labelled=section != "test")
-    except InputError as error:
-        return Finding(Level.FAIL, str(error)), []
-    labels = Counter(bag.get("label") for bag in bags)
-    text = f"{section}: {len(bags)} scans, {labels[1]} positive, {labels[0]} negative"
-    if labels[0] and labels[1]:
-        return Finding(Level.PASS, text), bags
-    level = Level.FAIL if section == "training" else Level.WARN
-    return Finding(level, text, "put scans of both classes into it"), bags
-
-
-def _examine_leakage(leaks: Leakage) -> Finding:
-    if leaks.slices_in_several_sections or (leaks.patients_in_several_sections and leaks.patients > 1):
-        text = (
-            f"{leaks.patients_in_several_sections} of {leaks.patients} patients and "
-            f"{leaks.slices_in_several_sections} of {leaks.slices} slices are in more than one section "
-            f"(of {' and '.join(leaks.example)})"
-        )
-        return Finding(Level.FAIL, text, "make the datalist again, with python -m scripts datalist ct")
-    if leaks.patients < 2:
-        text = f"the scans tell of {leaks.patients or 'no'} patient, so it is not known who is in two sections"
+def _examine_patients(leakage: Leakage) -> Finding:
+    if leakage.patients < 2 and not leakage.shared_images:
+        text = f"the scans name {leakage.patients or 'no'} patient, so it is not known who is in two sections"
         return Finding(Level.WARN, text, "make sure that nobody is")
-    return Finding(Level.PASS, f"none of {leaks.patients} patients and {leaks.slices} slices is in two sections")
+    return examine_leakage(leakage, "ct")
 
 
-def _images(bags: Sequence[Bag], index: Path | None) -> Images:
-    """Of bags whose paths are whole; headers that are remembered from before are not read again."""
+def _images_of(bags: Sequence[Mapping[str, Any]], index: Path | None) -> Images:
+    """Read the images of bags whose paths are whole; headers that an index remembers are not read again."""
     with TemporaryDirectory() as scratch:  # an index forgets what it is not asked for, so it is left alone
         copy = Path(scratch, INDEX)
         if index is not None and index.is_file():
             shutil.copyfile(index, copy)
-        return Images(Path(), [path for bag in bags for path in _paths(bag)], copy)
+        return Images(Path(), [path for bag in bags for path in _paths_of(bag)], copy)
 
 
-def _paths(bag: Bag) -> list[Path]:
-    return [Path(path) for path in ([bag["image"]] if isinstance(bag["image"], str) else bag["image"])]
+def _paths_of(bag: Mapping[str, Any]) -> list[Path]:
+    return [Path(path) for path in ensure_tuple(bag["image"])]
 
 
-def _examine_scans(bags: Sequence[Bag], images: Images) -> Iterator[ScanFinding]:
-    places = {path for bag in bags for path in _paths(bag)}
+def _examine_scans(bags: Sequence[Mapping[str, Any]], images: Images) -> Iterator[ScanFinding]:
+    places = {path for bag in bags for path in _paths_of(bag)}
     headers, rejected = by_place(images.headers, places), by_place(images.rejected, places)
-    for bag in tqdm(bags, desc="scans", unit="scan", delay=SLOW_SECONDS):
-        paths = _paths(bag)
+    for bag in tqdm(bags, desc="scans", unit="scan", delay=PROGRESS_AFTER_S):
+        paths = _paths_of(bag)
         if is_volume(paths[0]):
             yield examine_volume(bag, paths[0])
         else:
@@ -118,12 +103,8 @@ def _examine_scans(bags: Sequence[Bag], images: Images) -> Iterator[ScanFinding]
             )
 
 
-TISSUE_HU = (0.0, 80.0)
-MIN_TISSUE = 0.03  # of a slice through the middle of a head
-
-
 def examine_volume(bag: Mapping[str, Any], path: Path) -> ScanFinding:
-    """A NIfTI or NRRD file."""
+    """Examine a NIfTI, NRRD or MetaImage file."""
     name = bag["bag_id"]
     try:
         volume = load_volume(path)
@@ -135,7 +116,7 @@ def examine_volume(bag: Mapping[str, Any], path: Path) -> ScanFinding:
 
 
 def examine_dicom(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Sequence[Rejected]) -> ScanFinding:
-    """A study, its images and the files that hold none."""
+    """Examine a study, its images and the files that hold none."""
     name = bag["bag_id"]
     remarks = []
     if rejected:
@@ -173,7 +154,7 @@ def examine_dicom(bag: Mapping[str, Any], headers: Sequence[Header], rejected: S
         ]
     )
     if choice.skipped:
-        text += f"; set aside {', '.join(choice.skipped)}"
+        text += f"; skipped {', '.join(choice.skipped)}"
     ids = [header.sop if header.frame is None else f"{header.sop}/{header.frame}" for header in slices]
     return _judged(bag, text, ids, [*remarks, *choice.warnings, *repaired], pixels[0])
 
@@ -197,7 +178,7 @@ def _judged(
         remarks.append("few slices for a head")
     if not remarks:
         return ScanFinding(name, Level.PASS, text, slices=len(ids))
-    fix = "it is read as it is; look at it, and mend or export it again where that is wrong"
+    fix = "it is read as it is; look at it, and correct or export it again where that is wrong"
     return ScanFinding(name, Level.WARN, f"{'; '.join(remarks)} ({text})", fix, len(ids))
 
 
@@ -214,7 +195,7 @@ def _contradictions(bag: Mapping[str, Any]) -> list[str]:
 
 
 def _implausible(middle: np.ndarray) -> list[str]:
-    """Why a slice through the middle, in HU, is hardly that of a head in air."""
+    """Return why a slice through the middle, in HU, is hardly that of a head in air."""
     margin = max(min(middle.shape) // 32, 1)
     inside = np.zeros(middle.shape, dtype=bool)
     inside[margin:-margin, margin:-margin] = True
@@ -236,7 +217,7 @@ def _spacing_and_tilt(spacings: np.ndarray, tilt: float) -> str:
 
 
 def _numbering(slices: Sequence[Header]) -> str:
-    """How InstanceNumber runs along the order that counts, that of the positions."""
+    """Return how InstanceNumber runs along the order that counts, that of the positions."""
     numbers = [header.instance for header in slices]
     if any(number is None for number in numbers):
         return "InstanceNumber missing"
@@ -251,5 +232,5 @@ def _transfer_syntax(header: Header) -> str:
         with header.file.open() as stream, quietly():
             meta = pydicom.dcmread(stream, specific_tags=["Rows"], stop_before_pixels=True).file_meta
         return str(meta.TransferSyntaxUID.name)
-    except Exception:  # the decoder will have its say
+    except Exception:  # the decoder reports it
         return "transfer syntax unknown"

@@ -1,21 +1,24 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A cohort of labelled bags: split by patient, and written as a MONAI datalist with a check of what was written."""
+"""Split a cohort of labelled bags by patient, and count what each section holds and whether a patient leaks."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from scripts.core.errors import InputError
 from scripts.datalist.tables import SECTIONS
 
 EXAMPLES = 20  # of each kind of trouble, that the written check shows
 MAX_SHARE_OF_ONE_PATIENT = 0.5  # beyond it a PatientID says "anonymous" rather than who it is
+
+PROGRESS_AFTER_S = 5  # seconds until a progress bar is shown
+
+_DIGITS = re.compile(r"\d+(\.\d+)?")
 
 Shares = tuple[float, float, float]
 Datalist = dict[str, list[dict[str, Any]]]
@@ -38,23 +41,13 @@ class Labelled(Protocol):
 Bag = TypeVar("Bag", bound=Labelled)
 
 
-@dataclass(frozen=True)
-class Scan:
-    """One labelled scan that can be read."""
-
-    bag_id: str
-    label: int
-    image: str | list[str]  # relative to the folder of the cohort where it lies in it
-    slices: int
-    patient: str  # what the split goes by; never written
-    sops: frozenset[str] = frozenset()
-    instance_label: dict[str, int] | None = None  # SOPInstanceUID -> 0 or 1
-    section: str = ""  # where the user chose one
-    patient_in_headers: bool = True
+def without_numbers(text: str) -> str:
+    """Return the kind of a remark, in which every number is N."""
+    return _DIGITS.sub("N", text)
 
 
 class Remarks:
-    """Remarks by kind, each with the things it was made on."""
+    """Remarks by kind, each with the names of what it was made on."""
 
     def __init__(self) -> None:
         self.kinds: dict[str, list[str]] = defaultdict(list)
@@ -73,41 +66,17 @@ class Remarks:
         return [f"{kind}: {about['count']}, such as {about['examples'][0]}" for kind, about in self.as_json().items()]
 
 
-@dataclass
-class Cohort:
-    """What was found, and what was thought of it on the way."""
+@dataclass(kw_only=True)
+class CohortRemarks:
+    """What a person should know of a cohort: notes, what was rejected, and warnings."""
 
-    scans: list[Scan] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     rejected: Remarks = field(default_factory=Remarks)
     warnings: Remarks = field(default_factory=Remarks)
 
-    def patients_not_in_headers(self) -> dict[str, str]:
-        return {scan.bag_id: scan.patient for scan in self.scans if not scan.patient_in_headers}
-
-    def scans_of_busiest_patient(self) -> int:
-        return max(Counter(scan.patient for scan in self.scans).values())
-
-
-def without_copies(cohort: Cohort) -> Cohort:
-    """Without scans whose slices another scan holds too: in two sections they would leak."""
-    owner: dict[str, Scan] = {}
-    kept = []
-    for scan in sorted(cohort.scans, key=lambda scan: scan.bag_id):
-        other = next((owner[sop] for sop in scan.sops if sop in owner), None)
-        if other is None:
-            kept.append(scan)
-            owner.update(dict.fromkeys(scan.sops, scan))
-        elif other.label == scan.label:
-            cohort.rejected.add("copy of another scan's slices", [f"{scan.bag_id} (of {other.bag_id})"])
-        else:
-            raise InputError(
-                f"{other.bag_id} and {scan.bag_id} hold the same slices and have two labels: mend the labels"
-            )
-    return Cohort(kept, cohort.rejected, cohort.warnings)
-
 
 def split(bags: Sequence[Bag], shares: Shares, seed: int) -> dict[str, list[Bag]]:
-    """Each patient in one section, patients of every class spread alike; or the sections that the user gave.
+    """Put each patient into one section, patients of every class spread alike; or keep the sections of the user.
 
     The order of the bags does not matter, and a patient who joins later moves few others: patients are drawn by a
     hash of their own.
@@ -120,16 +89,16 @@ def split(bags: Sequence[Bag], shares: Shares, seed: int) -> dict[str, list[Bag]
         by_patient: dict[str, list[Bag]] = defaultdict(list)
         for bag in bags:
             by_patient[bag.patient].append(bag)
-        for patients in _alike({name: {bag.label for bag in own} for name, own in by_patient.items()}):
+        for patients in _patients_by_class({name: {bag.label for bag in own} for name, own in by_patient.items()}):
             patients.sort(key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-            for section, count in zip(SECTIONS, _counts(len(patients), shares), strict=True):
+            for section, count in zip(SECTIONS, _whole_numbers(len(patients), shares), strict=True):
                 sections[section] += [bag for name in patients[:count] for bag in by_patient[name]]
                 del patients[:count]
     return {section: sorted(own, key=lambda bag: bag.bag_id) for section, own in sections.items()}
 
 
-def _alike(labels: Mapping[str, set[Label]]) -> Iterable[list[str]]:
-    """Patients of one class each; who has several counts for the highest number, or for the name that fewest have."""
+def _patients_by_class(labels: Mapping[str, set[Label]]) -> Iterable[list[str]]:
+    """Group patients by class; one of several counts for the highest number, or for the name that fewest have."""
     patients_with = Counter(label for own in labels.values() for label in own)
 
     def rank(label: Label) -> tuple[int, str]:
@@ -141,8 +110,8 @@ def _alike(labels: Mapping[str, set[Label]]) -> Iterable[list[str]]:
     return groups.values()
 
 
-def _counts(total: int, shares: Shares) -> list[int]:
-    """Whole numbers in proportion to the shares; where there are enough, no section is left without."""
+def _whole_numbers(total: int, shares: Shares) -> list[int]:
+    """Return whole numbers in proportion to the shares; where there are enough, no section is left without."""
     exact = [total * share for share in shares]
     counts = [int(count) for count in exact]
     while sum(counts) < total:
@@ -154,48 +123,77 @@ def _counts(total: int, shares: Shares) -> list[int]:
     return counts
 
 
-def as_datalist(sections: Mapping[str, Sequence[Scan]]) -> Datalist:
-    return {section: [_bag(scan) for scan in scans] for section, scans in sections.items()}
+def count_sections(
+    sections: Mapping[str, Sequence[Bag]], count: Callable[[Sequence[Bag]], dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return the counts of each section and of all."""
+    total = [bag for bags in sections.values() for bag in bags]
+    return {name: count(bags) for name, bags in {**sections, "total": total}.items()}
 
 
-def _bag(scan: Scan) -> dict[str, Any]:
-    bag: dict[str, Any] = {"bag_id": scan.bag_id, "label": scan.label, "image": scan.image}
-    return bag if scan.instance_label is None else {**bag, "instance_label": scan.instance_label}
+def section_notes(sections: Mapping[str, Sequence[Labelled]], classes: Sequence[Label], bags: str) -> list[str]:
+    """Name the sections that are empty or lack a class, before somebody trains on them."""
+    notes = []
+    for section, own in sections.items():
+        labels = {bag.label for bag in own}
+        absent = [str(label) for label in classes if label not in labels]
+        if not labels:
+            notes.append(f"{section} is empty")
+        elif classes == [0, 1] and absent:
+            notes.append(f"{section} has {'negative' if absent == ['1'] else 'positive'} {bags} alone")
+        elif absent:
+            notes.append(f"{section} has no bag of {', '.join(absent)}")
+    return notes
 
 
-def as_text(datalist: Datalist) -> str:
-    """JSON with one line per bag: with one per slice it would have a million."""
-    sections = [
-        f"    {json.dumps(section)}: [" + ",".join(f"\n        {json.dumps(bag)}" for bag in bags) + "\n    ]"
-        for section, bags in datalist.items()
-    ]
-    return "{\n" + ",\n".join(sections) + "\n}\n"
+@dataclass(frozen=True)
+class Leakage:
+    """How many patients and images a datalist names, and how many of them in more than one section.
+
+    Args:
+        images: what an image is, "slices" or "slides".
+        example: bags that share a patient or an image; empty where there is no leak.
+    """
+
+    images: str
+    patients: int
+    shared_patients: int
+    total_images: int
+    shared_images: int
+    example: list[str]
+
+    def as_json(self) -> dict[str, int]:
+        return {
+            "patients": self.patients,
+            "patients_in_several_sections": self.shared_patients,
+            self.images: self.total_images,
+            f"{self.images}_in_several_sections": self.shared_images,
+        }
+
+    def as_line(self, verb: str = "are") -> str:
+        return (
+            f"{self.shared_patients} of {self.patients} patients and {self.shared_images} of {self.total_images} "
+            f"{self.images} {verb} in more than one section"
+            + (f" (of {' and '.join(self.example)})" if self.example else "")
+        )
 
 
-def figures(sections: Mapping[str, Sequence[Scan]]) -> dict[str, dict[str, float]]:
-    """Counts of each section and of all."""
-    total = [scan for scans in sections.values() for scan in scans]
-    return {name: _figures(scans) for name, scans in {**sections, "total": total}.items()}
+class Owners:
+    """The bags that hold each patient or image, by section."""
+
+    def __init__(self) -> None:
+        self.bags: dict[str, dict[str, str]] = defaultdict(dict)  # key -> section -> bag_id
+
+    def add(self, key: str, section: str, bag_id: str) -> None:
+        self.bags[key][section] = bag_id
+
+    def shared(self) -> list[list[str]]:
+        """Return the bags of each key that is in more than one section."""
+        return [list(own.values()) for own in self.bags.values() if len(own) > 1]
 
 
-def _figures(scans: Sequence[Scan]) -> dict[str, float]:
-    positive = sum(scan.label for scan in scans)
-    return {
-        "scans": len(scans),
-        "patients": len({scan.patient for scan in scans}),
-        "slices": sum(scan.slices for scan in scans),
-        "positive_scans": positive,
-        "prevalence": round(positive / len(scans), 4) if scans else 0.0,
-    }
-
-
-def notes(sections: Mapping[str, Sequence[Scan]]) -> list[str]:
-    """What a person should know before training."""
-    found = []
-    for section, scans in sections.items():
-        labels = {scan.label for scan in scans}
-        if not scans:
-            found.append(f"{section} is empty")
-        elif len(labels) == 1:
-            found.append(f"{section} has {'positive' if labels == {1} else 'negative'} scans alone")
-    return found
+def count_leakage(patients: Owners, images: Owners, what: str) -> Leakage:
+    """Return how many patients and images are in more than one section."""
+    shared = patients.shared(), images.shared()
+    example = next(iter(shared[0] + shared[1]), [])
+    return Leakage(what, len(patients.bags), len(shared[0]), len(images.bags), len(shared[1]), example)

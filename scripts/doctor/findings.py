@@ -1,27 +1,31 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a doctor says: PASS, INFO, WARN or FAIL, and the fix."""
+"""The findings of both doctors: PASS, INFO, WARN or FAIL with the fix, and what they find in a datalist."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scripts.core.bags import load_bags
+from scripts.core.errors import InputError
+from scripts.datalist.split import Leakage, without_numbers
 from scripts.datalist.tables import SECTIONS
 
 SHOWN_WELL = 10  # scans without trouble; more are one line
 SHOWN_ILL = 5  # scans with the same trouble; the others are counted
 
-_NUMBERS = re.compile(r"\d+(\.\d+)?")
+
+Entries = list[dict[str, Any]]  # bags as load_bags returns them
 
 
 class Level(StrEnum):
+    """How bad a finding is."""
+
     PASS = "PASS"
     INFO = "INFO"
     WARN = "WARN"
@@ -29,6 +33,8 @@ class Level(StrEnum):
 
 
 class Finding(NamedTuple):
+    """One line of a doctor, with the fix where there is one."""
+
     level: Level
     text: str
     fix: str = ""
@@ -48,8 +54,8 @@ class ScanFinding(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The same for all scans without trouble, and for those with the same trouble."""
-        return "" if self.level == Level.PASS else f"{self.level} {_NUMBERS.sub('N', self.text.replace(self.scan, ''))}"
+        """Return the same text for all scans without trouble, and for those with the same trouble."""
+        return "" if self.level == Level.PASS else f"{self.level} {without_numbers(self.text.replace(self.scan, ''))}"
 
     @property
     def finding(self) -> Finding:
@@ -57,7 +63,7 @@ class ScanFinding(NamedTuple):
 
 
 def folded(found: Iterable[ScanFinding], things: str = "scans", parts: str = "slices") -> Iterator[Finding]:
-    """The findings of many scans in few lines."""
+    """Yield the findings of many scans in few lines."""
     kinds: dict[str, list[ScanFinding]] = {}
     for each in found:
         kinds.setdefault(each.kind, []).append(each)
@@ -72,8 +78,8 @@ def folded(found: Iterable[ScanFinding], things: str = "scans", parts: str = "sl
             yield Finding(alike[0].level, f"{len(alike) - len(shown)} more {things} like {shown[-1].scan}")
 
 
-def told(findings: Iterable[Finding]) -> bool:
-    """Prints findings as they come, and their count; whether none of them fails."""
+def print_findings(findings: Iterable[Finding]) -> bool:
+    """Print findings as they come, and their count; return whether none of them fails."""
     counts: Counter[Level] = Counter()
     for finding in findings:
         counts[finding.level] += 1
@@ -83,7 +89,7 @@ def told(findings: Iterable[Finding]) -> bool:
 
 
 def sections_in(datalist: Path) -> dict[str, object]:
-    """As they stand in the file."""
+    """Return the sections of a datalist as they are in the file, or refuse what is no datalist."""
     try:
         content = json.loads(datalist.read_text())
     except (OSError, ValueError):
@@ -91,3 +97,41 @@ def sections_in(datalist: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         load_bags(str(datalist), SECTIONS[0], "")  # says what is wrong
     return {section: content.get(section) or [] for section in SECTIONS}
+
+
+def examine_section(
+    datalist: Path, section: str, given: object, folder: Path, class_names: Sequence[str] | None, what: str
+) -> tuple[Finding, Entries]:
+    """Return a finding on one section of a datalist, and the bags that can be read of it.
+
+    Args:
+        given: the section as it is in the file.
+        folder: what its paths are relative to.
+        class_names: as load_bags takes them.
+        what: the bags are, "scans" or "bags".
+    """
+    if not given:
+        purpose = "evaluation" if section == "test" else "training"
+        return Finding(Level.WARN, f'{datalist} has no bags under "{section}"', f"add them before {purpose}"), []
+    try:
+        bags = load_bags(str(datalist), section, str(folder), labelled=section != "test", class_names=class_names)
+    except InputError as error:
+        return Finding(Level.FAIL, str(error)), []
+    counts = Counter(bag.get("label") for bag in bags)
+    names = ["negative", "positive"] if class_names is None else class_names
+    text = f"{section}: {len(bags)} {what}, " + ", ".join(f"{counts[k]} {name}" for k, name in enumerate(names))
+    present = sum(counts[k] > 0 for k in range(len(names)))
+    if present == len(names):
+        return Finding(Level.PASS, text), bags
+    level = Level.FAIL if section == "training" and present < 2 else Level.WARN
+    return Finding(level, text, f"put {what} of {'both classes' if present < 2 else 'every class'} into it"), bags
+
+
+def examine_leakage(leakage: Leakage, wing: str) -> Finding:
+    """Return whether a patient or an image is in more than one section."""
+    if leakage.example:
+        return Finding(
+            Level.FAIL, leakage.as_line(), f"make the datalist again, with python -m scripts datalist {wing}"
+        )
+    text = f"none of {leakage.patients} patients and {leakage.total_images} {leakage.images} is in two sections"
+    return Finding(Level.PASS, text)

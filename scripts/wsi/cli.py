@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a person types about whole slides: `python -m scripts datalist wsi`, `doctor wsi`."""
+"""The command line of whole slides: `python -m scripts datalist wsi`, `doctor wsi`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def datalist(
 ) -> None:
     """Make the datalist of a cohort of slides from their patch features, split by patient, with a check of it.
 
-    FOLDER holds feature files of any form, named after the slides: *.h5, h5_files and pt_files of CLAM (h5 goes before
-    pt), features_<encoder> of TRIDENT or torchmil, or these in folders below it. The labels are one of these:
+    FOLDER holds feature files of any format, named after the slides: *.h5, h5_files and pt_files of CLAM (h5 goes
+    before pt), features_<encoder> of TRIDENT or torchmil, or these in folders below it. The labels are one of these:
 
     A csv with the columns slide (or slide_id, image) and label, and if wanted patient (or case_id), section (training,
     validation or test), coarse and annotation. CLAM's case_id,slide_id,label is one. Endings such as .svs may stay.
@@ -43,10 +43,10 @@ def datalist(
     and which is 1. With a column coarse it is checked that each class always lies under the same coarse one.
 
     Sections are those of the csv, or of splits (CLAM's splits_0.csv or splits_0_bool.csv, torchmil's splits.csv), or
-    are drawn by patient, classes spread alike. Without a column patient TCGA's slide names tell it, or else each slide
-    is taken for a patient of its own. A patient in two sections is an error. Slides without tissue are left out.
+    are drawn by patient, classes spread alike. Without a column patient TCGA's slide names state it, or else each slide
+    is taken for a patient of its own. A patient in two sections is an error. Slides without tissue are rejected.
 
-    Beside OUTPUT is written OUTPUT's name with _check.json: counts, what was left out and why, and patients and slides
+    Beside OUTPUT is written OUTPUT's name with _check.json: counts, what was rejected and why, and patients and slides
     in more than one section (none).
 
     Args:
@@ -66,25 +66,24 @@ def datalist(
         seed: the same seed splits the same patients in the same way.
         force: overwrite a datalist that this command did not write.
     """
-    from scripts.wsi.datalist.writing import write_wsi_datalist
+    from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
 
-    print(
-        write_wsi_datalist(
-            Path(str(folder)),
-            path_or_none(labels),
-            path_or_none(output),
-            str(by),
-            path_or_none(splits),
-            shares,
-            whole_number(seed),
-            force,
-            None if features is None else str(features),
-            path_or_none(annotations),
-            classes,
-            str(label_column),
-            path_or_none(slide_table),
-        )
+    request = WsiDatalistRequest(
+        folder=Path(str(folder)),
+        labels=path_or_none(labels),
+        output=path_or_none(output),
+        by=str(by),
+        splits=path_or_none(splits),
+        classes=classes,
+        annotations=path_or_none(annotations),
+        features=None if features is None else str(features),
+        label_column=str(label_column),
+        slide_table=path_or_none(slide_table),
+        shares=shares,
+        seed=whole_number(seed),
+        force=force,
     )
+    print(write_wsi_datalist(request))
 
 
 def doctor(
@@ -96,13 +95,13 @@ def doctor(
     slide_mpp: float | None = None,
     annotation_values: list[int | str] | None = None,
 ) -> None:
-    """Look for what would stop or spoil a run on whole slides: PASS, INFO, WARN or FAIL, each with what to do.
+    """Find what would stop or spoil a run on whole slides: PASS, INFO, WARN or FAIL, each with what to do.
 
     First this computer: versions, OpenSlide, CUDA, room for results. Then the datalist: sections, classes, files that
-    are missing, patients in two sections. Then each feature file: form, units, pitch and where it is known from,
+    are missing, patients in two sections. Then each feature file: format, units, pitch and where it is known from,
     micrometres per pixel, mean number of neighbours on the lattice, NaN, patches at one place, no tissue, annotations;
     and whether all are of one encoder and magnification, and none is a copy. Without a datalist, a csv of labels is
-    held against the files. Slides, where there are no features yet or --slides names them: whether OpenSlide reads
+    compared with the files. Slides, where there are no features yet or --slides names them: whether OpenSlide reads
     them, size, levels and micrometres per pixel.
     The exit code is 1 where something FAILs.
 
@@ -117,21 +116,22 @@ def doctor(
         annotation_values: which values of a mask or classes of polygons count as annotated, as in a run.
     """
     from scripts.doctor.computer import WHOLE_SLIDES, examine_computer_alone
-    from scripts.doctor.findings import told
+    from scripts.doctor.findings import print_findings
 
     try:
-        from scripts.wsi.doctor.cohort import examine_wsi
+        from scripts.wsi.doctor.cohort import WsiDoctorRequest, examine_wsi
 
-        findings = examine_wsi(
-            Path(str(path)),
-            path_or_none(datalist),
-            Path(str(output_dir)),
-            path_or_none(slides),
-            quick,
-            slide_mpp,
-            annotation_values,
+        request = WsiDoctorRequest(
+            path=Path(str(path)),
+            datalist=path_or_none(datalist),
+            output_dir=Path(str(output_dir)),
+            slides=path_or_none(slides),
+            quick=quick,
+            slide_mpp=slide_mpp,
+            annotation_values=annotation_values,
         )
+        findings = examine_wsi(request)
     except ImportError as missing:
         findings = examine_computer_alone(Path(str(output_dir)), WHOLE_SLIDES, missing)
-    if not told(findings):
+    if not print_findings(findings):
         raise SystemExit(1)

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from scripts.doctor.findings import SHOWN_ILL, SHOWN_WELL, Finding, Level, ScanFinding, folded
+import pytest
+
+from scripts.doctor.findings import SHOWN_ILL, SHOWN_WELL, Finding, Level, ScanFinding, folded, print_findings
 
 
 def test_a_finding_is_one_line_with_its_fix() -> None:
@@ -33,3 +35,11 @@ def test_the_same_trouble_is_told_of_some() -> None:
         "WARN  4 more scans like s4",
         "WARN  u: no images: x",
     ]
+
+
+def test_findings_are_printed_with_their_count(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [Finding(Level.PASS, "a"), Finding(Level.WARN, "b", "c"), Finding(Level.INFO, "d")]
+    assert print_findings(findings)
+    assert capsys.readouterr().out == "PASS  a\nWARN  b: c\nINFO  d\n1 PASS, 1 WARN, 0 FAIL\n"
+    assert not print_findings([*findings, Finding(Level.FAIL, "e")])
+    assert capsys.readouterr().out.endswith("\n1 PASS, 1 WARN, 1 FAIL\n")

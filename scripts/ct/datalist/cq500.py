@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The cohort of CQ500: a folder or zip per case, several series in it, and three readers' answers for each."""
+"""Collect the cohort of CQ500: a folder or zip per case, several series in it, and three readers' answers for each."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import re
 from pathlib import Path
 
 from scripts.core.errors import InputError
-from scripts.ct.datalist.images import Images, by_place
-from scripts.datalist.split import Cohort, Scan
-from scripts.datalist.tables import ScanLabel, read_majority_labels
+from scripts.ct.datalist.images import Cohort, Images, Scan, by_place
+from scripts.datalist.tables import read_rows, require_named_once, zero_or_one
 
 _CASE = re.compile(r"CQ500-?CT-?(\d+)(?: CQ500CT\d+)?(?:\.zip)?", re.IGNORECASE)  # a folder or zip as downloaded
+_READERS = ("R1:ICH", "R2:ICH", "R3:ICH")
 _NAME = re.compile(r"CQ500-?CT-?(\d+)", re.IGNORECASE)  # a row
 
 
-def collect(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Images]:
-    """A scan for each case; it is positive where two of three readers say so."""
-    rows = _rows(labels)
-    places = _places(folder)
+def collect_cq500(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Images]:
+    """Make a scan of each case; it is positive where two of three readers say so."""
+    rows = read_majority_labels(labels)
+    places = _case_folders(folder)
     if not places:
         raise InputError(f"{folder} holds no folder named like CQ500CT0 CQ500CT0: give the one that holds them")
     images = Images(folder, folder, index)
     planes = by_place(images.headers, places.values())
     cohort = Cohort()
-    for number, row in rows.items():
+    for number, (name, label) in rows.items():
         if number not in places:
-            cohort.rejected.add("row without its folder", [row.scan])
+            cohort.rejected.add("row without its folder", [name])
             continue
         bag_id = f"CQ500CT{number}"
         choice = images.choose(cohort, bag_id, planes[places.pop(number)])
@@ -36,25 +36,30 @@ def collect(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Images]:
             sops = frozenset(plane.sop for plane in choice.headers if plane.sop)
             image = images.named(choice.headers)
             cohort.scans.append(
-                Scan(bag_id, row.label, image, len(choice.headers), f"case {number}", sops, patient_in_headers=False)
+                Scan(bag_id, label, image, len(choice.headers), f"case {number}", sops, patient_in_headers=False)
             )
     cohort.rejected.add("folder without a row", [images.relative(place) for place in places.values()])
     return cohort, images
 
 
-def _rows(labels: Path) -> dict[int, ScanLabel]:
-    """By the number of the case."""
-    rows = {}
-    for row in read_majority_labels(labels):
-        name = _NAME.fullmatch(row.scan)
-        if name is None:
-            raise InputError(f"{labels}, line {row.line}: {row.scan!r} is not like CQ500-CT-0: give CQ500's reads.csv")
-        rows[int(name[1])] = row
-    return rows
+def read_majority_labels(path: Path) -> dict[int, tuple[str, int]]:
+    """Read reads.csv, where three readers each answered; return number of the case -> its name, and their majority."""
+    rows = list(read_rows(path, ("name", *_READERS)))
+    if not rows:
+        raise InputError(f"{path} has no rows: give one per scan")
+    require_named_once([(line, name) for line, (name, *_) in rows], path, "scan")
+    labels = {}
+    for line, (name, *votes) in rows:
+        case = _NAME.fullmatch(name)
+        if case is None:
+            raise InputError(f"{path}, line {line}: {name!r} is not like CQ500-CT-0: give CQ500's reads.csv")
+        positive = sum(zero_or_one(vote, path, line) for vote in votes)
+        labels[int(case[1])] = name, int(positive > len(votes) / 2)
+    return labels
 
 
-def _places(folder: Path) -> dict[int, Path]:
-    """Where each case lies, by its number; what was unpacked goes before the zip it came from."""
+def _case_folders(folder: Path) -> dict[int, Path]:
+    """Return number of the case -> its folder or zip; what was unpacked goes before the zip it came from."""
     folders: dict[int, Path] = {}
     zips: dict[int, Path] = {}
     for parent, subfolders, names in os.walk(folder):

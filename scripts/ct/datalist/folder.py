@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Any folder of scans, with a csv that names each and its label."""
+"""Collect any folder of scans, with a csv that names each and its label."""
 
 from __future__ import annotations
 
@@ -8,24 +8,49 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from scripts.core.errors import InputError
-from scripts.ct.datalist.images import Images, by_place
+from scripts.ct.datalist.images import Cohort, Images, Scan, by_place
 from scripts.ct.dicom.headers import Header
 from scripts.ct.reader import is_volume, volume_shape
 from scripts.ct.scans import find_scans
-from scripts.datalist.split import Cohort, Scan
-from scripts.datalist.tables import ScanLabel, read_scan_labels
+from scripts.datalist.tables import SECTIONS, read_rows, require_all_or_none, require_named_once, zero_or_one
 
-_SHOWN = 3  # scans that are told to be unknown
+_SHOWN = 3  # unknown scans that an error names
 _SUFFIX = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|zip|dcm)$", re.IGNORECASE)
 
 
-def collect(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Images]:
-    """A scan for each row: a folder, a zip or a file of DICOM, or a volume in NIfTI, NRRD or MetaImage."""
+class ScanLabel(NamedTuple):
+    """One row of a csv with a scan's label."""
+
+    line: int
+    scan: str
+    label: int
+    patient: str  # "" where the csv does not say
+    section: str  # likewise
+
+
+def read_scan_labels(path: Path) -> list[ScanLabel]:
+    """Read a csv with the columns `scan` and `label`, and if wanted `patient` and `section`."""
+    rows = []
+    for line, (scan, label, patient, section) in read_rows(path, ("scan", "label"), ("patient", "section")):
+        if section not in ("", *SECTIONS):
+            raise InputError(f"{path}, line {line}: the section {section!r} is none: give {', '.join(SECTIONS)}")
+        rows.append(ScanLabel(line, scan, zero_or_one(label, path, line), patient, section))
+    if not rows:
+        raise InputError(f"{path} has no rows: give one per scan")
+    for column in ("patient", "section"):
+        require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, "scan")
+    require_named_once([(row.line, row.scan) for row in rows], path, "scan")
+    return rows
+
+
+def collect_folder(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Images]:
+    """Make a scan of each row: a folder, a zip or a file of DICOM, or a volume in NIfTI, NRRD or MetaImage."""
     rows = read_scan_labels(labels)
-    names = _names(folder, rows, labels)
-    places = _places(folder, rows, labels)
+    names = _bag_ids(folder, rows, labels)
+    places = _images_of_rows(folder, rows, labels)
     elsewhere = [place for found in places for place in found if not place.is_relative_to(folder)]
     images = Images(folder, [folder, *elsewhere], index)
     planes = by_place(images.headers, (place for found in places for place in found))
@@ -41,8 +66,8 @@ def collect(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Images]:
     return cohort, images
 
 
-def _places(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[list[Path]]:
-    """The folder or files of each row's scan: a path below the folder, or a name that inference would give it."""
+def _images_of_rows(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[list[Path]]:
+    """Return the folder or files of each row's scan: a path in the folder, or a name that inference gives."""
     places = [[_place(row.scan, folder)] for row in rows]
     unknown = [index for index, (place,) in enumerate(places) if not place.exists()]
     if unknown:
@@ -61,7 +86,7 @@ def _places(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[list[
     return places
 
 
-def _names(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[str]:
+def _bag_ids(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[str]:
     lines: dict[str, int] = {}
     for row in rows:
         bag_id = _bag_id(row.scan, folder)

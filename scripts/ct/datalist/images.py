@@ -1,24 +1,87 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The images below the folder of a cohort: which of them a scan is read from, and how a datalist names them."""
+"""The scans of a head CT cohort, the images that each is read from, and how a datalist names them."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.files import ImageFile
 from scripts.ct.dicom.headers import Header, read_headers
 from scripts.ct.dicom.series import Choice, by_study, choose_series
 from scripts.ct.reader import is_volume
-from scripts.datalist.split import MAX_SHARE_OF_ONE_PATIENT, Cohort, Datalist
+from scripts.datalist.split import (
+    MAX_SHARE_OF_ONE_PATIENT,
+    CohortRemarks,
+    Datalist,
+    Leakage,
+    Owners,
+    count_leakage,
+    without_numbers,
+)
 
-_NUMBERS = re.compile(r"\d+(\.\d+)?")
+
+@dataclass(frozen=True)
+class Scan:
+    """A labelled scan that can be read.
+
+    Args:
+        image: its path, or those of its files, relative to the folder of the cohort where they lie in it.
+        patient: what the split goes by; never written.
+        sops: SOPInstanceUIDs, where it has some.
+        instance_label: SOPInstanceUID -> 0 or 1.
+        section: where the user chose one.
+    """
+
+    bag_id: str
+    label: int
+    image: str | list[str]
+    slices: int
+    patient: str
+    sops: frozenset[str] = frozenset()
+    instance_label: dict[str, int] | None = None
+    section: str = ""
+    patient_in_headers: bool = True
+
+    def entry(self) -> dict[str, Any]:
+        """Return the scan as a datalist has it."""
+        bag: dict[str, Any] = {"bag_id": self.bag_id, "label": self.label, "image": self.image}
+        return bag if self.instance_label is None else {**bag, "instance_label": self.instance_label}
+
+
+@dataclass
+class Cohort(CohortRemarks):
+    """The scans that were collected, with remarks on the way."""
+
+    scans: list[Scan] = field(default_factory=list)
+
+    def patients_not_in_headers(self) -> dict[str, str]:
+        return {scan.bag_id: scan.patient for scan in self.scans if not scan.patient_in_headers}
+
+    def drop_copies(self) -> None:
+        """Reject scans whose slices another scan holds too: in two sections they would leak."""
+        owner: dict[str, Scan] = {}
+        kept = []
+        for scan in sorted(self.scans, key=lambda scan: scan.bag_id):
+            other = next((owner[sop] for sop in scan.sops if sop in owner), None)
+            if other is None:
+                kept.append(scan)
+                owner.update(dict.fromkeys(scan.sops, scan))
+            elif other.label == scan.label:
+                self.rejected.add("copy of another scan's slices", [f"{scan.bag_id} (of {other.bag_id})"])
+            else:
+                raise InputError(
+                    f"{other.bag_id} and {scan.bag_id} hold the same slices and have two labels: correct the labels"
+                )
+        self.scans = kept
 
 
 class Images:
@@ -42,7 +105,7 @@ class Images:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path.absolute())
 
     def choose(self, cohort: Cohort, bag_id: str, planes: Sequence[Header]) -> Choice | None:
-        """The series to read of a scan, if there is one; what is to be said of it, or of none, the cohort is told."""
+        """Return the series to read of a scan, or None; warnings and the reason for none go to the cohort."""
         try:
             studies = len(by_study(planes))
             if studies != 1:
@@ -50,19 +113,19 @@ class Images:
             choice = choose_series(planes)
         except InputError as error:
             text = str(error).strip()
-            cohort.rejected.add(f"scan that {_NUMBERS.sub('N', text)}", [f"{bag_id}: {text}"])
+            cohort.rejected.add(f"scan that {without_numbers(text)}", [f"{bag_id}: {text}"])
             return None
         for text in (*choice.warnings, *choice.skipped):
-            cohort.warnings.add(_NUMBERS.sub("N", text), [f"{bag_id}: {text}"])
+            cohort.warnings.add(without_numbers(text), [f"{bag_id}: {text}"])
         return choice
 
     def patient_of(self, cohort: Cohort, bag_id: str, planes: Sequence[Header]) -> str:
         if not planes[0].patient:
             cohort.warnings.add("no PatientID, so its study is taken for a patient", [bag_id])
-        return _patient(planes[0], bag_id)
+        return _patient_of(planes[0], bag_id)
 
     def named(self, planes: Sequence[Header]) -> str | list[str]:
-        """The folder, zip or file that holds just these planes, or else the list of their files."""
+        """Return the folder, zip or file that holds just these planes, or else the list of their files."""
         files = list(dict.fromkeys(plane.file.path for plane in planes))
         if len(files) == 1:
             return self.relative(files[0])
@@ -71,58 +134,43 @@ class Images:
             return self.relative(folder)
         return [self.relative(file) for file in files]
 
-    def leakage(self, datalist: Datalist, patients: Mapping[str, str]) -> Leakage:
-        """By the headers of the files that a datalist names.
+    def leakage(self, datalist: Datalist, patients: Mapping[str, str]) -> tuple[Leakage, list[str]]:
+        """Return the leakage by the headers of the files that a datalist names; a volume is one slice.
 
         Args:
-            datalist: as it was read from its file.
+            datalist: as it was read from its text.
             patients: bag_id -> patient, where that is known better than from the headers.
+
+        Returns:
+            The leakage, and the bags in several sections that are of one patient by the headers alone.
         """
-        places: dict[Path, list[tuple[str, str]]] = defaultdict(list)  # section, bag_id
-        of_patient: dict[str, dict[str, str]] = defaultdict(dict)  # section -> bag_id
-        of_slice: dict[str, dict[str, str]] = defaultdict(dict)
+        bags_at: dict[Path, list[tuple[str, str]]] = defaultdict(list)  # section, bag_id
+        of_patient, of_slice = Owners(), Owners()
         by_headers: dict[str, dict[str, str]] = defaultdict(dict)  # bag_id -> section
         for section, bags in datalist.items():
             for bag in bags:
-                images = [bag["image"]] if isinstance(bag["image"], str) else bag["image"]
+                bag_id, images = bag["bag_id"], ensure_tuple(bag["image"])
                 for image in images:
-                    places[self.folder / image].append((section, bag["bag_id"]))
+                    bags_at[self.folder / image].append((section, bag_id))
                 if is_volume(Path(images[0])):
-                    of_slice[images[0]][section] = bag["bag_id"]
-                if bag["bag_id"] in patients:
-                    of_patient[patients[bag["bag_id"]]][section] = bag["bag_id"]
+                    of_slice.add(images[0], section, bag_id)
+                if bag_id in patients:
+                    of_patient.add(patients[bag_id], section, bag_id)
         for header in self.headers:
-            place = _within(header.file.path, places)
-            for section, bag_id in places[place] if place else ():
-                of_slice[header.sop or str(header.file.path)][section] = bag_id
-                by_headers[_patient(header, bag_id)][bag_id] = section
+            place = _within(header.file.path, bags_at)
+            for section, bag_id in bags_at[place] if place else ():
+                patient = _patient_of(header, bag_id)
+                of_slice.add(header.sop or str(header.file.path), section, bag_id)
+                by_headers[patient][bag_id] = section
                 if bag_id not in patients:
-                    of_patient[_patient(header, bag_id)][section] = bag_id
-        leaks = [[list(bags.values()) for bags in of.values() if len(bags) > 1] for of in (of_patient, of_slice)]
+                    of_patient.add(patient, section, bag_id)
         at_most = MAX_SHARE_OF_ONE_PATIENT * sum(map(len, datalist.values()))
-        return Leakage(
-            len(of_patient),
-            len(leaks[0]),
-            len(of_slice),
-            len(leaks[1]),
-            next(iter(leaks[0] + leaks[1]), []),
-            [
-                " and ".join({section: bag_id for bag_id, section in bags.items()}.values())
-                for bags in by_headers.values()
-                if len(bags) <= at_most and len(set(bags.values())) > 1
-            ],
-        )
-
-
-class Leakage(NamedTuple):
-    """How many patients and slices a datalist names, and how many in more than one section; a volume is one slice."""
-
-    patients: int
-    patients_in_several_sections: int
-    slices: int
-    slices_in_several_sections: int
-    example: list[str]  # bags that share a patient or a slice
-    contradictions: list[str]  # bags in several sections that are of one patient by the headers, whatever else is known
+        contradictions = [
+            " and ".join({section: bag_id for bag_id, section in bags.items()}.values())
+            for bags in by_headers.values()
+            if len(bags) <= at_most and len(set(bags.values())) > 1
+        ]
+        return count_leakage(of_patient, of_slice, "slices"), contradictions
 
 
 class _Found(Protocol):
@@ -134,7 +182,7 @@ Something = TypeVar("Something", bound=_Found)
 
 
 def by_place(found: Iterable[Something], places: Iterable[Path]) -> dict[Path, list[Something]]:
-    """What lies in each folder or zip, or is one of the files."""
+    """Group what was found by the folder, zip or file of `places` that it lies in."""
     there: dict[Path, list[Something]] = {place: [] for place in places}
     for each in found:
         place = _within(each.file.path, there)
@@ -143,11 +191,11 @@ def by_place(found: Iterable[Something], places: Iterable[Path]) -> dict[Path, l
     return there
 
 
-def _patient(header: Header, bag_id: str) -> str:
-    """Who it is of, as far as the header tells: a study at least is of one patient."""
+def _patient_of(header: Header, bag_id: str) -> str:
+    """Return the patient, as far as the header says: a study at least is of one patient."""
     return header.patient or header.study or bag_id
 
 
 def _within(path: Path, places: Mapping[Path, object]) -> Path | None:
-    """The one of the places, folders or files, that a path is or lies in."""
+    """Return the one of the places, folders or files, that a path is or lies in."""
     return path if path in places else next((parent for parent in path.parents if parent in places), None)

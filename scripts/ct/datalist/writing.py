@@ -1,132 +1,97 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a folder of head CT and a csv of labels to a MONAI datalist, split by patient, with a written check."""
+"""Make a MONAI datalist of a folder of head CT and a csv of labels, split by patient, with a written check."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scripts.core.errors import InputError
-from scripts.core.files import whole_file, write_whole
-from scripts.ct.datalist import cq500, rsna
-from scripts.ct.datalist import folder as table
-from scripts.ct.datalist.images import Images
-from scripts.datalist.split import (
-    MAX_SHARE_OF_ONE_PATIENT,
-    Cohort,
-    Shares,
-    as_datalist,
-    as_text,
-    figures,
-    notes,
-    split,
-    without_copies,
-)
-from scripts.datalist.tables import SECTIONS, column_names
-from scripts.datalist.writing import as_given, as_table, destination, require_shares
+from scripts.ct.datalist.cq500 import collect_cq500
+from scripts.ct.datalist.folder import collect_folder
+from scripts.ct.datalist.images import Cohort, Images, Scan
+from scripts.ct.datalist.rsna import collect_rsna
+from scripts.datalist.split import MAX_SHARE_OF_ONE_PATIENT, count_sections, section_notes, split
+from scripts.datalist.tables import column_names
+from scripts.datalist.writing import CheckedDatalist, DatalistRequest, as_given, as_text, destination
 
 INDEX = ".headers.jsonl"
-LABELS = ("stage_2_train.csv", "reads.csv", "labels.csv")  # as RSNA 2019, CQ500 and this project name them
+LABEL_FILES = ("stage_2_train.csv", "reads.csv", "labels.csv")  # as RSNA 2019, CQ500 and this project name them
 
 
-def write_ct_datalist(
-    folder: Path,
-    labels: Path | None,
-    output: Path | None,
-    subtype: str,
-    shares: Shares,
-    seed: int,
-    force: bool = False,
-) -> str:
-    """Writes the datalist, its check beside it and the index of headers; returns what to tell of them."""
-    require_shares(shares)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give the one that holds the scans")
-    labels = _labels_in(folder) if labels is None else as_given(labels, folder)
-    output, check_file = destination(folder, output, force)
-    cohort, images = _collect(folder, labels, output.with_name(INDEX), subtype)
-    cohort = without_copies(cohort)
-    _require_patients(cohort, folder)
+@dataclass(frozen=True, kw_only=True)
+class CtDatalistRequest(DatalistRequest):
+    """What `datalist ct` is asked for.
 
-    sections = split(cohort.scans, shares, seed)
-    counts = figures(sections)
-    with whole_file(output) as beside:
-        beside.write_text(as_text(as_datalist(sections)))
-        leaks = images.leakage(json.loads(beside.read_text()), cohort.patients_not_in_headers())
-        if leaks.example:
-            raise InputError(
-                f"{leaks.patients_in_several_sections} of {leaks.patients} patients and "
-                f"{leaks.slices_in_several_sections} of {leaks.slices} slices would be in more than one section "
-                f"(of {' and '.join(leaks.example)}): mend patient or section in {labels}"
-            )
-        cohort.warnings.add(
-            "PatientID or study of the headers in more than one section, is the column patient right?",
-            leaks.contradictions,
-        )
-        check: dict[str, Any] = {
-            "datalist": output.name,
-            "labels": labels.name,
-            "subtype": subtype,
-            "shares": dict(zip(SECTIONS, shares, strict=True)),
-            "seed": seed,
-            "sections": counts,
-            "leakage": {name: count for name, count in leaks._asdict().items() if isinstance(count, int)},
-            "notes": notes(sections),
-            "rejected": cohort.rejected.as_json(),
-            "warnings": cohort.warnings.as_json(),
-        }
-        write_whole(check_file, json.dumps(check, indent=4) + "\n")
-    return "\n".join(
-        [
-            as_table(counts),
-            f"leakage: {leaks.patients_in_several_sections} of {leaks.patients} patients and "
-            f"{leaks.slices_in_several_sections} of {leaks.slices} slices are in more than one section",
-            *(f"note: {note}" for note in notes(sections)),
-            *(f"left out: {line}" for line in cohort.rejected.as_lines()),
-            *(f"warning: {line}" for line in cohort.warnings.as_lines()),
-            f"written: {output}, {check_file.name} and {INDEX}",
-        ]
+    Args:
+        subtype: of RSNA, which hemorrhage counts as positive.
+    """
+
+    content = "scans"
+
+    subtype: str = "any"
+
+
+def write_ct_datalist(request: CtDatalistRequest) -> str:
+    """Write the datalist, its check beside it and the index of headers; return a summary for the screen."""
+    folder = request.folder
+    labels = _labels_in(folder) if request.labels is None else as_given(request.labels, folder)
+    output, check_file = destination(request)
+    cohort, images = _collect(folder, labels, output.with_name(INDEX), request.subtype)
+    cohort.drop_copies()
+    _require_several_patients(cohort, folder)
+    sections = split(cohort.scans, request.shares, request.seed)
+    cohort.notes += section_notes(sections, [0, 1], "scans")
+    text = as_text(sections)
+    leakage, contradictions = images.leakage(json.loads(text), cohort.patients_not_in_headers())
+    cohort.warnings.add(
+        "PatientID or study of the headers in more than one section, is the column patient right?", contradictions
     )
+    about = {"labels": labels.name, "subtype": request.subtype}
+    checked = CheckedDatalist(text, leakage, count_sections(sections, _count_scans), cohort, about, labels)
+    summary = checked.write(request, output, check_file)
+    return f"{summary}\nwritten: {output}, {check_file.name} and {INDEX}"
 
 
 def _labels_in(folder: Path) -> Path:
-    found = [name for name in LABELS if (folder / name).is_file()]
+    found = [name for name in LABEL_FILES if (folder / name).is_file()]
     if len(found) != 1:
-        what = " and ".join(found) if found else f"none of {', '.join(LABELS)}"
+        what = " and ".join(found) if found else f"none of {', '.join(LABEL_FILES)}"
         raise InputError(f"{folder} holds {what}: name the csv of the labels with --labels FILE")
     return folder / found[0]
 
 
 def _collect(folder: Path, labels: Path, index: Path, subtype: str) -> tuple[Cohort, Images]:
-    """What the csv is shows in the names of its columns."""
+    """Collect a cohort whose kind shows in the names of the csv's columns."""
     columns = column_names(labels)
     if {"id", "label"} <= columns:
-        cohort, images = rsna.collect(folder, labels, index, subtype)
+        cohort, images = collect_rsna(folder, labels, index, subtype)
     elif subtype != "any":
         raise InputError(f"--subtype {subtype} is for RSNA's csv of slices, which {labels} is not: leave it out")
     elif {"name", "r1:ich"} <= columns:
-        cohort, images = cq500.collect(folder, labels, index)
+        cohort, images = collect_cq500(folder, labels, index)
     elif {"scan", "label"} <= columns:
-        cohort, images = table.collect(folder, labels, index)
+        cohort, images = collect_folder(folder, labels, index)
     else:
         raise InputError(
             f"{labels} names neither scan, label nor ID, Label (RSNA 2019) nor name, R1:ICH (CQ500) in its first line: "
             "name its columns scan and label"
         )
     for file, reason in images.rejected:
-        cohort.rejected.add(f"file that {reason}", [file.relative_to(folder)])
+        cohort.rejected.add(f"file that {reason}", [str(file.relative_to(folder))])
     return cohort, images
 
 
-def _require_patients(cohort: Cohort, folder: Path) -> None:
-    """Enough of them for a split."""
+def _require_several_patients(cohort: Cohort, folder: Path) -> None:
     if not cohort.scans:
         raise InputError(f"{folder} holds no scan that can be used: {'; '.join(cohort.rejected.as_lines())}")
     if any(scan.section for scan in cohort.scans):
         return
-    scans = cohort.scans_of_busiest_patient()
+    scans = max(Counter(scan.patient for scan in cohort.scans).values())
     if 1 < len(cohort.scans) == scans:
         raise InputError(
             f"the {scans} scans in {folder} carry one PatientID, so that they cannot be split by patient: "
@@ -134,3 +99,14 @@ def _require_patients(cohort: Cohort, folder: Path) -> None:
         )
     if scans > max(3, MAX_SHARE_OF_ONE_PATIENT * len(cohort.scans)):
         cohort.warnings.add("most scans carry one PatientID, is it that of nobody?", [f"{scans} scans"])
+
+
+def _count_scans(scans: Sequence[Scan]) -> dict[str, float]:
+    positive = sum(scan.label for scan in scans)
+    return {
+        "scans": len(scans),
+        "patients": len({scan.patient for scan in scans}),
+        "slices": sum(scan.slices for scan in scans),
+        "positive_scans": positive,
+        "prevalence": round(positive / len(scans), 4) if scans else 0.0,
+    }

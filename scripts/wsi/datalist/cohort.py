@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A cohort of slides: rows of a csv meet feature files, and become bags of a slide or of a patient."""
+"""Collect a cohort of slides: match rows of a csv to feature files, and make bags of a slide or of a patient."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.core.errors import InputError
-from scripts.datalist.split import Label, Remarks, Shares, split
-from scripts.datalist.tables import SECTIONS
+from scripts.datalist.split import PROGRESS_AFTER_S, CohortRemarks, Label, Shares, split, without_numbers
 from scripts.wsi.datalist.files import (
     LABELS,
     PATCH_LABELS,
@@ -33,14 +32,13 @@ from scripts.wsi.datalist.labels import (
     in_order,
     read_patient_labels,
     read_slide_labels,
+    read_splits,
 )
 from scripts.wsi.features.base import FeatureHeader, read_header
 
-SLOW_SECONDS = 5  # after them a progress bar is shown
 SAME_PITCH = 1.05  # pitches whose ratio is below are of one magnification: scanners differ by a few percent
 
 _PATIENT = re.compile(r"TCGA-\w\w-\w{4}(?=[-_.]|$)|patient_\d{3}(?=_node_)")  # TCGA's, and CAMELYON17's
-_NUMBERS = re.compile(r"\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class SlideBag:
         return sum(slide.header.patches for slide in self.slides)
 
     def entry(self) -> dict[str, Any]:
-        """In a datalist."""
+        """Return the bag as a datalist has it."""
         entry: dict[str, Any] = {
             "bag_id": self.bag_id,
             "label": self.label,
@@ -92,56 +90,52 @@ def _one_or_all(values: Sequence[Any]) -> Any:
 
 
 @dataclass
-class SlideCohort:
-    """What was found, and what was thought of it on the way."""
+class SlideCohort(CohortRemarks):
+    """The slides that were collected, with remarks on the way."""
 
     slides: list[Slide] = field(default_factory=list)
     classes: list[Label] = field(default_factory=list)
     coarse: dict[Label, str] = field(default_factory=dict)
     patients_known: bool = True  # of at least some slides
-    notes: list[str] = field(default_factory=list)
-    rejected: Remarks = field(default_factory=Remarks)
-    warnings: Remarks = field(default_factory=Remarks)
 
 
-def collect(
-    files: FeatureFiles,
-    labels: Path | None,
-    splits: Path | None,
-    sections: Mapping[str, str] | None,
-    classes: Sequence[str] | None,
-    annotations: Path | None = None,
-    label_column: str = LABEL,
-    slide_table: Path | None = None,
-) -> SlideCohort:
-    """A slide for each row of the labels that has features; without a csv of labels, for each one of torchmil's splits.
+@dataclass(frozen=True)
+class SlideSources:
+    """Where the slides of a cohort, their labels and their sections are read from.
 
     Args:
         files: the feature files.
         labels: the csv of labels; None takes torchmil's folder of labels.
-        splits: the csv that the sections are from.
-        sections: name of a slide -> its section, which goes before what the csv of labels says.
+        splits: the csv of the sections, which go before those in the csv of labels.
         classes: as the user listed them.
         annotations: their folder.
         label_column: of the csv of labels.
         slide_table: the csv of the slides of each patient, where that of the labels has a row for each patient.
     """
-    cohort = SlideCohort()
-    without_slide: list[str] = []
-    if labels is not None and slide_table is not None:
-        (rows, without_slide), source = read_patient_labels(labels, slide_table, label_column), labels
-    elif labels is not None:
-        rows, source = read_slide_labels(labels, label_column), labels
-    else:
-        rows, source = _torchmil_rows(files, sections or {}), splits or files.folder
-    named = as_classes(rows, classes, source)
-    cohort.coarse = coarse_of(rows, named, source)
-    cohort.classes = in_order(named.values(), classes)
+
+    files: FeatureFiles
+    labels: Path | None
+    splits: Path | None
+    classes: Sequence[str] | None = None
+    annotations: Path | None = None
+    label_column: str = LABEL
+    slide_table: Path | None = None
+
+
+def collect_slides(sources: SlideSources) -> SlideCohort:
+    """Collect a slide for each row of the labels that has features; without labels, for each one of the splits."""
+    cohort, files, labels = SlideCohort(), sources.files, sources.labels
     reject = cohort.rejected.add
-    drawn = {} if annotations is None else find_annotations(annotations)
-    patients = _patients(rows, cohort)
+    sections = None if sources.splits is None else read_splits(sources.splits)
+    rows, without_slide = _label_rows(sources, sections)
+    source = labels or sources.splits or files.folder
+    named = as_classes(rows, sources.classes, source)
+    cohort.coarse = coarse_of(rows, named, source)
+    cohort.classes = in_order(named.values(), sources.classes)
+    drawn = {} if sources.annotations is None else find_annotations(sources.annotations)
+    patients = _patients_of(rows, cohort)
     known = set()
-    for row in tqdm(rows, desc="headers", unit="slide", delay=SLOW_SECONDS):
+    for row in tqdm(rows, desc="headers", unit="slide", delay=PROGRESS_AFTER_S):
         path = files.of(row.slide)
         if path is None:
             reject("row without a feature file", [row.name])
@@ -152,30 +146,29 @@ def collect(
             reject("row without a label", [row.name])
         elif sections is not None and not section:
             reject("slide in no section of the splits", [row.name])
-        else:
-            header = _header(path, row.name, cohort)
-            if header is not None:
-                cohort.slides.append(
-                    Slide(
-                        name=row.name,
-                        label=named[row.line],
-                        patient=patients[row.name],
-                        section=section,
-                        image=files.relative(path),
-                        header=header,
-                        annotation=_annotation(row, drawn, files.folder, cohort),
-                        patch_labels=_patch_labels(path, files.folder),
-                    )
-                )
+        elif (header := _usable_header(path, row.name, cohort)) is not None:
+            image, annotation = files.relative(path), _annotation_of(row, drawn, files.folder, cohort)
+            patch_labels = beside_features(path, files.folder, PATCH_LABELS)
+            beside = None if patch_labels is None else files.relative(patch_labels)
+            slide = Slide(row.name, named[row.line], patients[row.name], section, image, header, annotation, beside)
+            cohort.slides.append(slide)
     reject("patient without a slide", without_slide)
     reject("feature file without a row", (files.relative(path) for path in files.paths if path not in known))
     if sections is not None and labels is not None:
         reject("slide of the splits without a row", sections.keys() - {row.name for row in rows})
-    if annotations is not None:
-        of = {slide.name for slide in cohort.slides}
-        reject("annotation without a slide", (path.name for name, path in drawn.items() if name not in of))
+    used = {slide.name for slide in cohort.slides}
+    reject("annotation without a slide", (path.name for name, path in drawn.items() if name not in used))
     _require_one_kind(cohort)
     return cohort
+
+
+def _label_rows(sources: SlideSources, sections: Mapping[str, str] | None) -> tuple[list[SlideLabel], list[str]]:
+    """Return a row for each slide, and the patients of the labels without a slide."""
+    if sources.labels is None:
+        return _torchmil_rows(sources.files, sections or {}), []
+    if sources.slide_table is None:
+        return read_slide_labels(sources.labels, sources.label_column), []
+    return read_patient_labels(sources.labels, sources.slide_table, sources.label_column)
 
 
 def _torchmil_rows(files: FeatureFiles, sections: Mapping[str, str]) -> list[SlideLabel]:
@@ -196,11 +189,11 @@ def _torchmil_rows(files: FeatureFiles, sections: Mapping[str, str]) -> list[Sli
     return rows
 
 
-def _header(path: Path, name: str, cohort: SlideCohort) -> FeatureHeader | None:
+def _usable_header(path: Path, name: str, cohort: SlideCohort) -> FeatureHeader | None:
     try:
         header = read_header(path)
     except InputError as error:
-        reason = _NUMBERS.sub("N", str(error).replace(str(path), "it").replace(path.name, "it"))
+        reason = without_numbers(str(error).replace(str(path), "it").replace(path.name, "it"))
         cohort.rejected.add(f"feature file that cannot be read ({reason})", [name])
         return None
     if header.patches == 0:
@@ -209,7 +202,7 @@ def _header(path: Path, name: str, cohort: SlideCohort) -> FeatureHeader | None:
     return header
 
 
-def _annotation(row: SlideLabel, drawn: Mapping[str, Path], folder: Path, cohort: SlideCohort) -> str | None:
+def _annotation_of(row: SlideLabel, drawn: Mapping[str, Path], folder: Path, cohort: SlideCohort) -> str | None:
     if row.annotation:
         if (folder / row.annotation).is_file():
             return row.annotation
@@ -217,37 +210,34 @@ def _annotation(row: SlideLabel, drawn: Mapping[str, Path], folder: Path, cohort
     return relative(drawn[row.name], folder) if row.name in drawn else None
 
 
-def _patch_labels(path: Path, folder: Path) -> str | None:
-    found = beside_features(path, folder, PATCH_LABELS)
-    return None if found is None else relative(found, folder)
-
-
 def patient_in(name: str) -> str | None:
-    """Who a slide is of, where its name is known to tell."""
+    """Return the patient that a name of TCGA or CAMELYON17 states, or None."""
     match = _PATIENT.match(name)
     return None if match is None else match[0]
 
 
-def _patients(rows: Iterable[SlideLabel], cohort: SlideCohort) -> dict[str, str]:
-    """By the name of the slide."""
+def _patients_of(rows: Iterable[SlideLabel], cohort: SlideCohort) -> dict[str, str]:
+    """Return name of the slide -> patient."""
     patients = {}
-    told, unknown = [], []
+    from_names, unknown = [], []
     for row in rows:
         patient = row.patient or patient_in(row.name)
         if patient is None:
             unknown.append(row.name)
         elif not row.patient:
-            told.append(row.name)
+            from_names.append(row.name)
         patients[row.name] = patient or row.name
     cohort.patients_known = len(unknown) < len(patients)
-    if told:
-        cohort.notes.append(f"patients are read from the names of {len(told)} slides, such as {patients[told[0]]}")
+    if from_names:
+        cohort.notes.append(
+            f"patients are read from the names of {len(from_names)} slides, such as {patients[from_names[0]]}"
+        )
     cohort.warnings.add("patient not known, so the slide is taken for a patient of its own", unknown)
     return patients
 
 
 def _require_one_kind(cohort: SlideCohort) -> None:
-    """Features of two encoders are not comparable, whatever their length."""
+    """Refuse features of two encoders, which are not comparable, and warn of two magnifications."""
     for text in kinds_that_differ([(slide.name, slide.header) for slide in cohort.slides]):
         raise InputError(f"{text}: say which folder to take with --features FOLDER")
     pitches = {slide.name: pitch for slide in cohort.slides if (pitch := slide.header.pitch_um) is not None}
@@ -263,7 +253,7 @@ def _require_one_kind(cohort: SlideCohort) -> None:
 
 
 def kinds_that_differ(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[str]:
-    """What features of one cohort must have in common and have not; of each kind the first slide is named."""
+    """Yield what features of one cohort must have in common and have not; of each kind the first slide is named."""
     dimensions: dict[int, str] = {}
     encoders: dict[str, str] = {}
     for name, header in sorted(headers, key=lambda one: one[0]):
@@ -277,6 +267,7 @@ def kinds_that_differ(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[
 
 
 def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
+    """Make a bag of each slide, or of the slides of each patient."""
     if by == "slide":
         return [
             SlideBag(slide.name, slide.label, slide.patient, slide.section, (slide,), slide.annotation is not None)
@@ -292,34 +283,30 @@ def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
         slides.sort(key=lambda slide: slide.name)
         labels = {slide.label for slide in slides}
         if len(labels) > 1 and not binary:
-            one, other = _that_disagree(slides)
+            one, other = slides[0], next(slide for slide in slides if slide.label != slides[0].label)
             raise InputError(
                 f"{one.name} has the label {one.label}, {other.name} of the same patient {other.label}: "
-                "with --by patient their labels must agree, mend them, or give --by slide"
+                "with --by patient their labels must agree, correct them, or give --by slide"
             )
         mixed += len(labels) > 1
         label = max(labels, key=lambda label: label == 1)
         bag_id = re.sub(r"[\\/]", "_", patient)
-        for section in dict.fromkeys(slide.section for slide in slides):  # one, or a leak that will be told
+        for section in dict.fromkeys(slide.section for slide in slides):  # one, or a leak that is refused later
             own = tuple(slide for slide in slides if slide.section == section)
-            bags.append(SlideBag(bag_id, label, patient, section, own, _annotated(own, cohort)))
+            bags.append(SlideBag(bag_id, label, patient, section, own, _is_annotated(own, cohort)))
     if mixed:
         cohort.notes.append(f"patients with slides of both classes, who count as positive: {mixed}")
     cohort.notes.append("bags are named after patients, so results will be too")
     return bags
 
 
-def _annotated(slides: Sequence[Slide], cohort: SlideCohort) -> bool:
-    """A slide without an annotation must be one without a finding: of another one nobody knows where it is."""
+def _is_annotated(slides: Sequence[Slide], cohort: SlideCohort) -> bool:
+    """Return whether annotations show all: a slide with a finding and without one shows nobody where it is."""
     if not any(slide.annotation for slide in slides):
         return False
     unknown = [slide.name for slide in slides if not slide.annotation and slide.label != cohort.classes[0]]
     cohort.warnings.add("slide with a finding and no annotation, so its patient's bag has none", unknown)
     return not unknown
-
-
-def _that_disagree(slides: Sequence[Slide]) -> tuple[Slide, Slide]:
-    return next((slides[0], other) for other in slides if other.label != slides[0].label)
 
 
 def in_sections(bags: Sequence[SlideBag], shares: Shares, seed: int, notes: list[str]) -> dict[str, list[SlideBag]]:
@@ -334,13 +321,8 @@ def in_sections(bags: Sequence[SlideBag], shares: Shares, seed: int, notes: list
     return sections
 
 
-def figures(sections: Mapping[str, Sequence[SlideBag]], classes: Sequence[Label]) -> dict[str, dict[str, float]]:
-    """Counts of each section and of all."""
-    total = [bag for bags in sections.values() for bag in bags]
-    return {name: _figures(bags, classes) for name, bags in {**sections, "total": total}.items()}
-
-
-def _figures(bags: Sequence[SlideBag], classes: Sequence[Label]) -> dict[str, float]:
+def count_bags(bags: Sequence[SlideBag], classes: Sequence[Label]) -> dict[str, float]:
+    """Return how many bags, slides, patients, patches and bags of each class there are."""
     counts = Counter(bag.label for bag in bags)
     found: dict[str, float] = {
         "bags": len(bags),
@@ -351,18 +333,3 @@ def _figures(bags: Sequence[SlideBag], classes: Sequence[Label]) -> dict[str, fl
     if classes == [0, 1]:
         return {**found, "positive": counts[1], "prevalence": round(counts[1] / len(bags), 4) if bags else 0.0}
     return {**found, **{str(label): counts[label] for label in classes}}
-
-
-def section_notes(sections: Mapping[str, Sequence[SlideBag]], classes: Sequence[Label]) -> list[str]:
-    """What a person should know before training."""
-    found = []
-    for section in SECTIONS:
-        labels = {bag.label for bag in sections[section]}
-        absent = [str(label) for label in classes if label not in labels]
-        if not labels:
-            found.append(f"{section} is empty")
-        elif classes == [0, 1] and absent:
-            found.append(f"{section} has {'negative' if absent == ['1'] else 'positive'} bags alone")
-        elif absent:
-            found.append(f"{section} has no bag of {', '.join(absent)}")
-    return found

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in the folder of a cohort, by the name of each slide: features, labels of patches, annotations."""
+"""Find the files of a cohort by the name of each slide: features, labels of patches, annotations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MASK = re.compile(r"_(evaluation_)?mask$|_tumor_annotation$")
 
 
 def slide_name(text: str) -> str:
-    """Of a path or a name with or without the ending of a slide or of its features."""
+    """Return the name of a slide, of a path or a name with or without the ending of a slide or of its features."""
     name = text.replace("\\", "/").rpartition("/")[2]
     while name.lower().endswith(_SUFFIXES):
         name = name.rpartition(".")[0]
@@ -51,7 +51,7 @@ class FeatureFiles:
             self._by_name[slide_name(path.name)].append(path)
 
     def of(self, slide: str) -> Path | None:
-        """The file of a slide, given by its name or by the path of its features below the folder."""
+        """Return the file of a slide, given by its name or by the path of its features below the folder."""
         found = self._by_name.get(slide_name(slide), [])
         if len(found) > 1:
             found = [path for path in found if self.relative(path) == slide] or found
@@ -76,7 +76,7 @@ def _lies_in(place: Path, wanted: Path) -> bool:
 
 
 def beside_features(path: Path, folder: Path, kind: str) -> Path | None:
-    """torchmil keeps the labels of the slide or of its patches in a folder beside that of the features."""
+    """Find labels of torchmil, those of a slide or of its patches, in a folder beside that of the features."""
     for parent in path.parents:
         if (parent / kind / f"{path.stem}.npy").is_file():
             return parent / kind / f"{path.stem}.npy"
@@ -86,18 +86,18 @@ def beside_features(path: Path, folder: Path, kind: str) -> Path | None:
 
 
 def read_label(path: Path) -> str:
-    """The label of a slide that torchmil keeps in a .npy."""
+    """Return the label of a slide that torchmil keeps in a .npy."""
     try:
         values = np.unique(np.load(path, allow_pickle=False))
         if values.size == 1:
             return f"{values[0]:g}"
     except (OSError, ValueError, TypeError):
         pass
-    raise InputError(f"{path} does not hold one number, the label of a slide: mend it, or give --labels FILE")
+    raise InputError(f"{path} does not hold one number, the label of a slide: correct it, or give --labels FILE")
 
 
 def find_annotations(folder: Path) -> dict[str, Path]:
-    """By the name of the slide; of a slide that has several the form that says most."""
+    """Return name of the slide -> annotation; of several the format that says most."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the one of the annotations with --annotations FOLDER")
     found: dict[str, Path] = {}

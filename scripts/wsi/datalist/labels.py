@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Labels and splits of slides as CLAM, torchmil and people write them: csv files, told apart by their columns."""
+"""Read labels and splits of slides as CLAM, torchmil, STAMP and people write them in csv files, and name classes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def holds_splits(columns: Collection[str]) -> bool:
 
 
 def read_slide_labels(path: Path, label: str = LABEL) -> list[SlideLabel]:
-    """Of a csv with the columns slide and label, and if wanted patient, section, coarse and annotation.
+    """Read a csv with the columns slide and label, and if wanted patient, section, coarse and annotation.
 
     Args:
         path: the csv.
@@ -72,7 +72,7 @@ def read_slide_labels(path: Path, label: str = LABEL) -> list[SlideLabel]:
 
 
 def read_patient_labels(path: Path, slide_table: Path, label: str = LABEL) -> tuple[list[SlideLabel], list[str]]:
-    """Of two csvs, as STAMP's: a row for each slide in the order of the second; and who of the first has no slide.
+    """Read two csvs, as STAMP's: a row for each slide in the order of the second; and who of the first has no slide.
 
     A slide of nobody in the first has no label.
 
@@ -92,17 +92,17 @@ def read_patient_labels(path: Path, slide_table: Path, label: str = LABEL) -> tu
         )
     slides = list(read_rows(slide_table, (patient, slide)))
     require_named_once([(line, slide_name(name)) for line, (_, name) in slides], slide_table, "slide")
-    told = {row.patient: row for row in patients}
+    known = {row.patient: row for row in patients}
     owners = {who for _, (who, _) in slides}
-    if not told.keys() & owners:
+    if not known.keys() & owners:
         raise InputError(f"{slide_table} names no patient of {path}: give the slide table of these labels")
     blank = SlideLabel(0, "", "")
-    rows = [told.get(who, blank)._replace(slide=name, patient=who) for _, (who, name) in slides]
-    return rows, [who for who in told if who not in owners]
+    rows = [known.get(who, blank)._replace(slide=name, patient=who) for _, (who, name) in slides]
+    return rows, [who for who in known if who not in owners]
 
 
 def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> list[SlideLabel]:
-    """One for each slide or patient, whose column is called one of `named`."""
+    """Read a row for each slide or patient, whose column is called one of `named`."""
     columns = column_names(path)
     if _one_of(named, columns) is None or label.casefold() not in columns:
         there = ", ".join(sorted(columns)[:12])
@@ -124,7 +124,7 @@ def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> lis
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """Name of a slide -> its section, of CLAM's two forms or of torchmil's."""
+    """Return name of a slide -> its section, of CLAM's two formats or of torchmil's."""
     columns = column_names(path)
     if not holds_splits(columns):
         raise InputError(
@@ -150,7 +150,7 @@ def read_splits(path: Path) -> dict[str, str]:
 
 
 def _split_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, str, str]]:
-    """Line, slide and section."""
+    """Yield line, slide and section."""
     slide, section = _one_of(SLIDE, columns), _one_of(SECTION, columns)
     if slide is not None and section is not None:
         for line, (name, where) in read_rows(path, (slide, section)):
@@ -200,7 +200,7 @@ _NEGATIVE = [re.compile(rf"(?<![a-z]){word}(?![a-z0-9])", re.IGNORECASE) for wor
 
 
 def class_list(given: Any) -> list[str] | None:
-    """What was typed behind --classes."""
+    """Return what was typed behind --classes, or refuse it."""
     if given is None:
         return None
     given = given.split(",") if isinstance(given, str) else given
@@ -211,13 +211,13 @@ def class_list(given: Any) -> list[str] | None:
 
 
 def as_classes(rows: Sequence[SlideLabel], classes: Sequence[str] | None, path: Path) -> dict[int, Label]:
-    """Line -> label of the rows that have one: a number, or the name of one of three or more classes."""
+    """Return line -> label of the rows that have one: a number, or the name of one of three or more classes."""
     labelled = [row for row in rows if row.label]
     if not labelled:
         raise InputError(f"{path} has no label in any row: give one per slide")
     if classes is not None:
         return {row.line: _of_the_list(row, classes, path) for row in labelled}
-    numbers = {row.line: _number(row.label) for row in labelled}
+    numbers = {row.line: _as_number(row.label) for row in labelled}
     if all(number is None for number in numbers.values()):
         _require_three({row.label for row in labelled}, path)
         return {row.line: row.label for row in labelled}
@@ -226,7 +226,7 @@ def as_classes(rows: Sequence[SlideLabel], classes: Sequence[str] | None, path: 
         number = numbers[row.line]
         if number is None or number < 0:
             raise InputError(
-                f"{path}, line {row.line}: the label {row.label!r} is no number from 0, as others are: mend it, "
+                f"{path}, line {row.line}: the label {row.label!r} is no number from 0, as others are: correct it, "
                 "or name the classes with --classes"
             )
         whole[row.line] = number
@@ -239,23 +239,23 @@ def as_classes(rows: Sequence[SlideLabel], classes: Sequence[str] | None, path: 
     return whole
 
 
-def _number(text: str) -> int | None:
+def _as_number(text: str) -> int | None:
     match = _NUMBER.fullmatch(text)
     return None if match is None else int(match[1])
 
 
 def _of_the_list(row: SlideLabel, classes: Sequence[str], path: Path) -> Label:
-    """Two classes become 0 and 1, more keep their names; a number counts for the class it numbers."""
-    number = _number(row.label)
+    """Return 0 or 1 for one of two classes, else its name; a number counts for the class it numbers."""
+    number = _as_number(row.label)
     if row.label in classes:
-        place = classes.index(row.label)
+        index = classes.index(row.label)
     elif number is not None and number in range(len(classes)):
-        place = number
+        index = number
     else:
         raise InputError(
             f"{path}, line {row.line}: the label {row.label!r} is not one of the classes: give {', '.join(classes)}"
         )
-    return place if len(classes) == 2 else classes[place]
+    return index if len(classes) == 2 else classes[index]
 
 
 def _require_three(names: set[str], path: Path) -> None:
@@ -271,14 +271,14 @@ def _require_three(names: set[str], path: Path) -> None:
 
 
 def _negative_first(names: Iterable[str]) -> list[str]:
-    """By alphabet, but before all others the one that most clearly says that nothing was found."""
+    """Order names by alphabet, but before all others the one that most clearly says that nothing was found."""
     ordered = sorted(names)
     surest = min(ordered, key=lambda name: next((k for k, word in enumerate(_NEGATIVE) if word.search(name)), math.inf))
     return [surest, *(name for name in ordered if name != surest)]
 
 
 def training_note(classes: Sequence[Label]) -> str:
-    """How a network is trained on three classes or more."""
+    """Return how a network is trained on three classes or more."""
     if tuple(classes) == _BRACS:
         kind, names = ", those of BRACS", " (or hmil.json) and configs/bracs.json"
     elif tuple(classes) == _PANDA:
@@ -292,12 +292,12 @@ def training_note(classes: Sequence[Label]) -> str:
 
 
 def _typed(names: Iterable[str]) -> str:
-    """As a shell takes it."""
+    """Return a list as a shell takes it."""
     return '"[' + ",".join(f"'{name}'" for name in names) + ']"'
 
 
 def in_order(labels: Iterable[Label], classes: Sequence[str] | None) -> list[Label]:
-    """Each class once: numbers ascending, names as the user listed them, or by alphabet behind the negative one."""
+    """Return each class once: numbers ascending, names as listed, or by alphabet behind the negative one."""
     found = set(labels)
     if classes is not None and len(classes) > 2:
         return list(classes)
@@ -308,7 +308,7 @@ def in_order(labels: Iterable[Label], classes: Sequence[str] | None) -> list[Lab
 
 
 def coarse_of(rows: Sequence[SlideLabel], labels: Mapping[int, Label], path: Path) -> dict[Label, str]:
-    """The coarse class of each fine one, which must always be the same."""
+    """Return the coarse class of each fine one, which must always be the same."""
     seen: dict[Label, SlideLabel] = {}
     for row in rows:
         if not row.coarse or row.line not in labels:
@@ -317,6 +317,6 @@ def coarse_of(rows: Sequence[SlideLabel], labels: Mapping[int, Label], path: Pat
         if before.coarse != row.coarse:
             raise InputError(
                 f"{path}, line {row.line} puts {row.label} under {row.coarse}, line {before.line} under "
-                f"{before.coarse}: a fine class has one coarse class, mend them"
+                f"{before.coarse}: a fine class has one coarse class, correct them"
             )
     return {label: row.coarse for label, row in seen.items()}

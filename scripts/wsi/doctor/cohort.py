@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What would stop a run on whole slides, or spoil it, told before an hour is spent."""
+"""Find what would stop a run on whole slides, or spoil it, before an hour is spent."""
 
 from __future__ import annotations
 
@@ -10,68 +10,93 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
-from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
+from scripts.datalist.split import PROGRESS_AFTER_S
 from scripts.doctor.computer import WHOLE_SLIDES, examine_computer
-from scripts.doctor.findings import Finding, Level, ScanFinding, folded, sections_in
-from scripts.wsi.datalist.cohort import SAME_PITCH, SLOW_SECONDS, collect, kinds_that_differ, patient_in
+from scripts.doctor.findings import (
+    Entries,
+    Finding,
+    Level,
+    ScanFinding,
+    examine_leakage,
+    examine_section,
+    folded,
+    sections_in,
+)
+from scripts.wsi.datalist.cohort import SAME_PITCH, SlideSources, collect_slides, kinds_that_differ, patient_in
 from scripts.wsi.datalist.files import FeatureFiles, slide_name
-from scripts.wsi.datalist.labels import in_order, read_splits
-from scripts.wsi.datalist.writing import PATIENTS, labels_in, leakage, pitches_of_unknown_scale, splits_in
+from scripts.wsi.datalist.labels import in_order
+from scripts.wsi.datalist.writing import PATIENTS, labels_in, leakage_of_slides, pitches_of_unknown_scale, splits_in
 from scripts.wsi.doctor.slide import Examined, How, examine_features, examine_slide
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.slides.folder import SlideFolder
 from scripts.wsi.slides.slide import SLIDE_SUFFIXES, find_slides
 
-Bag = dict[str, Any]
-Named = tuple[str, Path, Bag]  # what a slide is called, its features, and what a datalist says of it
+Named = tuple[str, Path, dict[str, Any]]  # what a slide is called, its features, and what a datalist states of it
 
 _EQUAL_ENDS = re.compile(r"^(\d+ slides of )(\d+) to \2 ")
 
 
-def examine_wsi(
-    path: Path,
-    datalist: Path | None,
-    output_dir: Path,
-    slides: Path | None = None,
-    quick: bool = False,
-    slide_mpp: float | None = None,
-    annotation_values: Any = None,
-) -> Iterator[Finding]:
-    """The computer, then a datalist and its feature files, or those below a folder, or the slides below it."""
-    yield from examine_computer(output_dir, WHOLE_SLIDES)
-    if not path.exists():
-        yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
-        return
-    try:
-        if slide_mpp is not None and not _is_positive(slide_mpp):
+@dataclass(frozen=True, kw_only=True)
+class WsiDoctorRequest:
+    """What `doctor wsi` is asked to examine.
+
+    Args:
+        path: a folder of features or slides, or one file of either.
+        datalist: by default the one in the folder.
+        output_dir: where results would go.
+        slides: the folder of the slides of the features.
+        quick: do not read the features themselves.
+        slide_mpp: micrometres per pixel of slides whose features do not state it.
+        annotation_values: which values of a mask or classes of polygons count.
+    """
+
+    path: Path
+    datalist: Path | None = None
+    output_dir: Path = Path()
+    slides: Path | None = None
+    quick: bool = False
+    slide_mpp: float | None = None
+    annotation_values: Any = None
+
+    def how(self) -> How:
+        mpp, values = self.slide_mpp, self.annotation_values
+        is_number = isinstance(mpp, (int, float)) and not isinstance(mpp, bool)
+        if mpp is not None and not (is_number and 0 < mpp < math.inf):
             raise InputError(
-                f"the micrometres per pixel of the slides are {slide_mpp!r}: give a number above 0 with --slide_mpp"
+                f"the micrometres per pixel of the slides are {mpp!r}: give a number above 0 with --slide_mpp"
             )
-        values = None if annotation_values is None else ensure_tuple(annotation_values)
-        how = How(quick, SlideFolder(None if slides is None else str(slides)), slide_mpp, values)
-        yield from _examine(path, datalist, slides, how)
+        slides = SlideFolder(None if self.slides is None else str(self.slides))
+        return How(self.quick, slides, mpp, None if values is None else ensure_tuple(values))
+
+
+def examine_wsi(request: WsiDoctorRequest) -> Iterator[Finding]:
+    """Examine the computer, then a datalist and its features, or features or slides below a folder, or one file."""
+    yield from examine_computer(request.output_dir, WHOLE_SLIDES)
+    path = request.path
+    try:
+        how = request.how()
+        if not path.exists():
+            yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
+        elif path.is_dir():
+            yield from _examine_folder(request, how)
+        elif path.suffix.lower() in SLIDE_SUFFIXES:
+            yield examine_slide(path).finding
+        else:
+            yield examine_features(path, slide_name(path.name), how).finding.finding
     except InputError as error:
         yield Finding(Level.FAIL, str(error))
 
 
-def _is_positive(number: object) -> bool:
-    return isinstance(number, (int, float)) and not isinstance(number, bool) and 0 < number < math.inf
-
-
-def _examine(path: Path, datalist: Path | None, slides: Path | None, how: How) -> Iterator[Finding]:
-    if path.is_file():
-        if path.suffix.lower() in SLIDE_SUFFIXES:
-            yield examine_slide(path).finding
-        else:
-            yield examine_features(path, slide_name(path.name), how).finding.finding
-        return
+def _examine_folder(request: WsiDoctorRequest, how: How) -> Iterator[Finding]:
+    path, datalist, slides = request.path, request.datalist, request.slides
     files = FeatureFiles(path)
     if datalist is None and (path / "datalist.json").is_file():
         datalist = path / "datalist.json"
@@ -82,20 +107,20 @@ def _examine(path: Path, datalist: Path | None, slides: Path | None, how: How) -
     if datalist is None:
         yield Finding(Level.PASS, f"{path} holds {len(files.paths)} feature file{'s' * (len(files.paths) > 1)}")
         yield from _examine_labels(path, files)
-        named = [(name, file, {}) for name, file in zip(_names(files), files.paths, strict=True)]
+        named = [(name, file, {}) for name, file in zip(_slide_names(files), files.paths, strict=True)]
     else:
-        sections: dict[str, list[Bag]] = {}
+        sections: dict[str, Entries] = {}
         given = sections_in(datalist)
         names = class_names(given)
         for section, own in given.items():
-            finding, sections[section] = _examine_section(datalist, section, own, path, names)
+            finding, sections[section] = _examine_bags(datalist, section, own, path, names)
             yield finding
-        yield _examine_leakage(sections, datalist)
+        yield _examine_leaks(sections, datalist)
         named = [each for bags in sections.values() for bag in bags for each in _files_of(bag, names)]
         yield from _examine_rest(named, files)
     examined = [
         (name, examine_features(file, name, how, bag))
-        for name, file, bag in tqdm(named, desc="slides", unit="slide", delay=SLOW_SECONDS)
+        for name, file, bag in tqdm(named, desc="slides", unit="slide", delay=PROGRESS_AFTER_S)
     ]
     yield from _folded((each.finding for _, each in examined), "patches")
     yield from _examine_cohort(examined)
@@ -105,7 +130,7 @@ def _examine(path: Path, datalist: Path | None, slides: Path | None, how: How) -
 
 
 def class_names(sections: Mapping[str, Any]) -> list[str] | None:
-    """The classes a datalist has, as load_bags takes them; None where they are 0 and 1."""
+    """Return the classes a datalist has, as load_bags takes them; None where they are 0 and 1."""
     bags = (bag for own in sections.values() if isinstance(own, list) for bag in own if isinstance(bag, dict))
     labels = {bag["label"] for bag in bags if isinstance(bag.get("label"), (int, str))}
     if labels <= {0, 1}:
@@ -116,59 +141,35 @@ def class_names(sections: Mapping[str, Any]) -> list[str] | None:
     return [str(number) for number in range(max(numbers) + 1)] if min(numbers) >= 0 else None
 
 
-def _examine_section(
+def _examine_bags(
     datalist: Path, section: str, given: Any, folder: Path, names: Sequence[str] | None
-) -> tuple[Finding, list[Bag]]:
-    if not given:
-        what = "evaluation" if section == "test" else "training"
-        return Finding(Level.WARN, f'{datalist} has no bags under "{section}"', f"add them before {what}"), []
+) -> tuple[Finding, Entries]:
     missing = _missing(given, folder)
     if missing:
         text = f"{section}: {len(missing)} of {len(given)} bags lack a feature file, such as {missing[0]}"
         return Finding(Level.FAIL, text, "extract the features, or make the datalist again"), []
-    try:
-        bags = load_bags(str(datalist), section, str(folder), labelled=section != "test", class_names=names)
-    except InputError as error:
-        return Finding(Level.FAIL, str(error)), []
-    counts = Counter(bag.get("label") for bag in bags)
-    shown = ["negative", "positive"] if names is None else names
-    text = f"{section}: {len(bags)} bags, " + ", ".join(f"{counts[k]} {name}" for k, name in enumerate(shown))
-    absent = [name for k, name in enumerate(shown) if not counts[k]]
-    if not absent:
-        return Finding(Level.PASS, text), bags
-    alone = len(shown) - len(absent) < 2
-    level = Level.FAIL if section == "training" and alone else Level.WARN
-    return Finding(
-        level, text, "put bags of both classes into it" if alone else "put bags of every class into it"
-    ), bags
+    return examine_section(datalist, section, given, folder, names, "bags")
 
 
 def _missing(given: Any, folder: Path) -> list[str]:
-    """Paths of features that do not exist."""
+    """Return the paths of features that do not exist."""
     images = [bag.get("image") for bag in given if isinstance(bag, dict)] if isinstance(given, list) else []
     paths = [path for image in images for path in (image if isinstance(image, list) else [image])]
     return [path for path in paths if isinstance(path, str) and not (folder / path).exists()]
 
 
-def _examine_leakage(sections: Mapping[str, Sequence[Bag]], datalist: Path) -> Finding:
-    patients = _patients(sections, datalist)
-    leaks = leakage(sections, patients)
-    if leaks.example:
-        text = (
-            f"{leaks.patients_in_several_sections} of {leaks.patients} patients and "
-            f"{leaks.slides_in_several_sections} of {leaks.slides} slides are in more than one section "
-            f"(of {' and '.join(leaks.example)})"
-        )
-        return Finding(Level.FAIL, text, "make the datalist again, with python -m scripts datalist wsi")
-    if not patients:
-        text = f"none of {leaks.slides} slides is in two sections; of which patients they are is not known"
-        fix = "make sure that nobody is in two, or make the datalist of a csv with a column patient"
-        return Finding(Level.WARN, text, fix)
-    return Finding(Level.PASS, f"none of {leaks.patients} patients and {leaks.slides} slides is in two sections")
+def _examine_leaks(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist: Path) -> Finding:
+    patients = _known_patients(sections, datalist)
+    leakage = leakage_of_slides(sections, patients)
+    if patients or leakage.example:
+        return examine_leakage(leakage, "wsi")
+    text = f"none of {leakage.total_images} slides is in two sections; of which patients they are is not known"
+    fix = "make sure that nobody is in two, or make the datalist of a csv with a column patient"
+    return Finding(Level.WARN, text, fix)
 
 
-def _patients(sections: Mapping[str, Sequence[Bag]], datalist: Path) -> dict[str, str]:
-    """bag_id -> who it is of: by the check that was written beside the datalist, or by names that tell."""
+def _known_patients(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist: Path) -> dict[str, str]:
+    """Return bag_id -> patient, by the check that was written beside the datalist, or by names that state it."""
     check_file = datalist.with_name(f"{datalist.stem}_check.json")
     names = [bag["bag_id"] for bags in sections.values() for bag in bags]
     patients = {name: patient for name in names if (patient := patient_in(name)) is not None}
@@ -181,17 +182,17 @@ def _patients(sections: Mapping[str, Sequence[Bag]], datalist: Path) -> dict[str
     return patients
 
 
-def _files_of(bag: Bag, names: Sequence[str] | None) -> Iterator[Named]:
+def _files_of(bag: Mapping[str, Any], names: Sequence[str] | None) -> Iterator[Named]:
     images = [bag["image"]] if isinstance(bag["image"], str) else bag["image"]
     for number, image in enumerate(images):
-        about: Bag = {"label": bag.get("label")} if names is None and len(images) == 1 else {}
+        about: dict[str, Any] = {"label": bag.get("label")} if names is None and len(images) == 1 else {}
         for key in ("annotation", "instance_label"):
             about[key] = _of_slide(bag, key, number, len(images))
         yield slide_name(image) if len(images) > 1 else bag["bag_id"], Path(image), about
 
 
-def _of_slide(bag: Bag, key: str, number: int, slides: int) -> Any:
-    """What a bag says of one of its slides; of a single one instance_label may be a list of numbers."""
+def _of_slide(bag: Mapping[str, Any], key: str, number: int, slides: int) -> Any:
+    """Return what a bag states of one of its slides; of a single one instance_label may be a list of numbers."""
     given = bag.get(key)
     if given is None or (slides == 1 and (key == "instance_label" or not isinstance(given, list))):
         return given
@@ -201,12 +202,12 @@ def _of_slide(bag: Bag, key: str, number: int, slides: int) -> Any:
 
 
 def _folded(found: Iterable[ScanFinding], parts: str) -> Iterator[Finding]:
-    """In few lines; from 12 to 12 is 12."""
+    """Yield findings in few lines; from 12 to 12 is 12."""
     for finding in folded(found, "slides", parts):
         yield finding._replace(text=_EQUAL_ENDS.sub(r"\1\2 ", finding.text))
 
 
-def _names(files: FeatureFiles) -> list[str]:
+def _slide_names(files: FeatureFiles) -> list[str]:
     names = [slide_name(path.name) for path in files.paths]
     counts = Counter(names)
     return [
@@ -216,36 +217,36 @@ def _names(files: FeatureFiles) -> list[str]:
 
 
 def _examine_labels(path: Path, files: FeatureFiles) -> Iterator[Finding]:
-    """A csv of labels that no datalist was made of yet."""
+    """Examine a csv of labels that no datalist was made of yet."""
     try:
         labels = labels_in(path)
         splits = splits_in(path, labels)
         if labels is None and splits is None:
             yield Finding(Level.INFO, "no datalist and no csv of labels, so there is nothing to train on yet")
             return
-        cohort = collect(files, labels, splits, None if splits is None else read_splits(splits), None)
+        cohort = collect_slides(SlideSources(files, labels, splits))
     except InputError as error:
         yield Finding(Level.WARN, str(error))
         return
     for remarks in (cohort.rejected, cohort.warnings):
         for line in remarks.as_lines():
-            yield Finding(Level.WARN, line, "mend it, or it is left out" if remarks is cohort.rejected else "")
+            yield Finding(Level.WARN, line, "correct it, or it is rejected" if remarks is cohort.rejected else "")
     yield Finding(Level.INFO, f"{len(cohort.slides)} slides have a label", f"python -m scripts datalist wsi {path}")
 
 
 def _examine_rest(named: Sequence[Named], files: FeatureFiles) -> Iterator[Finding]:
-    """Feature files without a label, in the folders that the datalist uses."""
+    """Examine feature files without a label, in the folders that the datalist uses."""
     used = {os.path.abspath(path) for _, path, _ in named}
     folders = {os.path.dirname(path) for path in used}
     rest = [path for path in files.paths if os.path.abspath(path) not in used]
     rest = [path for path in rest if os.path.dirname(os.path.abspath(path)) in folders]
     if rest:
         text = f"feature files in no section: {len(rest)}, such as {files.relative(rest[0])}"
-        yield Finding(Level.INFO, text, "slides without tissue are left out; label the others, if they are meant")
+        yield Finding(Level.INFO, text, "slides without tissue are rejected; label the others, if they are meant")
 
 
 def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Finding]:
-    """What must be alike in all files."""
+    """Examine what must be the same in all files."""
     headers = [(name, each.header) for name, each in examined if each.header is not None]
     filled = [(name, header) for name, header in headers if header.patches > 0]
     if not filled:
@@ -259,7 +260,7 @@ def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Findin
         f"{' to '.join(dict.fromkeys(f'{degree:.1f}' for degree in (degrees[0], degrees[-1])))} of 8 neighbours"
     )
     yield Finding(Level.INFO, text)
-    yield from _alike(filled)
+    yield from _examine_encoders(filled)
     yield from _magnification([header for _, header in filled])
     of_content: dict[str, list[str]] = defaultdict(list)
     for name, each in examined:
@@ -271,7 +272,7 @@ def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Findin
         yield Finding(Level.WARN, text, "keep one of each, or extract the features again")
 
 
-def _alike(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[Finding]:
+def _examine_encoders(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[Finding]:
     fix = "extract the features of all slides by one encoder, or name its folder"
     differ = [Finding(Level.FAIL, text, fix) for text in kinds_that_differ(headers)]
     unnamed = sum(not header.encoder for _, header in headers)
@@ -314,7 +315,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _examine_slides_of(examined: Sequence[tuple[Path, FeatureHeader | None]], folder: Path) -> Iterator[Finding]:
-    """The slides that features are of; a slide is found as a run finds it, by its id, else by the features' name."""
+    """Examine the slides that features are of; a slide is found as a run finds it, by id or else by name."""
     paths = find_slides(folder)
     names = {slide_name(path.name) for path in paths}
     headers = {
@@ -333,10 +334,10 @@ def _examine_slides_of(examined: Sequence[tuple[Path, FeatureHeader | None]], fo
 
 
 def _examine_slides(paths: Sequence[Path], folder: Path, headers: Mapping[str, FeatureHeader]) -> Iterator[Finding]:
-    """Slides themselves; the headers are those of their features, where there are some."""
+    """Examine slides themselves; the headers are those of their features, where there are some."""
     found: Iterable[ScanFinding] = (
         examine_slide(path, headers.get(slide_name(path.name)))
-        for path in tqdm(paths, desc="slides", unit="slide", delay=SLOW_SECONDS)
+        for path in tqdm(paths, desc="slides", unit="slide", delay=PROGRESS_AFTER_S)
     )
     yield from _folded(found, "megapixels")
     todo = [path for path in paths if slide_name(path.name) not in headers]

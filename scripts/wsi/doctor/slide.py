@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether one slide or one feature file can be used, and what there is to know about it."""
+"""Examine one slide or one feature file: whether it can be used, and what there is to know about it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from scripts.wsi.slides.folder import Completed, SlideFolder
 from scripts.wsi.slides.slide import damaged, open_slide, read_mpp
 
 FEW_NEIGHBOURS, ENOUGH_TO_TELL = 4.0, 16  # of 8; a handful of patches has few whatever the pitch
-BLOCK = 4096  # patches that are read at once
+_BLOCK = 4096  # patches that are read at once
 PROBE = 64  # pixels of the square that is read of a slide
 
-_LOOK = "it is read as it is; look at it, and mend what is wrong"
+_LOOK = "it is read as it is; look at it, and correct what is wrong"
 _AGAIN = "extract the features again"
 
 
 class Examined(NamedTuple):
+    """What was found in a feature file."""
+
     finding: ScanFinding
     header: FeatureHeader | None = None
     degree: float = 0.0  # neighbours of a patch on average
@@ -39,7 +41,7 @@ class Examined(NamedTuple):
 
 
 class How(NamedTuple):
-    """A file is examined as a run would read it."""
+    """How a file is examined, which is as a run would read it."""
 
     quick: bool = False  # the features themselves are not read
     slides: SlideFolder = SlideFolder(None)
@@ -48,7 +50,7 @@ class How(NamedTuple):
 
 
 def examine_features(path: Path, name: str, how: How, bag: Mapping[str, Any] | None = None) -> Examined:
-    """A feature file of any form.
+    """Examine a feature file of any format.
 
     Args:
         path: the file.
@@ -70,8 +72,8 @@ def _examined(file: FeatureFile, name: str, how: How, bag: Mapping[str, Any]) ->
         return Examined(ScanFinding(name, Level.WARN, "no patches, a slide without tissue", fix), header)
     completed = how.slides.completed(header, coords, file.path, how.slide_mpp)
     header = replace(header, mpp=completed.header.mpp)
-    places = lattice_places(coords, header.pitch)
-    degree = mean_degree(places)
+    nodes = lattice_places(coords, header.pitch)
+    degree = mean_degree(nodes)
     scale = "micrometres per pixel not known" if header.mpp is None else f"{header.mpp:.4g} micrometres per pixel"
     text = (
         f"{header.patches} patches of {header.dimension} numbers ({header.form}), "
@@ -80,11 +82,11 @@ def _examined(file: FeatureFile, name: str, how: How, bag: Mapping[str, Any]) ->
     if header.patches > 1 and degree == 0:
         alone = f"no patch has a neighbour: the pitch is wrong ({text})"
         return Examined(ScanFinding(name, Level.FAIL, alone, _AGAIN), header)
-    twice = header.patches - len(distinct(places))
+    twice = header.patches - len(distinct(nodes))
     if twice:
         crowded = f"{twice} of {header.patches} patches lie where another lies"
         return Examined(ScanFinding(name, Level.FAIL, crowded, f"{_AGAIN}, each patch once"), header, degree)
-    spoilt, content = (0, "") if how.quick else _read(file)
+    spoilt, content = (0, "") if how.quick else _read_all(file)
     if spoilt:
         broken = f"{spoilt} of {header.patches} patches hold NaN or infinite values"
         return Examined(ScanFinding(name, Level.FAIL, broken, _AGAIN), header, degree)
@@ -103,19 +105,19 @@ def _examined(file: FeatureFile, name: str, how: How, bag: Mapping[str, Any]) ->
     return Examined(finding, header, degree, content)
 
 
-def _read(file: FeatureFile) -> tuple[int, str]:
-    """Patches that are not finite, and a digest of all."""
+def _read_all(file: FeatureFile) -> tuple[int, str]:
+    """Return how many patches are not finite, and a digest of all."""
     digest = hashlib.blake2b(str((file.header.patches, file.header.dimension)).encode(), digest_size=16)
     spoilt = 0
-    for start in range(0, file.header.patches, BLOCK):
-        block = np.ascontiguousarray(file.read(start, start + BLOCK))
+    for start in range(0, file.header.patches, _BLOCK):
+        block = np.ascontiguousarray(file.read(start, start + _BLOCK))
         spoilt += len(block) - int(np.isfinite(block).all(axis=1).sum())
         digest.update(block.data)
     return spoilt, digest.hexdigest()
 
 
 def _examine_truth(slide: Completed, bag: Mapping[str, Any], how: How) -> list[str]:
-    """Remarks on the labels of patches, or an error where they cannot be read."""
+    """Return remarks on the labels of patches, or refuse those that cannot be read."""
     if bag.get("annotation") is not None:
         return _examine_annotation(slide.header, slide.coords, bag, how.annotation_values)
     if bag.get("instance_label") is not None:
@@ -140,7 +142,7 @@ def _examine_annotation(
 
 
 def _positive(given: Any, patches: int) -> int:
-    """Patches that are, of a .npy or a list."""
+    """Return how many patches are positive, of a .npy or a list."""
     try:
         labels = np.load(given, allow_pickle=False) if isinstance(given, (str, Path)) else np.asarray(given)
         counts = np.isin(labels, (0, 1)).sum(), labels.size
@@ -152,7 +154,7 @@ def _positive(given: Any, patches: int) -> int:
 
 
 def examine_slide(path: Path, header: FeatureHeader | None = None) -> ScanFinding:
-    """A slide as OpenSlide sees it, and whether features are of it.
+    """Examine a slide as OpenSlide sees it, and whether features are of it.
 
     Args:
         path: the slide.

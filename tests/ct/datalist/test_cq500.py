@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.ct.datalist import cq500
-from scripts.datalist.split import Cohort
+from scripts.ct.datalist.cq500 import collect_cq500, read_majority_labels
+from scripts.ct.datalist.images import Cohort
 from tests.ct.studies import write_series
 
 VOTES = {0: (1, 1, 0), 1: (0, 1, 0), 7: (1, 1, 1)}
@@ -35,7 +35,7 @@ def write_reads(folder: Path, votes: dict[int, tuple[int, int, int]] = VOTES) ->
 
 
 def collect(folder: Path) -> Cohort:
-    return cq500.collect(folder, folder / "reads.csv", folder / "index.jsonl")[0]
+    return collect_cq500(folder, folder / "reads.csv", folder / "index.jsonl")[0]
 
 
 @pytest.fixture
@@ -133,3 +133,26 @@ def test_what_is_not_cq500_is_told(tmp_path: Path) -> None:
         InputError, match=r"reads\.csv, line 3: 'CT-1' is not like CQ500-CT-0: give CQ500's reads\.csv$"
     ):
         collect(tmp_path)
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "labels.csv"
+    file.write_text(text)
+    return file
+
+
+def test_majority_of_three_readers(tmp_path: Path) -> None:
+    votes = [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1)]
+    lines = [f"CQ500-CT-{number},B1,{a},1,{b},1,{c}" for number, (a, b, c) in enumerate(votes)]
+    file = written(tmp_path, "\n".join(["name,Category,R1:ICH,R1:IPH,R2:ICH,R2:IPH,R3:ICH", *lines]))
+    labels = {number: (f"CQ500-CT-{number}", label) for number, label in enumerate([0, 0, 1, 1])}
+    assert read_majority_labels(file) == labels
+
+
+def test_a_reader_without_an_answer_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, "name,R1:ICH,R2:ICH,R3:ICH\nCQ500-CT-0,1,,0\n")
+    with pytest.raises(InputError, match=r"line 2: the label '' is not one of the classes: give 0 or 1$"):
+        read_majority_labels(file)
+    file = written(tmp_path, "name,R1:ICH\nCQ500-CT-0,1\n")
+    with pytest.raises(InputError, match=r"has no column R2:ICH, R3:ICH: its first line must name name, R1:ICH, R2"):
+        read_majority_labels(file)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.ct.datalist import folder as table
-from scripts.datalist.split import Cohort
+from scripts.ct.datalist.folder import ScanLabel, collect_folder, read_scan_labels
+from scripts.ct.datalist.images import Cohort
 from tests.ct.studies import write_series
 from tests.ct.volumes import write_nrrd
 
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def collect(folder: Path, *lines: str, columns: str = "scan,label") -> Cohort:
     labels = folder / "labels.csv"
     labels.write_text("\n".join([columns, *lines]) + "\n")
-    return table.collect(folder, labels, folder / "index.jsonl")[0]
+    return collect_folder(folder, labels, folder / "index.jsonl")[0]
 
 
 def test_a_scan_may_have_any_form(folder: Path) -> None:
@@ -175,3 +175,42 @@ def test_two_rows_of_one_name_are_told(folder: Path) -> None:
     shutil.copytree(folder / "scans" / "a", folder / "scans_a")
     with pytest.raises(InputError, match=r"labels\.csv, lines 2 and 3 would both be named scans_a: rename one$"):
         collect(folder, "scans/a,1", "scans_a,1")
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "labels.csv"
+    file.write_text(text)
+    return file
+
+
+def test_patient_and_section_are_read_where_they_stand(tmp_path: Path) -> None:
+    file = written(tmp_path, "section,patient,scan,label\ntest,p1,a,1\ntraining,p2,b,0\n")
+    assert read_scan_labels(file) == [ScanLabel(2, "a", 1, "p1", "test"), ScanLabel(3, "b", 0, "p2", "training")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scan,class\na,1\n", "has no column label: its first line must name scan, label"),
+        ("", "has no column scan, label: its first line must name scan, label"),
+        ("scan,label\n", "has no rows: give one per scan"),
+        ("scan,label\na,yes\n", "line 2: the label 'yes' is not one of the classes: give 0 or 1"),
+        ("scan,label\na,1\nb,\n", "line 3: the label '' is not one of the classes: give 0 or 1"),
+        ("scan,label\na,1\nb\n", "line 3 has 1 of 2 columns: complete it"),
+        ("scan,label\n,1\n", "line 2 names no scan: name it, or take the line out"),
+        ("scan,label\na,1\nb,0\na,1\n", "line 4 names 'a' as line 2 does: keep one"),
+        ("scan,label,section\na,1,train\n", "line 2: the section 'train' is none: give training, validation, test"),
+        (
+            "scan,label,section\na,1,test\nb,1,\n",
+            "line 3 has no section, other lines have: give every scan one, or leave it out",
+        ),
+        (
+            "scan,label,patient\na,1,\nb,1,p\n",
+            "line 2 has no patient, other lines have: give every scan one, or leave it out",
+        ),
+    ],
+)
+def test_each_mistake_in_a_table_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(InputError, match=f"^{re.escape(str(file))}[ ,]+{re.escape(message)}$"):
+        read_scan_labels(file)

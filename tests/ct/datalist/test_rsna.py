@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
+from scripts.core.errors import InputError
 from scripts.ct.datalist import rsna
-from scripts.datalist.split import Cohort, as_datalist, as_text
+from scripts.ct.datalist.images import Cohort
+from scripts.ct.datalist.rsna import RSNA_SUBTYPES, read_slice_labels
 from tests.ct.rsna_cohort import CORRUPT, TWICE, Scan, write_rsna_cohort
 
 
@@ -26,11 +27,11 @@ class Collected(NamedTuple):
 
     @property
     def bags(self) -> list[dict]:
-        return as_datalist({"all": self.cohort.scans})["all"]
+        return [scan.entry() for scan in self.cohort.scans]
 
 
 def collect(folder: Path, subtype: str = "any") -> Cohort:
-    return rsna.collect(folder, folder / "stage_2_train.csv", folder / "index.jsonl", subtype)[0]
+    return rsna.collect_rsna(folder, folder / "stage_2_train.csv", folder / "index.jsonl", subtype)[0]
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +80,6 @@ def test_scans_of_one_patient_stay_together(collected: Collected) -> None:
         for other in collected.truth:
             assert (names[one.study] == names[other.study]) == (one.patient == other.patient)
     assert len(set(names.values())) < 40
-
-
-def test_no_id_of_patient_or_study_is_written(collected: Collected) -> None:
-    text = as_text({"all": collected.bags})
-    for scan in collected.truth:
-        assert scan.patient not in text
-        assert scan.study not in text
-    names = [bag["bag_id"] for bag in collected.bags]
-    assert len(set(names)) == 40
-    assert all(re.fullmatch("scan_[0-9a-f]{8}", name) for name in names)
 
 
 def test_the_known_flaws_are_told(collected: Collected) -> None:
@@ -173,7 +164,7 @@ def test_positive_slices_that_are_not_read_are_told(flawed: Callable[..., Collec
 
 
 def test_names_that_would_meet_grow_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(len(name) == len("scan_") + 8 for name in rsna._names(["a", "b"]))
+    assert all(len(name) == len("scan_") + 8 for name in rsna._scan_names(["a", "b"]))
 
     class Digest:
         def __init__(self, study: bytes) -> None:
@@ -183,7 +174,7 @@ def test_names_that_would_meet_grow_longer(monkeypatch: pytest.MonkeyPatch) -> N
             return self.text
 
     monkeypatch.setattr("scripts.ct.datalist.rsna.hashlib.sha256", Digest)
-    assert rsna._names(["a", "b"]) == ["scan_00000000aaaa", "scan_00000000bbbb"]
+    assert rsna._scan_names(["a", "b"]) == ["scan_00000000aaaa", "scan_00000000bbbb"]
 
 
 def test_a_subtype_makes_other_labels(tmp_path: Path) -> None:
@@ -195,5 +186,80 @@ def test_a_subtype_makes_other_labels(tmp_path: Path) -> None:
     assert 0 < sum(labels.values()) < 12
 
 
-def test_the_datalist_is_json(collected: Collected) -> None:
-    assert json.loads(as_text({"all": collected.bags})) == {"all": collected.bags}
+def written(folder: Path, text: str) -> Path:
+    file = folder / "labels.csv"
+    file.write_text(text)
+    return file
+
+
+def rsna_rows(sop: str, *positive: str) -> str:
+    return "".join(f"{sop}_{kind},{int(kind in positive)}\n" for kind in RSNA_SUBTYPES)
+
+
+def test_slice_labels_of_a_cohort_are_the_truth(tmp_path: Path) -> None:
+    scans = write_rsna_cohort(tmp_path, series=25, slices=8, image_size=8)
+    read = read_slice_labels(tmp_path / "stage_2_train.csv", "any")
+    assert read.labels == {
+        sop: int(bleeds) for scan in scans for sop, bleeds in zip(scan.slices, scan.bleeding, strict=True)
+    }
+    assert (read.contradictory, len(read.repeated_rows)) == (set(), 6 * TWICE)
+    wanted = next(scan.subtype for scan in scans if scan.subtype)
+    of_subtype = read_slice_labels(tmp_path / "stage_2_train.csv", wanted)
+    assert of_subtype.labels == {
+        sop: int(bleeds and scan.subtype == wanted)
+        for scan in scans
+        for sop, bleeds in zip(scan.slices, scan.bleeding, strict=True)
+    }
+    assert 0 < sum(of_subtype.labels.values()) < sum(read.labels.values())
+
+
+@pytest.mark.parametrize("subtype", RSNA_SUBTYPES)
+def test_each_subtype_has_its_own_row(tmp_path: Path, subtype: str) -> None:
+    file = written(tmp_path, "ID,Label\n" + rsna_rows("ID_1", subtype) + rsna_rows("ID_2"))
+    for asked in RSNA_SUBTYPES:
+        assert read_slice_labels(file, asked).labels == {"ID_1": int(asked == subtype), "ID_2": 0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "contradictory", "repeated"),
+    [
+        (rsna_rows("ID_1", "any") * 2, set(), 6),
+        (rsna_rows("ID_1", "any") * 3, set(), 12),
+        (rsna_rows("ID_1", "any") + "ID_1_any,0\n", {"ID_1"}, 1),
+        ("ID_1_any,0\n" + rsna_rows("ID_1", "any"), {"ID_1"}, 1),
+        (rsna_rows("ID_1", "any", "subdural") + "ID_1_subdural,0\nID_1_subdural,1\n", {"ID_1"}, 2),
+    ],
+)
+def test_rows_that_repeat_and_rows_that_disagree(
+    tmp_path: Path, rows: str, contradictory: set[str], repeated: int
+) -> None:
+    read = read_slice_labels(written(tmp_path, "ID,Label\n" + rsna_rows("ID_2") + rows), "any")
+    assert (read.contradictory, len(read.repeated_rows)) == (contradictory, repeated)
+    assert all(row.startswith("ID_1_") for row in read.repeated_rows)
+    assert read.labels == {"ID_2": 0, **({} if contradictory else {"ID_1": 1})}
+
+
+def test_a_slice_without_the_row_that_was_asked_for_has_no_label(tmp_path: Path) -> None:
+    file = written(tmp_path, "ID,Label\nID_1_subdural,1\n" + rsna_rows("ID_2"))
+    assert read_slice_labels(file, "any").labels == {"ID_2": 0}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("ID_1_any,2", "line 2: the label '2' is not one of the classes: give 0 or 1"),
+        ("ID_1,1", "line 2: 'ID_1' is not ID_<hex>_<subtype>: give RSNA's stage_2_train.csv"),
+        ("any,1", "line 2: 'any' is not ID_<hex>_<subtype>: give RSNA's stage_2_train.csv"),
+        ("ID_1_tumour,1", "line 2: 'ID_1_tumour' is not ID_<hex>_<subtype>: give RSNA's stage_2_train.csv"),
+    ],
+)
+def test_rows_that_are_not_of_rsna_are_refused(tmp_path: Path, row: str, message: str) -> None:
+    file = written(tmp_path, f"ID,Label\n{row}\n")
+    with pytest.raises(InputError, match=f"^{re.escape(f'{file}, {message}')}$"):
+        read_slice_labels(file, "any")
+
+
+def test_a_subtype_that_is_none_is_refused(tmp_path: Path) -> None:
+    kinds = "any, epidural, intraparenchymal, intraventricular, subarachnoid, subdural"
+    with pytest.raises(InputError, match=f"^--subtype 'tumour' is not known: give {kinds}$"):
+        read_slice_labels(tmp_path / "none.csv", "tumour")

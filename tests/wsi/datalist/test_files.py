@@ -128,7 +128,7 @@ def test_labels_of_torchmil_lie_in_a_folder_above(tmp_path: Path, features: str)
 @pytest.mark.parametrize("content", [np.array([0, 1]), np.array([]), np.array(["a"])])
 def test_a_label_that_is_no_number_is_told(tmp_path: Path, content: np.ndarray) -> None:
     np.save(tmp_path / "s1.npy", content)
-    message = f"{tmp_path / 's1.npy'} does not hold one number, the label of a slide: mend it, or give --labels FILE"
+    message = f"{tmp_path / 's1.npy'} does not hold one number, the label of a slide: correct it, or give --labels FILE"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         read_label(tmp_path / "s1.npy")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from scripts.core.errors import InputError
 from scripts.datalist.tables import SECTIONS
 from scripts.wsi.datalist import cohort as slide_cohort
 from scripts.wsi.datalist.labels import training_note
-from scripts.wsi.datalist.writing import leakage, write_wsi_datalist
+from scripts.wsi.datalist.writing import WsiDatalistRequest, leakage_of_slides, write_wsi_datalist
 from tests.wsi.feature_trees import clam, grid, own, random_features, torchmil, trident, write
 
 BRACS = {
@@ -43,10 +44,14 @@ def check(folder: Path) -> Any:
     return json.loads((folder / "datalist_check.json").read_text())
 
 
+def make(folder: Path, **given: Any) -> str:
+    return write_wsi_datalist(WsiDatalistRequest(folder=folder, **given))
+
+
 def refused(message: str, folder: Path, **given: Any) -> None:
     before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        write_wsi_datalist(folder, **given)
+        make(folder, **given)
     assert {path.name for path in folder.iterdir()} == before if folder.is_dir() else True
 
 
@@ -65,7 +70,7 @@ def labels(folder: Path, *extra: str) -> None:
 
 
 def test_a_csv_with_patients_and_slides(cohort: Path) -> None:
-    told = write_wsi_datalist(cohort).splitlines()
+    told = make(cohort).splitlines()
     assert entries(cohort)["s03"] == {"bag_id": "s03", "label": 1, "image": "features/s03.h5"}
     assert len(entries(cohort)) == 20
     where = places(cohort)
@@ -85,7 +90,7 @@ def test_a_csv_with_patients_and_slides(cohort: Path) -> None:
 
 
 def test_what_is_written_in_the_check(cohort: Path) -> None:
-    write_wsi_datalist(cohort, seed=3)
+    make(cohort, seed=3)
     written = check(cohort)
     assert {key: written[key] for key in ("datalist", "labels", "splits", "by", "classes", "seed")} == {
         "datalist": "datalist.json", "labels": "labels.csv", "splits": None, "by": "slide", "classes": [0, 1],
@@ -104,7 +109,7 @@ def test_what_is_written_in_the_check(cohort: Path) -> None:
 
 
 def test_training_can_load_every_section(cohort: Path) -> None:
-    write_wsi_datalist(cohort)
+    make(cohort)
     for section in SECTIONS:
         bags = load_bags(str(cohort / "datalist.json"), section, str(cohort))
         assert {bag["label"] for bag in bags} == {0, 1}
@@ -114,7 +119,7 @@ def test_one_bag_per_patient(cohort: Path) -> None:
     write(cohort / "labels.csv", *[line.replace("p3,s07.svs,1", "p3,s07.svs,0") for line in
           (cohort / "labels.csv").read_text().splitlines()])  # fmt: skip
     own(cohort / "features" / "s00.h5", 0)
-    told = write_wsi_datalist(cohort, by="patient")
+    told = make(cohort, by="patient")
     assert entries(cohort)["p3"] == {
         "bag_id": "p3", "label": 1, "image": ["features/s06.h5", "features/s07.h5"],
     }  # fmt: skip
@@ -125,7 +130,7 @@ def test_one_bag_per_patient(cohort: Path) -> None:
     }  # fmt: skip
     assert "note: patients with slides of both classes, who count as positive: 1\n" in told
     assert "note: bags are named after patients, so results will be too\n" in told
-    assert "left out: slide without tissue: 1, such as s00\n" in told
+    assert "rejected: slide without tissue: 1, such as s00\n" in told
     for section in SECTIONS:
         load_bags(str(cohort / "datalist.json"), section, str(cohort))
 
@@ -135,7 +140,7 @@ def test_what_does_not_fit_is_counted(cohort: Path) -> None:
     own(cohort / "features" / "s00.h5", 0)
     own(cohort / "features" / "other.h5")
     (cohort / "features" / "s01.h5").write_bytes(b"no features")
-    write_wsi_datalist(cohort)
+    make(cohort)
     assert "s00" not in places(cohort)
     rejected = check(cohort)["rejected"]
     assert rejected.pop("feature file without a row") == {"count": 1, "examples": ["features/other.h5"]}
@@ -148,7 +153,7 @@ def test_what_does_not_fit_is_counted(cohort: Path) -> None:
 
 def test_rows_without_a_label_are_left_out(cohort: Path) -> None:
     write(cohort / "labels.csv", "slide,label,patient", "s00,0,a", "s01,1,b", "s02,,c")
-    assert "left out: row without a label: 1, such as s02\n" in write_wsi_datalist(cohort, shares=(1, 0, 0))
+    assert "rejected: row without a label: 1, such as s02\n" in make(cohort, shares=(1, 0, 0))
     assert sorted(entries(cohort)) == ["s00", "s01"]
 
 
@@ -158,7 +163,7 @@ def test_patients_may_be_read_from_the_names(tmp_path: Path) -> None:
         trident(tmp_path, name)
     write(tmp_path / "labels.csv", "slide_id,label", *(f"{name}.svs,{n // 3 % 2}" for n, name in enumerate(names)))
     own(tmp_path / "else.h5", encoder="uni_v1")
-    told = write_wsi_datalist(tmp_path)
+    told = make(tmp_path)
     where = places(tmp_path)
     assert all(len({where[name] for name in names[n : n + 3]}) == 1 for n in range(0, 30, 3))
     assert "note: patients are read from the names of 31 slides, such as TCGA-05-0000\n" in told
@@ -169,7 +174,7 @@ def test_patients_may_be_read_from_the_names(tmp_path: Path) -> None:
 
 def test_without_patients_each_slide_is_its_own(cohort: Path) -> None:
     write(cohort / "labels.csv", "slide,label", *(f"s{n:02d},{n % 2}" for n in range(20)))
-    told = write_wsi_datalist(cohort)
+    told = make(cohort)
     assert "warning: patient not known, so the slide is taken for a patient of its own: 20, such as s00\n" in told
     assert check(cohort)["leakage"]["patients"] == 20
     assert check(cohort)["bags_of_one_patient"] is None
@@ -184,7 +189,7 @@ def test_clam_from_csv_and_splits_to_a_datalist(tmp_path: Path) -> None:
     write(folds / "splits_0.csv", ",train,val,test", "0,s0,s6,s8.svs", "1,s1,s7,", "2,s2,,", "3,s3,,", "4,s4,,")
     write(folds / "splits_1.csv", ",train,val,test", "0,s9,s8,s0")
     two = ["normal_tissue", "tumor_tissue"]
-    told = write_wsi_datalist(tmp_path, labels=csv, splits=folds, classes=two)
+    told = make(tmp_path, labels=csv, splits=folds, classes=two)
     assert datalist(tmp_path) == {
         "training": [{"bag_id": f"s{n}", "label": n % 2, "image": f"h5_files/s{n}.h5"} for n in range(5)],
         "validation": [{"bag_id": f"s{n}", "label": n % 2, "image": f"h5_files/s{n}.h5"} for n in (6, 7)],
@@ -193,8 +198,8 @@ def test_clam_from_csv_and_splits_to_a_datalist(tmp_path: Path) -> None:
     assert "note: sections are those of splits_0.csv, one of 2 folds (--splits FILE takes another)\n" in told
     assert "note: normal_tissue is 0, tumor_tissue is 1\n" in told
     assert "note: test has negative bags alone\n" in told
-    assert "left out: slide in no section of the splits: 2, such as s5\n" in told
-    write_wsi_datalist(tmp_path, labels=csv, splits=folds / "splits_1.csv", classes=two)
+    assert "rejected: slide in no section of the splits: 2, such as s5\n" in told
+    make(tmp_path, labels=csv, splits=folds / "splits_1.csv", classes=two)
     assert places(tmp_path) == {"s9": "training", "s8": "validation", "s0": "test"}
     refused(
         f"{csv} has the labels normal_tissue and tumor_tissue: say which is negative and which is positive, in this "
@@ -209,7 +214,7 @@ def test_boolean_splits_beside_the_labels_are_found(cohort: Path) -> None:
         ",train,val,test",
         *(f"s{n:02d},{n < 12},{12 <= n < 16},{n >= 16}" for n in range(20)),
     )
-    told = write_wsi_datalist(cohort)
+    told = make(cohort)
     assert "note: sections are those of splits_0_bool.csv\n" in told
     assert [len(bags) for bags in datalist(cohort).values()] == [12, 4, 4]
     assert places(cohort)["s12"] == "validation"
@@ -221,7 +226,7 @@ def test_torchmil_without_any_csv_of_labels(tmp_path: Path, features: str) -> No
         torchmil(tmp_path, f"b{n:02d}", n % 2, positive=3 * (n % 2), features=features)
     rows = [f"{n},b{n:02d},{'train' if n < 16 else 'test'}" for n in range(20)]
     write(tmp_path / "splits.csv", ",bag_name,split", *rows, "20,b20,train")
-    told = write_wsi_datalist(tmp_path)
+    told = make(tmp_path)
     assert entries(tmp_path)["b17"] == {
         "bag_id": "b17",
         "label": 1,
@@ -233,9 +238,9 @@ def test_torchmil_without_any_csv_of_labels(tmp_path: Path, features: str) -> No
         "b16", "b17", "b18", "b19",
     ]  # fmt: skip
     assert "note: the sections given have no validation, so 0.125 of training was drawn for it\n" in told
-    assert "left out: row without a feature file: 1, such as b20\n" in told
+    assert "rejected: row without a feature file: 1, such as b20\n" in told
     assert check(tmp_path)["features"] == {"forms": {"torchmil": 20}, "encoder": "UNI", "dimension": 4}
-    write_wsi_datalist(tmp_path, shares=(1, 0, 0))  # who wants no validation gets none
+    make(tmp_path, shares=(1, 0, 0))  # who wants no validation gets none
     assert [len(bags) for bags in datalist(tmp_path).values()] == [16, 0, 4]
 
 
@@ -258,7 +263,7 @@ def test_classes_of_a_hierarchy(tmp_path: Path) -> None:
         own(tmp_path / f"BRACS_{n}.h5")
     rows = [f"BRACS_{n},{label},{BRACS[label]},p{n}" for n, label in enumerate(fine)]
     write(tmp_path / "labels.csv", "slide,label,coarse,patient", *rows)
-    told = write_wsi_datalist(tmp_path, classes=list(BRACS))
+    told = make(tmp_path, classes=list(BRACS))
     assert {name: bag["label"] for name, bag in entries(tmp_path).items()} == {
         f"BRACS_{n}": label for n, label in enumerate(fine)
     }
@@ -271,7 +276,7 @@ def test_classes_of_a_hierarchy(tmp_path: Path) -> None:
     write(tmp_path / "labels.csv", "slide,label,coarse,patient", *rows[:-1], "BRACS_69,IC,benign,p69")
     refused(
         f"{tmp_path / 'labels.csv'}, line 71 puts IC under benign, line 8 under malignant: "
-        "a fine class has one coarse class, mend them",
+        "a fine class has one coarse class, correct them",
         tmp_path,
     )
 
@@ -281,17 +286,17 @@ def test_slides_of_a_patient_that_disagree_are_told(tmp_path: Path) -> None:
         own(tmp_path / f"s{n}.h5")
     write(tmp_path / "labels.csv", "slide,label,patient", "s0,N,a", "s1,IC,a", "s2,PB,b", "s3,N,c")
     refused(
-        "s0 has the label N, s1 of the same patient IC: with --by patient their labels must agree, mend them, "
+        "s0 has the label N, s1 of the same patient IC: with --by patient their labels must agree, correct them, "
         "or give --by slide",
         tmp_path, by="patient",
     )  # fmt: skip
-    told = write_wsi_datalist(tmp_path)
+    told = make(tmp_path)
     assert f"note: {training_note(['N', 'IC', 'PB'])}\n" in told
     assert places(tmp_path)["s0"] == places(tmp_path)["s1"]
     rows = [f"s{n},{label},{section},{n}" for n, (label, section) in enumerate(
         [("N", "train"), ("PB", "train"), ("IC", "train"), ("N", "test")])]  # fmt: skip
     write(tmp_path / "labels.csv", "slide,label,section,patient", *rows)
-    told = write_wsi_datalist(tmp_path, shares=(0.8, 0, 0.2))
+    told = make(tmp_path, shares=(0.8, 0, 0.2))
     assert "note: validation is empty\nnote: test has no bag of IC, PB\n" in told
 
 
@@ -301,12 +306,12 @@ def test_grades_of_a_patient_must_agree_too(tmp_path: Path) -> None:
         own(tmp_path / f"s{n}.h5")
     write(tmp_path / "labels.csv", "slide,label,patient", "s6,0,p1", *(f"s{n},{n},p{n}" for n in range(6)))
     refused(
-        "s1 has the label 1, s6 of the same patient 0: with --by patient their labels must agree, mend them, "
+        "s1 has the label 1, s6 of the same patient 0: with --by patient their labels must agree, correct them, "
         "or give --by slide",
         tmp_path, by="patient",
     )  # fmt: skip
     write(tmp_path / "labels.csv", "slide,label,patient", "s6,1,p1", *(f"s{n},{n},p{n}" for n in range(6)))
-    write_wsi_datalist(tmp_path, by="patient")
+    make(tmp_path, by="patient")
     assert {name: bag["label"] for name, bag in entries(tmp_path).items()} == {f"p{n}": n for n in range(6)}
 
 
@@ -314,16 +319,16 @@ def test_annotations_are_named_in_the_datalist(cohort: Path, tmp_path_factory: p
     drawn = cohort / "annotations"
     for name in ("s02.geojson", "s03.xml", "nobody.geojson"):
         write(drawn / name, "x")
-    told = write_wsi_datalist(cohort, annotations=drawn, by="patient")
+    told = make(cohort, annotations=drawn, by="patient")
     assert entries(cohort)["p1"]["annotation"] == ["annotations/s02.geojson", "annotations/s03.xml"]
     assert "annotation" not in entries(cohort)["p0"]
-    assert "left out: annotation without a slide: 1, such as nobody.geojson\n" in told
+    assert "rejected: annotation without a slide: 1, such as nobody.geojson\n" in told
     elsewhere = tmp_path_factory.mktemp("drawn")
     write(elsewhere / "s02.geojson", "x")
-    write_wsi_datalist(cohort, annotations=elsewhere)
+    make(cohort, annotations=elsewhere)
     assert entries(cohort)["s02"]["annotation"] == str(elsewhere / "s02.geojson")
     write(cohort / "labels.csv", "slide,label,annotation,patient", "s02,1,annotations/s02.geojson,a", "s03,0,no.xml,b")
-    told = write_wsi_datalist(cohort, shares=(1, 0, 0))
+    told = make(cohort, shares=(1, 0, 0))
     assert entries(cohort)["s02"]["annotation"] == "annotations/s02.geojson"
     assert "annotation" not in entries(cohort)["s03"]
     assert "warning: annotation that is not there: 1, such as no.xml\n" in told
@@ -336,7 +341,7 @@ def test_what_no_annotation_shows_must_be_of_a_negative_slide(cohort: Path) -> N
     drawn = cohort / "annotations"
     for n in (0, 2, 4):
         write(drawn / f"s{n:02d}.geojson", "x")
-    told = write_wsi_datalist(cohort, annotations=drawn, by="patient")
+    told = make(cohort, annotations=drawn, by="patient")
     assert {name: bag.get("annotation") for name, bag in entries(cohort).items()} == {
         "p0": ["annotations/s00.geojson", None],
         "p1": None,
@@ -353,7 +358,7 @@ def test_of_several_classes_the_first_is_negative(cohort: Path) -> None:
     write(cohort / "labels.csv", "patient,slide,label", *rows)
     for n in (0, 2):
         write(cohort / "drawn" / f"s{n:02d}.geojson", "x")
-    write_wsi_datalist(cohort, annotations=cohort / "drawn", by="patient")
+    make(cohort, annotations=cohort / "drawn", by="patient")
     assert entries(cohort)["p0"]["annotation"] == ["drawn/s00.geojson", None]  # normal
     assert "annotation" not in entries(cohort)["p1"]
 
@@ -361,17 +366,17 @@ def test_of_several_classes_the_first_is_negative(cohort: Path) -> None:
 def test_of_a_long_run_the_progress_is_seen(
     cohort: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_wsi_datalist(cohort)
+    make(cohort)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(slide_cohort, "SLOW_SECONDS", 0)
-    write_wsi_datalist(cohort)
+    monkeypatch.setattr(slide_cohort, "PROGRESS_AFTER_S", 0)
+    make(cohort)
     assert re.search(r"headers: 100%.* 20/20 ", capsys.readouterr().err)
 
 
 def test_sections_of_the_csv_are_kept(cohort: Path) -> None:
     rows = [f"s{n:02d},{n % 2},{SECTIONS[n // 2 % 3]},p{n // 2}" for n in range(20)]
     write(cohort / "labels.csv", "slide,label,section,patient", *rows)
-    write_wsi_datalist(cohort)
+    make(cohort)
     assert places(cohort) == {f"s{n:02d}": SECTIONS[n // 2 % 3] for n in range(20)}
 
 
@@ -382,7 +387,7 @@ def test_a_patient_in_two_sections_is_told(cohort: Path, by: str) -> None:
     example = "s00 and s01" if by == "slide" else "p0 and p0"
     refused(
         f"1 of 10 patients and 0 of 20 slides would be in more than one section (of {example}): "
-        f"mend patient or section in {cohort / 'labels.csv'}",
+        f"correct patient or section in {cohort / 'labels.csv'}",
         cohort, by=by, shares=(1, 0, 0),
     )  # fmt: skip
 
@@ -393,14 +398,21 @@ def test_leaks_are_counted_from_what_is_written() -> None:
         "validation": [{"bag_id": "d", "image": "c.h5"}],
         "test": [{"bag_id": "e", "image": "e.h5"}, {"bag_id": "f", "image": "f.h5"}],
     }
-    assert leakage(written, {}) == (5, 0, 5, 1, ["b", "d"])
-    assert leakage(written, {"a": "p", "e": "p", "f": "q"}) == (4, 1, 5, 1, ["a", "e"])
-    assert leakage({"training": written["training"]}, {"a": "p", "b": "p"}) == (1, 0, 3, 0, [])
+    assert astuple(leakage_of_slides(written, {})) == ("slides", 5, 0, 5, 1, ["b", "d"])
+    assert astuple(leakage_of_slides(written, {"a": "p", "e": "p", "f": "q"})) == ("slides", 4, 1, 5, 1, ["a", "e"])
+    assert astuple(leakage_of_slides({"training": written["training"]}, {"a": "p", "b": "p"})) == (
+        "slides",
+        1,
+        0,
+        3,
+        0,
+        [],
+    )
 
 
 def test_features_of_two_encoders_are_told(cohort: Path) -> None:
     own(cohort / "features" / "s03.h5", encoder="Tiny")
-    write_wsi_datalist(cohort, output=cohort / "alike.json")  # it is the same one
+    make(cohort, output=cohort / "alike.json")  # it is the same one
     own(cohort / "features" / "s03.h5", encoder="other")
     refused(
         "the features are not of one kind, their encoders are other (s03) and tiny (s00): "
@@ -417,7 +429,7 @@ def test_features_of_two_encoders_are_told(cohort: Path) -> None:
 
 def test_two_magnifications_are_warned_of(cohort: Path) -> None:
     own(cohort / "features" / "s03.h5", mpp=0.5)
-    told = write_wsi_datalist(cohort)
+    told = make(cohort)
     assert (
         "warning: micrometres from patch to patch differ, a network is trained at one magnification: 1, "
         "such as 19 of 128, 1 of 256\n"
@@ -426,35 +438,35 @@ def test_two_magnifications_are_warned_of(cohort: Path) -> None:
 
 def test_two_pitches_without_micrometres_are_warned_of(cohort: Path) -> None:
     own(cohort / "features" / "s03.h5", mpp=None)
-    assert "level-0 pixels" not in write_wsi_datalist(cohort)
+    assert "level-0 pixels" not in make(cohort)
     own(cohort / "features" / "s03.h5", coords=grid(12, 1024), pitch=1024, tile=1024, mpp=None)
     assert (
         "warning: level-0 pixels from patch to patch differ and micrometres per pixel are not known, so the features "
         "may be of two magnifications, or of slides scanned at 20x and 40x, which may rightly differ (python -m "
-        "scripts doctor wsi tells with --slides or --slide_mpp): 1, such as 19 of 512, 1 of 1024\n"
-    ) in write_wsi_datalist(cohort)
+        "scripts doctor wsi shows which with --slides or --slide_mpp): 1, such as 19 of 512, 1 of 1024\n"
+    ) in make(cohort)
 
 
 def test_labels_of_another_name_are_found_by_it(cohort: Path) -> None:
     lines = (cohort / "labels.csv").read_text().splitlines()
     (cohort / "labels.csv").unlink()
     write(cohort / "mine.csv", lines[0].replace("label", "MSI"), *lines[1:])
-    write_wsi_datalist(cohort, label_column="msi")
+    make(cohort, label_column="msi")
     assert check(cohort)["labels"] == "mine.csv"
     assert len(entries(cohort)) == 20
 
 
 def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cohort / "labels.csv").rename(cohort / "mine.csv")
-    write_wsi_datalist(cohort, Path("mine.csv"))
+    make(cohort, labels=Path("mine.csv"))
     assert len(entries(cohort)) == 20
     here = cohort / "here"
     write(here / "mine.csv", "patient,slide,label", *(f"p{n},s{n:02d},{n % 2}" for n in range(6)))
     monkeypatch.chdir(here)
-    write_wsi_datalist(cohort, Path("mine.csv"))  # what lies here goes before
+    make(cohort, labels=Path("mine.csv"))  # what lies here goes before
     assert len(entries(cohort)) == 6
     with pytest.raises(InputError, match=r"^cannot read none.csv "):
-        write_wsi_datalist(cohort, Path("none.csv"))
+        make(cohort, labels=Path("none.csv"))
 
 
 def test_one_folder_of_features_is_chosen(tmp_path: Path) -> None:
@@ -468,22 +480,10 @@ def test_one_folder_of_features_is_chosen(tmp_path: Path) -> None:
         f"say which with --features FOLDER, below {tmp_path}",
         tmp_path,
     )
-    write_wsi_datalist(tmp_path, features="features_uni")
+    make(tmp_path, features="features_uni")
     assert {bag["image"] for bag in entries(tmp_path).values()} == {f"{root}/features_uni/s{n}.h5" for n in range(4)}
     assert check(tmp_path)["features"]["encoder"] == "uni"
     assert check(tmp_path)["rejected"] == {}
-
-
-def test_a_datalist_written_by_hand_is_kept_unless_forced(cohort: Path) -> None:
-    mine = write(cohort / "datalist.json", "mine")
-    refused(f"{mine} is there, and no work of this command: give another --output, or --force", cohort)
-    write_wsi_datalist(cohort, force=True)
-    first = mine.read_bytes()
-    write_wsi_datalist(cohort)  # its own
-    assert mine.read_bytes() == first
-    write_wsi_datalist(cohort, output=cohort / "lists" / "a.json")
-    assert {path.name for path in (cohort / "lists").iterdir()} == {"a.json", "a_check.json"}
-    assert (cohort / "lists" / "a.json").read_bytes() == first
 
 
 def test_several_csvs_of_sections_are_told(cohort: Path) -> None:
@@ -500,7 +500,7 @@ def test_several_csvs_of_sections_are_told(cohort: Path) -> None:
 def test_a_csv_of_something_else_is_no_matter(cohort: Path) -> None:
     write(cohort / "notes.csv", "who,what", "me,this")
     (cohort / "excel.csv").write_bytes(b"\xff\xfe\x00s")
-    write_wsi_datalist(cohort)
+    make(cohort)
     assert len(entries(cohort)) == 20
 
 
@@ -508,10 +508,6 @@ def test_a_csv_of_something_else_is_no_matter(cohort: Path) -> None:
     ("given", "message"),
     [
         ({"by": "case"}, "--by 'case' is not known: give slide or patient"),
-        (
-            {"shares": (0.5, 0.5, 0.5)},
-            "--shares (0.5, 0.5, 0.5): give three numbers that add up to 1, for training, validation, test",
-        ),
         (
             {"classes": "tumor"},
             "--classes ['tumor']: give two names or more, such as --classes \"['normal','tumor']\"",
@@ -554,7 +550,7 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     write(tmp_path / "b.csv", "slide_id,label", "s1,1")
     refused(f"{tmp_path} holds a.csv and b.csv: name the csv of the labels with --labels FILE", tmp_path)
     write(tmp_path / "labels.csv", "slide,label,patient", "s1,1,a")
-    write_wsi_datalist(tmp_path)  # of several this one
+    make(tmp_path)  # of several this one
     assert list(entries(tmp_path)) == ["s1"]
 
 
@@ -574,7 +570,7 @@ def test_micrometres_of_stamp_are_compared_with_pixels(tmp_path: Path) -> None:
         file["feats"], file["coords"] = random_features("b"), grid(12, 128.0).astype(np.float32)
         file.attrs.update(unit="um", tile_size_um=128.0)
     write(tmp_path / "labels.csv", "slide,label,patient", "a,0,p", "b,1,q")
-    write_wsi_datalist(tmp_path, shares=(1, 0, 0))
+    make(tmp_path, shares=(1, 0, 0))
     assert check(tmp_path)["features"]["forms"] == {"STAMP": 1, "smooth-mil": 1}
     assert check(tmp_path)["warnings"] == {}
 
@@ -586,7 +582,7 @@ def test_stamp_from_its_two_tables_to_a_datalist(tmp_path: Path) -> None:
     write(tmp_path / "clini.csv", "PATIENT,AGE,MSI", *clinical)
     slides = ["p0,s0.h5", "p0,s1.h5", *(f"p{n},s{n + 1}.h5" for n in (1, 2, 3)), "p9,s5.h5"]
     write(tmp_path / "slide.csv", "PATIENT,FILENAME", *slides)
-    write_wsi_datalist(
+    make(
         tmp_path, labels=Path("clini.csv"), label_column="MSI", slide_table=Path("slide.csv"), classes=["no", "yes"],
         by="patient",
     )  # fmt: skip
@@ -599,4 +595,4 @@ def test_stamp_from_its_two_tables_to_a_datalist(tmp_path: Path) -> None:
     }
     message = "holds no csv with the columns slide and MSI that --slide_table or --label_column could belong to: name"
     with pytest.raises(InputError, match=message):
-        write_wsi_datalist(tmp_path, label_column="MSI", slide_table=Path("slide.csv"), force=True)
+        make(tmp_path, label_column="MSI", slide_table=Path("slide.csv"), force=True)

@@ -12,9 +12,9 @@ import pytest
 
 from scripts.doctor.computer import WHOLE_SLIDES, Purpose
 from scripts.doctor.findings import Finding, Level
-from scripts.wsi.datalist.writing import write_wsi_datalist
+from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
 from scripts.wsi.doctor import cohort as slide_doctor
-from scripts.wsi.doctor.cohort import class_names, examine_wsi
+from scripts.wsi.doctor.cohort import WsiDoctorRequest, class_names, examine_wsi
 from tests.wsi.feature_trees import clam, grid, own, random_features, trident, write
 from tests.wsi.slide_files import tissue, write_slide
 
@@ -34,7 +34,8 @@ def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def examine(path: Path, datalist: Path | None = None, **options: Any) -> list[str]:
-    first, *found = map(str, examine_wsi(path, datalist, Path("results"), **options))
+    request = WsiDoctorRequest(path=path, datalist=datalist, output_dir=Path("results"), **options)
+    first, *found = map(str, examine_wsi(request))
     assert first == "PASS  for results"
     return found
 
@@ -45,7 +46,7 @@ def cohort(tmp_path: Path) -> Path:
     for n in range(20):
         own(tmp_path / "features" / f"s{n:02d}.h5")
     write(tmp_path / "labels.csv", "patient,slide,label", *(f"p{n // 2},s{n:02d},{n // 2 % 2}" for n in range(20)))
-    write_wsi_datalist(tmp_path)
+    write_wsi_datalist(WsiDatalistRequest(folder=tmp_path))
     return tmp_path
 
 
@@ -121,7 +122,7 @@ def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
     found = examine(cohort)
     assert (
         "INFO  feature files in no section: 1, such as features/new.h5: "
-        "slides without tissue are left out; label the others, if they are meant"
+        "slides without tissue are rejected; label the others, if they are meant"
     ) in found
     assert not any(line.startswith("FAIL") for line in found)
 
@@ -194,7 +195,7 @@ def test_what_load_bags_refuses_fails(cohort: Path) -> None:
 def test_one_bag_of_several_slides_is_examined_slide_by_slide(cohort: Path) -> None:
     write(cohort / "labels.csv", "patient,slide,label", *(f"p{n // 2},s{n:02d},{n % 4 == 3:d}" for n in range(20)))
     write(cohort / "drawn" / "s03.geojson", "{}")
-    write_wsi_datalist(cohort, by="patient", annotations=cohort / "drawn")
+    write_wsi_datalist(WsiDatalistRequest(folder=cohort, by="patient", annotations=cohort / "drawn"))
     found = examine(cohort)
     assert found[0] == "PASS  training: 6 bags, 3 negative, 3 positive"
     assert "PASS  none of 10 patients and 20 slides is in two sections" in found
@@ -236,7 +237,7 @@ def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [["annotations/s06.geojson"], "annotations/s06.geojson"])
 def test_annotations_that_do_not_fit_the_slides_of_a_bag_fail(cohort: Path, given: Any) -> None:
-    write_wsi_datalist(cohort, by="patient")
+    write_wsi_datalist(WsiDatalistRequest(folder=cohort, by="patient"))
     content = sections(cohort)
     content["training"][0]["annotation"] = given
     rewrite(cohort, content)
@@ -257,7 +258,7 @@ def test_a_list_of_one_annotation_is_one(cohort: Path) -> None:
 
 def test_patients_that_the_check_does_not_know_are_not_known(cohort: Path) -> None:
     write(cohort / "labels.csv", "slide,label", *(f"s{n:02d},{n % 2}" for n in range(20)))
-    write_wsi_datalist(cohort)
+    write_wsi_datalist(WsiDatalistRequest(folder=cohort))
     assert examine(cohort)[3].startswith("WARN  none of 20 slides is in two sections; of which patients they are is ")
 
 
@@ -366,8 +367,8 @@ def test_without_a_datalist_the_csv_is_held_against_the_files(cohort: Path) -> N
     own(cohort / "features" / "new.h5")
     assert examine(cohort)[:4] == [
         f"PASS  {cohort} holds 20 feature files",
-        "WARN  feature file without a row: 1, such as features/new.h5: mend it, or it is left out",
-        "WARN  row without a feature file: 1, such as s03: mend it, or it is left out",
+        "WARN  feature file without a row: 1, such as features/new.h5: correct it, or it is rejected",
+        "WARN  row without a feature file: 1, such as s03: correct it, or it is rejected",
         f"INFO  19 slides have a label: python -m scripts datalist wsi {cohort}",
     ]
 

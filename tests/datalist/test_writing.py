@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.datalist.split import CohortRemarks, Leakage
+from scripts.datalist.writing import CheckedDatalist, DatalistRequest, as_table, as_text, destination
+
+
+class Request(DatalistRequest):
+    content = "scans"
+
+
+@dataclass(frozen=True)
+class Bag:
+    bag_id: str
+
+    def entry(self) -> dict[str, Any]:
+        return {"bag_id": self.bag_id, "image": ["a/1.dcm", "ä/2.dcm"]}
+
+
+SECTIONS = {"training": [Bag("s1"), Bag("s2")], "validation": [], "test": [Bag("s3")]}
+COUNTS = {"training": {"slices": 752803.0, "prevalence": 0.1434}, "total": {"slices": 12345678.0, "prevalence": 1}}
+
+
+def checked(example: list[str]) -> CheckedDatalist:
+    leakage = Leakage("slices", 5, len(example) // 2, 9, 0, example)
+    remarks = CohortRemarks(notes=["a note"])
+    remarks.rejected.add("broken file", ["x.dcm"])
+    return CheckedDatalist(as_text(SECTIONS), leakage, COUNTS, remarks, {"labels": "l.csv"}, Path("l.csv"))
+
+
+def test_the_text_is_json_with_a_line_per_bag() -> None:
+    text = as_text(SECTIONS)
+    assert json.loads(text) == {name: [bag.entry() for bag in bags] for name, bags in SECTIONS.items()}
+    lines = [line.strip(" ,") for line in text.splitlines() if "bag_id" in line]
+    assert [json.loads(line)["bag_id"] for line in lines] == ["s1", "s2", "s3"]
+
+
+def test_a_datalist_is_written_with_its_check(tmp_path: Path) -> None:
+    request = Request(folder=tmp_path, seed=3)
+    summary = checked([]).write(request, *destination(request)).splitlines()
+    assert (tmp_path / "datalist.json").read_text() == as_text(SECTIONS)
+    check = json.loads((tmp_path / "datalist_check.json").read_text())
+    assert check["leakage"]["patients"] == 5
+    assert (check["seed"], check["labels"], check["notes"]) == (3, "l.csv", ["a note"])
+    assert check["rejected"] == {"broken file": {"count": 1, "examples": ["x.dcm"]}}
+    assert "rejected: broken file: 1, such as x.dcm" in summary
+
+
+def test_a_leak_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    request = Request(folder=tmp_path)
+    with pytest.raises(InputError, match=r"^1 of 5 patients .* \(of a and b\): correct patient or section in l.csv$"):
+        checked(["a", "b"]).write(request, *destination(request))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_datalist_written_by_hand_is_kept_unless_forced(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text("mine")
+    with pytest.raises(InputError, match=r"datalist\.json is there, and no work of this command: .* or --force$"):
+        destination(Request(folder=tmp_path))
+    forced = Request(folder=tmp_path, force=True)
+    checked([]).write(forced, *destination(forced))
+    destination(Request(folder=tmp_path))  # what the command wrote it may write again
+
+
+def test_a_folder_that_takes_no_files_asks_for_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Path:
+        raise InputError("cannot write")
+
+    monkeypatch.setattr("scripts.datalist.writing.writable_folder", refuse)
+    with pytest.raises(InputError, match=r"takes no files: say with --output FILE where the datalist goes$"):
+        destination(Request(folder=tmp_path))
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.2), 0.7, (0.7, 0.2, 0.2), (1.2, -0.2, 0), ("a", "b", "c")])
+def test_shares_that_are_none_are_refused(tmp_path: Path, shares: Any) -> None:
+    with pytest.raises(InputError, match=r"^--shares .*: give three numbers that add up to 1, for training, val"):
+        Request(folder=tmp_path, shares=shares)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none is not a folder: give the one that holds the scans$"):
+        Request(folder=tmp_path / "none")
+
+
+def test_a_table_shows_whole_numbers_whole() -> None:
+    assert as_table(COUNTS).splitlines() == [
+        " section    slices  prevalence",
+        "training    752803      0.1434",
+        "   total  12345678           1",
+    ]
