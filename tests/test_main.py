@@ -91,6 +91,7 @@ def test_a_verb_that_is_none_fails(typed: Typed, capsys: pytest.CaptureFixture[s
     assert "dance" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_convert_tells_its_one_line(tmp_path: Path) -> None:
     ended = process("convert", str(tmp_path / "x.index"), str(tmp_path / "x.pt"))
     assert ended.returncode != 0
@@ -100,6 +101,7 @@ def test_convert_tells_its_one_line(tmp_path: Path) -> None:
     assert ended.stdout == ""
 
 
+@pytest.mark.slow
 def test_datalist_and_doctor_of_head_ct(tmp_path: Path) -> None:
     write_rsna_cohort(tmp_path, series=8, slices=9, image_size=16)
     ended = process("datalist", "ct", str(tmp_path), "--shares", "0.5,0.25,.25", "--seed", "-0")
@@ -114,6 +116,7 @@ def test_datalist_and_doctor_of_head_ct(tmp_path: Path) -> None:
     assert ended.stdout.splitlines()[-2] == f"FAIL  {tmp_path / 'none'} does not exist: check the path"
 
 
+@pytest.mark.slow
 def test_datalist_and_doctor_of_slides(tmp_path: Path) -> None:
     for n in range(6):
         own(tmp_path / "features" / f"s{n}.h5")

@@ -186,18 +186,6 @@ def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.
         write(cohort, labels=Path("mine.csv"))
 
 
-def test_one_class_in_a_section_is_noted(cohort: Path) -> None:
-    sections = ("training", "training", "validation", "test", "training", "test")
-    labels(cohort, *(f"s{n},{n % 2},{section}" for n, section in enumerate(sections)), columns="scan,label,section")
-    told = write(cohort)
-    assert "note: validation has negative scans alone" in told.splitlines()
-    assert "note: test has positive scans alone" in told.splitlines()
-    datalist = json.loads((cohort / "datalist.json").read_text())
-    assert [[bag["bag_id"] for bag in datalist[section]] for section in SECTIONS] == [
-        ["s0", "s1", "s4"], ["s2"], ["s3", "s5"],
-    ]  # fmt: skip
-
-
 def test_a_patient_in_two_sections_stops_it(cohort: Path) -> None:
     """s0 and s1 are of one patient; nothing is left behind."""
     sections = ("training", "test", "training", "test", "training", "test")
@@ -265,11 +253,6 @@ def test_one_patient_id_for_all_stops_it(tmp_path: Path) -> None:
     labels(tmp_path, *(f"s{number},{number % 2}" for number in range(5)))
     told = write(tmp_path)
     assert "warning: most scans carry one PatientID, is it that of nobody?: 1, such as 4 scans" in told.splitlines()
-
-
-def test_broken_files_are_told(cohort: Path) -> None:
-    (cohort / "s3" / "more.dcm").write_bytes(b"")
-    assert "rejected: file that holds no complete image: 1, such as s3/more.dcm" in write(cohort).splitlines()
 
 
 @pytest.mark.parametrize(

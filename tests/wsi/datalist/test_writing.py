@@ -108,13 +108,6 @@ def test_what_is_written_in_the_check(cohort: Path) -> None:
     assert not re.search(r"\bp\d\b", text)  # who a patient is stays in the csv
 
 
-def test_training_can_load_every_section(cohort: Path) -> None:
-    make(cohort)
-    for section in SECTIONS:
-        bags = load_bags(str(cohort / "datalist.json"), section, str(cohort))
-        assert {bag["label"] for bag in bags} == {0, 1}
-
-
 def test_one_bag_per_patient(cohort: Path) -> None:
     write(cohort / "labels.csv", *[line.replace("p3,s07.svs,1", "p3,s07.svs,0") for line in
           (cohort / "labels.csv").read_text().splitlines()])  # fmt: skip
@@ -149,12 +142,6 @@ def test_what_does_not_fit_is_counted(cohort: Path) -> None:
     ((reason, about),) = rejected.items()
     assert reason.startswith("feature file that cannot be read (it is not an HDF")
     assert about == {"count": 1, "examples": ["s01"]}
-
-
-def test_rows_without_a_label_are_left_out(cohort: Path) -> None:
-    write(cohort / "labels.csv", "slide,label,patient", "s00,0,a", "s01,1,b", "s02,,c")
-    assert "rejected: row without a label: 1, such as s02\n" in make(cohort, shares=(1, 0, 0))
-    assert sorted(entries(cohort)) == ["s00", "s01"]
 
 
 def test_patients_may_be_read_from_the_names(tmp_path: Path) -> None:
@@ -373,13 +360,6 @@ def test_of_a_long_run_the_progress_is_seen(
     assert re.search(r"headers: 100%.* 20/20 ", capsys.readouterr().err)
 
 
-def test_sections_of_the_csv_are_kept(cohort: Path) -> None:
-    rows = [f"s{n:02d},{n % 2},{SECTIONS[n // 2 % 3]},p{n // 2}" for n in range(20)]
-    write(cohort / "labels.csv", "slide,label,section,patient", *rows)
-    make(cohort)
-    assert places(cohort) == {f"s{n:02d}": SECTIONS[n // 2 % 3] for n in range(20)}
-
-
 @pytest.mark.parametrize("by", ["slide", "patient"])
 def test_a_patient_in_two_sections_is_told(cohort: Path, by: str) -> None:
     rows = [f"s{n:02d},{n % 2},{'test' if n == 1 else 'training'},p{n // 2}" for n in range(20)]
@@ -454,36 +434,6 @@ def test_labels_of_another_name_are_found_by_it(cohort: Path) -> None:
     make(cohort, label_column="msi")
     assert check(cohort)["labels"] == "mine.csv"
     assert len(entries(cohort)) == 20
-
-
-def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (cohort / "labels.csv").rename(cohort / "mine.csv")
-    make(cohort, labels=Path("mine.csv"))
-    assert len(entries(cohort)) == 20
-    here = cohort / "here"
-    write(here / "mine.csv", "patient,slide,label", *(f"p{n},s{n:02d},{n % 2}" for n in range(6)))
-    monkeypatch.chdir(here)
-    make(cohort, labels=Path("mine.csv"))  # what lies here goes before
-    assert len(entries(cohort)) == 6
-    with pytest.raises(InputError, match=r"^cannot read none.csv "):
-        make(cohort, labels=Path("none.csv"))
-
-
-def test_one_folder_of_features_is_chosen(tmp_path: Path) -> None:
-    for n in range(4):
-        for encoder in ("uni", "conch"):
-            trident(tmp_path, f"s{n}", encoder)
-    write(tmp_path / "labels.csv", "slide,label,patient", *(f"s{n},{n % 2},p{n}" for n in range(4)))
-    root = "20x_256px_0px_overlap"
-    refused(
-        f"s0 has features in {root}/features_conch and in {root}/features_uni: "
-        f"say which with --features FOLDER, below {tmp_path}",
-        tmp_path,
-    )
-    make(tmp_path, features="features_uni")
-    assert {bag["image"] for bag in entries(tmp_path).values()} == {f"{root}/features_uni/s{n}.h5" for n in range(4)}
-    assert check(tmp_path)["features"]["encoder"] == "uni"
-    assert check(tmp_path)["rejected"] == {}
 
 
 def test_several_csvs_of_sections_are_told(cohort: Path) -> None:

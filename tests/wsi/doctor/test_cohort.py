@@ -317,11 +317,6 @@ def test_scanners_differ_by_a_few_percent_and_a_lone_patch_by_anything(tmp_path:
     assert examine(tmp_path)[-1].startswith("WARN  521 (2 slides) and 540 (1 slide) level-0 pixels")
 
 
-def test_an_encoder_in_capitals_is_the_same_one(cohort: Path) -> None:
-    own(cohort / "features" / "s03.h5", encoder="TINY")
-    assert ENCODER in examine(cohort)
-
-
 def test_nan_copies_and_empty_slides(cohort: Path) -> None:
     own(cohort / "features" / "s03.h5", features=random_features("s04"))
     own(cohort / "features" / "s07.h5", 0)

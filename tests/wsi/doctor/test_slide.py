@@ -149,38 +149,6 @@ def test_an_annotation_that_cannot_be_read_fails(tmp_path: Path) -> None:
     assert text.startswith(f"no annotation can be read from {tmp_path / 'none.xml'}")
 
 
-def test_pixels_are_not_held_against_micrometres(tmp_path: Path) -> None:
-    path = tmp_path / "s1.h5"
-    with h5py.File(path, "w") as file:
-        file["feats"], file["coords"] = random_features("s1"), grid(12, 128.0).astype(np.float32)
-        file.attrs.update(unit="um", tile_size_um=128.0)
-    assert told(path, label=1)[0] == Level.PASS
-    drawn = str(square(tmp_path, 0, 0, 1024))
-    assert told(path, annotation=drawn, label=1) == (
-        Level.FAIL,
-        "its annotation is in pixels and its features in micrometres: give the slides, --slides, or their micrometres "
-        "per pixel, --slide_mpp, here and to a run",
-    )
-    write_slide(tmp_path / "slides" / "s1.tif", tissue(1536, 2048), 0.25)
-    slides = SlideFolder(str(tmp_path / "slides"))
-    assert told(path, How(slides=slides), annotation=drawn, label=1)[0] == Level.PASS  # the slide says it
-    level, text = told(path, How(slide_mpp=0.25), annotation=drawn, label=0)
-    assert (level, text.partition(";")[0]) == (Level.WARN, "label 0, though 4 of its patches are annotated")
-    _, text = told(path, How(slide_mpp=0.5), annotation=drawn, label=0)  # tiles of 256 pixels: 16 to the square
-    assert text.startswith("label 0, though 12 of its patches are annotated")
-
-
-def test_annotations_count_by_their_values(tmp_path: Path) -> None:
-    path = own(tmp_path / "s1.h5")
-    drawn = square(tmp_path, 0, 0, 1024)
-    content = json.loads(drawn.read_text())
-    content["features"][0]["properties"]["classification"] = {"name": "Necrosis"}
-    drawn.write_text(json.dumps(content))
-    assert told(path, How(annotation_values=["necrosis"]), annotation=str(drawn), label=1)[0] == Level.PASS
-    none = told(path, How(annotation_values=["tumor"]), annotation=str(drawn), label=1)
-    assert none == (Level.WARN, f"label 1, though none of its patches is annotated ({PLAIN})")
-
-
 def test_a_geojson_may_count_from_bounds_that_nobody_knows(tmp_path: Path) -> None:
     drawn = str(square(tmp_path, 0, 0, 1024))
     level, text = told(trident(tmp_path, "s1"), annotation=drawn, label=1)
