@@ -51,6 +51,7 @@ def metrics_agree_with_tables(folder: Path) -> None:
     assert metrics["instance_auroc_ungated"]["value"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ct")
 def test_the_commands_for_head_ct(tmp_path: Path) -> None:
     data = write_cohort(tmp_path, "ct")
@@ -65,6 +66,7 @@ def test_the_commands_for_head_ct(tmp_path: Path) -> None:
     assert (results / "new_scans" / "somebody" / "slices.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("wsi")
 def test_the_commands_for_slides(tmp_path: Path) -> None:
     data = write_cohort(tmp_path, "wsi")
