@@ -370,7 +370,7 @@ def test_what_cannot_be_read_is_told_at_the_end_and_the_rest_is_there(tmp_path: 
         extract(tmp_path)
     why = "a.tif states no micrometres per pixel: say how many it has with --slide_mpp"
     assert str(caught.value) == (
-        f"2 of 4 slides failed (a.tif, c.svs): {why}; mend and run again, what is done is skipped "
+        f"2 of 4 slides failed (a.tif, c.svs): {why}; correct and run again, what is done is skipped "
         "(all reasons: failed.csv)"
     )
     table = list(csv.reader((tmp_path / "features/failed.csv").read_text().splitlines()))

@@ -525,7 +525,7 @@ class TestDescribed:
             described(**given)
             warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
             assert warnings == [
-                "the features do not say which encoder they are of, the network was trained on those of gpfm; "
+                "the features do not state their encoder, the network was trained on those of gpfm; "
                 "state theirs with --encoder_name"
             ] * told  # fmt: skip
 
