@@ -83,6 +83,7 @@ def test_both_sides_have_the_same_neighbours() -> None:
     torch.testing.assert_close(theirs.float(), ours / torch.sqrt(degree[:, None] * degree))
 
 
+@pytest.mark.slow
 def test_a_disturbed_process_is_run_again_only_with_patience(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,7 @@ def outputs(engine: BagEvaluator) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_bag_that_is_empty_or_cannot_be_read_or_judged_is_told_and_the_others_are_read(workers: int) -> None:
     seen = outputs(evaluator(0, 2, 1, 3, 6, 5, workers=workers))
     assert [float(bag["pred"].max()) if "pred" in bag else bag for bag in seen] == [

@@ -40,7 +40,7 @@ def caught(action: object) -> BaseException:
     raise AssertionError("no error")
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_message_is_found_behind_monai_and_its_workers(num_workers: int) -> None:
     loader = DataLoader(Dataset([1, 2], transform=bad_transform), num_workers=num_workers)
     error = caught(lambda: list(loader))

@@ -519,6 +519,7 @@ def test_an_encoder_of_torchscript(tmp_path: Path) -> None:
 # --- ended at any moment
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """Forked, so that there is time for many moments; the real command is killed in tests/bundle."""
     for slide in range(3):
