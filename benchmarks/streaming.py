@@ -16,7 +16,8 @@ from scripts.core.units import Level0Coords, Level0Pixels
 from scripts.engine.evaluator import BagInferer, StreamingInferer
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
-from scripts.wsi.reader import FeatureReader, PatchBagd, PatchBlocksd, one_bag, read_blocks
+from scripts.wsi.reader import FeatureReader, read_blocks
+from scripts.wsi.transforms import PatchBagd, PatchBlocksd, one_bag
 
 PITCH = 256
 Runs = dict[str, Callable[[], object]]

@@ -24,7 +24,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import writable_folder, write_whole
 from scripts.core.units import Level0Coords, MicronsPerPixel
 from scripts.engine.extraction import Share, encode, tell_failures
-from scripts.wsi.features.smooth_mil import PatchFeatures, read_header, write_features
+from scripts.wsi.features.smooth_mil import PatchFeatures, read_own_header, write_features
 from scripts.wsi.slides.slide import (
     TilePlan,
     damaged,
@@ -237,7 +237,7 @@ class FeatureExtractor:
     def _refuse_other_settings(self, slide: Path) -> None:
         """The same for one file, which may have come from elsewhere, or been made with another slide_mpp."""
         file = self._file(slide)
-        header = read_header(file)
+        header = read_own_header(file)
         then: dict[str, Any] = {"encoder": header.encoder, "pitch in tiles": header.pitch / header.tile}
         now: dict[str, Any] = {"encoder": self.encoder_name, "pitch in tiles": 1 - self.overlap / self.tile_size}
         if header.mpp is not None:

@@ -103,7 +103,7 @@ HEADER = FeatureHeader(
 def slides_item(**more: Any) -> Mapping[Hashable, Any]:
     """Two patches of one slide and one of another, then padding."""
     coords = torch.tensor([[0, 0, 1, 0, 0], [256, 512, 0, 0, 0], [0, 0, 768, 0, 0]], dtype=torch.float64)
-    slides = [{**dataclasses.asdict(HEADER), "source": "a.h5"}]
+    slides = [{**HEADER.as_json(), "source": "a.h5"}]
     slides.append({**slides[0], "slide_id": "two", "source": "b.h5"})
     return {**item(**more), "stored_coords": coords, "about": json.dumps({"slides": slides, "warnings": []})}
 

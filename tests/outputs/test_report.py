@@ -24,7 +24,7 @@ from scripts.metrics.summary import cohort_metrics
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
 from scripts.outputs.report import CohortReport, ResultsFolder, input_of, recipe
 from scripts.outputs.result_json import SaveResultd
-from scripts.wsi.reader import described
+from scripts.wsi.check import checked_bags
 from tests.outputs.results import COHORT, result, strict_json, table
 from tests.wsi.foreign_features import write_torchmil
 
@@ -284,9 +284,9 @@ def test_features_made_anew_are_read_anew(tmp_path: Path) -> None:
 def test_features_whose_coords_were_made_anew_are_read_anew(tmp_path: Path) -> None:
     """They lie in a file beside."""
     file = write_torchmil(tmp_path, "slide", np.arange(6).reshape(3, 2) * 256, np.zeros(3))
-    (before,) = map(input_of, described([{"bag_id": "slide", "image": str(file)}]))
+    (before,) = map(input_of, checked_bags([{"bag_id": "slide", "image": str(file)}]))
     np.save(tmp_path / "coords" / "slide.npy", np.arange(6).reshape(3, 2) * 512.0)
-    (after,) = map(input_of, described([{"bag_id": "slide", "image": str(file)}]))
+    (after,) = map(input_of, checked_bags([{"bag_id": "slide", "image": str(file)}]))
     assert before != after
 
 

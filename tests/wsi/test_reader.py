@@ -23,18 +23,11 @@ from scripts.core.errors import EmptyBagError, InputError
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.engine.provenance import Origin
 from scripts.networks.graph import build_graph
-from scripts.wsi.features.base import read_header
+from scripts.wsi.check import checked_bags
+from scripts.wsi.features.files import find_features, read_header
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
-from scripts.wsi.reader import (
-    FeatureReader,
-    PatchBagd,
-    PatchBlocksd,
-    collate_bags,
-    described,
-    find_features,
-    one_bag,
-    read_blocks,
-)
+from scripts.wsi.reader import FeatureReader, read_blocks
+from scripts.wsi.transforms import PatchBagd, PatchBlocksd, collate_bags, one_bag
 from tests.wsi.foreign_features import (
     DIMENSION,
     edges_of,
@@ -326,8 +319,8 @@ class TestSeveralSlides:
     def test_where_the_user_names_the_encoder_what_the_files_say_of_it_does_not_count(self, tmp_path: Path) -> None:
         bag = {"image": [write(tmp_path, "a", encoder="uni"), write(tmp_path, "b", encoder="uni_v1")]}
         with pytest.raises(InputError, match=r"b.h5 are of the encoder uni_v1, those in .*a.h5 of uni: "):
-            described([bag])
-        (said,) = described([bag], encoder="uni")
+            checked_bags([bag])
+        (said,) = checked_bags([bag], encoder="uni")
         for read in (load, in_blocks):
             assert read(**said)["mask"].shape == (1, 14)
         assert sum(block.shape[2] for block in read_blocks(bag["image"], 5)) == 14
@@ -477,7 +470,7 @@ class TestDescribed:
             {"image": [str(tmp_path / "bad.h5"), str(tmp_path / "gone.h5")]},
         ]
         with caplog.at_level(logging.INFO):
-            found = described(bags)
+            found = checked_bags(bags)
         (record,) = [record for record in caplog.records if record.name == "scripts.wsi.reader"]
         assert record.getMessage() == (
             "5 slides: 4 TRIDENT, 1 CLAM; encoder uni_v1; pitch 512 level-0 pixels (patch_size_level0 less overlap) "
@@ -491,26 +484,26 @@ class TestDescribed:
         empty = {"image": write(tmp_path, "e", np.zeros((0, 2), int))}
         (tmp_path / "bad.h5").write_text("")
         bad = {"image": [good["image"], str(tmp_path / "bad.h5")]}
-        assert len(described([good, {"image": [good["image"], empty["image"]]}], require_all=True)) == 2
+        assert len(checked_bags([good, {"image": [good["image"], empty["image"]]}], require_all=True)) == 2
         with pytest.raises(InputError, match=r"^\S+e.h5 holds no patches: no tissue was found$"):
-            described([good, empty], require_all=True)
+            checked_bags([good, empty], require_all=True)
         with pytest.raises(InputError, match=r"bad.h5 is not an HDF5.* \(1 more cannot be used: python -m scripts doc"):
-            described([bad, empty, good], require_all=True)
+            checked_bags([bad, empty, good], require_all=True)
 
     def test_two_encoders_are_refused_unless_the_user_knows_better(self, tmp_path: Path) -> None:
         bags = [{"image": write(tmp_path, "a", encoder=name)} for name in ("uni_v1", "UNI_v1", "gpfm")]
         with pytest.raises(InputError, match=r"features_gpfm/a.h5 are of the encoder gpfm, those in .* of uni_v1"):
-            described(bags)
-        assert [bag["encoder"] for bag in described(bags[:2])] == ["uni_v1", "uni_v1"]
-        assert [bag["encoder"] for bag in described(bags, encoder="gpfm")] == ["gpfm"] * 3
+            checked_bags(bags)
+        assert [bag["encoder"] for bag in checked_bags(bags[:2])] == ["uni_v1", "uni_v1"]
+        assert [bag["encoder"] for bag in checked_bags(bags, encoder="gpfm")] == ["gpfm"] * 3
 
     def test_another_encoder_than_the_network_knows_is_refused(self, tmp_path: Path) -> None:
         bags = [{"image": write(tmp_path)}]
         told = "the features are of the encoder uni_v1, the network was trained on those of gpfm"
         with pytest.raises(InputError, match=told):
-            described(bags, trained_with=Origin("gpfm", 0.0))
-        assert described(bags, trained_with=Origin("UNI_V1", 0.0))[0]["encoder"] == "uni_v1"
-        assert described(bags, encoder="GPFM", trained_with=Origin("gpfm", 0.0))[0]["encoder"] == "GPFM"
+            checked_bags(bags, trained_with=Origin("gpfm", 0.0))
+        assert checked_bags(bags, trained_with=Origin("UNI_V1", 0.0))[0]["encoder"] == "uni_v1"
+        assert checked_bags(bags, encoder="GPFM", trained_with=Origin("gpfm", 0.0))[0]["encoder"] == "GPFM"
 
     def test_an_encoder_that_nobody_names_is_doubted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         unknown = [{"image": str(write_uni2h(tmp_path, "u", CELLS * PITCH))}]
@@ -522,7 +515,7 @@ class TestDescribed:
             (named, False),
         ):
             caplog.clear()
-            described(**given)
+            checked_bags(**given)
             warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
             assert warnings == [
                 "the features do not state their encoder, the network was trained on those of gpfm; "
@@ -573,28 +566,28 @@ def test_a_bag_alone_is_not_copied_and_several_are_padded_at_their_end(sizes: tu
 
 def test_features_of_another_length_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     bags = [{"bag_id": "a", "image": write(tmp_path)}]
-    assert len(described(bags, in_features=DIMENSION)) == 1
+    assert len(checked_bags(bags, in_features=DIMENSION)) == 1
     with pytest.raises(
         InputError, match=rf"has {DIMENSION} features for each patch, the network takes 1024: give --in_"
     ):
-        described(bags, in_features=1024)
+        checked_bags(bags, in_features=1024)
 
 
 def test_a_bag_whose_file_was_made_anew_is_another_one(tmp_path: Path) -> None:
     """What is kept of bags (a cache) is found by all that is said of them."""
     bags = [{"bag_id": "a", "image": write(tmp_path)}]
-    before = described(bags)
-    assert described(bags) == before
+    before = checked_bags(bags)
+    assert checked_bags(bags) == before
     write(tmp_path, cells=CELLS[:5])
-    assert described(bags) != before
+    assert checked_bags(bags) != before
 
 
 def test_the_distance_of_patches_is_told_in_micrometres_where_it_can_be(tmp_path: Path) -> None:
     trident = {"image": write(tmp_path)}  # at 40x, so 0.25 micrometres per pixel or about that
-    assert described([trident])[0]["patch_um"] == 128
-    assert described([trident], slide_mpp=0.22)[0]["patch_um"] == pytest.approx(512 * 0.22)  # the user knows better
+    assert checked_bags([trident])[0]["patch_um"] == 128
+    assert checked_bags([trident], slide_mpp=0.22)[0]["patch_um"] == pytest.approx(512 * 0.22)  # the user knows better
     clam = {"image": str(write_clam(tmp_path, "d", tissue() * 448, patch_size=None))}
-    assert described([clam])[0]["patch_um"] == 0
-    assert described([clam], slide_mpp=0.5)[0]["patch_um"] == pytest.approx(224)
+    assert checked_bags([clam])[0]["patch_um"] == 0
+    assert checked_bags([clam], slide_mpp=0.5)[0]["patch_um"] == pytest.approx(224)
     stamp = write_stamp(tmp_path / "um", "slide", tissue() * 256.0)
-    assert described([{"image": str(stamp)}])[0]["patch_um"] == pytest.approx(256)
+    assert checked_bags([{"image": str(stamp)}])[0]["patch_um"] == pytest.approx(256)

@@ -34,7 +34,8 @@ from scripts.wsi.datalist.labels import (
     read_slide_labels,
     read_splits,
 )
-from scripts.wsi.features.base import FeatureHeader, read_header
+from scripts.wsi.features.base import FeatureHeader
+from scripts.wsi.features.files import read_header
 
 SAME_PITCH = 1.05  # pitches whose ratio is below are of one magnification: scanners differ by a few percent
 

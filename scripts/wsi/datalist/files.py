@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.base import FEATURE_SUFFIXES, feature_paths
+from scripts.wsi.features.files import FEATURE_SUFFIXES, feature_paths
 from scripts.wsi.slides.slide import SLIDE_SUFFIXES
 
 # of a slide that has several the first wins

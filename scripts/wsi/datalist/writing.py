@@ -228,7 +228,7 @@ def _kinds(cohort: SlideCohort) -> dict[str, Any]:
     """Return the formats, encoder and dimension of the features."""
     headers = [slide.header for slide in cohort.slides]
     return {
-        "forms": dict(sorted(Counter(header.form for header in headers).items())),
+        "forms": dict(sorted(Counter(header.format for header in headers).items())),
         "encoder": next((header.encoder for header in headers if header.encoder), ""),
         "dimension": headers[0].dimension,
     }

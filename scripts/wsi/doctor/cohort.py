@@ -252,7 +252,7 @@ def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Findin
     if not filled:
         return
     degrees = sorted(each.degree for _, each in examined if each.degree > 0) or [0.0]
-    forms = [f"{count} {form}" for form, count in sorted(Counter(header.form for _, header in filled).items())]
+    forms = [f"{count} {form}" for form, count in sorted(Counter(header.format for _, header in filled).items())]
     units = sorted({header.unit for _, header in filled})
     origins = sorted({header.pitch_from.partition(",")[0] for _, header in filled})
     text = (

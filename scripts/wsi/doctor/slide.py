@@ -17,11 +17,12 @@ import openslide
 from scripts.core.errors import InputError
 from scripts.doctor.findings import Level, ScanFinding
 from scripts.wsi.annotations.annotation import read_annotation
-from scripts.wsi.features.base import MICROMETRES, FeatureFile, FeatureHeader, open_features
+from scripts.wsi.features.base import MICROMETRES, FeatureFile, FeatureHeader
+from scripts.wsi.features.files import open_features
 from scripts.wsi.features.lattice import distinct, lattice_places, mean_degree
-from scripts.wsi.reader import contradiction
 from scripts.wsi.slides.folder import Completed, SlideFolder
 from scripts.wsi.slides.slide import damaged, open_slide, read_mpp
+from scripts.wsi.transforms import contradiction
 
 FEW_NEIGHBOURS, ENOUGH_TO_TELL = 4.0, 16  # of 8; a handful of patches has few whatever the pitch
 _BLOCK = 4096  # patches that are read at once
@@ -76,7 +77,7 @@ def _examined(file: FeatureFile, name: str, how: How, bag: Mapping[str, Any]) ->
     degree = mean_degree(nodes)
     scale = "micrometres per pixel not known" if header.mpp is None else f"{header.mpp:.4g} micrometres per pixel"
     text = (
-        f"{header.patches} patches of {header.dimension} numbers ({header.form}), "
+        f"{header.patches} patches of {header.dimension} numbers ({header.format}), "
         f"{header.pitch:.6g} {header.unit} apart ({header.pitch_from}), {scale}, {degree:.1f} of 8 neighbours"
     )
     if header.patches > 1 and degree == 0:

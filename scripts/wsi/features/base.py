@@ -1,30 +1,22 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Feature files in the forms that people have, told apart by what is in them, never by their names.
+"""What a format of feature files is, and what all of them share: headers, checks, damage told in one line.
 
-- smooth-mil: this project's own, written by ``scripts.wsi.features.smooth_mil``
-- TRIDENT: ``features_<encoder>/<id>.h5``, ``coords`` with attributes such as ``patch_size_level0``; or a .pt of one
-  tensor, those coords in ``patches/<id>_patches.h5`` beside its folder
-- CLAM: h5 without attributes, those of ``patches/<id>.h5`` beside it; or a .pt of features alone, coords beside it
-- UNI2-h: h5 with a leading axis of 1
-- STAMP: h5, ``feats``, and ``coords`` in micrometres; of version 1 in 224ths of a tile of 256 micrometres
-- torchmil: ``features_<encoder>/<bag>``, .npy or .h5 without ``coords``, beside ``coords/<bag>`` of either kind
+To read one more format, write a file like `uni2h.py` beside this one and name its class in `FORMATS` of `files.py`.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import pickle
-import re
 import struct
 import tokenize
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -35,40 +27,17 @@ from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.lattice import commonest_distance, fit
 
-OWN_FORMAT = "smooth-mil-features/1"
-OWN_ATTRIBUTES = ("slide_id", "encoder", "pitch_level0", "tile_level0", "mpp", "slide_width", "slide_height")
-OF_TRIDENT = ("patch_size_level0", "target_magnification", "level0_magnification")
 PIXELS, MICROMETRES = "level-0 pixels", "micrometres"
-NAMES_OF_MICROMETRES = ("um", "µm", "μm", "micrometre", "micrometer", MICROMETRES, "micrometers", "micron", "microns")
 MOST_COMPRESSED = 1100  # deflate makes data 1032 times smaller at best: a file that claims more is damaged
 MOST_PITCHES = 2**20  # from one end of a slide to the other; a float32 holds such numbers exactly
 TILE_OF_A_LONE_PATCH = 256.0
 MICRONS_AT_1X = 10.0  # per pixel, about: 0.25 at 40x
-TILE_OF_STAMP, STEPS_OF_STAMP_1 = 256.0, 224  # micrometres, and what the coords of version 1 count to across a tile
-STAMP_1 = "tiles of 256 micrometres as STAMP 1 cuts them"
-HASH_OF_STAMP = re.compile(r"-[0-9a-f]{8}$")  # of the weights, which later versions leave out
-FEATURE_SUFFIXES = (".h5", ".npy", ".pt")  # where a slide has two in one place, the first wins
-DEEPEST = 3  # folders below the one that is given: torchmil's patches_512/features/features_UNI
-OTHER_FOLDERS = frozenset({"patches", "coords", "labels", "patch_labels", "inst_labels", "masks", "models", "stitches"})
-OTHER_FILES = frozenset({"scores.h5"})  # results of inference
-HOLDS_ARRAYS = re.compile(r"features.*|pt_files")  # elsewhere a .pt is a network, and a .npy may be anything
-HDF5, NPY, ZIP, PICKLE = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY", b"PK\x03\x04", b"\x80"
 UNREADABLE = (  # what h5py, numpy and torch raise for a damaged file
-    OSError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    MemoryError,
-    SyntaxError,
-    tokenize.TokenError,
-    struct.error,
-    zipfile.BadZipFile,
+    *(OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, EOFError),
+    *(MemoryError, SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile),
 )
 
+Attributes = Mapping[str, Any]
 Rows = Callable[[int, int], np.ndarray]  # start, stop → (n, D)
 
 
@@ -76,7 +45,7 @@ Rows = Callable[[int, int], np.ndarray]  # start, stop → (n, D)
 class FeatureHeader:
     """What a feature file says about its patches, read without the patches."""
 
-    form: str
+    format: str
     patches: int
     dimension: int
     slide_id: str
@@ -99,6 +68,16 @@ class FeatureHeader:
             return self.pitch * self.mpp
         return None if self.magnification is None else self.pitch * MICRONS_AT_1X / self.magnification
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as result.json keeps it, where the format goes by "form"."""
+        return {"form": self.format, **{key: value for key, value in asdict(self).items() if key != "format"}}
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> FeatureHeader:
+        """Return what `as_json` gave, which JSON may have made lists of."""
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
+        return FeatureHeader(**{"format": plain.pop("form"), **plain})
+
 
 @dataclass(frozen=True)
 class FeatureFile:
@@ -110,112 +89,100 @@ class FeatureFile:
     rows: Rows
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """(n, D) float32 or float16, as stored. What is read of a memory map is let go with the array."""
+        """Return rows (n, D), float32 or float16 as stored. What is read of a memory map is let go with the array."""
         stop = min(stop, self.header.patches)
         if start >= stop:
             return np.zeros((0, self.header.dimension), dtype=np.float32)
-        with _damage_told(self.path):
+        with one_line_damage(self.path):
             rows = self.rows(start, stop)
         kept = np.float16 if rows.dtype == np.float16 else np.float32
-        with np.errstate(over="ignore"):  # it becomes infinite, and is told as such
+        with np.errstate(over="ignore"):  # it becomes infinite, and is refused as such
             return rows.astype(kept, copy=False)
 
 
-class _Stored(NamedTuple):
-    """The arrays of a file of any form, and what it says of them."""
+@dataclass(frozen=True)
+class Head:
+    """A file that was opened and not read, by which a format recognises its own."""
 
-    form: str
-    shape: tuple[int, ...]
+    path: Path
+    kind: str  # "hdf5", "npy" or "torch"
+    hdf5: h5py.File | None = None
+    attributes: Attributes = field(default_factory=dict)  # of the root of an HDF5 file
+
+    @property
+    def datasets(self) -> set[str]:
+        """Names of the datasets and groups of an HDF5 file."""
+        return set() if self.hdf5 is None else set(self.hdf5)
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """Return a dataset of numbers, whose size the file can hold."""
+        return checked_dataset(self.path, self.hdf5, name)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The features and coordinates of a file, and what its format says of them."""
+
+    shape: tuple[int, ...]  # of the features
     dtype: np.dtype
     rows: Rows
     coords: np.ndarray
-    said: Mapping[str, Any]
+    attributes: Attributes = field(default_factory=dict)
+    pitch: tuple[float, str] | None = None  # as stated, and where it stands
+    tile: float | None = None  # that a patch spans
+    unit: str = PIXELS
+    slide_id: str = ""  # "" = that of the file's name
+    encoder: str | None = None  # None = as attributes or the name of a folder say
+    mpp: float | None = None
+    origin: tuple[int, int] | None = None
 
 
-@contextmanager
-def open_features(path: str | Path) -> Iterator[FeatureFile]:
-    """A feature file of any form, or one line that says why it is none."""
-    path = Path(path)
-    with _opened(path) as stored:
-        coords = _checked_coords(path, stored)
-        if stored.form == "STAMP" and not {"unit", "tile_size_um"} & stored.said.keys():
-            coords, said = _without_unit(path, coords, stored.said)
-            stored = stored._replace(said=said)
-        yield FeatureFile(path, _header(path, stored, coords), coords, stored.rows)
+class Format(Protocol):
+    """One kind of feature files."""
+
+    name: str
+
+    def reads(self, head: Head) -> bool:
+        """Return whether a file is of this format, as far as none of the formats before it in the list reads it."""
+
+    def read(self, head: Head) -> Stored:
+        """Return what the file holds; the features themselves are read when they are asked for."""
 
 
-def read_header(path: str | Path) -> FeatureHeader:
-    """The units and the origin of the patches; the features are not read."""
-    with open_features(path) as file:
-        return file.header
-
-
-def files_of(path: str | Path) -> list[Path]:
-    """A feature file, and those there are beside it that say where its patches lie."""
-    path = Path(path)
-    every = [path, _h5_of_clam(path), *_files_of_patches(path), *_places_of_coords(path)]
-    return [place for place in dict.fromkeys(every) if place.is_file()]
-
-
-def feature_paths(folder: str | Path) -> list[Path]:
-    """The feature files below a folder, wherever CLAM, TRIDENT, torchmil or the user put them, in order of their paths.
-
-    Of CLAM the h5 file of a slide is taken before its .pt file, which has no coords. Those of several encoders are all
-    there.
-    """
-    best: dict[tuple[Path, str], Path] = {}
-    for path in sorted(_files_below(Path(folder)), key=lambda path: FEATURE_SUFFIXES.index(path.suffix.lower())):
-        place = path.parent.with_name("h5_files") if path.parent.name == "pt_files" else path.parent
-        best.setdefault((place, path.stem), path)
-    return sorted(best.values())
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        place = Path(parent)
-        deep = len(place.relative_to(folder).parts) == DEEPEST
-        subfolders[:] = [] if deep else [name for name in subfolders if _may_hold_features(name)]
-        suffixes = FEATURE_SUFFIXES if HOLDS_ARRAYS.fullmatch(place.resolve().name) else FEATURE_SUFFIXES[:1]
-        for name in sorted(names):
-            if Path(name).suffix.lower() in suffixes and not name.startswith(".") and name not in OTHER_FILES:
-                yield place / name
-
-
-def _may_hold_features(folder: str) -> bool:
-    """TRIDENT's slide_features_… are of whole slides."""
-    return folder not in OTHER_FOLDERS and not folder.startswith((".", "slide_features"))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[_Stored]:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give one of the feature files in it")
-    if not path.is_file():
-        raise InputError(f"no feature file {path}; correct the path or extract the features first")
-    with _damage_told(path), path.open("rb") as raw:
-        start = raw.read(8)
-    if start.startswith(NPY):
-        yield _numpy(path)
-    elif start.startswith((ZIP, PICKLE)):
-        yield _torch(path)
-    elif start == HDF5 or _is_hdf5(path):
-        with _hdf5(path) as file:
-            yield _of_hdf5(path, file)
-    else:
+def feature_file(format: Format, head: Head) -> FeatureFile:
+    """Return a file of a format, checked: coordinates are numbers, one for each patch, on a slide that can exist."""
+    stored = format.read(head)
+    coords = _checked_coords(head.path, stored)
+    pitch, pitch_from = _pitch(coords, stored.pitch)
+    if len(coords) and np.ptp(coords.astype(float), axis=0).max() > MOST_PITCHES * pitch:
         raise InputError(
-            f"{path} is not an HDF5, npy or pt file, or is damaged; extract its features again, or give a feature file"
+            f"coords lie over {MOST_PITCHES} pitches of {pitch:g} apart (file {head.path}); extract them again"
         )
+    attributes = stored.attributes
+    header = FeatureHeader(
+        format=format.name,
+        patches=len(coords),
+        dimension=stored.shape[-1] if len(stored.shape) > 1 else 0,
+        slide_id=stored.slide_id or head.path.stem,
+        encoder=_encoder(head.path, attributes) if stored.encoder is None else stored.encoder,
+        pitch=Level0Pixels(pitch),
+        pitch_from=pitch_from,
+        tile=Level0Pixels(stored.tile or pitch),
+        unit=stored.unit,
+        mpp=None if stored.mpp is None else MicronsPerPixel(stored.mpp),
+        slide_size=_size(attributes, "slide") or _size(attributes, "level0"),
+        origin=stored.origin,
+        magnification=positive(attributes, "level0_magnification"),
+    )
+    return FeatureFile(head.path, header, coords, stored.rows)
 
 
-def _is_hdf5(path: Path) -> bool:
-    """HDF5 may begin behind a block of the user's."""
-    with _damage_told(path):
-        return bool(h5py.is_hdf5(path))
+# --- arrays as h5py, numpy and torch keep them
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
-    """Only around what h5py, numpy or torch read: a fault of our own is none of the file."""
+def one_line_damage(path: Path) -> Iterator[None]:
+    """Turn what h5py, numpy or torch raise into one line; only around their calls, as a fault of ours is none of it."""
     try:
         yield
     except InputError:
@@ -227,73 +194,20 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _hdf5(path: Path) -> Iterator[h5py.File]:
-    with _damage_told(path):
+def opened_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file; damage that shows when it is opened or closed is one line."""
+    with one_line_damage(path):
         file = h5py.File(path, "r")
     try:
         yield file
     finally:
-        with _damage_told(path):
+        with one_line_damage(path):
             file.close()
 
 
-def _of_hdf5(path: Path, file: h5py.File) -> _Stored:
-    with _damage_told(path):
-        said = _attributes(file)
-        its_own = said.get("format")
-        if its_own is not None and its_own != OWN_FORMAT:
-            raise InputError(
-                f"{path} is not of the form {OWN_FORMAT} (its root attribute `format` is {str(its_own)[:40]!r}); "
-                "extract its features again"
-            )
-        _refuse_without_patches(path, file, said)
-        name = "feats" if "feats" in file and "features" not in file else "features"
-        features = _dataset(path, file, name)
-        shape, leading = features.shape, features.ndim == 3
-        if leading and shape[0] == 1:
-            shape = shape[1:]
-        features_alone = name == "features" and "coords" not in file and not its_own
-        if features_alone:
-            places, said_of_coords = _coords_of_bag(path), {}
-        else:
-            coords = _dataset(path, file, "coords")
-            places, said_of_coords = coords[()], _attributes(coords)
-        if places.ndim == 3 and len(places) == 1:
-            places = places[0]
-        rows = _rows_of_hdf5(path, features, leading)
-        dtype = features.dtype
-        if its_own:
-            form = "smooth-mil"
-            missing = [attribute for attribute in OWN_ATTRIBUTES if attribute not in file.attrs]
-            if missing:
-                raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
-        elif name == "feats":
-            form = "STAMP"
-        elif features_alone:
-            form = "torchmil"
-        elif said_of_coords.keys() & OF_TRIDENT:
-            form = "TRIDENT"
-        else:
-            form = "UNI2-h" if leading else "CLAM"
-        said = {**_attributes(features), **said, **said_of_coords}
-    if form in ("CLAM", "UNI2-h") and "patch_size" not in said:
-        said = {**said, **_said_of_patches(path)}
-    return _Stored(form, shape, dtype, rows, places, said)
-
-
-def _refuse_without_patches(path: Path, file: h5py.File, said: Mapping[str, Any]) -> None:
-    whole = said.get("feat_type")
-    if whole in ("slide", "patient"):  # as STAMP says
-        raise InputError(f"{path} holds the features of a whole {whole}, not of its patches; give those of the tiles")
-    if "coord_x" in file and "coords" not in file:
-        raise InputError(
-            f"{path} is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not known; "
-            "give a file with `coords`"
-        )
-
-
-def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    if name not in file or not isinstance(file[name], h5py.Dataset):
+def checked_dataset(path: Path, file: h5py.File | None, name: str) -> h5py.Dataset:
+    """Return a dataset of numbers, whose size the file can hold."""
+    if file is None or name not in file or not isinstance(file[name], h5py.Dataset):
         raise InputError(f"{path} holds no dataset `{name}`; extract its features again")
     dataset = file[name]
     if dataset.shape is None or dataset.dtype.kind not in "fiub":
@@ -309,15 +223,30 @@ def _refuse_claim(path: Path, shape: Sequence[int], claimed: int, stored: int) -
         raise InputError(f"{path} claims {tuple(shape)} numbers and holds {stored} bytes; extract its features again")
 
 
-def _rows_of_hdf5(path: Path, features: h5py.Dataset, leading: bool) -> Rows:
+def attributes_of(owner: h5py.HLObject) -> dict[str, Any]:
+    """Return what is known of them: TRIDENT writes None as the string 'None'."""
+    known = {}
+    for name, value in owner.attrs.items():
+        plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        if isinstance(plain, (bytes, str)):
+            text = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
+            plain = " ".join(text.encode(errors="replace").decode().split())  # it will stand in a line of text
+        if plain not in (None, "None", ""):
+            known[name] = plain
+    return known
+
+
+def hdf5_rows(path: Path, features: h5py.Dataset) -> Rows:
+    """Return how rows are read of a dataset (N, D) or (1, N, D)."""
     offset = features.id.get_offset()
     if offset is None or features.file.userblock_size > 0:  # in chunks: HDF5 must put the rows together
+        leading = features.ndim == 3
         return lambda start, stop: features[0, start:stop] if leading else features[start:stop]
-    return _mapped(path, features.dtype, offset, features.shape[-1] if features.ndim > 1 else 0)
+    return mapped_rows(path, features.dtype, offset, features.shape[-1] if features.ndim > 1 else 0)
 
 
-def _mapped(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
-    """Each block is a map of its own: its memory is given back with it, and what is kept stays what it was."""
+def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
+    """Return how rows are read of an array in one piece: each block is a map of its own, whose memory goes with it."""
 
     def rows(start: int, stop: int) -> np.ndarray:
         begin = offset + start * dimension * dtype.itemsize
@@ -326,63 +255,11 @@ def _mapped(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
     return rows
 
 
-def _numpy(path: Path) -> _Stored:
-    """As torchmil keeps them, an array per file."""
-    features = _array(path)
-    coords = _coords_of_bag(path)
-    if features.ndim == 2 and features.flags.c_contiguous and features.size:
-        rows = _mapped(path, features.dtype, features.offset, features.shape[1])
-    else:
-        rows = lambda start, stop: np.array(features[start:stop])  # noqa: E731
-    return _Stored("torchmil", features.shape, features.dtype, rows, coords, {})
-
-
-def _places_of_coords(path: Path) -> list[Path]:
-    """Beside features/features_<encoder>, or a folder less deep."""
-    names = dict.fromkeys([path.name, f"{path.stem}.h5", f"{path.stem}.npy"])
-    return [above / "coords" / name for above in list(path.parents)[1:3] for name in names]
-
-
-def _coords_of_bag(path: Path) -> np.ndarray:
-    places = _places_of_coords(path)
-    beside = next((place for place in places if place.is_file()), None)
-    if beside is None:
-        raise InputError(
-            f"{path} holds no `coords`, and there is no {' or '.join(map(str, places))}; "
-            "put the coords of its patches there"
-        )
-    if beside.suffix.lower() == ".npy":
-        return np.array(_array(beside))
-    with _hdf5(beside) as file, _damage_told(beside):
-        coords: np.ndarray = _dataset(beside, file, next(iter(file)) if len(file) == 1 else "coords")[()]
-        return coords
-
-
-def _array(path: Path) -> np.memmap:
-    with _damage_told(path):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.memmap):
-            raise InputError(f"{path} is not one array; save it with numpy.save")
-        return array
-
-
-def _torch(path: Path) -> _Stored:
-    """As CLAM keeps them a second time: the features alone, in the order of the h5 file."""
-    features = _tensor(path)
-    shape = tuple(features.shape)
-    coords, said = _coords_beside(path, shape)
-    form = "TRIDENT" if said.keys() & OF_TRIDENT else "CLAM"
-    with path.open("rb") as raw:
-        is_mapped = raw.read(len(ZIP)) == ZIP
-    if is_mapped:  # mapped anew for each block, so that its memory is given back
-        return _Stored(form, shape, _dtype(features), lambda a, b: _numbers(_tensor(path)[a:b]), coords, said)
-    return _Stored(form, shape, _dtype(features), lambda a, b: _numbers(features[a:b]), coords, said)
-
-
-def _tensor(path: Path) -> Tensor:
-    with _damage_told(path):
+def tensor(path: Path) -> Tensor:
+    """Return the one tensor of a torch file, mapped into memory where the file allows it."""
+    with one_line_damage(path):
         with path.open("rb") as raw:
-            is_mapped = raw.read(len(ZIP)) == ZIP
+            is_mapped = raw.read(4) == b"PK\x03\x04"
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
         except pickle.UnpicklingError as error:  # of arrays of numpy too, as TRIDENT's are
@@ -394,81 +271,55 @@ def _tensor(path: Path) -> Tensor:
         return content.detach()
 
 
-def _dtype(features: Tensor) -> np.dtype:
-    return np.dtype(np.float32) if features.dtype == torch.bfloat16 else _numbers(features[:0]).dtype
+def tensor_rows(path: Path, features: Tensor) -> tuple[np.dtype, Rows]:
+    """Return the type of the numbers of a tensor, and how its rows are read."""
+
+    def numbers(part: Tensor) -> np.ndarray:
+        found: np.ndarray = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
+        return found
+
+    with path.open("rb") as raw:
+        is_mapped = raw.read(4) == b"PK\x03\x04"
+    if is_mapped:  # mapped anew for each block, so that its memory is given back
+        return numbers(features[:0]).dtype, lambda start, stop: numbers(tensor(path)[start:stop])
+    return numbers(features[:0]).dtype, lambda start, stop: numbers(features[start:stop])
 
 
-def _numbers(features: Tensor) -> np.ndarray:
-    numbers: np.ndarray = (features.float() if features.dtype == torch.bfloat16 else features).numpy()
-    return numbers
+# --- what attributes say
 
 
-def _coords_beside(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, Mapping[str, Any]]:
-    beside = [_h5_of_clam(path), *_files_of_patches(path)]
-    found = [place for place in beside if place.is_file()]
-    if not found:
-        looked_for = ", ".join(map(str, beside))
-        raise InputError(
-            f"{path} holds features alone, and there is none of {looked_for}; put one there, or give the h5"
-        )
-    for place in found:
-        with _hdf5(place) as file, _damage_told(place):
-            coords = _dataset(place, file, "coords")
-            said = {**_said_of_patches(path), **_attributes(coords)}
-            if shape[:1] == coords.shape[:1]:
-                return coords[()], said
-            patches = coords.shape[0] if coords.ndim else 0
-    raise InputError(
-        f"{path} holds features {shape} and {found[-1]} the coords of {patches} patches; "
-        "extract them again: they are not of one run"
-    )
+def number(attributes: Attributes, name: str) -> float | None:
+    """Return one finite number; CLAM gives a pair for x and y, which are the same but for rounding."""
+    value = attributes.get(name)
+    if isinstance(value, list) and value:
+        value = value[0]
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
-def _h5_of_clam(path: Path) -> Path:
-    return path.parent.parent / "h5_files" / f"{path.stem}.h5"
+def positive(attributes: Attributes, name: str) -> float | None:
+    """Return a number above 0, or None where there is none."""
+    found = number(attributes, name)
+    return found if found is not None and found > 0 else None
 
 
-def _files_of_patches(path: Path) -> list[Path]:
-    """Where CLAM and TRIDENT say how the patches of a feature file were cut."""
-    names = (f"{path.stem}.h5", f"{path.stem}_patches.h5")
-    return [above / "patches" / name for above in list(path.parents)[1:3] for name in names]
+def _size(attributes: Attributes, of: str) -> tuple[int, int] | None:
+    width, height = positive(attributes, f"{of}_width"), positive(attributes, f"{of}_height")
+    return (int(width), int(height)) if width and height else None
 
 
-def _said_of_patches(path: Path) -> dict[str, Any]:
-    for place in _files_of_patches(path):
-        if place.is_file():
-            with _hdf5(place) as file, _damage_told(place):
-                if "imgs" in file:
-                    return _said_of_images(path, place, file["imgs"])
-                return _attributes(_dataset(place, file, "coords"))
-    return {}
+def _encoder(path: Path, attributes: Attributes) -> str:
+    """By an attribute, else by a folder called features_<encoder> as TRIDENT's and torchmil's are."""
+    if isinstance(attributes.get("encoder"), str):
+        return str(attributes["encoder"])
+    folders = [above.name for above in list(path.absolute().parents)[:2]]
+    return next((name.removeprefix("features_") for name in folders if name.startswith("features_")), "")
 
 
-def _said_of_images(path: Path, place: Path, images: h5py.Dataset) -> dict[str, Any]:
-    """CLAM once stored the patches themselves, and divided the coords by all that they were made smaller by."""
-    said = _attributes(images)
-    if _above_0(said, "patch_level") or said.get("level_dim") != said.get("downsampled_level_dim"):
-        raise InputError(
-            f"the coords of {path} are not at level 0, as {place} is of CLAM's older way; "
-            "cut the patches anew with create_patches_fp.py"
-        )
-    return said
-
-
-def _attributes(owner: h5py.HLObject) -> dict[str, Any]:
-    """What is known of them: TRIDENT writes None as the string 'None'."""
-    said = {}
-    for name, value in owner.attrs.items():
-        plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-        if isinstance(plain, (bytes, str)):
-            text = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
-            plain = " ".join(text.encode(errors="replace").decode().split())  # it will stand in a line of text
-        if plain not in (None, "None", ""):
-            said[name] = plain
-    return said
-
-
-def _checked_coords(path: Path, stored: _Stored) -> np.ndarray:
+def _checked_coords(path: Path, stored: Stored) -> np.ndarray:
     shape, coords = stored.shape, stored.coords
     advice = f"(file {path}); extract the features again"
     if math.prod(shape) == 0 and coords.size == 0:  # a slide without tissue, in whatever shape
@@ -477,71 +328,9 @@ def _checked_coords(path: Path, stored: _Stored) -> np.ndarray:
         raise InputError(f"features {shape} and coords {coords.shape} should be (N, D) and (N, 2) {advice}")
     if stored.dtype.kind != "f" or stored.dtype.itemsize > 8 or coords.dtype.kind not in "fiu":
         raise InputError(f"features {stored.dtype} and coords {coords.dtype} should be floats and numbers {advice}")
-    if stored.form == "smooth-mil" and coords.dtype.kind == "f":
-        raise InputError(f"coords {coords.dtype} should be integers {advice}")
     if not (np.abs(coords.astype(np.float64)) < 2**53).all():
         raise InputError(f"coords hold NaN, infinite or impossible values {advice}")
     return coords.astype(np.float64 if coords.dtype.kind == "f" else np.int64)
-
-
-def _without_unit(path: Path, coords: np.ndarray, said: Mapping[str, Any]) -> tuple[np.ndarray, Mapping[str, Any]]:
-    """In micrometres, as far as the stride tells the version of STAMP."""
-    stride = _above_0(said, "tile_size") or commonest_distance(coords)
-    if stride is None or round(stride) == TILE_OF_STAMP:
-        return coords, said
-    if round(stride) != STEPS_OF_STAMP_1:
-        raise InputError(
-            f"{path} names no unit and its tiles are {stride:g} apart, not {STEPS_OF_STAMP_1} or {TILE_OF_STAMP:g} as "
-            "of STAMP 1 or 2; give it the root attributes unit and tile_size_um, or extract its features again"
-        )
-    return coords * (TILE_OF_STAMP / STEPS_OF_STAMP_1), {**said, STAMP_1: TILE_OF_STAMP}
-
-
-def _header(path: Path, stored: _Stored, coords: np.ndarray) -> FeatureHeader:
-    said, form = stored.said, stored.form
-    is_own = form == "smooth-mil"
-    stated, tile = _stated(path, form, said)
-    pitch, pitch_from = _pitch(coords, stated)
-    if len(coords) and np.ptp(coords.astype(float), axis=0).max() > MOST_PITCHES * pitch:
-        raise InputError(f"coords lie over {MOST_PITCHES} pitches of {pitch:g} apart (file {path}); extract them again")
-    return FeatureHeader(
-        form=form,
-        patches=len(coords),
-        dimension=stored.shape[-1] if len(stored.shape) > 1 else 0,
-        slide_id=str(said["slide_id"]) if is_own and "slide_id" in said else path.stem,
-        encoder=_encoder(path, form, said),
-        pitch=Level0Pixels(pitch),
-        pitch_from=pitch_from,
-        tile=Level0Pixels(tile or pitch),
-        unit=_unit(path, form, said),
-        mpp=_mpp(said) if is_own else None,
-        slide_size=_size(said, "slide") or _size(said, "level0"),
-        origin=(int(_number(said, "bounds_x") or 0), int(_number(said, "bounds_y") or 0)) if is_own else None,
-        magnification=_above_0(said, "level0_magnification"),
-    )
-
-
-def _stated(path: Path, form: str, said: Mapping[str, Any]) -> tuple[tuple[float, str] | None, float | None]:
-    """The pitch and where it stands, and what a patch spans, as far as a file says."""
-    if form == "smooth-mil":
-        pitch, tile = _above_0(said, "pitch_level0"), _above_0(said, "tile_level0")
-        if pitch is None or tile is None:
-            raise InputError(f"{path} says that pitch_level0 or tile_level0 is not above 0; extract its features again")
-        return (pitch, "pitch_level0"), tile
-    if form == "STAMP":
-        name = next((name for name in (STAMP_1, "tile_size_um") if name in said), "tile_size")
-        tile = _above_0(said, name)
-        return (None if tile is None else (tile, name)), tile
-    size, at_level0 = _above_0(said, "patch_size"), _above_0(said, "patch_size_level0")
-    downsample = _above_0(said, "downsample")
-    if at_level0 is not None:
-        scale = at_level0 / size if size else 1.0
-        pitch = at_level0 - scale * (_above_0(said, "overlap") or 0.0)
-        return ((pitch, "patch_size_level0 less overlap") if pitch > 0 else None), at_level0
-    if size is not None and downsample is not None:
-        pitch = downsample * (size - (_above_0(said, "overlap") or 0.0))
-        return ((pitch, "patch_size x downsample") if pitch > 0 else None), size * downsample
-    return None, None
 
 
 def _pitch(coords: np.ndarray, stated: tuple[float, str] | None) -> tuple[float, str]:
@@ -559,48 +348,3 @@ def _pitch(coords: np.ndarray, stated: tuple[float, str] | None) -> tuple[float,
     if nearest is not None and fit(coords, nearest).is_better_than(as_stated):
         return nearest, f"commonest nearest distance, as the patches do not lie {pitch:g} apart ({name})"
     return stated
-
-
-def _number(said: Mapping[str, Any], name: str) -> float | None:
-    """One finite number; CLAM gives a pair for x and y, which are the same but for rounding."""
-    value = said.get(name)
-    if isinstance(value, list) and value:
-        value = value[0]
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _above_0(said: Mapping[str, Any], name: str) -> float | None:
-    number = _number(said, name)
-    return number if number is not None and number > 0 else None
-
-
-def _mpp(said: Mapping[str, Any]) -> MicronsPerPixel | None:
-    mpp = _above_0(said, "mpp")
-    return None if mpp is None else MicronsPerPixel(mpp)
-
-
-def _size(said: Mapping[str, Any], of: str) -> tuple[int, int] | None:
-    width, height = _above_0(said, f"{of}_width"), _above_0(said, f"{of}_height")
-    return (int(width), int(height)) if width and height else None
-
-
-def _unit(path: Path, form: str, said: Mapping[str, Any]) -> str:
-    if form != "STAMP":
-        return PIXELS
-    if str(said.get("unit", "um")).lower() not in NAMES_OF_MICROMETRES:
-        raise InputError(f"the unit of {path} is {said['unit']!r}, micrometres are wanted; extract its features again")
-    return MICROMETRES
-
-
-def _encoder(path: Path, form: str, said: Mapping[str, Any]) -> str:
-    for name in ("encoder", "extractor"):
-        if isinstance(said.get(name), str):
-            return HASH_OF_STAMP.sub("", said[name]) if name == "extractor" else str(said[name])
-    if form == "smooth-mil":
-        return ""
-    folders = [above.name for above in list(path.absolute().parents)[:2]]
-    return next((name.removeprefix("features_") for name in folders if name.startswith("features_")), "")

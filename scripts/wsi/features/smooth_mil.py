@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patch features of a slide in the project's own form: one HDF5 file per slide.
+"""The project's own format of patch features: one HDF5 file per slide, written and read.
 
 - ``features`` (N, D) float32 or float16; N is 0 for a slide without tissue
 - ``coords`` (N, 2) integers: top-left x, y of each patch in level-0 pixels
@@ -15,6 +15,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,21 @@ import numpy as np
 from scripts.core.errors import InputError
 from scripts.core.files import require_finite, whole_file
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.base import OWN_FORMAT, FeatureFile, FeatureHeader, open_features
+from scripts.wsi.features.base import (
+    FeatureFile,
+    FeatureHeader,
+    Head,
+    Stored,
+    attributes_of,
+    feature_file,
+    hdf5_rows,
+    number,
+    opened_hdf5,
+    positive,
+)
+
+FORMAT = "smooth-mil-features/1"
+ATTRIBUTES = ("slide_id", "encoder", "pitch_level0", "tile_level0", "mpp", "slide_width", "slide_height")
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ def write_features(path: str | Path, slide: PatchFeatures) -> None:
         width, height = slide.slide_size
         bounds_x, bounds_y = slide.origin
         file.attrs.update(
-            format=OWN_FORMAT,
+            format=FORMAT,
             slide_id=slide.slide_id,
             encoder=slide.encoder,
             pitch_level0=slide.pitch,
@@ -70,16 +86,56 @@ def write_features(path: str | Path, slide: PatchFeatures) -> None:
         )
 
 
-def read_header(path: str | Path) -> FeatureHeader:
-    """The units and the origin of the patches; fails as ``read_features`` does, and is fast."""
-    with open_features(path) as file:
-        return _own(file).header
+class SmoothMil:
+    """Files that say in their attribute `format` which version they are of."""
+
+    name = "smooth-mil"
+
+    def reads(self, head: Head) -> bool:
+        return "format" in head.attributes
+
+    def read(self, head: Head) -> Stored:
+        path, attributes = head.path, head.attributes
+        if attributes["format"] != FORMAT:
+            raise InputError(
+                f"{path} is not of the format {FORMAT} (its root attribute `format` is "
+                f"{str(attributes['format'])[:40]!r}); extract its features again"
+            )
+        features, coords = head.dataset("features"), head.dataset("coords")
+        if head.hdf5 is not None:
+            missing = [name for name in ATTRIBUTES if name not in head.hdf5.attrs]
+            if missing:
+                raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
+        if coords.dtype.kind == "f" and coords.size:
+            raise InputError(f"coords {coords.dtype} should be integers (file {path}); extract the features again")
+        pitch, tile = positive(attributes, "pitch_level0"), positive(attributes, "tile_level0")
+        if pitch is None or tile is None:
+            raise InputError(f"{path} says that pitch_level0 or tile_level0 is not above 0; extract its features again")
+        return Stored(
+            shape=features.shape,
+            dtype=features.dtype,
+            rows=hdf5_rows(path, features),
+            coords=coords[()],
+            attributes={**attributes_of(features), **attributes, **attributes_of(coords)},
+            pitch=(pitch, "pitch_level0"),
+            tile=tile,
+            slide_id=str(attributes.get("slide_id", "")),
+            encoder=str(attributes.get("encoder", "")),
+            mpp=positive(attributes, "mpp"),
+            origin=(int(number(attributes, "bounds_x") or 0), int(number(attributes, "bounds_y") or 0)),
+        )
+
+
+def read_own_header(path: str | Path) -> FeatureHeader:
+    """Return the units and the origin of the patches; fails as ``read_features`` does, and is fast."""
+    with _opened_own(Path(path)) as file:
+        return file.header
 
 
 def read_features(path: str | Path) -> PatchFeatures:
-    """Read one file of the project's own form, or say in one line why it is not one."""
-    with open_features(path) as file:
-        header = _own(file).header
+    """Read one file of this format, or raise one line that says why it is none."""
+    with _opened_own(Path(path)) as file:
+        header = file.header
         features = file.read(0, header.patches)
     with h5py.File(path, "r") as raw:
         thumbnail = raw["thumbnail"][()] if "thumbnail" in raw else None
@@ -100,12 +156,13 @@ def read_features(path: str | Path) -> PatchFeatures:
     )
 
 
-def _own(file: FeatureFile) -> FeatureFile:
-    if file.header.form != "smooth-mil":
-        raise InputError(
-            f"{file.path} is of {file.header.form}, not of the form {OWN_FORMAT}; extract its features again"
-        )
-    return file
+@contextmanager
+def _opened_own(path: Path) -> Iterator[FeatureFile]:
+    with opened_hdf5(path) as file:
+        head = Head(path, "hdf5", file, attributes_of(file))
+        if not SmoothMil().reads(head):
+            raise InputError(f"{path} is not of the format {FORMAT}; extract its features again")
+        yield feature_file(SmoothMil(), head)
 
 
 def _check_arrays(path: str | Path, features: np.ndarray, coords: np.ndarray) -> None:

@@ -47,7 +47,7 @@ def slides_of(result: BagResult) -> list[SlideResult]:
         own = places.slide == number
         slides.append(
             SlideResult(
-                header=_header(said),
+                header=FeatureHeader.from_json({key: value for key, value in said.items() if key != "source"}),
                 source=said["source"],
                 coords=places.coords[own],
                 scores=result.scores[own],
@@ -58,13 +58,6 @@ def slides_of(result: BagResult) -> list[SlideResult]:
             )
         )
     return slides
-
-
-def _header(said: Mapping[str, Any]) -> FeatureHeader:
-    """As it was before it was JSON."""
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
-    fields.pop("source")
-    return FeatureHeader(**fields)
 
 
 class Thumbnail(NamedTuple):

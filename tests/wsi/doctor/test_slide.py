@@ -14,8 +14,9 @@ from monai.transforms import Compose, LoadImaged
 
 from scripts.doctor.findings import Level
 from scripts.wsi.doctor.slide import How, examine_features, examine_slide
-from scripts.wsi.reader import FeatureReader, PatchBagd
+from scripts.wsi.reader import FeatureReader
 from scripts.wsi.slides.folder import SlideFolder
+from scripts.wsi.transforms import PatchBagd
 from tests.wsi.feature_trees import clam, grid, own, random_features, trident, write
 from tests.wsi.slide_files import tissue, write_slide
 

@@ -21,9 +21,10 @@ from monai.transforms import Compose, LoadImaged
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Coords, Level0Pixels
 from scripts.networks.graph import build_graph
-from scripts.wsi.features.base import feature_paths, files_of, open_features, read_header
+from scripts.wsi.features.files import feature_paths, files_of, open_features, read_header
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
-from scripts.wsi.reader import FeatureReader, PatchBagd
+from scripts.wsi.reader import FeatureReader
+from scripts.wsi.transforms import PatchBagd
 from tests.wsi.foreign_features import (
     DIMENSION,
     edges_of,
@@ -193,7 +194,7 @@ def test_pitch_and_adjacency_are_those_of_the_grid(tmp_path: Path, case: Case) -
     cells = tissue()
     path = case.write(tmp_path, cells)
     header = read_header(path)
-    assert (header.form, header.patches, header.dimension) == (case.form, len(cells), DIMENSION)
+    assert (header.format, header.patches, header.dimension) == (case.form, len(cells), DIMENSION)
     assert header.pitch == pytest.approx(case.pitch, rel=1e-4)
     assert header.pitch_from == case.pitch_from
     assert header.tile == pytest.approx(case.tile, rel=1e-4)
@@ -276,7 +277,7 @@ def test_each_contour_of_clam_has_a_lattice_of_its_own(tmp_path: Path) -> None:
 def test_a_slide_without_tissue(tmp_path: Path, shape: tuple[int, ...]) -> None:
     nothing, coords = np.zeros(shape, np.float32), np.zeros((0, 2) if len(shape) == 2 else (0,))
     header = read_header(write_trident(tmp_path, "s", coords, features=nothing))
-    assert (header.form, header.patches, header.dimension) == ("TRIDENT", 0, DIMENSION if len(shape) == 2 else 0)
+    assert (header.format, header.patches, header.dimension) == ("TRIDENT", 0, DIMENSION if len(shape) == 2 else 0)
     assert (float(header.pitch), float(header.tile)) == (512, 512)
     assert read_header(write_clam(tmp_path, "s", np.zeros((0, 2), int), patch_size=None)).patches == 0
     assert read_header(write_uni2h(tmp_path, "s", np.zeros((0, 2), int))).patches == 0

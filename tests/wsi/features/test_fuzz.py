@@ -18,9 +18,10 @@ from monai.data import MetaTensor
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.base import read_header
+from scripts.wsi.features.files import read_header
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
-from scripts.wsi.reader import FeatureReader, PatchBagd, PatchBlocksd, read_blocks
+from scripts.wsi.reader import FeatureReader, read_blocks
+from scripts.wsi.transforms import PatchBagd, PatchBlocksd
 from tests.wsi.foreign_features import (
     some_features,
     tissue,

@@ -14,7 +14,7 @@ import pytest
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.smooth_mil import PatchFeatures, read_features, read_header, write_features
+from scripts.wsi.features.smooth_mil import PatchFeatures, read_features, read_own_header, write_features
 from tests.wsi.foreign_features import tissue, write_uni2h
 
 PITCH = 513.026  # 256 pixels at 0.5 of a slide with 0.2495
@@ -57,7 +57,7 @@ def test_what_is_unknown_stays_unknown(tmp_path: Path) -> None:
     back = read_features(tmp_path / "a.h5")
     assert (back.mpp, back.thumbnail, back.thumbnail_downsample) == (None, None, None)
     assert back.features.shape == (0, 4)
-    assert read_header(tmp_path / "a.h5").patches == 0
+    assert read_own_header(tmp_path / "a.h5").patches == 0
 
 
 def test_the_file_is_as_documented(tmp_path: Path) -> None:
@@ -158,11 +158,11 @@ def test_a_file_of_an_earlier_version_lies_at_0_0(tmp_path: Path) -> None:
     write_features(tmp_path / "a.h5", some_slide())
     with h5py.File(tmp_path / "a.h5", "a") as file:
         del file.attrs["bounds_x"], file.attrs["bounds_y"]
-    assert read_header(tmp_path / "a.h5").origin == (0, 0)
+    assert read_own_header(tmp_path / "a.h5").origin == (0, 0)
 
 
 def test_another_form_is_not_our_own(tmp_path: Path) -> None:
     path = write_uni2h(tmp_path, "a", tissue())
-    for read in (read_features, read_header):
+    for read in (read_features, read_own_header):
         with pytest.raises(InputError, match=r"a.h5 is of UNI2-h, not of the form smooth-mil-features/1"):
             read(path)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def header(
     origin: tuple[int, int] = (0, 0),
 ) -> FeatureHeader:
     return FeatureHeader(
-        form="smooth-mil",
+        format="smooth-mil",
         patches=patches,
         dimension=8,
         slide_id=slide_id,
@@ -61,7 +60,7 @@ def bag(
     if isinstance(headers, FeatureHeader):
         headers = [headers]
     sources = sources or [f"features/{each.slide_id}.h5" for each in headers]
-    about = [{**dataclasses.asdict(each), "source": path} for each, path in zip(headers, sources, strict=True)]
+    about = [{**each.as_json(), "source": path} for each, path in zip(headers, sources, strict=True)]
     shares = np.asarray(attention, dtype=np.float64)
     return BagResult(
         **{

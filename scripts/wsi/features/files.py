@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which feature files there are, and opening one of any format."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from scripts.core.errors import InputError
+from scripts.wsi.features.base import (
+    FeatureFile,
+    FeatureHeader,
+    Format,
+    Head,
+    attributes_of,
+    feature_file,
+    one_line_damage,
+    opened_hdf5,
+)
+from scripts.wsi.features.clam import Clam, files_of_patches, h5_beside
+from scripts.wsi.features.smooth_mil import SmoothMil
+from scripts.wsi.features.stamp import Stamp
+from scripts.wsi.features.torchmil import Torchmil, places_of_coords
+from scripts.wsi.features.trident import Trident
+from scripts.wsi.features.uni2h import Uni2h
+
+FORMATS: Sequence[Format] = (SmoothMil(), Stamp(), Torchmil(), Trident(), Uni2h(), Clam())  # the first that reads it
+
+FEATURE_SUFFIXES = (".h5", ".npy", ".pt")  # where a slide has two in one place, the first wins
+DEEPEST = 3  # folders below the one that is given: torchmil's patches_512/features/features_UNI
+OTHER_FOLDERS = frozenset({"patches", "coords", "labels", "patch_labels", "inst_labels", "masks", "models", "stitches"})
+OTHER_FILES = frozenset({"scores.h5"})  # results of inference
+HOLDS_ARRAYS = re.compile(r"features.*|pt_files")  # elsewhere a .pt is a network, and a .npy may be anything
+HDF5, NPY, ZIP, PICKLE = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY", b"PK\x03\x04", b"\x80"
+
+
+@contextmanager
+def open_features(path: str | Path) -> Iterator[FeatureFile]:
+    """Open a feature file of any format, or raise one line that says why it is none."""
+    path = Path(path)
+    with _opened_head(path) as head, one_line_damage(path):
+        file = feature_file(next(each for each in FORMATS if each.reads(head)), head)
+        yield file
+
+
+def read_header(path: str | Path) -> FeatureHeader:
+    """Return the units and the origin of the patches; the features are not read."""
+    with open_features(path) as file:
+        return file.header
+
+
+@contextmanager
+def _opened_head(path: Path) -> Iterator[Head]:
+    """By what the file begins with, never by its name."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one of the feature files in it")
+    if not path.is_file():
+        raise InputError(f"no feature file {path}; correct the path or extract the features first")
+    with one_line_damage(path):
+        with path.open("rb") as raw:
+            start = raw.read(8)
+        is_hdf5 = start == HDF5 or (not start.startswith((NPY, ZIP, PICKLE)) and h5py.is_hdf5(path))
+    if start.startswith(NPY):
+        yield Head(path, "npy")
+    elif start.startswith((ZIP, PICKLE)):
+        yield Head(path, "torch")
+    elif is_hdf5:  # which may begin behind a block of the user's
+        with opened_hdf5(path) as file:
+            with one_line_damage(path):
+                attributes = attributes_of(file)
+            yield Head(path, "hdf5", file, attributes)
+    else:
+        raise InputError(
+            f"{path} is not an HDF5, npy or pt file, or is damaged; extract its features again, or give a feature file"
+        )
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """Return a feature file, and those there are beside it that say where its patches lie."""
+    path = Path(path)
+    every = [path, h5_beside(path), *files_of_patches(path), *places_of_coords(path)]
+    return [place for place in dict.fromkeys(every) if place.is_file()]
+
+
+def feature_paths(folder: str | Path) -> list[Path]:
+    """Return the feature files below a folder, wherever CLAM, TRIDENT, torchmil or the user put them, in order.
+
+    Of CLAM the h5 file of a slide is taken before its .pt file, which has no coords. Those of several encoders are all
+    there.
+    """
+    best: dict[tuple[Path, str], Path] = {}
+    for path in sorted(_files_below(Path(folder)), key=lambda path: FEATURE_SUFFIXES.index(path.suffix.lower())):
+        place = path.parent.with_name("h5_files") if path.parent.name == "pt_files" else path.parent
+        best.setdefault((place, path.stem), path)
+    return sorted(best.values())
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        place = Path(parent)
+        deep = len(place.relative_to(folder).parts) == DEEPEST
+        # TRIDENT's slide_features_… are of whole slides
+        wanted = [name for name in subfolders if not name.startswith((".", "slide_features"))]
+        subfolders[:] = [] if deep else [name for name in wanted if name not in OTHER_FOLDERS]
+        suffixes = FEATURE_SUFFIXES if HOLDS_ARRAYS.fullmatch(place.resolve().name) else FEATURE_SUFFIXES[:1]
+        for name in sorted(names):
+            if Path(name).suffix.lower() in suffixes and not name.startswith(".") and name not in OTHER_FILES:
+                yield place / name
+
+
+def find_features(directory: str | Path) -> list[dict[str, str]]:
+    """Return the bags of a folder of feature files of any format, in order; of no slide there may be two."""
+    paths = feature_paths(directory)
+    if not paths:
+        raise InputError(
+            f"no feature file (.h5, or .pt and .npy in a folder features… or pt_files) in {directory}; "
+            "correct --dataset_dir, or extract the features first"
+        )
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        other = by_name.setdefault(path.stem, path)
+        if other != path:
+            places = " and ".join(str(each.relative_to(directory).parent) for each in (other, path))
+            raise InputError(f"{directory} holds features of {path.stem} in {places}; give the folder of one of them")
+    return [{"image": str(path), "bag_id": path.stem} for path in paths]

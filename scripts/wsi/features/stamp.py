@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""STAMP: h5 with `feats`, and `coords` in micrometres; in version 1 in 224ths of a tile of 256 micrometres."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from scripts.core.errors import InputError
+from scripts.wsi.features.base import MICROMETRES, Attributes, Head, Stored, attributes_of, hdf5_rows, positive
+from scripts.wsi.features.lattice import commonest_distance
+
+NAMES_OF_MICROMETRES = ("um", "µm", "μm", "micrometre", "micrometer", MICROMETRES, "micrometers", "micron", "microns")
+TILE_UM, STEPS_OF_VERSION_1 = 256.0, 224  # of a tile, and what the coords of version 1 count to across it
+VERSION_1 = "tiles of 256 micrometres as STAMP 1 cuts them"
+WEIGHTS_HASH = re.compile(r"-[0-9a-f]{8}$")  # behind the name of the extractor, which later versions leave out
+
+
+class Stamp:
+    """Features of tiles; those of whole slides or patients, and of multiplex images, are refused."""
+
+    name = "STAMP"
+
+    def reads(self, head: Head) -> bool:
+        of_tiles = "feats" in head.datasets and "features" not in head.datasets
+        return of_tiles or _is_of_a_whole(head.attributes) or _is_multiplex(head)
+
+    def read(self, head: Head) -> Stored:
+        path, attributes = head.path, head.attributes
+        if _is_of_a_whole(attributes):
+            raise InputError(
+                f"{path} holds the features of a whole {attributes['feat_type']}, not of its patches; "
+                "give those of the tiles"
+            )
+        if _is_multiplex(head):
+            raise InputError(
+                f"{path} is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not "
+                "known; give a file with `coords`"
+            )
+        features, stored = head.dataset("feats"), head.dataset("coords")
+        attributes = {**attributes_of(features), **attributes, **attributes_of(stored)}
+        if str(attributes.get("unit", "um")).lower() not in NAMES_OF_MICROMETRES:
+            raise InputError(
+                f"the unit of {path} is {attributes['unit']!r}, micrometres are wanted; extract its features again"
+            )
+        coords, pitch = _in_micrometres(path, stored[()], attributes)
+        extractor = attributes.get("extractor")
+        return Stored(
+            shape=features.shape,
+            dtype=features.dtype,
+            rows=hdf5_rows(path, features),
+            coords=coords,
+            attributes=attributes,
+            pitch=pitch,
+            tile=None if pitch is None else pitch[0],
+            unit=MICROMETRES,
+            encoder=WEIGHTS_HASH.sub("", extractor) if isinstance(extractor, str) else None,
+        )
+
+
+def _is_of_a_whole(attributes: Attributes) -> bool:
+    return attributes.get("feat_type") in ("slide", "patient")
+
+
+def _is_multiplex(head: Head) -> bool:
+    return "coord_x" in head.datasets and "coords" not in head.datasets
+
+
+def _in_micrometres(
+    path: Path, coords: np.ndarray, attributes: Attributes
+) -> tuple[np.ndarray, tuple[float, str] | None]:
+    """The coords, and the pitch with where it stands; where no unit is named the stride tells the version of STAMP."""
+    name = "tile_size_um" if "tile_size_um" in attributes else "tile_size"
+    tile = positive(attributes, name)
+    stated = None if tile is None else (tile, name)
+    if {"unit", "tile_size_um"} & attributes.keys() or coords.ndim != 2 or coords.shape[1] != 2:
+        return coords, stated
+    stride = positive(attributes, "tile_size") or commonest_distance(coords)
+    if stride is None or round(stride) == TILE_UM:
+        return coords, stated
+    if round(stride) != STEPS_OF_VERSION_1:
+        raise InputError(
+            f"{path} names no unit and its tiles are {stride:g} apart, not {STEPS_OF_VERSION_1} or {TILE_UM:g} as "
+            "of STAMP 1 or 2; give it the root attributes unit and tile_size_um, or extract its features again"
+        )
+    return coords * (TILE_UM / STEPS_OF_VERSION_1), (TILE_UM, VERSION_1)

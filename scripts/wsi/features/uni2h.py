@@ -1,0 +1,20 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""UNI2-h, as its makers release features: h5 as CLAM's, both arrays with a leading axis of 1."""
+
+from __future__ import annotations
+
+from scripts.wsi.features.base import Head, Stored
+from scripts.wsi.features.clam import read_hdf5
+
+
+class Uni2h:
+    """One slide as a batch of one."""
+
+    name = "UNI2-h"
+
+    def reads(self, head: Head) -> bool:
+        return "features" in head.datasets and head.dataset("features").ndim == 3
+
+    def read(self, head: Head) -> Stored:
+        return read_hdf5(head)

@@ -1,0 +1,247 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Transforms that make bags of slides: lattice coordinates, labels of patches, lesions, and what is known of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.transforms.croppad.batch import PadListDataCollate
+from torch import Tensor
+
+from scripts.core.errors import EmptyBagError, InputError
+from scripts.core.record import Lesions
+from scripts.wsi.annotations.annotation import joined, read_annotation
+from scripts.wsi.features.base import MICROMETRES
+from scripts.wsi.features.lattice import distinct, lattice_places, side_by_side
+from scripts.wsi.reader import SlidePatches, no_patches, opened_bag, paths_of
+from scripts.wsi.slides.folder import SlideFolder
+
+
+class PatchBagd(MapTransform):
+    """Make the bag that a network takes of slides loaded by ``FeatureReader``, in plain tensors and text.
+
+    - ``image`` [D, N], ``mask`` [1, N] ones, ``label`` [1] if the item has one
+    - ``coords`` [2, N]: coordinates on the lattice of patches, whole numbers; those of several slides lie apart
+    - ``instance_label`` [1, N] if the item has a list of them, or one or more .npy files, or an ``annotation``: a path,
+      or for several slides a list of paths, null = nothing is annotated; with one also ``lesion`` [1, N], 0 = none
+    - ``stored_coords`` [3, N] float64: number of the slide, x and y as stored
+    - ``about`` JSON text: the header of each slide, the number of lesions, warnings
+    - ``source``: path of the features, of several the first
+
+    Args:
+        annotation_values: what counts as annotated: values of a mask image, or class names; None = all.
+        slide_mpp: micrometres per level-0 pixel of slides where nothing says it.
+        slides: folder of the slides, which say of their size, scale and bounds what the features leave out.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        annotation_values: Sequence[int | str] | None = None,
+        slide_mpp: float | None = None,
+        slides: str | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.annotation_values = annotation_values
+        self.slide_mpp = slide_mpp
+        self.slides = SlideFolder(slides)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        bag = dict(data)
+        for key in self.key_iterator(bag):
+            bag[key], slides = self._split(bag[key])
+            _describe(bag, [slide.completed(self.slides, self.slide_mpp) for slide in slides], self.annotation_values)
+        return bag
+
+    def _split(self, image: Any) -> tuple[Any, list[SlidePatches]]:
+        """Return what the key becomes, and the slides it is of."""
+        meta = image.meta
+        slides = [
+            SlidePatches.of_json(stored, np.asarray(xy))
+            for stored, xy in zip(meta["slides"], meta["coords"], strict=True)
+        ]
+        return image.as_tensor().t(), slides
+
+
+class PatchBlocksd(PatchBagd):
+    """Make the same bag as ``FeatureReader`` and ``PatchBagd``, but leave ``image`` a path, for ``read_blocks``.
+
+    The paths of several slides are the lines of one text, which a batch carries unharmed.
+    """
+
+    def _split(self, image: Any) -> tuple[str, list[SlidePatches]]:
+        with opened_bag(paths_of(image)) as files:
+            slides = [SlidePatches.of_file(file) for file in files]
+        return "\n".join(slide.source for slide in slides), slides
+
+
+def collate_bags(bags: Sequence[Mapping[Hashable, Any]]) -> Any:
+    """Return a batch; several bags are padded behind their last patch, one alone is not copied."""
+    return one_bag(bags) if len(bags) == 1 else PadListDataCollate(method="end")(bags)
+
+
+def one_bag(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Return a batch of a single bag, whose features stay where they are."""
+    if len(bags) != 1:
+        raise InputError(f"{len(bags)} bags in a batch of bags that are read in blocks: set the batch size to 1")
+    return {key: _in_a_batch(value) for key, value in bags[0].items()}
+
+
+def _in_a_batch(value: Any) -> Any:
+    """As PyTorch collates: of a list each member."""
+    if isinstance(value, Tensor):
+        return value[None]
+    return [[member] for member in value] if isinstance(value, list) else [value]
+
+
+def _describe(bag: dict[Hashable, Any], slides: Sequence[SlidePatches], values: Sequence[int | str] | None) -> None:
+    """All of a bag but its features."""
+    source = slides[0].source
+    coords = np.concatenate([slide.coords.astype(np.float64) for slide in slides])
+    if len(coords) == 0:
+        raise EmptyBagError(no_patches(source))
+    number = np.repeat(np.arange(len(slides)), [len(slide.coords) for slide in slides])
+    places = np.concatenate([_on_lattice(slide) for slide in slides])
+    if len(slides) > 1:
+        places = side_by_side(places, number)
+    about: dict[str, Any] = {"slides": [slide.as_json() for slide in slides]}
+    warnings = [no_patches(slide.header.slide_id) for slide in slides if len(slide.coords) == 0]
+    warnings.extend(warning for slide in slides for warning in slide.warnings)
+    bag["coords"] = torch.from_numpy(places.T.astype(np.float32))
+    bag["mask"] = torch.ones(1, len(coords))
+    bag["stored_coords"] = torch.from_numpy(np.concatenate([number[None], coords.T]))
+    label = bag.get("label")
+    if "label" in bag:
+        bag["label"] = torch.tensor([float(bag["label"])])
+    if "annotation" in bag:
+        labels, lesions, doubts = _annotated(_of_each(bag["annotation"], slides), slides, values)
+        warnings.extend(doubts)
+        bag["instance_label"] = torch.from_numpy(labels).float()[None]
+        bag["lesion"] = torch.from_numpy(lesions.of_instance.astype(np.int64))[None]
+        about["lesions"] = {"count": lesions.count, "excluded": list(lesions.excluded)}
+        bag["annotation"] = _collatable(bag["annotation"])
+        wrong = contradiction(label, int(labels.sum()), "annotated")
+        warnings += [f"{told} (annotation_values says what counts as annotated)" for told in wrong]
+    elif "instance_label" in bag:
+        bag["instance_label"] = _given_labels(bag["instance_label"], slides)
+        warnings += contradiction(label, int(bag["instance_label"].sum()), "positive")
+    about["warnings"] = list(dict.fromkeys(warnings))
+    bag["about"] = json.dumps(about)
+    bag["source"] = source
+
+
+def contradiction(label: object, positive: int, how: str) -> list[str]:
+    """Return a warning where a bag's label and those of its patches cannot both be true, else none."""
+    if label not in (0, 1) or (positive > 0) == label:
+        return []
+    return [f"label {label}, though {positive or 'none'} of its patches {'is' if positive < 2 else 'are'} {how}"]
+
+
+def _on_lattice(slide: SlidePatches) -> np.ndarray:
+    places = lattice_places(slide.coords, slide.header.pitch)
+    if len(distinct(places)) < len(places):
+        _, first, times = np.unique(places, axis=0, return_index=True, return_counts=True)
+        most = times.argmax()
+        x, y = slide.coords[first[most]].tolist()
+        raise InputError(
+            f"{times[most]} patches at the same place ({x}, {y}) of {slide.source}: "
+            "extract its features again, each patch once"
+        )
+    return places
+
+
+def _of_each(given: Any, slides: Sequence[SlidePatches]) -> list[str | None]:
+    """The annotation of each slide."""
+    paths: list[str | None] = list(given) if isinstance(given, (list, tuple)) else [given]
+    if given is None:
+        return [None] * len(slides)
+    if len(paths) != len(slides):
+        raise InputError(
+            f"{len(paths)} annotations for the {len(slides)} slides of the bag of {slides[0].source}: "
+            "give one for each, or null"
+        )
+    return paths
+
+
+def _collatable(annotation: Any) -> Any:
+    """A batch can hold no None."""
+    return [path or "" for path in annotation] if isinstance(annotation, (list, tuple)) else annotation or ""
+
+
+def _annotated(
+    paths: Sequence[str | None], slides: Sequence[SlidePatches], values: Sequence[int | str] | None
+) -> tuple[np.ndarray, Lesions, list[str]]:
+    """Whether each patch is annotated, the lesions, and warnings."""
+    labels, lesions, warnings = [], [], []
+    for path, slide in zip(paths, slides, strict=True):
+        header, n = slide.header, len(slide.coords)
+        if not path:
+            labels.append(np.zeros(n, dtype=bool))
+            lesions.append(Lesions(np.zeros(n, dtype=int), 0))
+            continue
+        if header.unit == MICROMETRES:
+            raise InputError(
+                f"{slide.source} gives micrometres and {path} pixels, which cannot be compared: "
+                "give the slides with --slides or their micrometres per pixel with --slide_mpp, "
+                "or leave out the annotation"
+            )
+        centres = slide.coords + header.tile / 2
+        reach = tuple(centres.max(axis=0).tolist()) if n else None
+        annotation = read_annotation(path, header.slide_size, values, header.origin, reach)
+        if header.origin is None and annotation.counts_from_bounds:
+            warnings.append(
+                f"the GeoJSON of {header.slide_id} counts from the slide's bounds, which are not known: "
+                "if they do not begin at 0, 0 give --slides"
+            )
+        if header.mpp is None:
+            warnings.append(
+                "lesions are counted without their size, as micrometres per pixel are not known: "
+                "give --slide_mpp or --slides"
+            )
+        labels.append(annotation.tile_labels(slide.coords, header.tile))  # type: ignore[arg-type]
+        lesions.append(annotation.lesions(slide.coords, header.tile, header.mpp))  # type: ignore[arg-type]
+    return np.concatenate(labels), joined(lesions), warnings
+
+
+def _given_labels(given: Any, slides: Sequence[SlidePatches]) -> Tensor:
+    patches = [len(slide.coords) for slide in slides]
+    source = slides[0].source
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, (list, tuple)) and given and isinstance(given[0], str):
+        if len(given) != len(slides):
+            raise InputError(f"{len(given)} files of instance labels for the {len(slides)} slides of {source}")
+        each = [_labels_of_file(path, slide) for path, slide in zip(given, slides, strict=True)]
+        return torch.from_numpy(np.concatenate(each))[None]
+    try:
+        labels = torch.as_tensor(given, dtype=torch.float32).reshape(1, -1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the instance labels of {source} are no numbers; give 0 or 1 for each patch") from error
+    if labels.shape[1] != sum(patches):
+        raise InputError(
+            f"{labels.shape[1]} instance labels for the {sum(patches)} patches of {source}; give one per patch"
+        )
+    return labels
+
+
+def _labels_of_file(path: str, slide: SlidePatches) -> np.ndarray:
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"no instance labels can be read from {path}; give a .npy file of one number per patch"
+        ) from error
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "fiub" or labels.size != len(slide.coords):
+        raise InputError(
+            f"{path} should hold one number for each of the {len(slide.coords)} patches of {slide.source}; "
+            "give those of this slide"
+        )
+    numbers: np.ndarray = labels.reshape(-1).astype(np.float32)
+    return numbers
