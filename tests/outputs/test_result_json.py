@@ -122,9 +122,7 @@ def test_a_slide_of_several_classes_is_read_back_with_its_patches(tmp_path: Path
         instances=PatchCoordinates(np.array([[0, 0], [256, 0], [512, 256]]), np.zeros(3)),
         lesions=Lesions(np.array([0, 1, 2]), 2, (2,)),
         classes=Classes(("N", "FEA", "DCIS"), np.array([0.1, 0.3, 0.6]), ("benign", "atypical", "malignant"), "N"),
-        about={
-            "slides": [{**dataclasses.header.as_json(), "slide_size": [1024, 512], "origin": [0, 0], "source": "s.h5"}]
-        },
+        about={"slides": [{**header.as_json(), "slide_size": [1024, 512], "origin": [0, 0], "source": "s.h5"}]},
     )
     SaveScoresd(str(tmp_path))({"result": given})
     SaveResultd(str(tmp_path))({"result": given})

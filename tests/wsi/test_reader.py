@@ -24,6 +24,7 @@ from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.engine.provenance import Origin
 from scripts.networks.graph import build_graph
 from scripts.wsi.check import checked_bags
+from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import find_features, read_header
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from scripts.wsi.reader import FeatureReader, read_blocks
@@ -100,9 +101,8 @@ class TestOneSlide:
         (slide,) = about["slides"]
         assert slide["source"] == path
         assert slide["slide_size"] == list(header.slide_size or ())
-        assert {name: slide[name] for name in ("form", "pitch", "tile", "encoder", "unit", "mpp", "patches")} == {
-            name: getattr(header, name) for name in ("form", "pitch", "tile", "encoder", "unit", "mpp", "patches")
-        }
+        assert FeatureHeader.from_json({key: slide[key] for key in slide.keys() - {"source"}}) == header
+        assert slide["form"] == header.format  # the key that result.json has had from the beginning
         assert about["warnings"] == []
         assert "lesions" not in about
 
@@ -471,7 +471,7 @@ class TestDescribed:
         ]
         with caplog.at_level(logging.INFO):
             found = checked_bags(bags)
-        (record,) = [record for record in caplog.records if record.name == "scripts.wsi.reader"]
+        (record,) = [record for record in caplog.records if record.name == "scripts.wsi.check"]
         assert record.getMessage() == (
             "5 slides: 4 TRIDENT, 1 CLAM; encoder uni_v1; pitch 512 level-0 pixels (patch_size_level0 less overlap) "
             "or 448 level-0 pixels (commonest nearest distance); 1 without patches"

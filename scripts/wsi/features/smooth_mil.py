@@ -39,8 +39,8 @@ from scripts.wsi.features.base import (
     positive,
 )
 
-FORMAT = "smooth-mil-features/1"
-ATTRIBUTES = ("slide_id", "encoder", "pitch_level0", "tile_level0", "mpp", "slide_width", "slide_height")
+OWN_FORMAT = "smooth-mil-features/1"
+OWN_ATTRIBUTES = ("slide_id", "encoder", "pitch_level0", "tile_level0", "mpp", "slide_width", "slide_height")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def write_features(path: str | Path, slide: PatchFeatures) -> None:
         width, height = slide.slide_size
         bounds_x, bounds_y = slide.origin
         file.attrs.update(
-            format=FORMAT,
+            format=OWN_FORMAT,
             slide_id=slide.slide_id,
             encoder=slide.encoder,
             pitch_level0=slide.pitch,
@@ -96,14 +96,14 @@ class SmoothMil:
 
     def read(self, head: Head) -> Stored:
         path, attributes = head.path, head.attributes
-        if attributes["format"] != FORMAT:
+        if attributes["format"] != OWN_FORMAT:
             raise InputError(
-                f"{path} is not of the format {FORMAT} (its root attribute `format` is "
+                f"{path} is not of the format {OWN_FORMAT} (its root attribute `format` is "
                 f"{str(attributes['format'])[:40]!r}); extract its features again"
             )
         features, coords = head.dataset("features"), head.dataset("coords")
         if head.hdf5 is not None:
-            missing = [name for name in ATTRIBUTES if name not in head.hdf5.attrs]
+            missing = [name for name in OWN_ATTRIBUTES if name not in head.hdf5.attrs]
             if missing:
                 raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
         if coords.dtype.kind == "f" and coords.size:
@@ -158,10 +158,12 @@ def read_features(path: str | Path) -> PatchFeatures:
 
 @contextmanager
 def _opened_own(path: Path) -> Iterator[FeatureFile]:
+    if not path.is_file():
+        raise InputError(f"no feature file {path}; correct the path or extract the features first")
     with opened_hdf5(path) as file:
         head = Head(path, "hdf5", file, attributes_of(file))
         if not SmoothMil().reads(head):
-            raise InputError(f"{path} is not of the format {FORMAT}; extract its features again")
+            raise InputError(f"{path} is not of the format {OWN_FORMAT}; extract its features again")
         yield feature_file(SmoothMil(), head)
 
 

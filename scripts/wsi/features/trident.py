@@ -7,7 +7,7 @@ from __future__ import annotations
 from scripts.wsi.features.base import Head, Stored, attributes_of
 from scripts.wsi.features.clam import attributes_of_patches, read_hdf5, read_torch
 
-ATTRIBUTES = {"patch_size_level0", "target_magnification", "level0_magnification"}
+TRIDENT_ATTRIBUTES = {"patch_size_level0", "target_magnification", "level0_magnification"}
 
 
 class Trident:
@@ -17,8 +17,8 @@ class Trident:
 
     def reads(self, head: Head) -> bool:
         if head.kind == "torch":
-            return not ATTRIBUTES.isdisjoint(attributes_of_patches(head.path))
-        return "coords" in head.datasets and not ATTRIBUTES.isdisjoint(attributes_of(head.dataset("coords")))
+            return not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of_patches(head.path))
+        return "coords" in head.datasets and not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of(head.dataset("coords")))
 
     def read(self, head: Head) -> Stored:
         return read_torch(head) if head.kind == "torch" else read_hdf5(head)

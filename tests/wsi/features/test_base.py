@@ -556,13 +556,14 @@ def test_a_claim_beyond_what_is_stored_is_refused_before_memory_is_taken(tmp_pat
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("features", (10**9, 1024), np.float32, chunks=(64, 1024))
         file.create_dataset("coords", (10**9, 2), np.int64, chunks=(64, 2))
-    with pytest.raises(InputError, match=r"claims \(1000000000, 1024\) numbers and holds 0 bytes"):
+    with pytest.raises(InputError, match=r"claims .* numbers and holds 0 bytes"):
         read_header(tmp_path / "a.h5")
 
 
 LOAD_EACH = """
 import gc, json, sys
 from pathlib import Path
+from tests.wsi.features.test_base import load
 
 def memory(which):  # bytes
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
