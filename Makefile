@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lint format clean
+.PHONY: help demo test check bench docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -30,6 +30,14 @@ test: lint  ## lint, types, every test and the real bundle commands, with covera
 bench: .venv/ready  ## speed and memory beside torchmil, which it installs into .venv-peers, in benchmarks/results
 	@$(BIN)/python -m benchmarks
 
+.venv/docs-ready: .venv/ready requirements-docs.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-docs.txt -c constraints.txt
+	@touch $@
+
+docs: .venv/docs-ready  ## the documentation as a site: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html"
+
 lint: .venv/ready  ## style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -41,5 +49,5 @@ format: .venv/ready  ## put the sources into the project's form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-clean:  ## remove what the demonstration and the tests made
-	rm -rf demo/output .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove what the demonstration, the tests and the site made
+	rm -rf demo/output site .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
