@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -61,3 +62,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def require_finite(path: str | Path, features: np.ndarray) -> None:
     if not np.isfinite(features).all():
         raise InputError(f"features hold NaN or infinite values (file {path}); extract the features again")
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import torch
 from monai.transforms import Transform
 
 from scripts.core.errors import InputError
+from scripts.core.files import sha256_of
 
 RESEARCH_USE = "research use only, not for diagnosis"
 
@@ -267,10 +267,7 @@ class ModelCard:
                 raise InputError(
                     f"{self.metadata} cannot be read ({error.strerror}): give the bundle's folder as --bundle_root"
                 ) from error
-            sha256 = ""
-            if self.weights.is_file():
-                with self.weights.open("rb") as file:
-                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = sha256_of(self.weights) if self.weights.is_file() else ""
             self._model = Model(metadata["name"], metadata["version"], sha256)
         return self._model
 

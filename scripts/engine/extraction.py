@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import write_whole
 
 LONGEST_WAIT = timedelta(days=20)  # of a process for the others
+ALIKE = 1e-3  # relative: what was rounded when it was stored
 NAMED = 5  # of those that failed, in the line at the end
 
 Item = TypeVar("Item")
@@ -77,6 +79,24 @@ def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str
         f"{len(failures)} of {of} failed ({names}{more}): {next(iter(failures.values()))}; "
         f"correct and run again, what is done is skipped (all reasons: {table.name})"
     )
+
+
+def refuse_changes(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on in a folder whose features were made otherwise: they would be trained on as if they were one."""
+    unknown = [
+        f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
+        for name in {**now, **then}
+        if not _alike(then.get(name), now.get(name))
+    ]
+    if unknown:
+        changed = "; ".join(unknown)
+        raise InputError(f"{path} was made with another encoder or settings ({changed}); choose another output_dir")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=ALIKE)
+    return bool(one == other)
 
 
 @torch.inference_mode()

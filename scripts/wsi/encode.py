@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from scripts.core.errors import InputError
 from scripts.core.files import writable_folder, write_whole
 from scripts.core.units import Level0Coords, MicronsPerPixel
-from scripts.engine.extraction import Share, encode, tell_failures
+from scripts.engine.extraction import Share, encode, refuse_changes, tell_failures
 from scripts.wsi.features.smooth_mil import PatchFeatures, read_own_header, write_features
 from scripts.wsi.slides.slide import (
     TilePlan,
@@ -41,7 +41,6 @@ from scripts.wsi.slides.tissue import ChromaMask, TissueMask, described, tissue_
 SETTINGS = "settings.json"
 THUMBNAIL_SIDE = 768
 SLOW_SECONDS = 5  # of one slide, after which a bar is shown
-ALIKE = 1e-3  # relative: what was rounded when it was stored
 
 logger = logging.getLogger(__name__)
 
@@ -195,11 +194,11 @@ class FeatureExtractor:
             for start in starts:
                 batch = coords[start : start + self.batch_size]
                 parts = np.array_split(batch, min(self.num_workers, len(batch)))
-                pending.append([threads.submit(_read_tiles, slide, Level0Coords(part), plan) for part in parts])
+                pending.append([threads.submit(_stacked_tiles, slide, Level0Coords(part), plan) for part in parts])
                 if len(pending) > self.ahead:
-                    yield _joined(pending.popleft())
+                    yield np.concatenate([part.result() for part in pending.popleft()])
             while pending:
-                yield _joined(pending.popleft())
+                yield np.concatenate([part.result() for part in pending.popleft()])
 
     def _encode(self, tiles: np.ndarray) -> np.ndarray:
         return encode(self.encoder, self.encoder_name, torch.from_numpy(tiles), torch.float16)
@@ -232,7 +231,7 @@ class FeatureExtractor:
             then = dict(json.loads(kept.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise InputError(f"{kept} is damaged; choose another output_dir") from error
-        _refuse_changes(kept, then, json.loads(now))
+        refuse_changes(kept, then, json.loads(now))
 
     def _refuse_other_settings(self, slide: Path) -> None:
         """The same for one file, which may have come from elsewhere, or been made with another slide_mpp."""
@@ -246,7 +245,7 @@ class FeatureExtractor:
         if self.slide_mpp is not None:
             with open_slide(slide) as opened:
                 then["slide_mpp"], now["slide_mpp"] = header.mpp, read_mpp(opened, slide, self.slide_mpp)
-        _refuse_changes(file, then, now)
+        refuse_changes(file, then, now)
 
 
 class _TileEncoding(nn.Module):
@@ -267,27 +266,5 @@ class _TileEncoding(nn.Module):
         return features.flatten(1) if features.shape[2:] == (1, 1) else features
 
 
-def _joined(parts: Sequence[Future[np.ndarray]]) -> np.ndarray:
-    return np.concatenate([part.result() for part in parts])
-
-
-def _read_tiles(slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan) -> np.ndarray:
+def _stacked_tiles(slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan) -> np.ndarray:
     return np.stack([read_square(slide, (x, y), plan.level, plan.side, plan.pixels) for x, y in coords.tolist()])
-
-
-def _refuse_changes(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [
-        f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
-        for name in {**now, **then}
-        if not _alike(then.get(name), now.get(name))
-    ]
-    if changed:
-        raise InputError(
-            f"{path} was made with another encoder or other settings ({'; '.join(changed)}); choose another output_dir"
-        )
-
-
-def _alike(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=ALIKE)
-    return bool(one == other)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pickle
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from scripts.core.errors import InputError
+from scripts.core.files import sha256_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of most encoders, RGB in 0..1
 
@@ -87,14 +87,12 @@ class TileEncoder(nn.Module):
                 raise InputError("a TorchScript encoder needs its file: --encoder_weights FILE")
             backbone = _torchscript(ckpt_path)
         elif ckpt_path is None:
-            logger.warning(
-                "the weights of the encoder are random: good for a trial alone, give trained ones (--encoder_weights)"
-            )
+            logger.warning("the encoder's weights are random, good for a trial alone: give some (--encoder_weights)")
             _randomize(backbone, seed)
         else:
             _load(backbone, name, ckpt_path, tuple(leave_out))
         self.backbone = backbone
-        self.name = f"{name} ({f'random, seed {seed}' if ckpt_path is None else f'sha256 {_digest(ckpt_path)}'})"
+        self.name = f"{name} ({f'random, seed {seed}' if ckpt_path is None else f'sha256 {sha256_of(ckpt_path)[:16]}'})"
         self.size = size
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -129,20 +127,11 @@ def _load(network: nn.Module, name: str, path: str, leave_out: tuple[str, ...]) 
     given = {
         key: value for key, value in content.items() if isinstance(value, Tensor) and not key.startswith(leave_out)
     }
-    wanted = network.state_dict()
-    problems = [f"lacks {key}" for key in wanted.keys() - given.keys()]
-    problems += [f"holds {key}, which it does not have" for key in given.keys() - wanted.keys()]
-    problems += [
-        f"holds {key} of {tuple(given[key].shape)} for {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & given.keys()
-        if wanted[key].shape != given[key].shape
-    ]
-    if problems:
-        raise InputError(
-            f"{path} holds weights of another network than {name}: it {min(problems)} "
-            f"({len(problems)} such differences); give those that fit, or the network that they are of"
-        )
-    network.load_state_dict(given)
+    try:
+        network.load_state_dict(given)
+    except RuntimeError as error:
+        first = " ".join(str(error).split("\n")[1].split())[:200]
+        raise InputError(f"{path} holds weights of another network than {name} ({first}); give those of it") from error
 
 
 def _randomize(network: nn.Module, seed: int) -> None:
@@ -154,11 +143,6 @@ def _randomize(network: nn.Module, seed: int) -> None:
             parameter.data = drawn * (2.0 / parameter[0].numel()) ** 0.5  # features neither vanish nor explode
         elif name.endswith("bias"):
             parameter.data.zero_()
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def timm_model(model_name: str, **settings: Any) -> nn.Module:
