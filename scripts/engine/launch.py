@@ -20,8 +20,49 @@ from monai.bundle.scripts import run
 
 from scripts.core.errors import InputError, input_error_message
 from scripts.core.files import writable_folder
-from scripts.engine.moved import refuse_moved
 from scripts.engine.provenance import running_config, take_up_training
+
+# module of 0.4.0, module of today, what moved (old=new where it got another name); all below `scripts.`
+_TABLE = """
+cohorts              engine.evaluator      BagEvaluator ReadableBags
+curriculum           engine.training       Curriculum
+data.augment         ct.transforms         RandSliceAffined RandSliceDropd
+data.backbones       wsi.encoders          timm_model
+data.bags            core.bags             bags_to_read balanced_weights load_bags number_of_classes
+data.ct              ct.transforms         ScanBagd SliceWindowsd
+data.dicom           ct.reader             SeriesReader
+data.extraction      wsi.encode            FeatureExtractor
+data.patches         wsi.check             described=checked_bags
+data.patches         wsi.features.files    find_features
+data.patches         wsi.reader            FeatureReader read_blocks
+data.patches         wsi.transforms        PatchBagd PatchBlocksd collate_bags one_bag
+data.results         core.record           BagResultd ModelCard SignResultd
+data.scans           ct.scans              find_scans
+data.slice_features  ct.encode             SliceEncoder SliceFeatureExtractor
+data.slice_features  ct.features           SliceFeaturesd find_slice_features
+data.tissue          wsi.slides.tissue     ChromaMask
+exporting            engine.onnx           export_onnx
+inferers             engine.evaluator      BagInferer PrepareBagInBlocks StreamingInferer
+networks             wsi.encoders          SeededTileCNN
+networks.encoders    wsi.encoders          SeededTileCNN TileEncoder
+origins              engine.provenance     RememberTraining origin_of_bags trained_with
+origins              engine.launch         require_network=prepare_run
+outputs.cohort       outputs.report        CohortReport ResultsFolder recipe
+outputs.dicom_sr     ct.outputs.report     SaveReportd
+outputs.files        outputs.result_json   SaveResultd
+outputs.geojson      wsi.outputs.geojson   SaveGeoJSONd
+outputs.label_map    ct.outputs.label_map  SaveLabelMapd
+outputs.pictures     ct.outputs.picture    DrawScand
+outputs.slide_pictures  wsi.outputs.map    DrawSlided
+resuming             engine.training       ResumeTraining
+running              engine.launch         prepare_run
+"""
+
+MOVED = {  # what a config of 0.4.0 names as a `_target_` → where it is now
+    f"scripts.{old}.{name.partition('=')[0]}": f"scripts.{new}.{name.partition('=')[2] or name}"
+    for old, new, *names in map(str.split, _TABLE.strip().splitlines())
+    for name in names
+}
 
 
 class _QuietRecords:
@@ -88,6 +129,18 @@ def refuse_unknown_keys(typed: Mapping[str, str]) -> None:
 
 def _top(key: str) -> str:
     return re.split("#|::", key.lstrip("+"))[0]
+
+
+def refuse_moved(config: Any) -> None:
+    """Refuse a config, or a part of one, that names a path of 0.4.0."""
+    if isinstance(config, Mapping):
+        old = str(config.get("_target_"))
+        if old in MOVED:
+            raise InputError(f"{old} of 0.4.0 is {MOVED[old]} now: write that into the config that names it")
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            refuse_moved(part)
 
 
 def prepare_run(writes_to: str | Sequence[str], ckpt_path: str | None = None, bundle_root: str = ".") -> None:

@@ -11,7 +11,7 @@ from pydoc import locate
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.engine.moved import MOVED, refuse_moved
+from scripts.engine.launch import MOVED, refuse_moved
 from tests.bundle.commands import bundle, monai_bundle
 from tests.shared_data import ROOT
 
