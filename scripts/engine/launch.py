@@ -32,9 +32,8 @@ data.bags            core.bags             bags_to_read balanced_weights load_ba
 data.ct              ct.transforms         ScanBagd SliceWindowsd
 data.dicom           ct.reader             SeriesReader
 data.extraction      wsi.encode            FeatureExtractor
-data.patches         wsi.check             described=checked_bags
 data.patches         wsi.features.files    find_features
-data.patches         wsi.reader            FeatureReader read_blocks
+data.patches         wsi.reader            FeatureReader described=checked_bags read_blocks
 data.patches         wsi.transforms        PatchBagd PatchBlocksd collate_bags one_bag
 data.results         core.record           BagResultd ModelCard SignResultd
 data.scans           ct.scans              find_scans

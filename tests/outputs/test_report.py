@@ -24,7 +24,7 @@ from scripts.metrics.summary import cohort_metrics
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
 from scripts.outputs.report import CohortReport, ResultsFolder, input_of, recipe
 from scripts.outputs.result_json import SaveResultd
-from scripts.wsi.check import checked_bags
+from scripts.wsi.reader import checked_bags
 from tests.outputs.results import COHORT, result, strict_json, table
 from tests.wsi.foreign_features import write_torchmil
 

@@ -23,11 +23,10 @@ from scripts.core.errors import EmptyBagError, InputError
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.engine.provenance import Origin
 from scripts.networks.graph import build_graph
-from scripts.wsi.check import checked_bags
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import find_features, read_header
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
-from scripts.wsi.reader import FeatureReader, read_blocks
+from scripts.wsi.reader import FeatureReader, checked_bags, read_blocks
 from scripts.wsi.transforms import PatchBagd, PatchBlocksd, collate_bags, one_bag
 from tests.wsi.foreign_features import (
     DIMENSION,
@@ -471,7 +470,7 @@ class TestDescribed:
         ]
         with caplog.at_level(logging.INFO):
             found = checked_bags(bags)
-        (record,) = [record for record in caplog.records if record.name == "scripts.wsi.check"]
+        (record,) = [record for record in caplog.records if record.name == "scripts.wsi.reader"]
         assert record.getMessage() == (
             "5 slides: 4 TRIDENT, 1 CLAM; encoder uni_v1; pitch 512 level-0 pixels (patch_size_level0 less overlap) "
             "or 448 level-0 pixels (commonest nearest distance); 1 without patches"
