@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every picture of a result has in common: its headline, its colours, and how it becomes a file."""
+"""Headline, colours and PNG encoding that all pictures of results share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRUTH = "#1f9e4b"
 
 
 def called(result: BagResult) -> str:
-    """What the bag is called, with the probability of just that."""
+    """Return what the bag is called, with the probability of just that."""
     classes = result.classes
     probability = result.probability if classes is None else classes.probabilities[classes.called]
     close = result.threshold is not None and abs(probability - result.threshold) < 0.01
@@ -24,12 +24,19 @@ def called(result: BagResult) -> str:
 
 
 def headline(result: BagResult, findings: str, name: str | None = None) -> str:
-    """What was found, and what it is not for; `name` where it is not the bag that is drawn."""
+    """Return the two lines above a picture.
+
+    Args:
+        result: of the bag.
+        findings: what was found in it, as "3 of 40 slices flagged".
+        name: of what is drawn, where it is not the whole bag.
+    """
     truth = f" (label: {result.true_verdict})" if result.true_verdict else ""
     return f"{name or result.bag_id}: {called(result)}{truth} · {findings}\n{RESEARCH_USE}"
 
 
 def png(figure: Figure, dpi: int = 90) -> bytes:
+    """Return the figure as the bytes of a PNG file."""
     content = io.BytesIO()
     figure.set_dpi(dpi)
     # savefig would draw it twice, the first time for its layout alone; compressing harder takes longer than drawing

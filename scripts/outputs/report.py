@@ -1,17 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a cohort: two tables and the metrics, and which of its bags are already done."""
+"""Files of a cohort: summary.csv, instances.csv and metrics.json; and which of its bags an earlier run finished."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,34 +29,36 @@ from scripts.outputs.result_json import from_json, instance_rows
 
 logger = logging.getLogger(__name__)
 
-# in the log; the rest in files
-TOLD = ("class_accuracy", "bag_auroc", "bag_accuracy", "instance_auroc_gated", "instance_auroc_ungated")
+# metrics named in the log; all are in metrics.json
+LOGGED = ("class_accuracy", "bag_auroc", "bag_accuracy", "instance_auroc_gated", "instance_auroc_ungated")
 
 
 def recipe(network: nn.Module, **parts: object) -> str:
-    """A short text that is another one where the network (but for its weights) or any part is."""
+    """Return a short text that changes with the architecture of the network (not its weights) and with each part."""
     of_modules = [(name, type(module).__name__, settings_of(module)) for name, module in network.named_modules()]
     return hashlib.sha256(repr((of_modules, sorted(parts.items()))).encode()).hexdigest()[:16]
 
 
 def input_of(bag: Mapping[str, Any]) -> str:
-    """Changes with its files, and with what is said of it: its label, the labels of its instances."""
-    said: dict[str, Any] = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation")}
-    paths = [path for given in said.values() for path in (given if isinstance(given, list) else [given])]
+    """Return a short text that changes with the files of a bag and with its labels."""
+    entry: dict[str, Any] = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation")}
+    paths = [path for given in entry.values() for path in (given if isinstance(given, list) else [given])]
     files = (path for path in paths if isinstance(path, str) and os.path.isfile(path))
-    said["stamp"] = bag.get("stamp")  # of what else `described` knows that it is read from
-    said["files"] = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    entry["stamp"] = bag.get("stamp")  # of further files that the reader of slides knows of
+    entry["files"] = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ResultsFolder:
-    """The results of a run, and what is left to do of it.
+    """The bags of a run, divided into those that an earlier run finished and those that are left to do.
+
+    A bag is finished if its result.json is whole, and has the recipe of this run and the same input.
 
     Args:
         output_dir: folder of the results.
-        bags: the bags of the run; of several processes each takes its share of them.
-        recipe: that of the run; a result of another one is made anew.
-        skip_finished: False makes all of them anew.
+        bags: the bags of the run; each of several processes takes its share of them.
+        recipe: that of the run, from `recipe`.
+        skip_finished: False leaves all bags to do.
     """
 
     def __init__(
@@ -70,12 +71,12 @@ class ResultsFolder:
 
     @cached_property
     def finished(self) -> dict[str, BagResult]:
-        """What an earlier run left, by bag_id."""
+        """Results of an earlier run, by bag_id."""
         found = ((bag, self._read(bag)) for bag in self.bags if self.skip_finished)
         return {bag["bag_id"]: result for bag, result in found if result is not None}
 
     def unfinished(self) -> list[dict[str, Any]]:
-        """With the `input` that the result of each will keep."""
+        """Return the other bags, each with the `input` that its result will keep."""
         return [{**bag, "input": input_of(bag)} for bag in self.bags if bag["bag_id"] not in self.finished]
 
     def _read(self, bag: Mapping[str, Any]) -> BagResult | None:
@@ -85,81 +86,11 @@ class ResultsFolder:
             same = content["recipe"] == self.recipe and content["input"] == input_of(bag)
             return from_json(content, folder) if same else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None  # not there, or not whole: it is made anew
+            return None  # missing or damaged
 
 
-class CohortReport:
-    """Ignite handler: gathers the results of all bags and ranks, then writes the tables and, with labels, the metrics.
-
-    `summary.csv` has a row per bag, `instances.csv` a row per instance, `metrics.json` each figure with its interval.
-
-    Args:
-        output_dir: folder of the results.
-        folder: what an earlier run left there, which belongs into the tables too.
-        instance_table: write instances.csv; a cohort of slides has millions of rows.
-    """
-
-    def __init__(self, output_dir: str, folder: ResultsFolder | None = None, instance_table: bool = True) -> None:
-        self.output_dir = Path(output_dir)
-        self.folder = folder
-        self.instance_table = instance_table
-        self.results: list[BagResult] = []
-        self.failures: dict[str, str] = {}
-        self.empty: dict[str, str] = {}
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self.forget)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
-
-    def forget(self) -> None:
-        self.results.clear()
-        self.failures.clear()
-        self.empty.clear()
-
-    def collect(self, engine: Engine) -> None:
-        bags: Any = engine.state.output  # a list of decollated bags
-        self.results += [bag["result"] for bag in bags if "result" in bag]
-        self.failures.update({bag["bag_id"]: bag[FAILED] for bag in bags if FAILED in bag})
-        self.empty.update({bag["bag_id"]: bag[EMPTY] for bag in bags if EMPTY in bag})
-
-    def report(self, engine: Engine) -> None:
-        finished = {} if self.folder is None else self.folder.finished
-        report = _of_all_ranks(Report({r.bag_id: r for r in self.results}, finished, self.failures, self.empty))
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            self._write(engine, report)
-        if report.failures:
-            raise InputError(_failures_line(report.failures, len(report.read) + len(report.finished)))
-
-    def _write(self, engine: Engine, report: Report) -> None:
-        everything = {**report.finished, **report.read}
-        results = [everything[bag_id] for bag_id in sorted(everything)]
-        metrics = cohort_metrics(results)
-        engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
-        for bag_id in [*report.failures, *report.empty]:  # what an earlier run made of it is not what this one says
-            (self.output_dir / bag_id / "result.json").unlink(missing_ok=True)
-        without = [("failed", report.failures), ("empty", report.empty)]
-        rest = [
-            {"bag_id": bag_id, "status": status, "error": whys[bag_id]}
-            for status, whys in without
-            for bag_id in sorted(whys)
-        ]
-        write_whole(self.output_dir / "summary.csv", _table([*map(_summary_row, results), *rest]))
-        instances = self.output_dir / "instances.csv"
-        if self.instance_table and results:
-            _write_instances(instances, results)
-        else:
-            instances.unlink(missing_ok=True)  # that of an earlier run would be taken for this one's
-        figures = json.dumps(_metrics_json(results, metrics), indent=4) + "\n" if metrics else None
-        if figures is None:
-            (self.output_dir / "metrics.json").unlink(missing_ok=True)
-        else:
-            write_whole(self.output_dir / "metrics.json", figures)
-        logger.info(_closing_line(report, results, metrics, self.output_dir))
-
-
-class Report(NamedTuple):
-    """What became of each bag, by its name: an uneven cohort may give one to two processes."""
+class Outcomes(NamedTuple):
+    """What became of each bag, by bag_id: an uneven cohort may give a bag to two processes."""
 
     read: dict[str, BagResult]
     finished: dict[str, BagResult]  # by an earlier run
@@ -167,47 +98,129 @@ class Report(NamedTuple):
     empty: dict[str, str]
 
 
-def _of_all_ranks(own: Report) -> Report:
+class CohortReport:
+    """Ignite handler that gathers the results of all bags and ranks, and writes the files of the cohort.
+
+    `summary.csv` has a row per bag, `instances.csv` a row per instance and, if labels are known, `metrics.json` each
+    metric with its interval.
+
+    Args:
+        output_dir: folder of the results.
+        folder: results of an earlier run, which belong in the tables too.
+        instance_table: write instances.csv; a cohort of slides has millions of rows.
+    """
+
+    def __init__(self, output_dir: str, folder: ResultsFolder | None = None, instance_table: bool = True) -> None:
+        self.output_dir = Path(output_dir)
+        self.folder = folder
+        self.instance_table = instance_table
+        self.own = Outcomes({}, {}, {}, {})
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler with an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.forget)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
+
+    def forget(self) -> None:
+        """Drop what an earlier epoch collected."""
+        self.own = Outcomes({}, {} if self.folder is None else self.folder.finished, {}, {})
+
+    def collect(self, engine: Engine) -> None:
+        """Keep the outcome of each bag of a batch."""
+        bags: Any = engine.state.output  # a list of decollated bags
+        self.own.read.update({bag["result"].bag_id: bag["result"] for bag in bags if "result" in bag})
+        self.own.failures.update({bag["bag_id"]: bag[FAILED] for bag in bags if FAILED in bag})
+        self.own.empty.update({bag["bag_id"]: bag[EMPTY] for bag in bags if EMPTY in bag})
+
+    def report(self, engine: Engine) -> None:
+        """Write the files of the cohort, on the first rank; raise InputError if a bag failed."""
+        everyone = _of_all_ranks(self.own)
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            self._write(engine, everyone)
+        if everyone.failures:
+            raise InputError(_failures_line(everyone.failures, len(everyone.read) + len(everyone.finished)))
+
+    def _write(self, engine: Engine, outcomes: Outcomes) -> None:
+        by_name = {**outcomes.finished, **outcomes.read}
+        results = [by_name[bag_id] for bag_id in sorted(by_name)]
+        metrics = cohort_metrics(results)
+        engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
+        # files of an earlier run that this run does not replace would be taken for its own
+        outdated = [self.output_dir / bag_id / "result.json" for bag_id in [*outcomes.failures, *outcomes.empty]]
+        not_read = [
+            {"bag_id": bag_id, "status": status, "error": reasons[bag_id]}
+            for status, reasons in (("failed", outcomes.failures), ("empty", outcomes.empty))
+            for bag_id in sorted(reasons)
+        ]
+        rows = [*map(_summary_row, results), *not_read]
+        _write_table(self.output_dir / "summary.csv", dict.fromkeys(name for row in rows for name in row), rows)
+        instances, figures = self.output_dir / "instances.csv", self.output_dir / "metrics.json"
+        if self.instance_table and results:
+            _write_instances(instances, results)
+        else:
+            outdated.append(instances)
+        if metrics:
+            write_whole(figures, json.dumps(_metrics_json(results, metrics), indent=4) + "\n")
+        else:
+            outdated.append(figures)
+        for path in outdated:
+            path.unlink(missing_ok=True)
+        logger.info(_closing_line(outcomes, results, metrics, self.output_dir))
+
+
+def _of_all_ranks(own: Outcomes) -> Outcomes:
     if not dist.is_initialized():
         return own
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, tuple(own))
-    return Report(
+    return Outcomes(
         *({name: each for part in parts for name, each in part.items()} for parts in zip(*gathered, strict=True))
     )
 
 
-def _typical(result: BagResult) -> list[dict[str, Any]]:
-    """Rows with all columns there are: patches are all alike."""
-    return instance_rows(result, 1 if isinstance(result.instances, PatchCoordinates) else None)
+def _write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _write_instances(path: Path, results: Sequence[BagResult]) -> None:
-    """Bag by bag: all rows of a cohort of slides would not fit into memory."""
-    columns = ["bag_id", *dict.fromkeys(name for result in results for row in _typical(result) for name in row)]
-    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for result in results:
-            rows = instance_rows(result)
-            writer.writerows({"bag_id": result.bag_id, **row, "flagged": int(row["flagged"])} for row in rows)
+    """Write bag by bag: all rows of a cohort of slides would not fit into memory."""
+    # all patches have the same columns, so the first one stands for them
+    examples = (instance_rows(each, 1 if isinstance(each.instances, PatchCoordinates) else None) for each in results)
+    columns = dict.fromkeys(name for rows in examples for row in rows for name in row)
+    rows = (
+        {"bag_id": result.bag_id, **row, "flagged": int(row["flagged"])}
+        for result in results
+        for row in instance_rows(result)
+    )
+    _write_table(path, ["bag_id", *columns], rows)
 
 
 def _failures_line(failures: Mapping[str, str], others: int) -> str:
     first, more = next(iter(failures.values())), len(failures) - 1
     if more == others == 0:
         return first
-    told = f"{first} (and {more} more, see summary.csv)" if more else first
-    return f"{len(failures)} of {len(failures) + others} failed: {told}; mend and run again, what is done is skipped"
+    reason = f"{first} (and {more} more, see summary.csv)" if more else first
+    return f"{len(failures)} of {len(failures) + others} failed: {reason}; mend and run again, what is done is skipped"
 
 
 def _summary_row(result: BagResult) -> dict[str, Any]:
-    return {
+    row = {
         "bag_id": result.bag_id,
         "status": "done",
         "probability": round(result.probability, 6),
         "positive": int(result.positive),
-        **_of_classes(result),
+    }
+    if result.classes is not None:
+        by_class = zip(result.classes.names, result.classes.probabilities, strict=True)
+        row["called"] = result.verdict
+        row |= {f"p({name})": round(float(p), 6) for name, p in by_class}
+        row |= {f"p(coarse {name})": round(p, 6) for name, p in result.classes.of_groups.items()}
+    return {
+        **row,
         "label": result.true_verdict if result.classes else "" if result.label is None else result.label,
         "instances": len(result.scores),
         "flagged": int(result.flagged.sum()),
@@ -215,46 +228,22 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
     }
 
 
-def _of_classes(result: BagResult) -> dict[str, Any]:
-    if result.classes is None:
-        return {}
-    probabilities = {
-        **dict(zip(result.classes.names, result.classes.probabilities, strict=True)),
-        **{f"coarse {name}": probability for name, probability in result.classes.of_groups.items()},
-    }
-    return {"called": result.verdict, **{f"p({name})": round(float(p), 6) for name, p in probabilities.items()}}
-
-
 def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Any]) -> dict[str, Any]:
     labels = [r.label_positive for r in results if r.label_positive is not None]
-    counts = {"bags": len(labels), "positive_bags": sum(labels)}
-    return {**counts, **{name: _without_nan(figure._asdict()) for name, figure in metrics.items()}}
-
-
-def _without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else round(value, 6) for name, value in figures.items()}
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _closing_line(report: Report, results: Sequence[BagResult], metrics: Mapping[str, Any], where: Path) -> str:
-    counts = {
-        "read": len(report.read),
-        "skipped (already there)": len(report.finished),
-        "failed": len(report.failures),
-        "empty (nothing to read)": len(report.empty),
+    figures = {  # NaN is not JSON
+        name: {key: None if math.isnan(value) else round(value, 6) for key, value in figure._asdict().items()}
+        for name, figure in metrics.items()
     }
-    told = [f"{count} {what}" for what, count in counts.items() if count or what == "read"]
+    return {"bags": len(labels), "positive_bags": sum(labels), **figures}
+
+
+def _closing_line(outcomes: Outcomes, results: Sequence[BagResult], metrics: Mapping[str, Any], where: Path) -> str:
+    names = ("read", "skipped (already there)", "failed", "empty (nothing to read)")
+    sizes = map(len, (outcomes.read, outcomes.finished, outcomes.failures, outcomes.empty))
+    counts = [f"{size} {name}" for name, size in zip(names, sizes, strict=True) if size or name == "read"]
     warned = sum(bool(r.about.get("warnings")) for r in results)
-    positive = sum(r.positive for r in results)
-    shown = [(name, metrics[name]) for name in TOLD if name in metrics]
-    figures = [f"{name} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for name, f in shown]
     warning = [f"{warned} with warnings, see summary.csv"] if warned else []
-    return "; ".join([", ".join(told), f"{positive} called positive", *warning, *figures, f"written to {where}"])
+    logged = [(name, metrics[name]) for name in LOGGED if name in metrics]
+    figures = [f"{name} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for name, f in logged]
+    positive = f"{sum(r.positive for r in results)} called positive"
+    return "; ".join([", ".join(counts), positive, *warning, *figures, f"written to {where}"])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The record of one bag as a file: result.json, written whole, and read back by a run that goes on."""
+"""result.json, the record of one bag: written when the bag is done, and read back by a run that resumes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from monai.transforms import Transform
 
 from scripts.core.files import write_whole
 from scripts.core.record import RESEARCH_USE, BagResult, Classes, Model, PatchCoordinates
-from scripts.outputs.scores import read_scores
 
 SCORES = "scores.h5"
-_OF_THE_NETWORK = ("score", "attention", "flagged", "truth")  # of an instance; the rest says what it is
+_FINDINGS = ("score", "attention", "flagged", "truth")  # keys of an instance; its other keys identify it
 
 
 def as_json(result: BagResult) -> dict[str, Any]:
-    """What result.json holds; of patches it names the file that holds them."""
+    """Return the content of result.json; in place of patches stands the name of the file that holds them."""
     return {
         "bag_id": result.bag_id,
         "source": result.source,
@@ -30,7 +29,7 @@ def as_json(result: BagResult) -> dict[str, Any]:
         "threshold": result.threshold,
         "threshold_origin": result.threshold_origin,
         "positive": result.positive,
-        "classes": result.classes and _classes_as_json(result.classes),
+        "classes": result.classes and _classes_to_json(result.classes),
         "label": result.label,
         "label_name": result.true_verdict,
         "note": RESEARCH_USE,
@@ -43,7 +42,7 @@ def as_json(result: BagResult) -> dict[str, Any]:
     }
 
 
-def _classes_as_json(classes: Classes) -> dict[str, Any]:
+def _classes_to_json(classes: Classes) -> dict[str, Any]:
     return {
         "probabilities": dict(zip(classes.names, map(float, classes.probabilities), strict=True)),
         "groups": classes.groups,
@@ -53,7 +52,7 @@ def _classes_as_json(classes: Classes) -> dict[str, Any]:
 
 
 def instance_rows(result: BagResult, first: int | None = None) -> list[dict[str, Any]]:
-    """All of them, or the first so many."""
+    """Return a row for each instance, or for the `first` ones alone."""
     some = slice(first)
     columns = zip(
         result.instances[some], result.scores[some], result.attention[some], result.flagged[some], strict=True
@@ -69,11 +68,11 @@ def instance_rows(result: BagResult, first: int | None = None) -> list[dict[str,
 
 
 def from_json(content: Mapping[str, Any], folder: Path) -> BagResult:
-    """The result that `as_json` was given, whose other files lie in `folder`."""
+    """Return the result that `as_json` was given; its scores.h5, if it has one, lies in `folder`."""
     return BagResult(
         **{key: content[key] for key in ("bag_id", "source", "probability", "threshold", "threshold_origin", "label")},
         **(_from_scores(folder / SCORES) if content["instances"] == SCORES else _from_rows(content["instances"])),
-        classes=content["classes"] and _classes(content["classes"]),
+        classes=content["classes"] and _classes_from_json(content["classes"]),
         model=content["model"] and Model(**content["model"]),
         about=content["about"],
         slots=content["slots"],
@@ -84,12 +83,14 @@ def _from_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "scores": np.array([row["score"] for row in rows], dtype=np.float32),
         "attention": np.array([row["attention"] for row in rows], dtype=np.float32),
-        "instances": [{key: value for key, value in row.items() if key not in _OF_THE_NETWORK} for row in rows],
+        "instances": [{key: value for key, value in row.items() if key not in _FINDINGS} for row in rows],
         "truth": np.array([row["truth"] for row in rows]) if rows and "truth" in rows[0] else None,
     }
 
 
 def _from_scores(path: Path) -> dict[str, Any]:
+    from scripts.outputs.scores import read_scores  # h5py: of slides alone
+
     stored = read_scores(path)
     return {
         "scores": stored.scores,
@@ -100,17 +101,17 @@ def _from_scores(path: Path) -> dict[str, Any]:
     }
 
 
-def _classes(said: Mapping[str, Any]) -> Classes:
-    probabilities = np.array(list(said["probabilities"].values()))
-    return Classes(tuple(said["probabilities"]), probabilities, tuple(said["groups"]), said["negative"])
+def _classes_from_json(content: Mapping[str, Any]) -> Classes:
+    probabilities = np.array(list(content["probabilities"].values()))
+    return Classes(tuple(content["probabilities"]), probabilities, tuple(content["groups"]), content["negative"])
 
 
 class SaveResultd(Transform):
-    """Writes `output_dir/<bag_id>/result.json`: after all other files of the bag, as it says that the bag is done.
+    """Write `output_dir/<bag_id>/result.json`; the last transform of a bag, as the file marks it as finished.
 
     Args:
         output_dir: folder of the results.
-        recipe: a short text that changes with whatever would change the result.
+        recipe: what `scripts.outputs.report.recipe` returns for this run.
     """
 
     def __init__(self, output_dir: str, recipe: str = "") -> None:

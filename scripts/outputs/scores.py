@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of every patch of a bag as one HDF5 file, read back without a loss by a run that goes on.
+"""scores.h5, the numbers of every patch of a bag: written, and read back without loss by a run that resumes.
 
 - ``coords`` (N, 2) top-left x, y; its attribute ``unit`` says of what: level-0 pixels, or micrometres
 - ``slide`` (N,) number of the slide in the bag, if it has several
@@ -26,12 +26,12 @@ from scripts.core.errors import InputError
 from scripts.core.files import whole_file
 from scripts.core.record import RESEARCH_USE, BagResult, Lesions, PatchCoordinates
 
-FORMAT = "smooth-mil-scores/1"
-OF_A_SLIDE = ("slide_id", "patches", "pitch", "tile", "unit", "mpp")
+SCORES_FORMAT = "smooth-mil-scores/1"
+SLIDE_METADATA = ("slide_id", "patches", "pitch", "tile", "unit", "mpp")
 
 
 class Scores(NamedTuple):
-    """What `SaveScoresd` wrote, value for value."""
+    """The content of a scores.h5 with N patches."""
 
     coords: np.ndarray  # (N, 2)
     slide: np.ndarray  # (N,) 0 where the bag has one slide
@@ -44,7 +44,11 @@ class Scores(NamedTuple):
 
 
 class SaveScoresd(Transform):
-    """Writes `output_dir/<bag_id>/scores.h5`."""
+    """Write `output_dir/<bag_id>/scores.h5`.
+
+    Args:
+        output_dir: folder of the results.
+    """
 
     def __init__(self, output_dir: str) -> None:
         self.output_dir = Path(output_dir)
@@ -56,13 +60,14 @@ class SaveScoresd(Transform):
 
 
 def write_scores(path: Path, result: BagResult) -> None:
-    slides, places = result.about["slides"], result.instances
-    assert isinstance(places, PatchCoordinates)
+    """Write the scores of a bag of patches; the same result gives the same bytes."""
+    slides, patches = result.about["slides"], result.instances
+    assert isinstance(patches, PatchCoordinates)
     with whole_file(path) as beside, h5py.File(beside, "w") as file:
-        file["coords"] = places.coords
+        file["coords"] = patches.coords
         file["coords"].attrs["unit"] = ", ".join(dict.fromkeys(slide["unit"] for slide in slides))
         if len(slides) > 1:
-            file["slide"] = places.slide
+            file["slide"] = patches.slide
         file["scores"] = result.scores.astype(np.float32)
         file["attention"] = result.attention.astype(np.float32)
         file["normalised"] = result.times_average.astype(np.float32)
@@ -74,16 +79,17 @@ def write_scores(path: Path, result: BagResult) -> None:
             file["lesion"] = result.lesions.of_instance
             file["lesion"].attrs.update(count=result.lesions.count, excluded=np.array(result.lesions.excluded, int))
         file.attrs.update(
-            format=FORMAT,
+            format=SCORES_FORMAT,
             bag_id=result.bag_id,
             note=RESEARCH_USE,
-            slides=json.dumps([{name: slide[name] for name in OF_A_SLIDE} for slide in slides]),
+            slides=json.dumps([{name: slide[name] for name in SLIDE_METADATA} for slide in slides]),
         )
         if result.model is not None:
             file.attrs.update({f"model_{key}": value for key, value in result.model._asdict().items()})
 
 
 def read_scores(path: Path) -> Scores:
+    """Read a file of `write_scores`."""
     try:
         with h5py.File(path) as file:
             lesion = file.get("lesion")
@@ -95,14 +101,14 @@ def read_scores(path: Path) -> Scores:
                 normalised=file["normalised"][()],
                 flagged=file["flagged"][()],
                 truth=file["truth"][()].astype(int) if "truth" in file else None,
-                lesions=lesion and _lesions(lesion),
+                lesions=lesion and _read_lesions(lesion),
             )
     except (OSError, KeyError) as error:
         raise InputError(f"{path} holds no scores that can be read: run inference again") from error
 
 
 def normalisation(result: BagResult) -> str:
-    """In words, what 1 is in `times_average`."""
+    """Return in words what 1 is in `times_average`."""
     slides = len(result.about["slides"])
     of = "the slide" if slides == 1 else f"all {slides} slides of the bag"
     if result.slots is not None:
@@ -110,6 +116,6 @@ def normalisation(result: BagResult) -> str:
     return f"attention × number of patches: 1 = the average of {of}"
 
 
-def _lesions(stored: h5py.Dataset) -> Lesions:
+def _read_lesions(stored: h5py.Dataset) -> Lesions:
     excluded = tuple(int(lesion) for lesion in stored.attrs["excluded"])
     return Lesions(stored[()], int(stored.attrs["count"]), excluded)

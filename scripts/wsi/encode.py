@@ -36,7 +36,7 @@ from scripts.wsi.slides.slide import (
     read_overview,
     read_square,
 )
-from scripts.wsi.slides.tissue import ChromaMask, TissueMask, described, tissue_mask, tissue_tiles
+from scripts.wsi.slides.tissue import ChromaMask, TissueMask, mask_settings, tissue_mask, tissue_tiles
 
 SETTINGS = "settings.json"
 THUMBNAIL_SIDE = 768
@@ -116,7 +116,7 @@ class FeatureExtractor:
             "tile_size": tile_size,
             "mpp": mpp,
             "overlap": overlap,
-            "tissue": described(self.tissue),
+            "tissue": mask_settings(self.tissue),
             "tissue_threshold": tissue_threshold,
         }
 

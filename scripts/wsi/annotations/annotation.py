@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a pathologist drew: the tiles that lie in it, and the lesions it makes."""
+"""The annotation of a slide by a pathologist: which tiles lie in it, and which lesions it makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -21,13 +21,15 @@ from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.wsi.annotations.masks import read_mask
 from scripts.wsi.annotations.polygons import read_asap, read_geojson
 
-SAMPLES = 16  # points per side of a tile that are asked whether they are annotated
+T = TypeVar("T", int, str)
+
+SAMPLES = 16  # points along each side of a tile at which the annotation is sampled
 CELLS = 2**24  # of a grid of points, at once
 MOST_BYTES = 2**30  # of a file of polygons
 
 # of the evaluation of CAMELYON16, and so of MONAI's LesionFROC; micrometres
-GROW_DISTANCE = 75.0  # what is less apart is one lesion: five tumour cells
-ITC_DIAMETER = 200.0  # what is less long, before it grows, are isolated tumour cells
+GROW_DISTANCE = 75.0  # areas less than this apart are one lesion: five tumour cells
+ITC_DIAMETER = 200.0  # a lesion shorter than this, before it grows, is isolated tumour cells
 CELL = 8.0  # MONAI's level 5 of a slide at 0.25
 
 
@@ -46,17 +48,22 @@ class Area(Protocol):
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is annotated on one slide, whichever file said so."""
+    """What is annotated on one slide.
+
+    Args:
+        area: what is annotated, from polygons or a mask.
+        counts_from_bounds: the coordinates in its file begin at the bounds of the slide, as those of QuPath.
+    """
 
     area: Area
-    counts_from_bounds: bool = False  # its file does, as QuPath
+    counts_from_bounds: bool = False
 
     def outlines(self) -> list[np.ndarray]:
-        """Polygons (V, 2) to draw, in level-0 pixels."""
+        """Return polygons (V, 2) to draw, in level-0 pixels."""
         return self.area.outlines()
 
     def tile_labels(self, coords: Level0Coords, tile: Level0Pixels) -> np.ndarray:
-        """(N,) bool: more than half of the tile is annotated."""
+        """Return (N,) bool: whether more than half of each tile is annotated."""
         labels = np.zeros(len(coords), dtype=bool)
         bounds = self.area.bounds()
         if bounds is None or len(coords) == 0:
@@ -64,7 +71,7 @@ class Annotation:
         may_be = ((coords + tile > bounds[:2]) & (coords < bounds[2:])).all(axis=1)
         order = np.flatnonzero(may_be)[np.argsort(coords[may_be, 1], kind="stable")]
         sample = tile / SAMPLES
-        while len(order):  # in bands: a whole slide in samples may be larger than the memory
+        while len(order):  # in bands: the samples of a whole slide may not fit into memory
             first = coords[order[0], 1]
             columns = np.ptp(coords[order, 0]) / sample + SAMPLES
             end = int(np.searchsorted(coords[order, 1], first + max(tile, sample * CELLS / columns), side="left"))
@@ -83,11 +90,12 @@ class Annotation:
         return inside > SAMPLES**2 / 2
 
     def lesions(self, coords: Level0Coords, tile: Level0Pixels, mpp: MicronsPerPixel | None) -> Lesions:
-        """The lesions as CAMELYON16 and MONAI's LesionFROC count them, seen on a grid of 8 micrometres.
+        """Return the lesions as CAMELYON16 and MONAI's LesionFROC count them, on a grid of 8 micrometres.
 
         Areas less than GROW_DISTANCE apart are one lesion, with the rim of half of it around it and its holes; a lesion
-        shorter than ITC_DIAMETER and that distance is excluded. Places are true to half a cell, and what is smaller
-        than one may be lost. Where an annotation is as wide as a large slide, cells are larger, for the memory's sake.
+        shorter than the sum of ITC_DIAMETER and that distance is excluded. Positions are right to half a cell, and
+        areas smaller than a cell may be lost. Cells are larger for an annotation as wide as a large slide, to save
+        memory.
         Without `mpp` cells are an eighth of a tile, areas are one where they touch, and none is excluded.
         """
         bounds = self.area.bounds()
@@ -119,27 +127,31 @@ def read_annotation(
     origin: tuple[int, int] | None = (0, 0),
     reach: tuple[float, float] | None = None,
 ) -> Annotation:
-    """An annotation of any form, told by its content: GeoJSON (also gzipped), ASAP's XML, a mask as TIFF or PNG.
+    """Read an annotation; its content tells the format: GeoJSON (also gzipped), ASAP's XML, a TIFF or PNG mask.
 
     Args:
-        slide_size: width, height at level 0, of which a mask may be a smaller image; None = it is of full resolution.
+        path: of the annotation.
+        slide_size: width, height at level 0, which a mask may cover in fewer pixels; None = it has as many.
         values: what counts: values of the pixels of a mask (None = all above 0), or class names of polygons
             (None = all but those that say it is no lesion).
-        origin: the slide's bounds-x, bounds-y, which QuPath, and so GeoJSON, takes for 0, 0; None = not known.
+        origin: the slide's bounds-x, bounds-y, which QuPath, and so GeoJSON, takes for 0, 0; None = unknown.
         reach: how far right and down tissue lies, which a mask of full resolution covers.
     """
     try:
         with open(path, "rb") as file:
             begin = file.read(16)
         if begin[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or begin.startswith(b"\x89PNG"):
-            return Annotation(read_mask(path, slide_size, _numbers(values, path), reach))
-        content = _content(path, zipped=begin.startswith(b"\x1f\x8b"))
+            problem = f"{path} is a mask, and the values {values} are not all numbers; give those that count"
+            return Annotation(read_mask(path, slide_size, _require(int, values, problem), reach))
+        content = _polygon_bytes(path, zipped=begin.startswith(b"\x1f\x8b"))
     except OSError as error:
         raise InputError(f"no annotation can be read from {path}: {error.strerror}; correct the path") from error
     text = content[:64].translate(None, b"\xef\xbb\xbf\xfe\xff\0 \t\r\n")  # without what UTF-8 and UTF-16 put before it
     if not text:
         raise InputError(f"{path} is empty; export the annotations again, as GeoJSON with no feature if there is none")
-    names = _names(values, path)
+    problem = f"{path} holds polygons, and the values {values} are not all class names; give those"
+    names = _require(str, values, problem)
+    names = names and [name.lower() for name in names]
     if text.startswith(b"<"):
         return Annotation(read_asap(path, content, names))
     if text[:1] in (b"{", b"["):
@@ -148,7 +160,7 @@ def read_annotation(
 
 
 def joined(several: Sequence[Lesions]) -> Lesions:
-    """The lesions of a bag of several slides, whose patches follow each other."""
+    """Return the lesions of a bag of several slides, whose patches follow each other."""
     before = np.cumsum([0, *(lesions.count for lesions in several)])
     of_instance = [
         np.where(each.of_instance, each.of_instance + k, 0) for each, k in zip(several, before, strict=False)
@@ -157,7 +169,7 @@ def joined(several: Sequence[Lesions]) -> Lesions:
     return Lesions(np.concatenate([np.zeros(0, int), *of_instance]), int(before[-1]), excluded)
 
 
-def _content(path: str | Path, zipped: bool) -> bytes:
+def _polygon_bytes(path: str | Path, zipped: bool) -> bytes:
     try:
         with gzip.open(path) if zipped else open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -168,27 +180,17 @@ def _content(path: str | Path, zipped: bool) -> bytes:
     return content
 
 
-def _numbers(values: Sequence[int | str] | None, path: str | Path) -> list[int] | None:
+def _require(kind: type[T], values: Sequence[int | str] | None, problem: str) -> list[T] | None:
     if values is None:
         return None
-    numbers = [value for value in values if isinstance(value, int)]
-    if len(numbers) < len(values):
-        raise InputError(f"{path} is a mask, and the values {list(values)} are not all numbers; give those that count")
-    return numbers
-
-
-def _names(values: Sequence[int | str] | None, path: str | Path) -> list[str] | None:
-    """In small letters."""
-    if values is None:
-        return None
-    names = [value.lower() for value in values if isinstance(value, str)]
-    if len(names) < len(values):
-        raise InputError(f"{path} holds polygons, and the values {list(values)} are not all class names; give those")
-    return names
+    fitting = [value for value in values if isinstance(value, kind)]
+    if len(fitting) < len(values):
+        raise InputError(problem)
+    return fitting
 
 
 def _grown_and_labelled(covered: np.ndarray, grow: float) -> tuple[np.ndarray, np.ndarray]:
-    """The lesions, numbered from 1, on the part of the grid that holds them; and where it begins (column, row)."""
+    """Return the lesions, numbered from 1, on the part of the grid that holds them; and its first column and row."""
     rim = ceil(grow) + 1
     rows, columns = (np.flatnonzero(covered.any(axis=axis)) for axis in (1, 0))
     part = np.pad(covered[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], rim)
@@ -199,7 +201,7 @@ def _grown_and_labelled(covered: np.ndarray, grow: float) -> tuple[np.ndarray, n
 
 
 def _longest_axes(labels: np.ndarray) -> np.ndarray:
-    """(count,) length in cells of the longer axis of the ellipse with the same second moments, as scikit-image's."""
+    """Return for each lesion the longer axis, in cells, of the ellipse with its second moments, as scikit-image."""
     cells = (np.nonzero(labels[box] == k) for k, box in enumerate(ndimage.find_objects(labels), 1))
     variances = [np.linalg.eigvalsh(np.cov(places, bias=True))[-1] for places in cells]
     return 4 * np.sqrt(np.maximum(variances, 0))

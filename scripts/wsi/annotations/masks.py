@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks that say of every pixel what it is: TIFF (CAMELYON16, PANDA) or PNG, read in parts and no finer than needed."""
+"""Annotations that are mask images: TIFF (CAMELYON16, PANDA) or PNG, read in parts and no finer than needed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Image(Protocol):
 
 @dataclass(frozen=True)
 class Mask:
-    """What is annotated is where an image has one of some values.
+    """The area where a mask image has one of some values.
 
     Args:
         path: of the image.
@@ -47,13 +47,13 @@ class Mask:
     values: Sequence[int] | None
 
     def bounds(self) -> tuple[float, float, float, float] | None:
-        """Left, top, right, bottom of what may be annotated."""
+        """Return left, top, right, bottom of what may be annotated."""
         return 0.0, 0.0, *self.slide_size
 
     def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
-        """(height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
+        """Return (height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
         covered = np.zeros((height, width), dtype=bool)
-        with _opened(self.path) as image:
+        with _open_mask(self.path) as image:
             # the smallest level that still has a pixel for each point
             fine_enough = [i for i, size in enumerate(image.sizes) if self.slide_size[0] <= 1.02 * step * size[0]]
             level = max(fine_enough, default=0)
@@ -63,32 +63,30 @@ class Mask:
                     corner, (width, height), image.sizes[level], self.slide_size, strict=True
                 )
             )
-            (first_column, end_column), (first_row, end_row) = (
-                np.searchsorted(places, (0, pixels))
-                for places, pixels in zip((columns, rows), image.sizes[level], strict=True)
+            across, down = (
+                np.flatnonzero((pixel >= 0) & (pixel < pixels))
+                for pixel, pixels in zip((columns, rows), image.sizes[level], strict=True)
             )
-            if first_column == end_column:
+            if len(across) == 0:
                 return covered
-            columns = columns[first_column:end_column]
-            left, right = columns[0], columns[-1] + 1
-            pixel_rows = max(1, PART_PIXELS // (right - left))
-            while first_row < end_row:
-                end = min(end_row, np.searchsorted(rows, rows[first_row] + pixel_rows))
-                top, bottom = rows[first_row], rows[end - 1] + 1
-                with _damage_told(self.path):
-                    part = image.read(level, int(left), int(top), int(right - left), int(bottom - top))
-                part = part[np.ix_(rows[first_row:end] - top, columns - left)]
-                covered[first_row:end, first_column:end_column] = self._positive(part)
-                first_row = end
+            left, right = columns[across[0]], columns[across[-1]] + 1
+            while len(down):
+                top = rows[down[0]]
+                end = np.searchsorted(rows[down], top + max(1, PART_PIXELS // (right - left)))
+                points, down = down[:end], down[end:]
+                with _damage_as_input_error(self.path):
+                    part = image.read(level, int(left), int(top), int(right - left), int(rows[points[-1]] + 1 - top))
+                part = part[np.ix_(rows[points] - top, columns[across] - left)]
+                covered[np.ix_(points, across)] = self._counts_as_annotated(part)
         return covered
 
     def outlines(self) -> list[np.ndarray]:
-        """Along the sides of coarse cells."""
+        """Return the outlines of what is annotated, along the sides of coarse cells."""
         step = max(1.0, max(self.slide_size) / OUTLINE_CELLS)
         width, height = (int(np.ceil(side / step)) for side in self.slide_size)
         return [ring * step for ring in outlined(self.covered(np.zeros(2), step, height, width))]
 
-    def _positive(self, part: np.ndarray) -> np.ndarray:
+    def _counts_as_annotated(self, part: np.ndarray) -> np.ndarray:
         channels = np.atleast_3d(part)
         positive = channels[..., :3] > 0 if self.values is None else np.isin(channels[..., :1], self.values)
         return np.asarray(positive.any(axis=-1))
@@ -101,7 +99,7 @@ def read_mask(
     reach: tuple[float, float] | None = None,
 ) -> Mask:
     """Without a size of the slide, the mask is taken to be of full resolution, if it covers what tissue reaches to."""
-    with _opened(path) as image:
+    with _open_mask(path) as image:
         width, height = image.sizes[0]
     if slide_size is None:
         if reach is not None and (reach[0] > width or reach[1] > height):
@@ -120,7 +118,7 @@ def read_mask(
 
 
 def outlined(cells: np.ndarray) -> list[np.ndarray]:
-    """The closed lines (V, 2) x, y around the cells, (h, w) bool, that are true; filled by even-odd they give them."""
+    """Return closed lines (V, 2) x, y around the true cells of (h, w), which the even-odd rule fills with them."""
     padded = np.pad(cells, 1).astype(np.int8)
     following: dict[tuple[int, int], list[tuple[int, int]]] = {}
     # each side between two cells that differ, walked with the true cell on the right
@@ -147,16 +145,18 @@ def outlined(cells: np.ndarray) -> list[np.ndarray]:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Generator[_Image, None, None]:
+def _open_mask(path: str | Path) -> Generator[_Image, None, None]:
     with ExitStack() as stack:
-        with _damage_told(path):
-            image = _of_tiff(path, stack.enter_context(tifffile.TiffFile(path))) if _is_tiff(path) else _Loaded(path)
+        with _damage_as_input_error(path):
+            image = (
+                _of_tiff(path, stack.enter_context(tifffile.TiffFile(path))) if _is_tiff(path) else _WholeImage(path)
+            )
         yield image
 
 
 @contextmanager
-def _damage_told(path: str | Path) -> Generator[None, None, None]:
-    """Whatever the libraries raise that read images, as one line."""
+def _damage_as_input_error(path: str | Path) -> Generator[None, None, None]:
+    """Raise InputError, in one line, for whatever the libraries that read images raise."""
     try:
         yield
     except InputError:
@@ -177,10 +177,10 @@ def _of_tiff(path: str | Path, file: tifffile.TiffFile) -> _Image:
     page = file.series[0].levels[0].keyframe
     # OpenSlide makes colours of 8 bits of all others: their values would be lost
     plain = page.bitspersample == 8 and page.photometric in (1, 2, 6)  # black is zero, RGB, YCbCr
-    return _Slide(path) if plain and openslide.OpenSlide.detect_format(path) else _Loaded(path)
+    return _Pyramid(path) if plain and openslide.OpenSlide.detect_format(path) else _WholeImage(path)
 
 
-class _Slide:
+class _Pyramid:
     """A pyramid of any compression: ASAP, and so CAMELYON, writes LZW."""
 
     def __init__(self, path: str | Path) -> None:
@@ -235,7 +235,7 @@ class _Segments:
         return None if decoded is None else decoded[0]
 
 
-class _Loaded:
+class _WholeImage:
     """A small image of any form, as PIL reads it."""
 
     def __init__(self, path: str | Path) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Polygons that a pathologist drew: GeoJSON (QuPath writes it), the XML of ASAP (CAMELYON), and filling them."""
+"""Annotations that are polygons: read from GeoJSON (QuPath) and the XML of ASAP (CAMELYON), and filled."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ import numpy as np
 
 from scripts.core.errors import InputError
 
-# Class names, in any case, of what was drawn to say that it is no lesion. All others count, also polygons without one.
+# Class names, in any case, of what is no lesion. All others count, also polygons without one.
 NO_LESION = frozenset({"_2", "normal", "benign", "negative", "background", "exclusion", "ignore*"})
-FARTHEST = 1e9  # level-0 pixels; no slide is a hundredth as wide
+FARTHEST = 1e9  # level-0 pixels: a coordinate beyond is damage
 WITHOUT_AREA = frozenset({"dot", "pointset", "measurement"})  # types of ASAP
 UNGROUPED = frozenset({"", "none"})  # of ASAP
 NOT_DRAWN = frozenset({"detection", "cell", "tile", "tmacore", "root"})  # kinds of objects of QuPath
 
 
 class Painted(NamedTuple):
-    """One polygon; it says of all it covers whether it is annotated."""
+    """One polygon; all that it covers is annotated if it counts, and is not if it does not."""
 
-    ring: np.ndarray  # (V, 2) x, y at level 0; a hole hangs on it by a bridge of no width
+    ring: np.ndarray  # (V, 2) x, y at level 0; a hole is joined to it by a bridge of no width
     counts: bool
 
 
 @dataclass(frozen=True)
 class Polygons:
-    """Polygons painted one over the other, in this order."""
+    """The area of polygons that are painted one over the other.
+
+    Args:
+        painted: the polygons, in this order.
+        nonzero: fill a ring that crosses itself by the nonzero rule, as ASAP does, else by the even-odd rule.
+    """
 
     painted: list[Painted]
-    nonzero: bool = False  # the rule that fills a ring where it crosses itself, as ASAP's; else the even-odd rule
+    nonzero: bool = False
 
     def bounds(self) -> tuple[float, float, float, float] | None:
-        """Left, top, right, bottom of what may be annotated; None if nothing is."""
+        """Return left, top, right, bottom of what may be annotated; None if nothing is."""
         rings = [ring for ring, counts in self.painted if counts]
         if not rings:
             return None
@@ -47,7 +52,7 @@ class Polygons:
         return left, top, right, bottom
 
     def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
-        """(height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
+        """Return (height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
         covered = np.zeros((height, width), dtype=bool)
         for ring, counts in self.painted:
             ring = (ring - corner) / step
@@ -55,23 +60,25 @@ class Polygons:
             left, top = np.clip(np.floor(ring.min(axis=0)), 0, (width, height)).astype(int)
             right, bottom = np.clip(np.ceil(ring.max(axis=0)), 0, (width, height)).astype(int)
             if left < right and top < bottom:
-                windings = _windings(ring - (left, top), bottom - top, right - left)
+                windings = _winding_numbers(ring - (left, top), bottom - top, right - left)
                 covered[top:bottom, left:right][windings != 0 if self.nonzero else windings % 2 != 0] = counts
         return covered
 
     def outlines(self) -> list[np.ndarray]:
+        """Return the rings of all polygons."""
         return [ring for ring, _ in self.painted]
 
 
 def read_geojson(
     path: str | Path, content: bytes, names: Collection[str] | None, origin: tuple[int, int] = (0, 0)
 ) -> Polygons:
-    """A smaller polygon is painted over a larger one: a normal island in a tumour, and a tumour in normal tissue.
+    """Read the polygons of GeoJSON; smaller ones are painted over larger ones, as a normal island in a tumour.
 
-    Of objects that nobody drew as a lesion (NOT_DRAWN), and of classes QuPath ignores (a name with a star at its end,
-    as "Region*"), nothing is painted.
+    Objects that nobody drew as a lesion (NOT_DRAWN), and classes that QuPath ignores ("Region*"), are skipped.
 
     Args:
+        path: of the file, for messages.
+        content: of the file.
         names: the classes that count; None = all but NO_LESION.
         origin: where the level-0 coordinates begin that the file counts from.
     """
@@ -81,7 +88,7 @@ def read_geojson(
         raise InputError(f"{path} is not JSON; export the annotations as GeoJSON") from error
     try:
         painted = [
-            Painted(_one_ring(rings) + origin, _counts(called, names))
+            Painted(_one_ring(rings) + origin, _is_lesion(called, names))
             for called, rings in _polygons(found, ("",))
             if rings not in ([], [[]])  # a polygon may be empty
             and (not called[-1].endswith("*") or called[-1] in NO_LESION)
@@ -92,9 +99,9 @@ def read_geojson(
 
 
 def read_asap(path: str | Path, content: bytes, names: Collection[str] | None) -> Polygons:
-    """What is no lesion is painted last, as CAMELYON's own masks are made.
+    """Read the polygons of ASAP; what is no lesion is painted last, as in CAMELYON's own masks.
 
-    Where lesions belong to a group that the file declares, what has none is left out, as by ASAP's own conversion.
+    Where lesions belong to a group that the file declares, what has none is skipped, as by ASAP's own conversion.
     """
     try:
         root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_TreeWithoutEntities()))
@@ -107,11 +114,11 @@ def read_asap(path: str | Path, content: bytes, names: Collection[str] | None) -
     left_out = UNGROUPED.difference(names or ()) if any(group in declared for _, group in every) else ()
     try:
         painted = [
-            Painted(ring, _counts((group,), names))
+            Painted(ring, _is_lesion((group,), names))
             for drawn, group in every
             if group not in left_out
             and drawn.get("Type", "").lower() not in WITHOUT_AREA
-            and len(ring := _ordered(drawn)) > 2
+            and len(ring := _asap_points(drawn)) > 2
         ]
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} has a coordinate that is no number; export the annotations again") from error
@@ -120,26 +127,26 @@ def read_asap(path: str | Path, content: bytes, names: Collection[str] | None) -
 
 class _TreeWithoutEntities(ElementTree.TreeBuilder):
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """A few lines of entities may stand for gigabytes, and ASAP writes none."""
+        """Refuse entities: a few lines may stand for gigabytes, and ASAP writes none."""
         raise ValueError("it has a DOCTYPE")
 
 
-def _ordered(drawn: ElementTree.Element) -> np.ndarray:
-    """(V, 2) of one annotation of ASAP; a rectangle may be given by two of its corners."""
+def _asap_points(drawn: ElementTree.Element) -> np.ndarray:
+    """Return (V, 2) of one annotation of ASAP; a rectangle may be given by two of its corners."""
     found = [(int(c.attrib["Order"]), float(c.attrib["X"]), float(c.attrib["Y"])) for c in drawn.iter("Coordinate")]
-    points = _plausible(np.array(sorted(found), dtype=np.float64).reshape(-1, 3)[:, 1:])
+    points = _require_plausible(np.array(sorted(found), dtype=np.float64).reshape(-1, 3)[:, 1:])
     if drawn.get("Type", "").lower() == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
         return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
     return points
 
 
-def _counts(called: tuple[str, ...], names: Collection[str] | None) -> bool:
+def _is_lesion(called: tuple[str, ...], names: Collection[str] | None) -> bool:
     return called[-1] not in NO_LESION if names is None else any(name in names for name in called)
 
 
 def _polygons(node: Any, called: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Class and rings of the polygons below a GeoJSON object; QuPath also writes a bare list of features."""
+    """Give class and rings of the polygons in a GeoJSON object; QuPath also writes a bare list of features."""
     if node is None:  # a feature may have no geometry
         return
     if isinstance(node, list):
@@ -165,7 +172,7 @@ def _polygons(node: Any, called: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
 
 
 def _was_drawn(feature: dict[str, Any]) -> bool:
-    """QuPath exports what it detected, the tiles it was given and the cores of an array in the same file."""
+    """Return whether a person drew it: QuPath exports detections, tiles and the cores of an array in the same file."""
     properties = feature.get("properties") or {}
     # each version names the kind elsewhere, and otherwise: tmaCore, tma_core, TMACoreObject
     places = (*(properties.get(key) for key in ("objectType", "object_type", "type")), feature.get("id"))
@@ -174,7 +181,7 @@ def _was_drawn(feature: dict[str, Any]) -> bool:
 
 
 def _class_names(feature: dict[str, Any]) -> tuple[str, ...]:
-    """In small letters, its own name and the full one, as QuPath's "tumor: positive"; "" = without a class."""
+    """Return its own name and the full one ("tumor: positive" in QuPath), in lower case; "" without a class."""
     given = (feature.get("properties") or {}).get("classification")
     full = ": ".join(_lineage(given))
     own = given.get("name") if isinstance(given, dict) else None
@@ -182,7 +189,7 @@ def _class_names(feature: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _lineage(given: Any) -> list[str]:
-    """The name of a class after those of the classes that it derives from."""
+    """Return the names of the classes that a class derives from, then its own."""
     if not isinstance(given, dict):
         return [str(given)] if given else []
     return given.get("names") or [*_lineage(given.get("parentClass")), *_lineage(given.get("name"))]
@@ -194,20 +201,20 @@ def _one_ring(rings: list[Any]) -> np.ndarray:
 
 
 def _closed(ring: Any) -> np.ndarray:
-    points = _plausible(np.asarray(ring, dtype=np.float64)[:, :2])
+    points = _require_plausible(np.asarray(ring, dtype=np.float64)[:, :2])
     if len(points) < 3:
         raise ValueError("a ring needs three points")
     return points if (points[0] == points[-1]).all() else np.concatenate([points, points[:1]])
 
 
-def _plausible(points: np.ndarray) -> np.ndarray:
+def _require_plausible(points: np.ndarray) -> np.ndarray:
     if not (np.abs(points) < FARTHEST).all():  # NaN neither
         raise ValueError("on no slide")
     return points
 
 
-def _windings(ring: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(height, width) int16: how often the ring winds about the centre of the pixel, odd = inside by the even-odd rule.
+def _winding_numbers(ring: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return (height, width) int16: how often the ring winds about each pixel's centre.
 
     Every edge adds 1 to all that lies right of it, -1 if it goes up, so a running sum along the rows counts them.
     """

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The patches of a slide and the regions they form as QuPath reads them: GeoJSON, gzipped."""
+"""The patches of a slide, and the regions they form, as gzipped GeoJSON for QuPath."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ from scripts.outputs.scores import normalisation
 from scripts.wsi.features.base import PIXELS
 from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of, with_warnings
 
-ATTENTION = "attention (times the average)"
-FLAGGED = {"name": "flagged", "color": [214, 39, 40]}
-OTHER = {"name": "not flagged", "color": [127, 127, 127]}
+TIMES_AVERAGE = "attention (times the average)"
+FLAGGED_TILE = {"name": "flagged", "color": [214, 39, 40]}
+OTHER_TILE = {"name": "not flagged", "color": [127, 127, 127]}
 REGION = {"name": "high attention", "color": [214, 39, 40]}
 MOST_REGIONS = 50  # each an annotation of its own: a list that a person can go through
 SAME_EDGE = 1.0  # level-0 pixels: tiles whose size is no whole number lie a rounding apart
-BLOCK = 5000  # features that are text at a time
-FAST = 1  # of gzip's nine levels: text this regular shrinks well at any
+TILES_PER_TEXT = 5000  # tiles that are text in memory at a time
 
 
 class SaveGeoJSONd(Transform):
-    """Writes `output_dir/<bag_id>/tiles.geojson.gz`, or `<slide_id>.geojson.gz` for each of several slides.
+    """Write `output_dir/<bag_id>/tiles.geojson.gz`, or `<slide_id>.geojson.gz` for each of several slides.
 
     Every patch is a tile with its measurements. Flagged patches with much attention are merged into regions, which are
     annotations, the largest first; beyond fifty the smallest are one annotation together. A slide called negative has
-    no region. A slide whose coordinates are micrometres, and whose pixels nobody knows, is left out with a warning.
+    no region. A slide with coordinates in micrometres and an unknown pixel size is skipped with a warning.
 
     Args:
         output_dir: folder of the results.
@@ -67,29 +66,31 @@ class SaveGeoJSONd(Transform):
 
 
 def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_above: float = 2.0) -> None:
-    """Whole or not at all, and the same bytes for the same result."""
-    ids = _Ids(f"{result.bag_id}/{slide.header.slide_id}")
-    about = _metadata(result, slide, regions_above)
+    """Write the file whole or not at all; the same result gives the same bytes."""
+    ids = _Identifiers(f"{result.bag_id}/{slide.header.slide_id}")
+    metadata = _metadata(result, slide, regions_above)
     with (
         whole_file(path) as beside,
         beside.open("wb") as raw,
-        gzip.GzipFile("", "wb", FAST, raw, mtime=0) as file,  # neither its name nor the hour, so a second run is alike
+        gzip.GzipFile("", "wb", 1, raw, mtime=0) as file,  # without name and time: the same bytes in each run
     ):
         file.write(b'{"type":"FeatureCollection","features":[')
-        between = b"\n"
-        for block in _blocks(ids, about, slide, regions_above):
-            file.write(between + block.encode())
-            between = b",\n"
+        separator = b"\n"
+        for block in _feature_texts(ids, metadata, slide, regions_above):
+            file.write(separator + block.encode())
+            separator = b",\n"
         file.write(b"\n]}\n")
 
 
 class Region(NamedTuple):
+    """An area of patches with much attention."""
+
     area: shapely.Geometry  # level-0 pixels
     tiles: np.ndarray  # numbers of the patches in it
 
 
 def regions(coords: np.ndarray, tile: float, above: np.ndarray) -> list[Region]:
-    """The areas that the chosen patches cover together, those of most patches first.
+    """Return the areas that the chosen patches cover together, those with the most patches first.
 
     Args:
         coords: (n, 2) top-left x, y.
@@ -114,7 +115,7 @@ def regions(coords: np.ndarray, tile: float, above: np.ndarray) -> list[Region]:
 
 
 def _rows_of_tiles(corners: np.ndarray, tile: float) -> np.ndarray:
-    """Rectangles that cover what the tiles do, tiles side by side in one: far fewer for GEOS to unite."""
+    """Return rectangles that cover the tiles, one for each run of neighbours: far fewer for GEOS to unite."""
     left, top = corners.T
     right, bottom = (_snapped(edge + tile, edge) for edge in (left, top))
     order = np.lexsort((left, bottom, top))
@@ -127,7 +128,7 @@ def _rows_of_tiles(corners: np.ndarray, tile: float) -> np.ndarray:
 
 
 def _snapped(edges: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Each edge on the nearest of the others, if that is its neighbour's."""
+    """Return the edges, each moved onto the nearest of the others that is within a rounding error."""
     known = np.unique(others)
     after = np.searchsorted(known, edges)
     candidates = known[np.stack([np.maximum(after - 1, 0), np.minimum(after, len(known) - 1)])]
@@ -135,35 +136,39 @@ def _snapped(edges: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.where(np.abs(nearest - edges) <= SAME_EDGE, nearest, edges)
 
 
-class _Ids:
-    """A UUID for each object of a slide, the same in each run: hashing a hundred thousand of them would take long."""
+class _Identifiers:
+    """UUIDs for the objects of a slide, the same in each run; hashing each of 100,000 would take long."""
 
     def __init__(self, name: str) -> None:
         digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()
-        self.start = f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-8{digest[15:18]}-"  # version 8: a maker's own
+        self.start = f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-8{digest[15:18]}-"  # version 8: our own scheme
 
     def of(self, number: int) -> str:
         return f"{self.start}{number:012x}"
 
 
-def _blocks(ids: _Ids, about: dict[str, str], slide: SlideResult, regions_above: float) -> Iterator[str]:
-    """The features as text, regions first."""
+def _feature_texts(
+    ids: _Identifiers, metadata: dict[str, str], slide: SlideResult, regions_above: float
+) -> Iterator[str]:
+    """Give the features as text, regions first."""
     if not (np.isfinite(slide.attention).all() and np.isfinite(slide.scores).all()):
         raise InputError(f"the network gives no numbers for {slide.header.slide_id}: check its weights")
     count = len(slide.scores)
     above = slide.flagged & (slide.times_average > regions_above)
     for number, region in enumerate(regions(slide.coords.astype(float), slide.header.tile, above)):
-        yield json.dumps(_region(ids.of(count + number), number, region, about, slide), ensure_ascii=False)
-    for start in range(0, count, BLOCK):
-        yield _tiles(ids, slide, range(start, min(start + BLOCK, count)))
+        yield json.dumps(_region_feature(ids.of(count + number), number, region, metadata, slide), ensure_ascii=False)
+    for start in range(0, count, TILES_PER_TEXT):
+        yield _tile_features(ids, slide, range(start, min(start + TILES_PER_TEXT, count)))
 
 
-def _region(identity: str, number: int, region: Region, about: dict[str, str], slide: SlideResult) -> dict[str, Any]:
+def _region_feature(
+    identity: str, number: int, region: Region, metadata: dict[str, str], slide: SlideResult
+) -> dict[str, Any]:
     attention = slide.times_average[region.tiles]
     measurements = {
         "tiles": len(region.tiles),
-        f"mean {ATTENTION}": float(attention.mean()),
-        f"highest {ATTENTION}": float(attention.max()),
+        f"mean {TIMES_AVERAGE}": float(attention.mean()),
+        f"highest {TIMES_AVERAGE}": float(attention.max()),
     }
     if slide.header.mpp is not None:
         measurements["area mm²"] = region.area.area * slide.header.mpp**2 / 1e6
@@ -176,15 +181,15 @@ def _region(identity: str, number: int, region: Region, about: dict[str, str], s
         "name": name,
         "classification": REGION,
         "measurements": {key: round(value, 6) for key, value in measurements.items()},
-        "metadata": about,
+        "metadata": metadata,
     }
     geometry = shapely.geometry.mapping(shifted)
     return {"type": "Feature", "id": identity, "geometry": geometry, "properties": properties}
 
 
-def _tiles(ids: _Ids, slide: SlideResult, block: range) -> str:
-    """One template for all: json.dumps would take three times as long."""
-    measured = {ATTENTION: slide.times_average, "score": slide.scores}
+def _tile_features(ids: _Identifiers, slide: SlideResult, block: range) -> str:
+    """Return a block of tiles as text, by one template: json.dumps would take three times as long."""
+    measured = {TIMES_AVERAGE: slide.times_average, "score": slide.scores}
     if slide.truth is not None:
         measured["annotated"] = slide.truth
     names = ",".join(f'"{name}":%.7g' for name in measured)
@@ -196,7 +201,7 @@ def _tiles(ids: _Ids, slide: SlideResult, block: range) -> str:
     part = slice(block.start, block.stop)
     near = slide.coords[part] - np.array(_origin(slide), dtype=float)
     (left, top), (right, bottom) = np.round(near, 2).T.tolist(), np.round(near + slide.header.tile, 2).T.tolist()
-    kinds = [json.dumps(kind) for kind in (OTHER, FLAGGED)]
+    kinds = [json.dumps(kind) for kind in (OTHER_TILE, FLAGGED_TILE)]
     classification = [kinds[flagged] for flagged in slide.flagged[part].tolist()]
     rows = zip(
         block, left, top, right, top, right, bottom, left, bottom, left, top, classification,
@@ -206,13 +211,13 @@ def _tiles(ids: _Ids, slide: SlideResult, block: range) -> str:
 
 
 def _origin(slide: SlideResult) -> tuple[int, int]:
-    """Of what QuPath shows; of most slides their own corner."""
+    """Return the level-0 pixel that QuPath takes for 0, 0: (0, 0) for most slides."""
     return slide.header.origin or (0, 0)
 
 
 def _metadata(result: BagResult, slide: SlideResult, regions_above: float) -> dict[str, str]:
-    """Texts that QuPath shows with a region."""
-    about = {
+    """Return the texts that QuPath shows with a region."""
+    metadata = {
         "normalisation": normalisation(result),
         "region": f"flagged tiles above {regions_above:g} × the average",
         "bag": result.bag_id,
@@ -221,5 +226,5 @@ def _metadata(result: BagResult, slide: SlideResult, regions_above: float) -> di
         "note": RESEARCH_USE,
     }
     if result.model is not None:
-        about["model"] = " ".join(filter(None, (result.model.name, result.model.version, result.model.sha256)))
-    return about
+        metadata["model"] = " ".join(filter(None, (result.model.name, result.model.version, result.model.sha256)))
+    return metadata

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture per slide that a person understands at a look: the slide, its attention, and the patches with the most."""
+"""map.png, a picture per slide: the slide, its attention map, and the patches with the most attention."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide, with_warnings
 from scripts.wsi.slides.folder import SlideFolder
 
-ATTENTION = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
+ATTENTION_SCALE = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
 COLOURS = "RdYlBu_r"  # pale at the average, red above it: on pink tissue and on glass alike
 ALPHA = 0.65
-CHOSEN = "#0047ab"
+CHOSEN_COLOUR = "#0047ab"
 DPI = 150  # a patch of the strip has about as many pixels as the network saw
 PATCH_PIXELS = 224  # of a patch in the strip
 NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
@@ -55,14 +55,14 @@ LEAST_SQUARE = 0.09
 
 
 class DrawSlided(Transform):
-    """Writes `output_dir/<bag_id>/map.png`, or `<slide_id>.png` for each of several slides.
+    """Write `output_dir/<bag_id>/map.png`, or `<slide_id>.png` for each of several slides.
 
     Args:
         output_dir: folder of the results.
-        slides: folder of the slides, for the strip of patches at full resolution; without it the thumbnail that the
-            features may hold is all there is.
+        slides: folder of the slides, for patches at full resolution; without it only a thumbnail stored with the
+            features is drawn.
         shown: at most so many patches in the strip, those with the most attention.
-        annotation_values: what counts of the truth, values of a mask or class names; None = all.
+        annotation_values: values of a mask or class names of polygons that are drawn as annotated; None = all.
     """
 
     def __init__(
@@ -82,7 +82,9 @@ class DrawSlided(Transform):
         slides = slides_of(result)
         stems = file_stems(slides) if len(slides) > 1 else ["map"]
         warnings: list[str] = []
-        for stem, slide, truth in zip(stems, slides, _each(data.get("annotation"), len(slides)), strict=True):
+        for stem, slide, truth in zip(
+            stems, slides, _annotation_of_each(data.get("annotation"), len(slides)), strict=True
+        ):
             view = view_slide(slide, self.slides)
             try:
                 figure = self._drawn(result, slide, view, truth)
@@ -103,6 +105,7 @@ class DrawSlided(Transform):
 
 
 def draw_slide(result: BagResult, slide: SlideResult, view: SlideView, shown: int = 8) -> Figure:
+    """Return the picture of one slide of a bag, with at most `shown` patches below it."""
     several = len(result.about["slides"]) > 1
     name = f"{result.bag_id}, slide {slide.header.slide_id}" if several else result.bag_id
     findings = f"{slide.flagged.sum()} of {len(slide.scores)} patches flagged"
@@ -112,14 +115,14 @@ def draw_slide(result: BagResult, slide: SlideResult, view: SlideView, shown: in
     sheet = _Sheet(view.window, len(headlines), len(patches))
     figure = sheet.figure
     for number, line in enumerate(headlines):
-        place = sheet.up(0.12 + LINE * (number + 0.5))
-        figure.text(0.5, place, line, ha="center", va="center", fontsize=11, parse_math=False)
+        height = sheet.up(0.12 + LINE * (number + 0.5))
+        figure.text(0.5, height, line, ha="center", va="center", fontsize=11, parse_math=False)
     plain, overlaid = (_panel(sheet, view, number) for number in range(2))
     _draw_slide(plain, view, chosen if patches else [], LEAST_SQUARE / sheet.scale)
     _draw_attention(overlaid, slide.times_average, view)
     overlaid.set_title(_attention_title(result, slide), fontsize=10)
     bar = sheet.axes("colour bar", *sheet.bar)
-    figure.colorbar(ScalarMappable(ATTENTION, COLOURS), cax=bar, alpha=ALPHA, extend="both")
+    figure.colorbar(ScalarMappable(ATTENTION_SCALE, COLOURS), cax=bar, alpha=ALPHA, extend="both")
     bar.set_ylabel(f"attention, times the\naverage of {'all slides' if several else 'the slide'}", fontsize=9)
     bar.set_yticks([0.1, 1, 10], labels=["0.1", "1", "10"])
     _draw_scale(sheet, view)
@@ -128,7 +131,7 @@ def draw_slide(result: BagResult, slide: SlideResult, view: SlideView, shown: in
 
 
 def most_attention(slide: SlideResult, view: SlideView, shown: int) -> list[int]:
-    """The patches with the most attention: flagged ones first, of these those that cover no part of another."""
+    """Return the patches with the most attention: flagged ones first, and of these first those that do not overlap."""
     left, apart = np.ones((2, len(slide.attention)), dtype=bool)
     chosen: list[int] = []
     while len(chosen) < shown and left.any():
@@ -143,7 +146,13 @@ def most_attention(slide: SlideResult, view: SlideView, shown: int) -> list[int]
 
 
 class _Sheet:
-    """Where everything lies, in inches from the upper left corner: nothing can overlap, whatever the slide's shape."""
+    """The layout in inches from the upper left corner; nothing overlaps, whatever the shape of the slide.
+
+    Args:
+        window: left, top, right, bottom of what is drawn of the slide.
+        headlines: lines above the panels.
+        patches: patches in the strip below.
+    """
 
     def __init__(self, window: tuple[float, float, float, float], headlines: int, patches: int) -> None:
         left, top, right, bottom = window
@@ -209,14 +218,14 @@ def _draw_slide(axes: Axes, view: SlideView, chosen: Sequence[int], least: float
         corners = side * (np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - 0.5)
         middles = view.coords[chosen] + view.tile / 2
         squares = list(middles[:, None] + corners)
-        axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors=CHOSEN, linewidths=1.2))
+        axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors=CHOSEN_COLOUR, linewidths=1.2))
         title.append("squares: the patches below")
     axes.set_title("; ".join(title), fontsize=10)
 
 
 def _draw_attention(axes: Axes, values: np.ndarray, view: SlideView) -> None:
     image, extent = lattice_image(values, view)
-    axes.imshow(image, extent=extent, cmap=COLOURS, norm=ATTENTION, alpha=ALPHA, interpolation="nearest")
+    axes.imshow(image, extent=extent, cmap=COLOURS, norm=ATTENTION_SCALE, alpha=ALPHA, interpolation="nearest")
     _draw_outlines(axes, view.outlines)
 
 
@@ -234,9 +243,9 @@ def _draw_outlines(axes: Axes, outlines: Sequence[np.ndarray]) -> None:
 
 
 def lattice_image(values: np.ndarray, view: SlideView) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """The window in cells of a quarter of a patch, or as small as the picture can show, and its extent.
+    """Return the values as an image of the window, and its extent; the mean where patches overlap, NaN without one.
 
-    Where patches overlap, their mean; where there is none, NaN.
+    A pixel is a quarter of a patch, or as small as the picture can show.
     """
     left, top, right, bottom = view.window
     cell = max(view.tile / 4, max(right - left, bottom - top) / MOST_CELLS)
@@ -249,16 +258,16 @@ def lattice_image(values: np.ndarray, view: SlideView) -> tuple[np.ndarray, tupl
     for dy, dx in np.ndindex(spans, spans):
         x, y = first[:, 0] + dx, first[:, 1] + dy
         covered = (x < behind[:, 0]) & (y < behind[:, 1]) & (x >= 0) & (y >= 0) & (x < width) & (y < height)
-        places = (y * width + x)[covered]
-        total += np.bincount(places, values[covered], minlength=len(total))
-        count += np.bincount(places, minlength=len(count))
+        cells = (y * width + x)[covered]
+        total += np.bincount(cells, values[covered], minlength=len(total))
+        count += np.bincount(cells, minlength=len(count))
     image = np.full(len(total), np.nan)
     np.divide(total, count, out=image, where=count > 0)
     return image.reshape(height, width), (left, left + width * cell, top + height * cell, top)
 
 
 def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
-    """A bar of round length below the slide, where it hides no tissue."""
+    """Draw a bar of round length below the slide, where it hides no tissue."""
     left, _, panel, _ = sheet.panels[-1] if sheet.panels[0][0] == sheet.panels[1][0] else sheet.panels[0]
     width = max(panel, COLUMN / 2)  # a narrow slide still has room for the text
     axes = sheet.axes("scale", left, sheet.under, width, SCALE)
@@ -275,7 +284,7 @@ def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
 
 
 def round_length(longest: float) -> float:
-    """The longest of …, 1, 2, 5, 10, 20, … that is no longer."""
+    """Return the largest of …, 1, 2, 5, 10, 20, … that is not above `longest`."""
     decade = 10.0 ** np.floor(np.log10(longest))
     return float(decade * max(step for step in (1, 2, 5) if step * decade <= longest * (1 + 1e-9)))
 
@@ -300,8 +309,8 @@ def _draw_patches(
         axes.set_xlabel(f"{slide.times_average[index]:.2f} × average\nx {x}, y {y}", fontsize=8)
 
 
-def _each(annotation: str | Sequence[str | None] | None, slides: int) -> Sequence[str | None]:
-    """Of each slide of the bag."""
+def _annotation_of_each(annotation: str | Sequence[str | None] | None, slides: int) -> Sequence[str | None]:
+    """Return the path of the annotation of each slide of a bag."""
     if annotation is None:
         return [None] * slides
     if isinstance(annotation, str):

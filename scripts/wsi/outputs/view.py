@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""One slide as it is drawn and exported: its patches in its own pixels, and where its picture is read from."""
+"""One slide as it is drawn and exported: its patches, and the pixels of the slide."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAST_TILE_PIXELS = 32  # a tile with fewer, cut from a thumbnail, shows nothing
 
 @dataclass(frozen=True)
 class SlideResult:
-    """One slide of a bag's result, n patches."""
+    """One slide of a bag's result, with n patches."""
 
     header: FeatureHeader
     source: str  # path of its features
@@ -39,17 +39,17 @@ class SlideResult:
 
 
 def slides_of(result: BagResult) -> list[SlideResult]:
-    """Slide by slide, of a bag of patches."""
-    places = result.instances
-    assert isinstance(places, PatchCoordinates)
+    """Divide the result of a bag of patches by slide."""
+    patches = result.instances
+    assert isinstance(patches, PatchCoordinates)
     slides = []
-    for number, said in enumerate(result.about["slides"]):
-        own = places.slide == number
+    for number, metadata in enumerate(result.about["slides"]):
+        own = patches.slide == number
         slides.append(
             SlideResult(
-                header=FeatureHeader.from_json({key: value for key, value in said.items() if key != "source"}),
-                source=said["source"],
-                coords=places.coords[own],
+                header=FeatureHeader.from_json({key: value for key, value in metadata.items() if key != "source"}),
+                source=metadata["source"],
+                coords=patches.coords[own],
                 scores=result.scores[own],
                 attention=result.attention[own],
                 times_average=result.times_average[own],
@@ -61,40 +61,47 @@ def slides_of(result: BagResult) -> list[SlideResult]:
 
 
 class Thumbnail(NamedTuple):
+    """A small picture of a whole slide."""
+
     pixels: np.ndarray  # (h, w, 3) uint8
     downsample: float  # level-0 pixels of one of its pixels
 
 
 @dataclass(frozen=True)
 class SlideView:
-    """The patches of one slide in one unit, and the slide's own file where there is one."""
+    """The patches of one slide in one unit, and the file of the slide if it was found."""
 
     coords: np.ndarray  # (n, 2) top-left x, y
     tile: float
-    unit: str  # of coords and tile: level-0 pixels, or micrometres where nobody knows how large a pixel is
+    unit: str  # of coords and tile: level-0 pixels, or micrometres where the size of a pixel is unknown
     mpp: MicronsPerPixel | None  # of level 0
     size: tuple[int, int] | None  # width, height in level-0 pixels
     origin: tuple[int, int]  # level-0 pixels: where a viewer puts its 0, 0
     features: Path  # may hold a thumbnail
     path: Path | None = None  # of the slide
-    scanned: tuple[int, int, int, int] | None = None  # left, top, right, bottom; some slides are mostly empty canvas
-    outlines: Sequence[np.ndarray] = ()  # (V, 2) polygons of the known truth, in level-0 pixels
+    scanned: tuple[int, int, int, int] | None = (
+        None  # left, top, right, bottom; the rest of a slide may be empty canvas
+    )
+    outlines: Sequence[np.ndarray] = ()  # (V, 2) polygons of the annotation, in level-0 pixels
     warnings: tuple[str, ...] = ()
+
+    def without_slide(self, warning: str) -> SlideView:
+        """Return the view without the file of the slide, and with a warning that says why."""
+        return replace(self, path=None, scanned=None, warnings=(*self.warnings, warning))
 
     @property
     def in_pixels(self) -> bool:
+        """Whether coords and tile are in level-0 pixels."""
         return self.unit == PIXELS
-
-    def without_slide(self, why: str) -> SlideView:
-        return replace(self, path=None, scanned=None, warnings=(*self.warnings, why))
 
     @property
     def microns_per_unit(self) -> float | None:
+        """Micrometres of one unit of coords, None if unknown."""
         return self.mpp if self.in_pixels else 1.0
 
     @property
     def window(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom of what is drawn: the picture of the slide, or without one where it has patches."""
+        """Left, top, right, bottom of what is drawn: all of the slide, or without its picture where it has patches."""
         if self.scanned is not None:
             left, top, right, bottom = self.scanned
             return float(left), float(top), float(right), float(bottom)
@@ -102,24 +109,26 @@ class SlideView:
             return 0.0, 0.0, float(self.size[0]), float(self.size[1])
         if len(self.coords) == 0 and not self.outlines:
             return 0.0, 0.0, self.tile, self.tile
-        known = np.concatenate([self.coords, self.coords + self.tile, *self.outlines])  # truth without patches, too
+        known = np.concatenate(
+            [self.coords, self.coords + self.tile, *self.outlines]
+        )  # an annotation may have no patches
         (left, top), (right, bottom) = known.min(0) - self.tile, known.max(0) + self.tile
         return float(left), float(top), float(right), float(bottom)
 
     @cached_property
     def thumbnail(self) -> Thumbnail | None:
-        """That of the features, else of the slide."""
+        """The one stored with the features, else one made of the slide."""
         if not self.in_pixels:
             return None
         stored = _stored_thumbnail(self.features)
         return _read_thumbnail(self.path) if stored is None and self.path is not None else stored
 
     def tiles(self, chosen: Sequence[int], pixels: int) -> list[np.ndarray]:
-        """(pixels, pixels, 3) uint8 of each chosen patch; none where nothing shows them well enough."""
+        """Return (pixels, pixels, 3) uint8 of each chosen patch; none if no picture shows them well enough."""
         if not self.in_pixels:
             return []
         if self.path is not None:
-            return _read_tiles(self.path, self.coords[chosen], self.tile, pixels)
+            return _read_patches(self.path, self.coords[chosen], self.tile, pixels)
         if self.thumbnail is None or self.tile / self.thumbnail.downsample < LEAST_TILE_PIXELS:
             return []
         first = np.rint(self.coords[chosen] / self.thumbnail.downsample).astype(int)
@@ -128,7 +137,7 @@ class SlideView:
 
 
 def view_slide(slide: SlideResult, slides: SlideFolder) -> SlideView:
-    """As its header says it lies, with its own file where that is found."""
+    """Return the view of a slide, with its file if that is in the folder; a warning says why it cannot be used."""
     header = slide.header
     view = SlideView(
         coords=np.asarray(slide.coords, dtype=float),
@@ -151,7 +160,7 @@ def view_slide(slide: SlideResult, slides: SlideFolder) -> SlideView:
 
 
 def file_stems(slides: Sequence[SlideResult]) -> list[str]:
-    """A file name for each slide of a bag, from its id, and no two alike."""
+    """Return a file name without suffix for each slide of a bag, made from its id; no two are the same."""
     stems: list[str] = []
     for slide in slides:
         stem = slide.header.slide_id.translate(str.maketrans("/\\\0", "___")).lstrip(".") or "slide"
@@ -162,23 +171,23 @@ def file_stems(slides: Sequence[SlideResult]) -> list[str]:
 
 
 def with_warnings(data: Mapping[Hashable, Any], warnings: Sequence[str]) -> dict[Hashable, Any]:
-    """The data whose `result` also says these, each once."""
+    """Return the data with these warnings added to its `result`, each once."""
     result: BagResult = data["result"]
-    said = result.about.get("warnings", [])
-    new = [warning for warning in dict.fromkeys(warnings) if warning not in said]
-    if not new:
+    known = result.about.get("warnings", [])
+    if set(warnings) <= set(known):
         return dict(data)
-    return {**data, "result": replace(result, about={**result.about, "warnings": [*said, *new]})}
+    about = {**result.about, "warnings": list(dict.fromkeys([*known, *warnings]))}
+    return {**data, "result": replace(result, about=about)}
 
 
 def _stored_thumbnail(features: Path) -> Thumbnail | None:
-    """What our own form may hold."""
+    """Read the thumbnail that a feature file of our own format may hold."""
     try:
         with h5py.File(features) as file:
             if "thumbnail" not in file:
                 return None
             return Thumbnail(file["thumbnail"][()], float(file.attrs["thumbnail_downsample"]))
-    except (OSError, KeyError):  # another form, or moved since
+    except (OSError, KeyError):  # another format, or moved since
         return None
 
 
@@ -188,7 +197,7 @@ def _read_thumbnail(path: Path) -> Thumbnail:
         return Thumbnail(read_overview(slide, downsample), downsample)
 
 
-def _read_tiles(path: Path, corners: np.ndarray, tile: float, pixels: int) -> list[np.ndarray]:
+def _read_patches(path: Path, corners: np.ndarray, tile: float, pixels: int) -> list[np.ndarray]:
     with open_slide(path) as slide:
         level = best_level(slide.level_downsamples, Level0Pixels(tile / pixels))
         side = max(round(tile / slide.level_downsamples[level]), 1)

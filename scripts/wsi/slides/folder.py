@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The slides that features were made of: found by their names, they say what feature files leave out."""
+"""The slides that features were made of: found by name, they complete the metadata of feature files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scripts.wsi.slides.slide import SLIDE_SUFFIXES, damaged, open_slide, read_m
 
 @dataclass(frozen=True)
 class SlideFacts:
-    """What a slide says of itself."""
+    """The metadata of a slide."""
 
     path: Path
     size: tuple[int, int]  # width, height in level-0 pixels
@@ -31,7 +31,7 @@ class SlideFacts:
     scanned: tuple[int, int]  # width and height of its bounds; some slides are mostly empty canvas
 
     def require_same(self, header: FeatureHeader, coords: np.ndarray) -> None:
-        """The features may be of another slide that has the same name. coords: (N, 2) in level-0 pixels."""
+        """Refuse features of another slide with the same name; coords: (N, 2) in level-0 pixels."""
         centres = coords + header.tile / 2
         if header.slide_size not in (None, self.size) or (len(centres) and (centres > self.size).any()):
             width, height = self.size
@@ -42,7 +42,7 @@ class SlideFacts:
 
 
 class Completed(NamedTuple):
-    """What is known of the patches of a slide, when the slide itself was asked."""
+    """The header and coordinates of features, completed with the metadata of their slide."""
 
     header: FeatureHeader
     coords: np.ndarray  # (N, 2) in the header's unit
@@ -50,7 +50,11 @@ class Completed(NamedTuple):
 
 
 class SlideFolder:
-    """Finds a slide by its name in a folder, or below it; without a folder there is none."""
+    """Finds slides by name in a folder or below it.
+
+    Args:
+        folder: of the slides; None = no slide is ever found.
+    """
 
     def __init__(self, folder: str | None) -> None:
         if folder is not None and not Path(folder).is_dir():
@@ -58,7 +62,7 @@ class SlideFolder:
         self.folder = folder
 
     def find(self, slide_id: str, features: str | Path) -> SlideFacts | None:
-        """By its id, else by the name of its features."""
+        """Return the slide of an id, else that of the name of the features; None without a folder."""
         if self.folder is None:
             return None
         path = self._paths.get(slide_id) or self._paths.get(Path(features).stem)
@@ -69,7 +73,10 @@ class SlideFolder:
     def completed(
         self, header: FeatureHeader, coords: np.ndarray, features: str | Path, slide_mpp: float | None = None
     ) -> Completed:
-        """With what features do not say of their slide: it says so itself, else the user. Micrometres become pixels."""
+        """Add the metadata that features lack, from the slide, else from the user; micrometres become pixels.
+
+        A slide that cannot be used becomes a warning.
+        """
         if None not in (header.slide_size, header.mpp, header.origin):
             return Completed(header, coords)
         try:
@@ -79,20 +86,19 @@ class SlideFolder:
 
     @cached_property
     def _paths(self) -> dict[str, Path]:
-        """Of every slide, by its name without the suffix; that of the upper folder, where two have one name.
-
-        TRIDENT calls the features of x.ome.tif x.
-        """
+        """The path of every slide by its name without suffix; of two with one name, that of the upper folder."""
         found: dict[str, Path] = {}
         for folder, folders, names in os.walk(self.folder or "."):
             folders.sort()
             for path in (Path(folder, name) for name in sorted(names)):
                 if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith("."):
                     found.setdefault(path.stem, path)
+        # TRIDENT calls the features of x.ome.tif x
         return {name.removesuffix(".ome"): path for name, path in found.items()} | found
 
 
 def read_facts(path: Path) -> SlideFacts:
+    """Read the metadata of a slide."""
     with open_slide(path) as slide:
         try:
             stated = read_mpp(slide, path, MicronsPerPixel(np.nan))
@@ -104,7 +110,7 @@ def read_facts(path: Path) -> SlideFacts:
 
 
 def scanned_sides(properties: Mapping[str, str], origin: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of what was scanned; where a slide names none, all that lies below and right of its origin."""
+    """Return width and height of what was scanned; all that lies below and right of `origin` if it states none."""
     names = (openslide.PROPERTY_NAME_BOUNDS_WIDTH, openslide.PROPERTY_NAME_BOUNDS_HEIGHT)
     stated = (properties.get(name, "") for name in names)
     width, height = (

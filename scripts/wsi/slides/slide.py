@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Slides as OpenSlide reads them: which there are, their scale, and squares of them at a wanted resolution."""
+"""Slides by OpenSlide: found below a folder, opened, their scale, and tiles at a wanted resolution."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class TilePlan:
 
 
 def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The slides below a folder, or those of a list, in order of their names.
+    """Return the slides below a folder, or those of a list, in order of their names.
 
-    Names must differ: each names a feature file. Of a list any file is taken, as one of a DICOM slide.
+    Names must differ, as each names a feature file. In a list any file is allowed, such as one of a DICOM slide.
     """
     if isinstance(slides, (str, Path)):
         paths = _slides_below(Path(slides))
@@ -73,22 +73,23 @@ def _slides_below(folder: Path) -> list[Path]:
 
 
 def open_slide(path: Path) -> openslide.OpenSlide:
+    """Open a slide whose header is plausible, or raise InputError."""
     name = path.name
     try:
         slide = openslide.OpenSlide(path)
-        doubt = _doubt(slide)
+        problem = _header_problem(slide)
     except openslide.OpenSlideError as error:
         raise InputError(
-            f"{name} is not a slide that OpenSlide reads ({_line(error, path)}); remove or convert it"
+            f"{name} is not a slide that OpenSlide reads ({_without_folder(error, path)}); remove or convert it"
         ) from error
-    if doubt:
+    if problem:
         slide.close()
-        raise InputError(f"{name} says that {doubt}: it is damaged; copy it again or remove it")
+        raise InputError(f"{name} says that {problem}: it is damaged; copy it again or remove it")
     return slide
 
 
-def _doubt(slide: openslide.OpenSlide) -> str:
-    """What in a header cannot be true: OpenSlide ends the process when it runs out of memory, or reads for hours."""
+def _header_problem(slide: openslide.OpenSlide) -> str:
+    """Return what in a header cannot be true; OpenSlide would end the process for want of memory, or read for hours."""
     width, height = slide.dimensions
     if width * height > MOST_PIXELS:
         return f"it has {width} × {height} pixels"
@@ -102,20 +103,20 @@ def _doubt(slide: openslide.OpenSlide) -> str:
 
 
 def damaged(path: Path, error: openslide.OpenSlideError) -> InputError:
-    """What to say when a slide that could be opened cannot be read."""
-    return InputError(f"{path.name} is damaged ({_line(error, path)}); copy or scan it again, or remove it")
+    """Return the error for a slide that could be opened and cannot be read."""
+    return InputError(f"{path.name} is damaged ({_without_folder(error, path)}); copy or scan it again, or remove it")
 
 
-def _line(error: openslide.OpenSlideError, path: Path) -> str:
-    """Without the folder, which may be named after a patient."""
+def _without_folder(error: openslide.OpenSlideError, path: Path) -> str:
+    """Return the message on one line, without the folder, which may be named after a patient."""
     return " ".join(str(error).replace(str(path), path.name).split())
 
 
 def read_mpp(slide: openslide.OpenSlide, path: str | Path, otherwise: MicronsPerPixel | None) -> MicronsPerPixel:
-    """What the slide states if it can be true, else what the user says."""
+    """Return what the slide states if that is plausible, else the value `otherwise` of the user."""
     name = Path(path).name
     stated = str(slide.properties.get(openslide.PROPERTY_NAME_MPP_X, ""))
-    x, y = _number(stated), _number(slide.properties.get(openslide.PROPERTY_NAME_MPP_Y, ""))
+    x, y = _float_or_nan(stated), _float_or_nan(slide.properties.get(openslide.PROPERTY_NAME_MPP_Y, ""))
     low, high = PLAUSIBLE_MPP
     if low <= x <= high:
         if abs(y / x - 1) > SAME_SCALE:
@@ -130,15 +131,15 @@ def read_mpp(slide: openslide.OpenSlide, path: str | Path, otherwise: MicronsPer
 
 
 def read_origin(slide: openslide.OpenSlide) -> tuple[int, int]:
-    """The corner of what was scanned, which other programs take for 0, 0; where a slide names none, its own corner."""
+    """Return the corner of the scanned bounds, which other programs take for 0, 0; (0, 0) where a slide states none."""
     x, y = (
-        _number(slide.properties.get(name, ""))
+        _float_or_nan(slide.properties.get(name, ""))
         for name in (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)
     )
     return (int(x), int(y)) if math.isfinite(x) and math.isfinite(y) else (0, 0)
 
 
-def _number(text: str) -> float:
+def _float_or_nan(text: str) -> float:
     try:
         return float(text)
     except ValueError:
@@ -146,7 +147,7 @@ def _number(text: str) -> float:
 
 
 def best_level(downsamples: Sequence[float], wanted: float) -> int:
-    """The smallest image that still has the detail: the largest downsample not above the wanted one."""
+    """Return the level with the largest downsample not above the wanted one: the smallest that has the detail."""
     fine_enough = [level for level, downsample in enumerate(downsamples) if downsample <= wanted * (1 + SAME_SCALE)]
     return max(fine_enough, key=lambda level: downsamples[level], default=0)
 
@@ -159,6 +160,7 @@ def plan_tiles(
     mpp: MicronsPerPixel,
     slide_mpp: MicronsPerPixel,
 ) -> TilePlan:
+    """Plan how to read tiles of `tile_size` pixels at `mpp` of a slide with `slide_mpp` at level 0."""
     downsample = mpp / slide_mpp
     if downsample * MOST_ENLARGEMENT < 1:
         raise InputError(
@@ -178,7 +180,7 @@ def plan_tiles(
 def read_square(
     slide: openslide.OpenSlide, corner: tuple[int, int], level: int, side: float, pixels: int
 ) -> np.ndarray:
-    """(pixels, pixels, 3) uint8 of a square whose corner is in level-0 pixels and whose side is in the level's."""
+    """Return (pixels, pixels, 3) uint8 of a square; `corner` is in level-0 pixels, `side` in those of the level."""
     whole = math.ceil(side)
     region = slide.read_region(corner, level, (whole, whole))
     if region.getchannel("A").getextrema() != (255, 255):  # what was never scanned is transparent, else it were black
@@ -191,7 +193,7 @@ def read_square(
 
 
 def read_overview(slide: openslide.OpenSlide, downsample: float) -> np.ndarray:
-    """(h, w, 3) uint8 of the whole slide, one pixel for ``downsample`` level-0 pixels."""
+    """Return (h, w, 3) uint8 of the whole slide, one pixel for `downsample` level-0 pixels."""
     width, height = (math.ceil(side / downsample) for side in slide.dimensions)
     level = best_level(slide.level_downsamples, downsample)
     scale = downsample / slide.level_downsamples[level]

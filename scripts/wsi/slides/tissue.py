@@ -25,14 +25,15 @@ TissueMask = Callable[[np.ndarray], NdarrayOrTensor]  # RGB image [3, h, w] uint
 
 
 class ChromaMask(Transform):
-    """Tissue is where there is colour: RGB image [3, h, w] → mask [1, h, w] of 0 and 1.
+    """Find tissue by its colour: RGB image [3, h, w] → mask [1, h, w] of 0 and 1.
 
     Stains have colour; glass, shadow, dust and black borders are grey. MONAI's ForegroundMask takes the same place in
     the config: a threshold on brightness takes shadows and the black around a scan for tissue, Otsu's finds tissue on
     empty glass, and for that and for HSV it needs scikit-image.
 
     Args:
-        least_chroma: of tissue, the largest less the smallest of red, green and blue, of 255.
+        least_chroma: difference of the largest and the smallest of red, green and blue (0 to 255) above which a
+            pixel is tissue.
     """
 
     backend = [TransformBackends.NUMPY]  # noqa: RUF012 as MONAI declares it
@@ -48,7 +49,7 @@ class ChromaMask(Transform):
 
 
 def tissue_mask(image: np.ndarray, tissue: TissueMask) -> np.ndarray:
-    """(h, w) bool of an (h, w, 3) uint8 image."""
+    """Return (h, w) bool for an (h, w, 3) uint8 image."""
     mask = np.asarray(tissue(np.ascontiguousarray(image.transpose(2, 0, 1))))
     if mask.shape != (1, *image.shape[:2]):
         raise InputError(
@@ -60,7 +61,7 @@ def tissue_mask(image: np.ndarray, tissue: TissueMask) -> np.ndarray:
 
 
 def tissue_tiles(slide: openslide.OpenSlide, plan: TilePlan, tissue: TissueMask, threshold: float) -> Level0Coords:
-    """The tiles, row by row, that lie wholly in the slide and are tissue for at least the threshold."""
+    """Return the tiles, row by row, that lie wholly in the slide and are tissue for at least the threshold."""
     width, height = slide.dimensions
     if min(width, height) < plan.tile:
         return Level0Coords(np.zeros((0, 2), np.int64))
@@ -74,19 +75,19 @@ def tissue_tiles(slide: openslide.OpenSlide, plan: TilePlan, tissue: TissueMask,
 
 
 def _starts(length: int, plan: TilePlan) -> np.ndarray:
-    """Where the tiles of one row or column begin, in level-0 pixels."""
+    """Return where the tiles of one row or column begin, in level-0 pixels."""
     rounding = 1e-6  # a tile that fits to the pixel must not be lost to floating point
     return np.arange(int((length - plan.tile) / plan.pitch + rounding) + 1) * plan.pitch
 
 
-def described(tissue: TissueMask) -> dict[str, Any]:
-    """The name of a mask and its settings, in plain values: two that are alike find the same tissue."""
-    return {"name": type(tissue).__name__, **{name: _plain(value) for name, value in vars(tissue).items()}}
+def mask_settings(tissue: TissueMask) -> dict[str, Any]:
+    """Return the name of a mask and its settings in plain values: two masks with the same find the same tissue."""
+    return {"name": type(tissue).__name__, **{name: _plain_setting(value) for name, value in vars(tissue).items()}}
 
 
-def _plain(value: Any) -> Any:
+def _plain_setting(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _plain_setting(inner) for key, inner in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return getattr(value, "__name__", type(value).__name__)

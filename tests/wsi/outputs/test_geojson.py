@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter, label
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes, Model
-from scripts.wsi.outputs.geojson import ATTENTION, MOST_REGIONS, SaveGeoJSONd, regions
+from scripts.wsi.outputs.geojson import MOST_REGIONS, TIMES_AVERAGE, SaveGeoJSONd, regions
 from tests.wsi.outputs.slide_results import TILE, bag, grid, header
 
 RNG = np.random.default_rng(0)
@@ -98,7 +98,7 @@ def test_every_tile_is_the_square_of_its_patch_with_its_numbers(written: dict[st
     corners = np.array([[0, 0], [TILE, 0], [TILE, TILE], [0, TILE], [0, 0]])
     np.testing.assert_array_equal(rings, result.instances.coords[:, None] + corners)  # type: ignore[attr-defined]
     measured = [tile["properties"]["measurements"] for tile in tiles]
-    np.testing.assert_allclose([each[ATTENTION] for each in measured], result.times_average, rtol=1e-6)
+    np.testing.assert_allclose([each[TIMES_AVERAGE] for each in measured], result.times_average, rtol=1e-6)
     np.testing.assert_allclose([each["score"] for each in measured], result.scores, rtol=1e-6)
     named = [tile["properties"]["classification"]["name"] for tile in tiles]
     assert named == ["flagged" if flagged else "not flagged" for flagged in result.flagged]
@@ -136,8 +136,8 @@ def test_tiles_side_by_side_are_one_region_and_its_numbers_are_theirs(tmp_path: 
     assert first["properties"]["measurements"] == pytest.approx(
         {
             "tiles": 3,
-            f"mean {ATTENTION}": high,
-            f"highest {ATTENTION}": high,
+            f"mean {TIMES_AVERAGE}": high,
+            f"highest {TIMES_AVERAGE}": high,
             "area mm²": 3 * area,
             "annotated tiles": 2,
         },
@@ -205,7 +205,7 @@ def test_pieces_of_tissue_with_lattices_of_their_own_are_united_too() -> None:
 def test_a_slide_called_negative_has_tiles_and_no_region(tmp_path: Path) -> None:
     written = saved(tmp_path, marked(["#..."], probability=0.2))
     assert [tile["properties"]["classification"]["name"] for tile in written["features"]] == ["not flagged"] * 4
-    assert written["features"][0]["properties"]["measurements"][ATTENTION] > 3
+    assert written["features"][0]["properties"]["measurements"][TIMES_AVERAGE] > 3
 
 
 def test_the_threshold_of_a_region_is_the_users(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_each_slide_of_a_bag_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert of_type(second, "annotation")[0]["properties"]["metadata"]["normalisation"].endswith(
         "1 = the average of all 3 slides of the bag"
     )
-    measured = [tile["properties"]["measurements"][ATTENTION] for tile in of_type(second, "tile")]
+    measured = [tile["properties"]["measurements"][TIMES_AVERAGE] for tile in of_type(second, "tile")]
     np.testing.assert_allclose(measured, result.times_average[3:], rtol=1e-6)
 
 

@@ -17,7 +17,7 @@ from monai.transforms import ForegroundMask
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels
 from scripts.wsi.slides.slide import TilePlan, open_slide
-from scripts.wsi.slides.tissue import ChromaMask, described, tissue_mask, tissue_tiles
+from scripts.wsi.slides.tissue import ChromaMask, mask_settings, tissue_mask, tissue_tiles
 from tests.shared_data import ROOT
 from tests.wsi.slide_files import GLASS, TISSUE, extract, glass, grid, tissue, write_slide
 
@@ -98,8 +98,8 @@ def test_masks_are_told_apart_by_name_and_settings() -> None:
     def by_half(image: np.ndarray) -> float:
         return float(image.max()) / 2
 
-    assert described(ChromaMask(20)) == {"name": "ChromaMask", "least_chroma": 20}
-    assert described(ForegroundMask({"R": 200, "G": by_half})) == {
+    assert mask_settings(ChromaMask(20)) == {"name": "ChromaMask", "least_chroma": 20}
+    assert mask_settings(ForegroundMask({"R": 200, "G": by_half})) == {
         "name": "ForegroundMask",
         "thresholds": {"R": 200.0, "G": "by_half"},
         "invert": False,
