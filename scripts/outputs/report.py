@@ -239,7 +239,7 @@ def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Any]) -> d
 
 def _closing_line(outcomes: Outcomes, results: Sequence[BagResult], metrics: Mapping[str, Any], where: Path) -> str:
     names = ("read", "skipped (already there)", "failed", "empty (nothing to read)")
-    sizes = map(len, (outcomes.read, outcomes.finished, outcomes.failures, outcomes.empty))
+    sizes = [len(outcomes.read), len(outcomes.finished), len(outcomes.failures), len(outcomes.empty)]
     counts = [f"{size} {name}" for name, size in zip(names, sizes, strict=True) if size or name == "read"]
     warned = sum(bool(r.about.get("warnings")) for r in results)
     warning = [f"{warned} with warnings, see summary.csv"] if warned else []

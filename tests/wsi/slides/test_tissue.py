@@ -107,7 +107,7 @@ def test_masks_are_told_apart_by_name_and_settings() -> None:
 
 
 def test_the_mask_of_the_how_to_is_one() -> None:
-    text = (ROOT / "docs" / "how_to.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how_to" / "extract_features.md").read_text(encoding="utf-8")
     (block,) = (found for found in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if '"tissue"' in found)
     mask = ConfigParser(json.loads(block)).get_parsed_content("tissue")
     image = np.full((2, 3, 3), 240, np.uint8)  # glass
