@@ -300,14 +300,6 @@ def test_a_truth_that_was_drawn_anew_is_judged_anew(tmp_path: Path, key: str) ->
     assert before != input_of(bag)
 
 
-def test_one_scan_alone_that_fails_says_why_and_no_more(tmp_path: Path) -> None:
-    engine = Engine(lambda engine, batch: [batch])
-    CohortReport(str(tmp_path)).attach(engine)
-    with pytest.raises(InputError, match=r"^e is empty: copy it again$"):
-        engine.run([{"bag_id": "e", "failed": "e is empty: copy it again"}])
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.csv"]
-
-
 def test_a_recipe_changes_with_each_part_and_with_the_network_but_for_its_weights() -> None:
     def network(slots: int | None = None, placement: str = "early") -> MILNetwork:
         pool = SmoothAttentionPool(4, 3, placement=placement)

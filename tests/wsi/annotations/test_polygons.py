@@ -165,34 +165,26 @@ DERIVED = [
     {"names": ["Tumor", "Positive"]},
     {"name": "Positive", "names": ["Tumor", "Positive"]},
     {"name": "Positive", "parentClass": {"name": "Tumor", "parentClass": None}},
+    "Tumor: Positive",
 ]
 
 
-@pytest.mark.parametrize("classification", [*DERIVED, "Tumor: Positive"])
-def test_a_class_is_asked_for_by_the_name_that_qupath_shows(tmp_path: Path, classification: Any) -> None:
-    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
-    assert annotated(tmp_path, drawn, ["tumor: positive"]) == [[1, 2]]
-    assert annotated(tmp_path, drawn, ["Stroma: Positive", "Tumor"]) == []
-
-
 @pytest.mark.parametrize(
-    "classification", [{"names": ["Tumor", "Negative"]}, {"name": "Negative", "parentClass": {"name": "Tumor"}}]
+    ("classification", "asked", "counts"),
+    [
+        *((each, ["tumor: positive"], True) for each in DERIVED),
+        *((each, ["Stroma: Positive", "Tumor"], False) for each in DERIVED),
+        *((each, ["Positive"], True) for each in DERIVED[2:4]),  # by its own name
+        ({"name": "c", "parentClass": {"name": "B", "parentClass": {"name": "A"}}}, ["a: b: c"], True),
+        ({"names": ["Tumor", "Negative"]}, None, True),  # negative for a stain
+        ({"name": "Negative", "parentClass": {"name": "Tumor"}}, None, True),
+    ],
 )
-def test_a_tumour_that_is_negative_for_a_stain_is_a_lesion(tmp_path: Path, classification: Any) -> None:
+def test_a_class_is_known_by_its_own_name_and_by_the_full_one(
+    tmp_path: Path, classification: Any, asked: list[str] | None, counts: bool
+) -> None:
     drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
-    assert annotated(tmp_path, drawn) == [[1, 2]]
-
-
-@pytest.mark.parametrize("classification", DERIVED[2:])
-def test_a_class_is_asked_for_by_its_own_name_too(tmp_path: Path, classification: Any) -> None:
-    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
-    assert annotated(tmp_path, drawn, ["Positive"]) == [[1, 2]]
-
-
-def test_a_class_may_derive_from_one_that_derives_from_another(tmp_path: Path) -> None:
-    classification = {"name": "c", "parentClass": {"name": "B", "parentClass": {"name": "A"}}}
-    drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
-    assert annotated(tmp_path, drawn, ["a: b: c"]) == [[1, 2]]
+    assert annotated(tmp_path, drawn, asked) == ([[1, 2]] if counts else [])
 
 
 def test_the_classes_that_count_can_be_named(tmp_path: Path) -> None:
@@ -279,27 +271,22 @@ def test_what_is_in_no_group_is_left_out_where_others_are_in_one(tmp_path: Path,
     assert annotated(tmp_path, content, values) == [[0, 0], [1, 0]]  # nothing is cut out of it, either
 
 
-def test_what_is_in_no_group_counts_where_it_is_asked_for(tmp_path: Path) -> None:
-    tumour, other = drawn_in_asap(tiles(0, 0, 1, 1), "Tumor"), drawn_in_asap(tiles(1, 0, 2, 1))
-    assert annotated(tmp_path, asap(tumour, other, groups=["Tumor"]), ["Tumor", "None"]) == [[0, 0], [1, 0]]
-
-
-@pytest.mark.parametrize("groups", [[], ["Tumor"], ["None"], ["Tumor", "Normal"]])
-def test_what_is_in_no_group_counts_where_all_is(tmp_path: Path, groups: list[str]) -> None:
-    several = drawn_in_asap(tiles(0, 0, 1, 1)), drawn_in_asap(tiles(2, 0, 3, 1))
-    assert annotated(tmp_path, asap(*several, groups=groups)) == [[0, 0], [2, 0]]
-
-
-def test_what_is_in_no_group_counts_where_the_groups_are_of_what_is_no_lesion(tmp_path: Path) -> None:
-    content = asap(
-        drawn_in_asap(tiles(0, 0, 3, 1)), drawn_in_asap(tiles(1, 0, 2, 1), "Exclusion"), groups=["Exclusion"]
-    )
-    assert annotated(tmp_path, content) == [[0, 0], [2, 0]]
-
-
-def test_what_is_in_no_group_counts_where_no_group_is_declared(tmp_path: Path) -> None:
-    several = drawn_in_asap(tiles(0, 0, 1, 1), "Tumor"), drawn_in_asap(tiles(2, 0, 3, 1))
-    assert annotated(tmp_path, asap(*several, groups=[])) == [[0, 0], [2, 0]]
+@pytest.mark.parametrize(
+    ("first", "groups", "asked"),
+    [
+        ("Tumor", ["Tumor"], ["Tumor", "None"]),  # it is asked for
+        ("Tumor", [], None),  # no group is declared
+        *(("None", groups, None) for groups in ([], ["Tumor"], ["None"], ["Tumor", "Normal"])),  # all is in none
+        ("None", ["Exclusion"], None),  # the groups are of what is no lesion
+    ],
+)
+def test_what_is_in_no_group_counts_otherwise(
+    tmp_path: Path, first: str, groups: list[str], asked: list[str] | None
+) -> None:
+    drawn = drawn_in_asap(tiles(0, 0, 2, 1), first), drawn_in_asap(tiles(3, 0, 4, 1))
+    hole = [drawn_in_asap(tiles(1, 0, 2, 1), "Exclusion")] if "Exclusion" in groups else []
+    wanted = [[0, 0], [3, 0]] if hole else [[0, 0], [1, 0], [3, 0]]
+    assert annotated(tmp_path, asap(*drawn, *hole, groups=groups), asked) == wanted
 
 
 def test_a_rectangle_may_be_given_by_two_corners(tmp_path: Path) -> None:
@@ -356,11 +343,6 @@ def test_what_an_outline_goes_round_twice_is_full_in_asap_and_a_hole_in_geojson(
     ring = [*rectangle(0, 0, 100, 100), *rectangle(0, 0, 50, 50)[1:]][::turned]
     assert filled(tmp_path, asap(drawn_in_asap(ring)), 120).sum() == 10_000
     assert filled(tmp_path, polygon(ring), 120).sum() == 7_500
-
-
-def test_an_eight_is_full_in_asap_on_both_sides(tmp_path: Path) -> None:
-    eight = [[0.0, 0.0], [100.0, 100.0], [100.0, 0.0], [0.0, 100.0]]
-    assert filled(tmp_path, asap(drawn_in_asap(eight)), 100).sum() == pytest.approx(5_000, rel=0.02)
 
 
 @pytest.mark.parametrize("seed", range(6))

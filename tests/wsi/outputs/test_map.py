@@ -5,13 +5,11 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Hashable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -25,7 +23,6 @@ from scripts.core.errors import InputError
 from scripts.core.record import BagResult
 from scripts.outputs.drawing import FLAGGED, TRUTH
 from scripts.wsi.outputs.map import (
-    LEAST_SQUARE,
     DrawSlided,
     draw_slide,
     lattice_image,
@@ -387,17 +384,6 @@ def test_squares_on_the_slide_say_where_the_patches_of_the_strip_are(scanned: Pa
     assert plain.get_title() == "slide; squares: the patches below"
 
 
-def test_the_square_of_a_small_patch_can_still_be_seen(scanned: Path) -> None:
-    figure = drawn(bag(np.array([[640, 512]]), [1.0], header(1, pitch=8)), slides=str(scanned.parent))
-    plain = of_label(figure, "slide")
-    (path,) = plain.collections[0].get_paths()
-    corners = np.asarray(path.vertices)
-    FigureCanvasAgg(figure).draw()
-    inches = np.ptp(plain.transData.transform(corners), axis=0) / figure.dpi
-    np.testing.assert_allclose(inches, LEAST_SQUARE, rtol=1e-3)
-    np.testing.assert_allclose(corners[:4].mean(axis=0), [644, 516])
-
-
 def test_where_nothing_shows_them_there_is_no_strip() -> None:
     figure = drawn(small())
     assert not strip(figure)
@@ -527,20 +513,3 @@ def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
         DrawSlided(str(tmp_path / name))({"result": small()})
     first, second = (tmp_path / name / "bag 7" / "map.png" for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
-
-
-def test_fifty_thousand_patches_are_drawn_in_a_moment(tmp_path: Path) -> None:
-    coords = grid(250, 200)
-    rng = np.random.default_rng(0)
-    source = tmp_path / "slide 7.h5"
-    own_form(source, rng.integers(0, 256, (614, 768, 3), dtype=np.uint8), 250 * 512 / 768)
-    with h5py.File(source, "a") as file:
-        file["more"] = np.zeros((50_000, 64), np.float16)  # must not be read
-    result = bag(coords, rng.exponential(size=50_000), header(50_000, slide_size=(250 * 512, 200 * 512)), [str(source)])
-    draw = DrawSlided(str(tmp_path))
-    times = []
-    for _ in range(2):  # the first asks for the fonts
-        start = time.process_time()  # of this process alone: the machine may be busy
-        draw({"result": result})
-        times.append(time.process_time() - start)
-    assert min(times) < 1.5

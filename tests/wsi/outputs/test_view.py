@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide, with_warnings
 from scripts.wsi.slides.folder import SlideFolder
-from tests.shared_data import shared_data
 from tests.wsi.outputs.slide_results import SCAN_SIZE, bag, grid, header, own_form
 
 
@@ -189,15 +187,3 @@ def test_a_warning_is_added_once_and_the_result_that_was_given_stays_as_it_was()
     assert told["result"].about["warnings"] == ["a", "b"]
     assert told["other"] == 1
     assert result.about["warnings"] == ["a"]
-
-
-def test_a_slide_of_the_trade_is_seen(tmp_path: Path) -> None:
-    """Aperio's, whose tiles are the pixels that OpenSlide reads."""
-    source = shared_data("wsi/CMU-1-Small-Region.svs")
-    shutil.copy(source, tmp_path / "CMU.SVS")
-    coords = grid(8, 11, 256)
-    view = view_slide(slide_result(coords, header(len(coords), "CMU", pitch=256)), SlideFolder(str(tmp_path)))
-    assert view.window == (0, 0, 2220, 2967)
-    with openslide.OpenSlide(source) as slide:
-        wanted = np.asarray(slide.read_region((1024, 512), 0, (256, 256)).convert("RGB"))
-    np.testing.assert_array_equal(view.tiles([2 * 8 + 4], 256)[0], wanted)

@@ -133,10 +133,6 @@ def test_a_slide_that_breaks_while_it_is_asked_is_told(slides: Path, monkeypatch
     assert warnings == ("slide 7.TIFF is damaged (a tag); copy or scan it again, or remove it",)
 
 
-def test_without_a_folder_there_is_no_slide() -> None:
-    assert SlideFolder(None).find("slide 7", "slide 7.h5") is None
-
-
 def test_a_folder_that_is_none_is_refused_before_hours_of_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^no folder of slides .*nowhere: give the folder that holds them"):
         SlideFolder(str(tmp_path / "nowhere"))

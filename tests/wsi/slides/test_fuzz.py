@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from scripts.core.errors import InputError
 from tests.wsi.slide_files import extract, tissue, write_slide
 
 SECONDS = 20  # for one slide
-SLIDES = 80
+SLIDES = 36
 
 Damage = Callable[[bytes, random.Random], bytes]
 
@@ -28,26 +27,12 @@ def cut(content: bytes, rng: random.Random) -> bytes:
     return content[: rng.randrange(len(content))]
 
 
-def flip_bits(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    for _ in range(rng.choice([1, 3, 30])):
-        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
 def flip_bits_of_the_directories(content: bytes, rng: random.Random) -> bytes:
     """Where the sizes, places and resolutions are."""
     changed = bytearray(content)
     for start, end in directories(content):
         for _ in range(rng.choice([0, 1, 3])):
             changed[rng.randrange(start, end)] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def zero_a_page(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    start, end = rng.choice(directories(content))
-    changed[start:end] = bytes(end - start)
     return bytes(changed)
 
 
@@ -101,8 +86,7 @@ def directories(content: bytes) -> list[tuple[int, int]]:
 
 
 DAMAGES: tuple[Damage, ...] = (
-    *(cut, flip_bits, flip_bits_of_the_directories, zero_a_page, zero_a_stretch),
-    *(absurd_values, absurd_resolution, something_else),
+    *(cut, flip_bits_of_the_directories, zero_a_stretch, absurd_values, absurd_resolution, something_else),
 )
 SUFFIXES = (".tif", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 
@@ -194,10 +178,3 @@ def test_tiny_images_have_few_tiles_or_none(size: tuple[int, int], tmp_path: Pat
     write_slide(tmp_path / "slides/damaged.tif", tissue(*size), mpp=0.25, downsamples=(1,))
     assert extracted(tmp_path) == "features"
     assert len(extract(tmp_path)["damaged"].coords) == (size == (128, 128))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
-def test_a_picture_is_no_slide(kind: str, tmp_path: Path) -> None:
-    (tmp_path / "slides").mkdir()
-    Image.fromarray(tissue(200, 200)).save(tmp_path / "slides/damaged.tif", format=kind)
-    assert "is not a slide that OpenSlide reads" in extracted(tmp_path)

@@ -82,13 +82,6 @@ def test_it_takes_and_gives_what_masks_of_monai_do(kind: type) -> None:
     assert np.argwhere(np.asarray(ours)).tolist() == [[0, 1, 2]]
 
 
-def test_foreground_mask_of_monai_takes_black_for_tissue() -> None:
-    """A number needs no scikit-image; why it is not the default."""
-    image = np.array([[GLASS, (0, 0, 0), TISSUE]], np.uint8)
-    assert tissue_mask(image, ForegroundMask(threshold=200)).tolist() == [[False, True, True]]
-    assert tissue_mask(image, ChromaMask()).tolist() == [[False, False, True]]
-
-
 def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match=r"the tissue mask of an image of 4 × 5 pixels is \(3, 4, 5\): `tissue` must"):
         tissue_mask(glass(4, 5), lambda image: image)
