@@ -70,7 +70,7 @@ def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> Non
         datalist: what to examine; by default PATH/datalist.json, or without it every scan below PATH.
         output_dir: where the results would go.
     """
-    from scripts.doctor.computer import HEAD_CT, examine_computer_alone
+    from scripts.doctor.computer import HEAD_CT, examine_computer
     from scripts.doctor.findings import print_findings
 
     try:
@@ -78,6 +78,6 @@ def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> Non
 
         findings = examine_ct(Path(str(path)), path_or_none(datalist), Path(str(output_dir)))
     except ImportError as missing:
-        findings = examine_computer_alone(Path(str(output_dir)), HEAD_CT, missing)
+        findings = examine_computer(Path(str(output_dir)), HEAD_CT, missing)
     if not print_findings(findings):
         raise SystemExit(1)

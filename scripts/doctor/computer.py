@@ -8,19 +8,16 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scripts.doctor.findings import Finding, Level
 
-PYTHON = (3, 11)
-GB = 1e9
-LITTLE_ROOM, NO_ROOM = 5 * GB, 0.1 * GB
+LITTLE_ROOM_GB, NO_ROOM_GB = 5, 0.1
 
 _CONFIGS = Path(__file__).parents[2] / "configs"  # not resolved: in a bundle folder it is a link beside scripts
-_VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 _SYNTAXES: dict[str, tuple[str, ...]] = {
     "JPEG": ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"),
     "JPEG lossless": ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"),
@@ -34,65 +31,48 @@ class Purpose(NamedTuple):
     """What a computer is examined for.
 
     Args:
-        modality: of the bundle, as the image input in its metadata has it.
-        config_folder: where the source tree keeps the bundle's metadata, below configs.
-        examine_reader: yields findings on the library that reads its images.
+        modality: of the image in the bundle's metadata; in lower case also the folder of its configs in the sources.
+        reader: the library that reads its images, what to install where it is missing, and what examines it.
         without_gpu: advice to add where there is no GPU.
     """
 
     modality: str
-    config_folder: str
-    examine_reader: Callable[[], Iterator[Finding]]
+    reader: tuple[str, str, Callable[[], Iterator[Finding]]]
     without_gpu: str = ""
 
 
-def examine_computer(output_dir: Path, purpose: Purpose) -> Iterator[Finding]:
-    """Yield what this computer has and lacks for HEAD_CT or WHOLE_SLIDES."""
-    yield from _python()
+def examine_computer(output_dir: Path, purpose: Purpose, missing: ImportError | None = None) -> Iterator[Finding]:
+    """Yield what this computer has and lacks for HEAD_CT or WHOLE_SLIDES, where `missing` is why nothing else can."""
+    here = f"Python {'.'.join(map(str, sys.version_info[:3]))}"
+    old = sys.version_info < (3, 11)
+    yield Finding(Level.FAIL, here, "use Python 3.11 or newer") if old else Finding(Level.PASS, here)
     yield from _packages(purpose)
-    yield from purpose.examine_reader()
-    yield from _gpu(purpose.without_gpu)
+    gpu = ("torch", "torch, in the version of metadata.json", lambda: _gpu(purpose.without_gpu))
+    for library, packages, examine in (purpose.reader, gpu):
+        try:
+            yield from examine()
+        except (ImportError, OSError) as error:  # where it is installed, the system may lack a library
+            yield Finding(Level.FAIL, f"{library} cannot be loaded ({error})", f"pip install {packages}")
     yield from _room(output_dir)
-
-
-def examine_computer_alone(output_dir: Path, purpose: Purpose, missing: ImportError) -> Iterator[Finding]:
-    """Yield what examine_computer does where a missing package leaves nothing else to examine with."""
-    yield from examine_computer(output_dir, purpose)
-    yield Finding(Level.FAIL, f"data cannot be examined ({missing})", "install what is missing, and run it again")
-
-
-def _python() -> Iterator[Finding]:
-    here = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < PYTHON:
-        yield Finding(Level.FAIL, f"Python {here}", f"use Python {'.'.join(map(str, PYTHON))} or newer")
-    else:
-        yield Finding(Level.PASS, f"Python {here}")
+    if missing:
+        yield Finding(Level.FAIL, f"data cannot be examined ({missing})", "install what is missing, and run it again")
 
 
 def _packages(purpose: Purpose) -> Iterator[Finding]:
-    """Compare with the packages that the bundle's own metadata declares."""
-    files = (_CONFIGS / purpose.config_folder / "metadata.json", _CONFIGS / "metadata.json")  # source tree; bundle
-    path = next(filter(Path.is_file, files), None)
-    if path is None:
+    """Compare with what the bundle's own metadata declares: other versions may do, missing packages may not."""
+    files = (_CONFIGS / purpose.modality.lower() / "metadata.json", _CONFIGS / "metadata.json")  # sources; bundle
+    bundle = next((json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()), None)
+    if bundle is None:
         yield Finding(Level.WARN, f"packages are not checked: {files[1]} is missing", "unpack the bundle whole")
         return
-    metadata = json.loads(path.read_text(encoding="utf-8"))
-    modality = metadata["network_data_format"]["inputs"]["image"]["modality"]
-    if modality == purpose.modality:
-        yield from _compare(_declared(metadata))
-    else:
-        text = f"packages for {purpose.modality} are not checked: this is the {modality} bundle {metadata['name']!r}"
+    modality = bundle["network_data_format"]["inputs"]["image"]["modality"]
+    if modality != purpose.modality:
+        text = f"packages for {purpose.modality} are not checked: this is the bundle {bundle['name']}"
         yield Finding(Level.WARN, text, f"run it in the {purpose.modality} bundle")
-
-
-def _declared(metadata: Mapping[str, Any]) -> dict[str, str]:
-    return {**{name: metadata[key] for key, name in _VERSION_KEYS.items()}, **metadata["required_packages_version"]}
-
-
-def _compare(declared: Mapping[str, str]) -> Iterator[Finding]:
-    """Other versions than the tested ones may do, missing packages may not."""
+        return
+    base = {"monai": bundle["monai_version"], "torch": bundle["pytorch_version"], "numpy": bundle["numpy_version"]}
     as_tested = []
-    for package, tested in declared.items():
+    for package, tested in {**base, **bundle["required_packages_version"]}.items():
         command = f"pip install {package}=={tested}"
         try:
             installed = version(package).split("+")[0]  # 2.13.0+cpu is 2.13.0
@@ -108,26 +88,17 @@ def _compare(declared: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _openslide() -> Iterator[Finding]:
-    try:
-        import openslide
-    except (ImportError, OSError) as error:  # the library itself may be missing
-        yield Finding(Level.FAIL, f"OpenSlide cannot be loaded ({error})", "pip install openslide-bin")
-        return
+    import openslide
+
     yield Finding(Level.PASS, f"OpenSlide {openslide.__library_version__} reads slides")
 
 
 def _decoders() -> Iterator[Finding]:
-    try:
-        import pydicom  # noqa: F401
-    except ImportError as error:
-        yield Finding(Level.FAIL, f"pydicom cannot be loaded ({error})", "pip install pydicom python-gdcm")
-        return
     decodable = [name for name, syntaxes in _SYNTAXES.items() if all(map(_can_decode, syntaxes))]
     if decodable:
         yield Finding(Level.PASS, f"decoders for {', '.join(decodable)}")
-    for name in _SYNTAXES:
-        if name not in decodable:
-            yield Finding(Level.WARN, f"no decoder for {name}", "pip install python-gdcm if scans are stored so")
+    for name in (name for name in _SYNTAXES if name not in decodable):
+        yield Finding(Level.WARN, f"no decoder for {name}", "pip install python-gdcm if scans are stored so")
 
 
 def _can_decode(syntax: str) -> bool:
@@ -140,17 +111,13 @@ def _can_decode(syntax: str) -> bool:
     return bool(get_decoder(uid.UID(syntax)).is_available)
 
 
-def _gpu(advice: str) -> Iterator[Finding]:
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # a library of its own may be missing
-        fix = "pip install torch, in the version of metadata.json"
-        yield Finding(Level.FAIL, f"torch cannot be loaded ({error})", fix)
-        return
+def _gpu(without: str) -> Iterator[Finding]:
+    import torch
+
+    text = f"no CUDA, the CPU is used{without}"
     if torch.cuda.is_available():
-        yield Finding(Level.INFO, f"CUDA with {torch.cuda.device_count()} GPU, {torch.cuda.get_device_name(0)}")
-    else:
-        yield Finding(Level.INFO, f"no CUDA, the CPU is used{advice}")
+        text = f"CUDA with {torch.cuda.device_count()} GPU, {torch.cuda.get_device_name(0)}"
+    yield Finding(Level.INFO, text)
 
 
 def _room(output_dir: Path) -> Iterator[Finding]:
@@ -162,13 +129,11 @@ def _room(output_dir: Path) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(Level.FAIL, f"cannot write to {output_dir} ({error.strerror})", "give another --output_dir")
         return
-    free = shutil.disk_usage(place).free
-    text = f"{free / GB:.1f} GB are free for results in {output_dir}"
-    if free < LITTLE_ROOM:
-        yield Finding(Level.FAIL if free < NO_ROOM else Level.WARN, text, "make room, or give another --output_dir")
-    else:
-        yield Finding(Level.PASS, text)
+    free = shutil.disk_usage(place).free / 1e9
+    level = Level.FAIL if free < NO_ROOM_GB else Level.WARN if free < LITTLE_ROOM_GB else Level.PASS
+    fix = "" if level is Level.PASS else "make room, or give another --output_dir"
+    yield Finding(level, f"{free:.1f} GB are free for results in {output_dir}", fix)
 
 
-HEAD_CT = Purpose("CT", "ct", _decoders, "; for training there, configs/small.json is meant")
-WHOLE_SLIDES = Purpose("WSI", "wsi", _openslide)
+HEAD_CT = Purpose("CT", ("pydicom", "pydicom", _decoders), "; for training there, configs/small.json is meant")
+WHOLE_SLIDES = Purpose("WSI", ("OpenSlide", "openslide-bin", _openslide))

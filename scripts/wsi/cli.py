@@ -115,7 +115,7 @@ def doctor(
         slide_mpp: micrometres per pixel of the slides whose features do not say it, as in a run.
         annotation_values: which values of a mask or classes of polygons count as annotated, as in a run.
     """
-    from scripts.doctor.computer import WHOLE_SLIDES, examine_computer_alone
+    from scripts.doctor.computer import WHOLE_SLIDES, examine_computer
     from scripts.doctor.findings import print_findings
 
     try:
@@ -132,6 +132,6 @@ def doctor(
         )
         findings = examine_wsi(request)
     except ImportError as missing:
-        findings = examine_computer_alone(Path(str(output_dir)), WHOLE_SLIDES, missing)
+        findings = examine_computer(Path(str(output_dir)), WHOLE_SLIDES, missing)
     if not print_findings(findings):
         raise SystemExit(1)
