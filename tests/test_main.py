@@ -60,7 +60,7 @@ def test_help_explains_each_verb(typed: Typed, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("datalist ct data --out-put x", "datalist ct has no --out-put, perhaps --output"),
         ("datalist wsi data --by=slide -z 3", "datalist wsi has no -z"),
@@ -69,17 +69,17 @@ def test_help_explains_each_verb(typed: Typed, capsys: pytest.CaptureFixture[str
         ("doctor ct a b c d", "doctor ct does not take so many words"),
     ],
 )
-def test_what_a_verb_does_not_take_is_told_before_it_runs(
-    typed: Typed, monkeypatch: pytest.MonkeyPatch, arguments: str, told: str
+def test_what_a_verb_does_not_take_is_refused_before_it_runs(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     for runs in ("ct.datalist.writing.write_ct_datalist", "ct.doctor.examine_ct", "weights.convert.convert_checkpoint"):
         monkeypatch.setattr(f"scripts.{runs}", lambda *given, **named: pytest.fail("it ran"))
-    with pytest.raises(InputError, match=f"^{re.escape(told)}: python -m scripts .* --help lists what it takes$"):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}: python -m scripts .* --help lists what it takes$"):
         typed(*arguments.split())
 
 
 @pytest.mark.parametrize("wing", ["ct", "wsi"])
-def test_a_seed_that_is_no_number_is_told(typed: Typed, wing: str) -> None:
+def test_a_seed_that_is_no_number_is_refused(typed: Typed, wing: str) -> None:
     with pytest.raises(InputError, match=r"^--seed 'x' is no whole number: give one$"):
         typed("datalist", wing, "data", "--seed", "x")
 
@@ -92,13 +92,11 @@ def test_a_verb_that_is_none_fails(typed: Typed, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_convert_tells_its_one_line(tmp_path: Path) -> None:
+def test_an_error_is_one_line(tmp_path: Path) -> None:
     ended = process("convert", str(tmp_path / "x.index"), str(tmp_path / "x.pt"))
-    assert ended.returncode != 0
-    assert ended.stderr == (
-        f"error: {tmp_path / 'x.index'} is missing: give an .index of TensorFlow, or a .pt of torchmil\n"
-    )
-    assert ended.stdout == ""
+    assert (ended.returncode != 0, ended.stdout) == (True, "")
+    assert ended.stderr.startswith(f"error: {tmp_path / 'x.index'} is missing: ")
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

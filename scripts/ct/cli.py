@@ -20,23 +20,17 @@ def datalist(
 ) -> None:
     """Make the datalist of a head CT cohort, split by patient, with a check of what it holds.
 
-    FOLDER is one of three kinds, which the csv of the labels shows:
+    FOLDER is RSNA 2019 as downloaded (stage_2_train.csv beside its slices; a scan is positive where a slice is), CQ500
+    as downloaded (reads.csv beside the folders or zips of the cases; two of three readers decide), or any folder with
+    labels.csv, whose columns are scan, label (0 or 1) and if wanted patient and section (training, validation or test).
+    A scan is a path below FOLDER: a folder or a zip with a study, a NIfTI or an NRRD file.
 
-    RSNA 2019 as downloaded, stage_2_train.csv beside the folder stage_2_train. A scan is positive where one of its
-    slices is; labels of slices are kept for evaluation.
-
-    CQ500 as downloaded, reads.csv beside the folders or zips of the cases. Two of three readers decide.
-
-    Any folder with labels.csv, whose columns are scan, label (0 or 1) and if wanted patient and section (training,
-    validation or test). A scan is a path below FOLDER: a folder or a zip with a study, a NIfTI or an NRRD file.
-
-    Beside OUTPUT are written OUTPUT's name with _check.json, counts, what was rejected and why, and patients and slices
-    in more than one section (none); and .headers.jsonl, which makes a second run fast.
+    Beside OUTPUT are written OUTPUT's name with _check.json, counts, what was rejected and why, and leakage (none); and
+    .headers.jsonl, which makes a second run fast.
 
     Args:
         folder: the --dataset_dir of training; paths in the datalist are relative to it.
-        labels: the csv, a path from here or else from FOLDER; by default stage_2_train.csv, reads.csv or labels.csv in
-            FOLDER.
+        labels: the csv, a path from here or else from FOLDER; by default one of these three in FOLDER.
         output: the datalist, or a folder for it; by default FOLDER/datalist.json.
         subtype: of RSNA: any, epidural, intraparenchymal, intraventricular, subarachnoid or subdural.
         shares: of training, validation and test.

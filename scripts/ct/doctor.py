@@ -26,19 +26,13 @@ from scripts.ct.reader import LOST_AT_MOST, is_volume, load_volume
 from scripts.ct.scans import find_scans
 from scripts.datalist.split import PROGRESS_AFTER_S, Leakage
 from scripts.doctor.computer import HEAD_CT, examine_computer
-from scripts.doctor.findings import (
-    Entries,
-    Finding,
-    Level,
-    ScanFinding,
-    examine_leakage,
-    examine_section,
-    folded,
-    sections_in,
-)
+from scripts.doctor.findings import Entries, Finding, Level, examine_leakage, examine_section, folded, sections_in
 
 TISSUE_HU = (0.0, 80.0)
 MIN_TISSUE = 0.03  # of a slice through the middle of a head
+
+_LOOK = "it is read as it is; look at it, and correct or export it again where that is wrong"
+_Scan = tuple[str, Sequence[str | int], list[str], np.ndarray]  # what it is, ids of slices, remarks, middle slice in HU
 
 
 def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[Finding]:
@@ -70,7 +64,7 @@ def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[
 
 def _examine_patients(leakage: Leakage) -> Finding:
     if leakage.patients < 2 and not leakage.shared_images:
-        text = f"the scans name {leakage.patients or 'no'} patient, so it is not known who is in two sections"
+        text = f"the scans name {leakage.patients or 'no'} patient, so nobody knows who is in two sections"
         return Finding(Level.WARN, text, "make sure that nobody is")
     return examine_leakage(leakage, "ct")
 
@@ -88,110 +82,84 @@ def _paths_of(bag: Mapping[str, Any]) -> list[Path]:
     return [Path(path) for path in ensure_tuple(bag["image"])]
 
 
-def _examine_scans(bags: Sequence[Mapping[str, Any]], images: Images) -> Iterator[ScanFinding]:
+def _examine_scans(bags: Sequence[Mapping[str, Any]], images: Images) -> Iterator[Finding]:
     places = {path for bag in bags for path in _paths_of(bag)}
     headers, rejected = by_place(images.headers, places), by_place(images.rejected, places)
     for bag in tqdm(bags, desc="scans", unit="scan", delay=PROGRESS_AFTER_S):
         paths = _paths_of(bag)
-        if is_volume(paths[0]):
-            yield examine_volume(bag, paths[0])
-        else:
-            yield examine_dicom(
-                bag,
-                [each for path in paths for each in headers[path]],
-                [each for path in paths for each in rejected[path]],
-            )
+        of_bag = [each for path in paths for each in headers[path]]
+        yield examine_scan(bag, of_bag, [each for path in paths for each in rejected[path]])
 
 
-def examine_volume(bag: Mapping[str, Any], path: Path) -> ScanFinding:
-    """Examine a NIfTI, NRRD or MetaImage file."""
-    name = bag["bag_id"]
+def examine_scan(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Sequence[Rejected]) -> Finding:
+    """Examine a volume, or a study.
+
+    Args:
+        bag: of a datalist; one `image` that is a volume is read itself.
+        headers: of the images of the study.
+        rejected: its files that hold none.
+    """
+    path = _paths_of(bag)[0]
     try:
-        volume = load_volume(path)
+        text, ids, remarks, middle = _volume(path) if is_volume(path) else _study(headers, rejected)
+        remarks += [*_label_remarks(bag, ids), *_implausible(middle)]
     except InputError as error:
-        return ScanFinding(name, Level.FAIL, str(error))
+        return Finding(Level.FAIL, str(error), name=bag["bag_id"])
+    if len(ids) < MIN_SLICES:
+        remarks.append("few slices for a head")
+    if not remarks:
+        return Finding(Level.PASS, text, "", bag["bag_id"], len(ids))
+    return Finding(Level.WARN, f"{'; '.join(remarks)} ({text})", _LOOK, bag["bag_id"], len(ids))
+
+
+def _volume(path: Path) -> _Scan:
+    volume = load_volume(path)
     columns, rows, slices = volume.array.shape
     text = f"{slices} slices of {rows} x {columns}, {_spacing_and_tilt(volume.spacings, volume.tilt)}"
-    return _judged(bag, text, list(range(slices)), [], volume.array[..., slices // 2])
+    return text, list(range(slices)), [], volume.array[..., slices // 2]
 
 
-def examine_dicom(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Sequence[Rejected]) -> ScanFinding:
-    """Examine a study, its images and the files that hold none."""
-    name = bag["bag_id"]
+def _study(headers: Sequence[Header], rejected: Sequence[Rejected]) -> _Scan:
     remarks = []
     if rejected:
         (file, reason), count = rejected[0], len(rejected)
         remarks.append(f"{file.name} {reason}" + (f", one of {count} such files" if count > 1 else ""))
     if not headers:
-        return ScanFinding(name, Level.FAIL, "; ".join(["no images", *remarks]), "give the folder that holds the scan")
+        raise InputError(f"{'; '.join(['no images', *remarks])}: give the folder that holds the scan")
     if len(rejected) > (len(headers) + len(rejected)) // LOST_AT_MOST:
-        return ScanFinding(name, Level.FAIL, "; ".join(remarks), "copy the scan again")
+        raise InputError(f"{remarks[0]}: copy the scan again")
     studies = len(by_study(headers))
     if studies > 1:
-        return ScanFinding(name, Level.FAIL, f"{studies} studies", "give each a folder")
-    try:
-        choice = choose_series(headers, where="it")
-    except InputError as error:
-        return ScanFinding(name, Level.FAIL, str(error))
-
+        raise InputError(f"{studies} studies: give each a folder")
+    choice = choose_series(headers, where="it")
     slices = choice.headers
     middle = slices[len(slices) // 2]
     syntax = _transfer_syntax(middle)
     pixels, lost, repaired = read_slices([middle], 0)
     if lost:
-        return ScanFinding(
-            name,
-            Level.FAIL,
-            f"the pixels of the middle slice, {middle.file.name} ({syntax}), cannot be decoded",
-            "copy the scan again, or store it uncompressed",
-        )
-    text = ", ".join(
-        [
-            f"{len(slices)} slices of {middle.rows} x {middle.columns}",
-            _spacing_and_tilt(spacings_mm(slices), tilt_degrees(slice_normal(slices[0]))),
-            _numbering(slices),
-            syntax,
-        ]
-    )
+        where = f"the middle slice, {middle.file.name} ({syntax})"
+        raise InputError(f"cannot decode {where}: copy the scan again, or store it uncompressed")
+    geometry = _spacing_and_tilt(spacings_mm(slices), tilt_degrees(slice_normal(slices[0])))
+    text = f"{len(slices)} slices of {middle.rows} x {middle.columns}, {geometry}, {_numbering(slices)}, {syntax}"
     if choice.skipped:
         text += f"; skipped {', '.join(choice.skipped)}"
     ids = [header.sop if header.frame is None else f"{header.sop}/{header.frame}" for header in slices]
-    return _judged(bag, text, ids, [*remarks, *choice.warnings, *repaired], pixels[0])
+    return text, ids, [*remarks, *choice.warnings, *repaired], pixels[0]
 
 
-def _judged(
-    bag: Mapping[str, Any], text: str, ids: Sequence[str | int], remarks: Sequence[str], middle: np.ndarray
-) -> ScanFinding:
-    name = bag["bag_id"]
+def _label_remarks(bag: Mapping[str, Any], ids: Sequence[str | int]) -> list[str]:
+    """Return where labels of slices contradict that of the scan, or refuse those that do not fit the slices."""
     given = bag.get("instance_label")
-    if given is not None:
-        lacking = sum(id_ not in given for id_ in ids) if isinstance(given, Mapping) else abs(len(ids) - len(given))
-        if lacking:
-            return ScanFinding(
-                name,
-                Level.FAIL,
-                f"instance_label does not fit {lacking} of the {len(ids)} slices",
-                "label every slice, or leave instance_label out",
-            )
-    remarks = [*remarks, *_contradictions(bag), *_implausible(middle)]
-    if len(ids) < MIN_SLICES:
-        remarks.append("few slices for a head")
-    if not remarks:
-        return ScanFinding(name, Level.PASS, text, slices=len(ids))
-    fix = "it is read as it is; look at it, and correct or export it again where that is wrong"
-    return ScanFinding(name, Level.WARN, f"{'; '.join(remarks)} ({text})", fix, len(ids))
-
-
-def _contradictions(bag: Mapping[str, Any]) -> list[str]:
-    given = bag.get("instance_label")
-    if not given or "label" not in bag:
+    if given is None:
         return []
+    lacking = sum(id_ not in given for id_ in ids) if isinstance(given, Mapping) else abs(len(ids) - len(given))
+    if lacking:
+        raise InputError(f"instance_label does not fit {lacking} of the {len(ids)} slices: label each, or leave it out")
     positive = sum(given.values() if isinstance(given, Mapping) else given)
-    if (positive > 0) == bag["label"]:
+    if "label" not in bag or not given or (positive > 0) == bag["label"]:
         return []
-    return [
-        f"label {bag['label']}, though {positive or 'none'} of its slices {'is' if positive < 2 else 'are'} positive"
-    ]
+    verb = "is" if positive < 2 else "are"
+    return [f"label {bag['label']}, though {positive or 'none'} of its slices {verb} positive"]
 
 
 def _implausible(middle: np.ndarray) -> list[str]:

@@ -146,21 +146,25 @@ def section_notes(sections: Mapping[str, Sequence[Labelled]], classes: Sequence[
     return notes
 
 
-@dataclass(frozen=True)
+Owners = dict[str, dict[str, str]]  # patient or image -> section -> a bag that holds it there
+
+
 class Leakage:
     """How many patients and images a datalist names, and how many of them in more than one section.
 
     Args:
         images: what an image is, "slices" or "slides".
-        example: bags that share a patient or an image; empty where there is no leak.
+        of_patient: the bags of each patient.
+        of_image: the bags of each image.
     """
 
-    images: str
-    patients: int
-    shared_patients: int
-    total_images: int
-    shared_images: int
-    example: list[str]
+    def __init__(self, images: str, of_patient: Owners, of_image: Owners) -> None:
+        self.images = images
+        self.patients, self.total_images = len(of_patient), len(of_image)
+        patients = [list(own.values()) for own in of_patient.values() if len(own) > 1]
+        shared = [list(own.values()) for own in of_image.values() if len(own) > 1]
+        self.shared_patients, self.shared_images = len(patients), len(shared)
+        self.example = next(iter(patients + shared), [])  # bags that share a patient or an image
 
     def as_json(self) -> dict[str, int]:
         return {
@@ -176,24 +180,3 @@ class Leakage:
             f"{self.images} {verb} in more than one section"
             + (f" (of {' and '.join(self.example)})" if self.example else "")
         )
-
-
-class Owners:
-    """The bags that hold each patient or image, by section."""
-
-    def __init__(self) -> None:
-        self.bags: dict[str, dict[str, str]] = defaultdict(dict)  # key -> section -> bag_id
-
-    def add(self, key: str, section: str, bag_id: str) -> None:
-        self.bags[key][section] = bag_id
-
-    def shared(self) -> list[list[str]]:
-        """Return the bags of each key that is in more than one section."""
-        return [list(own.values()) for own in self.bags.values() if len(own) > 1]
-
-
-def count_leakage(patients: Owners, images: Owners, what: str) -> Leakage:
-    """Return how many patients and images are in more than one section."""
-    shared = patients.shared(), images.shared()
-    example = next(iter(shared[0] + shared[1]), [])
-    return Leakage(what, len(patients.bags), len(shared[0]), len(images.bags), len(shared[1]), example)

@@ -21,9 +21,7 @@ def require_all_or_none(values: Sequence[tuple[int, str]], path: Path, column: s
     """Refuse a column that some rows leave empty; each row is its line and its value."""
     without = [line for line, value in values if not value]
     if 0 < len(without) < len(values):
-        raise InputError(
-            f"{path}, line {without[0]} has no {column}, other lines have: give every {what} one, or leave it out"
-        )
+        raise InputError(f"{path}, line {without[0]} has no {column}: give every {what} one, or none")
 
 
 def require_named_once(names: Iterable[tuple[int, str]], path: Path, what: str) -> None:
@@ -58,9 +56,7 @@ def read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ())
     with _opened_csv(path) as (file, names, delimiter):
         missing = [name for name in required if name.casefold() not in names]
         if missing:
-            raise InputError(
-                f"{path} has no column {', '.join(missing)}: its first line must name {', '.join(required)}"
-            )
+            raise InputError(f"{path} has no column {', '.join(missing)}: name it in the first line")
         columns = [name.casefold() for name in (*required, *optional)]
         indices = [names.index(name) if name in names else -1 for name in columns]
         rows = csv.reader(file, delimiter=delimiter)

@@ -19,7 +19,6 @@ from scripts.datalist.tables import SECTIONS
 SHOWN_WELL = 10  # scans without trouble; more are one line
 SHOWN_ILL = 5  # scans with the same trouble; the others are counted
 
-
 Entries = list[dict[str, Any]]  # bags as load_bags returns them
 
 
@@ -38,44 +37,33 @@ class Finding(NamedTuple):
     level: Level
     text: str
     fix: str = ""
+    name: str = ""  # of the one scan or slide it is on
+    size: int = 0  # its slices, patches or megapixels
 
     def __str__(self) -> str:
-        return f"{self.level}  {self.text}" + (f": {self.fix}" if self.fix else "")
-
-
-class ScanFinding(NamedTuple):
-    """What was found in one scan, or one slide."""
-
-    scan: str
-    level: Level
-    text: str
-    fix: str = ""
-    slices: int = 0  # or patches
+        return f"{self.level}  {': '.join(filter(None, (self.name, self.text, self.fix)))}"
 
     @property
     def kind(self) -> str:
         """Return the same text for all scans without trouble, and for those with the same trouble."""
-        return "" if self.level == Level.PASS else f"{self.level} {without_numbers(self.text.replace(self.scan, ''))}"
-
-    @property
-    def finding(self) -> Finding:
-        return Finding(self.level, f"{self.scan}: {self.text}", self.fix)
+        return "" if self.level == Level.PASS else f"{self.level} {without_numbers(self.text.replace(self.name, ''))}"
 
 
-def folded(found: Iterable[ScanFinding], things: str = "scans", parts: str = "slices") -> Iterator[Finding]:
+def folded(found: Iterable[Finding], things: str = "scans", parts: str = "slices") -> Iterator[Finding]:
     """Yield the findings of many scans in few lines."""
-    kinds: dict[str, list[ScanFinding]] = {}
+    kinds: dict[str, list[Finding]] = {}
     for each in found:
         kinds.setdefault(each.kind, []).append(each)
     for kind, alike in sorted(kinds.items()):
         if not kind and len(alike) > SHOWN_WELL:
-            slices = sorted(each.slices for each in alike)
-            yield Finding(Level.PASS, f"{len(alike)} {things} of {slices[0]} to {slices[-1]} {parts}")
+            sizes = [each.size for each in alike]
+            ends = " to ".join(dict.fromkeys((str(min(sizes)), str(max(sizes)))))
+            yield Finding(Level.PASS, f"{len(alike)} {things} of {ends} {parts}")
             continue
         shown = alike if not kind else alike[:SHOWN_ILL]
-        yield from (each.finding for each in shown)
+        yield from shown
         if len(alike) > len(shown):
-            yield Finding(alike[0].level, f"{len(alike) - len(shown)} more {things} like {shown[-1].scan}")
+            yield Finding(alike[0].level, f"{len(alike) - len(shown)} more {things} like {shown[-1].name}")
 
 
 def print_findings(findings: Iterable[Finding]) -> bool:
@@ -88,7 +76,7 @@ def print_findings(findings: Iterable[Finding]) -> bool:
     return not counts[Level.FAIL]
 
 
-def sections_in(datalist: Path) -> dict[str, object]:
+def sections_in(datalist: Path) -> dict[str, Any]:
     """Return the sections of a datalist as they are in the file, or refuse what is no datalist."""
     try:
         content = json.loads(datalist.read_text())
@@ -130,8 +118,6 @@ def examine_section(
 def examine_leakage(leakage: Leakage, wing: str) -> Finding:
     """Return whether a patient or an image is in more than one section."""
     if leakage.example:
-        return Finding(
-            Level.FAIL, leakage.as_line(), f"make the datalist again, with python -m scripts datalist {wing}"
-        )
+        return Finding(Level.FAIL, leakage.as_line(), f"make it again, python -m scripts datalist {wing}")
     text = f"none of {leakage.patients} patients and {leakage.total_images} {leakage.images} is in two sections"
     return Finding(Level.PASS, text)

@@ -26,42 +26,26 @@ def datalist(
 ) -> None:
     """Make the datalist of a cohort of slides from their patch features, split by patient, with a check of it.
 
-    FOLDER holds feature files of any format, named after the slides: *.h5, h5_files and pt_files of CLAM (h5 goes
-    before pt), features_<encoder> of TRIDENT or torchmil, or these in folders below it. The labels are one of these:
+    FOLDER holds feature files of any format, named after the slides, also in folders below it. Labels are a csv with
+    slide (or slide_id, image) and label, and if wanted patient (or case_id), section, coarse and annotation, as CLAM's;
+    STAMP's clinical table with its slide table; or torchmil's folder of labels with its splits.csv. Labels are numbers
+    from 0, or names of three or more classes; of two names --classes says which is 0. docs/how_to.md has examples.
 
-    A csv with the columns slide (or slide_id, image) and label, and if wanted patient (or case_id), section (training,
-    validation or test), coarse and annotation. CLAM's case_id,slide_id,label is one. Endings such as .svs may stay.
-
-    STAMP's two tables, saved as csv: the clinical one as labels, with PATIENT and the column of the labels, and the
-    one of slides, with PATIENT and FILENAME, as slide_table.
-
-    torchmil's splits.csv (bag_name, split) with labels/<bag>.npy beside the features; patch_labels/<bag>.npy is kept
-    for evaluation. No other csv is needed.
-
-    Labels are numbers from 0, or the names of three or more classes, of which the first counts as the one without a
-    finding: a name that says so (normal, negative), or the first of --classes. Of two names --classes says which is 0
-    and which is 1. With a column coarse it is checked that each class always lies under the same coarse one.
-
-    Sections are those of the csv, or of splits (CLAM's splits_0.csv or splits_0_bool.csv, torchmil's splits.csv), or
-    are drawn by patient, classes spread alike. Without a column patient TCGA's slide names state it, or else each slide
-    is taken for a patient of its own. A patient in two sections is an error. Slides without tissue are rejected.
-
-    Beside OUTPUT is written OUTPUT's name with _check.json: counts, what was rejected and why, and patients and slides
-    in more than one section (none).
+    Sections are those of the csv or of splits, or are drawn by patient, classes spread alike. Without a column patient
+    names of TCGA state it, or each slide is taken for a patient of its own. A patient in two sections is an error.
+    Beside OUTPUT is written OUTPUT's name with _check.json: counts, what was rejected and why, leakage (none).
 
     Args:
         folder: the --dataset_dir of training; paths in the datalist are relative to it.
         labels: the csv, a path from here or else from FOLDER; by default the one in FOLDER that has such columns.
         output: the datalist, or a folder for it; by default FOLDER/datalist.json.
-        by: slide, a bag for each slide; or patient, a bag with all slides of a patient, whose labels must agree (of the
-            two classes 0 and 1 the higher counts).
-        splits: a csv with the sections, or CLAM's folder of them, of which splits_0.csv is taken; by default one that
-            lies in FOLDER or beside the labels.
+        by: slide, a bag for each slide; or patient, whose labels must agree (of 0 and 1 the higher counts).
+        splits: a csv of sections, or CLAM's folder of them; by default one in FOLDER or beside the labels.
         classes: the names, in the order of their numbers, such as "['normal','tumor']".
         annotations: a folder with <slide>.geojson, .json, .xml or a mask .tif, for evaluation.
-        features: the folder below FOLDER that counts, where there are features of several encoders.
+        features: the folder below FOLDER that counts, where there are features of several encoders (TRIDENT).
         label_column: of the csv.
-        slide_table: a csv with the columns patient and slide, where that of the labels has a row for each patient.
+        slide_table: a csv with patient and slide, where that of the labels has a row for each patient (STAMP).
         shares: of training, validation and test, where sections are drawn.
         seed: the same seed splits the same patients in the same way.
         force: overwrite a datalist that this command did not write.
@@ -97,20 +81,17 @@ def doctor(
 ) -> None:
     """Find what would stop or spoil a run on whole slides: PASS, INFO, WARN or FAIL, each with what to do.
 
-    First this computer: versions, OpenSlide, CUDA, room for results. Then the datalist: sections, classes, files that
-    are missing, patients in two sections. Then each feature file: format, units, pitch and where it is known from,
-    micrometres per pixel, mean number of neighbours on the lattice, NaN, patches at one place, no tissue, annotations;
-    and whether all are of one encoder and magnification, and none is a copy. Without a datalist, a csv of labels is
-    compared with the files. Slides, where there are no features yet or --slides names them: whether OpenSlide reads
-    them, size, levels and micrometres per pixel.
-    The exit code is 1 where something FAILs.
+    First this computer: versions, OpenSlide, CUDA, room for results. Then the datalist: sections, classes, missing
+    files, patients in two sections. Then each feature file: format, units, pitch and where it is known from, neighbours
+    on the lattice, NaN, patches at one place, annotations; and whether all are of one encoder and magnification, and
+    none is a copy. Without a datalist a csv of labels is compared with the files. Then slides: whether OpenSlide reads
+    them, size, levels and micrometres per pixel. The exit code is 1 where something FAILs.
 
     Args:
         path: the folder of the features (--dataset_dir), one feature file, a folder of slides, or one slide.
         datalist: what to examine; by default PATH/datalist.json, or without it every feature file below PATH.
         output_dir: where the results would go.
-        slides: the folder of the slides that the features are of, to examine them too, and to read micrometres per
-            pixel and annotations by them.
+        slides: the folder of the slides that the features are of, examined too; their scale is read from them.
         quick: do not read the features themselves, so that NaN and copies are not found.
         slide_mpp: micrometres per pixel of the slides whose features do not say it, as in a run.
         annotation_values: which values of a mask or classes of polygons count as annotated, as in a run.
@@ -119,18 +100,11 @@ def doctor(
     from scripts.doctor.findings import print_findings
 
     try:
-        from scripts.wsi.doctor.cohort import WsiDoctorRequest, examine_wsi
+        from scripts.wsi.doctor.cohort import examine_wsi
+        from scripts.wsi.doctor.slide import ExamOptions
 
-        request = WsiDoctorRequest(
-            path=Path(str(path)),
-            datalist=path_or_none(datalist),
-            output_dir=Path(str(output_dir)),
-            slides=path_or_none(slides),
-            quick=quick,
-            slide_mpp=slide_mpp,
-            annotation_values=annotation_values,
-        )
-        findings = examine_wsi(request)
+        options = ExamOptions(path_or_none(slides), quick, slide_mpp, annotation_values)
+        findings = examine_wsi(Path(str(path)), path_or_none(datalist), Path(str(output_dir)), options)
     except ImportError as missing:
         findings = examine_computer(Path(str(output_dir)), WHOLE_SLIDES, missing)
     if not print_findings(findings):

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import hashlib
+from collections import Counter
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -11,15 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.datalist.split import (
-    EXAMPLES,
-    Owners,
-    Remarks,
-    count_leakage,
-    count_sections,
-    section_notes,
-    split,
-)
+from scripts.datalist.split import EXAMPLES, Leakage, Remarks, count_sections, section_notes, split
 from scripts.datalist.tables import SECTIONS
 
 USUAL = (0.7, 0.1, 0.2)
@@ -48,12 +41,27 @@ def many(seed: int = 0, count: int = 400) -> list[Bag]:
 def test_patients_of_both_kinds_are_shared_out(shares: tuple[float, float, float]) -> None:
     scans = many()
     ill = {scan.patient for scan in scans if scan.label}
-    everybody = {scan.patient for scan in scans}
     sections = split(scans, shares, 0)
-    for group in (ill, everybody - ill):
+    for group in (ill, {scan.patient for scan in scans} - ill):
         for section, share in zip(SECTIONS, shares, strict=True):
             here = {scan.patient for scan in sections[section]} & group
             assert abs(len(here) - share * len(group)) < 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_classes_are_split_as_positive_and_negative(seed: int) -> None:
+    """The rule written down a second time: patients of a class in the order of their hashes, cut by the shares."""
+    scans = many(seed)
+    ill = {scan.patient for scan in scans if scan.label}
+    wanted: dict[str, list[Bag]] = {section: [] for section in SECTIONS}
+    for group in (ill, {scan.patient for scan in scans} - ill):
+        order = sorted(group, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+        exact = np.array(USUAL) * len(group)
+        counts = np.floor(exact).astype(int)
+        counts[np.argsort(counts - exact, kind="stable")[: len(group) - counts.sum()]] += 1  # the largest remainders
+        for section, names in zip(SECTIONS, np.split(np.array(order), np.cumsum(counts)[:-1]), strict=True):
+            wanted[section] += [scan for scan in scans if scan.patient in names]
+    assert split(scans, USUAL, seed) == {section: sorted(own) for section, own in wanted.items()}
 
 
 def test_the_split_depends_on_patients_and_seed_alone() -> None:
@@ -78,11 +86,8 @@ def test_slides_of_named_classes_are_split_by_patient_whatever_their_order(
 ) -> None:
     sections = split(slides, USUAL, seed)
     assert sorted(slide for own in sections.values() for slide in own) == sorted(slides)
-    places = defaultdict(set)
-    for section, own in sections.items():
-        for slide in own:
-            places[slide.patient].add(section)
-    assert all(len(where) == 1 for where in places.values())
+    patients = [{slide.patient for slide in own} for own in sections.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients))
     shuffled = list(slides)
     random.shuffle(shuffled)
     assert split(shuffled, USUAL, seed) == sections
@@ -157,15 +162,8 @@ def test_counts_and_notes_of_sections() -> None:
 
 
 def test_what_two_sections_share_is_counted_with_an_example() -> None:
-    patients, slices = Owners(), Owners()
-    for patient, piece, section, name in (
-        ("p", "x", "training", "a"),
-        ("p", "y", "test", "b"),
-        ("q", "z", "test", "c"),
-    ):
-        patients.add(patient, section, name)
-        slices.add(piece, section, name)
-    leakage = count_leakage(patients, slices, "slices")
+    patients = {"p": {"training": "a", "test": "b"}, "q": {"test": "c"}}
+    leakage = Leakage("slices", patients, {"x": {"training": "a"}, "y": {"test": "b"}, "z": {"test": "c"}})
     assert leakage.as_json() == {
         "patients": 2, "patients_in_several_sections": 1, "slices": 3, "slices_in_several_sections": 0,
     }  # fmt: skip

@@ -28,8 +28,7 @@ def test_a_csv_is_read_as_spreadsheets_write_it(tmp_path: Path, delimiter: str, 
 
 def test_what_is_no_csv_is_refused(tmp_path: Path) -> None:
     missing = tmp_path / "none.csv"
-    message = f"cannot read {missing} (No such file or directory): give the labels with --labels FILE"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=rf"^cannot read {re.escape(str(missing))} .*: give .* --labels FILE$"):
         list(read_rows(missing, ["a"]))
     file = written(tmp_path, "scan,label\nköln,1\n", "latin-1")
     with pytest.raises(InputError, match=r"labels\.csv is no csv in UTF-8: save it as one$"):

@@ -30,8 +30,8 @@ SECTIONS = {"training": [Bag("s1"), Bag("s2")], "validation": [], "test": [Bag("
 COUNTS = {"training": {"slices": 752803.0, "prevalence": 0.1434}, "total": {"slices": 12345678.0, "prevalence": 1}}
 
 
-def checked(example: list[str]) -> CheckedDatalist:
-    leakage = Leakage("slices", 5, len(example) // 2, 9, 0, example)
+def checked(leaks: bool = False) -> CheckedDatalist:
+    leakage = Leakage("slices", {"p": {"training": "a", **({"test": "b"} if leaks else {})}, "q": {"test": "c"}}, {})
     remarks = CohortRemarks(notes=["a note"])
     remarks.rejected.add("broken file", ["x.dcm"])
     return CheckedDatalist(as_text(SECTIONS), leakage, COUNTS, remarks, {"labels": "l.csv"}, Path("l.csv"))
@@ -46,10 +46,10 @@ def test_the_text_is_json_with_a_line_per_bag() -> None:
 
 def test_a_datalist_is_written_with_its_check(tmp_path: Path) -> None:
     request = Request(folder=tmp_path, seed=3)
-    summary = checked([]).write(request, *destination(request)).splitlines()
+    summary = checked().write(request, *destination(request)).splitlines()
     assert (tmp_path / "datalist.json").read_text() == as_text(SECTIONS)
     check = json.loads((tmp_path / "datalist_check.json").read_text())
-    assert check["leakage"]["patients"] == 5
+    assert check["leakage"]["patients"] == 2
     assert (check["seed"], check["labels"], check["notes"]) == (3, "l.csv", ["a note"])
     assert check["rejected"] == {"broken file": {"count": 1, "examples": ["x.dcm"]}}
     assert "rejected: broken file: 1, such as x.dcm" in summary
@@ -57,8 +57,8 @@ def test_a_datalist_is_written_with_its_check(tmp_path: Path) -> None:
 
 def test_a_leak_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     request = Request(folder=tmp_path)
-    with pytest.raises(InputError, match=r"^1 of 5 patients .* \(of a and b\): correct patient or section in l.csv$"):
-        checked(["a", "b"]).write(request, *destination(request))
+    with pytest.raises(InputError, match=r"^1 of 2 patients .* \(of a and b\): correct patient or section in l.csv$"):
+        checked(leaks=True).write(request, *destination(request))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,7 +67,7 @@ def test_a_datalist_written_by_hand_is_kept_unless_forced(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"datalist\.json is there, and no work of this command: .* or --force$"):
         destination(Request(folder=tmp_path))
     forced = Request(folder=tmp_path, force=True)
-    checked([]).write(forced, *destination(forced))
+    checked().write(forced, *destination(forced))
     destination(Request(folder=tmp_path))  # what the command wrote it may write again
 
 

@@ -34,10 +34,8 @@ def collect_cq500(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Imag
         choice = images.choose(cohort, bag_id, planes[places.pop(number)])
         if choice is not None:
             sops = frozenset(plane.sop for plane in choice.headers if plane.sop)
-            image = images.named(choice.headers)
-            cohort.scans.append(
-                Scan(bag_id, label, image, len(choice.headers), f"case {number}", sops, patient_in_headers=False)
-            )
+            image, slices, patient = images.named(choice.headers), len(choice.headers), f"case {number}"
+            cohort.scans.append(Scan(bag_id, label, image, slices, patient, sops, patient_in_headers=False))
     cohort.rejected.add("folder without a row", [images.relative(place) for place in places.values()])
     return cohort, images
 

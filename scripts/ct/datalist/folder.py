@@ -79,10 +79,8 @@ def _images_of_rows(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> li
     if unknown:
         listed = ", ".join(f"{rows[index].scan!r} in line {rows[index].line}" for index in unknown[:_SHOWN])
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        raise InputError(
-            f"{labels} names {len(unknown)} of {len(rows)} scans that are not in {folder} ({listed}{more}): "
-            "give each scan's path below that folder"
-        )
+        text = f"{labels} names {len(unknown)} of {len(rows)} scans that are not in {folder} ({listed}{more})"
+        raise InputError(f"{text}: give each scan's path below that folder")
     return places
 
 
@@ -113,18 +111,9 @@ def _add_dicom(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, plan
     if choice is None:
         return
     patient = row.patient or images.patient_of(cohort, bag_id, choice.headers)
-    cohort.scans.append(
-        Scan(
-            bag_id=bag_id,
-            label=row.label,
-            image=images.named(choice.headers),
-            slices=len(choice.headers),
-            patient=patient,
-            sops=frozenset(plane.sop for plane in choice.headers if plane.sop),
-            section=row.section,
-            patient_in_headers=not row.patient,
-        )
-    )
+    sops = frozenset(plane.sop for plane in choice.headers if plane.sop)
+    image, slices = images.named(choice.headers), len(choice.headers)
+    cohort.scans.append(Scan(bag_id, row.label, image, slices, patient, sops, None, row.section, not row.patient))
 
 
 def _add_volume(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, path: Path) -> None:
@@ -138,14 +127,6 @@ def _add_volume(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, pat
         return
     if not row.patient:
         cohort.warnings.add("no PatientID, so taken for a patient of its own", [bag_id])
-    cohort.scans.append(
-        Scan(
-            bag_id=bag_id,
-            label=row.label,
-            image=images.relative(path),
-            slices=shape[2],
-            patient=row.patient or bag_id,
-            section=row.section,
-            patient_in_headers=False,
-        )
-    )
+    image, patient = images.relative(path), row.patient or bag_id
+    scan = Scan(bag_id, row.label, image, shape[2], patient, section=row.section, patient_in_headers=False)
+    cohort.scans.append(scan)

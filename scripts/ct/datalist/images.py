@@ -9,13 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
-from scripts.ct.dicom.files import ImageFile
-from scripts.ct.dicom.headers import Header, read_headers
+from scripts.ct.dicom.headers import Header, Rejected, read_headers
 from scripts.ct.dicom.series import Choice, by_study, choose_series
 from scripts.ct.reader import is_volume
 from scripts.datalist.split import (
@@ -24,7 +23,6 @@ from scripts.datalist.split import (
     Datalist,
     Leakage,
     Owners,
-    count_leakage,
     without_numbers,
 )
 
@@ -78,9 +76,8 @@ class Cohort(CohortRemarks):
             elif other.label == scan.label:
                 self.rejected.add("copy of another scan's slices", [f"{scan.bag_id} (of {other.bag_id})"])
             else:
-                raise InputError(
-                    f"{other.bag_id} and {scan.bag_id} hold the same slices and have two labels: correct the labels"
-                )
+                both = f"{other.bag_id} and {scan.bag_id}"
+                raise InputError(f"{both} hold the same slices and have two labels: correct the labels")
         self.scans = kept
 
 
@@ -145,7 +142,8 @@ class Images:
             The leakage, and the bags in several sections that are of one patient by the headers alone.
         """
         bags_at: dict[Path, list[tuple[str, str]]] = defaultdict(list)  # section, bag_id
-        of_patient, of_slice = Owners(), Owners()
+        of_patient: Owners = defaultdict(dict)
+        of_slice: Owners = defaultdict(dict)
         by_headers: dict[str, dict[str, str]] = defaultdict(dict)  # bag_id -> section
         for section, bags in datalist.items():
             for bag in bags:
@@ -153,37 +151,32 @@ class Images:
                 for image in images:
                     bags_at[self.folder / image].append((section, bag_id))
                 if is_volume(Path(images[0])):
-                    of_slice.add(images[0], section, bag_id)
+                    of_slice[images[0]][section] = bag_id
                 if bag_id in patients:
-                    of_patient.add(patients[bag_id], section, bag_id)
+                    of_patient[patients[bag_id]][section] = bag_id
         for header in self.headers:
             place = _within(header.file.path, bags_at)
             for section, bag_id in bags_at[place] if place else ():
                 patient = _patient_of(header, bag_id)
-                of_slice.add(header.sop or str(header.file.path), section, bag_id)
+                of_slice[header.sop or str(header.file.path)][section] = bag_id
                 by_headers[patient][bag_id] = section
                 if bag_id not in patients:
-                    of_patient.add(patient, section, bag_id)
+                    of_patient[patient][section] = bag_id
         at_most = MAX_SHARE_OF_ONE_PATIENT * sum(map(len, datalist.values()))
         contradictions = [
             " and ".join({section: bag_id for bag_id, section in bags.items()}.values())
             for bags in by_headers.values()
             if len(bags) <= at_most and len(set(bags.values())) > 1
         ]
-        return count_leakage(of_patient, of_slice, "slices"), contradictions
+        return Leakage("slices", of_patient, of_slice), contradictions
 
 
-class _Found(Protocol):
-    @property
-    def file(self) -> ImageFile: ...
+Read = TypeVar("Read", Header, Rejected)
 
 
-Something = TypeVar("Something", bound=_Found)
-
-
-def by_place(found: Iterable[Something], places: Iterable[Path]) -> dict[Path, list[Something]]:
+def by_place(found: Iterable[Read], places: Iterable[Path]) -> dict[Path, list[Read]]:
     """Group what was found by the folder, zip or file of `places` that it lies in."""
-    there: dict[Path, list[Something]] = {place: [] for place in places}
+    there: dict[Path, list[Read]] = {place: [] for place in places}
     for each in found:
         place = _within(each.file.path, there)
         if place is not None:

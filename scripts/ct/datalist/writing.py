@@ -77,10 +77,8 @@ def _collect(folder: Path, labels: Path, index: Path, subtype: str) -> tuple[Coh
     elif {"scan", "label"} <= columns:
         cohort, images = collect_folder(folder, labels, index)
     else:
-        raise InputError(
-            f"{labels} names neither scan, label nor ID, Label (RSNA 2019) nor name, R1:ICH (CQ500) in its first line: "
-            "name its columns scan and label"
-        )
+        public = "or ID, Label (RSNA 2019), or name, R1:ICH (CQ500)"
+        raise InputError(f"{labels} has no columns scan, label, {public}: name them in the first line")
     for file, reason in images.rejected:
         cohort.rejected.add(f"file that {reason}", [str(file.relative_to(folder))])
     return cohort, images
@@ -93,10 +91,7 @@ def _require_several_patients(cohort: Cohort, folder: Path) -> None:
         return
     scans = max(Counter(scan.patient for scan in cohort.scans).values())
     if 1 < len(cohort.scans) == scans:
-        raise InputError(
-            f"the {scans} scans in {folder} carry one PatientID, so that they cannot be split by patient: "
-            "give a csv with the columns scan, label and patient"
-        )
+        raise InputError(f"the {scans} scans in {folder} carry one PatientID: give a csv with a column patient")
     if scans > max(3, MAX_SHARE_OF_ONE_PATIENT * len(cohort.scans)):
         cohort.warnings.add("most scans carry one PatientID, is it that of nobody?", [f"{scans} scans"])
 

@@ -178,15 +178,11 @@ def _torchmil_rows(files: FeatureFiles, sections: Mapping[str, str]) -> list[Sli
         path = files.of(name)
         label = None if path is None else beside_features(path, files.folder, LABELS)
         if path is not None and label is None:
-            raise InputError(
-                f"{name} has no label, neither in a csv nor as {LABELS}/{path.stem}.npy: give a csv with --labels FILE"
-            )
+            raise InputError(f"{name} has no label as {LABELS}/{path.stem}.npy: give a csv with --labels FILE")
         rows.append(SlideLabel(line, name, "" if label is None else read_label(label)))
     if rows and not any(row.label for row in rows):
-        raise InputError(
-            f"none of the {len(rows)} slides of the splits, such as {rows[0].slide}, has features in {files.folder}: "
-            "give the folder that does, or a csv of labels with --labels FILE"
-        )
+        text = f"no slide of the splits, such as {rows[0].slide}, has features in {files.folder}"
+        raise InputError(f"{text}: give the folder that does, or a csv with --labels FILE")
     return rows
 
 
@@ -230,9 +226,8 @@ def _patients_of(rows: Iterable[SlideLabel], cohort: SlideCohort) -> dict[str, s
         patients[row.name] = patient or row.name
     cohort.patients_known = len(unknown) < len(patients)
     if from_names:
-        cohort.notes.append(
-            f"patients are read from the names of {len(from_names)} slides, such as {patients[from_names[0]]}"
-        )
+        example = patients[from_names[0]]
+        cohort.notes.append(f"patients are read from the names of {len(from_names)} slides, such as {example}")
     cohort.warnings.add("patient not known, so the slide is taken for a patient of its own", unknown)
     return patients
 
@@ -241,16 +236,11 @@ def _require_one_kind(cohort: SlideCohort) -> None:
     """Refuse features of two encoders, which are not comparable, and warn of two magnifications."""
     for text in kinds_that_differ([(slide.name, slide.header) for slide in cohort.slides]):
         raise InputError(f"{text}: say which folder to take with --features FOLDER")
-    pitches = {slide.name: pitch for slide in cohort.slides if (pitch := slide.header.pitch_um) is not None}
-    if pitches and max(pitches.values()) > SAME_PITCH * min(pitches.values()):
-        groups = Counter(f"{pitch:.0f}" for pitch in pitches.values())
-        listed = ", ".join(
-            f"{count} of {pitch}" for pitch, count in sorted(groups.items(), key=lambda one: float(one[0]))
-        )
-        cohort.warnings.add(
-            "micrometres from patch to patch differ, a network is trained at one magnification",
-            [listed],
-        )
+    pitches = [pitch for slide in cohort.slides if (pitch := slide.header.pitch_um) is not None]
+    if pitches and max(pitches) > SAME_PITCH * min(pitches):
+        groups = Counter(round(pitch) for pitch in pitches)
+        listed = ", ".join(f"{count} of {pitch}" for pitch, count in sorted(groups.items()))
+        cohort.warnings.add("micrometres from patch to patch differ, but a network needs one magnification", [listed])
 
 
 def kinds_that_differ(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[str]:
@@ -285,10 +275,8 @@ def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
         labels = {slide.label for slide in slides}
         if len(labels) > 1 and not binary:
             one, other = slides[0], next(slide for slide in slides if slide.label != slides[0].label)
-            raise InputError(
-                f"{one.name} has the label {one.label}, {other.name} of the same patient {other.label}: "
-                "with --by patient their labels must agree, correct them, or give --by slide"
-            )
+            text = f"{one.name} has the label {one.label}, {other.name} of the same patient {other.label}"
+            raise InputError(f"{text}: correct them, or give --by slide")
         mixed += len(labels) > 1
         label = max(labels, key=lambda label: label == 1)
         bag_id = re.sub(r"[\\/]", "_", patient)

@@ -57,9 +57,7 @@ class FeatureFiles:
             found = [path for path in found if self.relative(path) == slide] or found
         if len(found) > 1:
             places = " and in ".join(sorted(self.relative(path.parent) for path in found))
-            raise InputError(
-                f"{slide_name(slide)} has features in {places}: say which with --features FOLDER, below {self.folder}"
-            )
+            raise InputError(f"{slide_name(slide)} has features in {places}: say which with --features FOLDER")
         return found[0] if found else None
 
     def relative(self, path: Path) -> str:

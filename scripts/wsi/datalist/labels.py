@@ -28,7 +28,6 @@ _SECTION_NAMES = {
     "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-_BOOLEANS = {"true", "false"}
 _FLOAT = re.compile(r"(\d+)\.0")  # so pandas writes the number of a slide in a column that has gaps
 
 
@@ -86,10 +85,7 @@ def read_patient_labels(path: Path, slide_table: Path, label: str = LABEL) -> tu
     columns = column_names(slide_table)
     patient, slide = _one_of(PATIENT, columns), _one_of(SLIDE, columns)
     if patient is None or slide is None:
-        raise InputError(
-            f"{slide_table} names none of {', '.join(PATIENT)}, or none of {', '.join(SLIDE)} in its first line: "
-            "name its columns patient and slide"
-        )
+        raise InputError(f"{slide_table} has no columns patient and slide: name them in its first line")
     slides = list(read_rows(slide_table, (patient, slide)))
     require_named_once([(line, slide_name(name)) for line, (_, name) in slides], slide_table, "slide")
     known = {row.patient: row for row in patients}
@@ -106,11 +102,8 @@ def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> lis
     columns = column_names(path)
     if _one_of(named, columns) is None or label.casefold() not in columns:
         there = ", ".join(sorted(columns)[:12])
-        other = ", or a csv of patients and slides with --slide_table" if what == "slide" else ""
-        raise InputError(
-            f"{path} names no column {label}, or none of {', '.join(named[:3])} in its first line ({there}): "
-            f"name its columns {what} and label, or give the name of the labels with --label_column{other}"
-        )
+        other = " or --slide_table" if what == "slide" else ""
+        raise InputError(f"{path} has no columns {what} and {label} ({there}): rename, or give --label_column{other}")
     optional = [_one_of(names, columns) or names[0] for names in (SLIDE, PATIENT, SECTION, COARSE, ("annotation",))]
     rows = []
     for line, (value, slide, patient, section, coarse, annotation) in read_rows(path, (label,), optional):
@@ -127,23 +120,14 @@ def read_splits(path: Path) -> dict[str, str]:
     """Return name of a slide -> its section, of CLAM's two formats or of torchmil's."""
     columns = column_names(path)
     if not holds_splits(columns):
-        raise InputError(
-            f"{path} names neither train, val, test (CLAM) nor bag_name, split (torchmil) in its first line: "
-            "give such a csv with --splits FILE"
-        )
+        raise InputError(f"{path} has no columns train, val, test or bag_name, split: give others with --splits FILE")
     if path.stem.endswith("_descriptor"):
-        raise InputError(
-            f"{path} counts the slides of CLAM's sections, it does not name them: give the splits_0.csv beside it"
-        )
+        raise InputError(f"{path} counts slides, it does not name them: give CLAM's splits_0.csv beside it")
     sections: dict[str, str] = {}
-    lines: dict[str, int] = {}
     for line, slide, section in _split_rows(path, columns):
         name = slide_name(_FLOAT.sub(r"\1", slide) if _FLOAT.fullmatch(slide) else slide)
         if sections.setdefault(name, section) != section:
-            raise InputError(
-                f"{path}, line {line} puts {name} into {section}, line {lines[name]} into {sections[name]}: keep one"
-            )
-        lines.setdefault(name, line)
+            raise InputError(f"{path}, line {line} puts {name} into {section}, before {sections[name]}: keep one")
     if not sections:
         raise InputError(f"{path} puts no slide into a section: give another with --splits FILE")
     return sections
@@ -159,20 +143,12 @@ def _split_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[int, str
         return
     names = _section_columns(columns)
     rows = list(read_rows(path, names, (slide or "",)))
-    if _are_booleans(cell for _, cells in rows for cell in cells[: len(names)]):
-        for line, (*cells, name) in rows:
-            yield from ((line, name, _SECTION_NAMES[k]) for k, cell in zip(names, cells, strict=True) if _true(cell))
-        return
-    for line, (*cells, _) in rows:
-        yield from ((line, cell, _SECTION_NAMES[k]) for k, cell in zip(names, cells, strict=True) if cell)
-
-
-def _are_booleans(cells: Iterable[str]) -> bool:
-    return {cell.casefold() for cell in cells if cell} <= _BOOLEANS
-
-
-def _true(cell: str) -> bool:
-    return cell.casefold() == "true"
+    are_booleans = {cell.casefold() for _, (*cells, _) in rows for cell in cells} <= {"true", "false", ""}
+    for line, (*cells, name) in rows:
+        for column, cell in zip(names, cells, strict=True):
+            chosen = cell if not are_booleans else name if cell.casefold() == "true" else ""
+            if chosen:
+                yield line, chosen, _SECTION_NAMES[column]
 
 
 def _section_columns(columns: Collection[str]) -> list[str]:
@@ -218,25 +194,19 @@ def as_classes(rows: Sequence[SlideLabel], classes: Sequence[str] | None, path: 
     if classes is not None:
         return {row.line: _of_the_list(row, classes, path) for row in labelled}
     numbers = {row.line: _as_number(row.label) for row in labelled}
-    if all(number is None for number in numbers.values()):
+    whole = {line: number for line, number in numbers.items() if number is not None}
+    if not whole:
         _require_three({row.label for row in labelled}, path)
         return {row.line: row.label for row in labelled}
-    whole: dict[int, Label] = {}
     for row in labelled:
-        number = numbers[row.line]
-        if number is None or number < 0:
-            raise InputError(
-                f"{path}, line {row.line}: the label {row.label!r} is no number from 0, as others are: correct it, "
-                "or name the classes with --classes"
-            )
-        whole[row.line] = number
-    found = sorted({number for number in numbers.values() if number is not None})
+        if whole.get(row.line, -1) < 0:
+            text = f"{path}, line {row.line}: the label {row.label!r} is no number from 0, as others are"
+            raise InputError(f"{text}: correct it, or name the classes with --classes")
+    found = sorted(set(whole.values()))
     if len(found) > 1 and found[0] > 0:
-        raise InputError(
-            f"{path} has the labels {', '.join(map(str, found))}: number the classes from 0, or name them, "
-            f"--classes {_typed(map(str, found))}"
-        )
-    return whole
+        names = _typed(map(str, found))
+        raise InputError(f"{path} has no label 0: number the classes from 0, or name them, --classes {names}")
+    return {**whole}
 
 
 def _as_number(text: str) -> int | None:
@@ -247,27 +217,20 @@ def _as_number(text: str) -> int | None:
 def _of_the_list(row: SlideLabel, classes: Sequence[str], path: Path) -> Label:
     """Return 0 or 1 for one of two classes, else its name; a number counts for the class it numbers."""
     number = _as_number(row.label)
-    if row.label in classes:
-        index = classes.index(row.label)
-    elif number is not None and number in range(len(classes)):
-        index = number
-    else:
-        raise InputError(
-            f"{path}, line {row.line}: the label {row.label!r} is not one of the classes: give {', '.join(classes)}"
-        )
-    return index if len(classes) == 2 else classes[index]
+    numbered = number is not None and number in range(len(classes)) and row.label not in classes
+    name = classes[number or 0] if numbered else row.label
+    if name not in classes:
+        text = f"{path}, line {row.line}: the label {row.label!r} is not one of the classes"
+        raise InputError(f"{text}: give {', '.join(classes)}")
+    return classes.index(name) if len(classes) == 2 else name
 
 
 def _require_three(names: set[str], path: Path) -> None:
     if len(names) == 1:
-        (name,) = names
-        raise InputError(f"{path} has the label {name!r} alone: add slides of another class, or give --classes")
+        raise InputError(f"{path} has the label {min(names)!r} alone: add slides of another class, or give --classes")
     if len(names) == 2:
-        ordered = _negative_first(names)
-        raise InputError(
-            f"{path} has the labels {' and '.join(ordered)}: say which is negative and which is positive, in this "
-            f"order, --classes {_typed(ordered)}"
-        )
+        typed = _typed(_negative_first(names))
+        raise InputError(f"{path} has two labels: say which is negative and which positive, --classes {typed}")
 
 
 def _negative_first(names: Iterable[str]) -> list[str]:
@@ -315,8 +278,6 @@ def coarse_of(rows: Sequence[SlideLabel], labels: Mapping[int, Label], path: Pat
             continue
         before = seen.setdefault(labels[row.line], row)
         if before.coarse != row.coarse:
-            raise InputError(
-                f"{path}, line {row.line} puts {row.label} under {row.coarse}, line {before.line} under "
-                f"{before.coarse}: a fine class has one coarse class, correct them"
-            )
+            text = f"{path}, line {row.line} puts {row.label} under {row.coarse}, line {before.line} under"
+            raise InputError(f"{text} {before.coarse}: give each class one coarse class")
     return {label: row.coarse for label, row in seen.items()}

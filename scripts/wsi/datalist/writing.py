@@ -17,7 +17,7 @@ from typing import Any
 from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
-from scripts.datalist.split import Leakage, Owners, count_leakage, count_sections, section_notes
+from scripts.datalist.split import Leakage, Owners, count_sections, section_notes
 from scripts.datalist.tables import column_names
 from scripts.datalist.writing import CheckedDatalist, DatalistRequest, as_given, as_text, destination
 from scripts.wsi.datalist.cohort import (
@@ -93,7 +93,8 @@ def write_wsi_datalist(request: WsiDatalistRequest) -> str:
     bags = [bag for own in sections.values() for bag in own]
     leakage = leakage_of_slides(json.loads(text), {bag.bag_id: bag.patient for bag in bags})
     about = {
-        **{key: file and file.name for key, file in (("labels", sources.labels), ("slide_table", sources.slide_table))},
+        "labels": sources.labels and sources.labels.name,
+        "slide_table": sources.slide_table and sources.slide_table.name,
         "splits": splits and splits.name,
         "by": request.by,
         "classes": cohort.classes,
@@ -112,35 +113,21 @@ def _find_sources(request: WsiDatalistRequest) -> SlideSources:
     classes = class_list(request.classes)
     files = FeatureFiles(folder, request.features)
     if not files.paths:
-        raise InputError(
-            f"{folder} holds no feature files (.h5, or .pt and .npy in a folder of features): "
-            "give the folder that does, or make them with configs/features.json"
-        )
+        text = f"{folder} holds no feature files (.h5, or .pt and .npy in a folder of features)"
+        raise InputError(f"{text}: give the folder that does, or make them with configs/features.json")
     labels = labels_in(folder, column) if request.labels is None else as_given(request.labels, folder)
     slide_table = None if request.slide_table is None else as_given(request.slide_table, folder)
     splits = splits_in(folder, labels) if request.splits is None else _fold_of(request.splits)
-    if labels is None and (slide_table is not None or column != LABEL):
-        raise InputError(
-            f"{folder} holds no csv with the columns slide and {column} that --slide_table or --label_column "
-            "could belong to: name the csv of the labels with --labels FILE"
-        )
-    if labels is None and splits is None:
-        raise InputError(
-            f"{folder} holds no csv with the columns slide and label, and no splits.csv of torchmil: "
-            "name the csv of the labels with --labels FILE"
-        )
+    if labels is None and (splits is None or slide_table is not None or column != LABEL):
+        other = " and no splits.csv of torchmil" if splits is None else ""
+        raise InputError(f"{folder} holds no csv with the columns slide and {column}{other}: give --labels FILE")
     return SlideSources(files, labels, splits, classes, request.annotations, column, slide_table)
 
 
 def labels_in(folder: Path, label_column: str = LABEL) -> Path | None:
     """Return the csv of the labels, where there is one; of several labels.csv."""
     found = _csv_files(folder, partial(holds_labels, label=label_column))
-    if len(found) > 1 and folder / "labels.csv" in found:
-        return folder / "labels.csv"
-    if len(found) > 1:
-        listed = " and ".join(path.name for path in found)
-        raise InputError(f"{folder} holds {listed}: name the csv of the labels with --labels FILE")
-    return found[0] if found else None
+    return folder / "labels.csv" if folder / "labels.csv" in found else _only_one(found, "labels")
 
 
 def splits_in(folder: Path, labels: Path | None) -> Path | None:
@@ -148,11 +135,13 @@ def splits_in(folder: Path, labels: Path | None) -> Path | None:
     found = _csv_files(folder, holds_splits)
     if not found and labels is not None:
         found = _csv_files(labels.parent, holds_splits)
-    folds = [path for path in found if FOLD.fullmatch(path.name)]
-    found = folds[:1] or found
+    return _only_one([path for path in found if FOLD.fullmatch(path.name)][:1] or found, "splits")
+
+
+def _only_one(found: Sequence[Path], flag: str) -> Path | None:
     if len(found) > 1:
         listed = " and ".join(path.name for path in found)
-        raise InputError(f"{found[0].parent} holds {listed}: name the csv of the sections with --splits FILE")
+        raise InputError(f"{found[0].parent} holds {listed}: say which is meant with --{flag} FILE")
     return found[0] if found else None
 
 
@@ -171,14 +160,13 @@ def _csv_files(folder: Path, is_kind: Callable[[set[str]], bool]) -> list[Path]:
 
 
 def _fold_of(splits: Path) -> Path:
-    if not splits.is_dir():
-        if not splits.is_file():
-            raise InputError(f"{splits} does not exist: give a csv, or a folder of CLAM's, with --splits")
+    if splits.is_file():
         return splits
     found = _csv_files(splits, holds_splits)
     folds = [path for path in found if FOLD.fullmatch(path.name)] or found
     if not folds:
-        raise InputError(f"{splits} holds no splits_0.csv: give a csv, or a folder of CLAM's, with --splits")
+        what = "holds no splits_0.csv" if splits.is_dir() else "does not exist"
+        raise InputError(f"{splits} {what}: give a csv, or a folder of CLAM's, with --splits")
     return folds[0]
 
 
@@ -194,18 +182,14 @@ def _require_two_patients(cohort: SlideCohort, folder: Path) -> None:
         raise InputError(f"{folder} holds no slide that can be used: {'; '.join(cohort.rejected.as_lines())}")
     to_be_split = len(cohort.slides) > 1 and not any(slide.section for slide in cohort.slides)
     if to_be_split and len({slide.patient for slide in cohort.slides}) == 1:
-        raise InputError(
-            f"the {len(cohort.slides)} slides in {folder} are of one patient, so that they cannot be split: "
-            "give more patients, or a column section"
-        )
+        raise InputError(f"the slides in {folder} are of one patient: give more patients, or a column section")
 
 
 def _warn_of_pitches(cohort: SlideCohort) -> None:
     pitches = pitches_of_unknown_scale([slide.header for slide in cohort.slides])
     cohort.warnings.add(
-        "level-0 pixels from patch to patch differ and micrometres per pixel are not known, so the features may be of "
-        "two magnifications, or of slides scanned at 20x and 40x, which may rightly differ (python -m scripts doctor "
-        "wsi shows which with --slides or --slide_mpp)",
+        "level-0 pixels from patch to patch differ and micrometres per pixel are not known, so the magnifications may "
+        "(python -m scripts doctor wsi shows which with --slides or --slide_mpp)",
         [", ".join(f"{slides} of {pitch:.0f}" for pitch, slides in pitches)] if len(pitches) > 1 else [],
     )
 
@@ -249,11 +233,12 @@ def leakage_of_slides(datalist: Mapping[str, Sequence[Mapping[str, Any]]], patie
         datalist: section -> bags.
         patients: bag_id -> patient; a bag that is not among them is of a patient of its own.
     """
-    of_patient, of_slide = Owners(), Owners()
+    of_patient: Owners = defaultdict(dict)
+    of_slide: Owners = defaultdict(dict)
     for section, bags in datalist.items():
         for bag in bags:
             bag_id = bag["bag_id"]
-            of_patient.add(patients.get(bag_id, bag_id), section, bag_id)
+            of_patient[patients.get(bag_id, bag_id)][section] = bag_id
             for image in ensure_tuple(bag["image"]):
-                of_slide.add(image, section, bag_id)
-    return count_leakage(of_patient, of_slide, "slides")
+                of_slide[image][section] = bag_id
+    return Leakage("slides", of_patient, of_slide)

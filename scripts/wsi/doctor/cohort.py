@@ -5,124 +5,86 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from scripts.core.errors import InputError
 from scripts.datalist.split import PROGRESS_AFTER_S
 from scripts.doctor.computer import WHOLE_SLIDES, examine_computer
-from scripts.doctor.findings import (
-    Entries,
-    Finding,
-    Level,
-    ScanFinding,
-    examine_leakage,
-    examine_section,
-    folded,
-    sections_in,
-)
+from scripts.doctor.findings import Entries, Finding, Level, examine_leakage, examine_section, folded, sections_in
 from scripts.wsi.datalist.cohort import SAME_PITCH, SlideSources, collect_slides, kinds_that_differ, patient_in
 from scripts.wsi.datalist.files import FeatureFiles, slide_name
 from scripts.wsi.datalist.labels import in_order
 from scripts.wsi.datalist.writing import PATIENTS, labels_in, leakage_of_slides, pitches_of_unknown_scale, splits_in
-from scripts.wsi.doctor.slide import Examined, How, examine_features, examine_slide
+from scripts.wsi.doctor.slide import Examined, ExamOptions, examine_features, examine_slide
 from scripts.wsi.features.base import FeatureHeader
-from scripts.wsi.slides.folder import SlideFolder
 from scripts.wsi.slides.slide import SLIDE_SUFFIXES, find_slides
 
 Named = tuple[str, Path, dict[str, Any]]  # what a slide is called, its features, and what a datalist states of it
 
-_EQUAL_ENDS = re.compile(r"^(\d+ slides of )(\d+) to \2 ")
 
-
-@dataclass(frozen=True, kw_only=True)
-class WsiDoctorRequest:
-    """What `doctor wsi` is asked to examine.
+def examine_wsi(path: Path, datalist: Path | None, output_dir: Path, options: ExamOptions) -> Iterator[Finding]:
+    """Examine the computer, then a datalist and its features, or features or slides below a folder, or one file.
 
     Args:
         path: a folder of features or slides, or one file of either.
         datalist: by default the one in the folder.
         output_dir: where results would go.
-        slides: the folder of the slides of the features.
-        quick: do not read the features themselves.
-        slide_mpp: micrometres per pixel of slides whose features do not state it.
-        annotation_values: which values of a mask or classes of polygons count.
+        options: how features are read.
     """
-
-    path: Path
-    datalist: Path | None = None
-    output_dir: Path = Path()
-    slides: Path | None = None
-    quick: bool = False
-    slide_mpp: float | None = None
-    annotation_values: Any = None
-
-    def how(self) -> How:
-        mpp, values = self.slide_mpp, self.annotation_values
-        is_number = isinstance(mpp, (int, float)) and not isinstance(mpp, bool)
-        if mpp is not None and not (is_number and 0 < mpp < math.inf):
-            raise InputError(
-                f"the micrometres per pixel of the slides are {mpp!r}: give a number above 0 with --slide_mpp"
-            )
-        slides = SlideFolder(None if self.slides is None else str(self.slides))
-        return How(self.quick, slides, mpp, None if values is None else ensure_tuple(values))
-
-
-def examine_wsi(request: WsiDoctorRequest) -> Iterator[Finding]:
-    """Examine the computer, then a datalist and its features, or features or slides below a folder, or one file."""
-    yield from examine_computer(request.output_dir, WHOLE_SLIDES)
-    path = request.path
+    yield from examine_computer(output_dir, WHOLE_SLIDES)
     try:
-        how = request.how()
+        options.require_valid()
         if not path.exists():
             yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
         elif path.is_dir():
-            yield from _examine_folder(request, how)
+            yield from _examine_folder(path, datalist, options)
         elif path.suffix.lower() in SLIDE_SUFFIXES:
-            yield examine_slide(path).finding
+            yield examine_slide(path)
         else:
-            yield examine_features(path, slide_name(path.name), how).finding.finding
+            yield examine_features(path, slide_name(path.name), options).finding
     except InputError as error:
         yield Finding(Level.FAIL, str(error))
 
 
-def _examine_folder(request: WsiDoctorRequest, how: How) -> Iterator[Finding]:
-    path, datalist, slides = request.path, request.datalist, request.slides
+def _examine_folder(path: Path, datalist: Path | None, options: ExamOptions) -> Iterator[Finding]:
+    slides = options.slides
     files = FeatureFiles(path)
     if datalist is None and (path / "datalist.json").is_file():
         datalist = path / "datalist.json"
     if datalist is None and not files.paths:
         yield from _examine_slides(find_slides(slides or path), slides or path, {})
         return
-    named: list[Named] = []
     if datalist is None:
         yield Finding(Level.PASS, f"{path} holds {len(files.paths)} feature file{'s' * (len(files.paths) > 1)}")
         yield from _examine_labels(path, files)
-        named = [(name, file, {}) for name, file in zip(_slide_names(files), files.paths, strict=True)]
+        named: list[Named] = [(name, file, {}) for name, file in zip(_slide_names(files), files.paths, strict=True)]
     else:
         sections: dict[str, Entries] = {}
         given = sections_in(datalist)
         names = class_names(given)
         for section, own in given.items():
-            finding, sections[section] = _examine_bags(datalist, section, own, path, names)
+            sections[section] = []
+            missing = _missing(own, path)
+            if missing:
+                text = f"{section}: {len(missing)} of {len(own)} bags lack a feature file, such as {missing[0]}"
+                finding = Finding(Level.FAIL, text, "extract the features, or make the datalist again")
+            else:
+                finding, sections[section] = examine_section(datalist, section, own, path, names, "bags")
             yield finding
         yield _examine_leaks(sections, datalist)
         named = [each for bags in sections.values() for bag in bags for each in _files_of(bag, names)]
         yield from _examine_rest(named, files)
     examined = [
-        (name, examine_features(file, name, how, bag))
+        (name, examine_features(file, name, options, bag))
         for name, file, bag in tqdm(named, desc="slides", unit="slide", delay=PROGRESS_AFTER_S)
     ]
-    yield from _folded((each.finding for _, each in examined), "patches")
+    yield from folded((each.finding for _, each in examined), "slides", "patches")
     yield from _examine_cohort(examined)
     if slides is not None:
         headers = [(file, each.header) for (_, file, _), (_, each) in zip(named, examined, strict=True)]
@@ -141,16 +103,6 @@ def class_names(sections: Mapping[str, Any]) -> list[str] | None:
     return [str(number) for number in range(max(numbers) + 1)] if min(numbers) >= 0 else None
 
 
-def _examine_bags(
-    datalist: Path, section: str, given: Any, folder: Path, names: Sequence[str] | None
-) -> tuple[Finding, Entries]:
-    missing = _missing(given, folder)
-    if missing:
-        text = f"{section}: {len(missing)} of {len(given)} bags lack a feature file, such as {missing[0]}"
-        return Finding(Level.FAIL, text, "extract the features, or make the datalist again"), []
-    return examine_section(datalist, section, given, folder, names, "bags")
-
-
 def _missing(given: Any, folder: Path) -> list[str]:
     """Return the paths of features that do not exist."""
     images = [bag.get("image") for bag in given if isinstance(bag, dict)] if isinstance(given, list) else []
@@ -163,9 +115,8 @@ def _examine_leaks(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist
     leakage = leakage_of_slides(sections, patients)
     if patients or leakage.example:
         return examine_leakage(leakage, "wsi")
-    text = f"none of {leakage.total_images} slides is in two sections; of which patients they are is not known"
-    fix = "make sure that nobody is in two, or make the datalist of a csv with a column patient"
-    return Finding(Level.WARN, text, fix)
+    text = f"none of {leakage.total_images} slides is in two sections, but their patients are not known"
+    return Finding(Level.WARN, text, "make sure that nobody is in two, or give the csv a column patient")
 
 
 def _known_patients(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist: Path) -> dict[str, str]:
@@ -201,19 +152,11 @@ def _of_slide(bag: Mapping[str, Any], key: str, number: int, slides: int) -> Any
     return given[number]
 
 
-def _folded(found: Iterable[ScanFinding], parts: str) -> Iterator[Finding]:
-    """Yield findings in few lines; from 12 to 12 is 12."""
-    for finding in folded(found, "slides", parts):
-        yield finding._replace(text=_EQUAL_ENDS.sub(r"\1\2 ", finding.text))
-
-
 def _slide_names(files: FeatureFiles) -> list[str]:
-    names = [slide_name(path.name) for path in files.paths]
-    counts = Counter(names)
-    return [
-        name if counts[name] == 1 else files.relative(path.with_name(name))
-        for name, path in zip(names, files.paths, strict=True)
-    ]
+    """Return the name of each file's slide; where two have one name, with their folders."""
+    named = [path.with_name(slide_name(path.name)) for path in files.paths]
+    counts = Counter(path.name for path in named)
+    return [path.name if counts[path.name] == 1 else files.relative(path) for path in named]
 
 
 def _examine_labels(path: Path, files: FeatureFiles) -> Iterator[Finding]:
@@ -288,21 +231,17 @@ def _examine_encoders(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[
 def _magnification(headers: Sequence[FeatureHeader]) -> Iterator[Finding]:
     pitches = [pitch for header in headers if (pitch := header.pitch_um) is not None]
     of_pixels = pitches_of_unknown_scale(headers)
+    unknown = len(headers) - len(pitches)
     if len(of_pixels) > 1:
         listed = _listed([f"{pitch:.0f} ({slides} slide{'s' * (slides > 1)})" for pitch, slides in of_pixels])
-        yield Finding(
-            Level.WARN,
-            f"{listed} level-0 pixels from patch to patch, and micrometres per pixel are not known of "
-            f"{len(headers) - len(pitches)} of {len(headers)} slides",
-            "make them known, --slides FOLDER or --slide_mpp; features of one magnification belong together, though "
-            "slides scanned at 20x and 40x may rightly differ",
-        )
+        scale = f"micrometres per pixel not known of {unknown} of {len(headers)} slides"
+        fix = "give --slides or --slide_mpp; of slides scanned at 20x and 40x they may rightly differ"
+        yield Finding(Level.WARN, f"{listed} level-0 pixels from patch to patch, {scale}", fix)
     elif not pitches:
-        text = "micrometres per pixel are known of no slide, so nobody can tell whether all have one magnification"
-        yield Finding(Level.INFO, text, "make sure that they do")
+        yield Finding(Level.INFO, "micrometres per pixel are known of no slide", "make sure of one magnification")
     if not pitches:
         return
-    known = "" if len(pitches) == len(headers) else f", known of {len(pitches)} of {len(headers)} slides"
+    known = f", known of {len(pitches)} of {len(headers)} slides" if unknown else ""
     if max(pitches) > SAME_PITCH * min(pitches):
         text = f"{min(pitches):.4g} to {max(pitches):.4g} micrometres from patch to patch{known}"
         yield Finding(Level.WARN, text, "a network is trained at one magnification: extract all features at one")
@@ -324,30 +263,23 @@ def _examine_slides_of(examined: Sequence[tuple[Path, FeatureHeader | None]], fo
         if header is not None
     }
     if headers and names.isdisjoint(headers):
-        text = (
-            f"none of {len(paths)} slides in {folder}, such as {paths[0].name}, has the name of one of "
-            f"{len(headers)} feature files, such as {min(headers)}"
-        )
-        yield Finding(Level.WARN, text, "give the folder of their slides with --slides")
+        text = f"none of {len(paths)} slides in {folder}, such as {paths[0].name}, is named like a feature file"
+        yield Finding(Level.WARN, f"{text}, such as {min(headers)}", "give the folder of their slides with --slides")
         return
     yield from _examine_slides(paths, folder, headers)
 
 
 def _examine_slides(paths: Sequence[Path], folder: Path, headers: Mapping[str, FeatureHeader]) -> Iterator[Finding]:
     """Examine slides themselves; the headers are those of their features, where there are some."""
-    found: Iterable[ScanFinding] = (
-        examine_slide(path, headers.get(slide_name(path.name)))
-        for path in tqdm(paths, desc="slides", unit="slide", delay=PROGRESS_AFTER_S)
-    )
-    yield from _folded(found, "megapixels")
-    todo = [path for path in paths if slide_name(path.name) not in headers]
+    names = [slide_name(path.name) for path in paths]
+    shown = tqdm(zip(paths, names, strict=True), "slides", len(paths), unit="slide", delay=PROGRESS_AFTER_S)
+    yield from folded((examine_slide(path, headers.get(name)) for path, name in shown), "slides", "megapixels")
+    todo = [path.name for path, name in zip(paths, names, strict=True) if name not in headers]
     if todo:
-        yield Finding(
-            Level.INFO,
-            f"{len(todo)} of {len(paths)} slides have no features yet, such as {todo[0].name}",
-            f"python -m monai.bundle run --config_file configs/features.json --slides {folder} --output_dir FEATURES",
-        )
-    without = headers.keys() - {slide_name(path.name) for path in paths}
+        command = f"python -m monai.bundle run --config_file configs/features.json --slides {folder}"
+        text = f"{len(todo)} of {len(paths)} slides have no features yet, such as {todo[0]}"
+        yield Finding(Level.INFO, text, f"{command} --output_dir FEATURES")
+    without = headers.keys() - set(names)
     if without:
         text = f"{len(without)} of {len(headers)} feature files have no slide in {folder}, such as {min(without)}"
         yield Finding(Level.INFO, text)

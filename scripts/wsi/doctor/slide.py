@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import openslide
+from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
-from scripts.doctor.findings import Level, ScanFinding
+from scripts.core.units import Level0Coords
+from scripts.doctor.findings import Finding, Level
 from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.features.base import MICROMETRES, FeatureFile, FeatureHeader
 from scripts.wsi.features.files import open_features
@@ -32,78 +35,99 @@ _LOOK = "it is read as it is; look at it, and correct what is wrong"
 _AGAIN = "extract the features again"
 
 
-class Examined(NamedTuple):
-    """What was found in a feature file."""
+@dataclass
+class Examined:
+    """What was found in a feature file.
 
-    finding: ScanFinding
+    Args:
+        header: None where the file cannot be read.
+        degree: neighbours of a patch on average.
+        content: the same for files of the same features; "" where they were not read.
+    """
+
+    finding: Finding
     header: FeatureHeader | None = None
-    degree: float = 0.0  # neighbours of a patch on average
-    content: str = ""  # the same for files of the same features; "" where they were not read
+    degree: float = 0.0
+    content: str = ""
 
 
-class How(NamedTuple):
-    """How a file is examined, which is as a run would read it."""
+@dataclass(frozen=True)
+class ExamOptions:
+    """How files are examined, which is as a run would read them.
 
-    quick: bool = False  # the features themselves are not read
-    slides: SlideFolder = SlideFolder(None)
-    slide_mpp: float | None = None  # of slides that do not say it
-    annotation_values: Sequence[int | str] | None = None
+    Args:
+        slides: the folder of the slides of the features.
+        quick: do not read the features themselves.
+        slide_mpp: micrometres per pixel of slides whose features do not state it.
+        annotation_values: which values of a mask or classes of polygons count.
+    """
+
+    slides: Path | None = None
+    quick: bool = False
+    slide_mpp: float | None = None
+    annotation_values: Any = None
+
+    def require_valid(self) -> None:
+        mpp = self.slide_mpp
+        is_number = isinstance(mpp, (int, float)) and not isinstance(mpp, bool)
+        if mpp is not None and not (is_number and 0 < mpp < math.inf):
+            raise InputError(f"--slide_mpp {mpp!r}: give the micrometres per pixel, a number above 0")
+
+    @cached_property
+    def slide_folder(self) -> SlideFolder:
+        return SlideFolder(None if self.slides is None else str(self.slides))
 
 
-def examine_features(path: Path, name: str, how: How, bag: Mapping[str, Any] | None = None) -> Examined:
+def examine_features(path: Path, name: str, options: ExamOptions, bag: Mapping[str, Any] | None = None) -> Examined:
     """Examine a feature file of any format.
 
     Args:
         path: the file.
         name: what the slide is called.
-        how: what is looked at.
+        options: what is looked at.
         bag: its annotation, instance_label and label, where a datalist gives them.
     """
+    examined = Examined(Finding(Level.PASS, "", name=name))
     try:
         with open_features(path) as file:
-            return _examined(file, name, how, bag or {})
+            examined.finding = _examine(file, examined, options, bag or {})._replace(name=name)
     except InputError as error:
-        return Examined(ScanFinding(name, Level.FAIL, str(error)))
+        examined.finding = Finding(Level.FAIL, str(error), name=name)
+    return examined
 
 
-def _examined(file: FeatureFile, name: str, how: How, bag: Mapping[str, Any]) -> Examined:
+def _examine(file: FeatureFile, examined: Examined, options: ExamOptions, bag: Mapping[str, Any]) -> Finding:
     header, coords = file.header, file.coords
+    examined.header = header
     if header.patches == 0:
         fix = "leave it out of training, inference reports it"
-        return Examined(ScanFinding(name, Level.WARN, "no patches, a slide without tissue", fix), header)
-    completed = how.slides.completed(header, coords, file.path, how.slide_mpp)
-    header = replace(header, mpp=completed.header.mpp)
+        return Finding(Level.WARN, "no patches, a slide without tissue", fix)
+    completed = options.slide_folder.completed(header, coords, file.path, options.slide_mpp)
+    examined.header = header = replace(header, mpp=completed.header.mpp)
     nodes = lattice_places(coords, header.pitch)
-    degree = mean_degree(nodes)
+    examined.degree = degree = mean_degree(nodes)
     scale = "micrometres per pixel not known" if header.mpp is None else f"{header.mpp:.4g} micrometres per pixel"
     text = (
         f"{header.patches} patches of {header.dimension} numbers ({header.format}), "
         f"{header.pitch:.6g} {header.unit} apart ({header.pitch_from}), {scale}, {degree:.1f} of 8 neighbours"
     )
     if header.patches > 1 and degree == 0:
-        alone = f"no patch has a neighbour: the pitch is wrong ({text})"
-        return Examined(ScanFinding(name, Level.FAIL, alone, _AGAIN), header)
+        raise InputError(f"no patch has a neighbour: the pitch is wrong ({text}): {_AGAIN}")
     twice = header.patches - len(distinct(nodes))
     if twice:
-        crowded = f"{twice} of {header.patches} patches lie where another lies"
-        return Examined(ScanFinding(name, Level.FAIL, crowded, f"{_AGAIN}, each patch once"), header, degree)
-    spoilt, content = (0, "") if how.quick else _read_all(file)
+        raise InputError(f"{twice} of {header.patches} patches lie where another lies: {_AGAIN}, each patch once")
+    spoilt, content = (0, "") if options.quick else _read_all(file)
     if spoilt:
-        broken = f"{spoilt} of {header.patches} patches hold NaN or infinite values"
-        return Examined(ScanFinding(name, Level.FAIL, broken, _AGAIN), header, degree)
-    try:
-        remarks = _examine_truth(completed, bag, how)
-    except InputError as error:
-        return Examined(ScanFinding(name, Level.FAIL, str(error)), header, degree, content)
+        raise InputError(f"{spoilt} of {header.patches} patches hold NaN or infinite values: {_AGAIN}")
+    examined.content = content
+    remarks = _examine_truth(completed, bag, options)
     if degree < FEW_NEIGHBOURS and header.patches >= ENOUGH_TO_TELL:
         remarks.append("few patches have neighbours, so the tissue is scattered or the pitch is wrong")
     if "as the patches" in header.pitch_from:
         remarks.append("the pitch that the file states is not that of its patches")
     if remarks:
-        finding = ScanFinding(name, Level.WARN, f"{'; '.join(remarks)} ({text})", _LOOK, header.patches)
-    else:
-        finding = ScanFinding(name, Level.PASS, text, slices=header.patches)
-    return Examined(finding, header, degree, content)
+        return Finding(Level.WARN, f"{'; '.join(remarks)} ({text})", _LOOK, size=header.patches)
+    return Finding(Level.PASS, text, size=header.patches)
 
 
 def _read_all(file: FeatureFile) -> tuple[int, str]:
@@ -117,24 +141,18 @@ def _read_all(file: FeatureFile) -> tuple[int, str]:
     return spoilt, digest.hexdigest()
 
 
-def _examine_truth(slide: Completed, bag: Mapping[str, Any], how: How) -> list[str]:
+def _examine_truth(slide: Completed, bag: Mapping[str, Any], options: ExamOptions) -> list[str]:
     """Return remarks on the labels of patches, or refuse those that cannot be read."""
-    if bag.get("annotation") is not None:
-        return _examine_annotation(slide.header, slide.coords, bag, how.annotation_values)
-    if bag.get("instance_label") is not None:
-        return contradiction(bag.get("label"), _positive(bag["instance_label"], slide.header.patches), "positive")
-    return []
-
-
-def _examine_annotation(
-    header: FeatureHeader, coords: Any, bag: Mapping[str, Any], values: Sequence[int | str] | None
-) -> list[str]:
+    header = slide.header
+    if bag.get("annotation") is None:
+        given = bag.get("instance_label")
+        return [] if given is None else contradiction(bag.get("label"), _positive(given, header.patches), "positive")
     if header.unit == MICROMETRES:
-        raise InputError(
-            "its annotation is in pixels and its features in micrometres: give the slides, --slides, or their "
-            "micrometres per pixel, --slide_mpp, here and to a run"
-        )
+        text = "its annotation is in pixels and its features in micrometres"
+        raise InputError(f"{text}: give --slides or --slide_mpp, here and to a run")
+    coords = Level0Coords(slide.coords)
     reach = tuple((coords + header.tile / 2).max(axis=0).tolist())
+    values = None if options.annotation_values is None else ensure_tuple(options.annotation_values)
     annotation = read_annotation(bag["annotation"], header.slide_size, values, header.origin, reach)
     remarks = contradiction(bag.get("label"), int(annotation.tile_labels(coords, header.tile).sum()), "annotated")
     if header.origin is None and annotation.counts_from_bounds:
@@ -150,18 +168,18 @@ def _positive(given: Any, patches: int) -> int:
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"instance_label {given} cannot be read: give a .npy with a number per patch") from error
     if counts != (patches, patches):
-        raise InputError(f"instance_label has {counts[1]} numbers, {counts[0]} of them 0 or 1, for {patches} patches")
+        text = f"instance_label has {counts[1]} numbers, {counts[0]} of them 0 or 1, for {patches} patches"
+        raise InputError(f"{text}: give each patch 0 or 1, or leave it out")
     return int(labels.sum())
 
 
-def examine_slide(path: Path, header: FeatureHeader | None = None) -> ScanFinding:
+def examine_slide(path: Path, header: FeatureHeader | None = None) -> Finding:
     """Examine a slide as OpenSlide sees it, and whether features are of it.
 
     Args:
         path: the slide.
         header: of its features, where there are some.
     """
-    name = path.stem
     try:
         with open_slide(path) as slide:
             width, height = slide.dimensions
@@ -172,20 +190,15 @@ def examine_slide(path: Path, header: FeatureHeader | None = None) -> ScanFindin
             levels = ", ".join(f"{downsample:.4g}" for downsample in slide.level_downsamples)
             vendor = slide.properties.get(openslide.PROPERTY_NAME_VENDOR, "a vendor not known")
             text = f"{width} x {height} pixels, levels at {levels}, {vendor}"
-            millions = width * height // 10**6
             unknown: Any = math.nan
             mpp = read_mpp(slide, path, unknown)
+        if header is not None and header.slide_size not in (None, (width, height)):
+            size = f"{header.slide_size[0]} x {header.slide_size[1]} pixels"
+            raise InputError(f"its features are of a slide of {size} ({text}): {_AGAIN}")
     except InputError as error:
-        return ScanFinding(name, Level.FAIL, str(error))
+        return Finding(Level.FAIL, str(error), name=path.stem)
+    known = Finding(Level.PASS, f"{text}, {mpp:.4g} micrometres per pixel", "", path.stem, width * height // 10**6)
     if math.isnan(mpp):
-        fix = "say how many there are, --slide_mpp, when its features are extracted"
-        return ScanFinding(name, Level.WARN, f"no micrometres per pixel that can be true ({text})", fix, millions)
-    text += f", {mpp:.4g} micrometres per pixel"
-    if header is not None and header.slide_size not in (None, (width, height)):
-        return ScanFinding(
-            name,
-            Level.FAIL,
-            f"its features are of a slide of {header.slide_size[0]} x {header.slide_size[1]} pixels ({text})",
-            _AGAIN,
-        )
-    return ScanFinding(name, Level.PASS, text, slices=millions)
+        fix = "give them with --slide_mpp when its features are extracted"
+        return known._replace(level=Level.WARN, text=f"no plausible micrometres per pixel ({text})", fix=fix)
+    return known

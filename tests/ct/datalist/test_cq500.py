@@ -54,20 +54,14 @@ def test_each_case_is_a_scan_by_majority_and_its_own_patient(folder: Path) -> No
     assert cohort.rejected.as_json() == {}
 
 
-def test_the_series_is_chosen_and_the_others_are_told(folder: Path) -> None:
+def test_the_series_is_chosen_and_the_others_are_reported(folder: Path) -> None:
     cohort = collect(folder)
-    assert [scan.image for scan in cohort.scans] == [
-        f"CQ500CT{number} CQ500CT{number}/Unknown Study/CT Plain" for number in VOTES
-    ]
-    assert [scan.slices for scan in cohort.scans] == [12, 12, 12]
-    assert cohort.scans[0].sops == {f"1.0.1.{index + 1}" for index in range(12)}
+    for number, scan in zip(VOTES, cohort.scans, strict=True):
+        assert (scan.image, scan.slices) == (f"CQ500CT{number} CQ500CT{number}/Unknown Study/CT Plain", 12)
+        assert scan.sops == {f"1.{number}.1.{index + 1}" for index in range(12)}
     warnings = cohort.warnings.as_json()
-    assert warnings["series N (N slices): bone kernel BONE"] == {
-        "count": 3, "examples": [f"CQ500CT{number}: series 4 (12 slices): bone kernel BONE" for number in VOTES],
-    }  # fmt: skip
-    assert any(
-        "CQ500CT7: series 3 (20 slices): its spacing" in text for w in warnings.values() for text in w["examples"]
-    )
+    assert warnings.pop("series N (N slices): bone kernel BONE")["count"] == 3
+    assert [(kind.startswith("series N (N slices): its spacing"), about["count"]) for kind, about in warnings.items()]
 
 
 def test_series_in_one_folder_become_a_list_of_files(tmp_path: Path) -> None:
@@ -109,50 +103,42 @@ def test_a_case_without_images_is_left_out(folder: Path) -> None:
     shutil.rmtree(folder / "CQ500CT0 CQ500CT0" / "Unknown Study")
     cohort = collect(folder)
     assert [scan.bag_id for scan in cohort.scans] == ["CQ500CT1", "CQ500CT7"]
-    text = "holds no images that can be read"
-    assert cohort.rejected.as_json() == {f"scan that {text}": {"count": 1, "examples": [f"CQ500CT0: {text}"]}}
+    assert cohort.rejected.as_lines() == [
+        "scan that holds no images that can be read: 1, such as CQ500CT0: holds no images that can be read"
+    ]
 
 
-def test_a_case_that_is_there_twice_is_told(folder: Path) -> None:
+def test_a_case_that_is_there_twice_is_refused(folder: Path) -> None:
     twice = folder / "again" / "CQ500-CT-0"
     twice.mkdir(parents=True)
-    message = f"{folder / 'CQ500CT0 CQ500CT0'} and {twice} are of one case: take one away"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=rf"{folder}/CQ500CT0 CQ500CT0 and {twice} are of one case"):
         collect(folder)
 
 
-def test_what_is_not_cq500_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_cases_is_refused(tmp_path: Path) -> None:
     write_reads(tmp_path)
-    message = f"{tmp_path} holds no folder named like CQ500CT0 CQ500CT0: give the one that holds them"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=rf"^{tmp_path} holds no folder named like CQ500CT0"):
         collect(tmp_path)
-    (tmp_path / "CQ500CT0 CQ500CT0").mkdir()
-    file = write_reads(tmp_path)
-    file.write_text(file.read_text().replace("CQ500-CT-1", "CT-1"))
-    with pytest.raises(
-        InputError, match=r"reads\.csv, line 3: 'CT-1' is not like CQ500-CT-0: give CQ500's reads\.csv$"
-    ):
-        collect(tmp_path)
-
-
-def written(folder: Path, text: str) -> Path:
-    file = folder / "labels.csv"
-    file.write_text(text)
-    return file
 
 
 def test_majority_of_three_readers(tmp_path: Path) -> None:
-    votes = [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1)]
-    lines = [f"CQ500-CT-{number},B1,{a},1,{b},1,{c}" for number, (a, b, c) in enumerate(votes)]
-    file = written(tmp_path, "\n".join(["name,Category,R1:ICH,R1:IPH,R2:ICH,R2:IPH,R3:ICH", *lines]))
-    labels = {number: (f"CQ500-CT-{number}", label) for number, label in enumerate([0, 0, 1, 1])}
-    assert read_majority_labels(file) == labels
+    file = write_reads(tmp_path, dict(enumerate([(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1)])))
+    assert read_majority_labels(file) == {
+        number: (f"CQ500-CT-{number}", label) for number, label in enumerate([0, 0, 1, 1])
+    }
 
 
-def test_a_reader_without_an_answer_is_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, "name,R1:ICH,R2:ICH,R3:ICH\nCQ500-CT-0,1,,0\n")
-    with pytest.raises(InputError, match=r"line 2: the label '' is not one of the classes: give 0 or 1$"):
-        read_majority_labels(file)
-    file = written(tmp_path, "name,R1:ICH\nCQ500-CT-0,1\n")
-    with pytest.raises(InputError, match=r"has no column R2:ICH, R3:ICH: its first line must name name, R1:ICH, R2"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,R1:ICH,R2:ICH,R3:ICH\nCQ500-CT-0,1,,0\n", "line 2: the label '' is not one of the classes"),
+        ("name,R1:ICH,R2:ICH,R3:ICH\nCT-1,1,1,0\n", "line 2: 'CT-1' is not like CQ500-CT-0: give CQ500's reads.csv"),
+        ("name,R1:ICH\nCQ500-CT-0,1\n", "has no column R2:ICH, R3:ICH"),
+        ("name,R1:ICH,R2:ICH,R3:ICH\n", "has no rows"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "reads.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=f"{file}[ ,]+{re.escape(message)}"):
         read_majority_labels(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,26 +39,9 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Collected:
     return Collected(write_rsna_cohort(folder, series=40), collect(folder))
 
 
-@pytest.fixture
-def flawed(tmp_path: Path) -> Callable[[Callable[[Path, list[Scan]], None]], Collected]:
-    """A small cohort, spoiled by a function before it is read."""
-
-    def spoil(how: Callable[[Path, list[Scan]], None]) -> Collected:
-        truth = write_rsna_cohort(tmp_path, series=5, slices=10, image_size=16)
-        how(tmp_path, truth)
-        return Collected(truth, collect(tmp_path))
-
-    return spoil
-
-
-def append(folder: Path, text: str) -> None:
-    with (folder / "stage_2_train.csv").open("a") as file:
-        file.write(text)
-
-
-def without_rows_of(folder: Path, sop: str) -> None:
-    lines = (folder / "stage_2_train.csv").read_text().splitlines(keepends=True)
-    (folder / "stage_2_train.csv").write_text("".join(line for line in lines if not line.startswith(sop)))
+def write_flawed(folder: Path) -> list[Scan]:
+    """A small cohort, to be spoiled before it is read."""
+    return write_rsna_cohort(folder, series=5, slices=10, image_size=16)
 
 
 def test_every_study_is_a_scan_with_its_own_label(collected: Collected) -> None:
@@ -82,24 +64,19 @@ def test_scans_of_one_patient_stay_together(collected: Collected) -> None:
     assert len(set(names.values())) < 40
 
 
-def test_the_known_flaws_are_told(collected: Collected) -> None:
-    rejected = collected.cohort.rejected.as_json()
-    twice = rejected.pop("row that stands there again")
-    assert twice["count"] == 6 * TWICE == 24
+def test_rows_that_stand_there_twice_are_reported(collected: Collected) -> None:
+    ((kind, twice),) = collected.cohort.rejected.as_json().items()
+    assert (kind, twice["count"]) == ("row that stands there again", 6 * TWICE)
     assert all(re.fullmatch("ID_[0-9a-f]{9}_[a-z]+", name) for name in twice["examples"])
-    assert rejected == {}
 
 
-def test_a_slice_with_rows_that_disagree_is_left_out(flawed: Callable[..., Collected]) -> None:
-    positive: list[Scan] = []
-
-    def contradict(folder: Path, truth: list[Scan]) -> None:
-        positive.extend(scan for scan in truth if scan.positive)
-        append(folder, f"{positive[0].slices[positive[0].bleeding.index(True)]}_any,0\n")
-
-    collected = flawed(contradict)
-    (scan,) = positive[:1]
+def test_a_slice_with_rows_that_disagree_is_left_out(tmp_path: Path) -> None:
+    truth = write_flawed(tmp_path)
+    scan = next(scan for scan in truth if scan.positive)
     sop = scan.slices[scan.bleeding.index(True)]
+    with (tmp_path / "stage_2_train.csv").open("a") as file:
+        file.write(f"{sop}_any,0\n")
+    collected = Collected(truth, collect(tmp_path))
     bag = collected.of(scan)
     assert sop not in bag["instance_label"]
     assert f"stage_2_train/{sop}.dcm" not in bag["image"]
@@ -108,57 +85,45 @@ def test_a_slice_with_rows_that_disagree_is_left_out(flawed: Callable[..., Colle
     assert rejected["slice whose rows disagree"] == {"count": 1, "examples": [f"stage_2_train/{sop}.dcm"]}
 
 
-def test_files_without_rows_and_rows_without_files_are_left_out(flawed: Callable[..., Collected]) -> None:
-    def lose(folder: Path, truth: list[Scan]) -> None:
-        (folder / "stage_2_train" / f"{truth[1].slices[0]}.dcm").unlink()
-        without_rows_of(folder, truth[2].slices[-1])
-
-    collected = flawed(lose)
-    first, last = collected.truth[1].slices[0], collected.truth[2].slices[-1]
+def test_files_without_rows_and_rows_without_files_are_left_out(tmp_path: Path) -> None:
+    """A file that is nothing has rows, and so is no row without a file."""
+    truth = write_flawed(tmp_path)
+    first, last, nothing = truth[1].slices[0], truth[2].slices[-1], truth[3].slices[4]
+    (tmp_path / "stage_2_train" / f"{first}.dcm").unlink()
+    (tmp_path / "stage_2_train" / f"{nothing}.dcm").write_bytes(b"")
+    csv = tmp_path / "stage_2_train.csv"
+    csv.write_text("".join(line for line in csv.read_text().splitlines(keepends=True) if not line.startswith(last)))
+    collected = Collected(truth, collect(tmp_path))
     rejected = collected.cohort.rejected.as_json()
     assert rejected["row without its slice"] == {"count": 1, "examples": [first]}
     assert rejected["slice without a row"] == {"count": 1, "examples": [f"stage_2_train/{last}.dcm"]}
-    assert list(collected.of(collected.truth[1])["instance_label"]) == list(collected.truth[1].slices[1:])
-    assert list(collected.of(collected.truth[2])["instance_label"]) == list(collected.truth[2].slices[:-1])
+    assert list(collected.of(truth[1])["instance_label"]) == list(truth[1].slices[1:])
+    assert list(collected.of(truth[2])["instance_label"]) == list(truth[2].slices[:-1])
+    assert nothing not in collected.of(truth[3])["instance_label"]
 
 
-def test_a_file_that_is_nothing_is_left_out_once(flawed: Callable[..., Collected]) -> None:
-    """It has rows, and so is no row without a file."""
-    collected = flawed(lambda folder, truth: (folder / "stage_2_train" / f"{truth[3].slices[4]}.dcm").write_bytes(b""))
-    assert "row without its slice" not in collected.cohort.rejected.as_json()
-    assert collected.truth[3].slices[4] not in collected.of(collected.truth[3])["instance_label"]
-
-
-def test_a_study_that_cannot_be_read_is_left_out(flawed: Callable[..., Collected]) -> None:
-    def lose(folder: Path, truth: list[Scan]) -> None:
-        for sop in truth[2].slices:
-            file = folder / "stage_2_train" / f"{sop}.dcm"
-            file.write_bytes(file.read_bytes().replace(b"CT", b"MR"))
-
-    collected = flawed(lose)
+def test_a_study_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    truth = write_flawed(tmp_path)
+    for sop in truth[2].slices:
+        file = tmp_path / "stage_2_train" / f"{sop}.dcm"
+        file.write_bytes(file.read_bytes().replace(b"CT", b"MR"))
+    collected = Collected(truth, collect(tmp_path))
     assert len(collected.bags) == 4
     (kind,) = [kind for kind in collected.cohort.rejected.as_json() if kind.startswith("scan that")]
-    assert kind.startswith("scan that holds no axial CT series that can be read (a series without a number (N slices)")
+    assert kind.startswith("scan that holds no axial CT series that can be read")
     assert "Modality MR" in kind
 
 
-def test_positive_slices_that_are_not_read_are_told(flawed: Callable[..., Collected]) -> None:
-    chosen: list[Scan] = []
-
-    def resize(folder: Path, truth: list[Scan]) -> None:
-        """The slices that bleed get another pixel spacing, as if they were of another stack."""
-        chosen.append(next(scan for scan in truth if scan.positive and CORRUPT not in scan.slices))
-        for sop, bleeds in zip(chosen[0].slices, chosen[0].bleeding, strict=True):
-            file = folder / "stage_2_train" / f"{sop}.dcm"
-            if bleeds:
-                file.write_bytes(file.read_bytes().replace(b"14.375000\\14.375000", b"13.375000\\13.375000"))
-
-    collected = flawed(resize)
-    bag = collected.of(chosen[0])
-    assert bag["label"] == 0
-    assert set(bag["instance_label"]) == {
-        sop for sop, bleeds in zip(chosen[0].slices, chosen[0].bleeding, strict=True) if not bleeds
-    }
+def test_positive_slices_that_are_not_read_are_reported(tmp_path: Path) -> None:
+    """The slices that bleed get another pixel spacing, as if they were of another stack."""
+    truth = write_flawed(tmp_path)
+    scan = next(scan for scan in truth if scan.positive and CORRUPT not in scan.slices)
+    for sop in (sop for sop, bleeds in zip(scan.slices, scan.bleeding, strict=True) if bleeds):
+        file = tmp_path / "stage_2_train" / f"{sop}.dcm"
+        file.write_bytes(file.read_bytes().replace(b"14.375000\\14.375000", b"13.375000\\13.375000"))
+    collected = Collected(truth, collect(tmp_path))
+    (bag,) = [bag for bag in collected.bags if set(bag["instance_label"]) & set(scan.slices)]
+    assert set(bag["instance_label"].values()) == {bag["label"]} == {0}
     warnings = collected.cohort.warnings.as_json()
     assert warnings["positive slices are not among those that are read"] == {"count": 1, "examples": [bag["bag_id"]]}
 
@@ -230,19 +195,18 @@ def test_a_slice_without_the_row_that_was_asked_for_has_no_label(tmp_path: Path)
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("ID_1_any,2", "line 2: the label '2' is not one of the classes: give 0 or 1"),
-        ("ID_1,1", "line 2: 'ID_1' is not ID_<hex>_<subtype>: give RSNA's stage_2_train.csv"),
-        ("any,1", "line 2: 'any' is not ID_<hex>_<subtype>: give RSNA's stage_2_train.csv"),
-        ("ID_1_tumour,1", "line 2: 'ID_1_tumour' is not ID_<hex>_<subtype>: give RSNA's stage_2_train.csv"),
+        ("ID_1_any,2", "the label '2' is not one of the classes: give 0 or 1"),
+        ("ID_1,1", "'ID_1' is not ID_<hex>_<subtype>"),
+        ("any,1", "'any' is not ID_<hex>_<subtype>"),
+        ("ID_1_tumour,1", "'ID_1_tumour' is not ID_<hex>_<subtype>"),
     ],
 )
 def test_rows_that_are_not_of_rsna_are_refused(tmp_path: Path, row: str, message: str) -> None:
     file = written(tmp_path, f"ID,Label\n{row}\n")
-    with pytest.raises(InputError, match=f"^{re.escape(f'{file}, {message}')}$"):
+    with pytest.raises(InputError, match=f"^{re.escape(f'{file}, line 2: {message}')}"):
         read_slice_labels(file, "any")
 
 
 def test_a_subtype_that_is_none_is_refused(tmp_path: Path) -> None:
-    kinds = "any, epidural, intraparenchymal, intraventricular, subarachnoid, subdural"
-    with pytest.raises(InputError, match=f"^--subtype 'tumour' is not known: give {kinds}$"):
+    with pytest.raises(InputError, match=r"^--subtype 'tumour' is not known: give any, .*, subdural$"):
         read_slice_labels(tmp_path / "none.csv", "tumour")

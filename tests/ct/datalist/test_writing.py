@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ def write(folder: Path, **given: Any) -> str:
 class Written(NamedTuple):
     folder: Path
     truth: list[Scan]
-    told: str
+    summary: str
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())
@@ -44,11 +43,9 @@ def rsna(tmp_path_factory: pytest.TempPathFactory) -> Written:
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
     """Six scans of five patients with labels.csv."""
-    for number in range(6):
-        write_series(
-            tmp_path / f"s{number}", f"1.{number}", count=9, study=f"1.{number}.9", patient=f"P{max(number, 1)}"
-        )
-    labels(tmp_path, *(f"s{number},{number % 2}" for number in range(6)))
+    for n in range(6):
+        write_series(tmp_path / f"s{n}", f"1.{n}", count=9, study=f"1.{n}.9", patient=f"P{max(n, 1)}")
+    labels(tmp_path, *(f"s{n},{n % 2}" for n in range(6)))
     return tmp_path
 
 
@@ -87,31 +84,19 @@ def test_the_check_counts_what_is_there(rsna: Written) -> None:
             "prevalence": round(positive / len(scans), 4),
         }
     total = check["sections"]["total"]
-    assert total["scans"] == 40
-    assert total["slices"] == len(study) - 1
+    assert (total["scans"], total["slices"]) == (40, len(study) - 1)
     assert total["patients"] == len({scan.patient for scan in rsna.truth}) == sum(map(len, patients.values()))
     assert check["leakage"] == {
-        "patients": total["patients"],
-        "patients_in_several_sections": 0,
-        "slices": total["slices"],
+        "patients": total["patients"], "patients_in_several_sections": 0, "slices": total["slices"],
         "slices_in_several_sections": 0,
-    }
+    }  # fmt: skip
     assert {kind: about["count"] for kind, about in check["rejected"].items()} == {
-        "row that stands there again": 24,
-        "file that holds no complete image": 1,
-    }
+        "row that stands there again": 24, "file that holds no complete image": 1,
+    }  # fmt: skip
     assert (check["seed"], check["subtype"], check["labels"]) == (0, "any", "stage_2_train.csv")
     assert check["shares"] == {"training": 0.7, "validation": 0.1, "test": 0.2}
-
-
-def test_what_is_told_on_screen(rsna: Written) -> None:
-    total = rsna.json("datalist_check.json")["sections"]["total"]
-    lines = rsna.told.splitlines()
-    assert lines[0].split() == ["section", "scans", "patients", "slices", "positive_scans", "prevalence"]
+    lines = rsna.summary.splitlines()
     assert lines[4].split() == ["total", *(f"{value:g}" for value in total.values())]
-    assert lines[5] == (
-        f"leakage: 0 of {total['patients']} patients and 0 of {total['slices']} slices are in more than one section"
-    )
     assert f"rejected: file that holds no complete image: 1, such as stage_2_train/{CORRUPT}.dcm" in lines
     assert lines[-1] == f"written: {rsna.folder}/datalist.json, datalist_check.json and .headers.jsonl"
 
@@ -119,15 +104,15 @@ def test_what_is_told_on_screen(rsna: Written) -> None:
 def test_nothing_tells_who_the_patients_are(rsna: Written) -> None:
     written = "".join((rsna.folder / name).read_text() for name in ("datalist.json", "datalist_check.json"))
     for scan in rsna.truth:
-        assert scan.patient not in rsna.told + written
-        assert scan.study not in rsna.told + written
+        assert scan.patient not in rsna.summary + written
+        assert scan.study not in rsna.summary + written
 
 
 def test_a_second_run_reads_no_header_again_and_writes_the_same(rsna: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (rsna.folder / "datalist.json").read_bytes()
     read: list[object] = []
     monkeypatch.setattr("pydicom.dcmread", lambda *given, **kwargs: read.append(given))
-    assert write(rsna.folder) == rsna.told
+    assert write(rsna.folder) == rsna.summary
     assert read == []
     assert (rsna.folder / "datalist.json").read_bytes() == before
 
@@ -147,14 +132,13 @@ def test_the_order_of_files_does_not_matter(rsna: Written, tmp_path: Path, monke
 
 
 def test_the_seed_and_the_shares_decide(rsna: Written, tmp_path: Path) -> None:
-    written = {}
+    written = []
     for seed, shares in ((0, SHARES), (1, SHARES), (0, [0.5, 0.25, 0.25]), (0, (1, 0, 0))):
         write(rsna.folder, output=tmp_path / "datalist.json", seed=seed, shares=shares)
-        written[seed, tuple(shares)] = json.loads((tmp_path / "datalist.json").read_text())
-    assert written[0, SHARES] == rsna.json("datalist.json")
-    assert written[1, SHARES] != written[0, SHARES]
-    assert 7 <= len(written[0, (0.5, 0.25, 0.25)]["validation"]) <= 13
-    assert [len(bags) for bags in written[0, (1, 0, 0)].values()] == [40, 0, 0]
+        written.append(json.loads((tmp_path / "datalist.json").read_text()))
+    assert written[0] == rsna.json("datalist.json") != written[1]
+    assert 7 <= len(written[2]["validation"]) <= 13
+    assert [len(bags) for bags in written[3].values()] == [40, 0, 0]
     notes = json.loads((tmp_path / "datalist_check.json").read_text())["notes"]
     assert notes == ["validation is empty", "test is empty"]
 
@@ -163,15 +147,13 @@ def test_cq500_is_seen_from_its_csv(tmp_path: Path) -> None:
     for number in range(4):
         test_cq500.case(tmp_path, number)
     test_cq500.write_reads(tmp_path, {number: (number % 2, 1, 0) for number in range(4)})
-    told = write(tmp_path)
+    summary = write(tmp_path)
     datalist = json.loads((tmp_path / "datalist.json").read_text())
     bags = {bag["bag_id"]: bag for section in datalist.values() for bag in section}
-    assert {name: bag["label"] for name, bag in bags.items()} == {
-        "CQ500CT0": 0, "CQ500CT1": 1, "CQ500CT2": 0, "CQ500CT3": 1,
-    }  # fmt: skip
+    assert {name: bag["label"] for name, bag in bags.items()} == {f"CQ500CT{n}": n % 2 for n in range(4)}
     assert all("instance_label" not in bag for bag in bags.values())
-    assert "warning: series N (N slices): bone kernel BONE: 4, such as CQ500CT0: series 4 (12 slices)" in told
-    assert "leakage: 0 of 4 patients and 0 of 48 slices" in told
+    assert "warning: series N (N slices): bone kernel BONE: 4, such as CQ500CT0: series 4 (12 slices)" in summary
+    assert "leakage: 0 of 4 patients and 0 of 48 slices" in summary
 
 
 def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +164,7 @@ def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.
     here.mkdir()
     (here / "mine.csv").write_text("name,nothing\n")
     monkeypatch.chdir(here)
-    with pytest.raises(InputError, match=r"^mine.csv names neither"):  # what lies here goes before
+    with pytest.raises(InputError, match=r"^mine.csv has no columns scan, label"):  # what lies here goes before
         write(cohort, labels=Path("mine.csv"))
 
 
@@ -190,11 +172,8 @@ def test_a_patient_in_two_sections_stops_it(cohort: Path) -> None:
     """s0 and s1 are of one patient; nothing is left behind."""
     sections = ("training", "test", "training", "test", "training", "test")
     labels(cohort, *(f"s{n},{n % 2},{section}" for n, section in enumerate(sections)), columns="scan,label,section")
-    message = (
-        "1 of 5 patients and 0 of 54 slices would be in more than one section (of s0 and s1): "
-        f"correct patient or section in {cohort / 'labels.csv'}"
-    )
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    message = r"^1 of 5 patients and 0 of 54 slices would be .* \(of s0 and s1\): correct patient or section in .*/lab"
+    with pytest.raises(InputError, match=message):
         write(cohort)
     assert files(cohort) == {"labels.csv", ".headers.jsonl"}
     by_name = "\n".join(f"s{n},{n % 2},{section},p{n}" for n, section in enumerate(sections))
@@ -215,13 +194,11 @@ def test_series_of_one_study_without_a_patient_id_stay_together(tmp_path: Path) 
         assert sum(map(len, studies)) == len(set.union(*studies)) == 6
     sections = [f"{line},{'test' if number == 1 else 'training'}" for number, line in enumerate(lines)]
     labels(tmp_path, *sections, columns="scan,label,section")
-    with pytest.raises(
-        InputError, match=r"^1 of \d patients and 0 of \d+ slices would be .* \(of s0 and s1\): correct patient or sec"
-    ):
+    with pytest.raises(InputError, match=r"^1 of \d patients and 0 of \d+ slices would be .* \(of s0 and s1\): "):
         write(tmp_path)
 
 
-def test_a_column_of_patients_that_contradicts_the_headers_is_told(tmp_path: Path) -> None:
+def test_a_column_of_patients_that_contradicts_the_headers_is_reported(tmp_path: Path) -> None:
     sections = ("training", "test", "training", "test", "training", "training")
     kind = "PatientID or study of the headers in more than one section, is the column patient right?"
     for patient_of, contradicted in (
@@ -232,27 +209,21 @@ def test_a_column_of_patients_that_contradicts_the_headers_is_told(tmp_path: Pat
             write_series(tmp_path / f"x{n}", f"1.{n}", count=5, study=f"1.{n}.9", patient=patient_of(n))
         lines = (f"x{n},{n % 2},{section},mine{n}" for n, section in enumerate(sections))
         labels(tmp_path, *lines, columns="scan,label,section,patient")
-        told = write(tmp_path)
-        check = json.loads((tmp_path / "datalist_check.json").read_text())
-        wanted = {"count": len(contradicted), "examples": contradicted} if contradicted else None
-        assert check["warnings"].get(kind) == wanted
-        assert (f"warning: {kind}: 2, such as x0 and x1" in told.splitlines()) == bool(contradicted)
+        summary = write(tmp_path)
+        warnings = json.loads((tmp_path / "datalist_check.json").read_text())["warnings"]
+        assert warnings.get(kind, {"examples": []})["examples"] == contradicted
+        assert (f"warning: {kind}: 2, such as x0 and x1" in summary.splitlines()) == bool(contradicted)
 
 
-def test_one_patient_id_for_all_stops_it(tmp_path: Path) -> None:
+def test_one_patient_id_for_all_is_refused(tmp_path: Path) -> None:
     for number in range(4):
         write_series(tmp_path / f"s{number}", f"1.{number}", study=f"1.{number}.9", patient="ANON")
     labels(tmp_path, *(f"s{number},{number % 2}" for number in range(4)))
-    message = (
-        f"the 4 scans in {tmp_path} carry one PatientID, so that they cannot be split by patient: "
-        "give a csv with the columns scan, label and patient"
-    )
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=rf"^the 4 scans in {tmp_path} carry one PatientID: give .* column patient$"):
         write(tmp_path)
     write_series(tmp_path / "s4", "1.4", study="1.40", patient="P4")
     labels(tmp_path, *(f"s{number},{number % 2}" for number in range(5)))
-    told = write(tmp_path)
-    assert "warning: most scans carry one PatientID, is it that of nobody?: 1, such as 4 scans" in told.splitlines()
+    assert "warning: most scans carry one PatientID, is it that of nobody?: 1, such as 4 scans\n" in write(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -260,61 +231,36 @@ def test_one_patient_id_for_all_stops_it(tmp_path: Path) -> None:
     [
         (
             {"subtype": "subdural"},
-            "--subtype subdural is for RSNA's csv of slices, which {folder}/labels.csv is not: leave it out",
+            r"--subtype subdural is for RSNA's csv of slices, which .*/labels\.csv is not",
         ),
-        (
-            {"labels": Path("none.csv")},
-            "cannot read none.csv (No such file or directory): give the labels with --labels",
-        ),
-        ({"output": Path("/proc/none/x.json")}, "cannot write to /proc/none (No such file or directory): give another"),
+        ({"labels": Path("none.csv")}, r"cannot read none\.csv \(No such file or directory\): give .* --labels"),
+        ({"output": Path("/proc/none/x.json")}, "cannot write to /proc/none"),
+        ({"folder": Path("none")}, "none is not a folder: give the one that holds the scans$"),
     ],
 )
-def test_what_was_asked_wrongly_is_told(cohort: Path, given: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=f"^{re.escape(message.format(folder=cohort))}"):
-        write(cohort, **given)
+def test_what_cannot_be_done_is_refused(cohort: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        write(**{"folder": cohort, **given})
     assert files(cohort) == {"labels.csv"}
 
 
-def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
-    none = tmp_path / "none"
-    with pytest.raises(
-        InputError, match=f"^{re.escape(str(none))} is not a folder: give the one that holds the scans$"
-    ):
-        write(none)
-
-
-def test_labels_that_are_missing_or_many_are_told(cohort: Path) -> None:
+def test_labels_that_are_missing_or_many_or_of_another_kind_are_refused(cohort: Path) -> None:
     shutil.copy(cohort / "labels.csv", cohort / "reads.csv")
-    message = f"{cohort} holds reads.csv and labels.csv: name the csv of the labels with --labels FILE"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=r"holds reads.csv and labels.csv: name .* --labels FILE$"):
+        write(cohort)
+    (cohort / "reads.csv").unlink()
+    labels(cohort, "a,b", columns="image,class")
+    with pytest.raises(InputError, match=r"labels.csv has no columns scan, label, or ID, Label .*, or name, R1:ICH"):
         write(cohort)
     (cohort / "labels.csv").unlink()
-    (cohort / "reads.csv").unlink()
-    message = (
-        f"{cohort} holds none of stage_2_train.csv, reads.csv, labels.csv: "
-        "name the csv of the labels with --labels FILE"
-    )
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=r"holds none of stage_2_train.csv, reads.csv, labels.csv: name .* --labels"):
         write(cohort)
 
 
-def test_a_csv_of_another_kind_is_told(cohort: Path) -> None:
-    labels(cohort, "a,b", columns="image,class")
-    message = (
-        f"{cohort / 'labels.csv'} names neither scan, label nor ID, Label (RSNA 2019) nor name, R1:ICH (CQ500) "
-        "in its first line: name its columns scan and label"
-    )
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        write(cohort)
-
-
-def test_a_cohort_without_a_scan_is_told(cohort: Path) -> None:
+def test_a_cohort_without_a_scan_is_refused(cohort: Path) -> None:
     (cohort / "none").mkdir()
     labels(cohort, "none,1")
-    with pytest.raises(InputError) as told:  # noqa: PT011
+    reasons = "image in no scan that has a row: 54, .*; scan that holds no images that can be read: 1, such as none"
+    with pytest.raises(InputError, match=rf"^{cohort} holds no scan that can be used: {reasons}"):
         write(cohort)
-    assert str(told.value).startswith(f"{cohort} holds no scan that can be used: image in no scan that has a row: 54, ")
-    assert str(told.value).endswith(
-        "scan that holds no images that can be read: 1, such as none: holds no images that can be read"
-    )
     assert files(cohort) == {"labels.csv", ".headers.jsonl"}

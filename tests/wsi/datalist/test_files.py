@@ -2,33 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.wsi.datalist.files import (
-    FeatureFiles,
-    beside_features,
-    find_annotations,
-    read_label,
-    slide_name,
-)
+from scripts.wsi.datalist.files import FeatureFiles, beside_features, find_annotations, read_label, slide_name
 from tests.wsi.feature_trees import clam, own, torchmil, trident, write
 
 
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("s1", "s1"),
-        ("s1.svs", "s1"),
-        ("a/b/s1.h5", "s1"),
-        ("a\\s1.TIFF", "s1"),
-        ("s1.svs.h5", "s1"),
-        ("s1.ome.tif", "s1"),
-        ("s1.sdpc", "s1"),
+        *((text, "s1") for text in ("s1", "s1.svs", "a/b/s1.h5", "a\\s1.TIFF", "s1.svs.h5", "s1.ome.tif", "s1.sdpc")),
         ("TCGA-05-4244-01Z-00-DX1.d4ff32cd", "TCGA-05-4244-01Z-00-DX1.d4ff32cd"),
         ("TCGA-05-4244-01Z-00-DX1.d4ff32cd.svs", "TCGA-05-4244-01Z-00-DX1.d4ff32cd"),
     ],
@@ -67,19 +54,14 @@ def test_of_torchmil_features_count_and_other_arrays_do_not(tmp_path: Path) -> N
 def test_networks_results_and_hidden_files_are_no_features(tmp_path: Path) -> None:
     own(tmp_path / "features" / "s1.h5")
     for name in (
-        "models/x.h5",
-        "model.pt",
-        "run/best.pt",
-        "results/s1/scores.h5",
-        ".cache/s1.h5",
-        "a/b/c/d/s1.h5",
-        "features/._s1.h5",
-        "features/.s2.h5",
-    ):
+        "models/x.h5", "model.pt", "run/best.pt", "results/s1/scores.h5", ".cache/s1.h5", "a/b/c/d/s1.h5",
+        "features/._s1.h5", "features/.s2.h5",
+    ):  # fmt: skip
         write(tmp_path / name, "x")
     own(tmp_path / "features" / "s3.H5")
     assert found(tmp_path) == ["features/s1.h5", "features/s3.H5"]
     assert FeatureFiles(tmp_path).of("s3.svs") == tmp_path / "features" / "s3.H5"
+    assert FeatureFiles(tmp_path).of("s2") is None
 
 
 def test_of_two_encoders_one_must_be_named(tmp_path: Path) -> None:
@@ -90,22 +72,12 @@ def test_of_two_encoders_one_must_be_named(tmp_path: Path) -> None:
     root = "20x_256px_0px_overlap"
     assert files.of("s2") == tmp_path / root / "features_conch" / "s2.h5"
     assert files.of(f"{root}/features_uni_v1/s1.h5") == tmp_path / root / "features_uni_v1" / "s1.h5"
-    message = (
-        f"s1 has features in {root}/features_conch and in {root}/features_uni_v1: "
-        f"say which with --features FOLDER, below {tmp_path}"
-    )
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=rf"^s1 has features in {root}/features_conch and in {root}/features_uni_v1: "):
         files.of("s1.svs")
     for named in ("features_uni_v1", f"{root}/features_uni_v1"):
         assert found(tmp_path, named) == [f"{root}/features_uni_v1/s1.h5"]
     with pytest.raises(InputError, match=r"holds no feature files in features_uni: give a folder below it that does$"):
         FeatureFiles(tmp_path, "features_uni")
-
-
-def test_a_slide_without_features_has_none(tmp_path: Path) -> None:
-    own(tmp_path / "s1.h5")
-    assert FeatureFiles(tmp_path).of("s2") is None
-    assert FeatureFiles(tmp_path).paths == [tmp_path / "s1.h5"]
 
 
 def test_linked_folders_are_followed(tmp_path: Path) -> None:
@@ -126,10 +98,9 @@ def test_labels_of_torchmil_lie_in_a_folder_above(tmp_path: Path, features: str)
 
 
 @pytest.mark.parametrize("content", [np.array([0, 1]), np.array([]), np.array(["a"])])
-def test_a_label_that_is_no_number_is_told(tmp_path: Path, content: np.ndarray) -> None:
+def test_a_label_that_is_no_number_is_refused(tmp_path: Path, content: np.ndarray) -> None:
     np.save(tmp_path / "s1.npy", content)
-    message = f"{tmp_path / 's1.npy'} does not hold one number, the label of a slide: correct it, or give --labels FILE"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=rf"^{tmp_path}/s1.npy does not hold one number, the label of a slide: "):
         read_label(tmp_path / "s1.npy")
 
 

@@ -10,11 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from scripts.doctor.computer import WHOLE_SLIDES, Purpose
-from scripts.doctor.findings import Finding, Level
 from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
 from scripts.wsi.doctor import cohort as slide_doctor
-from scripts.wsi.doctor.cohort import WsiDoctorRequest, class_names, examine_wsi
+from scripts.wsi.doctor.cohort import class_names, examine_wsi
+from scripts.wsi.doctor.slide import ExamOptions
 from tests.wsi.feature_trees import clam, grid, own, random_features, trident, write
 from tests.wsi.slide_files import tissue, write_slide
 
@@ -25,19 +24,11 @@ PITCH = "PASS  128 micrometres from patch to patch"
 @pytest.fixture(autouse=True)
 def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The computer has a test of its own."""
-
-    def computer(output_dir: Path, purpose: Purpose) -> list[Finding]:
-        assert purpose is WHOLE_SLIDES
-        return [Finding(Level.PASS, f"for {output_dir}")]
-
-    monkeypatch.setattr(slide_doctor, "examine_computer", computer)
+    monkeypatch.setattr(slide_doctor, "examine_computer", lambda output_dir, purpose: iter([]))
 
 
 def examine(path: Path, datalist: Path | None = None, **options: Any) -> list[str]:
-    request = WsiDoctorRequest(path=path, datalist=datalist, output_dir=Path("results"), **options)
-    first, *found = map(str, examine_wsi(request))
-    assert first == "PASS  for results"
-    return found
+    return list(map(str, examine_wsi(path, datalist, Path("results"), ExamOptions(**options))))
 
 
 @pytest.fixture
@@ -81,16 +72,11 @@ def test_patients_in_two_sections_are_known_by_the_check(cohort: Path) -> None:
     moved = content["training"].pop()
     content["test"].append(moved)
     rewrite(cohort, content)
+    leak = "FAIL  1 of 10 patients and 0 of 20 slides are in more than one section (of {} and {}): make it again"
     other = f"s{int(moved['bag_id'][1:]) ^ 1:02d}"
-    assert (
-        f"FAIL  1 of 10 patients and 0 of 20 slides are in more than one section (of {other} and {moved['bag_id']}): "
-        "make the datalist again, with python -m scripts datalist wsi"
-    ) in examine(cohort)
+    assert leak.format(other, moved["bag_id"]) in examine(cohort)[3]
     (cohort / "datalist_check.json").unlink()
-    assert (
-        "WARN  none of 20 slides is in two sections; of which patients they are is not known: "
-        "make sure that nobody is in two, or make the datalist of a csv with a column patient"
-    ) in examine(cohort)
+    assert examine(cohort)[3].startswith("WARN  none of 20 slides is in two sections, but their patients are not known")
 
 
 def test_patients_in_two_sections_are_known_by_their_names(tmp_path: Path) -> None:
@@ -100,11 +86,9 @@ def test_patients_in_two_sections_are_known_by_their_names(tmp_path: Path) -> No
         own(tmp_path / f"{name}.h5")
         bags.append({"bag_id": name, "image": f"{name}.h5", "label": n % 2})
     rewrite(tmp_path, {"training": bags[:2], "validation": bags[2:4], "test": bags[4:]})
-    assert (
-        "FAIL  3 of 3 patients and 0 of 6 slides are in more than one section "
-        f"(of {bags[0]['bag_id']} and {bags[3]['bag_id']}): "
-        "make the datalist again, with python -m scripts datalist wsi"
-    ) in examine(tmp_path)
+    example = f"(of {bags[0]['bag_id']} and {bags[3]['bag_id']})"
+    leak = f"FAIL  3 of 3 patients and 0 of 6 slides are in more than one section {example}"
+    assert examine(tmp_path)[3].startswith(leak)
 
 
 def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
@@ -113,32 +97,19 @@ def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
     (cohort / gone).unlink()
     own(cohort / "features" / "new.h5")
     own(cohort / "other encoder" / "s00.h5")
-    found = examine(cohort)
-    assert found[0] == (
-        f"FAIL  training: 1 of 12 bags lack a feature file, such as {gone}: "
-        "extract the features, or make the datalist again"
-    )
+    assert examine(cohort)[0].startswith(f"FAIL  training: 1 of 12 bags lack a feature file, such as {gone}: extract")
     rewrite(cohort, {**content, "training": content["training"][1:]})
     found = examine(cohort)
-    assert (
-        "INFO  feature files in no section: 1, such as features/new.h5: "
-        "slides without tissue are rejected; label the others, if they are meant"
-    ) in found
+    assert any(line.startswith("INFO  feature files in no section: 1, such as features/new.h5: ") for line in found)
     assert not any(line.startswith("FAIL") for line in found)
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (
-            {"training": []},
-            'WARN  {datalist} has no bags under "training": add them before training',
-        ),
+        ({"training": []}, 'WARN  {datalist} has no bags under "training": add them before training'),
         ({"test": None}, 'WARN  {datalist} has no bags under "test": add them before evaluation'),
-        (
-            {"training": 0},
-            "FAIL  training: 6 bags, 6 negative, 0 positive: put bags of both classes into it",
-        ),
+        ({"training": 0}, "FAIL  training: 6 bags, 6 negative, 0 positive: put bags of both classes into it"),
         ({"test": 1}, "WARN  test: 2 bags, 0 negative, 2 positive: put bags of both classes into it"),
     ],
 )
@@ -185,9 +156,7 @@ def test_what_load_bags_refuses_fails(cohort: Path) -> None:
     content = sections(cohort)
     del content["training"][3]["label"]
     rewrite(cohort, content)
-    found = examine(cohort)
-    assert found[0].startswith(f'FAIL  {cohort / "datalist.json"}, "training"[3] (')
-    assert found[0].endswith('has no "label": give 0 or 1')
+    assert examine(cohort)[0].startswith(f'FAIL  {cohort / "datalist.json"}, "training"[3] (')
     write(cohort / "datalist.json", "[")
     assert examine(cohort)[0].startswith(f"FAIL  the datalist {cohort / 'datalist.json'} is not JSON")
 
@@ -218,10 +187,7 @@ def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     def line(**options: Any) -> str:
         return next(line for line in examine(tmp_path, **options) if " s: " in line)
 
-    assert line() == (
-        "FAIL  s: its annotation is in pixels and its features in micrometres: give the slides, --slides, or their "
-        "micrometres per pixel, --slide_mpp, here and to a run"
-    )
+    assert line().startswith("FAIL  s: its annotation is in pixels and its features in micrometres: give --slides")
     write_slide(tmp_path / "slides" / "s.tif", tissue(1536, 2048), 0.25)
     known = line(slides=tmp_path / "slides")
     assert known.startswith("PASS  s: 12 patches")
@@ -230,9 +196,9 @@ def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     assert line(slides=tmp_path / "slides", annotation_values=("stroma",)).startswith(none)
     assert line(slide_mpp=0.25).startswith("WARN  s: its GeoJSON counts from the bounds of the slide, which are not ")
     assert line(slide_mpp=0.05).startswith(none)  # tiles of 2560 pixels
-    wrong = "the micrometres per pixel of the slides are {}: give a number above 0 with --slide_mpp"
     for given in (0, -0.25, "x", True, float("nan"), float("inf")):
-        assert examine(tmp_path, slide_mpp=given) == [f"FAIL  {wrong.format(repr(given))}"]
+        (finding,) = examine(tmp_path, slide_mpp=given)
+        assert finding.startswith(f"FAIL  --slide_mpp {given!r}: ")
 
 
 @pytest.mark.parametrize("given", [["annotations/s06.geojson"], "annotations/s06.geojson"])
@@ -242,9 +208,7 @@ def test_annotations_that_do_not_fit_the_slides_of_a_bag_fail(cohort: Path, give
     content["training"][0]["annotation"] = given
     rewrite(cohort, content)
     name = content["training"][0]["bag_id"]
-    assert examine(cohort)[-1] == (
-        f'FAIL  {name} has 2 slides: give "annotation" as a list with a path or null for each'
-    )
+    assert examine(cohort)[-1].startswith(f'FAIL  {name} has 2 slides: give "annotation" as a list')
 
 
 def test_a_list_of_one_annotation_is_one(cohort: Path) -> None:
@@ -259,26 +223,23 @@ def test_a_list_of_one_annotation_is_one(cohort: Path) -> None:
 def test_patients_that_the_check_does_not_know_are_not_known(cohort: Path) -> None:
     write(cohort / "labels.csv", "slide,label", *(f"s{n:02d},{n % 2}" for n in range(20)))
     write_wsi_datalist(WsiDatalistRequest(folder=cohort))
-    assert examine(cohort)[3].startswith("WARN  none of 20 slides is in two sections; of which patients they are is ")
+    assert examine(cohort)[3].startswith("WARN  none of 20 slides is in two sections, but their patients are not known")
 
 
 def test_encoders_dimensions_and_magnifications_must_be_alike(cohort: Path) -> None:
     own(cohort / "features" / "s03.h5", encoder="other", dimension=5, mpp=0.5)
     own(cohort / "features" / "s04.h5", mpp=None)
     own(cohort / "features" / "s05.h5", encoder="")
-    fix = "extract the features of all slides by one encoder, or name its folder"
-    assert examine(cohort)[-3:] == [
-        f"FAIL  the features are not of one kind, their numbers per patch are 4 (s00) and 5 (s03): {fix}",
-        f"FAIL  the features are not of one kind, their encoders are other (s03) and tiny (s00): {fix}",
-        "WARN  128 to 256 micrometres from patch to patch, known of 19 of 20 slides: "
-        "a network is trained at one magnification: extract all features at one",
-    ]
+    found = examine(cohort)[-3:]
+    for line, fact in zip(
+        found, ("numbers per patch are 4 (s00) and 5 (s03)", "encoders are other (s03) and tiny (s00)"), strict=False
+    ):
+        assert line.startswith(f"FAIL  the features are not of one kind, their {fact}: extract")
+    assert found[-1].startswith("WARN  128 to 256 micrometres from patch to patch, known of 19 of 20 slides: a network")
 
 
 UNKNOWN = (
-    "WARN  512 (2 slides) and 1024 (2 slides) level-0 pixels from patch to patch, and micrometres per pixel are not "
-    "known of {} slides: make them known, --slides FOLDER or --slide_mpp; features of one magnification belong "
-    "together, though slides scanned at 20x and 40x may rightly differ"
+    "WARN  512 (2 slides) and 1024 (2 slides) level-0 pixels from patch to patch, micrometres per pixel not known of "
 )
 
 
@@ -291,10 +252,9 @@ def test_the_name_of_the_objective_tells_magnifications_apart(tmp_path: Path) ->
 def test_two_pitches_without_micrometres_are_warned_of(tmp_path: Path) -> None:
     for n, target in enumerate((20, 10, 20, 10)):
         trident(tmp_path / "features", f"s{n}", target=target, patches=2, told=False)
-    assert examine(tmp_path / "features")[-1] == UNKNOWN.format("4 of 4")
-    extract = "a network is trained at one magnification: extract all features at one"
-    differ = f"WARN  128 to 256 micrometres from patch to patch: {extract}"
-    assert examine(tmp_path / "features", slide_mpp=0.25)[-1] == differ
+    assert examine(tmp_path / "features")[-1].startswith(f"{UNKNOWN}4 of 4 slides: give --slides or --slide_mpp")
+    differ = "WARN  128 to 256 micrometres from patch to patch: a network"
+    assert examine(tmp_path / "features", slide_mpp=0.25)[-1].startswith(differ)
     for n, mpp in enumerate((0.5, 0.25, 0.5, 0.25)):  # scanned at 20x and at 40x, so the pitches rightly differ
         write_slide(tmp_path / "slides" / f"s{n}.tif", tissue(1024, 2048), mpp)
     found = examine(tmp_path / "features", slides=tmp_path / "slides")
@@ -303,7 +263,7 @@ def test_two_pitches_without_micrometres_are_warned_of(tmp_path: Path) -> None:
     (tmp_path / "slides" / "s1.tif").unlink()
     known = "PASS  256 micrometres from patch to patch, known of 3 of 4 slides"
     found = examine(tmp_path / "features", slides=tmp_path / "slides")
-    assert found[found.index(known) - 1] == UNKNOWN.format("1 of 4")
+    assert found[found.index(known) - 1].startswith(f"{UNKNOWN}1 of 4 slides")
 
 
 def test_scanners_differ_by_a_few_percent_and_a_lone_patch_by_anything(tmp_path: Path) -> None:
@@ -311,8 +271,7 @@ def test_scanners_differ_by_a_few_percent_and_a_lone_patch_by_anything(tmp_path:
         own(tmp_path / f"s{n}.h5", coords=np.rint(grid(12, pitch)).astype(int), pitch=pitch, tile=pitch, mpp=None)
     with h5py.File(tmp_path / "s2.h5", "w") as file:
         file["features"], file["coords"] = random_features("s2", 1), grid(1)
-    told = "INFO  micrometres per pixel are known of no slide, so nobody can tell whether all have one magnification"
-    assert examine(tmp_path)[-1].startswith(told)
+    assert examine(tmp_path)[-1].startswith("INFO  micrometres per pixel are known of no slide")
     own(tmp_path / "s3.h5", coords=grid(12, 540), pitch=540, tile=540, mpp=None)
     assert examine(tmp_path)[-1].startswith("WARN  521 (2 slides) and 540 (1 slide) level-0 pixels")
 
@@ -324,18 +283,15 @@ def test_nan_copies_and_empty_slides(cohort: Path) -> None:
         file["features"][0, 0] = np.nan
     found = examine(cohort)
     assert "FAIL  s05: 1 of 12 patches hold NaN or infinite values: extract the features again" in found
-    assert ("WARN  s07: no patches, a slide without tissue: leave it out of training, inference reports it") in found
+    assert any(line.startswith("WARN  s07: no patches, a slide without tissue: ") for line in found)
     (copies,) = (line for line in found if "features of another" in line)
-    assert copies in {
-        f"WARN  2 slides have the features of another one, such as {pair}: "
-        "keep one of each, or extract the features again"
-        for pair in ("s03 and s04", "s04 and s03")
-    }
+    assert copies.startswith("WARN  2 slides have the features of another one, such as s0")
+    assert {"s03", "s04"} <= set(copies.replace(":", "").split())
     quick = examine(cohort, quick=True)
     assert not any("NaN" in line or "another" in line for line in quick)
 
 
-def test_forms_and_units_are_told(tmp_path: Path) -> None:
+def test_formats_and_units_are_reported(tmp_path: Path) -> None:
     trident(tmp_path, "a", "tiny")
     own(tmp_path / "features" / "b.h5")
     with h5py.File(tmp_path / "features" / "c.h5", "w") as file:
@@ -347,25 +303,18 @@ def test_forms_and_units_are_told(tmp_path: Path) -> None:
     ) in examine(tmp_path)
 
 
-def test_a_csv_that_says_too_little_is_warned_of(cohort: Path) -> None:
-    (cohort / "datalist.json").unlink()
-    write(cohort / "labels.csv", "slide,label", "s00,normal", "s01,tumor")
-    assert examine(cohort)[1] == (
-        f"WARN  {cohort / 'labels.csv'} has the labels normal and tumor: say which is negative and which is positive, "
-        "in this order, --classes \"['normal','tumor']\""
-    )
-
-
 def test_without_a_datalist_the_csv_is_held_against_the_files(cohort: Path) -> None:
     (cohort / "datalist.json").unlink()
     (cohort / "features" / "s03.h5").unlink()
     own(cohort / "features" / "new.h5")
-    assert examine(cohort)[:4] == [
+    assert [line.partition(": correct")[0] for line in examine(cohort)[:4]] == [
         f"PASS  {cohort} holds 20 feature files",
-        "WARN  feature file without a row: 1, such as features/new.h5: correct it, or it is rejected",
-        "WARN  row without a feature file: 1, such as s03: correct it, or it is rejected",
+        "WARN  feature file without a row: 1, such as features/new.h5",
+        "WARN  row without a feature file: 1, such as s03",
         f"INFO  19 slides have a label: python -m scripts datalist wsi {cohort}",
     ]
+    write(cohort / "labels.csv", "slide,label", "s00,normal", "s01,tumor")
+    assert examine(cohort)[1].startswith(f"WARN  {cohort / 'labels.csv'} has two labels: ")
 
 
 def test_without_labels_the_files_are_examined(tmp_path: Path) -> None:
@@ -376,12 +325,8 @@ def test_without_labels_the_files_are_examined(tmp_path: Path) -> None:
         "INFO  no datalist and no csv of labels, so there is nothing to train on yet",
     ]
     assert found[2].startswith("PASS  s1: 12 patches of 4 numbers (CLAM)")
-    assert found[3:] == [
-        "INFO  1 CLAM, in level-0 pixels, pitch from commonest nearest distance, 4.8 of 8 neighbours",
-        "INFO  1 of 1 files do not say which encoder made them: make sure that it was one and the same",
-        "INFO  micrometres per pixel are known of no slide, so nobody can tell whether all have one magnification: "
-        "make sure that they do",
-    ]
+    for line, fact in zip(found[3:], ("1 CLAM, in level-0 pixels", "1 of 1 files do not", "micrometres"), strict=True):
+        assert line.startswith(f"INFO  {fact}")
 
 
 def test_two_encoders_in_one_folder_keep_their_places(tmp_path: Path) -> None:
@@ -389,14 +334,9 @@ def test_two_encoders_in_one_folder_keep_their_places(tmp_path: Path) -> None:
         trident(tmp_path, "s1", encoder)
     found = examine(tmp_path)
     root = "20x_256px_0px_overlap"
-    assert [line.split(":")[0] for line in found[2:4]] == [
-        f"PASS  {root}/features_conch/s1", f"PASS  {root}/features_uni/s1",
-    ]  # fmt: skip
-    assert (
-        f"FAIL  the features are not of one kind, their encoders are conch ({root}/features_conch/s1) and uni "
-        f"({root}/features_uni/s1): "
-        "extract the features of all slides by one encoder, or name its folder"
-    ) in found
+    first, second = f"{root}/features_conch/s1", f"{root}/features_uni/s1"
+    assert [line.split(":")[0] for line in found[2:4]] == [f"PASS  {first}", f"PASS  {second}"]
+    assert any(f"their encoders are conch ({first}) and uni ({second}): " in line for line in found)
 
 
 def test_one_file_may_be_given(tmp_path: Path) -> None:
@@ -406,17 +346,15 @@ def test_one_file_may_be_given(tmp_path: Path) -> None:
     assert line == "PASS  s1: 512 x 512 pixels, levels at 1, 4, generic-tiff, 0.5 micrometres per pixel"
 
 
-def test_a_folder_of_slides_tells_how_to_make_features(tmp_path: Path) -> None:
+def test_a_folder_of_slides_shows_how_to_make_features(tmp_path: Path) -> None:
     for name in "ab":
         write_slide(tmp_path / f"{name}.tif", tissue(512, 512), 0.5)
     write(tmp_path / "c.svs", "no slide")
     found = examine(tmp_path)
-    assert [line.split(":")[0] for line in found] == [
-        "PASS  a", "PASS  b", "FAIL  c", "INFO  3 of 3 slides have no features yet, such as a.tif",
-    ]  # fmt: skip
-    assert found[-1].endswith(
-        f": python -m monai.bundle run --config_file configs/features.json --slides {tmp_path} --output_dir FEATURES"
-    )
+    todo = "INFO  3 of 3 slides have no features yet, such as a.tif"
+    assert [line.split(":")[0] for line in found] == ["PASS  a", "PASS  b", "FAIL  c", todo]
+    command = "python -m monai.bundle run --config_file configs/features.json --slides"
+    assert found[-1] == f"{todo}: {command} {tmp_path} --output_dir FEATURES"
 
 
 def test_slides_are_held_against_their_features(cohort: Path) -> None:
@@ -437,10 +375,8 @@ def test_slides_of_other_features_are_one_warning(cohort: Path) -> None:
     slides = cohort / "scans"
     for name in "yx":
         write_slide(slides / f"{name}.tif", tissue(512, 512), 0.5)
-    assert examine(cohort, slides=slides)[8:] == [
-        f"WARN  none of 2 slides in {slides}, such as x.tif, has the name of one of 20 feature files, such as s00: "
-        "give the folder of their slides with --slides",
-    ]
+    (finding,) = examine(cohort, slides=slides)[8:]
+    assert finding.startswith(f"WARN  none of 2 slides in {slides}, such as x.tif, is named like a feature file, such ")
 
 
 def test_a_slide_is_found_by_its_id_as_a_run_finds_it(tmp_path: Path) -> None:
