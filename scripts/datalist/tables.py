@@ -25,7 +25,7 @@ def require_all_or_none(values: Sequence[tuple[int, str]], path: Path, column: s
 
 
 def require_named_once(names: Iterable[tuple[int, str]], path: Path, what: str) -> None:
-    """Refuse rows without a name, and a name in two rows; each row is its line and its name."""
+    """Refuse a csv without rows, rows without a name, and a name in two rows; each row is its line and its name."""
     lines: dict[str, int] = {}
     for line, name in names:
         if not name:
@@ -33,6 +33,8 @@ def require_named_once(names: Iterable[tuple[int, str]], path: Path, what: str) 
         if name in lines:
             raise InputError(f"{path}, line {line} names {name!r} as line {lines[name]} does: keep one")
         lines[name] = line
+    if not lines:
+        raise InputError(f"{path} has no rows: give one per {what}")
 
 
 def zero_or_one(value: str, path: Path, line: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from scripts.core.errors import InputError
 from scripts.core.files import writable_folder, write_whole
-from scripts.datalist.split import CohortRemarks, Leakage, Shares
+from scripts.datalist.split import CohortRemarks, Labelled, Leakage, Shares
 from scripts.datalist.tables import SECTIONS
 
 
@@ -115,6 +115,20 @@ class CheckedDatalist:
         )
 
 
+def relative_to_folder(path: Path, folder: Path) -> str:
+    """Return a path as a datalist has it: relative where it lies in the folder of the cohort."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path.absolute())
+
+
+def require_several_patients(bags: Sequence[Labelled], remarks: CohortRemarks, folder: Path, what: str) -> None:
+    """Refuse a cohort of nobody, or of one patient where it is to be split."""
+    if not bags:
+        raise InputError(f"{folder} holds no {what} that can be used: {'; '.join(remarks.rejected.as_lines())}")
+    to_be_split = len(bags) > 1 and not any(bag.section for bag in bags)
+    if to_be_split and len({bag.patient for bag in bags}) == 1:
+        raise InputError(f"the {len(bags)} {what}s in {folder} are of one patient: give a column patient or section")
+
+
 def as_given(labels: Path, folder: Path) -> Path:
     """Return a path from where the user is, else from the folder of the cohort."""
     return folder / labels if not labels.exists() and (folder / labels).exists() else labels
@@ -122,23 +136,18 @@ def as_given(labels: Path, folder: Path) -> Path:
 
 def destination(request: DatalistRequest) -> tuple[Path, Path]:
     """Return the files of the datalist and of its check, or refuse to overwrite what somebody wrote by hand."""
-    output = _writable(request.folder, request.output)
+    output, folder = request.output, request.folder
+    try:
+        output = folder / "datalist.json" if output is None else output / "datalist.json" if output.is_dir() else output
+        writable_folder(output.parent)
+    except InputError as error:
+        if request.output is not None:
+            raise
+        raise InputError(f"{folder} takes no files: say with --output FILE where the datalist goes") from error
     check_file = output.with_name(f"{output.stem}_check.json")
     if output.exists() and not check_file.exists() and not request.force:
         raise InputError(f"{output} is there, and no work of this command: give another --output, or --force")
     return output, check_file
-
-
-def _writable(folder: Path, output: Path | None) -> Path:
-    if output is None:
-        try:
-            return writable_folder(folder) / "datalist.json"
-        except InputError as error:
-            raise InputError(f"{folder} takes no files: say with --output FILE where the datalist goes") from error
-    if output.is_dir():
-        output = output / "datalist.json"
-    writable_folder(output.parent)
-    return output
 
 
 def as_table(counts: Mapping[str, Mapping[str, float]]) -> str:

@@ -160,14 +160,11 @@ def _write_csv(path: Path, scans: list[Scan], rng: np.random.Generator) -> None:
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--series", type=int, default=40)
-    parser.add_argument("--slices", type=int, default=30, help="in each series, give or take two")
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
+    for flag, usual in (("--series", 40), ("--slices", 30), ("--image-size", 32), ("--seed", 0)):
+        parser.add_argument(flag, type=int, default=usual)
     given = parser.parse_args()
     scans = write_rsna_cohort(given.folder, given.series, given.slices, given.image_size, given.seed)
-    patients = {scan.patient for scan in scans}
-    print(f"{len(scans)} series of {len(patients)} patients, {sum(scan.positive for scan in scans)} positive")
+    print(f"{len(scans)} series of {len({scan.patient for scan in scans})} patients")
 
 
 if __name__ == "__main__":

@@ -58,16 +58,9 @@ def clam(folder: Path, name: str, patches: int = 12) -> Path:
     return folder / "h5_files" / f"{name}.h5"
 
 
-def trident(
-    folder: Path,
-    name: str,
-    encoder: str = "uni_v1",
-    patches: int = 12,
-    overlap: int = 0,
-    target: int = 20,
-    told: bool = True,
-) -> Path:
-    """Of a slide at 40x, patches of 256 pixels at 20x, so of 512 at level 0; the 40x is told, or not."""
+def trident(folder: Path, name: str, encoder: str = "uni_v1", patches: int = 12, overlap: int = 0, target: int = 20,
+            known: bool = True) -> Path:  # fmt: skip
+    """Of a slide at 40x, patches of 256 pixels at 20x, so of 512 at level 0; the 40x is stated, or not."""
     times = 40 // target
     root = folder / f"{target}x_256px_{overlap}px_overlap"
     path = root / f"features_{encoder}" / f"{name}.h5"
@@ -81,7 +74,7 @@ def trident(
                 patch_size=256,
                 patch_size_level0=256 * times,
                 overlap=overlap,
-                level0_magnification=40 if told else "None",
+                level0_magnification=40 if known else "None",
                 target_magnification=target,
             )
     return path

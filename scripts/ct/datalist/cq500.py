@@ -43,8 +43,6 @@ def collect_cq500(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Imag
 def read_majority_labels(path: Path) -> dict[int, tuple[str, int]]:
     """Read reads.csv, where three readers each answered; return number of the case -> its name, and their majority."""
     rows = list(read_rows(path, ("name", *_READERS)))
-    if not rows:
-        raise InputError(f"{path} has no rows: give one per scan")
     require_named_once([(line, name) for line, (name, *_) in rows], path, "scan")
     labels = {}
     for line, (name, *votes) in rows:

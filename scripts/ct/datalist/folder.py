@@ -38,8 +38,6 @@ def read_scan_labels(path: Path) -> list[ScanLabel]:
         if section not in ("", *SECTIONS):
             raise InputError(f"{path}, line {line}: the section {section!r} is none: give {', '.join(SECTIONS)}")
         rows.append(ScanLabel(line, scan, zero_or_one(label, path, line), patient, section))
-    if not rows:
-        raise InputError(f"{path} has no rows: give one per scan")
     for column in ("patient", "section"):
         require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, "scan")
     require_named_once([(row.line, row.scan) for row in rows], path, "scan")

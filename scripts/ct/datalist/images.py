@@ -25,6 +25,7 @@ from scripts.datalist.split import (
     Owners,
     without_numbers,
 )
+from scripts.datalist.writing import relative_to_folder
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Images:
             self._files_below.update(dict.fromkeys((parent, *parent.parents), count))
 
     def relative(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path.absolute())
+        return relative_to_folder(path, self.folder)
 
     def choose(self, cohort: Cohort, bag_id: str, planes: Sequence[Header]) -> Choice | None:
         """Return the series to read of a scan, or None; warnings and the reason for none go to the cohort."""

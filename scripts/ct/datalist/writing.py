@@ -17,7 +17,14 @@ from scripts.ct.datalist.images import Cohort, Images, Scan
 from scripts.ct.datalist.rsna import collect_rsna
 from scripts.datalist.split import MAX_SHARE_OF_ONE_PATIENT, count_sections, section_notes, split
 from scripts.datalist.tables import column_names
-from scripts.datalist.writing import CheckedDatalist, DatalistRequest, as_given, as_text, destination
+from scripts.datalist.writing import (
+    CheckedDatalist,
+    DatalistRequest,
+    as_given,
+    as_text,
+    destination,
+    require_several_patients,
+)
 
 INDEX = ".headers.jsonl"
 LABEL_FILES = ("stage_2_train.csv", "reads.csv", "labels.csv")  # as RSNA 2019, CQ500 and this project name them
@@ -43,7 +50,8 @@ def write_ct_datalist(request: CtDatalistRequest) -> str:
     output, check_file = destination(request)
     cohort, images = _collect(folder, labels, output.with_name(INDEX), request.subtype)
     cohort.drop_copies()
-    _require_several_patients(cohort, folder)
+    require_several_patients(cohort.scans, cohort, folder, "scan")
+    _warn_of_one_patient(cohort)
     sections = split(cohort.scans, request.shares, request.seed)
     cohort.notes += section_notes(sections, [0, 1], "scans")
     text = as_text(sections)
@@ -84,15 +92,9 @@ def _collect(folder: Path, labels: Path, index: Path, subtype: str) -> tuple[Coh
     return cohort, images
 
 
-def _require_several_patients(cohort: Cohort, folder: Path) -> None:
-    if not cohort.scans:
-        raise InputError(f"{folder} holds no scan that can be used: {'; '.join(cohort.rejected.as_lines())}")
-    if any(scan.section for scan in cohort.scans):
-        return
+def _warn_of_one_patient(cohort: Cohort) -> None:
     scans = max(Counter(scan.patient for scan in cohort.scans).values())
-    if 1 < len(cohort.scans) == scans:
-        raise InputError(f"the {scans} scans in {folder} carry one PatientID: give a csv with a column patient")
-    if scans > max(3, MAX_SHARE_OF_ONE_PATIENT * len(cohort.scans)):
+    if not cohort.scans[0].section and scans > max(3, MAX_SHARE_OF_ONE_PATIENT * len(cohort.scans)):
         cohort.warnings.add("most scans carry one PatientID, is it that of nobody?", [f"{scans} scans"])
 
 

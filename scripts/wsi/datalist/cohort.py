@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,8 @@ from tqdm import tqdm
 
 from scripts.core.errors import InputError
 from scripts.datalist.split import PROGRESS_AFTER_S, CohortRemarks, Label, Shares, split, without_numbers
-from scripts.wsi.datalist.files import (
-    LABELS,
-    PATCH_LABELS,
-    FeatureFiles,
-    beside_features,
-    find_annotations,
-    read_label,
-    relative,
-)
+from scripts.datalist.writing import relative_to_folder
+from scripts.wsi.datalist.files import LABELS, PATCH_LABELS, FeatureFiles, beside_features, find_annotations, read_label
 from scripts.wsi.datalist.labels import (
     LABEL,
     SlideLabel,
@@ -46,7 +39,7 @@ _PATIENT = re.compile(r"TCGA-\w\w-\w{4}(?=[-_.]|$)|patient_\d{3}(?=_node_)")  # 
 class Slide:
     """A labelled slide with features."""
 
-    name: str
+    bag_id: str
     label: Label
     patient: str
     section: str
@@ -157,7 +150,7 @@ def collect_slides(sources: SlideSources) -> SlideCohort:
     reject("feature file without a row", (files.relative(path) for path in files.paths if path not in known))
     if sections is not None and labels is not None:
         reject("slide of the splits without a row", sections.keys() - {row.name for row in rows})
-    used = {slide.name for slide in cohort.slides}
+    used = {slide.bag_id for slide in cohort.slides}
     reject("annotation without a slide", (path.name for name, path in drawn.items() if name not in used))
     _require_one_kind(cohort)
     return cohort
@@ -204,7 +197,7 @@ def _annotation_of(row: SlideLabel, drawn: Mapping[str, Path], folder: Path, coh
         if (folder / row.annotation).is_file():
             return row.annotation
         cohort.warnings.add("annotation that is not there", [row.annotation])
-    return relative(drawn[row.name], folder) if row.name in drawn else None
+    return relative_to_folder(drawn[row.name], folder) if row.name in drawn else None
 
 
 def patient_in(name: str) -> str | None:
@@ -213,28 +206,21 @@ def patient_in(name: str) -> str | None:
     return None if match is None else match[0]
 
 
-def _patients_of(rows: Iterable[SlideLabel], cohort: SlideCohort) -> dict[str, str]:
+def _patients_of(rows: Sequence[SlideLabel], cohort: SlideCohort) -> dict[str, str]:
     """Return name of the slide -> patient."""
-    patients = {}
-    from_names, unknown = [], []
-    for row in rows:
-        patient = row.patient or patient_in(row.name)
-        if patient is None:
-            unknown.append(row.name)
-        elif not row.patient:
-            from_names.append(row.name)
-        patients[row.name] = patient or row.name
-    cohort.patients_known = len(unknown) < len(patients)
+    known = {row.name: row.patient or patient_in(row.name) for row in rows}
+    from_names = [known[row.name] for row in rows if known[row.name] and not row.patient]
+    unknown = [name for name, patient in known.items() if patient is None]
+    cohort.patients_known = len(unknown) < len(known)
     if from_names:
-        example = patients[from_names[0]]
-        cohort.notes.append(f"patients are read from the names of {len(from_names)} slides, such as {example}")
+        cohort.notes.append(f"patients are read from the names of {len(from_names)} slides, such as {from_names[0]}")
     cohort.warnings.add("patient not known, so the slide is taken for a patient of its own", unknown)
-    return patients
+    return {name: patient or name for name, patient in known.items()}
 
 
 def _require_one_kind(cohort: SlideCohort) -> None:
     """Refuse features of two encoders, which are not comparable, and warn of two magnifications."""
-    for text in kinds_that_differ([(slide.name, slide.header) for slide in cohort.slides]):
+    for text in kinds_that_differ([(slide.bag_id, slide.header) for slide in cohort.slides]):
         raise InputError(f"{text}: say which folder to take with --features FOLDER")
     pitches = [pitch for slide in cohort.slides if (pitch := slide.header.pitch_um) is not None]
     if pitches and max(pitches) > SAME_PITCH * min(pitches):
@@ -261,7 +247,7 @@ def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
     """Make a bag of each slide, or of the slides of each patient."""
     if by == "slide":
         return [
-            SlideBag(slide.name, slide.label, slide.patient, slide.section, (slide,), slide.annotation is not None)
+            SlideBag(slide.bag_id, slide.label, slide.patient, slide.section, (slide,), slide.annotation is not None)
             for slide in cohort.slides
         ]
     binary = cohort.classes == [0, 1]
@@ -271,11 +257,11 @@ def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
     bags = []
     mixed = 0
     for patient, slides in by_patient.items():
-        slides.sort(key=lambda slide: slide.name)
+        slides.sort(key=lambda slide: slide.bag_id)
         labels = {slide.label for slide in slides}
         if len(labels) > 1 and not binary:
             one, other = slides[0], next(slide for slide in slides if slide.label != slides[0].label)
-            text = f"{one.name} has the label {one.label}, {other.name} of the same patient {other.label}"
+            text = f"{one.bag_id} has the label {one.label}, {other.bag_id} of the same patient {other.label}"
             raise InputError(f"{text}: correct them, or give --by slide")
         mixed += len(labels) > 1
         label = max(labels, key=lambda label: label == 1)
@@ -293,7 +279,7 @@ def _is_annotated(slides: Sequence[Slide], cohort: SlideCohort) -> bool:
     """Return whether annotations show all: a slide with a finding and without one shows nobody where it is."""
     if not any(slide.annotation for slide in slides):
         return False
-    unknown = [slide.name for slide in slides if not slide.annotation and slide.label != cohort.classes[0]]
+    unknown = [slide.bag_id for slide in slides if not slide.annotation and slide.label != cohort.classes[0]]
     cohort.warnings.add("slide with a finding and no annotation, so its patient's bag has none", unknown)
     return not unknown
 

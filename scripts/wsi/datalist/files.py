@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
+from scripts.datalist.writing import relative_to_folder
 from scripts.wsi.features.files import FEATURE_SUFFIXES, feature_paths
 from scripts.wsi.slides.slide import SLIDE_SUFFIXES
 
@@ -61,11 +62,7 @@ class FeatureFiles:
         return found[0] if found else None
 
     def relative(self, path: Path) -> str:
-        return relative(path, self.folder)
-
-
-def relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path.absolute())
+        return relative_to_folder(path, self.folder)
 
 
 def _lies_in(place: Path, wanted: Path) -> bool:

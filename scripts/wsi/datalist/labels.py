@@ -109,8 +109,6 @@ def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> lis
     for line, (value, slide, patient, section, coarse, annotation) in read_rows(path, (label,), optional):
         known = "" if value.casefold() in NOT_KNOWN else value
         rows.append(SlideLabel(line, slide, known, patient, _section(section, path, line), coarse, annotation))
-    if not rows:
-        raise InputError(f"{path} has no rows: give one per {what}")
     for column in ("patient", "section", "coarse"):
         require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, what)
     return rows

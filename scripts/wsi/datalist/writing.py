@@ -19,7 +19,14 @@ from monai.utils import ensure_tuple
 from scripts.core.errors import InputError
 from scripts.datalist.split import Leakage, Owners, count_sections, section_notes
 from scripts.datalist.tables import column_names
-from scripts.datalist.writing import CheckedDatalist, DatalistRequest, as_given, as_text, destination
+from scripts.datalist.writing import (
+    CheckedDatalist,
+    DatalistRequest,
+    as_given,
+    as_text,
+    destination,
+    require_several_patients,
+)
 from scripts.wsi.datalist.cohort import (
     SAME_PITCH,
     SlideBag,
@@ -75,7 +82,7 @@ def write_wsi_datalist(request: WsiDatalistRequest) -> str:
     splits = sources.splits
     output, check_file = destination(request)
     cohort = collect_slides(sources)
-    _require_two_patients(cohort, request.folder)
+    require_several_patients(cohort.slides, cohort, request.folder, "slide")
     _warn_of_pitches(cohort)
     if splits is not None:
         cohort.notes.append(f"sections are those of {splits.name}{_other_folds(splits)}")
@@ -175,14 +182,6 @@ def _other_folds(splits: Path) -> str:
     if len(folds) < 2 or splits not in folds:
         return ""
     return f", one of {len(folds)} folds (--splits FILE takes another)"
-
-
-def _require_two_patients(cohort: SlideCohort, folder: Path) -> None:
-    if not cohort.slides:
-        raise InputError(f"{folder} holds no slide that can be used: {'; '.join(cohort.rejected.as_lines())}")
-    to_be_split = len(cohort.slides) > 1 and not any(slide.section for slide in cohort.slides)
-    if to_be_split and len({slide.patient for slide in cohort.slides}) == 1:
-        raise InputError(f"the slides in {folder} are of one patient: give more patients, or a column section")
 
 
 def _warn_of_pitches(cohort: SlideCohort) -> None:

@@ -64,15 +64,6 @@ def test_the_series_is_chosen_and_the_others_are_reported(folder: Path) -> None:
     assert [(kind.startswith("series N (N slices): its spacing"), about["count"]) for kind, about in warnings.items()]
 
 
-def test_series_in_one_folder_become_a_list_of_files(tmp_path: Path) -> None:
-    study = tmp_path / "CQ500-CT-5"
-    for uid, kernel in (("1.1", "STANDARD"), ("1.2", "BONE")):
-        write_series(study, uid, count=9, ConvolutionKernel=kernel)
-    write_reads(tmp_path, {5: (0, 0, 1)})
-    (scan,) = collect(tmp_path).scans
-    assert scan.image == [f"CQ500-CT-5/1.1_{index:03d}.dcm" for index in range(9)]
-
-
 def test_a_case_may_be_the_zip_it_came_in(folder: Path) -> None:
     unpacked = folder / "CQ500CT1 CQ500CT1"
     shutil.make_archive(str(folder / "CQ500-CT-1"), "zip", folder, unpacked.name)
@@ -119,13 +110,6 @@ def test_a_folder_without_cases_is_refused(tmp_path: Path) -> None:
     write_reads(tmp_path)
     with pytest.raises(InputError, match=rf"^{tmp_path} holds no folder named like CQ500CT0"):
         collect(tmp_path)
-
-
-def test_majority_of_three_readers(tmp_path: Path) -> None:
-    file = write_reads(tmp_path, dict(enumerate([(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1)])))
-    assert read_majority_labels(file) == {
-        number: (f"CQ500-CT-{number}", label) for number, label in enumerate([0, 0, 1, 1])
-    }
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,6 @@ def test_without_a_patient_id_a_study_is_a_patient(tmp_path: Path) -> None:
     assert cohort.warnings.as_lines() == ["no PatientID, so its study is taken for a patient: 4, such as s1"]
 
 
-def test_sections_are_taken_over(folder: Path) -> None:
-    cohort = collect(folder, "scans/a,1,training", "c.zip,0,test", columns="scan,label,section")
-    assert [scan.section for scan in cohort.scans] == ["training", "test"]
-
-
 def test_several_series_become_a_list_of_files(folder: Path) -> None:
     sops = write_series(folder / "scans" / "a", "1.4", study="1.10", ConvolutionKernel="BONE", SeriesNumber=9)
     cohort = collect(folder, "scans/a,1")

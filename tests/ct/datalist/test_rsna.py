@@ -57,11 +57,8 @@ def test_every_study_is_a_scan_with_its_own_label(collected: Collected) -> None:
 
 def test_scans_of_one_patient_stay_together(collected: Collected) -> None:
     patients = {found.bag_id: found.patient for found in collected.cohort.scans}
-    names = {scan.study: patients[collected.of(scan)["bag_id"]] for scan in collected.truth}
-    for one in collected.truth:
-        for other in collected.truth:
-            assert (names[one.study] == names[other.study]) == (one.patient == other.patient)
-    assert len(set(names.values())) < 40
+    pairs = {(scan.patient, patients[collected.of(scan)["bag_id"]]) for scan in collected.truth}
+    assert len(pairs) == len({true for true, _ in pairs}) == len({found for _, found in pairs}) < 40
 
 
 def test_rows_that_stand_there_twice_are_reported(collected: Collected) -> None:

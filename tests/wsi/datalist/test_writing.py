@@ -291,15 +291,10 @@ def test_what_no_annotation_shows_must_be_of_a_negative_slide(cohort: Path) -> N
     remark = "slide with a finding and no annotation, so its patient's bag has none"
     assert f"warning: {remark}: 1, such as s03\n" in summary  # of p3 nobody drew anything
     assert check(cohort)["warnings"] == {remark: {"count": 1, "examples": ["s03"]}}
-
-
-def test_of_several_classes_the_first_is_negative(cohort: Path) -> None:
     rows = [f"p{n // 2},s{n:02d},{['normal', 'LUAD', 'LUSC'][n // 2 % 3]}" for n in range(20)]
-    write(cohort / "labels.csv", "patient,slide,label", *rows)
-    for n in (0, 2):
-        write(cohort / "drawn" / f"s{n:02d}.geojson", "x")
-    make(cohort, annotations=cohort / "drawn", by="patient")
-    assert entries(cohort)["p0"]["annotation"] == ["drawn/s00.geojson", None]  # normal
+    write(cohort / "labels.csv", "patient,slide,label", *rows)  # of several classes the first is negative
+    make(cohort, annotations=drawn, by="patient")
+    assert entries(cohort)["p0"]["annotation"] == ["annotations/s00.geojson", None]
     assert "annotation" not in entries(cohort)["p1"]
 
 
@@ -355,10 +350,12 @@ def test_two_magnifications_are_warned_of(cohort: Path) -> None:
     assert ": 1, such as 19 of 512, 1 of 1024\n" in summary
 
 
-def test_labels_of_another_name_are_found_by_it(cohort: Path) -> None:
+def test_labels_are_found_by_their_columns_among_other_csvs(cohort: Path) -> None:
     lines = (cohort / "labels.csv").read_text().splitlines()
     (cohort / "labels.csv").unlink()
     write(cohort / "mine.csv", lines[0].replace("label", "MSI"), *lines[1:])
+    write(cohort / "notes.csv", "who,what", "me,this")
+    (cohort / "excel.csv").write_bytes(b"\xff\xfe\x00s")
     make(cohort, label_column="msi")
     assert check(cohort)["labels"] == "mine.csv"
     assert len(entries(cohort)) == 20
@@ -371,13 +368,6 @@ def test_several_csvs_of_sections_are_refused(cohort: Path) -> None:
     empty = cohort / "folds"
     empty.mkdir()
     refused(cohort, f"{empty} holds no splits_0.csv: ", splits=empty)
-
-
-def test_a_csv_of_something_else_is_no_matter(cohort: Path) -> None:
-    write(cohort / "notes.csv", "who,what", "me,this")
-    (cohort / "excel.csv").write_bytes(b"\xff\xfe\x00s")
-    make(cohort)
-    assert len(entries(cohort)) == 20
 
 
 @pytest.mark.parametrize(
@@ -413,7 +403,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
 
 def test_one_patient_cannot_be_split(cohort: Path) -> None:
     write(cohort / "labels.csv", "slide,label,patient", *(f"s{n:02d},{n % 2},p" for n in range(20)))
-    refused(cohort, f"the slides in {cohort} are of one patient: ")
+    refused(cohort, f"the 20 slides in {cohort} are of one patient: ")
 
 
 def test_micrometres_of_stamp_are_compared_with_pixels(tmp_path: Path) -> None:

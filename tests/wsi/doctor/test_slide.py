@@ -131,13 +131,6 @@ def test_annotations_are_held_against_the_label(tmp_path: Path) -> None:
     assert found(path, annotation=nowhere, label=1) == (Level.WARN, contradiction)
 
 
-def test_an_annotation_that_cannot_be_read_fails(tmp_path: Path) -> None:
-    path = own(tmp_path / "s1.h5")
-    level, text = found(path, annotation=str(tmp_path / "none.xml"), label=1)
-    assert level == Level.FAIL
-    assert text.startswith(f"no annotation can be read from {tmp_path / 'none.xml'}")
-
-
 def test_a_geojson_may_count_from_bounds_that_nobody_knows(tmp_path: Path) -> None:
     drawn = str(square(tmp_path, 0, 0, 1024))
     level, text = found(trident(tmp_path, "s1"), annotation=drawn, label=1)
