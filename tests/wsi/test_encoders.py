@@ -2,15 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import hashlib
+import logging
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from scripts.core.errors import InputError
-from scripts.wsi.encoders import timm_model
+from scripts.wsi.encoders import SeededTileCNN, TileEncoder, timm_model
 
 
 def with_timm(monkeypatch: pytest.MonkeyPatch, create_model: Any) -> None:
@@ -42,3 +46,133 @@ def test_what_timm_does_not_know_is_said_in_one_line(monkeypatch: pytest.MonkeyP
     with_timm(monkeypatch, create_model)
     with pytest.raises(InputError, match=r"timm makes no vat of {} \(Unknown model \(vat\)\); see timm.list_models"):
         timm_model("vat")
+
+
+# --- networks on tiles
+
+
+def test_seeded_tile_cnn_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = SeededTileCNN(seed=3)
+    torch.manual_seed(2)
+    tiles = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(first(tiles), SeededTileCNN(seed=3)(tiles), rtol=0, atol=0)
+    assert not torch.allclose(first(tiles), SeededTileCNN(seed=4)(tiles))
+    assert first.name == "seeded_tile_cnn_3"
+
+
+# --- encoders of tiles with weights from a file
+
+
+class Colours(nn.Module):
+    """The mean of each normalised channel, weighted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.weight * images.mean(dim=(2, 3))
+
+
+def small_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+
+def saved(path: Path, content: Any) -> str:
+    torch.save(content, path)
+    return str(path)
+
+
+def test_tiles_are_normalised_by_mean_and_spread(tmp_path: Path) -> None:
+    path = saved(tmp_path / "weights.pt", {"weight": torch.ones(3)})
+    tiles = torch.rand(2, 3, 8, 8)
+    mean, std = torch.tensor([0.7, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1])
+    encoder = TileEncoder(Colours(), "colours", path, mean=mean.tolist(), std=std.tolist())
+    torch.testing.assert_close(encoder(tiles), (tiles.mean(dim=(2, 3)) - mean) / std)
+    assert set(encoder.state_dict()) == {"backbone.weight"}  # what was not in the file is not saved with it
+    imagenet = TileEncoder(Colours(), "colours", path)(torch.full((1, 3, 8, 8), 0.5))
+    torch.testing.assert_close(imagenet, torch.tensor([[0.015 / 0.229, 0.044 / 0.224, 0.094 / 0.225]]))
+
+
+def test_tiles_are_brought_to_the_size_the_network_takes(tmp_path: Path) -> None:
+    """A gradient stays one, and its mean its mean; half as many pixels are means of what they cover."""
+
+    class AsTheyAre(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)
+
+    plain: dict[str, Any] = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    ramp = ((torch.arange(16) + 0.5) / 16).expand(1, 3, 16, 16)
+    seen = TileEncoder(AsTheyAre(), "", None, size=8, **plain)(ramp).view(3, 8, 8)
+    torch.testing.assert_close(seen[:, :, 1:-1], ((torch.arange(8) + 0.5) / 8).expand(3, 8, 8)[:, :, 1:-1])
+    assert TileEncoder(AsTheyAre(), "", None, **plain)(ramp).numel() == 3 * 16 * 16
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"state_dict": x, "epoch": 3}, lambda x: {"model": x}])
+def test_the_weights_of_a_file_are_used_and_name_the_encoder(tmp_path: Path, wrap: Any) -> None:
+    torch.manual_seed(5)
+    trained = small_network().eval()
+    path = saved(tmp_path / "weights.pt", wrap({**trained.state_dict(), "fc.weight": torch.ones(2, 4)}))
+    encoder = TileEncoder(small_network(), "small", path, leave_out=["fc."], mean=[0] * 3, std=[1] * 3).eval()
+    tiles = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(encoder(tiles), trained(tiles).flatten(1))
+    assert encoder.name == f"small (sha256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]})"
+
+
+def test_without_weights_they_are_random_but_the_same_and_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    tiles = torch.rand(4, 3, 16, 16)
+    with caplog.at_level(logging.WARNING):
+        encoders = [TileEncoder(small_network(), "small", None, seed=seed).eval() for seed in (0, 0, 1)]
+    assert "random" in caplog.text
+    assert "--encoder_weights" in caplog.text
+    assert [encoder.name for encoder in encoders] == [f"small (random, seed {seed})" for seed in (0, 0, 1)]
+    first, second, other = (encoder(tiles) for encoder in encoders)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert not torch.allclose(first, other)
+    assert first.std() > 0.05  # not of zeros
+
+
+def test_what_it_shows_of_itself_changes_with_what_it_does_to_tiles() -> None:
+    said = TileEncoder(Colours(), "", None, size=224).extra_repr()
+    assert said == "mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=224"
+    assert TileEncoder(Colours(), "", None, mean=[0, 0, 0]).extra_repr() != said
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "weights of another network than colours .Missing"),
+        ({"weight": torch.ones(4)}, r"size mismatch for weight"),
+        ({"weight": torch.ones(3), "fc.bias": torch.ones(2)}, "Unexpected key.*fc.bias"),
+        ([torch.ones(3)], "Missing key.*weight"),
+        ({"state_dict": 3}, "Missing key.*weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, state: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        TileEncoder(Colours(), "colours", saved(tmp_path / "weights.pt", state))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backbone", [Colours(), None])
+@pytest.mark.parametrize("content", [b"", b"no weights at all", None])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, backbone: nn.Module | None, content: bytes | None) -> None:
+    path = tmp_path / "weights.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"no weights .*--encoder_weights|holds no weights|no TorchScript") as caught:
+        TileEncoder(backbone, "colours", str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torchscript_file_needs_no_network(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.pt"
+    torch.jit.script(Colours()).save(path)
+    encoder = TileEncoder(None, "torchscript", str(path), mean=[0, 0, 0], std=[1, 1, 1])
+    tiles = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(encoder(tiles), tiles.mean(dim=(2, 3)))
+    assert encoder.name == f"torchscript (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+    with pytest.raises(InputError, match="a TorchScript encoder needs its file: --encoder_weights FILE"):
+        TileEncoder(None, "torchscript", None)
