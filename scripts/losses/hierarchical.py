@@ -108,10 +108,7 @@ class HierarchicalLoss(nn.Module):
         if self.fixed_beta is not None:
             return self.fixed_beta
         if self.progress is None:
-            raise ValueError(
-                "β = 1 - e/E is not known: give the trainer the handler scripts.engine.training.Curriculum, "
-                "or this loss a fixed beta"
-            )
+            raise ValueError("β is not known: give the trainer the handler Curriculum, or this loss a fixed beta")
         return 1 - self.progress
 
     def forward(self, prediction: HierarchicalPrediction, label: Tensor) -> Tensor:

@@ -50,16 +50,14 @@ class BagCrossEntropy(nn.Module):
         else:
             if float(label.max()) > 1:
                 raise ValueError(
-                    f"a label of class {int(label.max())} for a network of one logit: name configs/classes.json or "
-                    "configs/hmil.json behind train.json"
+                    f"a label of class {int(label.max())} for one logit: name configs/classes.json or hmil.json"
                 )
             loss = binary_cross_entropy_with_logits(logits, label, reduction="none")  # [B, C]
         if self.class_weights is None:
             return loss.mean()
-        if int(label.max()) >= len(self.class_weights):
-            raise ValueError(
-                f"{len(self.class_weights)} class weights, and a label of class {int(label.max())}: give one each"
-            )
+        count, highest = len(self.class_weights), int(label.max())
+        if highest >= count:
+            raise ValueError(f"{count} class weights, and a label of class {highest}: give one each")
         return (loss * self.class_weights.to(label.device)[label.long()]).mean()
 
 

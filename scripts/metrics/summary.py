@@ -7,8 +7,9 @@ A new metric is named in one of the groups below; figures.py says where it is co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ def cohort_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
     for group, bags in (
         (_of_bags, labelled),
         (_of_class_probabilities, labelled),
-        (_of_instances, _with_truth(labelled)),
-        (_of_lesions, _with_lesions(labelled)),
+        (_of_instances, _annotated(labelled, "truth", _no_truth)),
+        (_of_lesions, _annotated(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
     ):
         metrics |= bootstrap(len(bags), group(bags) if bags else {})
     return metrics
@@ -82,27 +83,15 @@ def _of_lesions(results: Sequence[BagResult]) -> dict[str, Figure]:
     return {f"lesion_{name}": figure for name, figure in lesion_froc(results).items()}
 
 
-# --- bags whose instances or lesions are known
-
-
-def _with_truth(results: Sequence[BagResult]) -> list[BagResult]:
-    """Where any bag has a truth of its instances, every negative bag has one too: nothing in it is positive."""
-    if all(r.truth is None for r in results):
+def _annotated(results: Sequence[BagResult], field: str, nothing: Callable[[BagResult], Any]) -> list[BagResult]:
+    """Return the bags with an annotation; where any bag has one, a negative bag needs none, as nothing is in it."""
+    if all(getattr(r, field) is None for r in results):
         return []
-    known = [
-        replace(r, truth=np.zeros(len(r.scores), dtype=int)) if r.truth is None and not r.label_positive else r
-        for r in results
+    filled = [
+        r if r.label_positive or getattr(r, field) is not None else replace(r, **{field: nothing(r)}) for r in results
     ]
-    return [r for r in known if r.truth is not None]
+    return [r for r in filled if getattr(r, field) is not None]
 
 
-def _with_lesions(results: Sequence[BagResult]) -> list[BagResult]:
-    """Where the lesions of any bag are known, every negative bag has none."""
-    if all(r.lesions is None for r in results):
-        return []
-    none = [Lesions(np.zeros(len(r.scores), dtype=int), 0) for r in results]
-    known = [
-        replace(r, lesions=no) if r.lesions is None and not r.label_positive else r
-        for r, no in zip(results, none, strict=True)
-    ]
-    return [r for r in known if r.lesions is not None]
+def _no_truth(result: BagResult) -> np.ndarray:
+    return np.zeros(len(result.scores), dtype=int)

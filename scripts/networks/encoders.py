@@ -60,11 +60,9 @@ class SliceCNN(nn.Module):
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return features [B, D, N] of image [B, C, H, W, N]; only real slices are encoded, padding gets 0."""
         b, c, h, w, n = image.shape
-        if c != self.in_channels or h != self.image_size or w != self.image_size:
-            raise ValueError(
-                f"slices of {c}×{h}×{w} for a network of {self.in_channels}×{self.image_size}×{self.image_size}: "
-                "set image_size (and the windows) as it was trained"
-            )
+        channels, size = self.in_channels, self.image_size
+        if c != channels or h != size or w != size:
+            raise ValueError(f"slices of {c}×{h}×{w} for a network of {channels}×{size}×{size}: set image_size")
         slices = image.permute(0, 4, 1, 2, 3).reshape(b * n, c, h, w)  # [B*N, C, H, W]
         if exporting():  # which slices are real is not known yet
             maps = self.blocks(slices)  # [B*N, 32, 6, 6]
@@ -120,7 +118,4 @@ class FeatureProjection(nn.Module):
 
 def _require_features(image: Tensor, in_features: int) -> None:
     if image.shape[1] != in_features:
-        raise ValueError(
-            f"{image.shape[1]} features per patch for a network of {in_features}: "
-            "set in_features, and train with features of the same encoder"
-        )
+        raise ValueError(f"{image.shape[1]} features per patch for a network of {in_features}: set in_features")

@@ -67,13 +67,10 @@ def build_graph(
         return _chain(coords[:, 0].to(torch.promote_types(coords.dtype, torch.float)), real, spacing)
     if coords.shape[1] == 2:
         graph = _lattice(torch.floor(coords + 0.5).long(), real, radius)
-        if not edgeless:
+        if not edgeless and not exporting():
             _refuse_edgeless(coords, real, graph.weights)
         return graph
-    raise ValueError(
-        f"coords hold {coords.shape[1]} numbers per instance: give 1 (order of slices) or 2 (cell of a patch), "
-        "[bags, 1 or 2, instances]"
-    )
+    raise ValueError(f"coords hold {coords.shape[1]} numbers per instance: give 1 (slices) or 2 (patches)")
 
 
 def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
@@ -123,10 +120,7 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     else:
         found, exists, unique = _find_by_search(key, wanted)
     if not exporting() and not bool(unique):
-        raise ValueError(
-            "two instances of a bag share one cell of the patch lattice: "
-            "coords must be in units of the distance between neighbouring patches, one bag per slide"
-        )
+        raise ValueError("two instances of a bag share one cell: coords must be in units of the patch pitch")
     k = len(rows)
     return _graph_of(found.unflatten(1, [k, n]), exists.unflatten(1, [k, n]) & real.unsqueeze(1))
 
@@ -178,8 +172,6 @@ def _graph_of(neighbours: Tensor, exists: Tensor) -> Graph:
 
 def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
     """Refuse bags without an edge: coordinates in a wrong unit give none, and smoothing would silently do nothing."""
-    if exporting():
-        return
     edgeless = (real.sum(dim=1) > 1) & (weights.sum(dim=[1, 2]) == 0)
     if bool(edgeless.any()):
         bag = int(torch.nonzero(edgeless)[0, 0])
@@ -188,8 +180,7 @@ def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
         nearest = apart.masked_fill(apart == 0, float("inf")).amin(dim=1).median()
         raise ValueError(
             f"not one pair of the {points.shape[0]} instances of bag {bag} are neighbours: coords must be in units of "
-            f"the patch pitch, and here the median nearest distance is {round(1000 * float(nearest)) / 1000}; "
-            "divide the coords by it"
+            f"the patch pitch, the nearest distance is {round(1000 * float(nearest)) / 1000}; divide the coords by it"
         )
 
 

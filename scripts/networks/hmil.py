@@ -21,9 +21,7 @@ Hierarchy = Mapping[str, Sequence[str]]  # coarse class → its fine classes
 def membership(hierarchy: Optional[Hierarchy]) -> Tensor:
     """Return [coarse, fine], 1 where a fine class belongs to a coarse one; both numbered in the order listed."""
     if hierarchy is None:
-        raise ValueError(
-            "no hierarchy of classes is given: name configs/bracs.json or configs/panda.json, or one like them"
-        )
+        raise ValueError("no hierarchy of classes is given: name configs/bracs.json, panda.json, or one like them")
     for coarse, own in hierarchy.items():
         if isinstance(own, str) or len(own) == 0:
             raise ValueError(f"the coarse class {coarse!r} needs a list of at least one fine class, not {own!r}")
@@ -116,13 +114,6 @@ class HMIL(BagNetwork):
         h1 = self.widen(self.narrow(image, mask), mask)  # [B, D, N]
         h2 = self.refine(h1, mask)  # [B, E, N]
         coarse = self.coarse(h1, mask)  # logits [B, C], attention [B, C, N]
-        fine = self.fine(h2, mask)  # logits [B, F], attention [B, F, N], features [B, F, E]
-        return HierarchicalPrediction(
-            logits=fine.logits,
-            scores=fine.scores,
-            attention=fine.attention,
-            graph=no_graph(mask),
-            coarse_logits=coarse.logits,
-            coarse_attention=coarse.attention,
-            features=fine.features,
-        )
+        logits, scores, attention, features = self.fine(h2, mask)  # [B, F], [B, F, N], [B, F, N], [B, F, E]
+        graph = no_graph(mask)
+        return HierarchicalPrediction(logits, scores, attention, graph, coarse.logits, coarse.attention, features)

@@ -121,14 +121,10 @@ class MILNetwork(BagNetwork):
             return no_graph(mask)
         if coords is None:
             if self.spatial_dims == 2 and mask.shape[2] > 1:
-                raise ValueError(
-                    "patches need coords in units of the patch pitch: without them no patch has a neighbour"
-                )
+                raise ValueError("patches have no coords: give them in units of the patch pitch")
             coords = torch.arange(mask.shape[2], device=mask.device).float().expand_as(mask)
         if coords.shape[1] != self.spatial_dims and mask.shape[2] > 1:
-            raise ValueError(
-                f"coords hold {coords.shape[1]} numbers per instance, the network wants {self.spatial_dims}"
-            )
+            raise ValueError(f"coords of {coords.shape[1]} numbers per instance: the network wants {self.spatial_dims}")
         return build_graph(coords, mask, self.radius, self.spacing, self.edgeless)
 
 
@@ -138,10 +134,7 @@ def fill_slots(
     """Append zeros to each bag up to `slots` instances, and return image, coords and a mask of ones."""
     n = image.shape[-1]
     if n > slots:
-        raise ValueError(
-            f"{n} instances for a network of {slots} slots: its weights were trained on bags of at most {slots}; "
-            "leave instances out, or train without slots"
-        )
+        raise ValueError(f"{n} instances for a network of {slots} slots: leave some out, or train without slots")
     expanded = mask.view([mask.shape[0]] + [1] * (image.dim() - 2) + [n])  # [B, 1, ..., N]
     image = pad(image * expanded, [0, slots - n])  # [B, ..., slots]
     if coords is not None:

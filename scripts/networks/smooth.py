@@ -57,10 +57,7 @@ class SmoothOperator(nn.Module):
             self.alpha_logit = nn.Parameter(torch.zeros(()))
         else:
             if not 0 < alpha <= LARGEST_ALPHA:
-                raise ValueError(
-                    f"alpha is {alpha}: it must lie between 0 and 1, and be at most {LARGEST_ALPHA}; "
-                    "without smoothing use an AttentionPool"
-                )
+                raise ValueError(f"alpha is {alpha}: it must lie between 0 and 1, and be at most {LARGEST_ALPHA}")
             self.register_buffer("alpha_logit", torch.tensor(math.log(alpha / (1 - alpha))))
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}: 'approx' or 'exact' is wanted")
@@ -247,9 +244,8 @@ class _Chain(torch.autograd.Function):
         grad_u = solve_chain(grad, alpha, rest, neighbours, weights)
         grad_alpha = None
         if g is not None:
-            grad_alpha = ((grad_u * neighbour_sum(g, neighbours, weights.to(g))).sum() - (grad * g).sum()).to(
-                alpha
-            ) / rest
+            change = (grad_u * neighbour_sum(g, neighbours, weights.to(g))).sum() - (grad * g).sum()
+            grad_alpha = change.to(alpha) / rest
         return grad_u, grad_alpha, None, None, None  # rest = 1 - alpha is counted with alpha
 
 

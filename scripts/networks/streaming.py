@@ -34,10 +34,7 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
         The prediction of the bag, B = 1.
     """
     if not isinstance(network, MILNetwork) or network.training or network.slots is not None or network.feature_weights:
-        raise ValueError(
-            "a bag in blocks needs a MILNetwork in evaluation mode, without slots and without feature_weights: "
-            "read it without blocks"
-        )
+        raise ValueError("a bag in blocks needs a MILNetwork in eval mode, without slots and without feature_weights")
     if not bool((mask > 0.5).all()):
         raise ValueError("a bag in blocks has no padding: give a mask of ones")
     graph = network.graph(coords, mask)
@@ -50,10 +47,7 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
     elif isinstance(aggregator, WeightedPool):
         pooled = _one_pass(network, aggregator, blocks, mask, graph)
     else:
-        raise ValueError(
-            f"{type(aggregator).__name__} needs the whole bag at once: read it without blocks, "
-            "or take an aggregator of weighted instances (attention, gated, smooth attention, mean, instance level)"
-        )
+        raise ValueError(f"{type(aggregator).__name__} needs the whole bag at once: read it without blocks")
     return BagPrediction(network.head(pooled.embedding), pooled.scores, pooled.attention, graph)
 
 

@@ -28,7 +28,8 @@ RELEASED = {  # name → how the sha256 of its .data file begins
 CHANNELS = (3, 16, 32, 32, 32, 32, 32)  # before the first block and behind each of the six
 CONVOLUTIONS = (0, 4, 9, 13, 17, 22)  # their indices in SliceCNN.blocks; the batch norm is two further on
 FEATURES, HIDDEN_ATTENTION, HIDDEN_HEAD = 6 * 6 * 32, 64, 128  # features in the order row, column, channel
-KERNEL, MATRIX, VECTOR = (3, 2, 0, 1), (1, 0), (0,)  # axes of theirs in the order of ours
+AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # of their kernels, matrices and vectors, in the order of ours
+NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -59,8 +60,8 @@ def state_dict(tensors: Tensors, one_logit: bool = True) -> dict[str, Tensor]:
     """
     outputs = head_outputs(tensors)
     state = {
-        ours: _weights(tensors, theirs, shape).permute(axes).contiguous()
-        for ours, theirs, shape, axes in [*_of_encoder(), *_of_attention_and_head(outputs)]
+        ours: _weights(tensors, theirs, shape).permute(AXES[len(shape)]).contiguous()
+        for ours, theirs, shape in _rows(outputs)
     }
     for at in CONVOLUTIONS:  # counts for an average that is not used here
         state[f"encoder.blocks.{at + 2}.num_batches_tracked"] = torch.tensor(0)
@@ -70,40 +71,30 @@ def state_dict(tensors: Tensors, one_logit: bool = True) -> dict[str, Tensor]:
     return state
 
 
-_Row = tuple[str, str, tuple[int, ...], tuple[int, ...]]  # our name, their name, their shape, axes
-
-
-def _of_encoder() -> Iterator[_Row]:
+def _rows(outputs: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yield our name, their name and their shape of each tensor."""
     for block, at in enumerate(CONVOLUTIONS):
         before, after = CHANNELS[block : block + 2]
         side = 5 if block == 0 else 3
-        yield f"encoder.blocks.{at}.weight", f"{2 * block}/kernel", (side, side, before, after), KERNEL
-        yield f"encoder.blocks.{at}.bias", f"{2 * block}/bias", (after,), VECTOR
-        norm, theirs = f"encoder.blocks.{at + 2}", f"{2 * block + 1}"
-        yield f"{norm}.weight", f"{theirs}/gamma", (after,), VECTOR
-        yield f"{norm}.bias", f"{theirs}/beta", (after,), VECTOR
-        yield f"{norm}.running_mean", f"{theirs}/moving_mean", (after,), VECTOR
-        yield f"{norm}.running_var", f"{theirs}/moving_variance", (after,), VECTOR
-
-
-def _of_attention_and_head(outputs: int) -> Iterator[_Row]:
-    yield "aggregator.project.weight", "12/v", (FEATURES, HIDDEN_ATTENTION), MATRIX
-    yield "aggregator.gate.weight", "12/u", (FEATURES, HIDDEN_ATTENTION), MATRIX
-    yield "aggregator.weigh.weight", "12/w", (HIDDEN_ATTENTION, 1), MATRIX
-    yield "head.1.weight", "13/kernel", (FEATURES, HIDDEN_HEAD), MATRIX
-    yield "head.1.bias", "13/bias", (HIDDEN_HEAD,), VECTOR
-    yield "head.2.weight", "14/kernel", (HIDDEN_HEAD, outputs), MATRIX
-    yield "head.2.bias", "14/bias", (outputs,), VECTOR
+        yield f"encoder.blocks.{at}.weight", f"{2 * block}/kernel", (side, side, before, after)
+        yield f"encoder.blocks.{at}.bias", f"{2 * block}/bias", (after,)
+        for ours, theirs in NORM.items():
+            yield f"encoder.blocks.{at + 2}.{ours}", f"{2 * block + 1}/{theirs}", (after,)
+    yield "aggregator.project.weight", "12/v", (FEATURES, HIDDEN_ATTENTION)
+    yield "aggregator.gate.weight", "12/u", (FEATURES, HIDDEN_ATTENTION)
+    yield "aggregator.weigh.weight", "12/w", (HIDDEN_ATTENTION, 1)
+    yield "head.1.weight", "13/kernel", (FEATURES, HIDDEN_HEAD)
+    yield "head.1.bias", "13/bias", (HIDDEN_HEAD,)
+    yield "head.2.weight", "14/kernel", (HIDDEN_HEAD, outputs)
+    yield "head.2.bias", "14/bias", (outputs,)
 
 
 def _weights(tensors: Tensors, name: str, shape: tuple[int, ...]) -> Tensor:
     found = tensors.get(_full_name(name))
     if found is None or found.shape != shape:
-        there = "it is missing" if found is None else f"it is {found.shape}"
-        raise InputError(
-            f"layer_with_weights-{name} of the checkpoint should be {shape}, and {there}: "
-            "give one of the checkpoints released with SA-DMIL"
-        )
+        there = "missing" if found is None else found.shape
+        what = f"layer_with_weights-{name} of the checkpoint should be {shape}, and it is {there}"
+        raise InputError(f"{what}: give one of the checkpoints released with SA-DMIL")
     weights = torch.tensor(found, dtype=torch.float32)
     if not weights.isfinite().all():
         raise InputError(f"layer_with_weights-{name} of the checkpoint holds NaN or infinite values: download it again")
@@ -188,25 +179,17 @@ TRAILER_SIZE = 5  # behind every block: its kind of compression (one byte) and i
 def _read_index(table: bytes) -> list[_IndexEntry]:
     if not table.endswith(MAGIC) or len(table) < FOOTER_SIZE:
         raise _UnreadableError("is no index of a TensorFlow 2 checkpoint, or its end is missing")
-    footer = table[-FOOTER_SIZE:]
-    _, _, at = _read_handle(footer)  # of the metadata, which are empty
+    _, _, start, length, _ = _read_varints(table[-FOOTER_SIZE:], 0, 4)  # behind the metadata, which are empty
     pairs: dict[bytes, bytes] = {}
     end_of_last = 0
-    for _, handle in _key_values(_read_block(table, *_read_handle(footer, at)[:2])):
-        offset, size, _ = _read_handle(handle)
+    for _, handle in _key_values(_read_block(table, start, length)):
+        offset, size, _ = _read_varints(handle, 0, 2)
         if offset < end_of_last:  # else a small file could name the same block without end
             raise _UnreadableError("is damaged (blocks overlap)")
         end_of_last = offset + size
         pairs.update(_key_values(_read_block(table, offset, size)))
     _check_header(pairs.pop(b"", b""))
     return [_read_entry(name.decode(errors="replace"), message) for name, message in pairs.items()]
-
-
-def _read_handle(data: bytes, at: int = 0) -> tuple[int, int, int]:
-    """Return the offset and size of a block, and where its handle ends."""
-    offset, at = _read_varint(data, at)
-    size, at = _read_varint(data, at)
-    return offset, size, at
 
 
 def _read_block(table: bytes, offset: int, size: int) -> bytes:
@@ -230,9 +213,7 @@ def _key_values(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise _UnreadableError("is damaged (a block is too short)")
     at, key = 0, b""
     while at < end:
-        shared, at = _read_varint(block, at)
-        own, at = _read_varint(block, at)
-        length, at = _read_varint(block, at)
+        shared, own, length, at = _read_varints(block, at, 3)
         if shared > len(key) or at + own + length > end:
             raise _UnreadableError("is damaged (an entry reaches beyond its block)")
         key = key[:shared] + block[at : at + own]
@@ -246,9 +227,7 @@ def _key_values(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _check_header(message: bytes) -> None:
     header = dict(_read_fields(message))
     if header.get(1) != 1:
-        raise _UnreadableError(
-            f"says that its tensors lie in {header.get(1, 0)!r} files instead of one", "save the checkpoint as one file"
-        )
+        raise _UnreadableError(f"says its tensors lie in {header.get(1, 0)!r} files instead of one", "save it as one")
     if header.get(2, 0) != 0:
         raise _UnreadableError("is of a big-endian machine", "save the checkpoint on a little-endian one")
 
@@ -278,27 +257,29 @@ def _read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the number and value of each field of a protobuf message."""
     at = 0
     while at < len(message):
-        key, at = _read_varint(message, at)
+        key, at = _read_varints(message, at, 1)
         number, kind = key >> 3, key & 7
         if kind == 0:
-            value, at = _read_varint(message, at)
+            value, at = _read_varints(message, at, 1)
             yield number, value
             continue
-        size, at = _read_varint(message, at) if kind == 2 else ({1: 8, 5: 4}.get(kind, len(message)), at)
+        size, at = _read_varints(message, at, 1) if kind == 2 else [{1: 8, 5: 4}.get(kind, len(message)), at]
         content, at = message[at : at + size], at + size
         if at > len(message):
             raise _UnreadableError("is damaged (a message is cut off or is none)")
         yield number, content if kind == 2 else int.from_bytes(content, "little")
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of up to ten bytes, seven bits in each, and where it ends."""
-    value = 0
-    for position, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 0x7F) << (7 * position)
-        if byte < 0x80:
-            return value, at + position + 1
-    raise _UnreadableError("is damaged (a number has no end)")
+def _read_varints(data: bytes, at: int, count: int) -> list[int]:
+    """Return so many numbers, each of up to ten bytes with seven bits in each, and where they end."""
+    numbers = []
+    for _ in range(count):
+        end = next((i for i, byte in enumerate(data[at : at + 10], start=at) if byte < 0x80), None)
+        if end is None:
+            raise _UnreadableError("is damaged (a number has no end)")
+        numbers.append(sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(data[at : end + 1])))
+        at = end + 1
+    return [*numbers, at]
 
 
 def _crc32c_of_byte(byte: int) -> int:

@@ -168,10 +168,8 @@ def _normalised_layers(theirs: State, settings: TorchmilSettings) -> list[str]:
     found = [layer for layer in ("proj1", "proj2") if f"pool.{layer}.parametrizations.weight.original" in theirs]
     if found and found != NORMALISED.get(settings.placement):
         fitting = " or ".join(name for name, layers in NORMALISED.items() if layers == found) or "no placement"
-        raise InputError(
-            f"spectral normalisation of {' and '.join(found)} is that of {fitting}, not of {settings.placement}: "
-            "give --placement as in the training"
-        )
+        what = f"spectral normalisation of {' and '.join(found)} is that of {fitting}, not of {settings.placement}"
+        raise InputError(f"{what}: give --placement as in the training")
     return found
 
 
@@ -208,9 +206,7 @@ def _alpha_logit(theirs: State, name: str, settings: TorchmilSettings) -> Tensor
     elif settings.alpha is not None:
         coef = settings.alpha / (1 - settings.alpha)
     else:
-        raise InputError(
-            f"the checkpoint holds no trained alpha `{name}`: give the sm_alpha of the training, such as --alpha 0.5"
-        )
+        raise InputError(f"the checkpoint holds no trained alpha `{name}`: give its sm_alpha, such as --alpha 0.5")
     if not 0 < coef < math.inf:
         raise InputError(f"`{name}` is {coef}, which makes an alpha outside of 0 and 1: these weights do not smooth")
     return torch.tensor(-math.log(coef) if settings.mode == "approx" else math.log(coef))
