@@ -44,25 +44,9 @@ def test_targets_are_judged(target: Target, verdict: str) -> None:
     assert target.verdict == verdict
 
 
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (0.12345, "s", "0.123 s"),
-        (12.345, "×", "12.3×"),
-        (1234.5, "", "1,234"),
-        (0.00001234, "", "1e-05"),
-        (1.5, "GB", "1.5 GB"),
-        (10.0, "", "10"),
-        (100.0, "s", "100 s"),
-        (0, "", "0"),
-        (None, "s", "–"),
-    ],
-)
-def test_numbers(value: float | None, unit: str, text: str) -> None:
-    assert number(value, unit) == text
-
-
-def test_a_ratio_needs_both_and_a_spread_is_of_the_processes() -> None:
+def test_numbers_are_rounded_a_ratio_needs_both_and_a_spread_is_of_the_processes() -> None:
+    texts = [number(0.12345, "s"), number(12.345, "×"), number(1234.5, ""), number(0.00001234, ""), number(None, "s")]
+    assert texts == ["0.123 s", "12.3×", "1,234", "1e-05", "–"]
     assert (ratio(6.0, 2.0), ratio(None, 2.0), ratio(6.0, None)) == (3.0, None, None)
     assert spread([0.3, 0.1, 0.2]) == "0.2 (0.1 to 0.3) s"
 

@@ -77,10 +77,6 @@ def test_coords_need_neither_start_at_0_nor_be_whole(row: list[float]) -> None:
     assert dense(build_graph(coords)).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
 
 
-def test_one_patch_alone_is_a_bag() -> None:
-    assert dense(build_graph(torch.zeros(1, 2, 1))).tolist() == [[0]]
-
-
 @thorough
 @given(places=cells)
 def test_feature_weights_are_the_formula(places: set[tuple[int, int]]) -> None:

@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from scripts.networks.graph import build_graph, no_graph
 from scripts.networks.pooling import (
@@ -117,16 +115,6 @@ def test_spectral_norm_is_on_the_layers_behind_the_smooth_operator(placement: st
     plain = without_parametrizations(pool)
     torch.testing.assert_close(plain(x, mask, graph).embedding, pool(x, mask, graph).embedding)
     assert not any("parametrizations" in name for name in plain.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("activation", "function"), [("relu", torch.relu), ("gelu", torch.nn.functional.gelu), ("tanh", torch.tanh)]
-)
-def test_the_activation_is_the_one_named(activation: str, function: Callable[[Tensor], Tensor]) -> None:
-    pool = SmoothAttentionPool(3, 5, "late", activation=activation)
-    x, mask = torch.randn(1, 3, 1), torch.ones(1, 1, 1)  # one instance: Sm is the identity
-    f = pool.weigh.weight @ function(pool.project.weight @ x[0] + pool.project.bias[:, None])
-    torch.testing.assert_close(pool(x, mask, build_graph(torch.zeros(1, 1, 1))).scores[0], f)
 
 
 @pytest.mark.parametrize(
