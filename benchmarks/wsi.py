@@ -22,7 +22,8 @@ from benchmarks.ct import Clock
 from demo.slides import paint_slide, plan_slide
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.wsi.encode import FeatureExtractor
-from scripts.wsi.features.smooth_mil import PatchFeatures, read_features, write_features
+from scripts.wsi.features.files import read_features
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from scripts.wsi.slides.slide import find_slides, open_slide
 
 ROOT = Path(__file__).parents[1]

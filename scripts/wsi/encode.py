@@ -24,7 +24,8 @@ from scripts.core.errors import InputError
 from scripts.core.files import writable_folder, write_whole
 from scripts.core.units import Level0Coords, MicronsPerPixel
 from scripts.engine.extraction import Share, encode, refuse_changes, tell_failures
-from scripts.wsi.features.smooth_mil import PatchFeatures, read_own_header, write_features
+from scripts.wsi.features.files import read_own_header
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from scripts.wsi.slides.slide import (
     TilePlan,
     damaged,

@@ -11,7 +11,7 @@ import openslide
 import pytest
 
 from benchmarks.wsi import MPP, TILE, WORKERS, Extraction, extraction_profile, inference_profile
-from scripts.wsi.features.smooth_mil import read_features
+from scripts.wsi.features.files import read_features
 
 pytestmark = pytest.mark.slow  # each runs a bundle
 

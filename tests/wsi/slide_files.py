@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from scripts.wsi.encode import FeatureExtractor
-from scripts.wsi.features.smooth_mil import PatchFeatures, read_features
+from scripts.wsi.features.files import read_features
+from scripts.wsi.features.smooth_mil import PatchFeatures
 
 GLASS, TISSUE = (241, 240, 243), (205, 130, 180)
 

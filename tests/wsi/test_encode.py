@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.wsi.encode import FeatureExtractor
-from scripts.wsi.features.smooth_mil import read_features
+from scripts.wsi.features.files import read_features
 from scripts.wsi.slides.tissue import ChromaMask
 from tests.shared_data import ROOT, shared_data
 from tests.wsi.slide_files import MeanColour, extract, glass, grid, tissue, write_slide

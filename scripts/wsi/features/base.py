@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a format of feature files is, and what all of them share: headers, checks, damage told in one line.
+"""What a format of feature files is, and what all of them share: headers, checks, damage reported in one line.
 
 To read one more format, write a file like `uni2h.py` beside this one and name its class in `FORMATS` of `files.py`.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
@@ -28,6 +28,7 @@ from scripts.core.units import Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.lattice import commonest_distance, fit
 
 PIXELS, MICROMETRES = "level-0 pixels", "micrometres"
+HDF5, NPY, ZIP, PICKLE = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY", b"PK\x03\x04", b"\x80"  # what files begin with
 MOST_COMPRESSED = 1100  # deflate makes data 1032 times smaller at best: a file that claims more is damaged
 MOST_PITCHES = 2**20  # from one end of a slide to the other; a float32 holds such numbers exactly
 TILE_OF_A_LONE_PATCH = 256.0
@@ -43,17 +44,17 @@ Rows = Callable[[int, int], np.ndarray]  # start, stop → (n, D)
 
 @dataclass(frozen=True)
 class FeatureHeader:
-    """What a feature file says about its patches, read without the patches."""
+    """What a feature file states about its patches, read without the patches."""
 
     format: str
     patches: int
     dimension: int
     slide_id: str
-    encoder: str  # "" = the file does not say
+    encoder: str  # "" = not stated
     pitch: Level0Pixels  # from one patch to the next
     pitch_from: str
     tile: Level0Pixels  # that a patch spans
-    unit: str  # of pitch, tile and coords: PIXELS, or MICROMETRES where nothing tells the pixels
+    unit: str  # of pitch, tile and coords: PIXELS, or MICROMETRES where the pixels are not known
     mpp: MicronsPerPixel | None
     slide_size: tuple[int, int] | None  # width, height in level-0 pixels
     origin: tuple[int, int] | None = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0; None = not known
@@ -106,33 +107,42 @@ class Head:
 
     path: Path
     kind: str  # "hdf5", "npy" or "torch"
-    hdf5: h5py.File | None = None
+    hdf5: Mapping[str, h5py.HLObject] = field(default_factory=dict)
     attributes: Attributes = field(default_factory=dict)  # of the root of an HDF5 file
-
-    @property
-    def datasets(self) -> set[str]:
-        """Names of the datasets and groups of an HDF5 file."""
-        return set() if self.hdf5 is None else set(self.hdf5)
 
     def dataset(self, name: str) -> h5py.Dataset:
         """Return a dataset of numbers, whose size the file can hold."""
-        return checked_dataset(self.path, self.hdf5, name)
+        dataset = self.hdf5.get(name)
+        if not isinstance(dataset, h5py.Dataset):
+            raise InputError(f"{self.path} holds no dataset `{name}`; extract its features again")
+        if dataset.shape is None or dataset.dtype.kind not in "fiub":
+            what = "empty" if dataset.shape is None else dataset.dtype
+            raise InputError(f"{name} of {self.path} are {what}, not numbers; extract its features again")
+        claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+        _refuse_claim(self.path, dataset.shape, claimed, dataset.id.get_storage_size())
+        return dataset
+
+
+class Features(NamedTuple):
+    """The features of a file, not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    rows: Rows
 
 
 @dataclass(frozen=True)
 class Stored:
-    """The features and coordinates of a file, and what its format says of them."""
+    """The features and coordinates of a file, and what its format states about them."""
 
-    shape: tuple[int, ...]  # of the features
-    dtype: np.dtype
-    rows: Rows
+    features: Features
     coords: np.ndarray
     attributes: Attributes = field(default_factory=dict)
-    pitch: tuple[float, str] | None = None  # as stated, and where it stands
+    pitch: tuple[float, str] | None = None  # as stated, and where
     tile: float | None = None  # that a patch spans
     unit: str = PIXELS
-    slide_id: str = ""  # "" = that of the file's name
-    encoder: str | None = None  # None = as attributes or the name of a folder say
+    slide_id: str = ""  # "" = the file's name
+    encoder: str | None = None  # None = by an attribute or the name of a folder
     mpp: float | None = None
     origin: tuple[int, int] | None = None
 
@@ -146,25 +156,25 @@ class Format(Protocol):
         """Return whether a file is of this format, as far as none of the formats before it in the list reads it."""
 
     def read(self, head: Head) -> Stored:
-        """Return what the file holds; the features themselves are read when they are asked for."""
+        """Return what the file holds; its features are read when they are asked for."""
 
 
 def feature_file(format: Format, head: Head) -> FeatureFile:
     """Return a file of a format, checked: coordinates are numbers, one for each patch, on a slide that can exist."""
-    stored = format.read(head)
-    coords = _checked_coords(head.path, stored)
+    path = head.path
+    with one_line_damage(path):
+        stored = format.read(head)
+    shape, attributes = stored.features.shape, stored.attributes
+    coords = _checked_coords(path, stored)
     pitch, pitch_from = _pitch(coords, stored.pitch)
     if len(coords) and np.ptp(coords.astype(float), axis=0).max() > MOST_PITCHES * pitch:
-        raise InputError(
-            f"coords lie over {MOST_PITCHES} pitches of {pitch:g} apart (file {head.path}); extract them again"
-        )
-    attributes = stored.attributes
+        raise InputError(f"coords lie over {MOST_PITCHES} pitches of {pitch:g} apart (file {path}); extract them again")
     header = FeatureHeader(
         format=format.name,
         patches=len(coords),
-        dimension=stored.shape[-1] if len(stored.shape) > 1 else 0,
-        slide_id=stored.slide_id or head.path.stem,
-        encoder=_encoder(head.path, attributes) if stored.encoder is None else stored.encoder,
+        dimension=shape[-1] if len(shape) > 1 else 0,
+        slide_id=stored.slide_id or path.stem,
+        encoder=_encoder(path, attributes) if stored.encoder is None else stored.encoder,
         pitch=Level0Pixels(pitch),
         pitch_from=pitch_from,
         tile=Level0Pixels(stored.tile or pitch),
@@ -174,7 +184,7 @@ def feature_file(format: Format, head: Head) -> FeatureFile:
         origin=stored.origin,
         magnification=positive(attributes, "level0_magnification"),
     )
-    return FeatureFile(head.path, header, coords, stored.rows)
+    return FeatureFile(path, header, coords, stored.features.rows)
 
 
 # --- arrays as h5py, numpy and torch keep them
@@ -194,37 +204,27 @@ def one_line_damage(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file; damage that shows when it is opened or closed is one line."""
+def opened_hdf5(path: Path) -> Iterator[Head]:
+    """Open an HDF5 file; damage that shows when it is opened or closed is reported in one line."""
     with one_line_damage(path):
         file = h5py.File(path, "r")
     try:
-        yield file
+        with one_line_damage(path):
+            head = Head(path, "hdf5", file, attributes_of(file))
+        yield head
     finally:
         with one_line_damage(path):
             file.close()
 
 
-def checked_dataset(path: Path, file: h5py.File | None, name: str) -> h5py.Dataset:
-    """Return a dataset of numbers, whose size the file can hold."""
-    if file is None or name not in file or not isinstance(file[name], h5py.Dataset):
-        raise InputError(f"{path} holds no dataset `{name}`; extract its features again")
-    dataset = file[name]
-    if dataset.shape is None or dataset.dtype.kind not in "fiub":
-        what = "empty" if dataset.shape is None else dataset.dtype
-        raise InputError(f"{name} of {path} are {what}, not numbers; extract its features again")
-    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
-    _refuse_claim(path, dataset.shape, claimed, min(dataset.id.get_storage_size(), path.stat().st_size))
-    return dataset
-
-
 def _refuse_claim(path: Path, shape: Sequence[int], claimed: int, stored: int) -> None:
+    stored = min(stored, path.stat().st_size)
     if claimed > MOST_COMPRESSED * stored:
         raise InputError(f"{path} claims {tuple(shape)} numbers and holds {stored} bytes; extract its features again")
 
 
 def attributes_of(owner: h5py.HLObject) -> dict[str, Any]:
-    """Return what is known of them: TRIDENT writes None as the string 'None'."""
+    """Return the attributes that state something: TRIDENT writes None as the string 'None'."""
     known = {}
     for name, value in owner.attrs.items():
         plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
@@ -236,13 +236,13 @@ def attributes_of(owner: h5py.HLObject) -> dict[str, Any]:
     return known
 
 
-def hdf5_rows(path: Path, features: h5py.Dataset) -> Rows:
-    """Return how rows are read of a dataset (N, D) or (1, N, D)."""
-    offset = features.id.get_offset()
-    if offset is None or features.file.userblock_size > 0:  # in chunks: HDF5 must put the rows together
-        leading = features.ndim == 3
-        return lambda start, stop: features[0, start:stop] if leading else features[start:stop]
-    return mapped_rows(path, features.dtype, offset, features.shape[-1] if features.ndim > 1 else 0)
+def hdf5_features(path: Path, dataset: h5py.Dataset) -> Features:
+    """Return the features of a dataset (N, D) or (1, N, D)."""
+    leading, offset = dataset.ndim == 3, dataset.id.get_offset()
+    shape = dataset.shape[1:] if leading and len(dataset) == 1 else dataset.shape
+    if offset is None or dataset.file.userblock_size > 0:  # in chunks: HDF5 must put the rows together
+        return Features(shape, dataset.dtype, lambda a, b: dataset[0, a:b] if leading else dataset[a:b])
+    return Features(shape, dataset.dtype, mapped_rows(path, dataset.dtype, offset, shape[-1] if len(shape) > 1 else 0))
 
 
 def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
@@ -255,11 +255,24 @@ def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Row
     return rows
 
 
-def tensor(path: Path) -> Tensor:
-    """Return the one tensor of a torch file, mapped into memory where the file allows it."""
+def torch_features(path: Path) -> Features:
+    """Return the features of a torch file of one tensor, mapped into memory where the file allows it."""
+    with one_line_damage(path), path.open("rb") as raw:
+        is_mapped = raw.read(len(ZIP)) == ZIP
+
+    def numbers(part: Tensor) -> np.ndarray:
+        found: np.ndarray = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
+        return found
+
+    features = _tensor(path, is_mapped)
+    shape, dtype = tuple(features.shape), numbers(features[:0]).dtype
+    if is_mapped:  # mapped anew for each block, so that its memory is given back
+        return Features(shape, dtype, lambda start, stop: numbers(_tensor(path, is_mapped)[start:stop]))
+    return Features(shape, dtype, lambda start, stop: numbers(features[start:stop]))
+
+
+def _tensor(path: Path, is_mapped: bool) -> Tensor:
     with one_line_damage(path):
-        with path.open("rb") as raw:
-            is_mapped = raw.read(4) == b"PK\x03\x04"
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
         except pickle.UnpicklingError as error:  # of arrays of numpy too, as TRIDENT's are
@@ -271,21 +284,7 @@ def tensor(path: Path) -> Tensor:
         return content.detach()
 
 
-def tensor_rows(path: Path, features: Tensor) -> tuple[np.dtype, Rows]:
-    """Return the type of the numbers of a tensor, and how its rows are read."""
-
-    def numbers(part: Tensor) -> np.ndarray:
-        found: np.ndarray = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
-        return found
-
-    with path.open("rb") as raw:
-        is_mapped = raw.read(4) == b"PK\x03\x04"
-    if is_mapped:  # mapped anew for each block, so that its memory is given back
-        return numbers(features[:0]).dtype, lambda start, stop: numbers(tensor(path)[start:stop])
-    return numbers(features[:0]).dtype, lambda start, stop: numbers(features[start:stop])
-
-
-# --- what attributes say
+# --- what attributes state
 
 
 def number(attributes: Attributes, name: str) -> float | None:
@@ -312,29 +311,30 @@ def _size(attributes: Attributes, of: str) -> tuple[int, int] | None:
 
 
 def _encoder(path: Path, attributes: Attributes) -> str:
-    """By an attribute, else by a folder called features_<encoder> as TRIDENT's and torchmil's are."""
-    if isinstance(attributes.get("encoder"), str):
-        return str(attributes["encoder"])
+    """Return what an attribute states, or a folder called features_<encoder> as TRIDENT's and torchmil's are."""
+    if isinstance(stated := attributes.get("encoder"), str):
+        return stated
     folders = [above.name for above in list(path.absolute().parents)[:2]]
     return next((name.removeprefix("features_") for name in folders if name.startswith("features_")), "")
 
 
 def _checked_coords(path: Path, stored: Stored) -> np.ndarray:
-    shape, coords = stored.shape, stored.coords
+    shape, dtype, _ = stored.features
+    coords = stored.coords[0] if stored.coords.ndim == 3 and len(stored.coords) == 1 else stored.coords
     advice = f"(file {path}); extract the features again"
     if math.prod(shape) == 0 and coords.size == 0:  # a slide without tissue, in whatever shape
         return np.zeros((0, 2), dtype=np.int64)
     if len(shape) != 2 or shape[1] == 0 or coords.shape != (shape[0], 2):
         raise InputError(f"features {shape} and coords {coords.shape} should be (N, D) and (N, 2) {advice}")
-    if stored.dtype.kind != "f" or stored.dtype.itemsize > 8 or coords.dtype.kind not in "fiu":
-        raise InputError(f"features {stored.dtype} and coords {coords.dtype} should be floats and numbers {advice}")
+    if dtype.kind != "f" or dtype.itemsize > 8 or coords.dtype.kind not in "fiu":
+        raise InputError(f"features {dtype} and coords {coords.dtype} should be floats and numbers {advice}")
     if not (np.abs(coords.astype(np.float64)) < 2**53).all():
         raise InputError(f"coords hold NaN, infinite or impossible values {advice}")
     return coords.astype(np.float64 if coords.dtype.kind == "f" else np.int64)
 
 
 def _pitch(coords: np.ndarray, stated: tuple[float, str] | None) -> tuple[float, str]:
-    """What the file states, unless the patches clearly lie otherwise."""
+    """Return what the file states, unless the patches clearly lie otherwise."""
     if stated is None:
         nearest = commonest_distance(coords)
         if nearest is None:

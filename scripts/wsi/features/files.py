@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which feature files there are, and opening one of any format."""
+"""Find feature files, and open one of any format."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,20 +14,25 @@ from pathlib import Path
 import h5py
 
 from scripts.core.errors import InputError
+from scripts.core.files import require_finite
+from scripts.core.units import Level0Coords
 from scripts.wsi.features.base import (
+    HDF5,
+    NPY,
+    PICKLE,
+    ZIP,
     FeatureFile,
     FeatureHeader,
     Format,
     Head,
-    attributes_of,
     feature_file,
     one_line_damage,
     opened_hdf5,
 )
 from scripts.wsi.features.clam import Clam, files_of_patches, h5_beside
-from scripts.wsi.features.smooth_mil import SmoothMil
+from scripts.wsi.features.smooth_mil import OWN_FORMAT, PatchFeatures, SmoothMil
 from scripts.wsi.features.stamp import Stamp
-from scripts.wsi.features.torchmil import Torchmil, places_of_coords
+from scripts.wsi.features.torchmil import Torchmil, files_of_coords
 from scripts.wsi.features.trident import Trident
 from scripts.wsi.features.uni2h import Uni2h
 
@@ -37,16 +43,16 @@ DEEPEST = 3  # folders below the one that is given: torchmil's patches_512/featu
 OTHER_FOLDERS = frozenset({"patches", "coords", "labels", "patch_labels", "inst_labels", "masks", "models", "stitches"})
 OTHER_FILES = frozenset({"scores.h5"})  # results of inference
 HOLDS_ARRAYS = re.compile(r"features.*|pt_files")  # elsewhere a .pt is a network, and a .npy may be anything
-HDF5, NPY, ZIP, PICKLE = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY", b"PK\x03\x04", b"\x80"
 
 
 @contextmanager
 def open_features(path: str | Path) -> Iterator[FeatureFile]:
     """Open a feature file of any format, or raise one line that says why it is none."""
     path = Path(path)
-    with _opened_head(path) as head, one_line_damage(path):
-        file = feature_file(next(each for each in FORMATS if each.reads(head)), head)
-        yield file
+    with _opened_head(path) as head:
+        with one_line_damage(path):
+            format = next(each for each in FORMATS if each.reads(head))
+        yield feature_file(format, head)
 
 
 def read_header(path: str | Path) -> FeatureHeader:
@@ -55,9 +61,41 @@ def read_header(path: str | Path) -> FeatureHeader:
         return file.header
 
 
+def read_own_header(path: str | Path) -> FeatureHeader:
+    """Return the header of a file of this project's own format; fails as ``read_features`` does, and is fast."""
+    header = read_header(path)
+    if header.format != SmoothMil.name:
+        raise InputError(f"{path} is of {header.format}, not of the format {OWN_FORMAT}; extract its features again")
+    return header
+
+
+def read_features(path: str | Path) -> PatchFeatures:
+    """Read one file of this project's own format, or raise one line that says why it is none."""
+    header = read_own_header(path)
+    with open_features(path) as file:
+        features = file.read(0, header.patches)
+    require_finite(path, features)
+    with h5py.File(path, "r") as raw:
+        thumbnail = raw["thumbnail"][()] if "thumbnail" in raw else None
+        downsample = float(raw.attrs.get("thumbnail_downsample", math.nan))
+    return PatchFeatures(
+        features=features,
+        coords=Level0Coords(file.coords),
+        pitch=header.pitch,
+        tile=header.tile,
+        mpp=header.mpp,
+        encoder=header.encoder,
+        slide_id=header.slide_id,
+        slide_size=header.slide_size or (0, 0),
+        thumbnail=thumbnail,
+        thumbnail_downsample=None if math.isnan(downsample) else downsample,
+        origin=header.origin or (0, 0),
+    )
+
+
 @contextmanager
 def _opened_head(path: Path) -> Iterator[Head]:
-    """By what the file begins with, never by its name."""
+    """Open a file by what it begins with, never by its name."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; give one of the feature files in it")
     if not path.is_file():
@@ -65,27 +103,22 @@ def _opened_head(path: Path) -> Iterator[Head]:
     with one_line_damage(path):
         with path.open("rb") as raw:
             start = raw.read(8)
-        is_hdf5 = start == HDF5 or (not start.startswith((NPY, ZIP, PICKLE)) and h5py.is_hdf5(path))
-    if start.startswith(NPY):
-        yield Head(path, "npy")
-    elif start.startswith((ZIP, PICKLE)):
-        yield Head(path, "torch")
-    elif is_hdf5:  # which may begin behind a block of the user's
-        with opened_hdf5(path) as file:
-            with one_line_damage(path):
-                attributes = attributes_of(file)
-            yield Head(path, "hdf5", file, attributes)
+        kind = "npy" if start.startswith(NPY) else "torch" if start.startswith((ZIP, PICKLE)) else ""
+        is_hdf5 = not kind and (start == HDF5 or h5py.is_hdf5(path))  # which may begin behind a block of the user's
+    if is_hdf5:
+        with opened_hdf5(path) as head:
+            yield head
+    elif kind:
+        yield Head(path, kind)
     else:
-        raise InputError(
-            f"{path} is not an HDF5, npy or pt file, or is damaged; extract its features again, or give a feature file"
-        )
+        raise InputError(f"{path} is not an HDF5, npy or pt file, or is damaged; give a feature file, or extract again")
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """Return a feature file, and those there are beside it that say where its patches lie."""
+    """Return a feature file, and those beside it that state where its patches lie."""
     path = Path(path)
-    every = [path, h5_beside(path), *files_of_patches(path), *places_of_coords(path)]
-    return [place for place in dict.fromkeys(every) if place.is_file()]
+    every = [path, h5_beside(path), *files_of_patches(path), *files_of_coords(path)]
+    return [file for file in dict.fromkeys(every) if file.is_file()]
 
 
 def feature_paths(folder: str | Path) -> list[Path]:
@@ -96,22 +129,22 @@ def feature_paths(folder: str | Path) -> list[Path]:
     """
     best: dict[tuple[Path, str], Path] = {}
     for path in sorted(_files_below(Path(folder)), key=lambda path: FEATURE_SUFFIXES.index(path.suffix.lower())):
-        place = path.parent.with_name("h5_files") if path.parent.name == "pt_files" else path.parent
-        best.setdefault((place, path.stem), path)
+        where = path.parent.with_name("h5_files") if path.parent.name == "pt_files" else path.parent
+        best.setdefault((where, path.stem), path)
     return sorted(best.values())
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
     for parent, subfolders, names in os.walk(folder, followlinks=True):
-        place = Path(parent)
-        deep = len(place.relative_to(folder).parts) == DEEPEST
+        below = Path(parent)
+        deep = len(below.relative_to(folder).parts) == DEEPEST
         # TRIDENT's slide_features_… are of whole slides
         wanted = [name for name in subfolders if not name.startswith((".", "slide_features"))]
         subfolders[:] = [] if deep else [name for name in wanted if name not in OTHER_FOLDERS]
-        suffixes = FEATURE_SUFFIXES if HOLDS_ARRAYS.fullmatch(place.resolve().name) else FEATURE_SUFFIXES[:1]
+        suffixes = FEATURE_SUFFIXES if HOLDS_ARRAYS.fullmatch(below.resolve().name) else FEATURE_SUFFIXES[:1]
         for name in sorted(names):
             if Path(name).suffix.lower() in suffixes and not name.startswith(".") and name not in OTHER_FILES:
-                yield place / name
+                yield below / name
 
 
 def find_features(directory: str | Path) -> list[dict[str, str]]:
@@ -126,6 +159,6 @@ def find_features(directory: str | Path) -> list[dict[str, str]]:
     for path in paths:
         other = by_name.setdefault(path.stem, path)
         if other != path:
-            places = " and ".join(str(each.relative_to(directory).parent) for each in (other, path))
-            raise InputError(f"{directory} holds features of {path.stem} in {places}; give the folder of one of them")
+            both = " and ".join(str(each.relative_to(directory).parent) for each in (other, path))
+            raise InputError(f"{directory} holds features of {path.stem} in {both}; give the folder of one of them")
     return [{"image": str(path), "bag_id": path.stem} for path in paths]

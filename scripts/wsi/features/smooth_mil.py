@@ -15,8 +15,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +24,7 @@ import numpy as np
 from scripts.core.errors import InputError
 from scripts.core.files import require_finite, whole_file
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.base import (
-    FeatureFile,
-    FeatureHeader,
-    Head,
-    Stored,
-    attributes_of,
-    feature_file,
-    hdf5_rows,
-    number,
-    opened_hdf5,
-    positive,
-)
+from scripts.wsi.features.base import Head, Stored, attributes_of, hdf5_features, number, positive
 
 OWN_FORMAT = "smooth-mil-features/1"
 OWN_ATTRIBUTES = ("slide_id", "encoder", "pitch_level0", "tile_level0", "mpp", "slide_width", "slide_height")
@@ -57,7 +44,7 @@ class PatchFeatures:
     slide_size: tuple[int, int]  # width, height in level-0 pixels
     thumbnail: np.ndarray | None = None  # (h, w, 3) uint8
     thumbnail_downsample: float | None = None
-    origin: tuple[int, int] = (0, 0)  # of the bounds that OpenSlide tells, which QuPath takes for 0, 0
+    origin: tuple[int, int] = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0
 
 
 def write_features(path: str | Path, slide: PatchFeatures) -> None:
@@ -87,7 +74,7 @@ def write_features(path: str | Path, slide: PatchFeatures) -> None:
 
 
 class SmoothMil:
-    """Files that say in their attribute `format` which version they are of."""
+    """Files whose attribute `format` states their version."""
 
     name = "smooth-mil"
 
@@ -96,75 +83,33 @@ class SmoothMil:
 
     def read(self, head: Head) -> Stored:
         path, attributes = head.path, head.attributes
-        if attributes["format"] != OWN_FORMAT:
+        if (stated := attributes["format"]) != OWN_FORMAT:
             raise InputError(
-                f"{path} is not of the format {OWN_FORMAT} (its root attribute `format` is "
-                f"{str(attributes['format'])[:40]!r}); extract its features again"
+                f"{path} is not of the format {OWN_FORMAT} (its root attribute `format` is {str(stated)[:40]!r}); "
+                "extract its features again"
             )
         features, coords = head.dataset("features"), head.dataset("coords")
-        if head.hdf5 is not None:
-            missing = [name for name in OWN_ATTRIBUTES if name not in head.hdf5.attrs]
-            if missing:
-                raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
-        if coords.dtype.kind == "f" and coords.size:
-            raise InputError(f"coords {coords.dtype} should be integers (file {path}); extract the features again")
+        missing = [name for name in OWN_ATTRIBUTES if name not in coords.file.attrs]
+        if missing:
+            raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
+        if coords.dtype.kind == "f" and coords.size and coords.shape == (*features.shape[:1], 2):
+            what = f"features {features.dtype} and coords {coords.dtype}"
+            raise InputError(f"{what} should be floats and integers (file {path}); extract the features again")
         pitch, tile = positive(attributes, "pitch_level0"), positive(attributes, "tile_level0")
         if pitch is None or tile is None:
-            raise InputError(f"{path} says that pitch_level0 or tile_level0 is not above 0; extract its features again")
+            raise InputError(f"{path} states no pitch_level0 or tile_level0 above 0; extract its features again")
+        encoder = attributes.get("encoder")
         return Stored(
-            shape=features.shape,
-            dtype=features.dtype,
-            rows=hdf5_rows(path, features),
-            coords=coords[()],
-            attributes={**attributes_of(features), **attributes, **attributes_of(coords)},
-            pitch=(pitch, "pitch_level0"),
-            tile=tile,
+            hdf5_features(path, features),
+            coords[()],
+            {**attributes_of(features), **attributes, **attributes_of(coords)},
+            (pitch, "pitch_level0"),
+            tile,
             slide_id=str(attributes.get("slide_id", "")),
-            encoder=str(attributes.get("encoder", "")),
+            encoder=encoder if isinstance(encoder, str) else "",
             mpp=positive(attributes, "mpp"),
             origin=(int(number(attributes, "bounds_x") or 0), int(number(attributes, "bounds_y") or 0)),
         )
-
-
-def read_own_header(path: str | Path) -> FeatureHeader:
-    """Return the units and the origin of the patches; fails as ``read_features`` does, and is fast."""
-    with _opened_own(Path(path)) as file:
-        return file.header
-
-
-def read_features(path: str | Path) -> PatchFeatures:
-    """Read one file of this format, or raise one line that says why it is none."""
-    with _opened_own(Path(path)) as file:
-        header = file.header
-        features = file.read(0, header.patches)
-    with h5py.File(path, "r") as raw:
-        thumbnail = raw["thumbnail"][()] if "thumbnail" in raw else None
-        downsample = float(raw.attrs.get("thumbnail_downsample", math.nan))
-    require_finite(path, features)
-    return PatchFeatures(
-        features=features,
-        coords=Level0Coords(file.coords),
-        pitch=header.pitch,
-        tile=header.tile,
-        mpp=header.mpp,
-        encoder=header.encoder,
-        slide_id=header.slide_id,
-        slide_size=header.slide_size or (0, 0),
-        thumbnail=thumbnail,
-        thumbnail_downsample=None if math.isnan(downsample) else downsample,
-        origin=header.origin or (0, 0),
-    )
-
-
-@contextmanager
-def _opened_own(path: Path) -> Iterator[FeatureFile]:
-    if not path.is_file():
-        raise InputError(f"no feature file {path}; correct the path or extract the features first")
-    with opened_hdf5(path) as file:
-        head = Head(path, "hdf5", file, attributes_of(file))
-        if not SmoothMil().reads(head):
-            raise InputError(f"{path} is not of the format {OWN_FORMAT}; extract its features again")
-        yield feature_file(SmoothMil(), head)
 
 
 def _check_arrays(path: str | Path, features: np.ndarray, coords: np.ndarray) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.base import MICROMETRES, Attributes, Head, Stored, attributes_of, hdf5_rows, positive
+from scripts.wsi.features.base import MICROMETRES, Attributes, Head, Stored, attributes_of, hdf5_features, positive
 from scripts.wsi.features.lattice import commonest_distance
 
 NAMES_OF_MICROMETRES = ("um", "µm", "μm", "micrometre", "micrometer", MICROMETRES, "micrometers", "micron", "microns")
 TILE_UM, STEPS_OF_VERSION_1 = 256.0, 224  # of a tile, and what the coords of version 1 count to across it
+WHOLE = ("slide", "patient")  # feat_type of what is not of tiles
 VERSION_1 = "tiles of 256 micrometres as STAMP 1 cuts them"
 WEIGHTS_HASH = re.compile(r"-[0-9a-f]{8}$")  # behind the name of the extractor, which later versions leave out
 
@@ -25,15 +26,14 @@ class Stamp:
     name = "STAMP"
 
     def reads(self, head: Head) -> bool:
-        of_tiles = "feats" in head.datasets and "features" not in head.datasets
-        return of_tiles or _is_of_a_whole(head.attributes) or _is_multiplex(head)
+        of_tiles = "feats" in head.hdf5 and "features" not in head.hdf5
+        return of_tiles or head.attributes.get("feat_type") in WHOLE or _is_multiplex(head)
 
     def read(self, head: Head) -> Stored:
         path, attributes = head.path, head.attributes
-        if _is_of_a_whole(attributes):
+        if (whole := attributes.get("feat_type")) in WHOLE:
             raise InputError(
-                f"{path} holds the features of a whole {attributes['feat_type']}, not of its patches; "
-                "give those of the tiles"
+                f"{path} holds the features of a whole {whole}, not of its patches; give those of the tiles"
             )
         if _is_multiplex(head):
             raise InputError(
@@ -42,37 +42,29 @@ class Stamp:
             )
         features, stored = head.dataset("feats"), head.dataset("coords")
         attributes = {**attributes_of(features), **attributes, **attributes_of(stored)}
-        if str(attributes.get("unit", "um")).lower() not in NAMES_OF_MICROMETRES:
-            raise InputError(
-                f"the unit of {path} is {attributes['unit']!r}, micrometres are wanted; extract its features again"
-            )
+        if (unit := str(attributes.get("unit", "um"))).lower() not in NAMES_OF_MICROMETRES:
+            raise InputError(f"the unit of {path} is {unit!r}, micrometres are wanted; extract its features again")
         coords, pitch = _in_micrometres(path, stored[()], attributes)
         extractor = attributes.get("extractor")
         return Stored(
-            shape=features.shape,
-            dtype=features.dtype,
-            rows=hdf5_rows(path, features),
-            coords=coords,
-            attributes=attributes,
-            pitch=pitch,
+            hdf5_features(path, features),
+            coords,
+            attributes,
+            pitch,
             tile=None if pitch is None else pitch[0],
             unit=MICROMETRES,
             encoder=WEIGHTS_HASH.sub("", extractor) if isinstance(extractor, str) else None,
         )
 
 
-def _is_of_a_whole(attributes: Attributes) -> bool:
-    return attributes.get("feat_type") in ("slide", "patient")
-
-
 def _is_multiplex(head: Head) -> bool:
-    return "coord_x" in head.datasets and "coords" not in head.datasets
+    return "coord_x" in head.hdf5 and "coords" not in head.hdf5
 
 
 def _in_micrometres(
     path: Path, coords: np.ndarray, attributes: Attributes
 ) -> tuple[np.ndarray, tuple[float, str] | None]:
-    """The coords, and the pitch with where it stands; where no unit is named the stride tells the version of STAMP."""
+    """Return the coords, the pitch and where it is stated; without a unit the stride shows the version of STAMP."""
     name = "tile_size_um" if "tile_size_um" in attributes else "tile_size"
     tile = positive(attributes, name)
     stated = None if tile is None else (tile, name)

@@ -10,11 +10,11 @@ import numpy as np
 
 from scripts.core.errors import InputError
 from scripts.wsi.features.base import (
+    Features,
     Head,
     Stored,
     attributes_of,
-    checked_dataset,
-    hdf5_rows,
+    hdf5_features,
     mapped_rows,
     one_line_damage,
     opened_hdf5,
@@ -27,42 +27,37 @@ class Torchmil:
     name = "torchmil"
 
     def reads(self, head: Head) -> bool:
-        return head.kind == "npy" or (head.kind == "hdf5" and "features" in head.datasets - {"coords"} == head.datasets)
+        return head.kind == "npy" or ("features" in head.hdf5 and "coords" not in head.hdf5)
 
     def read(self, head: Head) -> Stored:
+        path = head.path
         if head.kind == "hdf5":
-            features = head.dataset("features")
-            shape = features.shape[1:] if features.ndim == 3 and features.shape[0] == 1 else features.shape
-            attributes = {**attributes_of(features), **head.attributes}
-            rows = hdf5_rows(head.path, features)
-            return Stored(shape, features.dtype, rows, _coords_of_bag(head.path), attributes)
-        array = _array(head.path)
-        coords = _coords_of_bag(head.path)
+            dataset = head.dataset("features")
+            attributes = {**attributes_of(dataset), **head.attributes}
+            return Stored(hdf5_features(path, dataset), _coords_of_bag(path), attributes)
+        array = _array(path)
+        rows = lambda start, stop: np.array(array[start:stop])  # noqa: E731
         if array.ndim == 2 and array.flags.c_contiguous and array.size:
-            rows = mapped_rows(head.path, array.dtype, array.offset, array.shape[1])
-        else:
-            rows = lambda start, stop: np.array(array[start:stop])  # noqa: E731
-        return Stored(array.shape, array.dtype, rows, coords)
+            rows = mapped_rows(path, array.dtype, array.offset, array.shape[1])
+        return Stored(Features(array.shape, array.dtype, rows), _coords_of_bag(path))
 
 
-def places_of_coords(path: Path) -> list[Path]:
+def files_of_coords(path: Path) -> list[Path]:
     """Return where the coords may lie: beside features/features_<encoder>, or a folder less deep."""
     names = dict.fromkeys([path.name, f"{path.stem}.h5", f"{path.stem}.npy"])
     return [above / "coords" / name for above in list(path.parents)[1:3] for name in names]
 
 
 def _coords_of_bag(path: Path) -> np.ndarray:
-    places = places_of_coords(path)
-    beside = next((place for place in places if place.is_file()), None)
-    if beside is None:
-        raise InputError(
-            f"{path} holds no `coords`, and there is no {' or '.join(map(str, places))}; "
-            "put the coords of its patches there"
-        )
-    if beside.suffix.lower() == ".npy":
-        return np.array(_array(beside))
-    with opened_hdf5(beside) as file, one_line_damage(beside):
-        coords: np.ndarray = checked_dataset(beside, file, next(iter(file)) if len(file) == 1 else "coords")[()]
+    candidates = files_of_coords(path)
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        wanted = " or ".join(map(str, candidates))
+        raise InputError(f"{path} holds no `coords`, and there is no {wanted}; put the coords of its patches there")
+    if found.suffix.lower() == ".npy":
+        return np.array(_array(found))
+    with opened_hdf5(found) as beside, one_line_damage(found):
+        coords: np.ndarray = beside.dataset(next(iter(beside.hdf5)) if len(beside.hdf5) == 1 else "coords")[()]
         return coords
 
 

@@ -18,7 +18,7 @@ class Trident:
     def reads(self, head: Head) -> bool:
         if head.kind == "torch":
             return not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of_patches(head.path))
-        return "coords" in head.datasets and not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of(head.dataset("coords")))
+        return "coords" in head.hdf5 and not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of(head.hdf5["coords"]))
 
     def read(self, head: Head) -> Stored:
         return read_torch(head) if head.kind == "torch" else read_hdf5(head)

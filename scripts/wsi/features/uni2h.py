@@ -14,7 +14,7 @@ class Uni2h:
     name = "UNI2-h"
 
     def reads(self, head: Head) -> bool:
-        return "features" in head.datasets and head.dataset("features").ndim == 3
+        return "features" in head.hdf5 and head.dataset("features").ndim == 3
 
     def read(self, head: Head) -> Stored:
         return read_hdf5(head)

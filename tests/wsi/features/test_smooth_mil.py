@@ -14,7 +14,8 @@ import pytest
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.smooth_mil import PatchFeatures, read_features, read_own_header, write_features
+from scripts.wsi.features.files import read_features, read_own_header
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from tests.wsi.foreign_features import tissue, write_uni2h
 
 PITCH = 513.026  # 256 pixels at 0.5 of a slide with 0.2495
@@ -119,12 +120,12 @@ def mark(name: str, value: object) -> Callable[[h5py.File], None]:
         (drop("features"), "holds no dataset `features`"),
         (drop("coords"), "holds no dataset `coords`"),
         (replace("coords", np.zeros((6, 2), int)), r"features \(7, 4\) and coords \(6, 2\) should be"),
-        (replace("coords", np.zeros((7, 2))), "coords float64 should be integers"),
+        (replace("coords", np.zeros((7, 2))), r"features float16 and coords float64 should be floats and integers"),
         (replace("features", np.zeros((2, 7, 4), np.float32)), r"features \(2, 7, 4\) and coords"),
         (replace("features", np.full((7, 4), np.nan, np.float32)), "features hold NaN or infinite values"),
         (mark("format", "other/2"), "is not of the format smooth-mil-features/1"),
         (lambda file: file.attrs.__delitem__("mpp"), "lacks the root attribute `mpp`"),
-        (mark("pitch_level0", 0.0), "pitch_level0 or tile_level0 is not above 0"),
+        (mark("pitch_level0", 0.0), "states no pitch_level0 or tile_level0 above 0"),
     ],
 )
 def test_a_spoilt_file_is_named_in_one_line(tmp_path: Path, spoil: Callable, message: str) -> None:
@@ -143,7 +144,7 @@ def test_a_missing_file_and_a_text_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no feature file .*gone.h5"):
         read_features(tmp_path / "gone.h5")
     (tmp_path / "text.h5").write_text("hello")
-    with pytest.raises(InputError, match=r"text.h5 is damaged"):
+    with pytest.raises(InputError, match=r"text.h5 is not an HDF5, npy or pt file, or is damaged"):
         read_features(tmp_path / "text.h5")
 
 
@@ -164,5 +165,5 @@ def test_a_file_of_an_earlier_version_lies_at_0_0(tmp_path: Path) -> None:
 def test_another_form_is_not_our_own(tmp_path: Path) -> None:
     path = write_uni2h(tmp_path, "a", tissue())
     for read in (read_features, read_own_header):
-        with pytest.raises(InputError, match=r"a.h5 is not of the format smooth-mil-features/1"):
+        with pytest.raises(InputError, match=r"a.h5 is of UNI2-h, not of the format smooth-mil-features/1"):
             read(path)
