@@ -25,8 +25,8 @@ def cohort_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
     for group, bags in (
         (_of_bags, labelled),
         (_of_class_probabilities, labelled),
-        (_of_instances, _annotated(labelled, "truth", _no_truth)),
-        (_of_lesions, _annotated(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
+        (_of_instances, _with_annotation(labelled, "truth", _no_truth)),
+        (_of_lesions, _with_annotation(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
     ):
         metrics |= bootstrap(len(bags), group(bags) if bags else {})
     return metrics
@@ -83,7 +83,7 @@ def _of_lesions(results: Sequence[BagResult]) -> dict[str, Figure]:
     return {f"lesion_{name}": figure for name, figure in lesion_froc(results).items()}
 
 
-def _annotated(results: Sequence[BagResult], field: str, nothing: Callable[[BagResult], Any]) -> list[BagResult]:
+def _with_annotation(results: Sequence[BagResult], field: str, nothing: Callable[[BagResult], Any]) -> list[BagResult]:
     """Return the bags with an annotation; where any bag has one, a negative bag needs none, as nothing is in it."""
     if all(getattr(r, field) is None for r in results):
         return []
