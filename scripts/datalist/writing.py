@@ -136,14 +136,15 @@ def as_given(labels: Path, folder: Path) -> Path:
 
 def destination(request: DatalistRequest) -> tuple[Path, Path]:
     """Return the files of the datalist and of its check, or refuse to overwrite what somebody wrote by hand."""
-    output, folder = request.output, request.folder
+    output = request.output or request.folder
+    if output.is_dir():
+        output = output / "datalist.json"
     try:
-        output = folder / "datalist.json" if output is None else output / "datalist.json" if output.is_dir() else output
         writable_folder(output.parent)
     except InputError as error:
         if request.output is not None:
             raise
-        raise InputError(f"{folder} takes no files: say with --output FILE where the datalist goes") from error
+        raise InputError(f"{output.parent} takes no files: give the datalist's place with --output FILE") from error
     check_file = output.with_name(f"{output.stem}_check.json")
     if output.exists() and not check_file.exists() and not request.force:
         raise InputError(f"{output} is there, and no work of this command: give another --output, or --force")

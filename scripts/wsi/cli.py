@@ -29,7 +29,7 @@ def datalist(
     FOLDER holds feature files of any format, named after the slides, also in folders below it. Labels are a csv with
     slide (or slide_id, image) and label, and if wanted patient (or case_id), section, coarse and annotation, as CLAM's;
     STAMP's clinical table with its slide table; or torchmil's folder of labels with its splits.csv. Labels are numbers
-    from 0, or names of three or more classes; of two names --classes says which is 0. docs/how_to.md has examples.
+    from 0, or names of three or more classes; of two names --classes says which is 0. See docs/how_to/slides.md.
 
     Sections are those of the csv or of splits, or are drawn by patient, classes spread alike. Without a column patient
     names of TCGA state it, or each slide is taken for a patient of its own. A patient in two sections is an error.

@@ -27,6 +27,7 @@ from scripts.datalist.writing import (
 )
 
 INDEX = ".headers.jsonl"
+CONTRADICTION = "PatientID or study of the headers in more than one section, is the column patient right?"
 LABEL_FILES = ("stage_2_train.csv", "reads.csv", "labels.csv")  # as RSNA 2019, CQ500 and this project name them
 
 
@@ -56,9 +57,7 @@ def write_ct_datalist(request: CtDatalistRequest) -> str:
     cohort.notes += section_notes(sections, [0, 1], "scans")
     text = as_text(sections)
     leakage, contradictions = images.leakage(json.loads(text), cohort.patients_not_in_headers())
-    cohort.warnings.add(
-        "PatientID or study of the headers in more than one section, is the column patient right?", contradictions
-    )
+    cohort.warnings.add(CONTRADICTION, contradictions)
     about = {"labels": labels.name, "subtype": request.subtype}
     checked = CheckedDatalist(text, leakage, count_sections(sections, _count_scans), cohort, about, labels)
     summary = checked.write(request, output, check_file)

@@ -12,7 +12,7 @@ import pytest
 
 from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
-from scripts.ct.datalist.writing import CtDatalistRequest, write_ct_datalist
+from scripts.ct.datalist.writing import CONTRADICTION, CtDatalistRequest, write_ct_datalist
 from scripts.datalist.tables import SECTIONS
 from tests.ct.datalist import test_cq500
 from tests.ct.rsna_cohort import CORRUPT, Scan, write_rsna_cohort
@@ -200,7 +200,6 @@ def test_series_of_one_study_without_a_patient_id_stay_together(tmp_path: Path) 
 
 def test_a_column_of_patients_that_contradicts_the_headers_is_reported(tmp_path: Path) -> None:
     sections = ("training", "test", "training", "test", "training", "training")
-    kind = "PatientID or study of the headers in more than one section, is the column patient right?"
     for patient_of, contradicted in (
         (lambda n: f"P{n // 2}", ["x0 and x1", "x2 and x3"]),
         (lambda n: "ANON" if n < 4 else "P", []),  # it is that of nobody
@@ -211,8 +210,8 @@ def test_a_column_of_patients_that_contradicts_the_headers_is_reported(tmp_path:
         labels(tmp_path, *lines, columns="scan,label,section,patient")
         summary = write(tmp_path)
         warnings = json.loads((tmp_path / "datalist_check.json").read_text())["warnings"]
-        assert warnings.get(kind, {"examples": []})["examples"] == contradicted
-        assert (f"warning: {kind}: 2, such as x0 and x1" in summary.splitlines()) == bool(contradicted)
+        assert warnings.get(CONTRADICTION, {"examples": []})["examples"] == contradicted
+        assert (f"warning: {CONTRADICTION}: 2, such as x0 and x1" in summary.splitlines()) == bool(contradicted)
 
 
 def test_one_patient_id_for_all_is_refused(tmp_path: Path) -> None:
