@@ -31,7 +31,7 @@ from scripts.doctor.findings import Entries, Finding, Level, examine_leakage, ex
 TISSUE_HU = (0.0, 80.0)
 MIN_TISSUE = 0.03  # of a slice through the middle of a head
 
-_LOOK = "it is read as it is; look at it, and correct or export it again where that is wrong"
+_LOOK_AT_SCAN = "it is read as it is; look at it, and correct or export it again where that is wrong"
 _Scan = tuple[str, Sequence[str | int], list[str], np.ndarray]  # what it is, ids of slices, remarks, middle slice in HU
 
 
@@ -109,7 +109,7 @@ def examine_scan(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Se
         remarks.append("few slices for a head")
     if not remarks:
         return Finding(Level.PASS, text, "", bag["bag_id"], len(ids))
-    return Finding(Level.WARN, f"{'; '.join(remarks)} ({text})", _LOOK, bag["bag_id"], len(ids))
+    return Finding(Level.WARN, f"{'; '.join(remarks)} ({text})", _LOOK_AT_SCAN, bag["bag_id"], len(ids))
 
 
 def _volume(path: Path) -> _Scan:
