@@ -43,7 +43,7 @@ class SliceEncoder(nn.Module):
         self.encoder = encoder
         if ckpt_path is None:
             logger.warning(
-                "the encoder's weights are random: good for a trial alone, give those of a model.pt (--ckpt_path)"
+                "the encoder's weights are random: give those of a model.pt (--ckpt_path) for other than a trial"
             )
             _draw_weights(encoder, seed)
             origin = f"random, seed {seed}"
@@ -137,16 +137,14 @@ class SliceFeatureExtractor:
     def _sections(self) -> dict[str, list[dict[str, Any]]]:
         if self.datalist is None:
             return {"": find_scans(self.dataset_dir)}
-        sections = {
-            name: load_bags(self.datalist, name, self.dataset_dir, labelled=False)
-            for name in _section_names(self.datalist)
-        }
+        names = _section_names(self.datalist)
+        sections = {name: load_bags(self.datalist, name, self.dataset_dir, labelled=False) for name in names}
         images: dict[str, Any] = {}
         for bag in (bag for bags in sections.values() for bag in bags):
-            if images.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
-                name = bag["bag_id"]
+            name = bag["bag_id"]
+            if images.setdefault(name, bag["image"]) != bag["image"]:
                 raise InputError(
-                    f'{self.datalist} has two scans with the bag_id {name}: give each a "bag_id" of its own'
+                    f'{self.datalist} has two scans with the bag_id {name}: give each its own "bag_id"'
                 )
         if self._new_datalist.resolve() == Path(self.datalist).resolve():
             raise InputError(f"{self.output_dir} holds the datalist of the scans themselves: give another output_dir")
@@ -198,11 +196,9 @@ class SliceFeatureExtractor:
             unlike = [name for name in {**now, **then} if then.get(name) != now.get(name)]
             if unlike:
                 changed = "; ".join(
-                    f"{each} {then.get(each, 'unknown')}, now {now.get(each, 'unknown')}" for each in unlike
+                    f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}" for name in unlike
                 )
-                raise InputError(
-                    f"{path} was made with another encoder or other settings ({changed}); choose another output_dir"
-                )
+                raise InputError(f"{path} was made with other settings ({changed}); choose another output_dir")
 
     @property
     def _new_datalist(self) -> Path:

@@ -105,10 +105,8 @@ def read_slice_features(path: str | Path) -> SliceFeatures:
 def _require_same_slices(path: str | Path, scan: SliceFeatures) -> None:
     features, slices = scan.features, len(scan.positions_mm)
     if features.ndim != 2 or len(features) != slices or slices == 0 or len(scan.sop_instance_uids) not in (0, slices):
-        raise InputError(
-            f"features {features.shape}, {slices} positions and {len(scan.sop_instance_uids)} UIDs should be of the "
-            f"same slices (file {path}); extract the features again"
-        )
+        counts = f"features {features.shape}, {slices} positions and {len(scan.sop_instance_uids)} UIDs"
+        raise InputError(f"{path}: {counts} should be of the same slices; extract the features again")
     require_finite(path, features)
 
 

@@ -119,15 +119,13 @@ def load_scan(*paths: Path, series: str | None = None) -> Series:
     return load_series(*paths, series=series)
 
 
-# DICOM
-
-
 def load_series(*paths: Path, series: str | None = None) -> Series:
     """Read the head CT among the DICOM files in a folder, in a zip, or given one by one."""
     where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     headers, rejected = read_headers(paths)
     if not headers and not rejected:
-        raise InputError(f"{where} {_why_nothing(paths[0])}")
+        what = "no DICOM images" if paths[0].is_dir() else "no DICOM, NIfTI, NRRD or MetaImage"
+        raise InputError(f"{where} holds {what}: give a scan, or the folder that holds one")
     unread = {file.name: reason for file, reason in rejected}
     _require_mostly_intact(where, len({header.file for header in headers}) + len(rejected), len(rejected), unread)
     studies = len(by_study(headers))
@@ -161,38 +159,23 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
     )
 
 
-def _why_nothing(path: Path) -> str:
-    if not path.is_dir():
-        return "holds no DICOM, NIfTI, NRRD or MetaImage: give a scan, or the folder that holds one"
-    what = "holds no DICOM images" if any(path.iterdir()) else "is empty"
-    return f"{what}: give the folder that holds the scan"
-
-
 def _require_mostly_intact(where: str, total: int, lost: int, reasons: dict[str, str]) -> None:
     if lost > total // LOST_AT_MOST:
         name, reason = next(iter(reasons.items()))
-        how_many = "holds no image that can be read" if lost == total else f"has lost {lost} or more of {total} images"
-        raise InputError(
-            f"{where} {how_many} ({name} {reason}): "
-            "copy the scan again, or store it uncompressed if its pixels are compressed"
-        )
+        what = "holds no image that can be read" if lost == total else f"has lost {lost} or more of {total} images"
+        raise InputError(f"{where} {what} ({name} {reason}): copy the scan again, or store it uncompressed")
 
 
 def _affine_of(slices: Sequence[Header]) -> np.ndarray:
     """Return (4, 4), voxel → RAS, of slices in order; their mean step is its third column."""
     first = slices[0]
     origins = np.array([header.position for header in slices])
-    row_spacing, column_spacing = np.array(first.pixel_spacing)
     step = slice_normal(first) * (first.thickness or 1.0)
     lps = np.eye(4)
-    lps[:3, 0] = np.array(first.orientation)[:3] * column_spacing
-    lps[:3, 1] = np.array(first.orientation)[3:] * row_spacing
+    lps[:3, :2] = np.array(first.orientation).reshape(2, 3).T * np.flip(np.array(first.pixel_spacing))
     lps[:3, 2] = np.diff(origins, axis=0).mean(axis=0) if len(slices) > 1 else step
     lps[:3, 3] = origins[0]
     return orientation_ras_lps(lps)
-
-
-# Volumes
 
 
 def is_volume(path: Path) -> bool:
@@ -249,9 +232,7 @@ def _readable(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"{path} cannot be read as {name}: it is damaged or not {name}, copy or convert it again"
-        ) from error
+        raise InputError(f"{path} cannot be read as {name}: copy or convert it again") from error
 
 
 @contextmanager

@@ -63,8 +63,9 @@ def _dicom_scans(
     scans = [(study, _folder_of(copy), copy) for study, of_study in studies.items() for copy in _copies(of_study)]
     held: dict[Path, set[int]] = {}  # which scans lie in a folder, at whatever depth
     for number, (_, _, copy) in enumerate(scans):
-        for folder in {folder for holder in _holders(copy) for folder in _up_to(root, holder)}:
-            held.setdefault(folder, set()).add(number)
+        for holder in {_holder(header.file) for header in copy}:
+            for folder in _up_to(root, holder):
+                held.setdefault(folder, set()).add(number)
 
     for study, folder, copy in scans:
         if len(held[folder]) == 1:
@@ -94,23 +95,16 @@ def _copies(study: list[Header]) -> Iterator[list[Header]]:
 
 
 def _folder_of(headers: Iterable[Header]) -> Path:
-    return Path(os.path.commonpath(_holders(headers)))
-
-
-def _holders(headers: Iterable[Header]) -> set[Path]:
-    """Return the folders and zips that hold the images."""
-    return {_holder(header.file) for header in headers}
+    return Path(os.path.commonpath({_holder(header.file) for header in headers}))
 
 
 def _holder(file: ImageFile) -> Path:
+    """Return the folder or the zip that holds an image."""
     return file.path.parent if file.member is None else file.path
 
 
-def _up_to(root: Path, path: Path) -> Iterator[Path]:
-    yield path
-    while path != root:
-        path = path.parent
-        yield path
+def _up_to(root: Path, path: Path) -> list[Path]:
+    return [folder for folder in (path, *path.parents) if folder == root or root in folder.parents]
 
 
 def _scan_name(root: Path, path: Path) -> str:

@@ -110,18 +110,13 @@ def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
 def _slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.Tensor:
     """Return [1, N] in slice order."""
     if isinstance(given, Mapping):
-        unlabelled = [id_ for id_ in ids if id_ not in given]
-        if unlabelled:
-            raise InputError(
-                f"instance_label of {bag_id} lacks {len(unlabelled)} of its {len(ids)} slices "
-                f"(first {unlabelled[0]}): label every SOPInstanceUID or leave instance_label out"
-            )
+        if lacks := [id_ for id_ in ids if id_ not in given]:
+            what = f"{len(lacks)} of its {len(ids)} slices (first {lacks[0]})"
+            raise InputError(f"instance_label of {bag_id} lacks {what}: label every SOPInstanceUID or none")
         given = [given[id_] for id_ in ids]
     labels = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
     if len(labels) != len(ids):
-        raise InputError(
-            f"instance_label of {bag_id} has {len(labels)} entries for {len(ids)} slices: give one per slice"
-        )
+        raise InputError(f"instance_label of {bag_id} has {len(labels)} entries for {len(ids)} slices: give one each")
     return labels[None]
 
 
@@ -153,7 +148,6 @@ class SliceWindowsd(MapTransform):
         return item
 
     def windowed(self, image: torch.Tensor) -> torch.Tensor:
-        """Return [windows, rows, columns, N] of a scan [1, X, Y, N]."""
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         slices = plain[0].permute(2, 1, 0).float().contiguous()  # [N, rows, columns]
         channels = slices.new_empty(len(slices), len(self.windows), *slices.shape[1:])  # [N, W, rows, columns]

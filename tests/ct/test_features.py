@@ -177,7 +177,7 @@ def test_a_spoilt_file_is_named_in_one_line(tmp_path: Path, spoil: Callable, mes
     "change", [{"positions_mm": np.zeros(2)}, {"sop_instance_uids": ["1"]}, {"features": np.zeros(3, np.float32)}]
 )
 def test_what_is_not_of_the_same_slices_is_not_written(tmp_path: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"should be of the same slices \(file .*a.h5\); extract the features again"):
+    with pytest.raises(InputError, match=r"a.h5: .* should be of the same slices; extract the features"):
         write_slice_features(tmp_path / "a.h5", replace(some_scan(), **change))
     assert list(tmp_path.iterdir()) == []
 
@@ -292,7 +292,7 @@ def test_other_preprocessing_is_refused_by_the_config(scans: Path, tmp_path: Pat
 
     run()
     run()
-    told = r"a.h5 was made with another encoder or other settings \(preprocessing \w{16}, now \w{16}\); choose another"
+    told = r"a.h5 was made with other settings \(preprocessing \w{16}, now \w{16}\); choose another output_dir"
     with pytest.raises(InputError, match=told):
         run(**{"preprocessing#transforms#0#reader#series": "1"})
     with pytest.raises(InputError, match=r"settings \(.*windows \[.*\], now \[\[40, 80\]\]"):
@@ -346,7 +346,7 @@ TWO_OF_ONE_NAME = json.dumps(
         (None, "cannot read the datalist"),
         ("[]", "has no bags"),
         ("{", "JSON"),
-        (TWO_OF_ONE_NAME, 'two scans with the bag_id x: give each a "bag_id"'),
+        (TWO_OF_ONE_NAME, 'two scans with the bag_id x: give each its own'),
     ],
 )
 def test_a_datalist_that_is_none_is_told(scans: Path, tmp_path: Path, text: str | None, message: str) -> None:

@@ -120,9 +120,6 @@ def test_real_tilted_scan() -> None:
     assert 10 < np.median(series.array[226:286, 226:286, 14]) < 60
 
 
-# what a folder may hold besides
-
-
 # what is lost
 
 
@@ -150,7 +147,7 @@ def test_one_lost_file_in_ten_is_a_scan_and_two_are_not(tmp_path: Path, share: f
     truncate(tmp_path / "006.dcm", share)
     assert refusal(tmp_path) == (
         f"{tmp_path} has lost 2 or more of 10 images (004.dcm holds no complete image): "
-        "copy the scan again, or store it uncompressed if its pixels are compressed"
+        "copy the scan again, or store it uncompressed"
     )
     for path in tmp_path.iterdir():
         truncate(path, share)
@@ -297,7 +294,7 @@ def test_the_real_scan_under_any_names_without_numbers_and_zipped(tmp_path: Path
     ("name", "content", "words"),
     [
         ("nowhere.nii.gz", None, "does not exist"),
-        ("", None, "is empty: give the folder"),
+        ("", None, "holds no DICOM images: give a scan"),
         ("notes.txt", "not DICOM", "holds no DICOM, NIfTI, NRRD or MetaImage"),
         ("scan.zip", "not a zip", "holds no DICOM, NIfTI, NRRD or MetaImage"),
     ],

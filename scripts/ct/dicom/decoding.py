@@ -8,7 +8,7 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from threading import Timer
 from typing import IO, Any
 
@@ -26,22 +26,29 @@ PIXEL_TAGS: list[Any] = [
 ]
 
 
-class Decoder:
+class Decoder(AbstractContextManager["Decoder", None]):
     """A process that decodes one DICOM file after the other; it starts with the first."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Decoder:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
 
     def decode(self, content: bytes, frames: int = 1) -> np.ndarray:
         """Return [rows, columns] or [frames, rows, columns] of the file with this content, or raise a ValueError."""
-        self._process = self._process or _start()
-        reply = _ask(self._process, content, SECONDS_PER_FILE + SECONDS_PER_FRAME * frames)
+        process = self._process = self._process or _start()
+        assert process.stdin
+        assert process.stdout
+        timer = Timer(SECONDS_PER_FILE + SECONDS_PER_FRAME * frames, process.kill)
+        timer.start()
+        try:
+            _send(process.stdin, content)
+            reply = _receive(process.stdout)
+        except OSError:  # the process has ended
+            reply = b""
+        finally:
+            timer.cancel()
         if not reply:
             self._end()
             raise ValueError("the pixels cannot be decoded")
@@ -59,21 +66,6 @@ def _start() -> subprocess.Popen[bytes]:
     # -P, because the modules beside this one must not be found under their bare names.
     command = [sys.executable, "-P", os.path.abspath(__file__)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-
-def _ask(process: subprocess.Popen[bytes], content: bytes, seconds: float) -> bytes:
-    """Return the answer, or nothing where there is none in time."""
-    timer = Timer(seconds, process.kill)
-    timer.start()
-    try:
-        assert process.stdin
-        assert process.stdout
-        _send(process.stdin, content)
-        return _receive(process.stdout)
-    except OSError:  # the process has ended
-        return b""
-    finally:
-        timer.cancel()
 
 
 def _send(stream: IO[bytes], content: bytes) -> None:

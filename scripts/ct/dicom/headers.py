@@ -129,13 +129,12 @@ def read_headers(
     found: list[Header | Rejected] = []
     with quietly():
         for path in tqdm(paths, desc="headers", unit="file", delay=5, disable=not progress):
-            rows = remembered.get(path)
-            if rows is None:
+            if (rows := remembered.get(path)) is None:
                 of_file = _read_path(path)
                 remembered.put(path, [_to_row(item) for item in of_file])
+                found += of_file
             else:
-                of_file = [_from_row(path, row) for row in rows]
-            found += of_file
+                found += [_from_row(path, row) for row in rows]
     remembered.close(paths)
     return [item for item in found if isinstance(item, Header)], [item for item in found if isinstance(item, Rejected)]
 
@@ -147,11 +146,8 @@ def _to_row(item: Header | Rejected) -> list[Any]:
 
 
 def _from_row(path: Path, row: Sequence[Any]) -> Header | Rejected:
-    file = ImageFile(path, row[0])
-    if len(row) == 2:
-        return Rejected(file, row[1])
     values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row[1:]]
-    return Header(file, *values)
+    return (Rejected if len(row) == 2 else Header)(ImageFile(path, row[0]), *values)
 
 
 def _read_path(path: Path) -> list[Header | Rejected]:
@@ -160,25 +156,18 @@ def _read_path(path: Path) -> list[Header | Rejected]:
         if not stat.S_ISREG(path.stat().st_mode):
             return []  # a pipe would be waited for without end
         with path.open("rb") as stream:
-            if stream.read(4) == b"PK\3\4":
-                return _read_zip(path)
+            is_packed = stream.read(4) == b"PK\3\4"
             stream.seek(0)
-            return _read_image(file, stream, os.fstat(stream.fileno()).st_size)
+            if not is_packed:
+                return _read_image(file, stream, os.fstat(stream.fileno()).st_size)
+            with zipfile.ZipFile(stream) as archive:
+                if sum(info.file_size for info in archive.infolist()) > MAX_ZIP_BYTES:
+                    return [Rejected(file, f"claims to unpack to more than {MAX_ZIP_BYTES // 1024**3} GB")]
+                return [found for name in members(archive) for found in _read_member(archive, ImageFile(path, name))]
     except OSError as error:
         return [Rejected(file, f"cannot be opened ({error.strerror})")]
-
-
-def _read_zip(path: Path) -> list[Header | Rejected]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > MAX_ZIP_BYTES:
-                return [Rejected(ImageFile(path), f"claims to unpack to more than {MAX_ZIP_BYTES // 1024**3} GB")]
-            files = [ImageFile(path, name) for name in members(archive)]
-            return [found for file in files for found in _read_member(archive, file)]
-    except OSError:
-        raise
     except Exception:  # a damaged list of members fails in many ways
-        return [Rejected(ImageFile(path), "is a damaged zip")]
+        return [Rejected(file, "is a damaged zip")]
 
 
 def _read_member(archive: zipfile.ZipFile, file: ImageFile) -> list[Header | Rejected]:
@@ -194,7 +183,9 @@ def _read_image(file: ImageFile, stream: BinaryIO, size: int) -> list[Header | R
         lost = file.name.lower().endswith(".dcm")  # an empty `17.dcm` was a slice once
         return [Rejected(file, INCOMPLETE)] if lost else []
     try:
-        if _is_deflated(stream):
+        # By the file meta, before anything is inflated: a megabyte may hold gigabytes.
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             return [Rejected(file, "is deflated: store it uncompressed")]
         stream.seek(0)
         dataset = pydicom.dcmread(stream, specific_tags=_TAGS, stop_before_pixels=True)
@@ -215,12 +206,6 @@ def _bytes_of_pixels(dataset: pydicom.Dataset, planes: Sequence[Header]) -> int:
     values = sum(plane.rows * plane.columns * plane.samples for plane in planes)
     of_element = 8 if syntax == ImplicitVRLittleEndian else 12  # its tag, its kind and its length
     return of_element + values * (Tags(dataset).integer("BitsAllocated") or 8) // 8
-
-
-def _is_deflated(stream: BinaryIO) -> bool:
-    """Tell by the file meta, before anything is inflated: a megabyte may hold gigabytes."""
-    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    return bool(meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
 
 
 class _UnusableError(Exception):
@@ -248,23 +233,20 @@ def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
     if not frames:
         yield _header_of(file, None, top, is_placed=claimed == 1)
         return
-    common = [part for group in top.items("SharedFunctionalGroupsSequence")[:1] for part in _functional_groups(group)]
+    shared = top.items("SharedFunctionalGroupsSequence")[:1]
     for number, frame in enumerate(frames, start=1):
-        yield _header_of(file, number, Tags(*_functional_groups(frame), *common, dataset))
-
-
-def _functional_groups(group: Dataset) -> Iterator[Dataset]:
-    for keyword in _GROUPS:
-        yield from Tags(group).items(keyword)[:1]
+        groups = [part for of in (frame, *shared) for keyword in _GROUPS for part in Tags(of).items(keyword)[:1]]
+        yield _header_of(file, number, Tags(*groups, dataset))
 
 
 def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = True) -> Header:
     (thickness,) = tags.positive("SliceThickness", 1) or (None,)
     number, of_frame = tags.integer("SeriesNumber"), tags.integer("FrameAcquisitionNumber")
+    patient = tags.text("PatientID").encode(errors="replace")
     return Header(
         file=file,
         frame=frame,
-        patient=_patient_hash(tags.text("PatientID")),
+        patient=hashlib.blake2b(patient, digest_size=8).hexdigest() if patient else "",
         study=tags.text("StudyInstanceUID"),
         series=tags.text("SeriesInstanceUID"),
         sop=tags.text("SOPInstanceUID"),
@@ -286,10 +268,6 @@ def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool =
         acquisition=tags.integer("AcquisitionNumber") if of_frame is None else of_frame,
         instance=tags.integer("InstanceNumber") if frame is None else frame,
     )
-
-
-def _patient_hash(patient: str) -> str:
-    return hashlib.blake2b(patient.encode(errors="replace"), digest_size=8).hexdigest() if patient else ""
 
 
 # The description is free text, which may name the patient: only what follows from it is kept.

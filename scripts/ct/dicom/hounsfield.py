@@ -98,10 +98,7 @@ def _hounsfield(stored: np.ndarray, header: Header, dataset: Dataset, repaired: 
 
 
 def _scaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    scaled = values.astype(np.float32)
-    scaled *= slope
-    scaled += intercept
-    return scaled
+    return values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
 def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:

@@ -85,9 +85,8 @@ def choose_series(headers: Sequence[Header], series: str | None = None, where: s
                 stacks = _without(stacks, reason, skipped)
         stacks = _closest_to_usual(stacks, skipped)
     chosen = stacks[0]
-    if len(chosen.slices) > len(chosen.ordered):
-        extra = _count(len(chosen.slices) - len(chosen.ordered), "slice")
-        warnings.append(f"{extra} at the position of another left out")
+    if extra := len(chosen.slices) - len(chosen.ordered):
+        warnings.append(f"{_slices(extra)} at the position of another left out")
     return Choice(chosen.ordered, skipped, warnings)
 
 
@@ -103,8 +102,7 @@ def tilt_degrees(normal: np.ndarray) -> float:
 
 def slice_normal(header: Header) -> np.ndarray:
     """Return the unit normal (3,) of a slice, towards the head."""
-    directions = np.array(header.orientation)
-    return upwards(np.cross(directions[:3], directions[3:]))
+    return upwards(np.cross(*np.array(header.orientation).reshape(2, 3)))
 
 
 def positions_mm(headers: Sequence[Header]) -> np.ndarray:
@@ -129,7 +127,7 @@ def spacing_warnings(headers: Sequence[Header]) -> list[str]:
         if spacing >= MIN_GAP_RATIO * usual:
             found.append(
                 f"{spacing:.2f} mm between slices {index + 1} and {index + 2}, where {usual:.2f} mm is usual: "
-                f"{_count(max(round(spacing / usual) - 1, 1), 'slice')} may be missing"
+                f"{_slices(max(round(spacing / usual) - 1, 1))} may be missing"
             )
     return found
 
@@ -163,13 +161,13 @@ class _Stack:
         return self.slices[0]
 
     @property
-    def name(self) -> str:
-        """The number and the size; free text or UIDs may tell who the patient is."""
-        return f"{self.label} ({_count(len(self.slices), 'slice')})"
+    def label(self) -> str:
+        """The number, as free text or UIDs may tell who the patient is."""
+        return f"series {self.first.series_number}" if self.first.series_number else "a series without a number"
 
     @property
-    def label(self) -> str:
-        return f"series {self.first.series_number}" if self.first.series_number else "a series without a number"
+    def name(self) -> str:
+        return f"{self.label} ({_slices(len(self.slices))})"
 
     @cached_property
     def ordered(self) -> list[Header]:
@@ -185,9 +183,8 @@ class _Stack:
     @cached_property
     def spacing(self) -> float:
         """The median of the millimetres between slices."""
-        if len(self.ordered) > 1:
-            return float(np.median(spacings_mm(self.ordered)))
-        return self.first.thickness or math.inf
+        alone = len(self.ordered) == 1
+        return self.first.thickness or math.inf if alone else float(np.median(spacings_mm(self.ordered)))
 
     @property
     def rank(self) -> tuple[float, int, float, str]:
@@ -231,23 +228,21 @@ def _main_stacks(series: Sequence[Header], skipped: list[str]) -> list[_Stack]:
         distinct.setdefault((header.sop or index, header.frame, header.position), header)
     copies = len(series) - len(distinct)
     if copies:
-        skipped.append(f"{_Stack(list(series)).label} ({_count(copies, 'slice')}): copies of slices that are there")
+        skipped.append(f"{_Stack(list(series)).label} ({_slices(copies)}): copies of slices that are there")
 
     stacks: list[_Stack] = []
     # A slice without a kernel is like any: those that have one come first, so that the first of a stack tells it.
     for header in sorted(distinct.values(), key=lambda header: not header.kernel):
-        for stack in stacks:
-            if _are_alike(stack.first, header):
-                stack.slices.append(header)
-                break
-        else:
-            stacks.append(_Stack([header]))
+        like = next((stack for stack in stacks if _are_alike(stack.first, header)), None)
+        if like is None:
+            stacks.append(like := _Stack([]))
+        like.slices.append(header)
     main: dict[bool, _Stack] = {}
     for stack in sorted(stacks, key=lambda stack: (-len(stack.slices), flaw(stack.first) is not None)):
         largest = main.setdefault(stack.is_sharp() is not None, stack)
         if stack is not largest:
-            reason = flaw(stack.first) or f"another size or direction than the other {len(largest.slices)}"
-            skipped.append(f"{stack.name}: {reason}")
+            other = f"another size or direction than the other {len(largest.slices)}"
+            skipped.append(f"{stack.name}: {flaw(stack.first) or other}")
     return list(main.values())
 
 
@@ -256,19 +251,14 @@ def _are_alike(one: Header, other: Header) -> bool:
         (one.rows, one.columns, one.samples) == (other.rows, other.columns, other.samples)
         and (one.position is None) == (other.position is None)
         and bool(_LOCALIZERS & set(one.image_type)) == bool(_LOCALIZERS & set(other.image_type))
-        and (
-            "" in (one.kernel, other.kernel)
-            or bool(_SHARP_KERNEL.search(one.kernel)) == bool(_SHARP_KERNEL.search(other.kernel))
-        )
+        and len({bool(_SHARP_KERNEL.search(kernel)) for kernel in (one.kernel, other.kernel) if kernel}) < 2
         and _are_close(one.orientation, other.orientation)
         and _are_close(one.pixel_spacing, other.pixel_spacing)
     )
 
 
 def _are_close(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return all(abs(a - b) < 1e-3 for a, b in zip(one, other, strict=True))
+    return one is other if one is None or other is None else np.allclose(one, other, rtol=0, atol=1e-3)
 
 
 def _asked_for(stacks: list[_Stack], series: str, where: str, skipped: list[str]) -> list[_Stack]:
@@ -302,12 +292,9 @@ _PREFERENCES: tuple[tuple[Callable[[_Stack], str | None], str], ...] = (
 def _closest_to_usual(stacks: Sequence[_Stack], skipped: list[str]) -> list[_Stack]:
     best, *others = sorted(stacks, key=lambda stack: stack.rank)
     for other in others:
+        reason = "fewer slices than" if other.rank[1] > best.rank[1] else "no better than"
         if other.rank[0] > best.rank[0]:
             reason = f"its spacing of {other.spacing:.2f} mm is further from {USUAL_SPACING_MM:g} mm than"
-        elif other.rank[1] > best.rank[1]:
-            reason = "fewer slices than"
-        else:
-            reason = "no better than"
         skipped.append(f"{other.name}: {reason} {best.label}")
     return [best]
 
@@ -324,5 +311,5 @@ def _as_code(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9+./\\ _-]", "", text)[:16]
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _slices(number: int) -> str:
+    return "1 slice" if number == 1 else f"{number} slices"

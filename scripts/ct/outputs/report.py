@@ -17,7 +17,6 @@ from pydicom.charset import decode_element
 from pydicom.config import IGNORE, disable_value_validation
 from pydicom.filereader import read_partial
 from pydicom.sr.coding import Code
-from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -95,7 +94,12 @@ def _identity(result: BagResult) -> Dataset:
     with open_image(result.source, first["file"]) as file:
         header = read_partial(file, lambda tag, *_: tag >= OF_THE_PICTURE, force=True)
     for tag in list(header.keys()):
-        if not _is_usable(header, tag):
+        try:
+            decode_element(header[tag], header.get("SpecificCharacterSet"))
+            is_usable = bool(header[tag].value) and not header[tag].is_empty
+        except Exception:  # a damaged value fails in many ways, and the scan was read without it
+            is_usable = False
+        if not is_usable:
             del header[tag]
     sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     header.SOPClassUID = sop_class if sop_class in _CLASSES else CTImageStorage
@@ -103,15 +107,6 @@ def _identity(result: BagResult) -> Dataset:
     if header.get("PatientIdentityRemoved") == "YES" and not any(how in header for how in _HOW_REMOVED):
         header.DeidentificationMethod = "not stated"  # something must be
     return header
-
-
-def _is_usable(header: Dataset, tag: BaseTag) -> bool:
-    try:
-        element = header[tag]
-        decode_element(element, header.get("SpecificCharacterSet"))
-    except Exception:  # a damaged value fails in many ways, and the scan was read without it
-        return False
-    return bool(element.value) and not element.is_empty
 
 
 def structured_report(result: BagResult, identity: Dataset) -> hd.sr.ComprehensiveSR:
@@ -128,8 +123,13 @@ def structured_report(result: BagResult, identity: Dataset) -> hd.sr.Comprehensi
     model = result.model or UNKNOWN
     images = _referable_images(result, identity)
     series_uid = generate_uid(entropy_srcs=[images[0].SeriesInstanceUID, *model])
-    report_uid = generate_uid(entropy_srcs=[series_uid, _fingerprint(result)])
-    date, time = _moment(identity)
+    ids = [instance["id"] for instance in result.instances]
+    numbers = [result.probability, result.threshold, result.scores.tolist(), result.attention.tolist()]
+    report_uid = generate_uid(entropy_srcs=[series_uid, json.dumps([ids, *numbers, result.threshold_origin])])
+    try:
+        date, time = str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
+    except (AttributeError, TypeError, ValueError):
+        date, time = NO_DATE
     report = hd.sr.ComprehensiveSR(
         evidence=images,
         content=_measurement_report(result, identity, images, model, report_uid),
@@ -160,13 +160,10 @@ def _referable_images(result: BagResult, identity: Dataset) -> list[Dataset]:
     """Return an image to refer to per instance, without the patient, whose name highdicom would print."""
     first = result.instances[0]["id"]
     study, series = (valid_uid(str(identity.get(f"{of}InstanceUID", f"{of} of {first}"))) for of in ("Study", "Series"))
-    images = []
-    for instance in result.instances:
-        image = Dataset()
-        image.SOPClassUID = identity.SOPClassUID
-        image.SOPInstanceUID = valid_uid(_file_uid(instance))
+    images = [Dataset() for _ in result.instances]
+    for image, instance in zip(images, result.instances, strict=True):
+        image.SOPClassUID, image.SOPInstanceUID = identity.SOPClassUID, valid_uid(_file_uid(instance))
         image.StudyInstanceUID, image.SeriesInstanceUID = study, series
-        images.append(image)
     for keyword in _TYPE_2:  # must be there, but may be empty
         setattr(images[0], keyword, None)
     return images
@@ -180,21 +177,6 @@ def _file_uid(instance: Mapping[str, Any]) -> str:
 def valid_uid(text: str) -> str:
     """Return the UID itself, or where it is none, always the same one in its place."""
     return text if UID(text, IGNORE).is_valid else str(generate_uid(entropy_srcs=[text]))
-
-
-def _fingerprint(result: BagResult) -> str:
-    """Return a text that changes with any content of the report."""
-    ids = [instance["id"] for instance in result.instances]
-    numbers = [result.probability, result.threshold, result.scores.tolist(), result.attention.tolist()]
-    return json.dumps([ids, *numbers, result.threshold_origin])
-
-
-def _moment(identity: Dataset) -> tuple[str, str]:
-    """Return date and time of the study."""
-    try:
-        return str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
-    except (AttributeError, TypeError, ValueError):
-        return NO_DATE
 
 
 def _measurement_report(
