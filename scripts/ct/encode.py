@@ -143,9 +143,7 @@ class SliceFeatureExtractor:
         for bag in (bag for bags in sections.values() for bag in bags):
             name = bag["bag_id"]
             if images.setdefault(name, bag["image"]) != bag["image"]:
-                raise InputError(
-                    f'{self.datalist} has two scans with the bag_id {name}: give each its own "bag_id"'
-                )
+                raise InputError(f'{self.datalist} has two scans with the bag_id {name}: give each its own "bag_id"')
         if self._new_datalist.resolve() == Path(self.datalist).resolve():
             raise InputError(f"{self.output_dir} holds the datalist of the scans themselves: give another output_dir")
         return sections
@@ -195,9 +193,8 @@ class SliceFeatureExtractor:
                 then = {"encoder": file.attrs["encoder"], **json.loads(file.attrs["settings"])}
             unlike = [name for name in {**now, **then} if then.get(name) != now.get(name)]
             if unlike:
-                changed = "; ".join(
-                    f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}" for name in unlike
-                )
+                were, are = ({name: kind.get(name, "unknown") for name in unlike} for kind in (then, now))
+                changed = "; ".join(f"{name} {were[name]}, now {are[name]}" for name in unlike)
                 raise InputError(f"{path} was made with other settings ({changed}); choose another output_dir")
 
     @property

@@ -185,8 +185,18 @@ def test_what_is_not_of_the_same_slices_is_not_written(tmp_path: Path, change: d
 # extraction
 
 
-def test_a_bag_of_features_is_the_bag_of_the_scan(scans: Path, tmp_path: Path) -> None:
+def test_a_bag_of_features_is_the_bag_of_the_scan_in_a_datalist_like_the_given_one(scans: Path, tmp_path: Path) -> None:
     extractor(scans, tmp_path).run()
+    before, after = listed(scans), listed(tmp_path)
+    assert {name: [bag["image"] for bag in bags] for name, bags in after.items()} == {
+        "training": ["a.h5"], "test": ["second.h5"],
+    }  # fmt: skip
+    for name in before:
+        for key in ("label", "instance_label"):
+            assert after[name][0][key] == before[name][0][key]
+    assert find_slice_features(tmp_path) == [
+        {"image": str(tmp_path / f"{name}.h5"), "bag_id": name} for name in ("a", "second")
+    ]
     for section, bags in listed(scans).items():
         (new,) = listed(tmp_path)[section]
         wanted = scan_bag(scans, bags[0])
@@ -200,20 +210,6 @@ def test_a_bag_of_features_is_the_bag_of_the_scan(scans: Path, tmp_path: Path) -
         ]
         assert got["source"] == str(tmp_path / new["image"])
         assert got.keys() >= wanted.keys() - {"bag_id"}
-
-
-def test_the_new_datalist_keeps_sections_labels_and_names(scans: Path, tmp_path: Path) -> None:
-    extractor(scans, tmp_path).run()
-    before, after = listed(scans), listed(tmp_path)
-    assert {name: [bag["image"] for bag in bags] for name, bags in after.items()} == {
-        "training": ["a.h5"], "test": ["second.h5"],
-    }  # fmt: skip
-    for name in before:
-        for key in ("label", "instance_label"):
-            assert after[name][0][key] == before[name][0][key]
-    assert find_slice_features(tmp_path) == [
-        {"image": str(tmp_path / "a.h5"), "bag_id": "a"}, {"image": str(tmp_path / "second.h5"), "bag_id": "second"},
-    ]  # fmt: skip
 
 
 def test_two_stages_say_what_one_does(scans: Path, tmp_path: Path) -> None:
@@ -236,15 +232,13 @@ def test_two_stages_say_what_one_does(scans: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(two.attention, one.attention)
 
 
-def test_slices_go_through_in_blocks_in_evaluation_and_without_gradient(scans: Path, tmp_path: Path) -> None:
+def test_slices_go_through_in_blocks_and_a_finished_scan_is_skipped(
+    scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     encoder = MeanOfWindows().train()
     extractor(scans, tmp_path, encoder).run()
-    assert encoder.seen == [(False, False, count) for count in (2, 2, 1, 2, 1)]
-
-
-def test_a_finished_scan_is_skipped(scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    extractor(scans, tmp_path).run()
+    assert encoder.seen == [(False, False, count) for count in (2, 2, 1, 2, 1)]  # in evaluation, without gradient
     (tmp_path / "a.h5").unlink()
     encoder = MeanOfWindows()
     extractor(scans, tmp_path, encoder).run()
@@ -346,7 +340,7 @@ TWO_OF_ONE_NAME = json.dumps(
         (None, "cannot read the datalist"),
         ("[]", "has no bags"),
         ("{", "JSON"),
-        (TWO_OF_ONE_NAME, 'two scans with the bag_id x: give each its own'),
+        (TWO_OF_ONE_NAME, "two scans with the bag_id x: give each its own"),
     ],
 )
 def test_a_datalist_that_is_none_is_told(scans: Path, tmp_path: Path, text: str | None, message: str) -> None:

@@ -65,10 +65,9 @@ def test_files_are_found_by_content_at_any_depth_under_any_name(tmp_path: Path) 
 def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
     write_series(tmp_path, ramp(1))
     write_slice(tmp_path / ".hidden", ramp(1)[0])
-    (tmp_path / ".git").mkdir()
-    write_slice(tmp_path / ".git" / "object", ramp(1)[0])
-    (tmp_path / "__MACOSX").mkdir()
-    write_slice(tmp_path / "__MACOSX" / "x", ramp(1)[0])
+    for hidden in (".git", "__MACOSX"):
+        (tmp_path / hidden).mkdir()
+        write_slice(tmp_path / hidden / "object", ramp(1)[0])
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "notes.txt").write_text("not DICOM")
     (tmp_path / "empty").touch()
