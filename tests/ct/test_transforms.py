@@ -93,8 +93,10 @@ def test_windows_resize_each_slice_by_itself_with_antialias() -> None:
 # the bag's other entries
 
 
-def test_bag_numbers_and_names_its_slices() -> None:
-    bag: dict[Any, Any] = ScanBagd()({"image": scan(3), "label": 1})
+def test_a_bag_has_the_metadata_of_its_slices_and_of_the_scan() -> None:
+    uneven = np.array([1.14004, 7.3800049])
+    left_out = ["series 1 (2 slices): localizer"]
+    bag: dict[Any, Any] = ScanBagd()({"image": scan(3, spacings=uneven, skipped=left_out), "label": 1})
     torch.testing.assert_close(bag["coords"], torch.tensor([[0.0, 2.5, 5.0]]))
     torch.testing.assert_close(bag["mask"], torch.ones(1, 3))
     torch.testing.assert_close(bag["label"], torch.tensor([1.0]))
@@ -103,16 +105,11 @@ def test_bag_numbers_and_names_its_slices() -> None:
     assert json.loads(bag["instances"]) == [
         {"id": sop_uid(k), "position_mm": 2.5 * k, "file": f"{k}.dcm"} for k in range(3)
     ]
-
-
-def test_bag_says_what_is_to_be_known_of_the_scan() -> None:
-    uneven = np.array([1.14004, 7.3800049])
-    bag: dict[Any, Any] = ScanBagd()({"image": scan(3, spacings=uneven, skipped=["series 1 (2 slices): localizer"])})
     assert json.loads(bag["about"]) == {
         "tilt_degrees": 18.5,
         "spacing_mm": [1.14, 7.38],
         "warnings": ["a warning"],
-        "set_aside": ["series 1 (2 slices): localizer"],
+        "set_aside": left_out,
     }
     alone: dict[Any, Any] = ScanBagd()({"image": scan(1)})
     assert json.loads(alone["about"])["spacing_mm"] is None

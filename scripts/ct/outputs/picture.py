@@ -64,12 +64,11 @@ def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6) -> F
 
 def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -> None:
     axes.imshow(volume[:, :, index].T, cmap="gray", vmin=BRAIN_WINDOW[0], vmax=BRAIN_WINDOW[1])
-    flagged = bool(result.flagged[index])
     height = result.instances[index].get("position_mm")
     where = f"slice {index + 1}" if height is None else f"slice {index + 1} · {height:.1f} mm"
     average = "average" if result.slots is None else f"1/{result.slots}"
     axes.set_title(f"{where}\n{result.times_average[index]:.2f} × {average}", fontsize=9)
-    if flagged:
+    if result.flagged[index]:
         axes.set_axis_on()
         axes.set(xticks=[], yticks=[])
         for side in axes.spines.values():

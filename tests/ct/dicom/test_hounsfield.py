@@ -77,11 +77,8 @@ def test_what_no_memory_holds_is_refused_before_it_is_asked_for(
     assert load_series(tmp_path).array.size == 3 * 6 * 8
     monkeypatch.setattr("scripts.ct.dicom.hounsfield.MAX_VOXELS", 3 * 6 * 8 - 1)
     monkeypatch.setattr("numpy.empty", None)
-    with pytest.raises(InputError, match="too many") as caught:
+    with pytest.raises(InputError, match=r"has 3 slices of 6 x 8, too many .*: give one head"):
         load_series(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path} has 3 slices of 6 x 8, too many to hold in memory: give one head, or export it smaller"
-    )
 
 
 # 12 bits

@@ -60,10 +60,6 @@ def curve_of(figure: Figure) -> Axes:
     return axes
 
 
-def headline(figure: Figure) -> str:
-    return figure.get_suptitle()
-
-
 def framed(axes: Axes) -> bool:
     shown = axes.axison and all(side.get_visible() for side in axes.spines.values())
     return shown and all(same_color(side.get_edgecolor(), FLAGGED) for side in axes.spines.values())
@@ -132,13 +128,13 @@ def test_truth_is_shaded_over_each_slice_that_bleeds_be_it_one_alone(truth: list
 def test_the_headline_says_what_was_found_and_what_it_is_not_for(
     probability: float, label: int | None, wanted: str
 ) -> None:
-    text = headline(draw_scan(result(probability=probability, label=label), volume()))
+    text = draw_scan(result(probability=probability, label=label), volume()).get_suptitle()
     assert text == f"{wanted}\nresearch use only, not for diagnosis"
     classes = Classes(("normal", "DCIS", "IDC"), np.array([0.1, 0.65, 0.25]), negative="normal")
     of_three = dataclasses.replace(result(label=2), bag_id="$a_{$", classes=classes)  # a $ is no formula
     figure = draw_scan(of_three, volume())
     assert png(figure).startswith(b"\x89PNG")
-    assert headline(figure).startswith("$a_{$: DCIS, probability 0.65 (label: IDC) · 3 of 6 ")
+    assert figure.get_suptitle().startswith("$a_{$: DCIS, probability 0.65 (label: IDC) · 3 of 6 ")
 
 
 @pytest.mark.parametrize("more", [{"volume": volume()[None]}, {}], ids=["scan", "features alone"])

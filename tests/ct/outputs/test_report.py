@@ -63,10 +63,6 @@ def result(
 def written(found: BagResult, folder: Path) -> hd.sr.ComprehensiveSR:
     data: dict[Hashable, Any] = {"result": found, "label": 1}
     assert SaveReportd(str(folder))(data) == data
-    return read(folder)
-
-
-def read(folder: Path) -> hd.sr.ComprehensiveSR:
     report = hd.sr.srread(folder / "scan 7" / "report.dcm")
     assert isinstance(report, hd.sr.ComprehensiveSR)
     return report
