@@ -180,7 +180,8 @@ def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
         nearest = apart.masked_fill(apart == 0, float("inf")).amin(dim=1).median()
         raise ValueError(
             f"not one pair of the {points.shape[0]} instances of bag {bag} are neighbours: coords must be in units of "
-            f"the patch pitch, the nearest distance is {round(1000 * float(nearest)) / 1000}; divide the coords by it"
+            f"the patch pitch, the median nearest distance is "
+            f"{round(1000 * float(nearest)) / 1000}; divide the coords by it"
         )
 
 

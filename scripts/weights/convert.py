@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from scripts.core.errors import InputError
-from scripts.core.files import whole_file, writable_folder
+from scripts.core.files import sha256_of, whole_file, writable_folder
 from scripts.engine.provenance import Config, origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
 
@@ -96,7 +96,7 @@ def _read_sa_dmil(index: Path) -> dict[str, Tensor]:
     """Read the state dict of our network from a TensorFlow checkpoint, with what must be known of it in the log."""
     tensors = sa_dmil.read_tensors(index)
     state = sa_dmil.state_dict(tensors)
-    sha256 = sa_dmil.sha256_of(sa_dmil.data_path(index))
+    sha256 = sha256_of(sa_dmil.data_path(index))
     name = sa_dmil.released_as(sha256)
     if name is None:
         logger.warning("%s: SA-DMIL, but not one of the three that were released (sha256 %s)", index, sha256)

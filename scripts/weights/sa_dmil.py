@@ -7,7 +7,6 @@ First the mapping of the tensors, then the reader of checkpoints, which needs no
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,11 +34,6 @@ Tensors = Mapping[str, np.ndarray]
 
 
 # --- the mapping
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def released_as(sha256: str) -> str | None:
