@@ -13,6 +13,7 @@ from typing import Any
 
 from scripts.core.errors import InputError
 
+PROGRESS_AFTER_S = 5  # seconds until a progress bar is shown
 _FLAG = re.compile(r"--|-[a-zA-Z]")  # -1 is a number
 
 Verb = Callable[..., None]

@@ -15,6 +15,7 @@ import pydicom
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
+from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
 from scripts.ct.datalist.images import Images, by_place
 from scripts.ct.datalist.writing import INDEX
@@ -24,7 +25,7 @@ from scripts.ct.dicom.series import MIN_SLICES, by_study, choose_series, slice_n
 from scripts.ct.dicom.tags import quietly
 from scripts.ct.reader import LOST_AT_MOST, is_volume, load_volume
 from scripts.ct.scans import find_scans
-from scripts.datalist.split import PROGRESS_AFTER_S, Leakage
+from scripts.datalist.split import Leakage
 from scripts.doctor.computer import HEAD_CT, examine_computer
 from scripts.doctor.findings import Entries, Finding, Level, examine_leakage, examine_section, folded, sections_in
 

@@ -16,8 +16,6 @@ from scripts.datalist.tables import SECTIONS
 EXAMPLES = 20  # of each kind of trouble, that the written check shows
 MAX_SHARE_OF_ONE_PATIENT = 0.5  # beyond it a PatientID says "anonymous" rather than who it is
 
-PROGRESS_AFTER_S = 5  # seconds until a progress bar is shown
-
 _DIGITS = re.compile(r"\d+(\.\d+)?")
 
 Shares = tuple[float, float, float]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
 from scripts.core.files import writable_folder, write_whole
 from scripts.core.units import Level0Coords, MicronsPerPixel
@@ -41,7 +42,6 @@ from scripts.wsi.slides.tissue import ChromaMask, TissueMask, mask_settings, tis
 
 SETTINGS = "settings.json"
 THUMBNAIL_SIDE = 768
-SLOW_SECONDS = 5  # of one slide, after which a bar is shown
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 class FeatureExtractor:
     """Writes ``output_dir/<slide name>.h5`` for each slide; a slide that has its file is skipped.
 
-    A slide that cannot be read is left out, and told at the end. Where several processes run (torchrun), each takes
+    A slide that cannot be read is left out, and reported at the end. Where several processes run (torchrun), each takes
     its share of the slides.
 
     Args:
@@ -87,7 +87,7 @@ class FeatureExtractor:
         amp: bool = False,
     ) -> None:
         if not encoder_name:
-            raise InputError("the encoder does not say its name: give one that tells its weights (--encoder_name NAME)")
+            raise InputError("the encoder does not say its name: give one that names its weights (--encoder_name NAME)")
         if min(tile_size, batch_size, num_workers) < 1:
             raise InputError("tile_size, batch_size and num_workers must be 1 or more; correct them")
         if not 0 <= overlap < tile_size:
@@ -143,7 +143,7 @@ class FeatureExtractor:
             tell_failures(table, failures, "slide", f"{len(slides if self.share.joined else mine)} slides")
 
     def extract(self, path: Path, dimension: int) -> PatchFeatures:
-        """The features of one slide, (0, dimension) if it has no tissue."""
+        """Return the features of one slide, (0, dimension) if it has no tissue."""
         with open_slide(path) as slide:
             mpp = read_mpp(slide, path, self.slide_mpp)
             plan = plan_tiles(slide, path, self.tile_size, self.overlap, self.mpp, mpp)
@@ -154,7 +154,7 @@ class FeatureExtractor:
                 # closing: the threads must have stopped before the slide is closed, also when the encoder fails
                 with closing(self._read_tiles(slide, coords, plan)) as batches:
                     count = math.ceil(len(coords) / self.batch_size)
-                    bar = tqdm(batches, "batches of tiles", count, leave=False, delay=SLOW_SECONDS)
+                    bar = tqdm(batches, "batches of tiles", count, leave=False, delay=PROGRESS_AFTER_S)
                     encoded = [self._encode(tiles) for tiles in bar]
                 downsample = max(max(slide.dimensions) / THUMBNAIL_SIDE, 1.0)
                 thumbnail = read_overview(slide, downsample)
@@ -175,7 +175,7 @@ class FeatureExtractor:
             )
 
     def _extract(self, slides: Sequence[Path], dimension: int) -> dict[str, str]:
-        """Encode and write; gives why each of those that failed did so."""
+        """Encode and write; return why each of those that failed did so."""
         failures: dict[str, str] = {}
         title = "slides" if self.share.processes == 1 else f"slides of process {self.share.rank}"
         for path in tqdm(slides, desc=title, unit="slide"):
@@ -188,7 +188,7 @@ class FeatureExtractor:
     def _read_tiles(
         self, slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan
     ) -> Generator[np.ndarray, None, None]:
-        """Batches (B, t, t, 3) in order; all threads read at one batch, so that the encoder waits less for it."""
+        """Yield batches (B, t, t, 3) in order; all threads read at one batch, so that the encoder waits less for it."""
         starts = range(0, len(coords), self.batch_size)
         pending: deque[list[Future[np.ndarray]]] = deque()
         with ThreadPoolExecutor(self.num_workers) as threads:
@@ -205,7 +205,7 @@ class FeatureExtractor:
         return encode(self.encoder, self.encoder_name, torch.from_numpy(tiles), torch.float16)
 
     def _try_out(self) -> int:
-        """The number of features; what cannot work is told before hours of reading."""
+        """Return the number of features; what cannot work is reported before hours of reading."""
         glass = np.full((1, self.tile_size, self.tile_size, 3), 255, np.uint8)
         try:
             tissue_mask(glass[0], self.tissue)
@@ -223,7 +223,7 @@ class FeatureExtractor:
         return self.output_dir / f"{slide.stem}.h5"
 
     def _keep_settings(self) -> None:
-        """Features of two kinds in one directory would be trained on as if they were one."""
+        """Refuse to add features of another kind to a directory: they would be trained on as if they were one."""
         kept, now = self.output_dir / SETTINGS, json.dumps(self.settings, indent=1)
         if not kept.exists() or not any(self.output_dir.glob("*.h5")):
             write_whole(kept, now + "\n")
@@ -235,7 +235,7 @@ class FeatureExtractor:
         refuse_changes(kept, then, json.loads(now))
 
     def _refuse_other_settings(self, slide: Path) -> None:
-        """The same for one file, which may have come from elsewhere, or been made with another slide_mpp."""
+        """Refuse a file from elsewhere, or made with another slide_mpp, whose features are of another kind."""
         file = self._file(slide)
         header = read_own_header(file)
         then: dict[str, Any] = {"encoder": header.encoder, "pitch in tiles": header.pitch / header.tile}
@@ -250,7 +250,7 @@ class FeatureExtractor:
 
 
 class _TileEncoding(nn.Module):
-    """Tiles as they are read, (B, t, t, 3) uint8 → features [B, D] of an encoder, on its device."""
+    """An encoder, on its device, of tiles as they are read: (B, t, t, 3) uint8 → features [B, D]."""
 
     def __init__(self, encoder: nn.Module, device: torch.device, amp: bool) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ class TileEncoder(nn.Module):
 
     Args:
         backbone: normalised images [B, 3, H, W] → [B, D]; without one the weights are a whole TorchScript module.
-        name: of the network; `self.name` tells its weights too.
+        name: of the network; `self.name` names its weights too.
         ckpt_path: a state dict, or a file that holds one under `state_dict` or `model`; none for random weights.
         leave_out: beginnings of the names of weights that are not wanted, such as those of a classifier.
         mean: of red, green and blue, which the network expects to be subtracted.
@@ -124,18 +124,16 @@ def _load(network: nn.Module, name: str, path: str, leave_out: tuple[str, ...]) 
         raise InputError(f"{path} holds no weights that torch reads (weights_only); save its state_dict") from error
     for key in ("state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else {}
-    given = {
-        key: value for key, value in content.items() if isinstance(value, Tensor) and not key.startswith(leave_out)
-    }
+    weights = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     try:
-        network.load_state_dict(given)
+        network.load_state_dict({key: value for key, value in weights.items() if not key.startswith(leave_out)})
     except RuntimeError as error:
         first = " ".join(str(error).split("\n")[1].split())[:200]
         raise InputError(f"{path} holds weights of another network than {name} ({first}); give those of it") from error
 
 
 def _randomize(network: nn.Module, seed: int) -> None:
-    """Vectors keep what networks start them with, but for biases."""
+    """Draw weights; vectors other than biases keep what networks start them with."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         if parameter.dim() > 1:

@@ -21,6 +21,7 @@ from monai.utils import ensure_tuple
 from torch import Tensor
 from tqdm import tqdm
 
+from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
 from scripts.core.files import require_finite
 from scripts.core.units import MicronsPerPixel
@@ -30,7 +31,6 @@ from scripts.wsi.features.files import FEATURE_SUFFIXES, files_of, open_features
 from scripts.wsi.slides.folder import SlideFolder
 
 BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
-BAR_SECONDS = 5  # after which a bar is shown
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class SlidePatches:
         return SlidePatches(stored["source"], FeatureHeader.from_json(fields), coords)
 
     def completed(self, slides: SlideFolder, slide_mpp: float | None) -> SlidePatches:
-        """With what its features leave out."""
+        """Return it with what its features leave out."""
         return replace(self, **slides.completed(self.header, self.coords, self.source, slide_mpp)._asdict())
 
 
@@ -71,20 +71,20 @@ def checked_bags(
 ) -> list[dict[str, Any]]:
     """Return the bags, having logged in one line what their features are and refused what the network cannot take.
 
-    Each gains `encoder` ("" = nobody says), `patch_um` (micrometres from patch to patch, 0 = nobody says), the same for
+    Each gains `encoder` ("" = not stated) and `patch_um` (micrometres from patch to patch, 0 = not known), the same for
     all; and `stamp`, which changes with its files, so that nothing kept of others is taken for it.
 
     Args:
         bags: entries of a datalist, or of a folder.
-        encoder: what the user says it is, whatever the files say.
+        encoder: what the user says it is, whatever the files state.
         trained_with: what is known of the features that the network was trained on.
         in_features: features of a patch that the network takes.
-        slide_mpp: micrometres per level-0 pixel of slides where nothing says it.
-        require_all: a slide that cannot be read, or has no patch, is told now and not where it is read.
+        slide_mpp: micrometres per level-0 pixel of slides where nothing states it.
+        require_all: a slide that cannot be read, or has no patch, is reported now and not where it is read.
     """
     headers: list[tuple[str, FeatureHeader]] = []
     unusable: list[str] = []
-    for bag in tqdm(bags, desc="headers", unit="slide", delay=BAR_SECONDS):
+    for bag in tqdm(bags, desc="headers", unit="slide", delay=PROGRESS_AFTER_S):
         own, failed = _headers_of(bag)
         headers += own
         unusable += failed or ([] if any(header.patches for _, header in own) else [no_patches(own[0][0])])
@@ -94,13 +94,21 @@ def checked_bags(
     name = encoder or _one_encoder(headers)
     if headers:
         logger.info(_summary_line([header for _, header in headers], name))
-        _require_dimension(headers, in_features)
+        for path, header in headers:
+            if in_features is not None and header.patches and header.dimension != in_features:
+                raise InputError(
+                    f"{path} has {header.dimension} features for each patch, the network takes {in_features}: "
+                    f"give --in_features {header.dimension}, or the features it was trained on"
+                )
     patch_um = _patch_um([header for _, header in headers], slide_mpp)
     if headers and trained_with is not None:
         trained_with.compare(name, patch_um)
-    return [
-        {**bag, "encoder": name, "patch_um": patch_um, "stamp": _files_stamp(paths_of(bag["image"]))} for bag in bags
-    ]
+    found = []
+    for bag in bags:
+        states = [os.stat(file) for path in paths_of(bag["image"]) for file in files_of(path)]
+        stamp = " ".join(f"{state.st_size}.{state.st_mtime_ns}" for state in states)
+        found.append({**bag, "encoder": name, "patch_um": patch_um, "stamp": stamp})
+    return found
 
 
 def _headers_of(bag: Mapping[str, Any]) -> tuple[list[tuple[str, FeatureHeader]], list[str]]:
@@ -114,31 +122,16 @@ def _headers_of(bag: Mapping[str, Any]) -> tuple[list[tuple[str, FeatureHeader]]
     return found, failed
 
 
-def _require_dimension(headers: Sequence[tuple[str, FeatureHeader]], wanted: int | None) -> None:
-    for path, header in headers:
-        if wanted is not None and header.patches and header.dimension != wanted:
-            raise InputError(
-                f"{path} has {header.dimension} features for each patch, the network takes {wanted}: "
-                f"give --in_features {header.dimension}, or the features it was trained on"
-            )
-
-
 def _patch_um(headers: Sequence[FeatureHeader], slide_mpp: float | None) -> float:
-    """Micrometres from one patch to the next, in the middle slide of those that say."""
+    """Return the micrometres from one patch to the next, in the middle slide of those that state them."""
     of_user = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
     filled = (replace(header, mpp=header.mpp or of_user) for header in headers if header.patches)
     known = [pitch for header in filled if (pitch := header.pitch_um) is not None]
     return median(known) if known else 0.0
 
 
-def _files_stamp(paths: Sequence[str]) -> str:
-    """Size and time of the files, and of those beside them that are read too."""
-    states = (os.stat(file) for path in paths for file in files_of(path))
-    return " ".join(f"{state.st_size}.{state.st_mtime_ns}" for state in states)
-
-
 def _one_encoder(headers: Sequence[tuple[str, FeatureHeader]]) -> str:
-    """Its name, empty where no file says one; encoders of the same dimension are not told apart by a network."""
+    """Return its name, empty where no file states one; a network cannot tell encoders of one dimension apart."""
     known = [(path, header.encoder) for path, header in headers if header.encoder]
     for path, encoder in known:
         if encoder.lower() != known[0][1].lower():
@@ -150,17 +143,17 @@ def _one_encoder(headers: Sequence[tuple[str, FeatureHeader]]) -> str:
 
 
 def _summary_line(headers: Sequence[FeatureHeader], encoder: str) -> str:
-    """No path: a folder may be named after a patient."""
+    """Return a line without a path, as a folder may be named after a patient."""
     formats = ", ".join(f"{count} {name}" for name, count in Counter(header.format for header in headers).most_common())
     slides = "1 slide" if len(headers) == 1 else f"{len(headers)} slides"
     pitches = Counter((f"{header.pitch:.6g}", header.unit, header.pitch_from) for header in headers if header.patches)
-    told = [f"{pitch} {unit} ({why})" for (pitch, unit, why), _ in pitches.most_common(2)]
+    common = [f"{pitch} {unit} ({why})" for (pitch, unit, why), _ in pitches.most_common(2)]
     more = f" and {len(pitches) - 2} more" if len(pitches) > 2 else ""
     empty = sum(header.patches == 0 for header in headers)
     parts = [
         f"{slides}: {formats}",
         f"encoder {encoder or 'not stated'}",
-        f"pitch {' or '.join(told)}{more}" if told else "",
+        f"pitch {' or '.join(common)}{more}" if common else "",
         f"{empty} without patches" if empty else "",
     ]
     return "; ".join(part for part in parts if part)
@@ -172,7 +165,7 @@ def paths_of(image: Any) -> list[str]:
 
 
 def no_patches(source: str) -> str:
-    """Return what to say of a slide without tissue."""
+    """Return the message about a slide without tissue."""
     return f"{source} holds no patches: no tissue was found"
 
 
@@ -191,7 +184,14 @@ class FeatureReader(ImageReader):
 
     def get_data(self, img: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
         with opened_bag(img) as files:
-            image = _unfilled(files)
+            patches = sum(file.header.patches for file in files)
+            dimension = max((file.header.dimension for file in files if file.header.patches), default=0)
+            try:
+                image = np.empty((patches, dimension), dtype=np.float32)
+            except (MemoryError, ValueError) as error:
+                advice = "read it in blocks (configs/streaming.json)"
+                what = f"{patches} x {dimension} features, more than the memory"
+                raise InputError(f"{files[0].path} holds {what}: {advice}") from error
             at = 0
             for block in _finite_blocks(files, max(1, BLOCK_NUMBERS // max(1, image.shape[1]))):
                 image[at : at + len(block)] = block
@@ -201,10 +201,7 @@ class FeatureReader(ImageReader):
 
 
 def read_blocks(path: str | Sequence[str], size: int) -> Iterator[Tensor]:
-    """Give the patch features of one file, or of those of a bag (a list, or a text of a path per line), block by block.
-
-    [1, D, n] each, n at most `size`.
-    """
+    """Yield the patch features of a file, or of a bag (a list, or a text of a path per line), in [1, D, size]."""
     with opened_bag(path.split("\n") if isinstance(path, str) else paths_of(path)) as files:
         for block in _finite_blocks(files, size):
             yield torch.from_numpy(block).float().t()[None]
@@ -225,20 +222,8 @@ def opened_bag(paths: Sequence[str]) -> Iterator[list[FeatureFile]]:
         yield files
 
 
-def _unfilled(files: Sequence[FeatureFile]) -> np.ndarray:
-    patches = sum(file.header.patches for file in files)
-    dimension = max((file.header.dimension for file in files if file.header.patches), default=0)
-    try:
-        return np.empty((patches, dimension), dtype=np.float32)
-    except (MemoryError, ValueError) as error:
-        raise InputError(
-            f"{files[0].path} holds {patches} x {dimension} features, more than the memory: "
-            "read it in blocks (configs/streaming.json)"
-        ) from error
-
-
 def _finite_blocks(files: Sequence[FeatureFile], size: int) -> Iterator[np.ndarray]:
-    """The features (n, D) of all patches in their order, all finite."""
+    """Yield the features (n, D) of all patches in their order, all finite."""
     for file in files:
         for start in range(0, file.header.patches, size):
             block = file.read(start, start + size)

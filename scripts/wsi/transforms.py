@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Transforms that make bags of slides: lattice coordinates, labels of patches, lesions, and what is known of each."""
+"""Transforms that make bags of slides: lattice coordinates, labels of patches, lesions, metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.core.errors import EmptyBagError, InputError
 from scripts.core.record import Lesions
 from scripts.wsi.annotations.annotation import joined, read_annotation
 from scripts.wsi.features.base import MICROMETRES
-from scripts.wsi.features.lattice import distinct, lattice_places, side_by_side
+from scripts.wsi.features.lattice import distinct, on_lattice, side_by_side
 from scripts.wsi.reader import SlidePatches, no_patches, opened_bag, paths_of
 from scripts.wsi.slides.folder import SlideFolder
 
@@ -37,8 +37,8 @@ class PatchBagd(MapTransform):
 
     Args:
         annotation_values: what counts as annotated: values of a mask image, or class names; None = all.
-        slide_mpp: micrometres per level-0 pixel of slides where nothing says it.
-        slides: folder of the slides, which say of their size, scale and bounds what the features leave out.
+        slide_mpp: micrometres per level-0 pixel of slides where nothing states it.
+        slides: folder of the slides, which state the size, scale and bounds that the features leave out.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PatchBagd(MapTransform):
         bag = dict(data)
         for key in self.key_iterator(bag):
             bag[key], slides = self._split(bag[key])
-            _describe(bag, [slide.completed(self.slides, self.slide_mpp) for slide in slides], self.annotation_values)
+            _complete(bag, [slide.completed(self.slides, self.slide_mpp) for slide in slides], self.annotation_values)
         return bag
 
     def _split(self, image: Any) -> tuple[Any, list[SlidePatches]]:
@@ -91,44 +91,44 @@ def one_bag(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
     """Return a batch of a single bag, whose features stay where they are."""
     if len(bags) != 1:
         raise InputError(f"{len(bags)} bags in a batch of bags that are read in blocks: set the batch size to 1")
-    return {key: _in_a_batch(value) for key, value in bags[0].items()}
+
+    def in_a_batch(value: Any) -> Any:  # as PyTorch collates: of a list each member
+        if isinstance(value, Tensor):
+            return value[None]
+        return [[member] for member in value] if isinstance(value, list) else [value]
+
+    return {key: in_a_batch(value) for key, value in bags[0].items()}
 
 
-def _in_a_batch(value: Any) -> Any:
-    """As PyTorch collates: of a list each member."""
-    if isinstance(value, Tensor):
-        return value[None]
-    return [[member] for member in value] if isinstance(value, list) else [value]
-
-
-def _describe(bag: dict[Hashable, Any], slides: Sequence[SlidePatches], values: Sequence[int | str] | None) -> None:
-    """All of a bag but its features."""
+def _complete(bag: dict[Hashable, Any], slides: Sequence[SlidePatches], values: Sequence[int | str] | None) -> None:
+    """Add all of a bag but its features."""
     source = slides[0].source
     coords = np.concatenate([slide.coords.astype(np.float64) for slide in slides])
     if len(coords) == 0:
         raise EmptyBagError(no_patches(source))
     number = np.repeat(np.arange(len(slides)), [len(slide.coords) for slide in slides])
-    places = np.concatenate([_on_lattice(slide) for slide in slides])
+    lattice = np.concatenate([_distinct_on_lattice(slide) for slide in slides])
     if len(slides) > 1:
-        places = side_by_side(places, number)
+        lattice = side_by_side(lattice, number)
     about: dict[str, Any] = {"slides": [slide.as_json() for slide in slides]}
     warnings = [no_patches(slide.header.slide_id) for slide in slides if len(slide.coords) == 0]
     warnings.extend(warning for slide in slides for warning in slide.warnings)
-    bag["coords"] = torch.from_numpy(places.T.astype(np.float32))
+    bag["coords"] = torch.from_numpy(lattice.T.astype(np.float32))
     bag["mask"] = torch.ones(1, len(coords))
     bag["stored_coords"] = torch.from_numpy(np.concatenate([number[None], coords.T]))
     label = bag.get("label")
     if "label" in bag:
         bag["label"] = torch.tensor([float(bag["label"])])
     if "annotation" in bag:
-        labels, lesions, doubts = _annotated(_of_each(bag["annotation"], slides), slides, values)
+        labels, lesions, doubts = _annotated(_annotation_of_each(bag["annotation"], slides), slides, values)
         warnings.extend(doubts)
         bag["instance_label"] = torch.from_numpy(labels).float()[None]
         bag["lesion"] = torch.from_numpy(lesions.of_instance.astype(np.int64))[None]
         about["lesions"] = {"count": lesions.count, "excluded": list(lesions.excluded)}
-        bag["annotation"] = _collatable(bag["annotation"])
+        given = bag["annotation"]  # a batch can hold no None
+        bag["annotation"] = [path or "" for path in given] if isinstance(given, (list, tuple)) else given or ""
         wrong = contradiction(label, int(labels.sum()), "annotated")
-        warnings += [f"{told} (annotation_values says what counts as annotated)" for told in wrong]
+        warnings += [f"{line} (annotation_values says what counts as annotated)" for line in wrong]
     elif "instance_label" in bag:
         bag["instance_label"] = _given_labels(bag["instance_label"], slides)
         warnings += contradiction(label, int(bag["instance_label"].sum()), "positive")
@@ -144,41 +144,32 @@ def contradiction(label: object, positive: int, how: str) -> list[str]:
     return [f"label {label}, though {positive or 'none'} of its patches {'is' if positive < 2 else 'are'} {how}"]
 
 
-def _on_lattice(slide: SlidePatches) -> np.ndarray:
-    places = lattice_places(slide.coords, slide.header.pitch)
-    if len(distinct(places)) < len(places):
-        _, first, times = np.unique(places, axis=0, return_index=True, return_counts=True)
-        most = times.argmax()
-        x, y = slide.coords[first[most]].tolist()
+def _distinct_on_lattice(slide: SlidePatches) -> np.ndarray:
+    lattice = on_lattice(slide.coords, slide.header.pitch)
+    if len(distinct(lattice)) < len(lattice):
+        _, first, times = np.unique(lattice, axis=0, return_index=True, return_counts=True)
+        x, y = slide.coords[first[times.argmax()]].tolist()
         raise InputError(
-            f"{times[most]} patches at the same place ({x}, {y}) of {slide.source}: "
+            f"{times.max()} patches at the same place ({x}, {y}) of {slide.source}: "
             "extract its features again, each patch once"
         )
-    return places
+    return lattice
 
 
-def _of_each(given: Any, slides: Sequence[SlidePatches]) -> list[str | None]:
-    """The annotation of each slide."""
+def _annotation_of_each(given: Any, slides: Sequence[SlidePatches]) -> list[str | None]:
     paths: list[str | None] = list(given) if isinstance(given, (list, tuple)) else [given]
     if given is None:
         return [None] * len(slides)
     if len(paths) != len(slides):
-        raise InputError(
-            f"{len(paths)} annotations for the {len(slides)} slides of the bag of {slides[0].source}: "
-            "give one for each, or null"
-        )
+        what = f"{len(paths)} annotations for the {len(slides)} slides of the bag of {slides[0].source}"
+        raise InputError(f"{what}: give one for each, or null")
     return paths
-
-
-def _collatable(annotation: Any) -> Any:
-    """A batch can hold no None."""
-    return [path or "" for path in annotation] if isinstance(annotation, (list, tuple)) else annotation or ""
 
 
 def _annotated(
     paths: Sequence[str | None], slides: Sequence[SlidePatches], values: Sequence[int | str] | None
 ) -> tuple[np.ndarray, Lesions, list[str]]:
-    """Whether each patch is annotated, the lesions, and warnings."""
+    """Return whether each patch is annotated, the lesions, and warnings."""
     labels, lesions, warnings = [], [], []
     for path, slide in zip(paths, slides, strict=True):
         header, n = slide.header, len(slide.coords)
@@ -225,9 +216,8 @@ def _given_labels(given: Any, slides: Sequence[SlidePatches]) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the instance labels of {source} are no numbers; give 0 or 1 for each patch") from error
     if labels.shape[1] != sum(patches):
-        raise InputError(
-            f"{labels.shape[1]} instance labels for the {sum(patches)} patches of {source}; give one per patch"
-        )
+        what = f"{labels.shape[1]} instance labels for the {sum(patches)} patches of {source}"
+        raise InputError(f"{what}; give one per patch")
     return labels
 
 
@@ -235,13 +225,9 @@ def _labels_of_file(path: str, slide: SlidePatches) -> np.ndarray:
     try:
         labels = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"no instance labels can be read from {path}; give a .npy file of one number per patch"
-        ) from error
+        raise InputError(f"no instance labels can be read from {path}; give a .npy of a number per patch") from error
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "fiub" or labels.size != len(slide.coords):
-        raise InputError(
-            f"{path} should hold one number for each of the {len(slide.coords)} patches of {slide.source}; "
-            "give those of this slide"
-        )
+        what = f"one number for each of the {len(slide.coords)} patches of {slide.source}"
+        raise InputError(f"{path} should hold {what}; give those of this slide")
     numbers: np.ndarray = labels.reshape(-1).astype(np.float32)
     return numbers

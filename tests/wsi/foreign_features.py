@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 import torch
 
+from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
+
 DIMENSION = 8
 
 
@@ -31,6 +33,23 @@ def edges_of(cells: np.ndarray) -> set[tuple[int, int]]:
     """Pairs (i, j), i < j, of the cells that touch, corners included: what the graph of a bag should be."""
     apart = np.abs(cells[:, None] - cells[None]).max(axis=2)
     return {(int(i), int(j)) for i, j in zip(*np.nonzero(apart == 1), strict=True) if i < j}
+
+
+def write_own(folder: Path, slide_id: str, coords: np.ndarray, pitch: float, **changes: Any) -> Path:
+    """This project's own format."""
+    usual: dict[str, Any] = {
+        "features": some_features(len(coords)),
+        "coords": coords,
+        "pitch": pitch,
+        "tile": pitch,
+        "mpp": None,
+        "encoder": "mean colour",
+        "slide_id": slide_id,
+        "slide_size": (20_000, 10_000),
+        "origin": (300, 200),
+    }
+    write_features(folder / f"{slide_id}.h5", PatchFeatures(**{**usual, **changes}))
+    return folder / f"{slide_id}.h5"
 
 
 def write_clam(

@@ -13,8 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
-from scripts.datalist.split import PROGRESS_AFTER_S, CohortRemarks, Label, Shares, split, without_numbers
+from scripts.datalist.split import CohortRemarks, Label, Shares, split, without_numbers
 from scripts.datalist.writing import relative_to_folder
 from scripts.wsi.datalist.files import LABELS, PATCH_LABELS, FeatureFiles, beside_features, find_annotations, read_label
 from scripts.wsi.datalist.labels import (

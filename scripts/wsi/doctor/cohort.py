@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
-from scripts.datalist.split import PROGRESS_AFTER_S
 from scripts.doctor.computer import WHOLE_SLIDES, examine_computer
 from scripts.doctor.findings import Entries, Finding, Level, examine_leakage, examine_section, folded, sections_in
 from scripts.wsi.datalist.cohort import SAME_PITCH, SlideSources, collect_slides, kinds_that_differ, patient_in

@@ -22,7 +22,7 @@ from scripts.doctor.findings import Finding, Level
 from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.features.base import MICROMETRES, FeatureFile, FeatureHeader
 from scripts.wsi.features.files import open_features
-from scripts.wsi.features.lattice import distinct, lattice_places, mean_degree
+from scripts.wsi.features.lattice import distinct, mean_degree, on_lattice
 from scripts.wsi.slides.folder import Completed, SlideFolder
 from scripts.wsi.slides.slide import damaged, open_slide, read_mpp
 from scripts.wsi.transforms import contradiction
@@ -104,7 +104,7 @@ def _examine(file: FeatureFile, examined: Examined, options: ExamOptions, bag: M
         return Finding(Level.WARN, "no patches, a slide without tissue", fix)
     completed = options.slide_folder.completed(header, coords, file.path, options.slide_mpp)
     examined.header = header = replace(header, mpp=completed.header.mpp)
-    nodes = lattice_places(coords, header.pitch)
+    nodes = on_lattice(coords, header.pitch)
     examined.degree = degree = mean_degree(nodes)
     scale = "micrometres per pixel not known" if header.mpp is None else f"{header.mpp:.4g} micrometres per pixel"
     text = (

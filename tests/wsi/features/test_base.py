@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every form of feature file is told by its content, and gives the grid that its patches were cut on."""
+"""Every format of feature file is recognised by its content, and gives the grid that its patches were cut on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ import torch
 from monai.transforms import Compose, LoadImaged
 
 from scripts.core.errors import InputError
-from scripts.core.units import Level0Coords, Level0Pixels
 from scripts.networks.graph import build_graph
 from scripts.wsi.features.files import feature_paths, files_of, open_features, read_header
-from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from scripts.wsi.reader import FeatureReader
 from scripts.wsi.transforms import PatchBagd
 from tests.wsi.foreign_features import (
@@ -31,6 +29,7 @@ from tests.wsi.foreign_features import (
     some_features,
     tissue,
     write_clam,
+    write_own,
     write_stamp,
     write_torchmil,
     write_trident,
@@ -43,22 +42,6 @@ CORNER = np.array([1301, 4099])  # where the tissue begins
 
 def on_grid(cells: np.ndarray, pitch: float) -> np.ndarray:
     return np.rint(CORNER + cells * pitch).astype(np.int64)
-
-
-def write_own(folder: Path, slide_id: str, coords: np.ndarray, pitch: float) -> Path:
-    slide = PatchFeatures(
-        features=some_features(len(coords)),
-        coords=Level0Coords(coords),
-        pitch=Level0Pixels(pitch),
-        tile=Level0Pixels(2 * pitch),
-        mpp=None,
-        encoder="mean colour",
-        slide_id=slide_id,
-        slide_size=(20_000, 10_000),
-        origin=(300, 200),
-    )
-    write_features(folder / "own.h5", slide)
-    return folder / "own.h5"
 
 
 def load(path: Path | str) -> dict[str, Any]:
@@ -77,7 +60,7 @@ def edges_found(bag: dict[str, Any]) -> tuple[set[tuple[int, int]], float]:
 class Case(NamedTuple):
     name: str
     write: Callable[[Path, np.ndarray], Path]
-    form: str
+    format: str
     pitch: float
     pitch_from: str
     tile: float
@@ -97,39 +80,29 @@ def torchmil(suffix: str) -> Callable[[Path, np.ndarray], Path]:
     return lambda folder, cells: write_torchmil(folder, "s", on_grid(cells, 512), np.zeros(len(cells)), suffix=suffix)
 
 
+def own(pitch: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
+    return lambda folder, cells: write_own(folder, "s", on_grid(cells, pitch), pitch, **given)
+
+
 def clam(pitch: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
     return lambda folder, cells: write_clam(folder, "s", on_grid(cells, pitch), **given)
 
 
-LESS_OVERLAP, DOWNSAMPLED, NEAREST = (
-    "patch_size_level0 less overlap",
-    "patch_size x downsample",
-    "commonest nearest distance",
-)
-STAMP_1, MICROMETRES = "tiles of 256 micrometres as STAMP 1 cuts them", "micrometres"
-LIE_OTHERWISE = NEAREST + ", as the patches do not lie {} apart ({})"
+LESS_OVERLAP, DOWNSAMPLED = "patch_size_level0 less overlap", "patch_size x downsample"
+NEAREST, STAMP_1 = "commonest nearest distance", "tiles of 256 micrometres as STAMP 1 cuts them"
+OTHERWISE = NEAREST + ", as the patches do not lie {} apart (" + DOWNSAMPLED + ")"
+UM = ("", "micrometres")  # no encoder, and the unit
+T20: dict[str, Any] = {"patch_size_level0": 256, "magnifications": (20, 20)}
+NO_MAGNIFICATION: dict[str, Any] = {"magnifications": (None, None), "encoder": "conch_v15"}
+STAMP_2: dict[str, Any] = {"tile_um": 128, "extractor": "h-optimus-0-0a1b2c3d"}
+SIZE: dict[str, Any] = {"attributes": False, "tile_size": 224}
+SIZE_UM: dict[str, Any] = {**SIZE, "unit": "um"}
 CASES = [
     Case("TRIDENT 40x to 20x", trident(), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
-    Case(
-        "TRIDENT 20x to 20x",
-        trident(256, patch_size_level0=256, magnifications=(20, 20)),
-        "TRIDENT",
-        256,
-        LESS_OVERLAP,
-        256,
-        "uni_v1",
-    ),
+    Case("TRIDENT 20x to 20x", trident(256, **T20), "TRIDENT", 256, LESS_OVERLAP, 256, "uni_v1"),
     Case("TRIDENT half overlapping", trident(256, overlap=128), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
     Case("TRIDENT, overlap None", trident(512, overlap=None), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
-    Case(
-        "TRIDENT, magnifications None",
-        trident(magnifications=(None, None), encoder="conch_v15"),
-        "TRIDENT",
-        512,
-        LESS_OVERLAP,
-        512,
-        "conch_v15",
-    ),
+    Case("TRIDENT, no magnification", trident(**NO_MAGNIFICATION), "TRIDENT", 512, LESS_OVERLAP, 512, "conch_v15"),
     Case("TRIDENT .pt", trident(256, overlap=128, as_pt=True), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
     Case("CLAM", clam(1024, downsample=(4.00012, 4.0002)), "CLAM", 1024.03, DOWNSAMPLED, 1024.03),
     Case("CLAM, one downsample", clam(512, downsample=2.0, level=1), "CLAM", 512, DOWNSAMPLED, 512),
@@ -137,64 +110,29 @@ CASES = [
     Case("CLAM .pt", clam(512, downsample=2.0, only_pt=True), "CLAM", 512, DOWNSAMPLED, 512),
     Case("CLAM of old", clam(448, older=True), "CLAM", 448, NEAREST, 448),
     Case("CLAM .pt of old", clam(448, older=True, only_pt=True), "CLAM", 448, NEAREST, 448),
-    Case("CLAM, half a step", clam(128), "CLAM", 128, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
-    Case("CLAM, two steps", clam(512), "CLAM", 512, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
-    Case("CLAM, some step", clam(300), "CLAM", 300, LIE_OTHERWISE.format(256, DOWNSAMPLED), 256),
-    Case(
-        "CLAM, downsample cut",
-        clam(768, downsample=3.9998),
-        "CLAM",
-        768,
-        LIE_OTHERWISE.format("1023.95", DOWNSAMPLED),
-        1023.9488,
-    ),
+    Case("CLAM, half a step", clam(128), "CLAM", 128, OTHERWISE.format(256), 256),
+    Case("CLAM, two steps", clam(512), "CLAM", 512, OTHERWISE.format(256), 256),
+    Case("CLAM, some step", clam(300), "CLAM", 300, OTHERWISE.format(256), 256),
+    Case("CLAM, downsample cut", clam(768, downsample=3.9998), "CLAM", 768, OTHERWISE.format("1023.95"), 1023.9488),
     Case("UNI2-h", lambda folder, cells: write_uni2h(folder, "s", on_grid(cells, 512)), "UNI2-h", 512, NEAREST, 512),
-    Case("STAMP", stamp(256), "STAMP", 256, "tile_size_um", 256, "uni2", MICROMETRES),
-    Case(
-        "STAMP, early 2",
-        stamp(128, tile_um=128, extractor="h-optimus-0-0a1b2c3d"),
-        "STAMP",
-        128,
-        "tile_size_um",
-        128,
-        "h-optimus-0",
-        MICROMETRES,
-    ),
-    Case("STAMP 1", stamp(224, attributes=False), "STAMP", 256, STAMP_1, 256, "", MICROMETRES),
-    Case(
-        "STAMP 1 with a size", stamp(224, attributes=False, tile_size=224), "STAMP", 256, STAMP_1, 256, "", MICROMETRES
-    ),
-    Case("STAMP without a unit", stamp(256, attributes=False), "STAMP", 256, NEAREST, 256, "", MICROMETRES),
-    Case(
-        "STAMP with a unit and a size",
-        stamp(224, attributes=False, tile_size=224, unit="um"),
-        "STAMP",
-        224,
-        "tile_size",
-        224,
-        "",
-        MICROMETRES,
-    ),
+    Case("STAMP", stamp(256), "STAMP", 256, "tile_size_um", 256, "uni2", "micrometres"),
+    Case("STAMP, early 2", stamp(128, **STAMP_2), "STAMP", 128, "tile_size_um", 128, "h-optimus-0", "micrometres"),
+    Case("STAMP 1", stamp(224, attributes=False), "STAMP", 256, STAMP_1, 256, *UM),
+    Case("STAMP 1 with a size", stamp(224, **SIZE), "STAMP", 256, STAMP_1, 256, *UM),
+    Case("STAMP without a unit", stamp(256, attributes=False), "STAMP", 256, NEAREST, 256, *UM),
+    Case("STAMP with a unit and a size", stamp(224, **SIZE_UM), "STAMP", 224, "tile_size", 224, *UM),
     Case("torchmil", torchmil(".npy"), "torchmil", 512, NEAREST, 512, "resnet50"),
     Case("torchmil, .h5", torchmil(".h5"), "torchmil", 512, NEAREST, 512, "resnet50"),
-    Case(
-        "our own",
-        lambda folder, cells: write_own(folder, "s", on_grid(cells, 513.026), 513.026),
-        "smooth-mil",
-        513.026,
-        "pitch_level0",
-        1026.052,
-        "mean colour",
-    ),
+    Case("our own", own(513.026, tile=1026.052), "smooth-mil", 513.026, "pitch_level0", 1026.052, "mean colour"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_pitch_and_adjacency_are_those_of_the_grid(tmp_path: Path, case: Case) -> None:
+def test_pitch_adjacency_features_and_coords_are_those_that_were_stored(tmp_path: Path, case: Case) -> None:
     cells = tissue()
     path = case.write(tmp_path, cells)
     header = read_header(path)
-    assert (header.format, header.patches, header.dimension) == (case.form, len(cells), DIMENSION)
+    assert (header.format, header.patches, header.dimension) == (case.format, len(cells), DIMENSION)
     assert header.pitch == pytest.approx(case.pitch, rel=1e-4)
     assert header.pitch_from == case.pitch_from
     assert header.tile == pytest.approx(case.tile, rel=1e-4)
@@ -203,15 +141,9 @@ def test_pitch_and_adjacency_are_those_of_the_grid(tmp_path: Path, case: Case) -
     edges, degree = edges_found(bag)
     assert edges == edges_of(cells)
     assert degree == pytest.approx(2 * len(edges_of(cells)) / len(cells))
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_features_and_coords_are_what_was_stored(tmp_path: Path, case: Case) -> None:
-    cells = tissue()
-    with open_features(case.write(tmp_path, cells)) as file:
-        whole = some_features(len(cells), dtype=np.float16 if case.form == "STAMP" else np.float32)
+    with open_features(path) as file:
+        whole = some_features(len(cells), dtype=np.float16 if case.format == "STAMP" else np.float32)
         assert file.read(0, len(cells)).dtype == whole.dtype
-        np.testing.assert_array_equal(file.read(0, len(cells)), whole)
         np.testing.assert_array_equal(np.concatenate([file.read(0, 7), file.read(7, 8), file.read(8, 10**9)]), whole)
         assert file.read(3, 3).shape == (0, DIMENSION)
         steps = (file.coords - file.coords.min(axis=0)) / case.pitch
@@ -227,8 +159,8 @@ def test_the_slide_on_which_torchmil_has_no_edge(tmp_path: Path) -> None:
         assert file["coords"].attrs["patch_size"] * 2**0.5 < 512
 
 
-def test_coords_of_stamp_1_are_told_in_micrometres(tmp_path: Path) -> None:
-    """Also of one patch, where the size of a tile is said; of one patch alone nothing tells the version."""
+def test_coords_of_stamp_1_are_given_in_micrometres(tmp_path: Path) -> None:
+    """Also of one patch, where the size of a tile is stated; of one patch alone nothing shows the version."""
     three = np.array([[0, 224], [224, 224], [448, 0]])
     with open_features(write_stamp(tmp_path, "s", three, attributes=False)) as file:
         np.testing.assert_allclose(file.coords, [[0, 256], [256, 256], [512, 0]])
@@ -252,7 +184,7 @@ def test_what_the_files_say_of_the_slide(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pitch", [224, 341.333, 513.026])
-def test_places_that_are_rounded_and_off_by_pixels(tmp_path: Path, pitch: float) -> None:
+def test_coords_that_are_rounded_and_off_by_pixels(tmp_path: Path, pitch: float) -> None:
     """400 columns, so that a pitch that is off by a third of a pixel would lose its way."""
     cells = tissue(400, 5)
     off = np.random.default_rng(1).integers(-3, 4, cells.shape)
@@ -401,93 +333,79 @@ def text(path: Path, content: bytes = b"hello") -> Path:
     return path
 
 
+def uni2h(folder: Path, **arrays: Any) -> Path:
+    return rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), **arrays)
+
+
+def of_old(folder: Path, pitch: float = 256, **given: Any) -> Path:
+    return write_clam(folder, "s", on_grid(tissue(), pitch), older=True, **given)
+
+
 N = len(tissue())
+NOT_A_TENSOR = "s.pt holds something else than one tensor, or is damaged; give the h5"
+NO_FORMAT = "a.h5 is not an HDF5, npy or pt file, or is damaged"
+MESSAGES: list[tuple[Callable[[Path], Path], str]] = [
+    (lambda f: f / "gone.h5", "no feature file .*gone.h5; correct the path or extract the features first"),
+    (lambda f: f, "is a folder; give one of the feature files in it"),
+    (lambda f: text(f / "a.h5"), NO_FORMAT),
+    (lambda f: text(f / "a.h5", b""), NO_FORMAT),
+    (lambda f: text(f / "a.h5", b"\x89HDF\r\n\x1a\n"), "a.h5 is damaged or cut short"),
+    (lambda f: text(f / "a.pt", b"PK\x03\x04 no zip"), "a.pt is damaged or cut short"),
+    (lambda f: text(f / "a.npy", b"\x93NUMPY\x01\x00"), "a.npy is damaged or cut short"),
+    (lambda f: pt(f, {"a": torch.zeros(2)}), "s.pt holds a dict, not one tensor of features as CLAM's do"),
+    (lambda f: pt(f, Strange()), NOT_A_TENSOR),
+    (lambda f: pt(f, np.zeros((3, 4))), NOT_A_TENSOR),
+    (lambda f: stamp_without(f, feat_type="slide"), "features of a whole slide, not of its patches; give those of the"),
+    (lambda f: stamp_without(f, feat_type="patient"), "features of a whole patient, not of its patches"),
+    (multiplex, "is of a multiplex image, by STAMP: .* a level that is not known; give a file with `coords`"),
+    (lambda f: stamp_without(f, feat_type="tile"), "s.h5 holds no dataset `coords`"),
+    (
+        lambda f: write_stamp(f, "s", tissue() * 112, attributes=False),
+        "names no unit and its tiles are 112 apart, not 224 or 256 as of STAMP 1 or 2; "
+        "give it the root attributes unit and tile_size_um, or extract its features again",
+    ),
+    (
+        lambda f: of_old(f, level=1, downsample=4.0),
+        "the coords of .*h5_files/s.h5 are not at level 0, as .*patches/s.h5 is of CLAM's older way; "
+        "cut the patches anew with create_patches_fp.py",
+    ),
+    (lambda f: of_old(f, level=1, only_pt=True), "the coords of .*pt_files/s.pt are not at level 0"),
+    (lambda f: of_old(f, 128, custom_downsample=2), "the coords of .*h5_files/s.h5 are not at level 0"),
+    (lambda f: pt(f, torch.zeros(3, 4)), rf"features \(3, 4\) and .*s.h5 the coords of {N} patches"),
+    (lambda f: pt(f, torch.zeros(N, 4, dtype=torch.int64)), "features int64 and coords int64 should be"),
+    (lambda f: uni2h(f, features=None), "s.h5 holds no dataset `features`"),
+    (
+        lambda f: rewritten(write_trident(f, "s", on_grid(tissue(), 512)), features=None),
+        "s.h5 holds no dataset `features`",
+    ),
+    (
+        lambda f: uni2h(f, coords=np.zeros((5, 2))),
+        rf"features \({N}, 8\) and coords \(5, 2\) should be \(N, D\) and \(N, 2\)",
+    ),
+    (lambda f: uni2h(f, coords=np.full((N, 2), np.nan)), "coords hold NaN, infinite or impossible values"),
+    (lambda f: uni2h(f, features=["a"] * N), "features of .*s.h5 are object, not numbers"),
+    (lambda f: uni2h(f, features=np.zeros((N, 3), int)), "features int64 and coords int64 should be floats and numb"),
+    (lambda f: with_array(f, np.array([{}])), "s.npy is damaged or cut short"),
+    (lambda f: with_array(f, np.zeros((N, 3, 3), np.float32)), rf"features \({N}, 3, 3\) and coords"),
+    (lambda f: with_array(f, np.zeros((N, 1)), "coords"), rf"and coords \({N}, 1\) should be"),
+]
 
 
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (
-            lambda folder: folder / "gone.h5",
-            "no feature file .*gone.h5; correct the path or extract the features first",
-        ),
-        (lambda folder: folder, "is a folder; give one of the feature files in it"),
-        (lambda folder: text(folder / "a.h5"), "a.h5 is not an HDF5, npy or pt file, or is damaged"),
-        (lambda folder: text(folder / "a.h5", b""), "a.h5 is not an HDF5, npy or pt file, or is damaged"),
-        (lambda folder: text(folder / "a.h5", b"\x89HDF\r\n\x1a\n"), "a.h5 is damaged or cut short"),
-        (lambda folder: text(folder / "a.pt", b"PK\x03\x04 no zip"), "a.pt is damaged or cut short"),
-        (lambda folder: text(folder / "a.npy", b"\x93NUMPY\x01\x00"), "a.npy is damaged or cut short"),
-        (
-            lambda folder: pt(folder, {"a": torch.zeros(2)}),
-            "s.pt holds a dict, not one tensor of features as CLAM's do",
-        ),
-        (lambda folder: pt(folder, Strange()), "s.pt holds something else than one tensor, or is damaged; give the h5"),
-        (lambda folder: pt(folder, np.zeros((3, 4))), "s.pt holds something else than one tensor, or is damaged; give"),
-        (
-            lambda folder: stamp_without(folder, feat_type="slide"),
-            "holds the features of a whole slide, not of its patches; give those of the tiles",
-        ),
-        (
-            lambda folder: stamp_without(folder, feat_type="patient"),
-            "holds the features of a whole patient, not of its patches; give those of the tiles",
-        ),
-        (
-            multiplex,
-            "is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not known; "
-            "give a file with `coords`",
-        ),
-        (lambda folder: stamp_without(folder, feat_type="tile"), "s.h5 holds no dataset `coords`"),
-        (
-            lambda folder: write_stamp(folder, "s", tissue() * 112, attributes=False),
-            "names no unit and its tiles are 112 apart, not 224 or 256 as of STAMP 1 or 2; "
-            "give it the root attributes unit and tile_size_um, or extract its features again",
-        ),
-        (
-            lambda folder: write_clam(folder, "s", on_grid(tissue(), 256), level=1, downsample=4.0, older=True),
-            "the coords of .*h5_files/s.h5 are not at level 0, as .*patches/s.h5 is of CLAM's older way; "
-            "cut the patches anew with create_patches_fp.py",
-        ),
-        (
-            lambda folder: write_clam(folder, "s", on_grid(tissue(), 256), level=1, older=True, only_pt=True),
-            "the coords of .*pt_files/s.pt are not at level 0",
-        ),
-        (
-            lambda folder: write_clam(folder, "s", on_grid(tissue(), 128), custom_downsample=2, older=True),
-            "the coords of .*h5_files/s.h5 are not at level 0",
-        ),
-        (lambda folder: pt(folder, torch.zeros(3, 4)), rf"features \(3, 4\) and .*s.h5 the coords of {N} patches"),
-        (lambda folder: pt(folder, torch.zeros(N, 4, dtype=torch.int64)), "features int64 and coords int64 should be"),
-        (
-            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), features=None),
-            "s.h5 holds no dataset `features`",
-        ),
-        (
-            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), coords=np.zeros((5, 2))),
-            rf"features \({N}, 8\) and coords \(5, 2\) should be \(N, D\) and \(N, 2\)",
-        ),
-        (
-            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), coords=np.full((N, 2), np.nan)),
-            "coords hold NaN, infinite or impossible values",
-        ),
-        (
-            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), features=["a"] * N),
-            "features of .*s.h5 are object, not numbers",
-        ),
-        (
-            lambda folder: rewritten(write_uni2h(folder, "s", on_grid(tissue(), 9)), features=np.zeros((N, 3), int)),
-            "features int64 and coords int64 should be floats and numbers",
-        ),
-        (lambda folder: with_array(folder, np.array([{}])), "s.npy is damaged or cut short"),
-        (lambda folder: with_array(folder, np.zeros((N, 3, 3), np.float32)), rf"features \({N}, 3, 3\) and coords"),
-        (lambda folder: with_array(folder, np.zeros((N, 1)), "coords"), rf"and coords \({N}, 1\) should be"),
-    ],
-)
-def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, make: Callable[[Path], Path], told: str) -> None:
+@pytest.mark.parametrize(("make", "message"), MESSAGES)
+def test_what_cannot_be_read_is_reported_in_one_line(
+    tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
     path = make(tmp_path)
-    with pytest.raises(InputError, match=told) as caught, open_features(path):
+    with pytest.raises(InputError, match=message) as caught, open_features(path):
         pass
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_fault_of_who_uses_a_file_is_no_damage_of_it(tmp_path: Path) -> None:
+    path = write_uni2h(tmp_path, "s", on_grid(tissue(), 9))
+    with pytest.raises(ValueError, match="of the caller"), open_features(path):
+        raise ValueError("of the caller")
 
 
 def test_features_alone_say_where_coords_were_looked_for(tmp_path: Path) -> None:
@@ -583,20 +501,19 @@ found = {"/".join(Path(path).parts[-2:]): times_of_array(path, False) for path i
 print(json.dumps({**found, "held twice": times_of_array(sys.argv[1], True)}))
 """
 OF_MEMORY = [
-    f"{place}.{suffix}"
-    for place in ("features_x/float32", "features_x/float16", "h5_files/float32", "h5_files/float16")
-    for suffix in (("npy", "pt", "h5") if place.startswith("features_x") else ("h5",))
+    *(f"features_x/{dtype}.{suffix}" for dtype in ("float32", "float16") for suffix in ("npy", "pt", "h5")),
+    *(f"h5_files/{dtype}.h5" for dtype in ("float32", "float16")),
 ]
 
 
-@pytest.fixture(scope="module")
-def memory_peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of a new process, whose memory nobody else has used: case -> peak in times of the array, shape, contiguous."""
+@pytest.mark.slow
+def test_a_bag_is_in_memory_once(tmp_path: Path) -> None:
+    """In a new process, whose memory nobody else has used: case → peak in times of the array, shape, contiguous."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        pytest.skip("this system does not tell the peak of a process' memory")
-    folder = tmp_path_factory.mktemp("large")
+        pytest.skip("this system does not state the peak of a process' memory")
+    folder = tmp_path
     coords = np.stack(np.divmod(np.arange(PATCHES), 200), axis=1) * 512
     for name in ("coords", "h5_files", "features_x"):
         (folder / name).mkdir()
@@ -619,18 +536,8 @@ def memory_peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         check=True,
     )
     peaks: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return peaks
-
-
-@pytest.mark.xdist_group("memory")  # one process measures for all
-@pytest.mark.parametrize("case", OF_MEMORY)
-def test_a_bag_is_in_memory_once(memory_peaks: dict[str, Any], case: str) -> None:
-    times, shape, is_contiguous = memory_peaks[case]
-    assert shape == [512, PATCHES]
-    assert is_contiguous
-    assert 0.5 < times < 1.6
-
-
-@pytest.mark.xdist_group("memory")  # one process measures for all
-def test_what_is_in_memory_twice_is_seen(memory_peaks: dict[str, Any]) -> None:
-    assert memory_peaks["held twice"][0] > 1.6
+    assert peaks.pop("held twice")[0] > 1.6
+    assert peaks.keys() == set(OF_MEMORY)
+    for case, (times, shape, is_contiguous) in peaks.items():
+        assert (shape, is_contiguous) == ([512, PATCHES], True), case
+        assert 0.5 < times < 1.6, case

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.wsi.features.lattice import commonest_distance, distinct, fit, lattice_places, mean_degree, side_by_side
+from scripts.wsi.features.lattice import commonest_distance, distinct, fit, mean_degree, on_lattice, side_by_side
 from tests.wsi.foreign_features import edges_of, tissue
 
 
@@ -20,9 +20,9 @@ def test_places_are_the_cells_they_were_made_of(seed: int) -> None:
     off = rng.uniform(-0.04, 0.04, cells.shape) * pitch
     coords = corner + cells * pitch + off
     expected = cells - cells.min(axis=0)
-    assert (lattice_places(coords, pitch) == expected).all()
+    assert (on_lattice(coords, pitch) == expected).all()
     assert commonest_distance(coords) == pytest.approx(pitch, rel=2e-3)
-    assert (lattice_places(coords, pitch * 1.004) == expected).all()  # a fifth of a pitch over the whole slide
+    assert (on_lattice(coords, pitch * 1.004) == expected).all()  # a fifth of a pitch over the whole slide
     assert fit(coords, pitch).good
 
 
@@ -30,7 +30,7 @@ def test_a_place_does_not_depend_on_which_patches_are_in_the_corner() -> None:
     """Were places counted from the lowest patch, one that lies half a pitch off would split all the others' rows."""
     cells = tissue()
     coords = np.concatenate([[[-127, -127]], 256 * (cells + 1), 256 * (cells + 1)[:1] + [[40 * 256 + 128, 1]]])
-    places = lattice_places(coords, 256)
+    places = on_lattice(coords, 256)
     assert edges_of(places[1:-1]) == edges_of(cells)
 
 
@@ -67,12 +67,12 @@ def test_fit_tells_a_wrong_pitch() -> None:
 def test_two_lattices_over_one_another_lie_side_by_side() -> None:
     cells = tissue()
     coords = np.concatenate([256 * cells, 256 * cells + [100, 120]])
-    places = lattice_places(coords, 256)
+    places = on_lattice(coords, 256)
     n = len(cells)
     both = edges_of(cells) | {(i + n, j + n) for i, j in edges_of(cells)}
     assert edges_of(places) == both
     assert len(distinct(places)) == 2 * n
-    assert (lattice_places(np.concatenate([coords, coords[:1]]), 256)[[0, -1]] == places[0]).all()  # the same patch
+    assert (on_lattice(np.concatenate([coords, coords[:1]]), 256)[[0, -1]] == places[0]).all()  # the same patch
 
 
 def test_side_by_side() -> None:
