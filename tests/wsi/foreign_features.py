@@ -4,16 +4,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import torch
+from monai.transforms import LoadImaged
 
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
+from scripts.wsi.reader import FeatureReader
+from scripts.wsi.transforms import PatchBagd, PatchBlocksd
 
 DIMENSION = 8
+PITCH = 512
+CELLS = np.array([[4, 9], [5, 9], [9, 7], [4, 8], [5, 7], [8, 8], [10, 9]])
 
 
 def tissue(columns: int = 20, rows: int = 14, share: float = 0.85, seed: int = 0) -> np.ndarray:
@@ -187,3 +193,28 @@ def write_torchmil(
         with h5py.File(path, "w") as file:
             file[name.removesuffix(f"_{encoder}").replace("patch", "inst")] = array
     return folder / f"features_{encoder}" / f"{bag}{suffix}"
+
+
+def load_image() -> LoadImaged:
+    reader: Any = FeatureReader()  # MONAI's annotation forgets that it takes an instance
+    return LoadImaged(keys="image", reader=reader, image_only=True)
+
+
+def load(**item: object) -> dict:
+    return PatchBagd("image")(load_image()(item))  # not composed: an error comes as it is
+
+
+def in_blocks(**item: Any) -> dict:
+    bag: Any = item
+    return PatchBlocksd("image")(bag)
+
+
+def write_cells(folder: Path, name: str = "a", cells: np.ndarray = CELLS, **given: Any) -> str:
+    return str(write_trident(folder, name, cells * PITCH, **given))
+
+
+def square(folder: Path, name: str, left: float, top: float, side: float) -> str:
+    ring = [[left, top], [left + side, top], [left + side, top + side], [left, top + side], [left, top]]
+    path = folder / f"{name}.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    return str(path)

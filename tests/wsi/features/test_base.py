@@ -20,14 +20,16 @@ from monai.transforms import Compose, LoadImaged
 
 from scripts.core.errors import InputError
 from scripts.networks.graph import build_graph
-from scripts.wsi.features.files import feature_paths, files_of, open_features, read_header
+from scripts.wsi.features.files import feature_paths, files_of, find_features, open_features, read_header
 from scripts.wsi.reader import FeatureReader
 from scripts.wsi.transforms import PatchBagd
 from tests.wsi.foreign_features import (
+    CELLS,
     DIMENSION,
     edges_of,
     some_features,
     tissue,
+    write_cells,
     write_clam,
     write_own,
     write_stamp,
@@ -476,6 +478,29 @@ def test_a_claim_beyond_what_is_stored_is_refused_before_memory_is_taken(tmp_pat
         file.create_dataset("coords", (10**9, 2), np.int64, chunks=(64, 2))
     with pytest.raises(InputError, match=r"claims \(1000000000, 1024\) numbers and holds 0 bytes"):
         read_header(tmp_path / "a.h5")
+
+
+def test_slides_without_tissue_are_found_too(tmp_path: Path) -> None:
+    for name, n in [("b", 3), ("a.1", 2), ("empty", 0)]:
+        write_cells(tmp_path, name, CELLS[:n])
+    folder = tmp_path / "features_uni_v1"
+    assert find_features(tmp_path) == [
+        {"image": str(folder / f"{name}.h5"), "bag_id": name} for name in ("a.1", "b", "empty")
+    ]
+
+
+def test_a_slide_found_twice_is_refused(tmp_path: Path) -> None:
+    for encoder in ("uni_v1", "gpfm"):
+        write_cells(tmp_path, "a", encoder=encoder)
+    told = "holds features of a in features_gpfm and features_uni_v1; give the folder of one of them"
+    with pytest.raises(InputError, match=told):
+        find_features(tmp_path)
+
+
+@pytest.mark.parametrize("folder", [".", "gone"])
+def test_a_folder_without_features_is_told(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(InputError, match=r"^no feature file \(.h5, .*extract the features first$"):
+        find_features(tmp_path / folder)
 
 
 LOAD_EACH = """
