@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import signal
-import time
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -525,36 +525,40 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_files(tmp_path: Path) -> No
     for slide in range(3):
         write_slide(tmp_path / f"slides/{slide}.tif", tissue(640, 640, seed=slide), mpp=0.25)
     extract(tmp_path, output_dir=tmp_path / "undisturbed")
-    began = time.monotonic()
-    assert extract_in_a_fork(tmp_path, tmp_path / "warm", None) == 0
-    whole = time.monotonic() - began
+    assert extract_in_a_fork(tmp_path, tmp_path / "whole") == 0
+    calls = int((tmp_path / "calls").read_text())
     rng = random.Random(0)
-    killed = 0
-    for attempt in range(40):
-        status = extract_in_a_fork(tmp_path, tmp_path / "killed", rng.uniform(0, whole / 2))
-        killed += status == signal.SIGKILL
-        if status == 0:
-            break
-        assert status == signal.SIGKILL, attempt
+    for moment in [rng.randrange(1, calls // 2) for _ in range(8)]:
+        assert extract_in_a_fork(tmp_path, tmp_path / "killed", moment) == -signal.SIGKILL
         finished = (tmp_path / "killed").glob("*.h5")
         assert all((tmp_path / "undisturbed" / path.name).read_bytes() == path.read_bytes() for path in finished)
-    assert killed > 2
-    assert extract_in_a_fork(tmp_path, tmp_path / "killed", None) == 0
+        if len(list((tmp_path / "killed").glob("*.h5"))) == 2:
+            break
+    assert list((tmp_path / "killed").glob("*.h5"))  # some were killed behind a finished slide
+    assert extract_in_a_fork(tmp_path, tmp_path / "killed") == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
-def extract_in_a_fork(tmp_path: Path, output: Path, seconds: float | None) -> int:
-    """The exit status of an extraction, or the signal that it was killed with after so many seconds."""
+def extract_in_a_fork(tmp_path: Path, output: Path, moment: int | None = None) -> int:
+    """The exit status of an extraction, or less the signal that it was killed with at so many calls of functions."""
     child = os.fork()
     if child == 0:
+        calls = 0
+
+        def count(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
         try:
+            sys.setprofile(count)
             extract(tmp_path, output_dir=output)
         finally:
+            sys.setprofile(None)
+            (tmp_path / "calls").write_text(str(calls))
             os._exit(0 if len(list(output.glob("*.h5"))) == 3 else 1)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) * (-1 if seconds is not None else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
