@@ -120,7 +120,7 @@ def _complete(bag: dict[Hashable, Any], slides: Sequence[SlidePatches], values: 
     if "label" in bag:
         bag["label"] = torch.tensor([float(bag["label"])])
     if "annotation" in bag:
-        labels, lesions, doubts = _annotated(_annotation_of_each(bag["annotation"], slides), slides, values)
+        labels, lesions, doubts = _annotated(_annotation_per_slide(bag["annotation"], slides), slides, values)
         warnings.extend(doubts)
         bag["instance_label"] = torch.from_numpy(labels).float()[None]
         bag["lesion"] = torch.from_numpy(lesions.of_instance.astype(np.int64))[None]
@@ -156,7 +156,7 @@ def _distinct_on_lattice(slide: SlidePatches) -> np.ndarray:
     return lattice
 
 
-def _annotation_of_each(given: Any, slides: Sequence[SlidePatches]) -> list[str | None]:
+def _annotation_per_slide(given: Any, slides: Sequence[SlidePatches]) -> list[str | None]:
     paths: list[str | None] = list(given) if isinstance(given, (list, tuple)) else [given]
     if given is None:
         return [None] * len(slides)

@@ -123,7 +123,7 @@ class Head:
         return dataset
 
 
-class Features(NamedTuple):
+class StoredFeatures(NamedTuple):
     """The features of a file, not read yet."""
 
     shape: tuple[int, ...]
@@ -135,7 +135,7 @@ class Features(NamedTuple):
 class Stored:
     """The features and coordinates of a file, and what its format states about them."""
 
-    features: Features
+    features: StoredFeatures
     coords: np.ndarray
     attributes: Attributes = field(default_factory=dict)
     pitch: tuple[float, str] | None = None  # as stated, and where
@@ -236,13 +236,15 @@ def attributes_of(owner: h5py.HLObject) -> dict[str, Any]:
     return known
 
 
-def hdf5_features(path: Path, dataset: h5py.Dataset) -> Features:
+def hdf5_features(path: Path, dataset: h5py.Dataset) -> StoredFeatures:
     """Return the features of a dataset (N, D) or (1, N, D)."""
     leading, offset = dataset.ndim == 3, dataset.id.get_offset()
     shape = dataset.shape[1:] if leading and len(dataset) == 1 else dataset.shape
     if offset is None or dataset.file.userblock_size > 0:  # in chunks: HDF5 must put the rows together
-        return Features(shape, dataset.dtype, lambda a, b: dataset[0, a:b] if leading else dataset[a:b])
-    return Features(shape, dataset.dtype, mapped_rows(path, dataset.dtype, offset, shape[-1] if len(shape) > 1 else 0))
+        return StoredFeatures(shape, dataset.dtype, lambda a, b: dataset[0, a:b] if leading else dataset[a:b])
+    return StoredFeatures(
+        shape, dataset.dtype, mapped_rows(path, dataset.dtype, offset, shape[-1] if len(shape) > 1 else 0)
+    )
 
 
 def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
@@ -255,7 +257,7 @@ def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Row
     return rows
 
 
-def torch_features(path: Path) -> Features:
+def torch_features(path: Path) -> StoredFeatures:
     """Return the features of a torch file of one tensor, mapped into memory where the file allows it."""
     with one_line_damage(path), path.open("rb") as raw:
         is_mapped = raw.read(len(ZIP)) == ZIP
@@ -267,8 +269,8 @@ def torch_features(path: Path) -> Features:
     features = _tensor(path, is_mapped)
     shape, dtype = tuple(features.shape), numbers(features[:0]).dtype
     if is_mapped:  # mapped anew for each block, so that its memory is given back
-        return Features(shape, dtype, lambda start, stop: numbers(_tensor(path, is_mapped)[start:stop]))
-    return Features(shape, dtype, lambda start, stop: numbers(features[start:stop]))
+        return StoredFeatures(shape, dtype, lambda start, stop: numbers(_tensor(path, is_mapped)[start:stop]))
+    return StoredFeatures(shape, dtype, lambda start, stop: numbers(features[start:stop]))
 
 
 def _tensor(path: Path, is_mapped: bool) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from scripts.core.errors import InputError
 from scripts.wsi.features.base import (
-    Features,
+    StoredFeatures,
     Head,
     Stored,
     attributes_of,
@@ -39,7 +39,7 @@ class Torchmil:
         rows = lambda start, stop: np.array(array[start:stop])  # noqa: E731
         if array.ndim == 2 and array.flags.c_contiguous and array.size:
             rows = mapped_rows(path, array.dtype, array.offset, array.shape[1])
-        return Stored(Features(array.shape, array.dtype, rows), _coords_of_bag(path))
+        return Stored(StoredFeatures(array.shape, array.dtype, rows), _coords_of_bag(path))
 
 
 def files_of_coords(path: Path) -> list[Path]:
