@@ -10,9 +10,9 @@ import numpy as np
 
 from scripts.core.errors import InputError
 from scripts.wsi.features.base import (
-    StoredFeatures,
     Head,
     Stored,
+    StoredFeatures,
     attributes_of,
     hdf5_features,
     mapped_rows,
