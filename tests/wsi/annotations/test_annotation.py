@@ -48,23 +48,15 @@ def drawn(*polygons: np.ndarray) -> Annotation:
     return Annotation(Polygons([Painted(polygon, True) for polygon in polygons]))
 
 
-@pytest.mark.parametrize(("covered", "expected"), [(0.45, False), (0.55, True), (0.0, False), (1.0, True)])
+@pytest.mark.parametrize(("covered", "expected"), [(0.45, False), (0.5, False), (0.55, True), (1.0, True)])
 def test_a_tile_is_positive_if_more_than_half_is_annotated(covered: float, expected: bool) -> None:
     polygon = rectangle(1000, 2000, 1000 + covered * TILE, 2000 + TILE)
     assert drawn(polygon).tile_labels(lattice(1, 1, (1000, 2000)), TILE).tolist() == [expected]
 
 
-def test_exactly_half_is_not_more_than_half() -> None:
-    assert drawn(rectangle(0, 0, TILE / 2, TILE)).tile_labels(lattice(1, 1), TILE).tolist() == [False]
-
-
 def test_two_polygons_that_overlap_are_not_subtracted_from_one_another() -> None:
     whole = rectangle(0, 0, TILE, TILE)
     assert drawn(whole, whole).tile_labels(lattice(1, 1), TILE).tolist() == [True]
-
-
-def test_a_polygon_that_leaves_the_tiles_on_every_side_covers_them_all() -> None:
-    assert drawn(rectangle(-1e4, -1e4, 1e4, 1e4)).tile_labels(lattice(3, 2), TILE).all()
 
 
 def test_no_polygon_and_no_tile() -> None:
@@ -152,12 +144,6 @@ def test_a_lesion_shorter_than_200_micrometres_is_excluded(length: float, is_itc
     assert found.excluded == ((int(found.of_instance[0]),) if is_itc else ())
 
 
-@pytest.mark.parametrize("turned", [0.0, 0.5, 2.0])
-def test_the_longest_axis_of_an_ellipse_is_its_longer_diameter(turned: float) -> None:
-    cells = Polygons([Painted(ellipse(150, 150, 110, 40, turned), True)]).covered(np.zeros(2), 1.0, 300, 300)
-    assert module._longest_axes(cells.astype(int)) == pytest.approx([220], abs=0.5)
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_lesions_are_the_groups_of_circles_that_single_linkage_makes(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -216,14 +202,14 @@ def test_the_lesions_of_several_slides_are_counted_on() -> None:
     assert (whole.of_instance.tolist(), whole.count, whole.excluded) == ([0, 1, 2, 0, 5, 0], 5, (2, 3, 5))
 
 
-# Files, told by their content.
+# Files, recognised by their content.
 
 SQUARE = {"type": "Polygon", "coordinates": [rectangle(0, 0, 512, 512).tolist()]}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("name", ["a.geojson", "a.json", "a.txt", "a.xml"])
-def test_geojson_is_told_by_its_content(tmp_path: Path, name: str, encoding: str) -> None:
+def test_geojson_is_recognised_by_its_content(tmp_path: Path, name: str, encoding: str) -> None:
     (tmp_path / name).write_bytes(("\n " + json.dumps(SQUARE)).encode(encoding))
     labels = read_annotation(tmp_path / name).tile_labels(lattice(3, 1), TILE)
     assert labels.tolist() == [True, True, False]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from scripts.wsi.annotations.annotation import Annotation, read_annotation
 from scripts.wsi.annotations.masks import outlined
 from scripts.wsi.annotations.polygons import Painted, Polygons
 
+Write = Callable[[Path, np.ndarray], object]
 TILE = Level0Pixels(64.0)
 SIZE = (900, 700)  # width, height
 PLACES = np.stack(np.meshgrid(np.arange(14), np.arange(10)), axis=-1).reshape(-1, 2)
@@ -46,24 +48,8 @@ def in_a_pyramid(path: Path, pixels: np.ndarray) -> None:
             )
 
 
-def in_compressed_strips(path: Path, pixels: np.ndarray) -> None:
-    tifffile.imwrite(path, pixels, rowsperstrip=37, compression="zlib")
-
-
 def in_one_piece(path: Path, pixels: np.ndarray) -> None:
     tifffile.imwrite(path, pixels)
-
-
-def of_sixteen_bits(path: Path, pixels: np.ndarray) -> None:
-    tifffile.imwrite(path, pixels.astype(np.uint16), tile=(64, 128), compression="zlib")
-
-
-def of_large_endian(path: Path, pixels: np.ndarray) -> None:
-    tifffile.imwrite(path, pixels.astype(np.uint16), rowsperstrip=50, byteorder=">", bigtiff=True)
-
-
-def of_one_bit(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels > 0).save(path, "TIFF", compression="group4")
 
 
 def of_lzw(path: Path, pixels: np.ndarray) -> None:
@@ -75,21 +61,8 @@ def of_lzw_in_tiles(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path, "TIFF", compression="tiff_lzw", tiffinfo={322: 128, 323: 128})
 
 
-def of_colours(path: Path, pixels: np.ndarray) -> None:
-    tifffile.imwrite(path, in_red(pixels), tile=(128, 128), photometric="rgb", compression="zlib")
-
-
-def of_planes(path: Path, pixels: np.ndarray) -> None:
-    planes = np.moveaxis(in_red(pixels), 2, 0)
-    tifffile.imwrite(path, planes, tile=(128, 128), photometric="rgb", planarconfig="separate")
-
-
 def as_png(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path, "PNG")
-
-
-def as_coloured_png(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(np.dstack([in_red(pixels), np.full_like(pixels, 255)])).save(path, "PNG")  # opaque
 
 
 def as_png_with_a_palette(path: Path, pixels: np.ndarray) -> None:
@@ -102,16 +75,25 @@ def in_red(pixels: np.ndarray) -> np.ndarray:
     return np.stack([pixels, np.zeros_like(pixels), np.zeros_like(pixels)], axis=2)
 
 
-FORMS = [
-    in_tiles, in_a_pyramid, in_compressed_strips, in_one_piece, of_sixteen_bits, of_large_endian, of_one_bit, of_lzw,
-    of_lzw_in_tiles, of_colours, of_planes, as_png, as_coloured_png, as_png_with_a_palette,
-]  # fmt: skip
+def tiff(kind: Callable[[np.ndarray], Any] = np.uint8, **written: Any) -> Write:
+    return lambda path, pixels: tifffile.imwrite(path, kind(pixels), **written)
 
 
-@pytest.mark.parametrize("write", FORMS)
-def test_a_mask_of_any_form_labels_the_tiles_that_the_polygon_does(
-    tmp_path: Path, write: Callable[[Path, np.ndarray], None]
-) -> None:
+FORMATS: dict[str, Write] = {
+    **{write.__name__: write for write in (in_tiles, in_a_pyramid, in_one_piece, of_lzw, of_lzw_in_tiles, as_png)},
+    "compressed strips": tiff(rowsperstrip=37, compression="zlib"),
+    "sixteen bits": tiff(np.uint16, tile=(64, 128), compression="zlib"),
+    "big endian": tiff(np.uint16, rowsperstrip=50, byteorder=">", bigtiff=True),
+    "one bit": lambda path, pixels: Image.fromarray(pixels > 0).save(path, "TIFF", compression="group4"),
+    "colours": tiff(in_red, tile=(128, 128), photometric="rgb", compression="zlib"),
+    "planes": tiff(lambda p: np.moveaxis(in_red(p), 2, 0), tile=(128, 128), photometric="rgb", planarconfig="separate"),
+    "opaque PNG": lambda p, red: Image.fromarray(np.dstack([in_red(red), np.full_like(red, 255)])).save(p, "PNG"),
+    "PNG with a palette": as_png_with_a_palette,
+}
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_a_mask_of_any_form_labels_the_tiles_that_the_polygon_does(tmp_path: Path, write: Write) -> None:
     write(tmp_path / "mask", rasterised())
     mask, expected = read_annotation(tmp_path / "mask", SIZE), POLYGON.tile_labels(COORDS, TILE)
     assert 20 < expected.sum() < 80
@@ -125,7 +107,7 @@ def labels_by_counting(pixels: np.ndarray) -> list[bool]:
 
 
 @pytest.mark.parametrize("write", [in_tiles, in_a_pyramid, of_lzw_in_tiles, as_png])
-def test_the_values_that_count_can_be_chosen(tmp_path: Path, write: Callable[[Path, np.ndarray], None]) -> None:
+def test_the_values_that_count_can_be_chosen(tmp_path: Path, write: Write) -> None:
     grades = np.zeros((640, 896), np.uint8)
     grades[:128, :192], grades[256:320] = 3, 5
     grades[320:384] = 1
@@ -163,17 +145,12 @@ def test_a_smaller_mask_covers_the_whole_slide(tmp_path: Path, downsample: float
 def test_tiles_beyond_the_slide_are_not_annotated(tmp_path: Path) -> None:
     in_tiles(tmp_path / "mask.tif", np.ones((128, 128), np.uint8))
     coords = Level0Coords(np.array([(0, 0), (-64, 0), (96, 0), (90, 0), (500, 500)]))
-    assert read_annotation(tmp_path / "mask.tif").tile_labels(coords, TILE).tolist() == [
-        True,
-        False,
-        False,
-        True,
-        False,
-    ]
+    labels = read_annotation(tmp_path / "mask.tif").tile_labels(coords, TILE)
+    assert labels.tolist() == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize("write", [in_a_pyramid, in_tiles])
-def test_lesions_of_a_mask_are_those_of_the_polygons(tmp_path: Path, write: Callable[[Path, np.ndarray], None]) -> None:
+def test_lesions_of_a_mask_are_those_of_the_polygons(tmp_path: Path, write: Write) -> None:
     far_apart = [STAR / 4, STAR / 4 + (600, 20), STAR / 4 + (20, 450), STAR / 12 + (620, 500)]
     polygons = Polygons([Painted(ring, True) for ring in far_apart])
     write(tmp_path / "mask.tif", polygons.covered(np.zeros(2), 1.0, 700, 900).astype(np.uint8))
@@ -254,7 +231,7 @@ def test_a_piece_too_large_to_be_read_is_refused(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("write", [as_png, of_lzw])
 def test_a_mask_too_large_to_be_read_whole_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, np.ndarray], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
 ) -> None:
     write(tmp_path / "mask", rasterised())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -262,13 +239,13 @@ def test_a_mask_too_large_to_be_read_whole_is_refused(
         read_annotation(tmp_path / "mask")
 
 
-@pytest.mark.parametrize("write", FORMS)
-def test_a_damaged_mask_is_told_in_one_line(tmp_path: Path, write: Callable[[Path, np.ndarray], None]) -> None:
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_a_damaged_mask_is_refused_in_one_line(tmp_path: Path, write: Write) -> None:
     """Cut short, or with other bytes: a wrong answer cannot always be seen, but nothing else may be raised."""
     path, rng = tmp_path / "mask", np.random.default_rng(0)
     write(path, rasterised())
     whole = path.read_bytes()
-    told = []
+    refused = []
     for attempt in range(24):
         content = bytearray(whole)
         if attempt < 8:
@@ -280,6 +257,6 @@ def test_a_damaged_mask_is_told_in_one_line(tmp_path: Path, write: Callable[[Pat
         try:
             read_annotation(path, SIZE).tile_labels(COORDS, TILE)
         except InputError as error:
-            told.append(str(error))
-    assert len(told) >= 2
-    assert all(str(path) in message and "\n" not in message for message in told)
+            refused.append(str(error))
+    assert len(refused) >= 2
+    assert all(str(path) in message and "\n" not in message for message in refused)

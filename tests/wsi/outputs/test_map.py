@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,7 @@ from PIL import Image
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
 from scripts.outputs.drawing import FLAGGED, TRUTH
-from scripts.wsi.outputs.map import (
-    DrawSlided,
-    draw_slide,
-    lattice_image,
-    most_attention,
-    round_length,
-)
+from scripts.wsi.outputs.map import DrawSlided, draw_slide, lattice_image, most_attention
 from scripts.wsi.outputs.view import SlideView, slides_of, view_slide
 from scripts.wsi.slides.folder import SlideFolder
 from tests.wsi.outputs.slide_results import bag, grid, header, own_form
@@ -91,9 +85,8 @@ def heat(figure: Figure, x: float, y: float) -> float:
 def test_a_patch_glows_where_it_lies_and_by_its_attention_times_their_number(size: tuple[int, int]) -> None:
     figure = drawn(small(size=size))
     for (x, y), share in zip(PLACES, SHARES, strict=True):
-        for dx in (1, 50, 99):
-            for dy in (1, 50, 99):
-                assert heat(figure, x + dx, y + dy) == pytest.approx(3 * share)
+        for dx, dy in product((1, 50, 99), repeat=2):
+            assert heat(figure, x + dx, y + dy) == pytest.approx(3 * share)
     for x, y in ((101, 1), (1, 101), (299, 201), (401, 201), (774, 526), (500, 500)):
         assert np.isnan(heat(figure, x, y)), (x, y)
 
@@ -186,7 +179,7 @@ def test_the_colours_mean_the_same_on_every_slide_and_are_explained() -> None:
         ((0.501, 0.25, 0.249), ""),
     ],
 )
-def test_attention_that_is_nearly_even_is_told(attention: Sequence[float], said: str) -> None:
+def test_attention_that_is_nearly_even_is_called_so(attention: Sequence[float], said: str) -> None:
     assert of_label(drawn(small(attention=attention)), "attention").get_title() == f"attention of each patch{said}"
 
 
@@ -259,26 +252,10 @@ def test_the_scale_bar_is_as_long_as_it_says(tmp_path: Path, size: tuple[int, in
     assert pixels * mpp == pytest.approx(float(number) * {"µm": 1, "mm": 1000}[unit], rel=1e-3)
 
 
-def test_without_a_scale_there_is_no_bar_and_it_is_told() -> None:
+def test_without_a_scale_there_is_no_bar() -> None:
     axes = of_label(drawn(small(mpp=None)), "scale")
     assert not axes.lines
     assert axes.texts[0].get_text() == "no scale bar: micrometres per pixel are not known"
-
-
-def test_micrometres_have_a_scale_bar_without_the_slide() -> None:
-    said = header(12, pitch=256, unit="micrometres", mpp=None)
-    figure = drawn(bag(grid(4, 3, 256.0), np.ones(12), said))
-    FigureCanvasAgg(figure).draw()
-    pixels, said_beside = bar_of(figure)
-    assert said_beside == "200 µm"
-    assert pixels == pytest.approx(200, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("longest", "wanted"), [(1, 1), (1.99, 1), (2, 2), (4.9, 2), (5, 5), (9.99, 5), (10, 10), (0.3, 0.2), (7321, 5000)]
-)
-def test_a_round_length_is_1_2_or_5_of_its_decade(longest: float, wanted: float) -> None:
-    assert round_length(longest) == pytest.approx(wanted)
 
 
 # --- the strip
@@ -338,16 +315,6 @@ def test_flagged_patches_go_first_and_those_that_overlap_fill_up(
     assert chosen_of(coords, [9, 8, 7, 2, 1], 100, shown, probability) == wanted
 
 
-@pytest.mark.parametrize(("shown", "left_out"), [(1, False), (2, True), (3, True), (4, False), (5, False), (20, False)])
-def test_what_is_left_out_because_it_overlaps_is_told(scanned: Path, shown: int, left_out: bool) -> None:
-    coords = np.array([[0, 0], [50, 0], [100, 0], [400, 0], [700, 0]])
-    result = bag(coords, [9, 8, 7.5, 7, 1], header(5, pitch=256), probability=0.9)
-    (title,) = [text for text in texts(drawn(result, slides=str(scanned.parent), shown=shown)) if "most" in text]
-    assert title == "the patches with the most attention, red: flagged" + (
-        "; left out: patches that overlap one of these" if left_out else ""
-    )
-
-
 def test_the_strip_shows_the_pixels_of_the_slide_with_value_and_place(scanned: Path) -> None:
     coords = grid(5, 4, 256)
     attention = np.random.default_rng(6).permutation(20) + 1.0
@@ -371,17 +338,6 @@ def test_red_frames_are_around_flagged_patches_alone(scanned: Path) -> None:
         framed = [same_color(axes.spines["left"].get_edgecolor(), FLAGGED) for axes in strip(one).values()]
         assert framed == flagged
         assert ("the patches with the most attention, red: flagged" in texts(one)) == any(flagged)
-
-
-def test_squares_on_the_slide_say_where_the_patches_of_the_strip_are(scanned: Path) -> None:
-    figure = drawn(bag(grid(5, 1, 256), [5, 4, 1, 1, 3], header(5, pitch=256)), slides=str(scanned.parent), shown=2)
-    plain = of_label(figure, "slide")
-    (squares,) = plain.collections
-    assert len(squares.get_paths()) == 2
-    for path, left in zip(squares.get_paths(), (0, 256), strict=True):
-        corners = np.unique(np.asarray(path.vertices), axis=0)  # as large as the patch
-        np.testing.assert_array_equal(corners, [[left, 0], [left, 256], [left + 256, 0], [left + 256, 256]])
-    assert plain.get_title() == "slide; squares: the patches below"
 
 
 def test_where_nothing_shows_them_there_is_no_strip() -> None:
@@ -491,7 +447,7 @@ def test_a_slide_without_tissue_among_others_is_drawn_as_such(tmp_path: Path) ->
     assert of_label(drawn(result, number=1), "attention").get_title() == "no tissue"
 
 
-def test_a_slide_that_breaks_while_it_is_read_is_told_and_its_map_drawn(
+def test_a_slide_that_breaks_while_it_is_read_is_a_warning_and_its_map_drawn(
     tmp_path: Path,
     scanned: Path,
     monkeypatch: pytest.MonkeyPatch,

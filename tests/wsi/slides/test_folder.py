@@ -46,7 +46,7 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.wsi.slides.folder.read_origin", lambda slide: BOUNDS)
 
 
-def test_what_a_foreign_form_leaves_out_is_said_by_the_slide(slides: Path) -> None:
+def test_what_a_foreign_form_leaves_out_is_completed_from_the_slide(slides: Path) -> None:
     header, coords, warnings = SlideFolder(str(slides)).completed(FOREIGN, COORDS, "f/slide 7.h5")
     assert header == replace(FOREIGN, slide_size=SIZE, mpp=MicronsPerPixel(MPP), origin=BOUNDS)
     np.testing.assert_array_equal(coords, COORDS)
@@ -96,18 +96,20 @@ def test_a_slide_is_found_by_the_name_of_its_features_too(slides: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slide_id", "told"),
+    ("slide_id", "problem"),
     [
         ("gone", r"^no slide gone in the folder of slides: of it only what its features say is known$"),
         ("broken", r"^broken.svs is not a slide that OpenSlide reads \(.*\); remove or convert it$"),
     ],
 )
-def test_what_cannot_be_asked_is_told_and_the_user_is_asked_instead(slides: Path, slide_id: str, told: str) -> None:
+def test_a_slide_that_cannot_be_read_is_a_warning_and_the_user_is_believed(
+    slides: Path, slide_id: str, problem: str
+) -> None:
     said = replace(FOREIGN, slide_id=slide_id)
     header, coords, (warning,) = SlideFolder(str(slides)).completed(said, COORDS, "a.h5", 0.25)
     assert header == replace(said, mpp=MicronsPerPixel(0.25))
     np.testing.assert_array_equal(coords, COORDS)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=problem):
         raise InputError(warning)
     assert str(slides) not in warning
 
@@ -124,7 +126,7 @@ def test_another_slide_of_that_name_says_nothing(slides: Path, why: str) -> None
     )
 
 
-def test_a_slide_that_breaks_while_it_is_asked_is_told(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slide_that_breaks_while_it_is_read_is_a_warning(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(slide: openslide.OpenSlide) -> tuple[int, int]:
         raise openslide.OpenSlideError("a tag")
 

@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import random
-import signal
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ import pytest
 from scripts.core.errors import InputError
 from tests.wsi.slide_files import extract, tissue, write_slide
 
-SECONDS = 20  # for one slide
 SLIDES = 36
 
 Damage = Callable[[bytes, random.Random], bytes]
@@ -91,28 +88,10 @@ DAMAGES: tuple[Damage, ...] = (
 SUFFIXES = (".tif", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 
 
-@contextmanager
-def time_limit() -> Iterator[None]:
-    class TooSlow(BaseException):
-        """Not an Exception, which a reader may catch."""
-
-    def raise_it(*_: object) -> None:
-        raise TooSlow
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def extracted(folder: Path) -> str:
     """ "features", or the one line of the refusal."""
     try:
-        with time_limit():
-            (slide,) = extract(folder).values()
+        (slide,) = extract(folder).values()
     except InputError as error:
         message = str(error)
         assert "\n" not in message
@@ -147,7 +126,6 @@ def test_damage_ends_in_features_or_in_one_line(damage: Damage, intact: list[byt
         path.parent.mkdir(parents=True)
         path.write_bytes(damage(intact[seed % 2], rng))
         ends.append(extracted(tmp_path / str(seed)))
-    print(damage.__name__, *ends, sep="\n  ")
     if damage is something_else:
         assert all("is not a slide that OpenSlide reads" in end for end in ends)
     if damage in (cut, absurd_resolution):
@@ -158,19 +136,19 @@ WIDTH, TILE_WIDTH = 256, 322
 
 
 @pytest.mark.parametrize(
-    ("tag", "value", "told"),
+    ("tag", "value", "problem"),
     [
         (WIDTH, 2**20, "it has 1048576 × 400 pixels, and 250 × 200 when it is made smaller"),
         (TILE_WIDTH, 2**28, "its tiles have 268435456 × 128 pixels"),
     ],
 )
 def test_sizes_that_cannot_be_true_are_refused(
-    tag: int, value: int, told: str, intact: list[bytes], tmp_path: Path
+    tag: int, value: int, problem: str, intact: list[bytes], tmp_path: Path
 ) -> None:
     """The last would end the process, for want of memory in OpenSlide; the other would be read for hours."""
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides/damaged.tif").write_bytes(with_tag(intact[0], tag, value))
-    assert f"damaged.tif says that {told}: it is damaged; copy it again or remove it" in extracted(tmp_path)
+    assert f"damaged.tif says that {problem}: it is damaged; copy it again or remove it" in extracted(tmp_path)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (63, 64), (127, 128), (128, 128)])
