@@ -28,7 +28,7 @@ from scripts.core.units import MicronsPerPixel
 from scripts.engine.provenance import Origin
 from scripts.wsi.features.base import FeatureFile, FeatureHeader
 from scripts.wsi.features.files import FEATURE_SUFFIXES, files_of, open_features, read_header
-from scripts.wsi.slides.folder import SlideFolder
+from scripts.wsi.slides.slide import SlideFolder
 
 BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
 

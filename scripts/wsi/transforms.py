@@ -21,7 +21,7 @@ from scripts.wsi.annotations.annotation import joined, read_annotation
 from scripts.wsi.features.base import MICROMETRES
 from scripts.wsi.features.lattice import distinct, on_lattice, side_by_side
 from scripts.wsi.reader import SlidePatches, no_patches, opened_bag, paths_of
-from scripts.wsi.slides.folder import SlideFolder
+from scripts.wsi.slides.slide import SlideFolder
 
 
 class PatchBagd(MapTransform):

@@ -124,7 +124,7 @@ class TestTruth:
         """The bounds begin at 2048, 4096, where the first patch of the row below them lies."""
         (tmp_path / "slides").mkdir()
         write_slide(tmp_path / "slides" / "a.tiff", glass(5200, 6000), 0.5)
-        monkeypatch.setattr("scripts.wsi.slides.folder.read_origin", lambda slide: (4 * PITCH, 8 * PITCH))
+        monkeypatch.setattr("scripts.wsi.slides.slide.read_origin", lambda slide: (4 * PITCH, 8 * PITCH))
         path = str(write_clam(tmp_path, "a", CELLS * PITCH, patch_size=PITCH))
         drawn = square(tmp_path, "a", -20, -20, 2 * PITCH + 40)  # around the patches in columns 4, 5 and rows 8, 9
         wanted = ((CELLS >= (4, 8)) & (CELLS < (6, 10))).all(axis=1)

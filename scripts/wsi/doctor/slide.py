@@ -23,8 +23,7 @@ from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.features.base import MICROMETRES, FeatureFile, FeatureHeader
 from scripts.wsi.features.files import open_features
 from scripts.wsi.features.lattice import distinct, mean_degree, on_lattice
-from scripts.wsi.slides.folder import Completed, SlideFolder
-from scripts.wsi.slides.slide import damaged, open_slide, read_mpp
+from scripts.wsi.slides.slide import Completed, SlideFolder, damaged, open_slide, read_mpp
 from scripts.wsi.transforms import contradiction
 
 FEW_NEIGHBOURS, ENOUGH_TO_TELL = 4.0, 16  # of 8; a handful of patches has few whatever the pitch

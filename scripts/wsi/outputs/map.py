@@ -25,7 +25,7 @@ from scripts.core.record import BagResult
 from scripts.outputs.drawing import FLAGGED, TRUTH, headline, png
 from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide, with_warnings
-from scripts.wsi.slides.folder import SlideFolder
+from scripts.wsi.slides.slide import SlideFolder
 
 ATTENTION_SCALE = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
 COLOURS = "RdYlBu_r"  # pale at the average, red above it: on pink tissue and on glass alike

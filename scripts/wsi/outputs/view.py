@@ -17,8 +17,7 @@ from scripts.core.errors import InputError
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.core.units import Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.base import PIXELS, FeatureHeader
-from scripts.wsi.slides.folder import SlideFolder, read_facts
-from scripts.wsi.slides.slide import best_level, open_slide, read_overview, read_square
+from scripts.wsi.slides.slide import SlideFolder, best_level, open_slide, read_facts, read_overview, read_square
 
 OVERVIEW_SIDE = 1024
 LEAST_TILE_PIXELS = 32  # a tile with fewer, cut from a thumbnail, shows nothing

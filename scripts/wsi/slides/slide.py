@@ -1,13 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Slides by OpenSlide: found below a folder, opened, their scale, and tiles at a wanted resolution."""
+"""Slides by OpenSlide: found in a folder, opened, their metadata, and tiles at a wanted resolution."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import openslide
@@ -15,6 +18,7 @@ from PIL import Image
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels, MicronsPerPixel
+from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
@@ -65,10 +69,8 @@ def _slides_below(folder: Path) -> list[Path]:
     files = (path for path in folder.rglob("*") if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
     paths = [path for path in files if not path.name.startswith(".")]  # what a Mac leaves on other disks
     if not paths:
-        raise InputError(
-            f"no slide in {folder} ({' '.join(sorted(SLIDE_SUFFIXES))}); "
-            "put slides there, or give their folder with --slides"
-        )
+        suffixes = " ".join(sorted(SLIDE_SUFFIXES))
+        raise InputError(f"no slide in {folder} ({suffixes}); put slides there, or give their folder with --slides")
     return sorted(paths, key=lambda path: (path.name, path))
 
 
@@ -79,9 +81,8 @@ def open_slide(path: Path) -> openslide.OpenSlide:
         slide = openslide.OpenSlide(path)
         problem = _header_problem(slide)
     except openslide.OpenSlideError as error:
-        raise InputError(
-            f"{name} is not a slide that OpenSlide reads ({_without_folder(error, path)}); remove or convert it"
-        ) from error
+        reason = _without_folder(error, path)
+        raise InputError(f"{name} is not a slide that OpenSlide reads ({reason}); remove or convert it") from error
     if problem:
         slide.close()
         raise InputError(f"{name} says that {problem}: it is damaged; copy it again or remove it")
@@ -120,9 +121,8 @@ def read_mpp(slide: openslide.OpenSlide, path: str | Path, otherwise: MicronsPer
     low, high = PLAUSIBLE_MPP
     if low <= x <= high:
         if abs(y / x - 1) > SAME_SCALE:
-            raise InputError(
-                f"{name} has pixels of {x:g} × {y:g} micrometres: convert it to square pixels, or remove it"
-            )
+            pixels = f"pixels of {x:g} × {y:g} micrometres"
+            raise InputError(f"{name} has {pixels}: convert it to square pixels, or remove it")
         return MicronsPerPixel(x)
     if otherwise is None:
         found = f"states {stated[:20]!r} micrometres per pixel" if stated else "states no micrometres per pixel"
@@ -206,3 +206,120 @@ def read_overview(slide: openslide.OpenSlide, downsample: float) -> np.ndarray:
             part = overview[top : top + block, left : left + block]
             part[:] = square[: part.shape[0], : part.shape[1]]
     return overview
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """The metadata of a slide."""
+
+    path: Path
+    size: tuple[int, int]  # width, height in level-0 pixels
+    mpp: MicronsPerPixel | None
+    origin: tuple[int, int]  # of its bounds
+    scanned: tuple[int, int]  # width and height of its bounds; some slides are mostly empty canvas
+
+    def require_same(self, header: FeatureHeader, coords: np.ndarray) -> None:
+        """Refuse features of another slide with the same name; coords: (N, 2) in level-0 pixels."""
+        centres = coords + header.tile / 2
+        if header.slide_size not in (None, self.size) or (len(centres) and (centres > self.size).any()):
+            width, height = self.size
+            problem = f"has {width} × {height} pixels, and its features are of another slide's"
+            raise InputError(f"{self.path.name} {problem}: give the slide that they were made of")
+
+
+class Completed(NamedTuple):
+    """The header and coordinates of features, completed with the metadata of their slide."""
+
+    header: FeatureHeader
+    coords: np.ndarray  # (N, 2) in the header's unit
+    warnings: tuple[str, ...] = ()
+
+
+class SlideFolder:
+    """Finds slides by name in a folder or below it.
+
+    Args:
+        folder: of the slides; None = no slide is ever found.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        if folder is not None and not Path(folder).is_dir():
+            raise InputError(f"no folder of slides {folder}: give the folder that holds them as `slides`, or null")
+        self.folder = folder
+
+    def find(self, slide_id: str, features: str | Path) -> SlideFacts | None:
+        """Return the slide of an id, else that of the name of the features; None without a folder."""
+        if self.folder is None:
+            return None
+        path = self._paths.get(slide_id) or self._paths.get(Path(features).stem)
+        if path is None:
+            raise InputError(f"no slide {slide_id} in the folder of slides: of it only what its features say is known")
+        return read_facts(path)
+
+    def completed(
+        self, header: FeatureHeader, coords: np.ndarray, features: str | Path, slide_mpp: float | None = None
+    ) -> Completed:
+        """Add the metadata that features lack, from the slide, else from the user; micrometres become pixels.
+
+        A slide that cannot be used becomes a warning.
+        """
+        if None not in (header.slide_size, header.mpp, header.origin):
+            return Completed(header, coords)
+        try:
+            return _completed(header, coords, self.find(header.slide_id, features), slide_mpp)
+        except InputError as error:
+            return _completed(header, coords, None, slide_mpp)._replace(warnings=(str(error),))
+
+    @cached_property
+    def _paths(self) -> dict[str, Path]:
+        """The path of every slide by its name without suffix; of two with one name, that of the upper folder."""
+        found: dict[str, Path] = {}
+        for folder, folders, names in os.walk(self.folder or "."):
+            folders.sort()
+            for path in (Path(folder, name) for name in sorted(names)):
+                if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith("."):
+                    found.setdefault(path.stem, path)
+        # TRIDENT calls the features of x.ome.tif x
+        return {name.removesuffix(".ome"): path for name, path in found.items()} | found
+
+
+def read_facts(path: Path) -> SlideFacts:
+    """Read the metadata of a slide."""
+    with open_slide(path) as slide:
+        try:
+            stated = read_mpp(slide, path, MicronsPerPixel(np.nan))
+            origin = read_origin(slide)
+            scanned = scanned_sides(slide.properties, origin, slide.dimensions)
+            return SlideFacts(path, slide.dimensions, None if np.isnan(stated) else stated, origin, scanned)
+        except openslide.OpenSlideError as error:
+            raise damaged(path, error) from error
+
+
+def scanned_sides(properties: Mapping[str, str], origin: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return width and height of what was scanned; all that lies below and right of `origin` if it states none."""
+    names = (openslide.PROPERTY_NAME_BOUNDS_WIDTH, openslide.PROPERTY_NAME_BOUNDS_HEIGHT)
+    stated = (properties.get(name, "") for name in names)
+    width, height = (
+        min(int(text), whole - start) if text.isdecimal() and int(text) > 0 else whole - start
+        for text, start, whole in zip(stated, origin, size, strict=True)
+    )
+    return width, height
+
+
+def _completed(
+    header: FeatureHeader, coords: np.ndarray, slide: SlideFacts | None, slide_mpp: float | None
+) -> Completed:
+    of_slide = None if slide is None else slide.mpp
+    of_user = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
+    mpp = next((each for each in (header.mpp, of_slide, of_user) if each is not None), None)
+    if header.unit == MICROMETRES and mpp is not None:
+        pitch, tile = Level0Pixels(header.pitch / mpp), Level0Pixels(header.tile / mpp)
+        header = replace(header, unit=PIXELS, pitch=pitch, tile=tile)
+        coords = np.rint(coords / mpp).astype(np.int64)
+    header = replace(header, mpp=mpp)
+    if slide is not None:
+        if header.unit == PIXELS:
+            slide.require_same(header, coords)
+        origin = slide.origin if header.origin is None else header.origin
+        header = replace(header, slide_size=slide.size, origin=origin)
+    return Completed(header, coords)

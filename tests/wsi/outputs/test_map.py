@@ -24,7 +24,7 @@ from scripts.core.record import BagResult
 from scripts.outputs.drawing import FLAGGED, TRUTH
 from scripts.wsi.outputs.map import DrawSlided, draw_slide, lattice_image, most_attention
 from scripts.wsi.outputs.view import SlideView, slides_of, view_slide
-from scripts.wsi.slides.folder import SlideFolder
+from scripts.wsi.slides.slide import SlideFolder
 from tests.wsi.outputs.slide_results import bag, grid, header, own_form
 
 TILE = 100
