@@ -17,7 +17,6 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.core.units import MicronsPerPixel
 from scripts.wsi.slides.slide import (
-    best_level,
     find_slides,
     open_slide,
     plan_tiles,
@@ -46,14 +45,6 @@ def test_what_was_never_scanned_is_white(tmp_path: Path) -> None:
         square = read_square(slide, (50, 50), 0, 100, 100)
     assert (square[60:] == 255).all()
     assert (np.ptp(square[:50, :50], axis=2) > 15).mean() > 0.9
-
-
-@pytest.mark.parametrize(
-    ("downsamples", "wanted", "level"),
-    [([1, 4, 16], 1, 0), ([1, 4, 16], 3.9, 0), ([1, 4.0003, 16.01], 4, 1), ([1, 4, 16], 40, 2), ([1, 4], 0.95, 0)],
-)
-def test_best_level(downsamples: list[float], wanted: float, level: int) -> None:
-    assert best_level(downsamples, wanted) == level
 
 
 def test_an_overview_in_blocks_has_no_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
