@@ -44,7 +44,11 @@ _NRRD_PLACE = (
     rb"^space directions: *(\([^n()]+\)\s*){3}$",
     rb"^space origin: *\(",
 )
-_META_PLACE = (rb"^(TransformMatrix|Rotation|Orientation) *=", rb"^(Offset|Position|Origin) *=")
+_META_PLACE = (
+    rb"^(TransformMatrix|Rotation|Orientation) *=",
+    rb"^(Offset|Position|Origin) *=",
+    rb"^Element(Spacing|Size) *=",
+)
 _NO_PLACE = "does not say where its voxels lie: convert it again with its orientation"
 _HEADER_BYTES = 65536  # of which the text at the start of an NRRD or MetaImage file is a small part
 
@@ -291,5 +295,5 @@ def _opened_by_itk(path: Path) -> tuple[Any, tuple[int, ...]]:
     opened.SetFileName(str(path))
     opened.ReadImageInformation()
     shape = [int(opened.GetDimensions(axis)) for axis in range(opened.GetNumberOfDimensions())]
-    values = int(opened.GetNumberOfComponents())  # of a pixel, such as 3 in colour
-    return opened, tuple(shape if values == 1 else [values, *shape])
+    values = int(opened.GetNumberOfComponents())  # of a pixel, such as 3 in colour, also in a flat picture
+    return opened, tuple(shape if values == 1 else [values, *shape, *[1] * (3 - len(shape))])

@@ -42,7 +42,8 @@ class BagEvaluator(SupervisedEvaluator):
         if len(self.data_loader) > 0:  # type: ignore[arg-type]
             super().run()
         else:
-            self.fire_event(Events.EPOCH_COMPLETED)  # all is already there: report it
+            for event in (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED):
+                self.fire_event(event)  # all is already there: report it
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
         (bag_id,) = batchdata["bag_id"]

@@ -104,7 +104,7 @@ def typed_keys(arguments: Sequence[str]) -> dict[str, str]:
     following = dict(zip(arguments, [*arguments[1:], ""], strict=False))
     values = {name: rest[0] if rest else following[name] for name, *rest in given}
     keys = {name.removeprefix("--").replace("-", "_"): value for name, value in values.items()}
-    return keys if "config_file" in keys else {}
+    return keys if {"config_file", "args_file"} & keys.keys() else {}
 
 
 def refuse_unknown_keys(typed: Mapping[str, str]) -> None:
@@ -113,6 +113,8 @@ def refuse_unknown_keys(typed: Mapping[str, str]) -> None:
     Keys of the configs beside those that are run pass: the same may be given to training and inference.
     """
     files = re.findall(r"[^'\",\[\]\s]+\.(?:json|ya?ml)", typed.get("config_file", ""))
+    if not files:
+        return  # an args_file names them
     try:
         beside = {str(path) for file in files for path in Path(file).parent.glob("*.json")}
         keys = {_top(key) for file in {*files, *beside} for key in ConfigParser.load_config_file(file)}

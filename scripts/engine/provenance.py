@@ -1,14 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What weights were trained as: training writes it beside them, every run that uses them takes it up."""
+"""What weights were trained as: training writes it beside them, evaluation, inference and export take it up."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +20,19 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from torch import nn
 
+from scripts import networks
 from scripts.core.errors import InputError
 from scripts.core.files import write_whole
 
 SAME_PATCH_UM = 0.05  # relative: magnifications are twice each other
-# In the bundle's configs: what a key is where nobody named it, and the same preprocessing read in blocks.
-SHIPPED = ("train.json", "inference.json", "streaming.json")
-HARMLESS = ("scripts.networks.", "torch.nn.")  # code that may stand beside weights, whoever they are from
+SHIPPED = ("train.json", "inference.json")  # in the bundle's configs: what a key is where nobody named it
+# The keys that a file beside weights may set, besides those that no shipped config has and that only these refer to.
+DESCRIBED = (
+    *("image_size", "channels", "batch_norm_momentum", "windows", "in_features", "find"),
+    *("class_names", "hierarchy", "negative_class", "network_def", "preprocessing"),
+)
+REPORTING = ("negative_class",)  # how results are told: taken up, but somebody may name another
+REFERENCE = re.compile(r"@([A-Za-z_]\w*)")
 
 Config = Mapping[str, Any]  # keys of a bundle's config, as an override file has them: "network_def#slots": 57
 
@@ -90,17 +98,29 @@ def origin_text(config: Config, origin: Origin = NO_ORIGIN) -> str:
 class RememberTraining:
     """An ignite handler of the validator, behind its saver: describes the weights that were saved, beside them.
 
+    It keeps the keys of DESCRIBED that the config has, and those that the network refers to. The preprocessing is kept
+    where it is not the shipped one, which sizes and windows describe.
+
     Args:
         ckpt_path: file of the weights.
-        keys: of the config that is run: those that make the network and prepare its input. Absent ones are left out.
+        bundle_root: folder of the bundle.
         bags: the checked bags of features that are trained on; of images none.
     """
 
-    def __init__(self, ckpt_path: str, keys: Sequence[str], bags: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, ckpt_path: str, bundle_root: str, bags: Sequence[Mapping[str, Any]] = ()) -> None:
         config = running_config()
         self.ckpt_path = ckpt_path
-        self.config = {key: config[key] for key in keys if key in config}
         self.origin = origin_of_bags(bags) if bags else NO_ORIGIN
+        keys = [*_references(config, config["network_def"]), *DESCRIBED] if "network_def" in config else []
+        self.config = {key: _plain_value(config, key) for key in dict.fromkeys(keys) if key in config}
+        shipped = _shipped(bundle_root)
+        if shipped and _same(self.config.get("preprocessing"), shipped[0].get("preprocessing")):
+            del self.config["preprocessing"]
+        try:
+            json.dumps(self.config)
+        except TypeError:
+            logger.warning("the network is given as an object, which no file describes: name it again at each run")
+            self.config = {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self.write)
@@ -138,33 +158,52 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
         bundle_root: folder of the bundle, whose configs say what is shipped.
         typed: keys given on the command line, which count as named whatever their value.
     """
-    record = _read_record(ckpt_path)
-    if record is None or not record.config:
-        why = "is of an older version and describes no network" if record else "is not there"
-        name = origin_file(ckpt_path).name
-        logger.warning("%s %s: the network of %s is taken from the config", name, why, Path(ckpt_path).name)
-        return
+    record, path = _read_record(ckpt_path), origin_file(ckpt_path)
     config = running_config()
-    known = {path.name: _load_config(path) for path in sorted(Path(bundle_root, "configs").glob("*.json"))}
-    shipped = [known[name] for name in SHIPPED if name in known]
-    if not shipped:
-        raise InputError(f"{bundle_root}/configs holds no {SHIPPED[0]}: give the bundle's --bundle_root")
-    _require_known_code(origin_file(ckpt_path), record.config, [*known.values(), config.get()])
-    trained = ConfigParser(deepcopy(shipped[0]))
-    trained.update(dict(record.config))
+    if record is None:
+        logger.warning("%s is not there: the network of %s is that of the config", path.name, Path(ckpt_path).name)
+        return
+    if not record.config:
+        _require_old_settings(path, record, config)
+        return
+    shipped = _shipped(bundle_root)
+    trained = ConfigParser(deepcopy(shipped[0]) if shipped else {})
+    try:
+        trained.update(dict(record.config))
+        then_by_key = {key: trained[key] for key in dict.fromkeys(id.split("#")[0] for id in record.config)}
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise InputError(f"{path} describes a network that this version has no place for ({error})") from error
+    _require_harmless(path, then_by_key, shipped, [*_bundle_configs(bundle_root), config.get()])
     changes = {}
-    for key in dict.fromkeys(id.split("#")[0] for id in record.config):
-        now, then = config.get(key), trained[key]
+    for key, then in then_by_key.items():
+        now = _plain_value(config, key) if key in config else None
         if _same(then, now):
             continue
-        left_alone = key not in config or any(key in each and _same(now, each[key]) for each in shipped)
-        if key in typed or not left_alone:
-            raise InputError(_contradiction(ckpt_path, *next(_config_differences(key, then, now))))
-        if not _same(then, shipped[0].get(key)):  # else the same in training's words, as a scan kept for the picture
+        left_alone = key not in config or any(_same(now, each.get(key)) for each in shipped)
+        if left_alone and key not in typed:
             changes[key] = then
+        elif key not in REPORTING and not (key == "preprocessing" and _is_shipped(bundle_root, key, now)):
+            raise InputError(_contradiction(ckpt_path, *next(_config_differences(key, then, now))))
     if changes:
+        logger.info("as %s was trained: %s", Path(ckpt_path).name, ", ".join(changes))
         config.update(changes)
         config.parse(reset=True)  # each step of `run` is resolved by itself, so the next one sees what changed
+
+
+def _require_old_settings(path: Path, record: _Record, config: ConfigParser) -> None:
+    """Files of 0.4.0 hold settings of the network and its classes, and no config: another one is refused."""
+    logger.warning("%s is of 0.4.0 and describes no network: it is that of the config", path.name)
+    asked = network_settings(config.get_parsed_content("network_def")) if record.settings else {}
+    names = _plain_value(config, "class_names") if "class_names" in config else None
+    for name, was, now in [
+        *((name, was, asked.get(name)) for name, was in record.settings.items()),
+        ("class_names", record.class_names, names),
+    ]:
+        if json.dumps(was) != json.dumps(now):
+            raise InputError(
+                f"the network was trained with {name} {json.dumps(was)}, the one asked for has {json.dumps(now)}: "
+                f"name the override files and keys it was trained with ({path.name})"
+            )
 
 
 def network_settings(network: nn.Module) -> dict[str, Any]:
@@ -193,7 +232,9 @@ def _is_plain(value: object) -> bool:
 
 class _Record(NamedTuple):
     origin: Origin
-    config: Config  # empty in those of 0.4.0
+    config: Config  # empty in those of 0.4.0, which have the next two
+    settings: Mapping[str, Any]
+    class_names: Any
 
 
 def _read_record(ckpt_path: str | Path) -> _Record | None:
@@ -203,17 +244,66 @@ def _read_record(ckpt_path: str | Path) -> _Record | None:
     try:
         content = json.loads(path.read_text())
         origin = Origin(str(content["encoder"]), float(content["patch_um"]))
-        return _Record(origin, dict(content.get("config", {})))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        old = dict(content.get("network", {}))
+        return _Record(origin, dict(content.get("config", {})), old, content.get("class_names"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe how the network was trained: train again, or remove it") from error
+
+
+def _configs_folder(bundle_root: str) -> Path:
+    """Of the bundle that this code is of; in the sources, where two share the code, of the one that is run."""
+    own = Path(__file__).parents[2] / "configs"
+    return own if (own / "inference.json").is_file() else Path(bundle_root) / "configs"
+
+
+def _bundle_configs(bundle_root: str) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(_configs_folder(bundle_root).glob("*.json")):
+        with suppress(ValueError, OSError):  # notes of the user's own, which no run reads
+            found.append(_load_config(path))
+    return found
+
+
+def _shipped(bundle_root: str) -> list[dict[str, Any]]:
+    folder = _configs_folder(bundle_root)
+    return [_load_config(folder / name) for name in SHIPPED if (folder / name).is_file()]
+
+
+def _is_shipped(bundle_root: str, key: str, value: Any) -> bool:
+    """Whether one of the bundle's own files gives a key this value, as streaming.json its preprocessing."""
+    return any(key in each and _same(each[key], value) for each in _bundle_configs(bundle_root))
 
 
 def _load_config(path: Path) -> dict[str, Any]:
     """A config file as a parsed config has it, where `@a#b` reads `@a::b`."""
-    parser = ConfigParser(json.loads(path.read_text()))
-    parser.resolve_macro_and_relative_ids()
-    content: dict[str, Any] = parser.get()
+    text = path.read_text()
+    content: dict[str, Any] = json.loads(text)
+    if '"%' not in text:  # a macro would be read from another file
+        parser = ConfigParser(content)
+        parser.resolve_macro_and_relative_ids()
+        content = parser.get()
     return content
+
+
+def _references(config: ConfigParser, value: Any) -> list[str]:
+    """The top-level keys that a part of a config refers to, and those that these refer to."""
+    found: list[str] = []
+    left = [value]
+    while left:
+        for key in REFERENCE.findall(json.dumps(left.pop(), default=str)):
+            if key in config and key not in (*found, "network_def"):
+                found.append(key)
+                left.append(config[key])
+    return found
+
+
+def _plain_value(config: ConfigParser, key: str) -> Any:
+    """A key's value; one that is computed of plain values, as class names of a hierarchy, by what it comes to."""
+    value = deepcopy(config[key])
+    if isinstance(value, str) and value.startswith("$"):
+        result = config.get_parsed_content(key)
+        return list(result) if isinstance(result, (list, tuple)) else result
+    return value
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -241,15 +331,33 @@ def _contradiction(ckpt_path: str, id: str, then: Any, now: Any) -> str:
     )
 
 
-def _require_known_code(path: Path, config: Config, known: Sequence[Any]) -> None:
-    """A file beside weights may have come from anywhere: it may name only code that the bundle or the user names."""
-    allowed = {text for each in known for text in _code(each)}
-    strange = next((text for text in _code(config) if text not in allowed and not text.startswith(HARMLESS)), None)
-    if strange is not None:
-        raise InputError(
-            f"{path} names {strange!r}, which no config of this run does: if you trust it, name the config file that "
-            "the network was trained with"
-        )
+def _require_harmless(path: Path, config: Config, shipped: Sequence[Config], known: Sequence[Any]) -> None:
+    """A file beside weights may have come from anywhere: it sets no other keys, and names no code of its own.
+
+    Allowed are the networks of this package and of torch by their exact names, and whatever the bundle or the user
+    names for the same keys.
+    """
+    allowed: set[str] = set()
+    for each in known:
+        for key, value in each.items():
+            if key.split("#")[0] in (*DESCRIBED, *config.keys() - each.keys()):
+                allowed.update(_code({key.rpartition("#")[2]: value}))
+    for key, value in config.items():
+        if key not in DESCRIBED and any(key in each for each in (*shipped, *known[:-1])):
+            raise InputError(f"{path} sets {key}, which does not describe a network: remove it from the file")
+        strange = next((text for text in _code(value) if text not in allowed and not _is_network(text)), None)
+        if strange is not None:
+            raise InputError(
+                f"{path} names {strange!r}, which no config of this run does: if you trust it, name the config file "
+                "that the network was trained with"
+            )
+
+
+def _is_network(name: str) -> bool:
+    """Whether a `_target_` is the exact name of a module of ours or of torch: a longer path may lead anywhere."""
+    package, _, kind = name.rpartition(".")
+    found = getattr({"scripts.networks": networks, "torch.nn": nn}.get(package), kind, None)
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def _code(config: Any) -> Iterator[str]:

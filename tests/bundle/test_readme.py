@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from tests.bundle.commands import run, write_cohort
 from tests.shared_data import ROOT
 
+pytestmark = pytest.mark.slow
 README = (ROOT / "README.md").read_text()
 
 

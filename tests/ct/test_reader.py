@@ -442,6 +442,7 @@ def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Pat
         {"space origin": None},
         {"TransformMatrix": None},
         {"Offset": None},
+        {"ElementSpacing": None},
     ],
 )
 def test_a_volume_without_its_orientation_is_refused(tmp_path: Path, lines: dict[str, str | None]) -> None:
@@ -478,6 +479,14 @@ def test_a_volume_of_four_axes_is_refused(tmp_path: Path, suffix: str) -> None:
         lines = {"space directions": "none (1,0,0) (0,1,0) (0,0,1)", "kinds": "vector domain domain domain"}
         path = write_nrrd(tmp_path / f"scan{suffix}", array, np.eye(4), lines=lines)
     assert "(3, 2, 2, 2): give one volume with three axes" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+def test_a_flat_picture_in_colour_is_no_volume(tmp_path: Path, suffix: str) -> None:
+    lines = {"ElementNumberOfChannels": "3", "NDims": "2", "DimSize": "2 2"}
+    lines |= {"TransformMatrix": "1 0 0 1", "Offset": "0 0", "ElementSpacing": "1 1"}
+    path = write_mha(tmp_path / f"scan{suffix}", voxels((3, 2, 2)), np.eye(4), lines=lines)
+    assert "(3, 2, 2, 1): give one volume with three axes" in refusal(path)
     assert volume_shape(path) == (3, 2, 2, 2)
 
 

@@ -134,6 +134,7 @@ def test_a_mistyped_key_of_a_config_is_refused(given: list[str], message: str) -
         f"run --config_file {CONFIGS}/inference.json --max_epochs 2",  # as it was given to training
         "-q --durations=3 tests",
         "run --config_file missing.json --what 3",
+        "run --args_file args.json --what 3",
     ],
 )
 def test_what_is_a_key_or_no_run_of_a_bundle_is_let_through(given: str) -> None:

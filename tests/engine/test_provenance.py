@@ -18,13 +18,14 @@ from scripts.core.errors import InputError, input_error_message
 from scripts.engine.provenance import Origin, RememberTraining, origin_file, take_up_training, trained_with
 
 TRAIN: dict[str, Any] = {
-    "size": 512,
-    "names": None,
-    "network_def": {"_target_": "torch.nn.Linear", "_desc_": "small", "in_features": "@size", "out_features": 1},
+    "image_size": 512,
+    "class_names": None,
+    "negative_class": None,
+    "threshold": 0.5,
+    "network_def": {"_target_": "torch.nn.Linear", "_desc_": "small", "in_features": "@image_size", "out_features": 1},
     "preprocessing": ["load", "window"],
 }
 INFERENCE: dict[str, Any] = {**TRAIN, "preprocessing": ["load", "keep a copy", "window"]}
-KEYS = ["size", "names", "network_def", "preprocessing", "absent"]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def bundle(tmp_path: Path) -> Path:
     (tmp_path / "configs").mkdir()
     for name, config in (("train", TRAIN), ("inference", INFERENCE), ("metadata", {"version": "1"})):
         (tmp_path / "configs" / f"{name}.json").write_text(json.dumps(config))
-    (tmp_path / "configs" / "pool.json").write_text(json.dumps({"head": "$lambda: 'the bundle names this'"}))
+    (tmp_path / "configs" / "pool.json").write_text(json.dumps({"preprocessing": ["$lambda: 'the bundle names this'"]}))
     return tmp_path
 
 
@@ -44,9 +45,8 @@ def component(function: str, **arguments: Any) -> dict[str, Any]:
 def trained(bundle: Path, bags: Any = (), **overrides: Any) -> str:
     """The path of weights that a training with these keys named has described."""
     weights = str(bundle / "model.pt")
-    parser = ConfigParser(
-        {**deepcopy(TRAIN), "remember": component("RememberTraining", ckpt_path=weights, keys=KEYS, bags=bags)}
-    )
+    remember_it = component("RememberTraining", ckpt_path=weights, bundle_root=str(bundle), bags=bags)
+    parser = ConfigParser({**deepcopy(TRAIN), "remember": remember_it})
     parser.update({key.replace("__", "#"): value for key, value in overrides.items()})
     remember: Any = parser.get_parsed_content("remember")
     validator = Engine(lambda engine, batch: None)
@@ -60,7 +60,10 @@ def taken_up(bundle: Path, weights: str, typed: tuple[str, ...] = (), **named: A
     """What the next step of an inference with these keys named sees."""
     step = component("take_up_training", ckpt_path=weights, bundle_root=str(bundle), typed=list(typed))
     parser = ConfigParser(
-        {**deepcopy(INFERENCE), "run": [step, {"size": "@size", "network": "@network_def", "names": "@names"}]}
+        {
+            **deepcopy(INFERENCE),
+            "run": [step, {"image_size": "@image_size", "network": "@network_def", "class_names": "@class_names"}],
+        }
     )
     parser.update({key.replace("__", "#"): value for key, value in named.items()})
     parser.parse()
@@ -77,12 +80,14 @@ def refused(bundle: Path, weights: str, typed: tuple[str, ...] = (), **named: An
 
 
 def test_what_was_left_as_shipped_is_as_it_was_trained(bundle: Path) -> None:
-    weights = trained(bundle, size=64, names=["N", "IC"], network_def__out_features=2)
+    weights = trained(bundle, image_size=64, class_names=["N", "IC"], network_def__out_features=2)
     found = taken_up(bundle, weights)
-    assert (found["size"], found["names"]) == (64, ["N", "IC"])
+    assert (found["image_size"], found["class_names"]) == (64, ["N", "IC"])
     assert (found["network"].in_features, found["network"].out_features) == (64, 2)
     assert found["preprocessing"] == INFERENCE["preprocessing"]  # training's own words for the shipped one
-    again = taken_up(bundle, weights, ("size",), size=64, names=["N", "IC"], network_def__out_features=2)
+    again = taken_up(
+        bundle, weights, ("image_size",), image_size=64, class_names=["N", "IC"], network_def__out_features=2
+    )
     assert again["network"].in_features == 64  # naming what was trained is no contradiction
 
 
@@ -92,59 +97,105 @@ def test_another_preprocessing_than_the_shipped_one_is_taken_up(bundle: Path) ->
 
 def test_a_run_without_a_network_and_the_same_preprocessing_in_blocks_are_no_contradiction(bundle: Path) -> None:
     """As features.json, which makes an encoder alone, and as streaming.json."""
-    weights = trained(bundle, size=64)
+    weights = trained(bundle, image_size=64)
     (bundle / "configs" / "streaming.json").write_text(json.dumps({"preprocessing": ["in blocks"]}))
     found = taken_up(bundle, weights, preprocessing=["in blocks"])
-    assert (found["size"], found["preprocessing"]) == (64, ["in blocks"])
+    assert (found["image_size"], found["preprocessing"]) == (64, ["in blocks"])
     step = component("take_up_training", ckpt_path=weights, bundle_root=str(bundle))
-    ConfigParser({"size": 64, "step": step}).get_parsed_content("step")
+    ConfigParser({"image_size": 64, "step": step}).get_parsed_content("step")
 
 
 @pytest.mark.parametrize(
     ("typed", "named", "told"),
     [
-        ((), {"size": 32}, "with size 64, this run names 32"),
-        (("size",), {"size": 512}, "with size 64, this run names 512"),  # shipped, and typed all the same
+        ((), {"image_size": 32}, "with image_size 64, this run names 32"),
+        (
+            ("image_size",),
+            {"image_size": 512},
+            "with image_size 64, this run names 512",
+        ),  # shipped, and typed all the same
         ((), {"network_def__out_features": 3}, "with network_def#out_features 1, this run names 3"),
         ((), {"network_def___target_": "torch.nn.Identity"}, 'network_def#_target_ "torch.nn.Linear", this run names'),
-        ((), {"names": ["a", "b"]}, 'with names null, this run names ["a", "b"]'),
+        ((), {"class_names": ["a", "b"]}, 'with class_names null, this run names ["a", "b"]'),
     ],
 )
 def test_a_contradiction_is_refused_with_the_key_and_both_values(
     bundle: Path, typed: tuple[str, ...], named: dict[str, Any], told: str
 ) -> None:
-    weights = trained(bundle, size=64)
+    weights = trained(bundle, image_size=64)
     assert told in refused(bundle, weights, typed, **named)
 
 
 def test_weights_that_nothing_describes_have_the_network_of_the_config(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert taken_up(bundle, str(bundle / "converted.pt"), size=32)["network"].in_features == 32
+    assert taken_up(bundle, str(bundle / "converted.pt"), image_size=32)["network"].in_features == 32
     (bundle / "old.origin.json").write_text('{"encoder": "uni", "patch_um": 128, "class_names": null, "network": {}}')
     assert taken_up(bundle, str(bundle / "old.pt"))["network"].in_features == 512
     assert trained_with(str(bundle / "old.pt")) == Origin("uni", 128.0)
     assert [message.split(":")[0] for message in caplog.messages] == [
         "converted.origin.json is not there",
-        "old.origin.json is of an older version and describes no network",
+        "old.origin.json is of 0.4.0 and describes no network",
     ]
 
 
-@pytest.mark.parametrize("code", ["$__import__('os').system('id')", "%/etc/passwd"])
-@pytest.mark.parametrize("place", ["size", "network_def#bias", "network_def#_target_"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("$__import__('os').system('id')", "%/etc/passwd", "os.system", "torch.nn.Linear.__call__"),
+        *("torch.nn.parallel.distributed.os.system", "torch.nn.init.constant_", "scripts.networks.nn.Linear"),
+    ],
+)
+@pytest.mark.parametrize("place", ["image_size#_target_", "network_def#bias#_target_", "network_def#_target_"])
 def test_a_file_beside_weights_may_not_bring_code_of_its_own(bundle: Path, code: str, place: str) -> None:
-    origin_file(bundle / "m.pt").write_text(json.dumps({"encoder": "", "patch_um": 0, "config": {place: code}}))
+    origin = {"encoder": "", "patch_um": 0, "config": {"image_size": {}, "network_def#bias": {}, place: code}}
+    origin_file(bundle / "m.pt").write_text(json.dumps(origin))
     told = refused(bundle, str(bundle / "m.pt"))
-    assert "m.origin.json names " in told
+    assert f"m.origin.json names {code!r}" in told
     assert "which no config of this run does: if you trust it, name the config file" in told
 
 
+def test_a_value_may_not_bring_code_either(bundle: Path) -> None:
+    for key in ("image_size", "network_def#bias", "mine"):
+        origin = {"encoder": "", "patch_um": 0, "config": {key: "$print(1)"}}
+        origin_file(bundle / "m.pt").write_text(json.dumps(origin))
+        assert "m.origin.json names '$print(1)'" in refused(bundle, str(bundle / "m.pt"))
+
+
+@pytest.mark.parametrize("key", ["threshold", "run", "version"])
+def test_a_file_beside_weights_sets_nothing_but_what_describes_a_network(bundle: Path, key: str) -> None:
+    (bundle / "configs" / "inference.json").write_text(json.dumps({**INFERENCE, "run": [], "version": "1"}))
+    origin_file(bundle / "m.pt").write_text(json.dumps({"encoder": "", "patch_um": 0, "config": {key: 0}}))
+    assert f"m.origin.json sets {key}, which does not describe a network: remove it" in refused(
+        bundle, str(bundle / "m.pt")
+    )
+
+
+def test_how_results_are_told_may_be_named_anew(bundle: Path) -> None:
+    weights = trained(bundle, negative_class="N")
+    step = component("take_up_training", ckpt_path=weights, bundle_root=str(bundle), typed=["negative_class"])
+    for named, wanted in ((None, "N"), ("other", "other")):
+        parser = ConfigParser({**deepcopy(INFERENCE), "negative_class": named, "step": dict(step)})
+        if named is None:
+            parser["step#typed"] = []
+        parser.get_parsed_content("step")
+        assert parser["negative_class"] == wanted
+
+
+def test_a_key_of_the_users_own_that_the_network_refers_to_comes_with_it(bundle: Path) -> None:
+    weights = trained(bundle, my_width=7, network_def__out_features="@my_width")
+    assert taken_up(bundle, weights)["network"].out_features == 7
+    assert "with my_width 7, this run names 8" in refused(bundle, weights, my_width=8)
+
+
 def test_code_that_the_bundle_or_the_user_names_may_be_taken_up(bundle: Path) -> None:
-    known = trained(bundle, names="$lambda: 'the bundle names this'")
-    assert taken_up(bundle, known)["names"]() == "the bundle names this"
+    named = ["$lambda: 'the bundle names this'"]
+    known = trained(bundle, preprocessing=named)
+    assert taken_up(bundle, known)["preprocessing"] == named
     origin_file(known).unlink()
-    mine = trained(bundle, names="$1 + 1")
-    assert taken_up(bundle, mine, names="$1 + 1")["names"] == 2
+    mine = trained(bundle, preprocessing=["$1 + 1"])
+    assert taken_up(bundle, mine, preprocessing=["$1 + 1"])["preprocessing"] == ["$1 + 1"]
+    assert "names '$1 + 1', which no config" in refused(bundle, mine)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"encoder": "", "patch_um": "far"}'])
@@ -185,7 +236,7 @@ def test_of_several_processes_the_first_writes(bundle: Path, monkeypatch: pytest
 
 def test_outside_a_config_there_is_none_to_remember(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no config is being run"):
-        RememberTraining(str(tmp_path / "model.pt"), KEYS)
+        RememberTraining(str(tmp_path / "model.pt"), str(tmp_path))
     origin_file(tmp_path / "m.pt").write_text('{"encoder": "", "patch_um": 0, "config": {"a": 1}}')
     with pytest.raises(RuntimeError, match="no config is being run"):
         take_up_training(str(tmp_path / "m.pt"), str(tmp_path))

@@ -19,6 +19,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes
+from scripts.engine.evaluator import BagEvaluator
 from scripts.metrics.figures import bootstrap
 from scripts.metrics.summary import cohort_metrics
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
@@ -227,6 +228,21 @@ def test_the_tables_hold_what_was_there_what_was_read_and_what_failed(
     assert {row["bag_id"] for row in table(tmp_path / "instances.csv")} == {"a", "b", "d"}
     assert strict_json(tmp_path / "metrics.json")["bags"] == 3
     assert "2 read, 1 skipped (already there), 1 failed; 1 called positive" in caplog.text
+
+
+def test_a_run_of_which_all_is_already_there_keeps_its_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    finished(tmp_path, *COHORT)
+    ids = {each.bag_id for each in COHORT}
+    folder = ResultsFolder(str(tmp_path), bags(*sorted(ids)), "one")
+    left = folder.unfinished()
+    assert not left
+    network = torch.nn.Identity()
+    evaluator = BagEvaluator(torch.device("cpu"), left, network, val_handlers=[CohortReport(str(tmp_path), folder)])
+    with caplog.at_level("INFO", logger="scripts.outputs.report"):
+        evaluator.run()
+    assert {row["bag_id"] for row in table(tmp_path / "summary.csv")} == ids
+    assert {row["bag_id"] for row in table(tmp_path / "instances.csv")} == ids
+    assert f"0 read, {len(ids)} skipped (already there)" in caplog.text
 
 
 def test_a_slide_without_tissue_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
