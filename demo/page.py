@@ -131,7 +131,7 @@ def _table(work: Path, task: Task) -> str:
 95 % bootstrap intervals over the {bag}s. Both arms: same data, same seed.
 Gated: the scores of {bag}s called negative are set to the lowest score.
 {FROC_NOTE if "lesion_froc_gated" in first else ""}
-Of so few cases, a ranking without a mistake has no interval to show.</p>"""
+An interval without width means that these few cases hold no mistake, not that there are none.</p>"""
 
 
 def _figure(value: dict[str, float | None]) -> str:

@@ -136,7 +136,8 @@ class FeatureExtractor:
                 left.append(slide)
         failures = self._extract(left, dimension)
         done, skipped = len(left) - len(failures), len(mine) - len(left)
-        logger.info("%d slides done, %d skipped (already there), %d failed", done, skipped, len(failures))
+        counts = f"{done} done, {skipped} skipped (already there), {len(failures)} failed"
+        logger.info("slides: %s; features in %s", counts, self.output_dir)
         failures = self.share.gathered(failures)
         if self.share.speaks:
             table = self.output_dir / ("failed.csv" if self.share.joined else f"failed_{self.share.rank}.csv")

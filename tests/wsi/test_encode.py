@@ -151,7 +151,8 @@ def test_a_second_run_does_only_what_is_left(tmp_path: Path, caplog: pytest.LogC
     caplog.clear()
     assert set(extract(tmp_path)) == {"a", "b"}
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == before
-    assert caplog.messages[-1] == "1 slides done, 1 skipped (already there), 0 failed"
+    where = tmp_path / "features"
+    assert caplog.messages[-1] == f"slides: 1 done, 1 skipped (already there), 0 failed; features in {where}"
 
 
 CHANGES: list[tuple[dict[str, Any], str]] = [
