@@ -337,6 +337,9 @@ def _require_harmless(path: Path, config: Config, shipped: Sequence[Config], kno
     Allowed are the networks of this package and of torch by their exact names, and whatever the bundle or the user
     names for the same keys.
     """
+    foreign = next((key for key in config if key in DESCRIBED and not any(key in each for each in known)), None)
+    if foreign is not None:
+        raise InputError(f"{path} describes weights of another bundle: no config of this one has {foreign}")
     allowed: set[str] = set()
     for each in known:
         for key, value in each.items():

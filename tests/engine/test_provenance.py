@@ -171,6 +171,14 @@ def test_a_file_beside_weights_sets_nothing_but_what_describes_a_network(bundle:
     )
 
 
+def test_weights_of_the_other_bundle_are_refused(bundle: Path) -> None:
+    origin_file(bundle / "m.pt").write_text(
+        '{"encoder": "", "patch_um": 0, "config": {"image_size": 4, "windows": []}}'
+    )
+    told = refused(bundle, str(bundle / "m.pt"))
+    assert told.endswith("m.origin.json describes weights of another bundle: no config of this one has windows")
+
+
 def test_how_results_are_told_may_be_named_anew(bundle: Path) -> None:
     weights = trained(bundle, negative_class="N")
     step = component("take_up_training", ckpt_path=weights, bundle_root=str(bundle), typed=["negative_class"])
