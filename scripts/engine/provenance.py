@@ -98,8 +98,7 @@ def origin_text(config: Config, origin: Origin = NO_ORIGIN) -> str:
 class RememberTraining:
     """An ignite handler of the validator, behind its saver: describes the weights that were saved, beside them.
 
-    It keeps the keys of DESCRIBED that the config has, and those that the network refers to. The preprocessing is kept
-    where it is not the shipped one, which sizes and windows describe.
+    It keeps the keys of DESCRIBED, the shipped preprocessing as null, and the keys that the network refers to.
 
     Args:
         ckpt_path: file of the weights.
@@ -115,7 +114,7 @@ class RememberTraining:
         self.config = {key: _plain_value(config, key) for key in dict.fromkeys(keys) if key in config}
         shipped = _shipped(bundle_root)
         if shipped and _same(self.config.get("preprocessing"), shipped[0].get("preprocessing")):
-            del self.config["preprocessing"]
+            self.config["preprocessing"] = None
         try:
             json.dumps(self.config)
         except TypeError:
@@ -174,6 +173,11 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(f"{path} describes a network that this version has no place for ({error})") from error
     _require_harmless(path, then_by_key, shipped, [*_bundle_configs(bundle_root), config.get()])
+    if shipped and then_by_key.get("preprocessing", ...) is None:
+        mine = config.get("preprocessing")
+        then_by_key["preprocessing"] = (
+            mine if _is_shipped(bundle_root, "preprocessing", mine) else shipped[-1].get("preprocessing")
+        )
     changes = {}
     for key, then in then_by_key.items():
         now = _plain_value(config, key) if key in config else None

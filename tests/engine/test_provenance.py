@@ -105,6 +105,11 @@ def test_a_run_without_a_network_and_the_same_preprocessing_in_blocks_are_no_con
     ConfigParser({"image_size": 64, "step": step}).get_parsed_content("step")
 
 
+def test_a_preprocessing_of_ones_own_contradicts_the_shipped_one(bundle: Path) -> None:
+    told = refused(bundle, trained(bundle), preprocessing=["load", "keep a copy", "other"])
+    assert 'with preprocessing#2 "window", this run names "other"' in told
+
+
 @pytest.mark.parametrize(
     ("typed", "named", "told"),
     [
