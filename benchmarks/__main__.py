@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m benchmarks`: speed and memory of ours beside the peers', written to benchmarks/results."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One and the same bag for both sides: a blob of tissue on the patch lattice, with random features."""
 
-from __future__ import annotations
-
 import math
 
 import torch

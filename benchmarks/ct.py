@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CT inference, from folders of DICOM files to the results, timed beside its bare parts: decoding and the network."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

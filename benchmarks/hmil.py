@@ -6,8 +6,6 @@ The flat classifier is the same network from the same weights, trained by the cr
 All see the same bags in the same order, one at a time, for the same epochs; the network of the last epoch is tested.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -6,8 +6,6 @@ Peak memory is the highest resident memory while a case runs, less the resident 
 network and bag are then in place, a small bag has gone through the same code, and free memory was given back.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import importlib

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of ours. Each function makes the bag and the network and returns what to time, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 

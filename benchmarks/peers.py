@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The peers' own environment: torchmil, pinned, beside the torch that ours runs on."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

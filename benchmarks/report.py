@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurements judged against their targets and written as JSON and as a page."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

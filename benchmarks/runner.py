@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases in fresh processes, ours and theirs in turn."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of the run: which cases, which targets, which tables."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence

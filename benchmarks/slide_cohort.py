@@ -6,8 +6,6 @@ python -m benchmarks.slide_cohort FOLDER: 40 slides are made there, their featur
 trained and evaluated by the bundle's own commands for each seed. What is there is not made again.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

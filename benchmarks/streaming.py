@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a feature file to a prediction: in blocks, with the whole bag read, and with the bag already in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

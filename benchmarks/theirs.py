@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of torchmil 1.0.2, in the peers' environment. Each function returns what to time, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Extraction of features and inference of slides, timed beside their bare parts: reading tiles and the encoder."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

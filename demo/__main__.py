@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m demo`: the demonstration, or its synthetic data alone. `make demo` types it."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two demo cohorts on disk: cases, labels and splits that depend on the seed alone."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

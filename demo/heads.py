@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthetic head CT: a phantom that is a function of patient coordinates, sliced into a real DICOM series."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import cos, pi, radians, sin
@@ -73,7 +71,7 @@ class Ellipsoid:
     radii: tuple[float, float, float]
     turn: float = 0.0  # radians about z
 
-    def mirrored(self) -> Ellipsoid:
+    def mirrored(self) -> "Ellipsoid":
         x, y, z = self.centre
         return Ellipsoid((-x, y, z), self.radii, -self.turn)
 
@@ -117,7 +115,7 @@ class HeadPlan:
     calcifications: tuple[Ellipsoid, ...]
     bleeds: tuple[Bleed, ...]
 
-    def without_bleed(self) -> HeadPlan:
+    def without_bleed(self) -> "HeadPlan":
         return replace(self, bleeds=())
 
 

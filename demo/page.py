@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of the demonstration: cases, training curves, and both arms in one table."""
 
-from __future__ import annotations
-
 import csv
 import html
 import json

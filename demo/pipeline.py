@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration: both bundles from nothing to one page, by the commands a person would type."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthetic slides: tissue as a map of two stains, coloured by each slide's own staining, in a pyramidal TIFF."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,7 +50,7 @@ class Outline:
         limit = np.interp(angle, nodes, np.append(self.radii, self.radii[0]))
         return bool((np.hypot(offset[:, 0], offset[:, 1]) < limit - margin).all())
 
-    def is_apart_from(self, other: Outline) -> bool:
+    def is_apart_from(self, other: "Outline") -> bool:
         distance = np.hypot(*np.subtract(self.centre, other.centre))
         return bool(distance > self.radii.max() + other.radii.max())
 

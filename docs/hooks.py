@@ -5,8 +5,6 @@
 The rooms have none, and griffe, which parses the sources, leaves out folders without one below a package.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from pathlib import Path

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m scripts`: the commands of this project beside those of monai.bundle."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

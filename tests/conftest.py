@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test runs under."""
 
-from __future__ import annotations
-
 import torch
 
 torch.set_num_threads(1)  # the tests themselves run on every core

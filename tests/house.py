@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The house as the sources build it: its rooms, and which imports which. `python -m tests.house` prints it."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator, Mapping

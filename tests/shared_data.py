@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the tests find public data that is never committed."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

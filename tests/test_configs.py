@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the configurations, the metadata and the bundle folders must agree on."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the documentation names exists: modules, configs, keys, make targets, pages and their headings."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m scripts` as a person types it: help, refusals before anything runs, and each verb for real."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import subprocess

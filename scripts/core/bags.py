@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags as a datalist names them: its sections, read and checked before any image is."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -23,11 +21,7 @@ Image = str | list[str]
 
 
 def load_bags(
-    datalist: str,
-    section: str,
-    dataset_dir: str,
-    labelled: bool = True,
-    class_names: Sequence[str] | None = None,
+    datalist: str, section: str, dataset_dir: str, labelled: bool = True, class_names: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Return the bags of one section of a MONAI datalist, their paths joined to `dataset_dir`.
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check the words of the command line before a verb runs, and convert its arguments."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import re

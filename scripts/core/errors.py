@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One kind of error for bad input: it says what is wrong, where, and what to do."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders and files: written whole, or refused before an hour is spent."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import os

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The record of what was found in one bag: metrics, files and pictures are made from it, and from nothing else."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -235,7 +233,7 @@ class SignResultd(Transform):
         threshold_origin: who chose the threshold, and on what.
     """
 
-    def __init__(self, model: ModelCard, threshold_origin: str) -> None:
+    def __init__(self, model: "ModelCard", threshold_origin: str) -> None:
         self.model = model
         self.threshold_origin = threshold_origin
 

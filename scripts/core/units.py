@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Units as types: the type checker refuses a pitch where level-0 pixels are wanted."""
 
-from __future__ import annotations
-
 from typing import NewType
 
 import numpy as np

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find what would stop a run on head CT, or spoil it, before an hour is spent."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

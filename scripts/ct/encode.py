@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodes each slice once, the first of two stages of training: one feature file per scan."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -11,8 +11,6 @@
   ``source`` (a short hash of where the scan lay; may be absent)
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a head CT as it lies on disk (DICOM, NIfTI, NRRD or MetaImage) into one volume in Hounsfield units."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence

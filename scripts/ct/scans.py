@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the scans below a folder."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Iterator

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns a head CT in Hounsfield units into a bag: one instance per slice, one channel per window."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Hashable, Mapping, Sequence

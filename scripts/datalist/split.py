@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Split a cohort of labelled bags by patient, and count what each section holds and whether a patient leaks."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter, defaultdict

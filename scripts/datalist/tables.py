@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read csv files of labels, however a spreadsheet wrote them, and name the line of each mistake."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

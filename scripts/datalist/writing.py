@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the datalist of either wing with its check: options are verified, and nothing of the user's is overwritten."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether this computer can do the work of a bundle: its packages, decoders or OpenSlide, GPU and room for results."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The findings of both doctors: PASS, INFO, WARN or FAIL with the fix, and what they find in a datalist."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

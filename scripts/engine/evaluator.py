@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluators and inferers of bags: a cohort is read to its end, and a network is asked for more than its logits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the extraction of features of slides and of scans has in common: shares of the work, encoding, failures."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

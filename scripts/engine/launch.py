@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands before and around a run that a person starts: checks, and errors in one line."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The export of a trained network to an ONNX file, for runtimes without torch."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import warnings

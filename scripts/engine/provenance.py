@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What weights were trained as: training writes it beside them, evaluation, inference and export take it up."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -194,7 +192,7 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
         config.parse(reset=True)  # each step of `run` is resolved by itself, so the next one sees what changed
 
 
-def _require_old_settings(path: Path, record: _Record, config: ConfigParser) -> None:
+def _require_old_settings(path: Path, record: "_Record", config: ConfigParser) -> None:
     """Files of 0.4.0 hold settings of the network and its classes, and no config: another one is refused."""
     logger.warning("%s is of 0.4.0 and describes no network: it is that of the config", path.name)
     asked = network_settings(config.get_parsed_content("network_def")) if record.settings else {}

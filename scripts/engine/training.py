@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training needs beside its engine: it goes on where it was interrupted, and its loss knows how far it is."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Mapping

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The losses of HMIL (arXiv 2411.07660): predictions of coarse and fine classes must agree."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Optional
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss of a bag label, and the smoothness losses LS1 and LS2 of SA-DMIL (arXiv 2307.09457)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Optional
 
@@ -76,11 +74,7 @@ class SmoothMILLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        alpha: float = 0.5,
-        penalty: str = "LS1",
-        bag_loss: Optional[nn.Module] = None,
-        variant: str = "paper",
+        self, alpha: float = 0.5, penalty: str = "LS1", bag_loss: Optional[nn.Module] = None, variant: str = "paper"
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:

@@ -6,8 +6,6 @@ To add a metric: write its figure here (one that needs many lines gets a file, a
 summary.py which it belongs to: bags, classes, instances or lesions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,11 +24,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    bags: int,
-    figures: Mapping[str, Figure],
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    bags: int, figures: Mapping[str, Figure], resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
     """Return figures with percentile intervals over bags, not instances, drawn with replacement."""
     if not figures:

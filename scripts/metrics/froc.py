@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """FROC, the share of lesions found at given numbers of false alarms per slide, as CAMELYON16 and MONAI compute it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

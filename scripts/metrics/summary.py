@@ -5,8 +5,6 @@
 A new metric is named in one of the groups below; figures.py says where it is computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any

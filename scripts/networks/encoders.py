@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders: from the instances of a bag to their features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neighbours within a bag: a chain of slices or a lattice of patches, and the Laplacian of that graph."""
 
-from __future__ import annotations
-
 from typing import List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
 
 import torch
@@ -36,11 +34,7 @@ def exporting() -> bool:
 
 
 def build_graph(
-    coords: Tensor,
-    mask: Optional[Tensor] = None,
-    radius: float = 1.5,
-    spacing: bool = False,
-    edgeless: bool = False,
+    coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1.5, spacing: bool = False, edgeless: bool = False
 ) -> Graph:
     """Build the graph of each bag: a chain from one coordinate per instance, a lattice from two.
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """HMIL (arXiv 2411.07660), the network for hierarchical labels: one branch for coarse classes, one for fine ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Optional
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """MILNetwork = encoder + aggregator + head: every network of the papers is a composition of these three."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
 
 import torch

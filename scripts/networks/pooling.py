@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Aggregators from the instances of a bag to one embedding: mean, max, attention, gated and smooth attention."""
 
-from __future__ import annotations
-
 import copy
 from typing import NamedTuple
 

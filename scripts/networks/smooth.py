@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smooth operator Sm of SmMIL (arXiv 2410.03276): neighbouring instances of a bag come closer to each other."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
 

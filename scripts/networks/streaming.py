@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prediction for a bag too large for memory: its instances come in blocks, of which little is kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 
 import torch

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """SmTAP of SmMIL (arXiv 2410.03276): smoothed self-attention among all instances, before the attention pool."""
 
-from __future__ import annotations
-
 from typing import Optional
 
 from torch import Tensor, nn

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Headline, colours and PNG encoding that all pictures of results share."""
 
-from __future__ import annotations
-
 import io
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg

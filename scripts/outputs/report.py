@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a cohort: summary.csv, instances.csv and metrics.json; and which of its bags an earlier run finished."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

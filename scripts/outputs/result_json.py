@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """result.json, the record of one bag: written when the bag is done, and read back by a run that resumes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path

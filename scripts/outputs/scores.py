@@ -11,8 +11,6 @@
   model ``model_name``, ``model_version`` and ``model_sha256``
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path

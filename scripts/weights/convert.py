@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m scripts convert`: from a published checkpoint to a `model.pt` of these bundles."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -5,8 +5,6 @@
 First the mapping of the tensors, then the reader of checkpoints, which needs no TensorFlow.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path

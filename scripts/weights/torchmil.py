@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """State dicts of torchmil 1.0.2, SmABMIL and SmTransformerABMIL: their weights in our network, and its definition."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,11 +13,7 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 
-CHOICES = {
-    "placement": ("early", "mid", "late"),
-    "activation": ("tanh", "relu", "gelu"),
-    "mode": ("approx", "exact"),
-}
+CHOICES = {"placement": ("early", "mid", "late"), "activation": ("tanh", "relu", "gelu"), "mode": ("approx", "exact")}
 NORMALISED = {"early": ["proj1", "proj2"], "mid": ["proj2"]}  # layers under their spectral_norm, by placement
 POOL_COEF = "pool.sm.sm.coef"
 LAYER_COEF = "transformer_encoder.layers.{}.att_module.sm.sm.coef"

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of whole slides: `python -m scripts datalist wsi`, `doctor wsi`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scripts.core.cli import path_or_none, whole_number

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From slides to features: find the tissue, cut it into tiles, encode each tile, keep one file per slide."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders of tiles: what turns an image of a patch into its features."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 from collections.abc import Sequence

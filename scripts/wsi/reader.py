@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature files of a cohort: checked before a run, then read slide by slide or bag by bag, whole or in blocks."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter
@@ -48,15 +46,15 @@ class SlidePatches:
         return {**self.header.as_json(), "source": self.source}
 
     @staticmethod
-    def of_file(file: FeatureFile) -> SlidePatches:
+    def of_file(file: FeatureFile) -> "SlidePatches":
         return SlidePatches(str(file.path), file.header, file.coords)
 
     @staticmethod
-    def of_json(stored: Mapping[str, Any], coords: np.ndarray) -> SlidePatches:
+    def of_json(stored: Mapping[str, Any], coords: np.ndarray) -> "SlidePatches":
         fields = {name: value for name, value in stored.items() if name != "source"}
         return SlidePatches(stored["source"], FeatureHeader.from_json(fields), coords)
 
-    def completed(self, slides: SlideFolder, slide_mpp: float | None) -> SlidePatches:
+    def completed(self, slides: SlideFolder, slide_mpp: float | None) -> "SlidePatches":
         """Return it with what its features leave out."""
         return replace(self, **slides.completed(self.header, self.coords, self.source, slide_mpp)._asdict())
 

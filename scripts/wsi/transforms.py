@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transforms that make bags of slides: lattice coordinates, labels of patches, lesions, metadata."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The experiment as such; its figures come from `python -m benchmarks.hmil`."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

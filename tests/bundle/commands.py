@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small cohorts, real commands, and the same runs within the test's own process, which saves seconds of imports."""
 
-from __future__ import annotations
-
 import csv
 import os
 import subprocess

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input in the place where a user meets it: the whole pipeline of a config, up to the message it ends with."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -112,8 +110,7 @@ def remove_images(scan: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "facts"),
-    [(cut_many_short, "copy the scan again"), (make_it_mr, "Modality MR"), (remove_images, "DICOM")],
+    ("spoil", "facts"), [(cut_many_short, "copy the scan again"), (make_it_mr, "Modality MR"), (remove_images, "DICOM")]
 )
 def test_a_spoiled_scan_ends_in_one_line_and_no_file(
     keys: dict[str, Any], scan: Path, tmp_path: Path, spoil: Callable[[Path], None], facts: str

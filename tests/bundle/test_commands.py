@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The standard commands of monai.bundle, for real, in both bundle folders."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cohort laid out as RSNA 2019 is, from its flat folder to results: datalist, training, and the two stages."""
 
-from __future__ import annotations
-
 import json
 import resource
 import sys

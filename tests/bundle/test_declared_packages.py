@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each bundle runs on the packages that its own metadata declares, and no more: all others are hidden from it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

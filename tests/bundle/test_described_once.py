@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was named at training is named nowhere else: every other run takes it from beside the weights."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real command that makes features, killed and started again; tests/wsi/test_encode.py has more moments."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both configs learn: from bag labels alone they find the bags, and the instances that made them positive."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands of README.md, extracted and run, so that they cannot rot."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

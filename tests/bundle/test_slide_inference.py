@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference on a folder of feature files: what it leaves behind, however it was interrupted."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

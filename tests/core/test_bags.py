@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datalists are read and checked before any image is, and each flaw is one line."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

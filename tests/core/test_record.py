@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is found in one bag: its probability and call, what is flagged in it, and for patches and classes the same."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Hashable, Mapping

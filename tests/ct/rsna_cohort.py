@@ -6,8 +6,6 @@
 a flat folder, and FOLDER/stage_2_train.csv with six rows per slice, 24 of them twice. One file is cut short.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 from dataclasses import dataclass

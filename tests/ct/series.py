@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small synthetic CT series, written as a scanner would."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path

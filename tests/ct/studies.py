@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small studies of several series."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

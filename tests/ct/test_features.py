@@ -1,7 +1,5 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Hashable
@@ -156,10 +154,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     [
         (lambda file: file.__delitem__("positions_mm"), "holds no dataset `positions_mm`"),
         (lambda file: file.attrs.__delitem__("encoder"), "lacks the root attribute `encoder`"),
-        (
-            lambda file: file.attrs.__setitem__("format", "smooth-mil-features/1"),
-            "not in the format smooth-mil-slices",
-        ),
+        (lambda file: file.attrs.__setitem__("format", "smooth-mil-features/1"), "not in the format smooth-mil-slices"),
         (lambda file: file["features"].__setitem__((0, 0), np.nan), "features hold NaN or infinite values"),
     ],
 )

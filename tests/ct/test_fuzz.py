@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged and hostile inputs of the reader: each ends in a scan or in one clear line, and nothing else happens."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import signal

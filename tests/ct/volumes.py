@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """NRRD and MetaImage files by the letter of their formats, without ITK: what the readers and writers are held to."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Mapping

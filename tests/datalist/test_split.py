@@ -1,7 +1,5 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from itertools import product

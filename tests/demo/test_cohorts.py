@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cohorts on disk: balanced, complete, true to their files, and written once."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The phantom's DICOM series say what the phantom is, and its truth is where the blood is."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of the demonstration shows what the commands wrote, and refers to nothing else."""
 
-from __future__ import annotations
-
 import csv
 import html
 import json

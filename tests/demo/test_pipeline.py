@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration runs what is out of date, tells what failed, and gives commands that the bundles understand."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from dataclasses import replace

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slides open like real ones, and tumour is what the annotation says and nothing else."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `doctor` finds on a computer, with the metadata, the packages, the GPU and the disk put in its way."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cohort is read to its end, whatever one of its bags is like; a bag's answer is that of the network."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

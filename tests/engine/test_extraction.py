@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes share the slides: each is encoded once, what fails is reported once, features are numbers."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

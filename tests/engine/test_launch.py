@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person types is checked, and what ends a run is one line."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A config of 0.4.0 ends in one line that says what its paths are called now."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from pydoc import locate

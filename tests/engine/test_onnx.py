@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An ONNX file answers as the network does, for bags of any size; one that does not is not kept."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network is described once, at training, and every run that uses its weights takes that up."""
 
-from __future__ import annotations
-
 import json
 from copy import deepcopy
 from pathlib import Path

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An interrupted training goes on where it was, and a loss is told how far its training is."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from types import SimpleNamespace

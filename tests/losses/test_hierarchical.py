@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The losses of HMIL by hand, and how the whole weighs and remembers."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

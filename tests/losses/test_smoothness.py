@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """LS1, LS2 and the loss of a bag label against the formulas of the paper and of the released code."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures against scikit-learn on a cohort written out, and intervals against a known distribution."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """FROC by hand, as MONAI computes it, and over slides that count twice."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections.abc import Sequence
 

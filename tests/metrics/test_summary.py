@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics of a cohort: by hand, on the released predictions of SA-DMIL, and where nothing is known."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import replace
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compositions and bags that the property tests run over."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

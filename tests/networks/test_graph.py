@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Graphs against distances computed by hand: who is a neighbour, with which weight, and what is refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

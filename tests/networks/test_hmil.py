@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """HMIL's formulas and hierarchies; its invariants are among those of test_mil.py."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The invariants that every composition keeps, and the options of MILNetwork."""
 
-from __future__ import annotations
-
 import functools
 from itertools import pairwise
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Aggregators against their formulas, written out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

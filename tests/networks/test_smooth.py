@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smooth operator against solvers of scipy and against autograd of the plain formula."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

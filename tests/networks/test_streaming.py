@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bag in blocks gives what the whole bag gives, or is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small cohort of results, and readers of what is written of it."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Sequence

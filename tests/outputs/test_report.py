@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables and metrics of a cohort, and a run that goes on where another ended."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from functools import partial

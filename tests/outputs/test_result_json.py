@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """result.json: what it says, and that it can be read back."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Hashable

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """scores.h5: what it says, in which units, and that nothing is lost on the way back."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Hashable

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same results as torchmil 1.0.2 with the same weights; run where torchmil is, by `make bench`."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 from pydoc import locate

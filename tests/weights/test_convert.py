@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a checkpoint on disk to files that inference reads: all there, or none."""
 
-from __future__ import annotations
-
 import json
 import logging
 import pickle

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """SA-DMIL's checkpoints: read exactly or refused in one line, every tensor in its place, the original's answers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

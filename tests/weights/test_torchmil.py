@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """torchmil's state dicts: our network gives what the formulas give with torchmil's own tensors."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

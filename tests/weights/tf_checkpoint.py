@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorFlow 2 checkpoints that the tests write themselves."""
 
-from __future__ import annotations
-
 import itertools
 import struct
 from collections.abc import Callable, Mapping

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of small feature files as this project, CLAM, TRIDENT and torchmil leave them."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from typing import Any

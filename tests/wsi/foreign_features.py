@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthetic feature files as other people's programs leave them, each on a grid that is known."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -153,12 +151,7 @@ def write_uni2h(folder: Path, slide_id: str, coords: np.ndarray) -> Path:
 
 
 def write_stamp(
-    folder: Path,
-    slide_id: str,
-    coords_um: np.ndarray,
-    tile_um: float = 256.0,
-    attributes: bool = True,
-    **more: Any,
+    folder: Path, slide_id: str, coords_um: np.ndarray, tile_um: float = 256.0, attributes: bool = True, **more: Any
 ) -> Path:
     """Without the attributes as of version 1."""
     folder.mkdir(parents=True, exist_ok=True)

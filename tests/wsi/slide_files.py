@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small slides of known content, and what encoders make of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slides become feature files: where the tiles lie, what the encoder sees, what is skipped, and what goes wrong."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging
@@ -409,10 +407,7 @@ class Wants224(torch.nn.Module):
     [
         ({"encoder_name": None}, r"the encoder does not say its name: .*\(--encoder_name NAME\)"),
         ({"encoder": NoFeatures()}, r"the encoder gave a list; it must give one tensor \[B, D\]"),
-        (
-            {"encoder": Wants224()},
-            r"takes no tiles of 64 × 64 pixels \(Input height .*; give another",
-        ),
+        ({"encoder": Wants224()}, r"takes no tiles of 64 × 64 pixels \(Input height .*; give another"),
         ({"batch_size": 0}, "must be 1 or more"),
         ({"tissue_threshold": 50}, "tissue_threshold is 50; it is a fraction of a tile, from 0 to 1"),
         ({"mpp": 0}, "mpp is 0 and slide_mpp None; give micrometres per pixel"),

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature files are checked before a run, and read whole or in blocks."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slides become bags: coordinates on a lattice, labels, lesions and warnings, of one slide or of several."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Hashable
 from pathlib import Path

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collect the cohort of CQ500: a folder or zip per case, several series in it, and three readers' answers for each."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

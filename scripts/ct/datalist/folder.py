@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collect any folder of scans, with a csv that names each and its label."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scans of a head CT cohort, the images that each is read from, and how a datalist names them."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +15,7 @@ from scripts.core.errors import InputError
 from scripts.ct.dicom.headers import Header, Rejected, read_headers
 from scripts.ct.dicom.series import Choice, by_study, choose_series
 from scripts.ct.reader import is_volume
-from scripts.datalist.split import (
-    MAX_SHARE_OF_ONE_PATIENT,
-    CohortRemarks,
-    Datalist,
-    Leakage,
-    Owners,
-    without_numbers,
-)
+from scripts.datalist.split import MAX_SHARE_OF_ONE_PATIENT, CohortRemarks, Datalist, Leakage, Owners, without_numbers
 from scripts.datalist.writing import relative_to_folder
 
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collect the cohort of RSNA 2019: slices of all scans in one folder, and six rows of a csv for each."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

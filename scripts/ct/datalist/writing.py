@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a MONAI datalist of a folder of head CT and a csv of labels, split by patient, with a written check."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decodes compressed pixels in a process of its own, for a damaged stream can end or halt the one that decodes it."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds and opens files that may hold an image: below a folder, in a list, or within a zip, read where it lies."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

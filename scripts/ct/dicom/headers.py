@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the DICOM images of a scan or a cohort and reads their headers, without the pixels."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the pixels of slices in Hounsfield units, past the traps that CT files set."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence

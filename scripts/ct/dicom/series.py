@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chooses the series of a study that is the head CT to read, and puts its slices in order."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks up values of DICOM tags, whatever was written where they belong."""
 
-from __future__ import annotations
-
 import logging
 import math
 import warnings

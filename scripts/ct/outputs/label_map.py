@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the flagged slices as an image over the scan, for viewers: 3D Slicer, ITK-SNAP and the like."""
 
-from __future__ import annotations
-
 import gzip
 import tempfile
 from collections.abc import Hashable, Mapping

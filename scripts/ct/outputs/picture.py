@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws a picture per scan that shows at a look which slices were flagged."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a DICOM structured report of a scan: its probability, and a measurement group for each flagged slice."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging
@@ -109,7 +107,7 @@ def _identity(result: BagResult) -> Dataset:
     return header
 
 
-def structured_report(result: BagResult, identity: Dataset) -> hd.sr.ComprehensiveSR:
+def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.ComprehensiveSR":
     """Make a report that is the same at any hour, with UIDs made from its content.
 
     Args:
@@ -181,7 +179,7 @@ def valid_uid(text: str) -> str:
 
 def _measurement_report(
     result: BagResult, identity: Dataset, images: list[Dataset], model: Model, report_uid: str
-) -> hd.sr.MeasurementReport:
+) -> "hd.sr.MeasurementReport":
     from highdicom import sr
 
     origin = f" ({result.threshold_origin})" if result.threshold_origin else ""

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The annotation of a slide by a pathologist: which tiles lie in it, and which lesions it makes."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Sequence

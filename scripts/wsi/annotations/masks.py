@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Annotations that are mask images: TIFF (CAMELYON16, PANDA) or PNG, read in parts and no finer than needed."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Annotations that are polygons: read from GeoJSON (QuPath) and the XML of ASAP (CAMELYON), and filled."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collect a cohort of slides: match rows of a csv to feature files, and make bags of a slide or of a patient."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

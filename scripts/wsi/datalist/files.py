@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the files of a cohort by the name of each slide: features, labels of patches, annotations."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from pathlib import Path

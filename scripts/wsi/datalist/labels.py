@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read labels and splits of slides as CLAM, torchmil, STAMP and people write them in csv files, and name classes."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

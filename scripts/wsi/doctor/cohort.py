@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find what would stop a run on whole slides, or spoil it, before an hour is spent."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter, defaultdict

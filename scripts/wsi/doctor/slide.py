@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examine one slide or one feature file: whether it can be used, and what there is to know about it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping

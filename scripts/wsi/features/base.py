@@ -5,8 +5,6 @@
 To read one more format, write a file like `uni2h.py` beside this one and name its class in `FORMATS` of `files.py`.
 """
 
-from __future__ import annotations
-
 import math
 import pickle
 import struct
@@ -74,7 +72,7 @@ class FeatureHeader:
         return {"form": self.format, **{key: value for key, value in asdict(self).items() if key != "format"}}
 
     @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> FeatureHeader:
+    def from_json(stored: Mapping[str, Any]) -> "FeatureHeader":
         """Return what `as_json` gave, which JSON may have made lists of."""
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
         return FeatureHeader(**{"format": plain.pop("form"), **plain})

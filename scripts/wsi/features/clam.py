@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CLAM: h5 with `features` and `coords`, or a .pt of the features alone; `patches/<id>.h5` states the pitch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

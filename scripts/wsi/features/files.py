@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find feature files, and open one of any format."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lattice that the patches of a slide were cut on: its pitch, and the cell of each patch on it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +28,7 @@ class Fit(NamedTuple):
     def good(self) -> bool:
         return self.degree >= 0.5 and self.crowded < 0.05 and self.regular > 0.9
 
-    def is_better_than(self, other: Fit) -> bool:
+    def is_better_than(self, other: "Fit") -> bool:
         """Clearly so: of two pitches that explain as much, the one that a file states is right."""
         return self.degree >= 2 and (
             other.degree < 0.5 or self.crowded < other.crowded - 0.05 or self.regular > other.regular + 0.2

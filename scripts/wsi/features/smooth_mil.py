@@ -12,8 +12,6 @@
   ``thumbnail_downsample`` (level-0 pixels per thumbnail pixel, NaN = no thumbnail)
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """STAMP: h5 with `feats`, and `coords` in micrometres; in version 1 in 224ths of a tile of 256 micrometres."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """torchmil: `features_<encoder>/<bag>`, .npy or .h5 without `coords`, beside `coords/<bag>` of either kind."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

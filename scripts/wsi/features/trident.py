@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """TRIDENT: `features_<encoder>/<id>.h5` whose `coords` have attributes as `patch_size_level0`; or one tensor."""
 
-from __future__ import annotations
-
 from scripts.wsi.features.base import Head, Stored, attributes_of
 from scripts.wsi.features.clam import attributes_of_patches, read_hdf5, read_torch
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """UNI2-h, as its makers release features: h5 as CLAM's, both arrays with a leading axis of 1."""
 
-from __future__ import annotations
-
 from scripts.wsi.features.base import Head, Stored
 from scripts.wsi.features.clam import read_hdf5
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The patches of a slide, and the regions they form, as gzipped GeoJSON for QuPath."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """map.png, a picture per slide: the slide, its attention map, and the patches with the most attention."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace

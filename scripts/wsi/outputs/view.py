@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One slide as it is drawn and exported: its patches, and the pixels of the slide."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -84,7 +82,7 @@ class SlideView:
     outlines: Sequence[np.ndarray] = ()  # (V, 2) polygons of the annotation, in level-0 pixels
     warnings: tuple[str, ...] = ()
 
-    def without_slide(self, warning: str) -> SlideView:
+    def without_slide(self, warning: str) -> "SlideView":
         """Return the view without the file of the slide, and with a warning that says why."""
         return replace(self, path=None, scanned=None, warnings=(*self.warnings, warning))
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slides by OpenSlide: found in a folder, opened, their metadata, and tiles at a wanted resolution."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the tissue of a slide lies, and which tiles show it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@
 Python imports a sitecustomize that lies on PYTHONPATH before anything else, also in the workers of a data loader.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

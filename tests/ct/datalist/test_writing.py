@@ -1,7 +1,5 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -228,10 +226,7 @@ def test_one_patient_id_for_all_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (
-            {"subtype": "subdural"},
-            r"--subtype subdural is for RSNA's csv of slices, which .*/labels\.csv is not",
-        ),
+        ({"subtype": "subdural"}, r"--subtype subdural is for RSNA's csv of slices, which .*/labels\.csv is not"),
         ({"labels": Path("none.csv")}, r"cannot read none\.csv \(No such file or directory\): give .* --labels"),
         ({"output": Path("/proc/none/x.json")}, "cannot write to /proc/none"),
         ({"folder": Path("none")}, "none is not a folder: give the one that holds the scans$"),

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The label map read back by nibabel, or by the letter of its format: does it lie where the flagged slices are?"""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Hashable
 from pathlib import Path

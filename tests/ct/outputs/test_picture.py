@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures as matplotlib holds them: what is drawn where, not its pixels."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Hashable, Sequence
 from pathlib import Path

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The structured report as others read it: by highdicom, by pydicom, and by a validator of the standard."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import subprocess
@@ -147,10 +145,7 @@ def test_each_flagged_slice_has_a_group_that_names_its_image(report: hd.sr.Compr
         assert image.referenced_sop_class_uid == CTImageStorage
         assert image.referenced_frame_numbers is None
         assert group.finding_type == CodedConcept("1386000", "SCT", "Intracranial hemorrhage")
-        assert figures(group) == {
-            "attention": float(expected.attention[index]),
-            "score": float(expected.scores[index]),
-        }
+        assert figures(group) == {"attention": float(expected.attention[index]), "score": float(expected.scores[index])}
 
 
 def test_the_probability_comes_back_to_the_last_digit(report: hd.sr.ComprehensiveSR) -> None:
@@ -186,9 +181,7 @@ def test_the_network_its_threshold_and_what_it_is_not_for_stand_in_the_report(re
     assert (report.ManufacturerModelName, report.SoftwareVersions) == ("hemorrhage_ct_smooth_mil", "0.3.0")
 
 
-def test_it_belongs_to_the_patient_and_study_of_the_scan_in_a_series_of_its_own(
-    report: hd.sr.ComprehensiveSR,
-) -> None:
+def test_it_belongs_to_the_patient_and_study_of_the_scan_in_a_series_of_its_own(report: hd.sr.ComprehensiveSR) -> None:
     for keyword, value in STUDY.items():
         if keyword != "SpecificCharacterSet":
             assert report[keyword].value == value, keyword

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is annotated becomes tile labels and lesions, whichever file said so."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from itertools import pairwise

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mask image says the same as the polygons it was made from, in whichever form, and is read in parts."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path

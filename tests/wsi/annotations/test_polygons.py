@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Polygons come out of GeoJSON and ASAP's XML as they were drawn, and are filled where they should be."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

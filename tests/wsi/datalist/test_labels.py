@@ -1,7 +1,5 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
-
 import json
 import re
 from itertools import zip_longest
@@ -274,10 +272,7 @@ def test_the_class_without_a_finding_comes_first(names: list[str], first: str) -
 @pytest.mark.parametrize(
     ("classes", "named"),
     [
-        (
-            ["normal", "LUAD", "LUSC"],
-            "classes.json and give --class_names \"['normal','LUAD','LUSC']\"; normal,",
-        ),
+        (["normal", "LUAD", "LUSC"], "classes.json and give --class_names \"['normal','LUAD','LUSC']\"; normal,"),
         ([0, 1, 2], "configs/classes.json and give --class_names \"['0','1','2']\"; 0,"),
         (BRACS, "configs/classes.json (or hmil.json) and configs/bracs.json; N,"),
         (list(range(6)), "configs/classes.json (or hmil.json) and configs/panda.json; 0,"),

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every format of feature file is recognised by its content, and gives the grid that its patches were cut on."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

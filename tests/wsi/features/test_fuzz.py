@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spoilt feature files of every format: a bag that can be used, or one line that says what is wrong."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lattice is found whatever pitch, corner and rounding it was cut with."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A feature file of our own form round trips, is as documented, and says what is wrong with it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

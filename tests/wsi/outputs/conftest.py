@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A slide for all who draw or export one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of slides that were never scanned, and of one that was, in conftest.py."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """GeoJSON as QuPath reads it: asked of another parser, and each tile and region of an oracle that is not shapely."""
 
-from __future__ import annotations
-
 import ctypes
 import dataclasses
 import gc

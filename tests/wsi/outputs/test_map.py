@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures of slides as matplotlib holds them: what is drawn where, and that it can be read."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Hashable, Sequence
 from itertools import combinations, product
@@ -367,8 +365,7 @@ def assert_readable(figure: Figure) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "rows"),
-    [(1, 1), (30, 20), (300, 5), (5, 300), (1000, 1), (1, 1000), (22, 10), (21, 10)],
+    ("columns", "rows"), [(1, 1), (30, 20), (300, 5), (5, 300), (1000, 1), (1, 1000), (22, 10), (21, 10)]
 )
 @pytest.mark.parametrize(("mpp", "pictured"), [(0.25, True), (None, False)])
 def test_nothing_overlaps_whatever_the_shape_of_the_slide(
@@ -448,9 +445,7 @@ def test_a_slide_without_tissue_among_others_is_drawn_as_such(tmp_path: Path) ->
 
 
 def test_a_slide_that_breaks_while_it_is_read_is_a_warning_and_its_map_drawn(
-    tmp_path: Path,
-    scanned: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, scanned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*given: Any) -> np.ndarray:
         raise InputError("slide 7.TIFF is damaged (a tile); copy or scan it again, or remove it")

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the patches of a slide lie, and what its picture is read from."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Hashable, Sequence
 from pathlib import Path

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metadata that slides supply where feature files leave it out."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -133,9 +131,7 @@ def test_a_slide_that_breaks_while_it_is_read_is_a_warning(slides: Path, monkeyp
     monkeypatch.setattr("scripts.wsi.slides.slide.read_origin", broken)
     _, _, warnings = SlideFolder(str(slides)).completed(FOREIGN, COORDS, "a.h5")
     (warning,) = warnings
-    assert warning.startswith(
-        "slide 7.TIFF is damaged (a tag); copy or scan it again, or remove it",
-    )
+    assert warning.startswith("slide 7.TIFF is damaged (a tag); copy or scan it again, or remove it")
 
 
 def test_a_folder_that_is_none_is_refused_before_hours_of_work(tmp_path: Path) -> None:

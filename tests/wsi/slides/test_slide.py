@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How slides are found and read: their scale, the level that is read, and the pixels at a place."""
 
-from __future__ import annotations
-
 import math
 import random
 import struct

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tiles are tissue."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
