@@ -100,6 +100,13 @@ class HierarchicalLoss(nn.Module):
         self.memory = memory
         self.remembered: Optional[tuple[Tensor, Tensor]] = None  # [M, E] and [M], the latest first
 
+    def get_extra_state(self) -> Optional[tuple[Tensor, Tensor]]:
+        """Return the memory, so that a resumed training contrasts with the bags that it had met."""
+        return self.remembered
+
+    def set_extra_state(self, state: Optional[tuple[Tensor, Tensor]]) -> None:
+        self.remembered = state
+
     @property
     def beta(self) -> float:
         """β of the present epoch."""

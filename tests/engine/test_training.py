@@ -1,138 +1,285 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""An interrupted training goes on where it was, and a loss is told how far its training is."""
+"""An interrupted training ends as an unbroken one, and numbers that are not finite never replace a model."""
 
+import random
 import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import CheckpointSaver, IgniteMetricHandler, ValidationHandler, from_engine
-from torch import nn
+from monai.data import DataLoader, Dataset
+from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import (
+    CheckpointSaver,
+    EarlyStopHandler,
+    IgniteMetricHandler,
+    LrScheduleHandler,
+    ValidationHandler,
+    from_engine,
+)  # fmt: skip
+from monai.optimizers import WarmupCosineSchedule
+from monai.transforms import Compose, FlattenSubKeysd, Lambdad, RandScaleIntensityd
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from scripts.core.errors import InputError
+from scripts.engine.evaluator import BagInferer
 from scripts.engine.provenance import origin_file
-from scripts.engine.training import Curriculum, ResumeTraining
+from scripts.engine.training import (
+    ClipGradients,
+    Curriculum,
+    EpochSeeds,
+    ResumeTraining,
+    StopIfNotFinite,
+    criterion,
+    run_name,
+)  # fmt: skip
+from scripts.losses import SmoothMILLoss
+from scripts.networks import FeatureProjection, GatedAttentionPool, MILNetwork
 
-DATA = [{"image": torch.full((1, 1), float(i)), "label": torch.full((1, 1), 2.0 * i)} for i in range(1, 4)]
+CPU = torch.device("cpu")
+
+
+def bags() -> list[dict[str, Any]]:
+    """Eight bags of three instances, those of label 1 brighter."""
+    made = torch.Generator().manual_seed(0)
+    return [
+        {"bag_id": f"bag {k}", "image": torch.randn(4, 3, generator=made) + k % 2, "mask": torch.ones(1, 3),
+         "label": torch.tensor([float(k % 2)])}
+        for k in range(8)
+    ]  # fmt: skip
+
+
+def drawn_anywhere(image: Tensor) -> Tensor:
+    """What depends on numpy's and Python's generators too, as a transform of somebody else may."""
+    return image + 0.1 * random.random() + 0.1 * float(np.random.rand())  # noqa: NPY002
 
 
 class Run:
-    """A tiny training with everything that resuming touches."""
+    """A small training with everything that resuming touches."""
 
     def __init__(
         self,
         folder: Path,
-        epochs: int,
-        lr: float = 0.01,
+        epochs: int = 6,
+        lr: float = 0.05,
         stop_after: int | None = None,
-        activation: nn.Module | None = None,
-        bias: bool = True,
+        data: list[dict[str, Any]] | None = None,
+        hidden: int = 4,
+        workers: int = 0,
+        patience: int = 99,
     ) -> None:
         torch.manual_seed(0)
-        # dropout needs the random state of before
-        self.network = nn.Sequential(nn.Dropout(0.3), nn.Linear(1, 1, bias), activation or nn.Identity())
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
-        cpu = torch.device("cpu")
+        head = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 1))
+        self.network = MILNetwork(FeatureProjection(4, 4), GatedAttentionPool(4, hidden), head, spatial_dims=1)
+        augmentation = Compose([RandScaleIntensityd("image", 0.5, prob=0.5), Lambdad("image", drawn_anywhere)])
+        dataset = Dataset(data or bags(), augmentation)
+        loader = DataLoader(dataset, batch_size=2, shuffle=True, num_workers=workers)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=lr)
+        schedule = WarmupCosineSchedule(optimizer, 2, epochs, warmup_multiplier=0.3)
+        self.scheduler = LrScheduleHandler(schedule, print_lr=False)  # type: ignore[arg-type]
         self.saver = CheckpointSaver(
             str(folder), {"model": self.network}, save_key_metric=True, key_metric_filename="model.pt",
             key_metric_negative_sign=True,
         )  # fmt: skip
-        loss = IgniteMetricHandler(loss_fn=nn.MSELoss(), output_transform=from_engine(["pred", "label"]))
-        self.evaluator = SupervisedEvaluator(
-            cpu, DATA, self.network, key_val_metric={"val_loss": loss}, val_handlers=[self.saver],
-            metric_cmp_fn=lambda now, best: now < best,
+        self.early_stop = EarlyStopHandler(patience, lambda engine: -engine.state.metrics["val_loss"])
+        loss = IgniteMetricHandler(
+            loss_fn=nn.BCEWithLogitsLoss(), output_transform=from_engine(["logits", "label"])
         )  # fmt: skip
-        self.epochs: list[int] = []
+        self.evaluator = SupervisedEvaluator(
+            CPU, DataLoader(Dataset(bags()), batch_size=1), self.network, inferer=BagInferer(),
+            prepare_batch=PrepareBatchExtraInput({"mask": "mask"}),
+            postprocessing=FlattenSubKeysd("pred", sub_keys=["logits"]), key_val_metric={"val_loss": loss},
+            val_handlers=[self.saver, self.early_stop], metric_cmp_fn=lambda now, best: now < best,
+        )  # fmt: skip
+        self.loss = SmoothMILLoss(alpha=0.1)
+        self.rates: list[float] = []
         self.trainer = SupervisedTrainer(
-            cpu, epochs, DATA, self.network, optimizer, nn.MSELoss(),
+            CPU, epochs, loader, self.network, optimizer, self.loss,
+            prepare_batch=PrepareBatchExtraInput({"mask": "mask"}),
             train_handlers=[
-                ValidationHandler(1, self.evaluator),
+                EpochSeeds(7, dataset), StopIfNotFinite(self.evaluator, str(folder / "model.pt")),
+                self.scheduler, ValidationHandler(1, self.evaluator),
                 ResumeTraining(
-                    str(folder / "unfinished.pt"), str(folder / "model.pt"), {"learning_rate": lr},
-                    self.network, optimizer, self.evaluator, self.saver,
+                    str(folder / "unfinished.pt"), str(folder / "model.pt"), {"learning_rate": lr}, self.network,
+                    self.evaluator, self.saver, self.early_stop,
+                    {"optimizer": optimizer, "lr_schedule": schedule, "loss": self.loss}, "the run",
                 ),
             ],
         )  # fmt: skip
-        self.trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.epochs.append(engine.state.epoch))
+        self.early_stop.set_trainer(self.trainer)
+        self.trainer.add_event_handler(
+            Events.EPOCH_STARTED, lambda engine: self.rates.append(optimizer.param_groups[0]["lr"])
+        )
         if stop_after is not None:
-            self.trainer.add_event_handler(Events.EPOCH_STARTED(once=stop_after + 1), self.interrupt)
+            self.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=stop_after), self.interrupt)
 
     def interrupt(self) -> None:
         raise KeyboardInterrupt
 
-    @property
-    def weight(self) -> float:
-        return float(self.network.state_dict()["1.weight"])
+    def weights(self) -> Tensor:
+        return torch.cat([value.flatten() for value in self.network.state_dict().values()])
 
 
-def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    whole = Run(tmp_path / "whole", 6)
-    whole.trainer.run()
-
-    folder = tmp_path / "stopped"
+def interrupted(folder: Path, **run: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        Run(folder, 6, stop_after=3).trainer.run()
-    rest = Run(folder, 6)
-    rest.trainer.run()
+        Run(folder, **run).trainer.run()
 
-    assert rest.epochs == [4, 5, 6]
-    assert rest.weight == pytest.approx(whole.weight, rel=1e-6)
-    assert rest.evaluator.state.best_metric == pytest.approx(whole.evaluator.state.best_metric, rel=1e-6)
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stop_after", [2, 13, 16])  # within the first epoch, in the middle of one, at an epoch's end
+def test_an_interrupted_training_ends_as_an_unbroken_one(tmp_path: Path, stop_after: int, workers: int) -> None:
+    whole = Run(tmp_path / "whole", workers=workers)
+    whole.trainer.run()
+    interrupted(tmp_path / "stopped", stop_after=stop_after, workers=workers)
+    rest = Run(tmp_path / "stopped", workers=workers)
+    rest.trainer.run()
+    assert rest.rates == whole.rates[stop_after // 4 - (stop_after == 16) :]
+    assert torch.equal(rest.weights(), whole.weights())
+    best = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "stopped")]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+    assert rest.evaluator.state.best_metric == whole.evaluator.state.best_metric
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == ["model.pt"]
+
+
+def test_patience_goes_on_after_a_pause(tmp_path: Path) -> None:
+    """With a learning rate of 0 no epoch is better than the first: two more are waited for in all."""
+    interrupted(tmp_path, lr=0.0, patience=2, stop_after=9)
+    rest = Run(tmp_path, lr=0.0, patience=2)
+    rest.trainer.run()
+    assert rest.trainer.state.epoch == 3
+
+
+def test_two_epochs_draw_different_numbers(tmp_path: Path) -> None:
+    run, seen = Run(tmp_path, lr=0.0, epochs=2), []
+    run.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: seen.append(engine.state.batch["image"]))
+    run.trainer.run()
+    assert len({float(image.sum()) for image in seen}) == 8
 
 
 def test_a_worse_network_does_not_replace_the_best_of_before(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        Run(tmp_path, 3, stop_after=2).trainer.run()
+    interrupted(tmp_path, stop_after=9)
     best = torch.load(tmp_path / "model.pt", weights_only=True)
     state = torch.load(tmp_path / "unfinished.pt", weights_only=True)
     state["best_metric"] = 1e-9  # nothing that follows can be better
     torch.save(state, tmp_path / "unfinished.pt")
-    rest = Run(tmp_path, 3)
+    rest = Run(tmp_path)
     rest.trainer.run()
     assert rest.evaluator.state.best_metric == 1e-9
-    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["1.weight"], best["1.weight"])
+    kept = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(torch.equal(kept[name], best[name]) for name in best)
 
 
-def test_a_finished_training_leaves_no_state_and_starts_anew(tmp_path: Path) -> None:
-    first = Run(tmp_path, 2)
-    first.trainer.run()
+def test_a_finished_training_leaves_no_state_and_the_next_keeps_its_model(tmp_path: Path) -> None:
+    Run(tmp_path, 2).trainer.run()
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
     best = (tmp_path / "model.pt").read_bytes()
     origin_file(tmp_path / "model.pt").write_text("of the first")
     again = Run(tmp_path, 2)
     again.trainer.run()
-    assert again.epochs == [1, 2]
+    assert len(again.rates) == 2
     (kept,) = tmp_path.glob("model_*.pt")
     assert kept.read_bytes() == best
     assert origin_file(kept).read_text() == "of the first"
-    assert not origin_file(tmp_path / "model.pt").exists()  # that of the second is not told yet
+    assert not origin_file(tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(("lr", "warned"), [(0.0, False), (0.05, True)])
+def test_a_best_epoch_that_is_the_last_has_not_converged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lr: float, warned: bool
+) -> None:
+    Run(tmp_path, 2, lr=lr).trainer.run()
+    assert ("had not converged; give more --max_epochs" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"bias": False}, "an unfinished training of another network: delete it"),
-        # the weights fit, so nothing else would tell
-        ({"activation": nn.ReLU()}, "with 2.kind Tanh, not ReLU: give that again to go on"),
+        ({"hidden": 5}, "an unfinished training of another network: delete it"),
         # the optimizer's state would bring the old learning rate back without a word
-        ({"lr": 0.5}, "with learning_rate 0.01, not 0.5: give that again to go on"),
+        ({"lr": 0.5}, "with learning_rate 0.05, not 0.5: give that again to go on"),
     ],
 )
 def test_an_unfinished_training_of_something_else_is_refused(
     tmp_path: Path, other: dict[str, Any], message: str
 ) -> None:
-    same: dict[str, Any] = {"activation": nn.Tanh()}
-    with pytest.raises(KeyboardInterrupt):
-        Run(tmp_path, 3, **same, stop_after=1).trainer.run()
+    interrupted(tmp_path, stop_after=5)
     with pytest.raises(InputError, match=rf"unfinished\.pt .*{re.escape(message)}"):
-        Run(tmp_path, 3, **{**same, **other}).trainer.run()
+        Run(tmp_path, **other).trainer.run()
+
+
+def test_one_whose_first_epoch_was_not_whole_may_begin_anew_with_other_settings(tmp_path: Path) -> None:
+    interrupted(tmp_path, stop_after=1)
+    Run(tmp_path, 1, lr=0.5).trainer.run()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_resumed_training_is_the_run_that_it_was(tmp_path: Path) -> None:
+    assert run_name(str(tmp_path / "unfinished.pt")).startswith("train_2")
+    interrupted(tmp_path, stop_after=1)
+    assert run_name(str(tmp_path / "unfinished.pt")) == "the run"
+
+
+def with_nan(k: int) -> list[dict[str, Any]]:
+    data = bags()
+    data[k]["image"][0, 1] = torch.nan
+    return data
+
+
+def test_a_bag_whose_loss_alone_is_not_finite_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"training loss is nan in epoch 1, at bag 4: of its batch only that"):
+        Run(tmp_path, data=with_nan(4)).trainer.run()
+
+
+def test_a_training_that_diverges_stops_and_the_best_finite_network_stays(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    def explode(engine: Engine) -> None:
+        for weight in run.network.parameters():
+            weight.data *= 1e38
+
+    run.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=10), explode)
+    with pytest.raises(
+        InputError, match=r"in epoch 3, at bag \d, bag \d: give a smaller --learning_rate, or --clip"
+    ) as e:
+        run.trainer.run()
+    assert f"the best network so far, of epoch 2, is in {tmp_path}/model.pt" in str(e.value)
+    assert all(value.isfinite().all() for value in torch.load(tmp_path / "model.pt", weights_only=True).values())
+
+
+def test_a_network_that_loses_its_numbers_in_an_epochs_last_step_is_never_the_best(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    last = run.network.head.get_parameter("1.weight")
+    run.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda engine: last.data.fill_(torch.nan))
+    with pytest.raises(
+        InputError, match=r"logits of the validation are not finite in epoch 1, at bag 0: .* no network"
+    ):
+        run.trainer.run()
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_gradients_are_clipped_before_the_step() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    ClipGradients(optimizer, 0.5).attach(Engine(lambda engine, batch: None))
+    weight.grad = torch.tensor([3.0, 4.0])
+    optimizer.step()
+    torch.testing.assert_close(weight.data, torch.tensor([-0.3, -0.4]))
+
+
+def test_a_criterion_that_is_no_metric_is_refused_with_those_there_are() -> None:
+    metrics: dict[str, Any] = {"val_loss": object(), "val_bag_auroc": object()}
+    assert criterion(metrics, "val_bag_auroc") == {"val_bag_auroc": metrics["val_bag_auroc"]}
+    with pytest.raises(
+        InputError, match="--best_by auroc is no metric of the validation: one of val_loss, val_bag_auroc"
+    ):
+        criterion(metrics, "auroc")
 
 
 BRACS = {"benign": ["N", "PB", "UDH"], "atypical": ["FEA", "ADH"], "malignant": ["DCIS", "IC"]}
