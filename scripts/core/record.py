@@ -159,6 +159,7 @@ class BagResultd(Transform):
 
     Args:
         threshold: a bag is called positive above this probability.
+        scaling: slope and intercept of the logits on their way to probabilities; of several classes the slope alone.
         slots: instances over which the average attention is taken, for a network of slots.
         class_names: of a network with a logit for each class; the highest is what the bag is called.
         hierarchy: coarse class → its fine classes, which are those of class_names in their order.
@@ -168,12 +169,14 @@ class BagResultd(Transform):
     def __init__(
         self,
         threshold: float = 0.5,
+        scaling: Sequence[float] = (1.0, 0.0),
         slots: int | None = None,
         class_names: Sequence[str] | None = None,
         hierarchy: Mapping[str, Sequence[str]] | None = None,
         negative_class: int | str | None = 0,
     ) -> None:
         self.threshold = threshold
+        self.slope, self.intercept = scaling
         self.slots = slots
         self.names = tuple(map(str, class_names or ()))
         if not 0 <= threshold <= 1:
@@ -203,7 +206,9 @@ class BagResultd(Transform):
         result = BagResult(
             bag_id=data["bag_id"],
             source=data["source"],
-            probability=float(torch.sigmoid(logits)[0]) if classes is None else _finding_probability(classes),
+            probability=float(torch.sigmoid(self.slope * logits + self.intercept)[0])
+            if classes is None
+            else _finding_probability(classes),
             threshold=self.threshold if classes is None else None,
             scores=_real_values(data["scores"], real, row),
             attention=_real_values(data["attention"], real, row),
@@ -222,7 +227,7 @@ class BagResultd(Transform):
             raise InputError(
                 f"the network has {len(logits)} classes, class_names has {len(self.names)}: give a name to each"
             )
-        return Classes(self.names, torch.softmax(logits, dim=0).cpu().numpy(), self.groups, self.negative)
+        return Classes(self.names, torch.softmax(self.slope * logits, dim=0).cpu().numpy(), self.groups, self.negative)
 
 
 class SignResultd(Transform):

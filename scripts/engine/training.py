@@ -22,6 +22,7 @@ from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file
+from scripts.engine.operating_point import operating_file
 from scripts.engine.provenance import network_settings, origin_file
 
 logger = logging.getLogger(__name__)
@@ -225,8 +226,9 @@ class ResumeTraining:
             finished = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.model.stat().st_mtime))
             kept = self.model.with_name(f"{self.model.stem}_{finished}{self.model.suffix}")
             self.model.rename(kept)
-            if origin_file(self.model).is_file():
-                origin_file(self.model).rename(origin_file(kept))
+            for beside in (origin_file, operating_file):
+                if beside(self.model).is_file():
+                    beside(self.model).rename(beside(kept))
             logger.info("the model of an earlier training is kept as %s", kept)
 
     def _refuse_other_settings(self, before: Mapping[str, str]) -> None:

@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The threshold and the scaling of probabilities: chosen on validation bags, kept beside the weights, read by each run.
+
+A network of one logit gets Platt's scaling, sigmoid(slope · logit + intercept), with his smoothed targets: they keep it
+finite where no bag is mistaken. One of several classes gets a temperature, 1 / slope.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+
+from scripts.core.errors import InputError
+from scripts.core.files import sha256_of, write_whole
+
+FEWEST = 4  # positive and negative bags each, below which nothing is chosen
+
+logger = logging.getLogger(__name__)
+
+
+class OperatingPoint(NamedTuple):
+    """Above which probability a bag is called positive, how logits become probabilities, and who chose both."""
+
+    threshold: float = 0.5
+    scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept
+    origin: str = "the default, chosen on no data"
+
+
+def operating_file(ckpt_path: str | Path) -> Path:
+    """Return the file beside weights that holds their operating point."""
+    return Path(ckpt_path).with_suffix(".operating_point.json")
+
+
+def read_operating_point(ckpt_path: str) -> OperatingPoint:
+    """Return the operating point of weights; the default where none was chosen."""
+    path = operating_file(ckpt_path)
+    if not path.is_file():
+        return OperatingPoint()
+    try:
+        stored = json.loads(path.read_text())
+        if stored["weights_sha256"] != sha256_of(Path(ckpt_path)):
+            logger.warning("%s was chosen for other weights than %s: the default is used", path.name, ckpt_path)
+            return OperatingPoint()
+        slope, intercept = map(float, stored["scaling"])
+        return OperatingPoint(float(stored["threshold"]), (slope, intercept), str(stored["origin"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no operating point: train again, or remove it for the default") from error
+
+
+def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) -> OperatingPoint:
+    """Fit the scaling and choose the threshold; logits: (bags, 1) or (bags, classes), labels: (bags,).
+
+    Args:
+        target: "youden", "sensitivity 0.95" or "specificity 0.9"; of several classes the likeliest is called.
+    """
+    rule, least = _parse(target)
+    bags = f"{len(labels)} validation bags"
+    if logits.shape[1] > 1:
+        slope = _temperature_slope(logits, labels)
+        return OperatingPoint(0.5, (slope, 0.0), f"temperature {1 / slope:.3g} fitted on {bags}")
+    positive = labels > 0.5
+    few = min(positive.sum(), (~positive).sum())
+    if few < FEWEST:
+        return OperatingPoint(origin=f"the default: {bags} with {few} of one kind are too few to choose on")
+    scaling = _platt(logits[:, 0], positive)
+    if scaling[0] <= 0:
+        return OperatingPoint(origin=f"the default: on {bags} positive ones scored no higher than negative ones")
+    probability = 1 / (1 + np.exp(-(scaling[0] * logits[:, 0] + scaling[1])))
+    cuts = np.unique(probability)
+    cuts = np.concatenate([cuts[:1] / 2, (cuts[:-1] + cuts[1:]) / 2])  # below all, and between each two
+    called = probability > cuts[:, None]  # [cuts, bags]
+    sensitivity, specificity = called[:, positive].mean(axis=1), (~called)[:, ~positive].mean(axis=1)
+    if rule == "youden":
+        best = int(np.argmax(sensitivity + specificity))
+    elif rule == "sensitivity":
+        best = int(np.flatnonzero(sensitivity >= least - 1e-9)[-1])
+    else:
+        enough = np.flatnonzero(specificity >= least - 1e-9)
+        best = int(enough[0]) if len(enough) else len(cuts) - 1
+    of = f"{positive.sum()} positive and {(~positive).sum()} negative validation bags"
+    seen = f"sensitivity {sensitivity[best]:.3g}, specificity {specificity[best]:.3g} there"
+    scaled = f"probability is sigmoid({scaling[0]:.3g} · logit {scaling[1]:+.3g})"
+    return OperatingPoint(float(cuts[best]), scaling, f"{target} on {of}: {seen}; {scaled}")
+
+
+def _parse(target: str) -> tuple[str, float]:
+    found = re.fullmatch(r"youden|(sensitivity|specificity) (0?\.\d+|1(?:\.0*)?|0)", target.strip().lower())
+    if not found:
+        raise InputError(f"operating_target is {target!r}: 'youden', 'sensitivity 0.95' or 'specificity 0.9' is wanted")
+    return found[1] or "youden", float(found[2] or 0)
+
+
+def _platt(logit: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Newton's steps to the slope and intercept of the least cross-entropy."""
+    n, m = positive.sum(), (~positive).sum()
+    wanted = np.where(positive, (n + 1) / (n + 2), 1 / (m + 2))
+    spread = float(logit.std()) or 1.0
+    design = np.stack([(logit - logit.mean()) / spread, np.ones_like(logit)], axis=1)  # [bags, 2]
+    weights = np.zeros(2)
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-design @ weights))
+        gradient = design.T @ (p - wanted)
+        curvature = design.T @ (design * (p * (1 - p))[:, None]) + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        weights -= step / max(1.0, float(np.abs(step).max()))  # no further than 1 at a time
+    slope = weights[0] / spread
+    return float(slope), float(weights[1] - slope * logit.mean())
+
+
+def _temperature_slope(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The slope at which the derivative of the cross-entropy is 0, between 1/20 and 20; it grows with the slope."""
+    bags, classes = logits.shape
+    wanted = np.full(logits.shape, 1 / (bags + classes))
+    wanted[np.arange(bags), labels.astype(int)] += bags / (bags + classes)
+
+    def derivative(slope: float) -> float:
+        scaled = slope * (logits - logits.max(axis=1, keepdims=True))
+        p = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
+        return float(((p - wanted) * logits).sum())
+
+    low, high = np.log(1 / 20), np.log(20)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if derivative(np.exp(middle)) < 0 else (low, middle)
+    return float(np.exp(low))
+
+
+class RememberOperatingPoint:
+    """An ignite handler of the validator, behind its saver: chooses the operating point of the weights just saved.
+
+    Args:
+        ckpt_path: file of the weights.
+        target: as of choose_operating_point.
+    """
+
+    def __init__(self, ckpt_path: str, target: str) -> None:
+        _parse(target)
+        self.ckpt_path = Path(ckpt_path)
+        self.target = target
+        self.seen: dict[str, tuple[list[float], float]] = {}  # bag → its logits and its label
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.remember)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def remember(self, engine: Engine) -> None:
+        bags: Sequence[Mapping[str, Any]] = engine.state.batch  # type: ignore[assignment]
+        results: Sequence[Mapping[str, Any]] = engine.state.output  # type: ignore[assignment]
+        for bag, of_bag in zip(bags, results, strict=True):
+            self.seen[bag["bag_id"]] = (of_bag["logits"].float().flatten().tolist(), float(of_bag["label"]))
+
+    def write(self, engine: Engine) -> None:
+        """Write the file if these are the best weights; of several processes the first does, for all of their bags."""
+        gathered = [self.seen]
+        if dist.is_initialized():
+            gathered = [{} for _ in range(dist.get_world_size())]
+            dist.all_gather_object(gathered, self.seen)
+        best: int = engine.state.best_metric_epoch  # type: ignore[attr-defined]  # MONAI adds it
+        if best != engine.state.epoch or (dist.is_initialized() and dist.get_rank() > 0):
+            return
+        logits, labels = zip(*{bag: seen for part in gathered for bag, seen in part.items()}.values(), strict=True)
+        point = choose_operating_point(np.array(logits), np.array(labels), self.target)
+        content = {**point._asdict(), "weights_sha256": sha256_of(self.ckpt_path)}
+        write_whole(operating_file(self.ckpt_path), json.dumps(content, indent=4) + "\n")

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The threshold keeps what it promises on the bags it was chosen on, and probabilities are honest on others."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from ignite.engine import Engine
+from sklearn.linear_model import LogisticRegression
+
+from scripts.core.errors import InputError
+from scripts.engine.operating_point import (
+    OperatingPoint,
+    RememberOperatingPoint,
+    choose_operating_point,
+    operating_file,
+    read_operating_point,
+)
+
+COHORTS = st.lists(st.tuples(st.booleans(), st.integers(-9, 9)), min_size=8, max_size=60)
+DEFAULT = OperatingPoint()
+
+
+def probabilities(point: OperatingPoint, logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-(point.scaling[0] * logits + point.scaling[1])))
+
+
+@given(COHORTS, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
+def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
+    bags: list[tuple[bool, int]], least: float
+) -> None:
+    positive, logits = (np.array(column) for column in zip(*bags, strict=True))
+    point = choose_operating_point(logits[:, None] / 3.0, positive + 0.0, f"sensitivity {least}")
+    if "the default" in point.origin:
+        assert point[:2] == DEFAULT[:2]
+        return
+    called = probabilities(point, logits / 3.0) > point.threshold
+    sensitivity, specificity = called[positive].mean(), (~called[~positive]).mean()
+    assert sensitivity >= least - 1e-9
+    assert f"sensitivity {sensitivity:.3g}, specificity {specificity:.3g} there" in point.origin
+    stricter = logits > logits[called].min()  # one value less called positive
+    assert stricter[positive].mean() < least or (~stricter[~positive]).mean() == specificity
+    youden = choose_operating_point(logits[:, None] / 3.0, positive + 0.0, "youden")
+    at_youden = probabilities(youden, logits / 3.0) > youden.threshold
+    assert at_youden[positive].mean() - at_youden[~positive].mean() >= sensitivity + specificity - 1 - 1e-9
+
+
+def test_platt_is_logistic_regression_on_his_targets() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0.0, 1.0], [40, 25])
+    logits = generator.normal(2 * labels + 3, 1.0)
+    slope, intercept = choose_operating_point(logits[:, None], labels, "youden").scaling
+    # each bag counts as both classes, weighted by its smoothed target
+    share = np.where(labels > 0, 26 / 27, 1 / 42)
+    oracle = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000).fit(
+        np.tile(logits, 2)[:, None], np.repeat([1, 0], 65), np.concatenate([share, 1 - share])
+    )
+    assert (slope, intercept) == pytest.approx((oracle.coef_[0, 0], oracle.intercept_[0]), rel=1e-3)
+
+
+def test_scaling_brings_the_cross_entropy_of_other_bags_down_where_no_validation_bag_is_mistaken() -> None:
+    labels = np.repeat([0.0, 1.0], 6)
+    point = choose_operating_point((labels[:, None] - 0.5) * 0.1, labels, "sensitivity 0.95")
+    assert np.isfinite(point.scaling).all()
+    honest = probabilities(point, (labels - 0.5) * 0.1)
+    assert honest[labels == 1] == pytest.approx(7 / 8)
+    assert honest[labels == 0] == pytest.approx(1 / 8)
+    assert point.threshold == pytest.approx(0.5)
+
+
+def test_the_temperature_of_several_classes_is_that_of_their_noise() -> None:
+    generator = np.random.default_rng(0)
+    honest = generator.normal(0, 2, (4000, 3))
+    p = np.exp(honest) / np.exp(honest).sum(axis=1, keepdims=True)
+    labels = np.array([generator.choice(3, p=each) for each in p])
+    point = choose_operating_point(4.0 * honest, labels, "youden")
+    assert point.scaling == pytest.approx((1 / 4, 0), rel=0.1)
+    assert point.threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "reason"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 1, 1, 1], "7 validation bags with 3 of one kind are too few"),
+        ([8, 7, 6, 5, 4, 3, 2, 1], [0, 0, 0, 0, 1, 1, 1, 1], "positive ones scored no higher than negative ones"),
+    ],
+)
+def test_where_nothing_can_be_chosen_it_says_so_and_keeps_the_default(
+    logits: list[float], labels: list[float], reason: str
+) -> None:
+    point = choose_operating_point(np.array(logits, float)[:, None], np.array(labels, float), "youden")
+    assert point[:2] == DEFAULT[:2]
+    assert reason in point.origin
+
+
+@pytest.mark.parametrize("target", ["sensitivity", "sensitivity 95", "f1", "specificity 1.1"])
+def test_another_target_is_refused_before_training(target: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"operating_target is {target!r}: 'youden', 'sensitivity 0.95'")):
+        RememberOperatingPoint("model.pt", target)
+
+
+def validated(handler: RememberOperatingPoint, logits: list[float], epoch: int, best: int) -> None:
+    engine = Engine(lambda engine, batch: None)
+    handler.attach(engine)
+    state = SimpleNamespace(epoch=epoch, best_metric_epoch=best)
+    for k, logit in enumerate(logits):
+        state.batch = [{"bag_id": f"bag {k}"}]
+        state.output = [{"logits": torch.tensor([logit]), "label": torch.tensor([float(k % 2)])}]
+        handler.remember(SimpleNamespace(state=state))  # type: ignore[arg-type]
+    handler.write(SimpleNamespace(state=state))  # type: ignore[arg-type]
+
+
+def test_the_point_of_the_best_epoch_stays_beside_its_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"the best")
+    assert read_operating_point(str(weights)) == DEFAULT
+    handler = RememberOperatingPoint(str(weights), "sensitivity 0.95")
+    validated(handler, [0.0, 1.0] * 5, epoch=1, best=1)
+    point = read_operating_point(str(weights))
+    assert "sensitivity 0.95 on 5 positive and 5 negative validation bags" in point.origin
+    validated(handler, [0.0, 5.0] * 5, epoch=2, best=1)
+    assert read_operating_point(str(weights)) == point
+    weights.write_bytes(b"of somebody else")
+    assert read_operating_point(str(weights)) == DEFAULT
+    assert "was chosen for other weights" in caplog.text
+    operating_file(weights).write_text(json.dumps({"threshold": "high"}))
+    with pytest.raises(InputError, match=r"model\.operating_point\.json holds no operating point: train again"):
+        read_operating_point(str(weights))
