@@ -114,7 +114,7 @@ def examine_scan(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Se
 def _volume(path: Path) -> _Scan:
     volume = load_volume(path)
     columns, rows, slices = volume.array.shape
-    text = f"{slices} slices of {rows} x {columns}, {_spacing_and_tilt(volume.spacings, volume.tilt)}"
+    text = f"{slices} slices of {rows} x {columns}, {_spacing_and_tilt(volume.spacings, volume.tilt_degrees)}"
     return text, list(range(slices)), [], volume.array[..., slices // 2]
 
 

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import Dataset
+from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
-from scripts.core.files import write_whole
+from scripts.core.files import sha256_of, write_whole
 from scripts.ct.features import SliceFeatures, opened_features, write_slice_features
 from scripts.ct.scans import find_scans
-from scripts.engine.extraction import encode, tell_failures
+from scripts.engine.extraction import encode, refuse_changes, tell_failures
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +41,12 @@ class SliceEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         if ckpt_path is None:
-            logger.warning(
-                "the encoder's weights are random: give those of a model.pt (--ckpt_path) for other than a trial"
-            )
+            logger.warning("the encoder's weights are random, good for a trial alone: give a model.pt (--ckpt_path)")
             _draw_weights(encoder, seed)
             origin = f"random, seed {seed}"
         else:
             encoder.load_state_dict(_encoder_weights(ckpt_path))
-            origin = f"sha256 {hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest()[:16]}"
+            origin = f"sha256 {sha256_of(ckpt_path)[:16]}"
         self.name = f"{type(encoder).__name__} ({origin})"
 
     def forward(self, slices: Tensor) -> Tensor:
@@ -111,6 +110,7 @@ class SliceFeatureExtractor:
         self.dataset_dir = dataset_dir
         self.datalist = datalist
         self.output_dir = Path(output_dir)
+        self.new_datalist = self.output_dir / "datalist.json"
         self.read = read
         self.device = torch.device(device)
         self.encoder = encoder.to(self.device).eval()
@@ -142,7 +142,7 @@ class SliceFeatureExtractor:
             name = bag["bag_id"]
             if images.setdefault(name, bag["image"]) != bag["image"]:
                 raise InputError(f'{self.datalist} has two scans with the bag_id {name}: give each its own "bag_id"')
-        if self._new_datalist.resolve() == Path(self.datalist).resolve():
+        if self.new_datalist.resolve() == Path(self.datalist).resolve():
             raise InputError(f"{self.output_dir} holds the datalist of the scans themselves: give another output_dir")
         return sections
 
@@ -184,33 +184,23 @@ class SliceFeatureExtractor:
         return self.output_dir / f"{bag['bag_id']}.h5"
 
     def _refuse_other_features(self) -> None:
-        """Refuse to mix features of two kinds in one directory: they would be trained on as if they were one."""
         now = {"encoder": self.encoder_name, **json.loads(self.settings)}
         for path in sorted(self.output_dir.glob("*.h5")):
             with opened_features(path) as file:
-                then = {"encoder": file.attrs["encoder"], **json.loads(file.attrs["settings"])}
-            unlike = [name for name in {**now, **then} if then.get(name) != now.get(name)]
-            if unlike:
-                were, are = ({name: kind.get(name, "unknown") for name in unlike} for kind in (then, now))
-                changed = "; ".join(f"{name} {were[name]}, now {are[name]}" for name in unlike)
-                raise InputError(f"{path} was made with other settings ({changed}); choose another output_dir")
-
-    @property
-    def _new_datalist(self) -> Path:
-        return self.output_dir / "datalist.json"
+                refuse_changes(path, {"encoder": file.attrs["encoder"], **json.loads(file.attrs["settings"])}, now)
 
     def _write_datalist(self, sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         there = {
             name: [{**bag, "image": self._file(bag).name} for bag in bags if self._file(bag).exists()]
             for name, bags in sections.items()
         }
-        write_whole(self._new_datalist, json.dumps(there, indent=1) + "\n")
+        write_whole(self.new_datalist, json.dumps(there, indent=1) + "\n")
 
 
 def _source(image: str | Sequence[str]) -> str:
     """Return what tells one scan from another: a hash of its path or paths."""
-    paths = [image] if isinstance(image, str) else image
-    return hashlib.blake2b(os.fsencode("\n".join(map(os.path.abspath, paths))), digest_size=8).hexdigest()
+    paths = "\n".join(map(os.path.abspath, ensure_tuple(image)))
+    return hashlib.blake2b(os.fsencode(paths), digest_size=8).hexdigest()
 
 
 def _section_names(datalist: str) -> list[str]:

@@ -5,7 +5,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from scripts.ct.dicom.series import (
 from scripts.ct.dicom.tags import quietly
 
 LOST_AT_MOST = 10  # one file in so many, so that a broken copy is not read as a short scan
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # VTK and GIPL hold no orientation
-VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")  # VTK and GIPL hold no orientation
+# What a bag's entries are made of, beside MONAI's own metadata.
+SCAN_META = ("sop_instance_uids", "frames", "files", "positions_mm", "spacings", "tilt_degrees", "warnings", "skipped")
 # Lines of a header that state where the voxels lie; ITK takes the identity where they are missing.
 _NRRD_PLACE = (
     rb"^space: *(right|left)-(anterior|posterior)-superior\s*$|^space: *(RAS|LAS|LPS)\s*$",
@@ -57,9 +57,9 @@ class Series:
 
     array: np.ndarray  # float32 [columns, rows, slices] in HU
     affine: np.ndarray  # (4, 4) voxel -> RAS millimetres, sheared where the gantry was tilted
-    positions: np.ndarray  # (slices,) millimetres along the slice normal
+    positions_mm: np.ndarray  # (slices,) millimetres along the slice normal
     spacings: np.ndarray  # (slices - 1,) millimetres from a slice's origin to the next one's
-    tilt: float  # degrees between the slice normal and the patient's long axis
+    tilt_degrees: float  # between the slice normal and the patient's long axis
     stored_affine: np.ndarray  # before its axes were turned
     stored_shape: tuple[int, ...]
     sop_instance_uids: list[str] = field(default_factory=list)  # of each slice; this and the next two in DICOM alone
@@ -76,14 +76,7 @@ class Series:
             MetaKeys.SPATIAL_SHAPE: np.asarray(self.stored_shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),  # MONAI's word for "no channel axis yet"
-            "sop_instance_uids": self.sop_instance_uids,
-            "frames": self.frames,
-            "files": self.files,
-            "positions_mm": self.positions,
-            "spacings": self.spacings,
-            "tilt_degrees": self.tilt,
-            "warnings": self.warnings,
-            "skipped": self.skipped,
+            **{name: getattr(self, name) for name in SCAN_META},
         }
 
 
@@ -123,7 +116,7 @@ def load_scan(*paths: Path, series: str | None = None) -> Series:
 
 def load_series(*paths: Path, series: str | None = None) -> Series:
     """Read the head CT among the DICOM files in a folder, in a zip, or given one by one."""
-    where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    where = f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
     headers, rejected = read_headers(paths)
     if not headers and not rejected:
         what = "no DICOM images" if paths[0].is_dir() else "no DICOM, NIfTI, NRRD or MetaImage"
@@ -143,16 +136,16 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
         choice = replace(choice, headers=[each for k, each in enumerate(choice.headers) if k not in set(lost)])
 
     slices = choice.headers
-    array, affine = volume.transpose(2, 1, 0), _affine_of(slices)
+    affine = _affine_of(slices)
     left_out = [f"{name} {reason} and is left out" for name, reason in {**unread, **undecoded}.items()]
     return Series(
-        array=array,
+        array=volume.transpose(2, 1, 0),
         affine=affine,
-        positions=positions_mm(slices),
+        positions_mm=positions_mm(slices),
         spacings=spacings_mm(slices),
-        tilt=tilt_degrees(slice_normal(slices[0])),
+        tilt_degrees=tilt_degrees(slice_normal(slices[0])),
         stored_affine=affine,
-        stored_shape=array.shape,
+        stored_shape=volume.shape[::-1],
         sop_instance_uids=[header.sop for header in slices],
         frames=[header.frame for header in slices],
         files=[header.file.relative_to(folder_of(paths[0])) for header in slices],
@@ -170,13 +163,12 @@ def _require_mostly_intact(where: str, total: int, lost: int, reasons: dict[str,
 
 def _affine_of(slices: Sequence[Header]) -> np.ndarray:
     """Return (4, 4), voxel → RAS, of slices in order; their mean step is its third column."""
-    first = slices[0]
-    origins = np.array([header.position for header in slices])
-    step = slice_normal(first) * (first.thickness or 1.0)
+    first, last = np.array(slices[0].position), np.array(slices[-1].position)
+    step = slice_normal(slices[0]) * (slices[0].thickness or 1.0)
     lps = np.eye(4)
-    lps[:3, :2] = np.array(first.orientation).reshape(2, 3).T * np.flip(np.array(first.pixel_spacing))
-    lps[:3, 2] = np.diff(origins, axis=0).mean(axis=0) if len(slices) > 1 else step
-    lps[:3, 3] = origins[0]
+    lps[:3, :2] = np.reshape(slices[0].orientation, (2, 3)).T * np.flip(slices[0].pixel_spacing)
+    lps[:3, 2] = (last - first) / (len(slices) - 1) if len(slices) > 1 else step
+    lps[:3, 3] = first
     return orientation_ras_lps(lps)
 
 
@@ -188,8 +180,13 @@ def is_volume(path: Path) -> bool:
 def load_volume(path: Path) -> Series:
     """Read a NIfTI, NRRD or MetaImage file in HU; its axes are turned so that slices run from inferior to superior."""
     with _readable(path):
-        array, affine = _read_nifti(path) if _format_of(path) == "NIfTI" else _read_with_itk(path)
-    _require_three_axes(path, array.shape)
+        opened, shape = _opened(path)
+        if len(shape) != 3 or 0 in shape:
+            raise InputError(f"{path} has shape {shape}: give one volume with three axes")
+        if _format_of(path) == "NIfTI":
+            array, affine = opened.get_fdata(dtype=np.float32), opened.affine
+        else:
+            array, affine = _read_with_itk(path, opened, shape)
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-6):
         raise InputError(f"{path} {_NO_PLACE}")
     image: Any = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
@@ -202,9 +199,9 @@ def load_volume(path: Path) -> Series:
         # Outside the scanned circle a volume may hold NaN.
         array=np.maximum(np.where(np.isfinite(turned), turned, np.float32(AIR_HU)), np.float32(AIR_HU)),
         affine=image.affine,
-        positions=normal @ origin + np.arange(slices) * (normal @ step),
+        positions_mm=normal @ origin + np.arange(slices) * (normal @ step),
         spacings=np.full(slices - 1, np.linalg.norm(step)),
-        tilt=tilt_degrees(normal),
+        tilt_degrees=tilt_degrees(normal),
         stored_affine=affine,
         stored_shape=array.shape,
     )
@@ -213,10 +210,7 @@ def load_volume(path: Path) -> Series:
 def volume_shape(path: Path) -> tuple[int, ...]:
     """Return the shape of a volume by its header alone; a pixel of several values counts as a fourth axis."""
     with _readable(path):
-        if _format_of(path) == "NIfTI":
-            volume: Any = nib.load(path)
-            return tuple(volume.shape)
-        return _opened_by_itk(path)[1]
+        return _opened(path)[1]
 
 
 def _format_of(path: Path) -> str:
@@ -229,7 +223,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn whatever nibabel, ITK, gzip and zlib raise or print into an error of one line."""
     name = _format_of(path)
     try:
-        with quietly("nibabel.global"), _without_stderr(name == "MetaImage"):
+        with quietly("nibabel.global"), _without_stderr() if name == "MetaImage" else nullcontext():
             yield
     except InputError:
         raise
@@ -238,35 +232,20 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _without_stderr(hidden: bool) -> Iterator[None]:
+def _without_stderr() -> Iterator[None]:
     """Hide what C++ code prints: MetaIO comments on a damaged file there, besides raising."""
-    if not hidden:
-        yield
-        return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
 
 
-def _require_three_axes(path: Path, shape: Sequence[int]) -> None:
-    if len(shape) != 3 or 0 in shape:
-        raise InputError(f"{path} has shape {tuple(shape)}: give one volume with three axes")
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image: Any = nib.load(path)
-    return image.get_fdata(dtype=np.float32), image.affine
-
-
-def _read_with_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_with_itk(path: Path, opened: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the voxels as float32 and the affine, voxel → RAS, of an NRRD or MetaImage file."""
-    opened, shape = _opened_by_itk(path)
-    _require_three_axes(path, shape)
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise InputError(f"{path} has shape {shape}, too many voxels to hold in memory: give one head")
     with path.open("rb") as stream:
@@ -282,8 +261,11 @@ def _read_with_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, meta[MetaKeys.AFFINE]
 
 
-def _opened_by_itk(path: Path) -> tuple[Any, tuple[int, ...]]:
-    """Return ITK's object for files of this format, with the header read alone, and the shape by that header."""
+def _opened(path: Path) -> tuple[Any, tuple[int, ...]]:
+    """Return nibabel's image or ITK's reader of the format, of which the header alone is read, and the shape by it."""
+    if _format_of(path) == "NIfTI":
+        image: Any = nib.load(path)
+        return image, tuple(image.shape)
     try:
         import itk
     except ImportError as error:

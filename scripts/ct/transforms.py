@@ -12,16 +12,15 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
+from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from scripts.core.errors import InputError
+from scripts.ct.reader import SCAN_META
 
 # (centre, width) in HU of the windows in which a reader looks for blood
 BRAIN, SUBDURAL, SOFT = (40.0, 80.0), (80.0, 200.0), (30.0, 30.0)
-
-# The reader's metadata that become entries of the bag.
-_TAKEN = {"sop_instance_uids", "frames", "files", "positions_mm", "spacings", "tilt_degrees", "warnings", "skipped"}
 
 
 class ScanBagd(MapTransform):
@@ -49,25 +48,16 @@ class ScanBagd(MapTransform):
             if not isinstance(image, MetaTensor):
                 raise InputError(f"{key} has lost its metadata before ScanBagd: put ScanBagd right after Orientationd")
             meta = image.meta
-            instances, source = _instances(meta, image.shape[-1]), str(meta["filename_or_obj"])
-            item.update(bag_entries(item, instances, _about(meta), source))
+            item.update(bag_entries(item, _instances(meta), _about(meta), str(meta["filename_or_obj"])))
             # Not twice, and not all of it can travel in a batch.
-            item[key] = MetaTensor(image.as_tensor(), meta={k: v for k, v in meta.items() if k not in _TAKEN})
+            item[key] = MetaTensor(image.as_tensor(), meta={k: v for k, v in meta.items() if k not in SCAN_META})
         return item
 
 
 def bag_entries(
     item: Mapping[Hashable, object], instances: list[dict[str, Any]], about: Mapping[str, Any], source: str
 ) -> dict[Hashable, object]:
-    """Return all of a bag but its image.
-
-    Args:
-        item: may hold `label` and `instance_label`.
-        instances: of each slice, see `ScanBagd`.
-        about: of the scan.
-        source: its path.
-    """
-    ids = [instance["id"] for instance in instances]
+    """Return all of a bag but its image, as `ScanBagd` adds it; `item` may hold `label` and `instance_label`."""
     positions = torch.tensor([instance["position_mm"] for instance in instances], dtype=torch.float64)
     entries: dict[Hashable, object] = {
         "coords": (positions - positions[0]).float()[None],  # [1, N]
@@ -79,17 +69,20 @@ def bag_entries(
     if "label" in item:
         entries["label"] = torch.as_tensor(item["label"], dtype=torch.float32).reshape(1)
     if "instance_label" in item:
-        name = str(item.get("bag_id", source))
+        ids, name = [instance["id"] for instance in instances], str(item.get("bag_id", source))
         entries["instance_label"] = _slice_labels(item["instance_label"], ids, name)
     return entries
 
 
-def _instances(meta: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    instances: list[dict[str, Any]] = [{"id": k, "position_mm": float(meta["positions_mm"][k])} for k in range(count)]
+def _instances(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    instances: list[dict[str, Any]] = [
+        {"id": index, "position_mm": float(position)} for index, position in enumerate(meta["positions_mm"])
+    ]
     columns = zip(instances, meta["sop_instance_uids"], meta["frames"], meta["files"], strict=False)
     for instance, uid, frame, file in columns:  # of DICOM; a volume has none of them
-        instance["id"] = (uid if frame is None else f"{uid}/{frame}") if uid else instance["id"]
         instance["file"] = file
+        if uid:
+            instance["id"] = uid if frame is None else f"{uid}/{frame}"
         if frame is not None:
             instance["frame"] = frame
     return instances
@@ -142,12 +135,11 @@ class SliceWindowsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = self.windowed(torch.as_tensor(item[key]))
+            item[key] = self._windowed(convert_to_tensor(item[key], dtype=torch.float32, track_meta=False))
         return item
 
-    def windowed(self, image: torch.Tensor) -> torch.Tensor:
-        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-        slices = plain[0].permute(2, 1, 0).float().contiguous()  # [N, rows, columns]
+    def _windowed(self, image: torch.Tensor) -> torch.Tensor:
+        slices = image[0].permute(2, 1, 0).contiguous()  # [N, rows, columns]
         channels = slices.new_empty(len(slices), len(self.windows), *slices.shape[1:])  # [N, W, rows, columns]
         for channel, (centre, width) in enumerate(self.windows):
             torch.sub(slices, centre - width / 2, out=channels[:, channel]).div_(width).clamp_(0, 1)

@@ -73,7 +73,7 @@ def test_slices_run_from_inferior_to_superior(tmp_path: Path, orientation: tuple
     expected = list(range(5)) if step > 0 else [4, 3, 2, 1, 0]
     assert series.sop_instance_uids == [sop_uid(k) for k in expected]
     np.testing.assert_array_equal(series.array, stored[expected].transpose(2, 1, 0))
-    assert (np.diff(series.positions) > 0).all()
+    assert (np.diff(series.positions_mm) > 0).all()
 
 
 # geometry
@@ -91,9 +91,9 @@ def test_affine_maps_first_and_last_voxel_to_their_patient_position(tmp_path: Pa
     # column 3, row 2 of the first slice: 3 * 0.25 mm along the row, 2 * 0.5 mm down the column
     expected = np.array(positions[0]) + 0.75 * np.array(orientation[:3]) + 1.0 * np.array(orientation[3:])
     np.testing.assert_allclose((series.affine @ [3, 2, 0, 1])[:3], expected * np.diag(LPS_TO_RAS)[:3], atol=1e-6)
-    assert series.tilt == pytest.approx(abs(degrees))
+    assert series.tilt_degrees == pytest.approx(abs(degrees))
     np.testing.assert_allclose(series.spacings, 5.0)
-    np.testing.assert_allclose(np.diff(series.positions), 5.0 * np.cos(np.radians(degrees)))
+    np.testing.assert_allclose(np.diff(series.positions_mm), 5.0 * np.cos(np.radians(degrees)))
 
 
 def test_one_slice_is_a_scan(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_one_slice_is_a_scan(tmp_path: Path) -> None:
 def test_real_tilted_scan() -> None:
     series = load_series(shared_data("ct_dicom/ge_head_tilt18"))
     assert series.array.shape == (512, 512, 28)
-    assert (np.diff(series.positions) > 0).all()
-    assert series.tilt == pytest.approx(18.5, abs=0.01)
+    assert (np.diff(series.positions_mm) > 0).all()
+    assert series.tilt_degrees == pytest.approx(18.5, abs=0.01)
     assert series.spacings.min() == pytest.approx(1.14, abs=1e-3)
     assert series.spacings.max() == pytest.approx(7.38, abs=1e-3)
     np.testing.assert_allclose(series.affine[:3, 3], [125.0, 123.5404569, 5.8360586], atol=1e-6)
@@ -202,7 +202,7 @@ def test_two_studies_are_no_scan(tmp_path: Path) -> None:
 def same(one: Series, other: Series) -> None:
     np.testing.assert_array_equal(one.array, other.array)
     np.testing.assert_array_equal(one.affine, other.affine)
-    np.testing.assert_array_equal(one.positions, other.positions)
+    np.testing.assert_array_equal(one.positions_mm, other.positions_mm)
     assert one.sop_instance_uids == other.sop_instance_uids
     assert one.warnings == other.warnings
     assert one.skipped == other.skipped
@@ -386,7 +386,7 @@ def test_slices_of_a_volume_run_upwards_however_they_were_stored(tmp_path: Path,
     array[0, 0, :2] = -1024
     np.testing.assert_array_equal(series.array, array[:, :, ::-1])
     assert series.array.dtype == np.float32
-    np.testing.assert_allclose(series.positions, [1.0, 4.0, 7.0])
+    np.testing.assert_allclose(series.positions_mm, [1.0, 4.0, 7.0])
     np.testing.assert_allclose(series.spacings, [3.0, 3.0])
     assert series.sop_instance_uids == series.files == series.warnings == []
     np.testing.assert_array_equal(series.stored_affine, downwards)  # for those who write beside the file
@@ -406,9 +406,9 @@ def test_a_turned_scan_is_one_in_each_format(tmp_path: Path, kind: str) -> None:
     series = load_volume(path)
     np.testing.assert_array_equal(series.array, expected.array)
     np.testing.assert_allclose(series.affine, expected.affine, atol=1e-5)  # NIfTI keeps its affine in float32
-    np.testing.assert_allclose(series.positions, expected.positions, atol=1e-4)
+    np.testing.assert_allclose(series.positions_mm, expected.positions_mm, atol=1e-4)
     np.testing.assert_allclose(series.spacings, expected.spacings, atol=1e-5)
-    assert series.tilt == pytest.approx(15, abs=1e-4) == expected.tilt
+    assert series.tilt_degrees == pytest.approx(15, abs=1e-4) == expected.tilt_degrees
 
 
 @pytest.mark.parametrize("source", ["phantom", "real scan"])
@@ -426,7 +426,7 @@ def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Pat
         corner = dicom.affine @ [0, 0, k, 1]
         np.testing.assert_allclose(series.affine @ [columns - 1, rows - 1, k, 1], corner, atol=5e-4)
     np.testing.assert_allclose(series.affine[:3, 2], dicom.affine[:3, 2], atol=5e-4)
-    assert series.tilt == pytest.approx(dicom.tilt, abs=1e-3)
+    assert series.tilt_degrees == pytest.approx(dicom.tilt_degrees, abs=1e-3)
 
 
 @pytest.mark.parametrize(
