@@ -19,9 +19,10 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.files import folder_of
-from scripts.ct.dicom.headers import INCOMPLETE, Header, read_headers
+from scripts.ct.dicom.headers import INCOMPLETE, Header, Rejected, read_headers
 from scripts.ct.dicom.hounsfield import AIR_HU, MAX_VOXELS, read_slices
 from scripts.ct.dicom.series import (
+    Choice,
     by_study,
     choose_series,
     positions_mm,
@@ -33,22 +34,24 @@ from scripts.ct.dicom.series import (
 from scripts.ct.dicom.tags import quietly
 
 LOST_AT_MOST = 10  # one file in so many, so that a broken copy is not read as a short scan
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")  # VTK and GIPL hold no orientation
+_ITK_FORMATS = {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}  # others lack orientation
+VOLUME_SUFFIXES = (".nii", ".nii.gz", *_ITK_FORMATS)
 # What a bag's entries are made of, beside MONAI's own metadata.
 SCAN_META = ("sop_instance_uids", "frames", "files", "positions_mm", "spacings", "tilt_degrees", "warnings", "skipped")
 # Lines of a header that state where the voxels lie; ITK takes the identity where they are missing.
-_NRRD_PLACE = (
-    rb"^space: *(right|left)-(anterior|posterior)-superior\s*$|^space: *(RAS|LAS|LPS)\s*$",
-    rb"^space directions: *(\([^n()]+\)\s*){3}$",
-    rb"^space origin: *\(",
-)
-_META_PLACE = (
-    rb"^(TransformMatrix|Rotation|Orientation) *=",
-    rb"^(Offset|Position|Origin) *=",
-    rb"^Element(Spacing|Size) *=",
-)
+_PLACE = {
+    "NRRD": (
+        rb"^space: *(right|left)-(anterior|posterior)-superior\s*$|^space: *(RAS|LAS|LPS)\s*$",
+        rb"^space directions: *(\([^n()]+\)\s*){3}$",
+        rb"^space origin: *\(",
+    ),
+    "MetaImage": (
+        rb"^(TransformMatrix|Rotation|Orientation) *=",
+        rb"^(Offset|Position|Origin) *=",
+        rb"^Element(Spacing|Size) *=",
+    ),
+}
 _NO_PLACE = "does not say where its voxels lie: convert it again with its orientation"
-_HEADER_BYTES = 65536  # of which the text at the start of an NRRD or MetaImage file is a small part
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,9 @@ class Series:
 
 
 class SeriesReader(ImageReader):
-    """A reader for MONAI's `LoadImaged`: a scan in HU, its slices from inferior to superior.
+    """A reader, for MONAI's `LoadImaged`, of a scan in HU, its slices from inferior to superior.
 
-    The scan is DICOM, as a folder, a zip, a list of files or one multi-frame file; or it is a file in NIfTI, NRRD or
-    MetaImage.
+    The scan is DICOM (a folder, a zip, a list of files, one multi-frame file) or a file in NIfTI, NRRD or MetaImage.
 
     Args:
         series: SeriesInstanceUID or SeriesNumber of the series to read, instead of the one that suits best.
@@ -121,23 +123,16 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
     if not headers and not rejected:
         what = "no DICOM images" if paths[0].is_dir() else "no DICOM, NIfTI, NRRD or MetaImage"
         raise InputError(f"{where} holds {what}: give a scan, or the folder that holds one")
-    unread = {file.name: reason for file, reason in rejected}
-    _require_mostly_intact(where, len({header.file for header in headers}) + len(rejected), len(rejected), unread)
-    studies = len(by_study(headers))
-    if studies > 1:
-        raise InputError(f"{where} holds {studies} studies: give each a folder")
-
-    choice = choose_series(headers, series, where)
+    choice = choose_scan(headers, rejected, series, where)
     volume, lost, repaired = read_slices(choice.headers, len(choice.headers) // LOST_AT_MOST, where)
     undecoded = {choice.headers[index].file.name: INCOMPLETE for index in lost}
     _require_mostly_intact(where, len(choice.headers), len(lost), undecoded)
     if lost:
         volume = np.delete(volume, lost, axis=0)
         choice = replace(choice, headers=[each for k, each in enumerate(choice.headers) if k not in set(lost)])
-
     slices = choice.headers
     affine = _affine_of(slices)
-    left_out = [f"{name} {reason} and is left out" for name, reason in {**unread, **undecoded}.items()]
+    left_out = {file.name: reason for file, reason in rejected} | undecoded
     return Series(
         array=volume.transpose(2, 1, 0),
         affine=affine,
@@ -149,9 +144,18 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
         sop_instance_uids=[header.sop for header in slices],
         frames=[header.frame for header in slices],
         files=[header.file.relative_to(folder_of(paths[0])) for header in slices],
-        warnings=left_out + choice.warnings + repaired,
+        warnings=[f"{name} {reason} and is left out" for name, reason in left_out.items()] + choice.warnings + repaired,
         skipped=choice.skipped,
     )
+
+
+def choose_scan(headers: Sequence[Header], rejected: Sequence[Rejected], series: str | None, where: str) -> Choice:
+    """Return the slices to read of a study, of whose files few hold no image."""
+    files = len({header.file for header in headers}) + len(rejected)
+    _require_mostly_intact(where, files, len(rejected), {file.name: reason for file, reason in rejected})
+    if (studies := len(by_study(headers))) > 1:
+        raise InputError(f"{where} holds {studies} studies: give each a folder")
+    return choose_series(headers, series, where)
 
 
 def _require_mostly_intact(where: str, total: int, lost: int, reasons: dict[str, str]) -> None:
@@ -166,7 +170,7 @@ def _affine_of(slices: Sequence[Header]) -> np.ndarray:
     first, last = np.array(slices[0].position), np.array(slices[-1].position)
     step = slice_normal(slices[0]) * (slices[0].thickness or 1.0)
     lps = np.eye(4)
-    lps[:3, :2] = np.reshape(slices[0].orientation, (2, 3)).T * np.flip(slices[0].pixel_spacing)
+    lps[:3, :2] = np.array(slices[0].orientation).reshape(2, 3).T * np.flip(np.array(slices[0].pixel_spacing))
     lps[:3, 2] = (last - first) / (len(slices) - 1) if len(slices) > 1 else step
     lps[:3, 3] = first
     return orientation_ras_lps(lps)
@@ -193,14 +197,13 @@ def load_volume(path: Path) -> Series:
     turned = np.asarray(image.dataobj)
     lps = orientation_ras_lps(image.affine)
     normal = upwards(np.cross(lps[:3, 0], lps[:3, 1]))
-    step, origin = lps[:3, 2], lps[:3, 3]
-    slices = turned.shape[2]
+    origins = lps[:3, 3] + np.arange(turned.shape[2])[:, None] * lps[:3, 2]
     return Series(
         # Outside the scanned circle a volume may hold NaN.
         array=np.maximum(np.where(np.isfinite(turned), turned, np.float32(AIR_HU)), np.float32(AIR_HU)),
         affine=image.affine,
-        positions_mm=normal @ origin + np.arange(slices) * (normal @ step),
-        spacings=np.full(slices - 1, np.linalg.norm(step)),
+        positions_mm=origins @ normal,
+        spacings=np.linalg.norm(np.diff(origins, axis=0), axis=1),
         tilt_degrees=tilt_degrees(normal),
         stored_affine=affine,
         stored_shape=array.shape,
@@ -214,8 +217,7 @@ def volume_shape(path: Path) -> tuple[int, ...]:
 
 
 def _format_of(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}.get(suffix, "NIfTI")
+    return _ITK_FORMATS.get(path.suffix.lower(), "NIfTI")
 
 
 @contextmanager
@@ -248,10 +250,9 @@ def _read_with_itk(path: Path, opened: Any, shape: tuple[int, ...]) -> tuple[np.
     """Return the voxels as float32 and the affine, voxel → RAS, of an NRRD or MetaImage file."""
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise InputError(f"{path} has shape {shape}, too many voxels to hold in memory: give one head")
-    with path.open("rb") as stream:
-        header = re.split(rb"\r?\n\r?\n|(?<=\n)ElementDataFile", stream.read(_HEADER_BYTES), maxsplit=1)[0]
-    lines = _NRRD_PLACE if _format_of(path) == "NRRD" else _META_PLACE
-    if not all(re.search(line, header, re.MULTILINE | re.IGNORECASE) for line in lines):
+    with path.open("rb") as stream:  # whose text at the start is a small part of so many bytes
+        header = re.split(rb"\r?\n\r?\n|(?<=\n)ElementDataFile", stream.read(65536), maxsplit=1)[0]
+    if not all(re.search(line, header, re.MULTILINE | re.IGNORECASE) for line in _PLACE[_format_of(path)]):
         raise InputError(f"{path} {_NO_PLACE}")
     import itk
 

@@ -4,7 +4,7 @@
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from monai.utils import ensure_tuple
 
+from scripts.core.bags import Image
 from scripts.core.errors import InputError
 from scripts.ct.dicom.files import ImageFile, is_zip, walk
 from scripts.ct.dicom.headers import Header, read_headers
@@ -20,39 +21,31 @@ from scripts.ct.reader import VOLUME_SUFFIXES, is_volume
 
 MAX_NAME_BYTES = 100  # an output folder is named after a scan, and files in it are too
 
-ScanPaths = str | list[str]
-
 
 def find_scans(directory: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return a bag for each scan below a folder: each study of DICOM images, each zip and each volume.
+    """Return a bag for each scan at any depth below a folder: each study of DICOM images, each zip and each volume.
 
-    Args:
-        directory: the folder; all that lies in it at any depth is looked at.
-
-    Returns:
-        `bag_id`, and `image`: the path, or the list of a study's files where its folder holds others too.
+    It has a `bag_id`, and as `image` the path, or the list of a study's files where its folder holds others too.
     """
     root = Path(directory)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder: give the folder that holds the scans")
     headers, rejected = read_headers(root, progress=True)
-    scans: list[tuple[str, ScanPaths]] = [(_scan_name(root, path), str(path)) for path in walk(root) if is_volume(path)]
+    scans: list[tuple[str, Image]] = [(_scan_name(root, path), str(path)) for path in walk(root) if is_volume(path)]
     scans += _dicom_scans(root, headers, [file for file, _ in rejected])
     if not scans:
         raise InputError(f"{root} holds no scan (DICOM, NIfTI, NRRD, MetaImage): give the folder that holds the scans")
-    named: dict[str, ScanPaths] = {}
+    named: dict[str, Image] = {}
     for name, image in sorted(scans, key=lambda scan: ensure_tuple(scan[1])[0]):
         bag_id = _shortened(name)
         if bag_id in named:
-            one, other = ensure_tuple(named[bag_id])[0], ensure_tuple(image)[0]
+            one, other = (ensure_tuple(each)[0] for each in (named[bag_id], image))
             raise InputError(f"{one} and {other} would both be named {bag_id}: rename one")
         named[bag_id] = image
     return [{"image": image, "bag_id": bag_id} for bag_id, image in named.items()]
 
 
-def _dicom_scans(
-    root: Path, headers: Iterable[Header], rejected: Iterable[ImageFile]
-) -> Iterator[tuple[str, ScanPaths]]:
+def _dicom_scans(root: Path, headers: Iterable[Header], rejected: Iterable[ImageFile]) -> Iterator[tuple[str, Image]]:
     by_holder: dict[Path, list[Header]] = defaultdict(list)
     for header in headers:
         by_holder[_holder(header.file)].append(header)
@@ -62,19 +55,19 @@ def _dicom_scans(
             is_named = study and of_study[0].file.member is None
             # A zip is a scan, as without UIDs a folder is.
             studies[study if is_named else str(holder)] += of_study
-    scans = [(study, _folder_of(copy), copy) for study, of_study in studies.items() for copy in _copies(of_study)]
-    held: dict[Path, set[int]] = defaultdict(set)  # which scans lie in a folder, at whatever depth
-    for number, (_, _, copy) in enumerate(scans):
-        for folder in {folder for header in copy for folder in _up_to(root, _holder(header.file))}:
-            held[folder].add(number)
-
-    for study, folder, copy in scans:
-        if len(held[folder]) == 1:
+    scans = [(study, copy) for study, of_study in studies.items() for copy in _copies(of_study)]
+    held: Counter[Path] = Counter()  # scans in a folder, at whatever depth
+    for _, copy in scans:
+        held.update({folder for header in copy for folder in _up_to(root, _holder(header.file))})
+    alone = set()
+    for study, copy in scans:
+        folder = _folder_of(copy)
+        if held[folder] == 1:
+            alone.add(folder)
             yield _scan_name(root, folder), str(folder)
         else:
             paths = list(dict.fromkeys(str(header.file.path) for header in copy))
             yield f"{_scan_name(root, folder)}_{_short_hash(study)}", paths if len(paths) > 1 else paths[0]
-    alone = {folder for _, folder, _ in scans if len(held[folder]) == 1}
     for holder in dict.fromkeys(file.path if is_zip(file.path) else _holder(file) for file in rejected):
         if holder not in held and alone.isdisjoint(_up_to(root, holder)):
             yield _scan_name(root, holder), str(holder)  # nothing in it can be read: its reader says why

@@ -109,7 +109,7 @@ def scan_bag(folder: Path, item: dict[str, Any]) -> dict[Hashable, Any]:
 
 def features_bag(path: Path, item: dict[str, Any] | None = None) -> dict[Hashable, Any]:
     given: Any = {**(item or {}), "image": str(path)}
-    return SliceFeaturesd()(given)
+    return SliceFeaturesd("image")(given)
 
 
 def listed(path: Path) -> dict[str, list[dict[str, Any]]]:

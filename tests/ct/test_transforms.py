@@ -94,7 +94,7 @@ def test_windows_resize_each_slice_by_itself_with_antialias() -> None:
 def test_a_bag_has_the_metadata_of_its_slices_and_of_the_scan() -> None:
     uneven = np.array([1.14004, 7.3800049])
     left_out = ["series 1 (2 slices): localizer"]
-    bag: dict[Any, Any] = ScanBagd()({"image": scan(3, spacings=uneven, skipped=left_out), "label": 1})
+    bag: dict[Any, Any] = ScanBagd("image")({"image": scan(3, spacings=uneven, skipped=left_out), "label": 1})
     torch.testing.assert_close(bag["coords"], torch.tensor([[0.0, 2.5, 5.0]]))
     torch.testing.assert_close(bag["mask"], torch.ones(1, 3))
     torch.testing.assert_close(bag["label"], torch.tensor([1.0]))
@@ -109,13 +109,13 @@ def test_a_bag_has_the_metadata_of_its_slices_and_of_the_scan() -> None:
         "warnings": ["a warning"],
         "set_aside": left_out,
     }
-    alone: dict[Any, Any] = ScanBagd()({"image": scan(1)})
+    alone: dict[Any, Any] = ScanBagd("image")({"image": scan(1)})
     assert json.loads(alone["about"])["spacing_mm"] is None
 
 
 def test_frames_of_one_file_are_told_apart() -> None:
     meta: dict[str, Any] = {"frames": [3, 1], "sop_instance_uids": ["1.2", "1.2"], "files": ["all", "all"]}
-    bag: dict[Any, Any] = ScanBagd()({"image": scan(2, **meta), "instance_label": {"1.2/1": 1, "1.2/3": 0}})
+    bag: dict[Any, Any] = ScanBagd("image")({"image": scan(2, **meta), "instance_label": {"1.2/1": 1, "1.2/3": 0}})
     assert json.loads(bag["instances"]) == [
         {"id": "1.2/3", "position_mm": 0.0, "file": "all", "frame": 3},
         {"id": "1.2/1", "position_mm": 2.5, "file": "all", "frame": 1},
@@ -124,9 +124,9 @@ def test_frames_of_one_file_are_told_apart() -> None:
 
 
 def test_slices_without_a_uid_go_by_their_number_and_no_labels_are_invented() -> None:
-    half: dict[Any, Any] = ScanBagd()({"image": scan(2, sop_instance_uids=["", "1.2"])})
+    half: dict[Any, Any] = ScanBagd("image")({"image": scan(2, sop_instance_uids=["", "1.2"])})
     assert [instance["id"] for instance in json.loads(half["instances"])] == [0, "1.2"]
-    bag: dict[Any, Any] = ScanBagd()({"image": scan(2, uids=False)})
+    bag: dict[Any, Any] = ScanBagd("image")({"image": scan(2, uids=False)})
     assert json.loads(bag["instances"]) == [{"id": 0, "position_mm": 0.0}, {"id": 1, "position_mm": 2.5}]
     assert not {"label", "instance_label"} & set(bag)
 
@@ -135,7 +135,7 @@ def test_slices_without_a_uid_go_by_their_number_and_no_labels_are_invented() ->
     "given", [[0, 1, 1], {sop_uid(2): 1, sop_uid(0): 0, sop_uid(1): 1, "a slice that was left out": 0}]
 )
 def test_instance_labels_follow_the_slices(given: list | Mapping) -> None:
-    bag = ScanBagd()({"image": scan(3), "instance_label": given})
+    bag = ScanBagd("image")({"image": scan(3), "instance_label": given})
     torch.testing.assert_close(bag["instance_label"], torch.tensor([[0.0, 1.0, 1.0]]))
 
 
@@ -148,9 +148,9 @@ def test_instance_labels_follow_the_slices(given: list | Mapping) -> None:
 )
 def test_instance_labels_that_do_not_fit_name_the_scan(given: list | Mapping, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        ScanBagd()({"image": scan(3), "instance_label": given, "bag_id": "scan7"})
+        ScanBagd("image")({"image": scan(3), "instance_label": given, "bag_id": "scan7"})
     with pytest.raises(InputError, match="put ScanBagd right after Orientationd"):
-        ScanBagd()({"image": torch.zeros(1, 4, 3, 2)})
+        ScanBagd("image")({"image": torch.zeros(1, 4, 3, 2)})
 
 
 # the whole pipeline
