@@ -63,11 +63,7 @@ def test_slices_run_from_inferior_to_superior(tmp_path: Path, orientation: tuple
     stored = ramp(5)
     names = ["d", "a", "e", "b", "c"]
     for k, position in enumerate(couch(5, step)):  # numbered against their order
-        own: dict[str, Any] = {
-            "SOPInstanceUID": sop_uid(k),
-            "ImagePositionPatient": list(position),
-            "InstanceNumber": 9 - k,
-        }
+        own = {"SOPInstanceUID": sop_uid(k), "ImagePositionPatient": list(position), "InstanceNumber": 9 - k}
         write_slice(tmp_path / names[k], stored[k], **own, ImageOrientationPatient=list(orientation))
     series = load_series(tmp_path)
     expected = list(range(5)) if step > 0 else [4, 3, 2, 1, 0]
@@ -81,16 +77,13 @@ def test_slices_run_from_inferior_to_superior(tmp_path: Path, orientation: tuple
 
 @pytest.mark.parametrize("degrees", [0.0, 18.5, -25.0])
 def test_affine_maps_first_and_last_voxel_to_their_patient_position(tmp_path: Path, degrees: float) -> None:
-    positions = couch(4)
     orientation = tilted(degrees)
-    series = load_series(write_series(tmp_path, ramp(4), positions, ImageOrientationPatient=list(orientation)))
-    for k in (0, 3):
-        np.testing.assert_allclose(
-            (series.affine @ [0, 0, k, 1])[:3], positions[k] * np.diag(LPS_TO_RAS)[:3], atol=1e-6
-        )
+    series = load_series(write_series(tmp_path, ramp(4), ImageOrientationPatient=list(orientation)))
+    lps = np.array(couch(4))
     # column 3, row 2 of the first slice: 3 * 0.25 mm along the row, 2 * 0.5 mm down the column
-    expected = np.array(positions[0]) + 0.75 * np.array(orientation[:3]) + 1.0 * np.array(orientation[3:])
-    np.testing.assert_allclose((series.affine @ [3, 2, 0, 1])[:3], expected * np.diag(LPS_TO_RAS)[:3], atol=1e-6)
+    inside = lps[0] + 0.75 * np.array(orientation[:3]) + 1.0 * np.array(orientation[3:])
+    for voxel, place in (([0, 0, 0], lps[0]), ([0, 0, 3], lps[3]), ([3, 2, 0], inside)):
+        np.testing.assert_allclose(series.affine @ [*voxel, 1], LPS_TO_RAS @ [*place, 1], atol=1e-6)
     assert series.tilt_degrees == pytest.approx(abs(degrees))
     np.testing.assert_allclose(series.spacings, 5.0)
     np.testing.assert_allclose(np.diff(series.positions_mm), 5.0 * np.cos(np.radians(degrees)))
@@ -121,8 +114,8 @@ def test_real_tilted_scan() -> None:
 # what is lost
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
-def test_a_truncated_file_is_left_out_and_named(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])  # nothing, within the header, within the pixels
+def test_one_lost_file_in_ten_is_left_out_and_named_and_two_are_refused(tmp_path: Path, share: float) -> None:
     folder = write_series(tmp_path / "SECRET", ramp(12))
     truncate(folder / "004.dcm", share)
     series = load_series(folder)
@@ -135,47 +128,30 @@ def test_a_truncated_file_is_left_out_and_named(tmp_path: Path, share: float) ->
         "10.00 mm between slices 4 and 5, where 5.00 mm is usual: 1 slice may be missing",
     ]
     assert series.files == [f"{k:03d}.dcm" for k in left]
-
-
-@pytest.mark.parametrize("share", [0.5, 0.95])  # within the header, within the pixels
-def test_one_lost_file_in_ten_is_a_scan_and_two_are_not(tmp_path: Path, share: float) -> None:
-    write_series(tmp_path, ramp(10))
-    truncate(tmp_path / "004.dcm", share)
-    assert load_series(tmp_path).array.shape[2] == 9
-    truncate(tmp_path / "006.dcm", share)
-    assert refusal(tmp_path) == (
-        f"{tmp_path} has lost 2 or more of 10 images (004.dcm holds no complete image): "
+    truncate(folder / "006.dcm", share)
+    assert refusal(folder) == (
+        f"{folder} has lost 2 or more of 12 images (004.dcm holds no complete image): "
         "copy the scan again, or store it uncompressed"
     )
-    for path in tmp_path.iterdir():
+    for path in folder.iterdir():
         truncate(path, share)
-    assert "holds no image that can be read" in refusal(tmp_path)
+    assert "holds no image that can be read" in refusal(folder)
 
 
 # several series
 
 
 def test_the_head_series_of_a_study_is_read(tmp_path: Path) -> None:
-    coronal = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]
-    scout: dict[str, Any] = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ImageOrientationPatient": coronal}
+    scout: dict[str, Any] = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
     study(tmp_path / "1", 1, 2, **scout)
-    shown = study(tmp_path / "2", 2, 10, ConvolutionKernel="H30s")
-    study(tmp_path / "2", 3, 10, ConvolutionKernel="H60s")
-    study(tmp_path / "4", 4, 60, spacing=1.0)
-    study(tmp_path / "4", 5, 10, ContrastBolusAgent="ULTRAVIST")
-    study(tmp_path / "6", 6, 10, ImageType=["DERIVED", "SECONDARY"], ImageOrientationPatient=coronal)
+    shown = study(tmp_path / "2", 2, ConvolutionKernel="H30s")
+    study(tmp_path / "2", 3, ConvolutionKernel="H60s")
     series = load_series(tmp_path)
     np.testing.assert_array_equal(series.array, shown.transpose(2, 1, 0))
     assert series.sop_instance_uids == [f"{STUDY_UID}.2.{k + 1}" for k in range(10)]
     assert series.files == [f"2/2-{k:03d}" for k in range(10)]
     assert series.warnings == []
-    assert sorted(series.skipped) == [
-        "series 1 (2 slices): localizer",
-        "series 3 (10 slices): bone kernel H60s",
-        "series 4 (60 slices): its spacing of 1.00 mm is further from 5 mm than series 2",
-        "series 5 (10 slices): contrast agent",
-        "series 6 (10 slices): not axial, 90 degrees off",
-    ]
+    assert sorted(series.skipped) == ["series 1 (2 slices): localizer", "series 3 (10 slices): bone kernel H60s"]
 
 
 def test_another_series_can_be_asked_for(tmp_path: Path) -> None:
@@ -188,11 +164,7 @@ def test_another_series_can_be_asked_for(tmp_path: Path) -> None:
         assert meta["skipped"] == ["series 1 (10 slices): another series was asked for"]
     with pytest.raises(InputError, match=r"holds no series 7: name one of series 1 \(10 slices\), series 2"):
         load_series(tmp_path, series="7")
-
-
-def test_two_studies_are_no_scan(tmp_path: Path) -> None:
-    write_series(tmp_path / "a", ramp(3), StudyInstanceUID="1.2.3")
-    write_series(tmp_path / "b", ramp(3), StudyInstanceUID="1.2.4")
+    write_series(tmp_path, ramp(3), StudyInstanceUID="1.2.4")
     assert refusal(tmp_path) == f"{tmp_path} holds 2 studies: give each a folder"
 
 
@@ -200,12 +172,8 @@ def test_two_studies_are_no_scan(tmp_path: Path) -> None:
 
 
 def same(one: Series, other: Series) -> None:
-    np.testing.assert_array_equal(one.array, other.array)
-    np.testing.assert_array_equal(one.affine, other.affine)
-    np.testing.assert_array_equal(one.positions_mm, other.positions_mm)
-    assert one.sop_instance_uids == other.sop_instance_uids
-    assert one.warnings == other.warnings
-    assert one.skipped == other.skipped
+    for name in ("array", "affine", "positions_mm", "sop_instance_uids", "warnings", "skipped"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 def test_a_folder_a_zip_and_a_list_of_files_are_one_scan(tmp_path: Path) -> None:
@@ -257,8 +225,7 @@ def test_a_compressed_file_of_several_frames(tmp_path: Path) -> None:
 
 def test_a_damaged_compressed_slice_is_left_out(tmp_path: Path) -> None:
     folder = write_series(tmp_path, phantom(10), StudyInstanceUID=STUDY_UID)
-    for path in folder.iterdir():
-        compress(path, JPEGLosslessSV1)
+    compress(folder / "004.dcm", JPEGLosslessSV1)
     dataset = pydicom.dcmread(folder / "004.dcm")
     dataset.BitsAllocated = 32  # over which the codec ends its process
     dataset.save_as(folder / "004.dcm")
@@ -271,14 +238,12 @@ def test_a_damaged_compressed_slice_is_left_out(tmp_path: Path) -> None:
 def test_the_real_scan_under_any_names_without_numbers_and_zipped(tmp_path: Path) -> None:
     original = shared_data("ct_dicom/ge_head_tilt18")
     expected = load_series(original)
-    paths = sorted(original.iterdir())
-    shuffled = [*paths[::2], *paths[1::2]][::-1]
-    for k, path in enumerate(shuffled):
-        (tmp_path / "shuffled" / str(k % 3)).mkdir(parents=True, exist_ok=True)
+    for folder in ("shuffled/0", "shuffled/1", "shuffled/2", "numberless"):
+        (tmp_path / folder).mkdir(parents=True)
+    for k, path in enumerate(sorted(original.iterdir())[::-1]):
         shutil.copy(path, tmp_path / "shuffled" / str(k % 3) / f"{k:02d}")
         dataset = pydicom.dcmread(path)
         del dataset.InstanceNumber, dataset.SliceLocation, dataset.AcquisitionNumber
-        (tmp_path / "numberless").mkdir(exist_ok=True)
         dataset.save_as(tmp_path / "numberless" / f"{k:02d}.dcm")
     zipped(tmp_path / "shuffled", tmp_path / "scan.zip")
     for name in ("shuffled", "numberless", "scan.zip"):
@@ -311,29 +276,29 @@ def test_what_holds_no_scan_is_refused_through_load_image(
 # as MONAI's reader
 
 
-def test_reader_feeds_load_image(tmp_path: Path) -> None:
-    folder = write_series(tmp_path, ramp(4), couch(4), ImageOrientationPatient=list(tilted(15)))
+def loaded(folder: Path) -> MetaTensor:
     image = LoadImage(reader=SeriesReader(), image_only=True, ensure_channel_first=True)(folder)
     assert isinstance(image, MetaTensor)
+    return image
+
+
+def test_reader_feeds_load_image(tmp_path: Path) -> None:
+    image = loaded(write_series(tmp_path, ramp(4), couch(4), ImageOrientationPatient=list(tilted(15))))
     assert image.shape == (1, 8, 6, 4)
     assert image.meta["sop_instance_uids"] == [sop_uid(k) for k in range(4)]
     assert image.meta["tilt_degrees"] == pytest.approx(15)
     assert "secret" not in repr({**image.meta, "filename_or_obj": ""}).lower()  # no name, no number of the patient
     turned = Orientation(axcodes="LPS", labels=None)(image)
     np.testing.assert_array_equal(turned.numpy(), image.numpy())  # DICOM of a supine patient is LPS already
+    with pytest.raises(InputError, match=r"a.nii and 1 more paths given as one image: give one volume"):
+        LoadImage(reader=SeriesReader())([tmp_path / "a.nii", tmp_path / "b.nii"])
 
 
 def test_orientation_never_reverses_the_slices(tmp_path: Path) -> None:
     stored = ramp(3)
-    folder = write_series(tmp_path, stored, couch(3, step=-5.0), ImageOrientationPatient=list(FACE_DOWN))
-    load = LoadImage(reader=SeriesReader(), image_only=True, ensure_channel_first=True)
-    turned = Orientation(axcodes="LPS", labels=None)(load(folder))
+    image = loaded(write_series(tmp_path, stored, couch(3, step=-5.0), ImageOrientationPatient=list(FACE_DOWN)))
+    turned = Orientation(axcodes="LPS", labels=None)(image)
     np.testing.assert_array_equal(turned[0].numpy(), stored[::-1, ::-1, ::-1].transpose(2, 1, 0))
-
-
-def test_many_volumes_are_not_one_image(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a.nii and 1 more paths given as one image: give one volume"):
-        LoadImage(reader=SeriesReader())([tmp_path / "a.nii", tmp_path / "b.nii"])
 
 
 # volumes
@@ -345,7 +310,6 @@ SPACES = {
     "left-anterior-superior": (-1, 1, 1),
     "LPS": (-1, -1, 1),
 }
-NO_PLACE = "does not say where its voxels lie: convert it again with its orientation"
 
 
 def turned_about_x(degrees: float) -> np.ndarray:
@@ -411,21 +375,15 @@ def test_a_turned_scan_is_one_in_each_format(tmp_path: Path, kind: str) -> None:
     assert series.tilt_degrees == pytest.approx(15, abs=1e-4) == expected.tilt_degrees
 
 
-@pytest.mark.parametrize("source", ["phantom", "real scan"])
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
-def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Path, suffix: str, source: str) -> None:
-    if source == "phantom":
-        folder = write_series(tmp_path / "dicom", ramp(4) - np.int16(20), ImageOrientationPatient=list(tilted(15)))
-    else:
-        folder = shared_data("ct_dicom/ge_head_tilt18")
-    dicom = load_series(folder)
+def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Path, suffix: str) -> None:
+    dicom = load_series(shared_data("ct_dicom/ge_head_tilt18"))
     series = load_volume(write_volume(tmp_path / f"scan{suffix}", dicom.array, dicom.affine))
     np.testing.assert_array_equal(series.array, dicom.array[::-1, ::-1])  # volumes run to the right and to the front
     columns, rows, slices = dicom.array.shape
     for k in range(slices):
         corner = dicom.affine @ [0, 0, k, 1]
         np.testing.assert_allclose(series.affine @ [columns - 1, rows - 1, k, 1], corner, atol=5e-4)
-    np.testing.assert_allclose(series.affine[:3, 2], dicom.affine[:3, 2], atol=5e-4)
     assert series.tilt_degrees == pytest.approx(dicom.tilt_degrees, abs=1e-3)
 
 
@@ -437,55 +395,38 @@ def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Pat
         {"space": "scanner-xyz"},
         {"space directions": None},
         {"space directions": "(nan,nan,nan) (nan,nan,nan) (nan,nan,nan)"},
+        {"space directions": "(0,0,0) (0,1,0) (0,0,1)"},
         {"space origin": None},
         {"TransformMatrix": None},
+        {"TransformMatrix": "0 0 0 0 1 0 0 0 1"},
         {"Offset": None},
         {"ElementSpacing": None},
     ],
 )
 def test_a_volume_without_its_orientation_is_refused(tmp_path: Path, lines: dict[str, str | None]) -> None:
     write, name = (write_nrrd, "scan.nrrd") if "space" in "".join(lines) else (write_mha, "scan.mha")
-    assert NO_PLACE in refusal(write(tmp_path / name, voxels(), np.eye(4), lines=lines))
+    assert "convert it again" in refusal(write(tmp_path / name, voxels(), np.eye(4), lines=lines))
 
 
-@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
-def test_a_volume_of_no_extent_is_refused(tmp_path: Path, suffix: str) -> None:
-    path = write_volume(tmp_path / f"scan{suffix}", voxels(), np.eye(4))
-    if suffix.startswith(".nii"):
-        image = nib.Nifti1Image(voxels(), np.eye(4))
-        image.header.set_sform(np.eye(4), code=1)
-        content = bytearray(image.to_bytes())
-        content[280:328] = b"\0" * 48  # its sform
-        path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else bytes(content))
-    else:
-        stated = path.read_bytes()
-        flat = stated.replace(b"(-1.0,0.0,0.0)", b"(0.0,0.0,0.0)").replace(b"Matrix = -1.0", b"Matrix = 0.0")
-        assert flat != stated
-        path.write_bytes(flat)
-    assert "convert it again" in refusal(path)
+def test_a_nifti_of_no_extent_is_refused(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii", voxels(), np.eye(4))
+    path.write_bytes(path.read_bytes()[:280] + b"\0" * 48 + path.read_bytes()[328:])  # its sform
+    assert "does not say where its voxels lie: convert it again" in refusal(path)
 
 
-@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
-def test_a_volume_of_four_axes_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_volume_of_four_axes_or_in_colour_is_refused(tmp_path: Path) -> None:
     array = voxels((3, 2, 2, 2))
-    if suffix.startswith(".nii"):
-        path = write_nifti(tmp_path / f"scan{suffix}", array, np.eye(4))
-    elif suffix in (".mha", ".mhd"):
-        lines = {"ElementNumberOfChannels": "3", "NDims": "3", "DimSize": "2 2 2"}
-        path = write_mha(tmp_path / f"scan{suffix}", array, np.eye(4), lines=lines)
-    else:
-        lines = {"space directions": "none (1,0,0) (0,1,0) (0,0,1)", "kinds": "vector domain domain domain"}
-        path = write_nrrd(tmp_path / f"scan{suffix}", array, np.eye(4), lines=lines)
-    assert "(3, 2, 2, 2): give one volume with three axes" in refusal(path)
-    assert volume_shape(path) == (3, 2, 2, 2)
-
-
-@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
-def test_a_flat_picture_in_colour_is_no_volume(tmp_path: Path, suffix: str) -> None:
-    lines = {"ElementNumberOfChannels": "3", "NDims": "2", "DimSize": "2 2"}
-    lines |= {"TransformMatrix": "1 0 0 1", "Offset": "0 0", "ElementSpacing": "1 1"}
-    path = write_mha(tmp_path / f"scan{suffix}", voxels((3, 2, 2)), np.eye(4), lines=lines)
-    assert "(3, 2, 2, 1): give one volume with three axes" in refusal(path)
+    vectors = {"space directions": "none (1,0,0) (0,1,0) (0,0,1)", "kinds": "vector domain domain domain"}
+    colours = {"ElementNumberOfChannels": "3", "NDims": "3", "DimSize": "2 2 2"}
+    flat = {"NDims": "2", "DimSize": "2 2", "TransformMatrix": "1 0 0 1", "Offset": "0 0", "ElementSpacing": "1 1"}
+    for path, shape in {
+        write_nifti(tmp_path / "a.nii", array, np.eye(4)): (3, 2, 2, 2),
+        write_nrrd(tmp_path / "a.nrrd", array, np.eye(4), lines=vectors): (3, 2, 2, 2),
+        write_mha(tmp_path / "a.mha", array, np.eye(4), lines=colours): (3, 2, 2, 2),
+        write_mha(tmp_path / "b.mha", array[..., 0], np.eye(4), lines={**colours, **flat}): (3, 2, 2, 1),
+    }.items():
+        assert f"{shape}: give one volume with three axes" in refusal(path)
+        assert volume_shape(path) == shape
 
 
 @pytest.mark.parametrize("suffix", EVERY_SUFFIX)
