@@ -1,12 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A synthetic cohort in the layout of RSNA 2019, with that data set's own flaws.
+"""A synthetic cohort in the layout of RSNA 2019, with that data set's own flaws: one file is cut short, rows repeat."""
 
-`python -m tests.ct.rsna_cohort FOLDER --series 300 --image-size 64` writes FOLDER/stage_2_train/ID_<hex>.dcm,
-a flat folder, and FOLDER/stage_2_train.csv with six rows per slice, 24 of them twice. One file is cut short.
-"""
-
-import argparse
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +64,13 @@ def _plan(rng: np.random.Generator, number: int, before: list[Scan], usual: int,
     names = [_name(rng, 9) for _ in range(count)]
     if number == 0:
         names[count // 2] = CORRUPT
-    bleeding = np.zeros(count, dtype=bool)
-    subtype = None
+    subtype, bleeding = None, [False] * count
     if rng.random() < prevalence:
         subtype = SUBTYPES[int(rng.integers(len(SUBTYPES) - 1))]
         length = int(rng.integers(max(2, count // 8), max(3, count // 3)))
         first = int(rng.integers(count // 5, count - count // 5 - length + 1))
-        bleeding[first : first + length] = True
-    return Scan(patient, _name(rng, 10), tuple(names), subtype, tuple(map(bool, bleeding)))
+        bleeding[first : first + length] = [True] * length
+    return Scan(patient, _name(rng, 10), tuple(names), subtype, tuple(bleeding))
 
 
 def _name(rng: np.random.Generator, digits: int) -> str:
@@ -153,17 +147,3 @@ def _write_csv(path: Path, scans: list[Scan], rng: np.random.Generator) -> None:
         writer.writerow(["ID", "Label"])
         for sop, values in labels + labels[:TWICE]:
             writer.writerows((f"{sop}_{name}", int(value)) for name, value in zip(SUBTYPES, values, strict=True))
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    for flag, usual in (("--series", 40), ("--slices", 30), ("--image-size", 32), ("--seed", 0)):
-        parser.add_argument(flag, type=int, default=usual)
-    given = parser.parse_args()
-    scans = write_rsna_cohort(given.folder, given.series, given.slices, given.image_size, given.seed)
-    print(f"{len(scans)} series of {len({scan.patient for scan in scans})} patients")
-
-
-if __name__ == "__main__":
-    _main()

@@ -7,7 +7,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
@@ -153,10 +152,7 @@ def test_patients_and_slices_in_two_sections_fail(tmp_path: Path) -> None:
     bags = [{"bag_id": f"v{label}", "image": "v.nii", "label": label} for label in (0, 1)]
     write_datalist(tmp_path, training=bags, validation=bags)
     assert examine(tmp_path)[3].startswith("FAIL  0 of 0 patients and 1 of 1 slices are in more than one section")
-
-
-def test_patients_that_are_not_told_apart_are_reported(tmp_path: Path) -> None:
-    finding = examine(cohort(tmp_path, patient="ANON"))[3]
+    finding = examine(cohort(tmp_path / "anon", patient="ANON"))[3]
     assert finding.startswith("WARN  the scans name 1 patient, so nobody knows who is in two sections")
 
 
@@ -197,21 +193,12 @@ def test_what_is_skipped_is_named_with_its_reason(tmp_path: Path) -> None:
     assert finding.level == Level.PASS
     assert "; skipped series 1 (1 slice): localizer, " in finding.text
     assert "series 3 (10 slices): bone kernel BONE" in finding.text
+    write_series(tmp_path, "1.4", study="1.8")
+    assert examined(tmp_path) == Finding(Level.FAIL, "it holds 2 studies: give each a folder", name="x")
 
 
-def test_gaps_and_double_slices_are_reported(tmp_path: Path) -> None:
-    write_series(tmp_path, "1.1", count=12)
-    (tmp_path / "1.1_006.dcm").unlink()
-    shutil.copy(tmp_path / "1.1_003.dcm", tmp_path / "more.dcm")
-    dataset = pydicom.dcmread(tmp_path / "more.dcm")
-    dataset.SOPInstanceUID = "1.1.99"
-    dataset.save_as(tmp_path / "more.dcm")
-    finding = examined(tmp_path)
-    assert (finding.level, finding.size) == (Level.WARN, 11)
-    assert finding.text.startswith(
-        "1 slice at the position of another left out; the slices are unevenly spaced, 5.00 to 10.00 mm; "
-        "10.00 mm between slices 6 and 7, where 5.00 mm is usual: 1 slice may be missing (11 slices of 16 x 16, "
-    )
+# 12 bits without an offset: 30 HU are 30, air is 3096.
+WRAPPED = np.where(HEAD < 0, HEAD + 4096, HEAD).astype(np.uint16)
 
 
 @pytest.mark.parametrize(
@@ -220,23 +207,15 @@ def test_gaps_and_double_slices_are_reported(tmp_path: Path) -> None:
         (HEAD + np.int16(1124), ["124 HU at the border of the middle slice", "0.0% of the middle slice is"]),
         (np.full((16, 16), -1000, np.int16), ["0.0% of the middle slice is between 0 and 80 HU, where brain"]),
         (np.full((16, 16), 40, np.int16), ["40 HU at the border of the middle slice, where air is expected"]),
+        (WRAPPED, ["values that had wrapped at 12 bits are unwrapped"]),
     ],
 )
 def test_implausible_hounsfield_units_are_reported(tmp_path: Path, pixels: np.ndarray, remarks: list[str]) -> None:
-    write_series(tmp_path, "1.1", pixels=pixels)
+    write_series(tmp_path, "1.1", pixels=pixels, BitsStored=12, HighBit=11)
     finding = examined(tmp_path)
     assert finding.level == Level.WARN
     for text, wanted in zip(finding.text.split(" (10 slices")[0].split("; "), remarks, strict=True):
         assert text.startswith(wanted)
-
-
-def test_values_that_had_wrapped_are_read_and_reported(tmp_path: Path) -> None:
-    """12 bits without an offset: 30 HU are 30, air is 3096."""
-    wrapped = np.where(HEAD < 0, HEAD + 4096, HEAD).astype(np.uint16)
-    write_series(tmp_path, "1.1", pixels=wrapped, BitsStored=12, HighBit=11)
-    finding = examined(tmp_path)
-    assert finding.level == Level.WARN
-    assert finding.text.startswith("values that had wrapped at 12 bits are unwrapped (10 slices")
 
 
 def test_a_damaged_compressed_slice_fails_with_its_syntax(tmp_path: Path) -> None:
@@ -265,21 +244,13 @@ def test_files_that_hold_nothing_are_reported(tmp_path: Path) -> None:
     ]
 
 
-def test_two_studies_fail(tmp_path: Path) -> None:
-    write_series(tmp_path / "a", "1.1")
-    write_series(tmp_path / "b", "1.2", study="1.8")
-    assert examined(tmp_path) == Finding(Level.FAIL, "it holds 2 studies: give each a folder", name="x")
-
-
 @pytest.mark.parametrize(
     ("label", "given", "level", "remark"),
     [
         (0, {f"1.1.{k + 1}": 0 for k in range(10)}, Level.PASS, "10 slices"),
         (0, {f"1.1.{k + 1}": 0 for k in range(8)}, Level.FAIL, "instance_label of x lacks 2 of its 10 slices"),
-        (0, [0] * 13, Level.FAIL, "instance_label of x has 13 entries for 10 slices"),
         (0, [0] * 9 + [1], Level.WARN, "label 0 contradicts its slices, 1 of 10 positive (10 slices"),
         (1, [0] * 10, Level.WARN, "label 1 contradicts its slices, 0 of 10 positive (10 slices"),
-        (1, [1] * 10, Level.PASS, "10 slices"),
     ],
 )
 def test_labels_of_slices_must_fit_them_and_the_scan(
