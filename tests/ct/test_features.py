@@ -85,12 +85,14 @@ def extract(folder: Path, output: Path, **changes: Any) -> None:
 
 def scan_bag(folder: Path, item: dict[str, Any]) -> dict[Hashable, Any]:
     """The bag of the scan itself."""
-    preprocessing = extraction(folder, folder).get_parsed_content("preprocessing")
-    return dict(preprocessing({**item, "image": str(folder / item["image"])}))
+    preprocessing: Any = extraction(folder, folder).get_parsed_content("preprocessing")
+    bag: dict[Hashable, Any] = preprocessing({**item, "image": str(folder / item["image"])})
+    return bag
 
 
 def features_bag(path: Path, **item: Any) -> dict[Hashable, Any]:
-    return SliceFeaturesd("image")({**item, "image": str(path)})
+    given: dict[Any, Any] = {**item, "image": str(path)}
+    return SliceFeaturesd("image")(given)
 
 
 def listed(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -59,9 +59,6 @@ def set_tag(content: bytes, rng: random.Random) -> bytes:
     return content[:start] + tag + b"UN\0\0" + struct.pack("<I", len(value)) + value + content[end:]
 
 
-# the intact inputs
-
-
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("intact")
