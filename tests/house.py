@@ -24,7 +24,7 @@ HOUSE: Mapping[str, str] = {
     "ct": "core engine ct.dicom",
     "ct.outputs": "core outputs ct.dicom",
     "ct.datalist": "core datalist ct.dicom ct",
-    "ct.doctor": "core datalist doctor ct.dicom ct ct.datalist",
+    "ct.doctor": "core doctor ct.dicom ct ct.datalist",
     "ct.cli": "core doctor ct.datalist ct.doctor",
     "wsi.features": "core",
     "wsi.slides": "core wsi.features",
