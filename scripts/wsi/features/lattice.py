@@ -106,16 +106,13 @@ def distinct(cells: np.ndarray) -> np.ndarray:
 
 def side_by_side(cells: np.ndarray, piece: np.ndarray) -> np.ndarray:
     """Move each piece to columns of its own, apart from the others'. piece: (N,) numbers from 0."""
-    pieces = int(piece.max()) + 1
-    low, high = np.full((pieces, 2), np.iinfo(np.int64).max), np.full((pieces, 2), np.iinfo(np.int64).min)
+    _, first, piece = np.unique(piece, return_index=True, return_inverse=True)  # a number may be missing
+    low, high = cells[first], cells[first]
     np.minimum.at(low, piece, cells)
     np.maximum.at(high, piece, cells)
-    occupied = low[:, 0] <= high[:, 0]  # a number may be missing
-    low[~occupied], high[~occupied] = 0, -FREE_COLUMNS - 1
     columns = high[:, 0] - low[:, 0] + 1 + FREE_COLUMNS
-    start = np.cumsum(columns) - columns
+    low[:, 0] -= np.cumsum(columns) - columns
     moved: np.ndarray = cells - low[piece]
-    moved[:, 0] += start[piece]
     return moved
 
 
