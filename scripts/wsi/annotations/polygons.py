@@ -45,8 +45,8 @@ class Polygons:
         rings = [ring for ring, counts in self.painted if counts]
         if not rings:
             return None
-        left, top = np.min([ring.min(axis=0) for ring in rings], axis=0).tolist()
-        right, bottom = np.max([ring.max(axis=0) for ring in rings], axis=0).tolist()
+        points = np.concatenate(rings)
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         return left, top, right, bottom
 
     def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
@@ -154,18 +154,15 @@ def _polygons(node: Any, called: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
     match node["type"]:
         case "FeatureCollection":
             yield from _polygons(node["features"], called)
-        case "Feature":
-            if _was_drawn(node):
-                yield from _polygons(node.get("geometry"), _class_names(node))
         case "GeometryCollection":
             yield from _polygons(node["geometries"], called)
+        case "Feature" if _was_drawn(node):
+            yield from _polygons(node.get("geometry"), _class_names(node))
         case "Polygon":
             yield called, node["coordinates"]
         case "MultiPolygon":
             yield from ((called, rings) for rings in node["coordinates"])
-        case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
-            return
-        case unknown:
+        case unknown if unknown not in ("Feature", "Point", "MultiPoint", "LineString", "MultiLineString"):
             raise ValueError(unknown)
 
 
@@ -195,7 +192,7 @@ def _lineage(given: Any) -> list[str]:
 
 def _one_ring(rings: list[Any]) -> np.ndarray:
     outer, *holes = (_closed(ring) for ring in rings)
-    return np.concatenate([outer, *(np.concatenate([hole, outer[:1]]) for hole in holes)])
+    return np.concatenate([outer, *(part for hole in holes for part in (hole, outer[:1]))])
 
 
 def _closed(ring: Any) -> np.ndarray:
