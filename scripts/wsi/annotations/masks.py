@@ -72,8 +72,9 @@ class Mask:
                 points, down = down[:end], down[end:]
                 with _damage_as_input_error(self.path):
                     part = image.read(level, int(left), int(top), int(right - left), int(rows[points[-1]] + 1 - top))
-                part = part[np.ix_(rows[points] - top, columns[across] - left)]
-                covered[np.ix_(points, across)] = self._counts_as_annotated(part)
+                channels = np.atleast_3d(part[np.ix_(rows[points] - top, columns[across] - left)])
+                counts = channels[..., :3] > 0 if self.values is None else np.isin(channels[..., :1], self.values)
+                covered[np.ix_(points, across)] = counts.any(axis=-1)
         return covered
 
     def outlines(self) -> list[np.ndarray]:
@@ -81,11 +82,6 @@ class Mask:
         step = max(1.0, max(self.slide_size) / OUTLINE_CELLS)
         width, height = (ceil(side / step) for side in self.slide_size)
         return [ring * step for ring in outlined(self.covered(np.zeros(2), step, height, width))]
-
-    def _counts_as_annotated(self, part: np.ndarray) -> np.ndarray:
-        channels = np.atleast_3d(part)
-        positive = channels[..., :3] > 0 if self.values is None else np.isin(channels[..., :1], self.values)
-        return np.asarray(positive.any(axis=-1))
 
 
 def read_mask(

@@ -184,9 +184,6 @@ def feature_file(format: Format, head: Head) -> FeatureFile:
     return FeatureFile(path, header, coords, stored.features.rows)
 
 
-# --- arrays as h5py, numpy and torch keep them
-
-
 @contextmanager
 def one_line_damage(path: Path) -> Iterator[None]:
     """Turn what h5py, numpy or torch raise into one line; only around their calls, as a fault of ours is none of it."""
@@ -279,9 +276,6 @@ def _tensor(path: Path, is_mapped: bool) -> Tensor:
             raise InputError(f"{path} holds a {what}, not one tensor of features as CLAM's do; give the h5 file")
         _refuse_claim(path, content.shape, content.element_size(), path.stat().st_size)
         return content.detach()
-
-
-# --- what attributes state
 
 
 def number(attributes: Attributes, name: str) -> float | None:

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from scripts.core.errors import InputError
-from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.core.units import Level0Coords, Level0Pixels
 from scripts.wsi.annotations import masks
 from scripts.wsi.annotations.annotation import Annotation, read_annotation
 from scripts.wsi.annotations.polygons import Painted, Polygons
@@ -113,16 +113,6 @@ def test_a_smaller_mask_covers_the_whole_slide(tmp_path: Path, downsample: float
     clear = np.abs(share - 0.5) > 0.1
     assert clear.mean() > 0.8
     assert (labels == (share > 0.5))[clear].all()
-
-
-def test_lesions_of_a_mask_are_those_of_the_polygons(tmp_path: Path) -> None:
-    far_apart = [STAR / 4, STAR / 4 + (600, 20), STAR / 4 + (20, 450), STAR / 12 + (620, 500)]
-    polygons = Polygons([Painted(ring, True) for ring in far_apart])
-    in_a_pyramid(tmp_path / "mask.tif", polygons.covered(np.zeros(2), 1.0, 700, 900).astype(np.uint8))
-    of_mask = read_annotation(tmp_path / "mask.tif", SIZE).lesions(COORDS, TILE, MicronsPerPixel(2.0))
-    of_polygons = Annotation(polygons).lesions(COORDS, TILE, MicronsPerPixel(2.0))
-    assert (of_mask.count, of_mask.excluded) == (of_polygons.count, of_polygons.excluded) == (4, (4,))
-    assert (of_mask.of_instance == of_polygons.of_instance).mean() > 0.95
 
 
 def test_a_value_in_any_channel_counts_and_a_chosen_one_in_the_first_and_nothing_beyond_the_slide(

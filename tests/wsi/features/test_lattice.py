@@ -57,17 +57,6 @@ def test_fit_tells_a_wrong_pitch() -> None:
         assert not wrong.is_better_than(right)
 
 
-def test_two_lattices_over_one_another_lie_side_by_side() -> None:
-    cells = tissue()
-    coords = np.concatenate([256 * cells, 256 * cells + [100, 120]])
-    places = on_lattice(coords, 256)
-    n = len(cells)
-    both = edges_of(cells) | {(i + n, j + n) for i, j in edges_of(cells)}
-    assert edges_of(places) == both
-    assert len(distinct(places)) == 2 * n
-    assert (on_lattice(np.concatenate([coords, coords[:1]]), 256)[[0, -1]] == places[0]).all()  # the same patch
-
-
 def test_side_by_side() -> None:
     places = np.array([[7, 1], [9, -2], [0, 0], [100, 50]])
     assert side_by_side(places, np.array([0, 0, 3, 2])).tolist() == [[0, 3], [2, 0], [12, 0], [7, 0]]

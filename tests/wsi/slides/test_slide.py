@@ -50,25 +50,19 @@ def test_an_overview_in_blocks_has_no_seams(tmp_path: Path, monkeypatch: pytest.
     np.testing.assert_allclose(overview[..., 1][inner], (places[0] * 255 / 500)[inner], atol=2)
 
 
-def test_slides_are_found_at_any_depth_but_not_what_is_hidden(tmp_path: Path) -> None:
-    for name in ("b.SVS", "1/c.ndpi", "1/2/a.svs", "1/._a.svs", "1/a/Dat_1.dat", "a.xml"):
+def test_slides_are_found_at_any_depth_but_not_what_is_hidden_and_a_list_is_taken_as_it_is(tmp_path: Path) -> None:
+    """A DICOM slide is named by any of its files."""
+    for name in ("b.SVS", "1/c.ndpi", "1/2/a.svs", "1/._a.svs", "1/a/Dat_1.dat", "a.xml", "dicom/a.dcm"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.tif").mkdir()
     assert find_slides(tmp_path) == [tmp_path / "1/2/a.svs", tmp_path / "b.SVS", tmp_path / "1/c.ndpi"]
-
-
-def test_a_list_of_slides_is_taken_as_it_is(tmp_path: Path) -> None:
-    """A DICOM slide is named by any of its files."""
-    for name in ("b.svs", "other.svs", "dicom/a.dcm"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_slides([str(tmp_path / "b.svs"), tmp_path / "dicom/a.dcm"]) == [
+    assert find_slides([str(tmp_path / "b.SVS"), tmp_path / "dicom/a.dcm"]) == [
         tmp_path / "dicom/a.dcm",
-        tmp_path / "b.svs",
+        tmp_path / "b.SVS",
     ]
     with pytest.raises(InputError, match=r"no slide .*gone.svs; correct its path in --slides"):
-        find_slides([tmp_path / "b.svs", tmp_path / "gone.svs"])
+        find_slides([tmp_path / "b.SVS", tmp_path / "gone.svs"])
 
 
 def stated(kind: str, x: str | None, y: str | None) -> Any:
@@ -103,14 +97,6 @@ def test_pixels_that_are_not_square_are_refused() -> None:
 )
 def test_the_origin_is_the_corner_of_the_bounds(x: str | None, y: str | None, origin: tuple[int, int]) -> None:
     assert read_origin(stated("bounds", x, y)) == origin
-
-
-def test_more_pixels_than_a_slide_of_glass_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_slide(tmp_path / "a.tif", tissue(100, 200), mpp=0.5, downsamples=(1,))
-    open_slide(path).close()
-    monkeypatch.setattr("scripts.wsi.slides.slide.MOST_PIXELS", 19_999)
-    with pytest.raises(InputError, match=r"^a.tif says that it has 200 × 100 pixels: it is damaged; copy it again or"):
-        open_slide(path)
 
 
 PYRAMIDS = [
@@ -151,7 +137,7 @@ def test_a_tile_of_any_pyramid_shows_its_place(
 
 # Damaged and hostile slides: each ends in features of finite values or in one clear line.
 
-SLIDES = 36
+SLIDES = 32
 Damage = Callable[[bytes, random.Random], bytes]
 
 
@@ -178,12 +164,6 @@ def flip_bits_of_the_directories(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def zero_a_stretch(content: bytes, rng: random.Random) -> bytes:
-    start, length = rng.randrange(len(content)), rng.choice([10, 1000, 100_000])
-    end = content[start + length :]
-    return content[:start] + bytes(len(content) - start - len(end)) + end
-
-
 def absurd_values(content: bytes, rng: random.Random) -> bytes:
     """A tag of the first directory gets a value that no scanner would write."""
     start, end = directories(content)[0]
@@ -200,17 +180,11 @@ def with_tag(content: bytes, tag: int, value: int) -> bytes:
     return bytes(changed)
 
 
-def absurd_resolution(content: bytes, rng: random.Random) -> bytes:
-    values = (0, 1), (1, 0), (0, 0), (2**32 - 1, 1), (1, 2**32 - 1), (500_000, 1), (600, 1), (40_000, 3)
-    first, *others = content.split(struct.pack("<II", 40_000, 1))
-    return first + b"".join(struct.pack("<II", *rng.choice(values)) + other for other in others)
-
-
 def something_else(_: bytes, rng: random.Random) -> bytes:
     return rng.choice([b"", b"II*\0", b"MM\0*", b"II+\0" + bytes(40), b"<xml/>", rng.randbytes(5000), bytes(5000)])
 
 
-DAMAGES = (cut, flip_bits_of_the_directories, zero_a_stretch, absurd_values, absurd_resolution, something_else)
+DAMAGES = (cut, flip_bits_of_the_directories, absurd_values, something_else)
 SUFFIXES = sorted(SLIDE_SUFFIXES)
 
 
@@ -254,7 +228,7 @@ def test_damage_ends_in_features_or_in_one_line(damage: Damage, intact: list[byt
         ends.append(extracted(tmp_path / str(seed)))
     if damage is something_else:
         assert all("is not a slide that OpenSlide reads" in end for end in ends)
-    if damage in (cut, absurd_resolution):
+    if damage is cut:
         assert any(end != "features" for end in ends)
 
 
@@ -279,3 +253,12 @@ def test_tiny_images_have_few_tiles_or_none(size: tuple[int, int], tmp_path: Pat
     write_slide(tmp_path / "slides/damaged.tif", tissue(*size), mpp=0.25, downsamples=(1,))
     assert extracted(tmp_path) == "features"
     assert len(extract(tmp_path)["damaged"].coords) == (size == (128, 128))
+
+
+def test_more_pixels_than_a_slide_of_glass_has_are_refused(
+    intact: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides/damaged.tif").write_bytes(intact[0])
+    monkeypatch.setattr("scripts.wsi.slides.slide.MOST_PIXELS", 199_999)
+    assert "damaged.tif says that it has 500 × 400 pixels: it is damaged" in extracted(tmp_path)
