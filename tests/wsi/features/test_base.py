@@ -145,24 +145,22 @@ def test_pitch_adjacency_features_and_coords_are_those_that_were_stored(tmp_path
 def test_coords_of_stamp_1_are_given_in_micrometres(tmp_path: Path) -> None:
     """Also of one patch, where the size of a tile is stated; of one patch alone nothing shows the version."""
     three = np.array([[0, 224], [224, 224], [448, 0]])
-    with open_features(write_stamp(tmp_path, "s", three, attributes=False)) as file:
-        np.testing.assert_allclose(file.coords, [[0, 256], [256, 256], [512, 0]])
-    one = write_stamp(tmp_path, "s", three[2:], attributes=False, tile_size=224)
-    with open_features(one) as file:
-        np.testing.assert_allclose(file.coords, [[512, 0]])
-        assert (float(file.header.tile), file.header.pitch_from) == (256, STAMP_1)
-    with open_features(write_stamp(tmp_path, "s", three[2:], attributes=False)) as file:
-        np.testing.assert_allclose(file.coords, [[448, 0]])
-        assert file.header.pitch_from == "a guess: no two patches and nothing stated"
+    for coords, given, expected, pitch_from in (
+        (three, {}, [[0, 256], [256, 256], [512, 0]], STAMP_1),
+        (three[2:], {"tile_size": 224}, [[512, 0]], STAMP_1),
+        (three[2:], {}, [[448, 0]], "a guess: no two patches and nothing stated"),
+    ):
+        with open_features(write_stamp(tmp_path, "s", coords, attributes=False, **given)) as file:
+            np.testing.assert_allclose(file.coords, expected)
+            assert (float(file.header.tile), file.header.pitch_from) == (256, pitch_from)
 
 
 def test_what_the_files_say_of_the_slide(tmp_path: Path) -> None:
     coords = on_grid(tissue(), 512)
-    of_trident = read_header(write_trident(tmp_path, "TCGA.1", coords))
-    assert (of_trident.slide_id, of_trident.slide_size, of_trident.mpp) == ("TCGA.1", (60_000, 50_000), None)
+    found = read_header(write_trident(tmp_path, "TCGA.1", coords))
+    assert (found.slide_id, found.slide_size, found.mpp, found.origin) == ("TCGA.1", (60_000, 50_000), None, None)
     own = read_header(write_own(tmp_path, "a slide", coords, 512))
     assert (own.slide_id, own.slide_size, own.origin) == ("a slide", (20_000, 10_000), (300, 200))
-    assert read_header(write_trident(tmp_path, "s", on_grid(tissue(), 512))).origin is None
     assert read_header(write_uni2h(tmp_path, "s", coords)).slide_size is None
 
 
@@ -193,9 +191,9 @@ def test_a_slide_without_tissue(tmp_path: Path, shape: tuple[int, ...]) -> None:
     header = read_header(write_trident(tmp_path, "s", coords, features=nothing))
     assert (header.format, header.patches, header.dimension) == ("TRIDENT", 0, DIMENSION if len(shape) == 2 else 0)
     assert (float(header.pitch), float(header.tile)) == (512, 512)
-    assert read_header(write_clam(tmp_path, "s", np.zeros((0, 2), int), patch_size=None)).patches == 0
+    for write in (clam(448, patch_size=None), stamp(256), torchmil(".npy"), own(512)):
+        assert read_header(write(tmp_path, np.zeros((0, 2), int))).patches == 0
     assert read_header(write_uni2h(tmp_path, "s", np.zeros((0, 2), int))).patches == 0
-    assert read_header(write_torchmil(tmp_path, "s", np.zeros((0, 2), int), np.zeros(0))).patches == 0
 
 
 def test_patches_far_apart_keep_the_pitch_that_is_stated(tmp_path: Path) -> None:

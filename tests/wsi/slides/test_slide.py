@@ -137,7 +137,7 @@ def test_a_tile_of_any_pyramid_shows_its_place(
 
 # Damaged and hostile slides: each ends in features of finite values or in one clear line.
 
-SLIDES = 32
+SLIDES = 36
 Damage = Callable[[bytes, random.Random], bytes]
 
 
@@ -164,13 +164,6 @@ def flip_bits_of_the_directories(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def absurd_values(content: bytes, rng: random.Random) -> bytes:
-    """A tag of the first directory gets a value that no scanner would write."""
-    start, end = directories(content)[0]
-    (tag,) = struct.unpack_from("<H", content, rng.randrange(start + 2, end - 4, 12))
-    return with_tag(content, tag, rng.choice([0, 1, 7, 255, 2**15, 2**16 - 1, 2**30, 2**31 - 1, 2**32 - 1]))
-
-
 def with_tag(content: bytes, tag: int, value: int) -> bytes:
     changed = bytearray(content)
     start, end = directories(content)[0]
@@ -184,8 +177,7 @@ def something_else(_: bytes, rng: random.Random) -> bytes:
     return rng.choice([b"", b"II*\0", b"MM\0*", b"II+\0" + bytes(40), b"<xml/>", rng.randbytes(5000), bytes(5000)])
 
 
-DAMAGES = (cut, flip_bits_of_the_directories, absurd_values, something_else)
-SUFFIXES = sorted(SLIDE_SUFFIXES)
+DAMAGES = (cut, flip_bits_of_the_directories, something_else)
 
 
 def extracted(folder: Path) -> str:
@@ -208,12 +200,9 @@ def extracted(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    folder = tmp_path_factory.mktemp("intact")
-    pictures = [tissue(400, 500), tissue(300, 700, seed=1)]
-    return [
-        write_slide(folder / f"{number}.tif", picture, 0.25, downsamples).read_bytes()
-        for number, (picture, downsamples) in enumerate(zip(pictures, [(1, 2, 4), (1,)], strict=True))
-    ]
+    path = tmp_path_factory.mktemp("intact") / "a.tif"
+    pictures: list[Any] = [(tissue(400, 500), 0.25, (1, 2, 4)), (tissue(300, 700, seed=1), 0.25, (1,))]
+    return [write_slide(path, *picture).read_bytes() for picture in pictures]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -221,7 +210,7 @@ def test_damage_ends_in_features_or_in_one_line(damage: Damage, intact: list[byt
     ends = []
     for seed in range(SLIDES // len(DAMAGES)):
         rng = random.Random(f"{damage.__name__} {seed}")
-        suffix = ".tif" if seed % 2 else rng.choice(SUFFIXES)
+        suffix = ".tif" if seed % 2 else rng.choice(sorted(SLIDE_SUFFIXES))
         path = tmp_path / f"{seed}/slides/damaged{suffix}"
         path.parent.mkdir(parents=True)
         path.write_bytes(damage(intact[seed % 2], rng))
