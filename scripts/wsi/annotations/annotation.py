@@ -46,15 +46,10 @@ class Area(Protocol):
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is annotated on one slide.
+    """What is annotated on one slide."""
 
-    Args:
-        area: what is annotated, from polygons or a mask.
-        counts_from_bounds: the coordinates in its file begin at the bounds of the slide, as those of QuPath.
-    """
-
-    area: Area
-    counts_from_bounds: bool = False
+    area: Area  # of polygons or a mask
+    counts_from_bounds: bool = False  # the coordinates in its file begin at the bounds of the slide, as those of QuPath
 
     def outlines(self) -> list[np.ndarray]:
         """Return polygons (V, 2) to draw, in level-0 pixels."""

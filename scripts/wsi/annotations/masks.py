@@ -33,39 +33,28 @@ class _Image(Protocol):
 
 @dataclass(frozen=True)
 class Mask:
-    """The area where a mask image has one of some values.
-
-    Args:
-        path: of the image.
-        slide_size: width, height of the slide at level 0, which the image covers.
-        values: the values that count, in the first channel; None = any above 0, in any channel.
-    """
+    """The area where a mask image has one of some values."""
 
     path: str | Path
-    slide_size: tuple[int, int]
-    values: Sequence[int] | None
+    slide_size: tuple[int, int]  # width, height at level 0, which the image covers
+    values: Sequence[int] | None  # that count, in the first channel; None = any above 0, in any channel
 
     def bounds(self) -> tuple[float, float, float, float] | None:
-        """Return left, top, right, bottom of what may be annotated."""
         return 0.0, 0.0, *self.slide_size
 
     def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
-        """Return (height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
         covered = np.zeros((height, width), dtype=bool)
         with _open_mask(self.path) as image:
             # the smallest level that still has a pixel for each point
             fine_enough = [i for i, size in enumerate(image.sizes) if self.slide_size[0] <= 1.02 * step * size[0]]
             level = max(fine_enough, default=0)
+            sides = zip(corner, (width, height), image.sizes[level], self.slide_size, strict=True)
             columns, rows = (
                 np.floor((start + step * (np.arange(count) + 0.5)) * pixels / whole).astype(int)
-                for start, count, pixels, whole in zip(
-                    corner, (width, height), image.sizes[level], self.slide_size, strict=True
-                )
+                for start, count, pixels, whole in sides
             )
-            across, down = (
-                np.flatnonzero((pixel >= 0) & (pixel < pixels))
-                for pixel, pixels in zip((columns, rows), image.sizes[level], strict=True)
-            )
+            across = np.flatnonzero((columns >= 0) & (columns < image.sizes[level][0]))
+            down = np.flatnonzero((rows >= 0) & (rows < image.sizes[level][1]))
             while len(across) and len(down):
                 left, top, right = columns[across[0]], rows[down[0]], columns[across[-1]] + 1
                 end = np.searchsorted(rows[down], top + max(1, PART_PIXELS // (right - left)))

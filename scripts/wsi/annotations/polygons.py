@@ -30,18 +30,14 @@ class Painted(NamedTuple):
 
 @dataclass(frozen=True)
 class Polygons:
-    """The area of polygons that are painted one over the other.
+    """The area of polygons that are painted one over the other."""
 
-    Args:
-        painted: the polygons, in this order.
-        nonzero: fill a ring that crosses itself by the nonzero rule, as ASAP does, else by the even-odd rule.
-    """
-
-    painted: list[Painted]
-    nonzero: bool = False
+    painted: list[Painted]  # in this order
+    nonzero: bool = (
+        False  # fill a ring that crosses itself by the nonzero rule, as ASAP does, else by the even-odd rule
+    )
 
     def bounds(self) -> tuple[float, float, float, float] | None:
-        """Return left, top, right, bottom of what may be annotated; None if nothing is."""
         rings = [ring for ring, counts in self.painted if counts]
         if not rings:
             return None
@@ -50,7 +46,6 @@ class Polygons:
         return left, top, right, bottom
 
     def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
-        """Return (height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
         covered = np.zeros((height, width), dtype=bool)
         for ring, counts in self.painted:
             ring = (ring - corner) / step
@@ -63,7 +58,6 @@ class Polygons:
         return covered
 
     def outlines(self) -> list[np.ndarray]:
-        """Return the rings of all polygons."""
         return [ring for ring, _ in self.painted]
 
 
@@ -72,13 +66,8 @@ def read_geojson(
 ) -> Polygons:
     """Read the polygons of GeoJSON; smaller ones are painted over larger ones, as a normal island in a tumour.
 
-    Objects that nobody drew as a lesion (NOT_DRAWN), and classes that QuPath ignores ("Region*"), are skipped.
-
-    Args:
-        path: of the file, for messages.
-        content: of the file.
-        names: the classes that count; None = all but NO_LESION.
-        origin: where the level-0 coordinates begin that the file counts from.
+    Objects that nobody drew as a lesion (NOT_DRAWN), and classes that QuPath ignores ("Region*"), are skipped. All
+    classes but NO_LESION count, or those of `names`; the file counts from `origin`.
     """
     try:
         found = json.loads(content)

@@ -32,7 +32,7 @@ from scripts.wsi.features.trident import Trident
 from scripts.wsi.features.uni2h import Uni2h
 
 FORMATS: Sequence[Format] = (SmoothMil(), Stamp(), Torchmil(), Trident(), Uni2h(), Clam())  # the first that reads it
-KINDS = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", ZIP: "torch", b"\x80": "torch"}  # by how files begin
+KIND_OF_FILE = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", ZIP: "torch", b"\x80": "torch"}  # by how files begin
 
 FEATURE_SUFFIXES = (".h5", ".npy", ".pt")  # where a slide has two in one place, the first wins
 DEEPEST = 3  # folders below the one that is given: torchmil's patches_512/features/features_UNI
@@ -95,7 +95,7 @@ def _opened_head(path: Path) -> Iterator[Head]:
         raise InputError(f"no feature file {path}; correct the path or extract the features first")
     with one_line_damage(path), path.open("rb") as raw:
         begin = raw.read(8)
-        kind = next((kind for start, kind in KINDS.items() if begin.startswith(start)), "")
+        kind = next((kind for start, kind in KIND_OF_FILE.items() if begin.startswith(start)), "")
         if not kind and h5py.is_hdf5(path):  # which may begin behind a block of the user's
             kind = "hdf5"
     if not kind:

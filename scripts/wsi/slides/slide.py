@@ -41,10 +41,7 @@ class TilePlan:
 
 
 def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the slides below a folder, or those of a list, in order of their names.
-
-    Names must differ, as each names a feature file. In a list any file is allowed, such as one of a DICOM slide.
-    """
+    """Return the slides below a folder, or any files of a list, in order of their names: each names a feature file."""
     if not isinstance(slides, (str, Path)):
         paths = [Path(path) for path in slides]
         if missing := [path for path in paths if not path.is_file()]:
@@ -226,11 +223,7 @@ class Completed(NamedTuple):
 
 
 class SlideFolder:
-    """Finds slides by name in a folder or below it.
-
-    Args:
-        folder: of the slides; None = no slide is ever found.
-    """
+    """Finds slides by name in a folder or below it; without a folder, none."""
 
     def __init__(self, folder: str | None) -> None:
         if folder is not None and not Path(folder).is_dir():
@@ -249,10 +242,7 @@ class SlideFolder:
     def completed(
         self, header: FeatureHeader, coords: np.ndarray, features: str | Path, slide_mpp: float | None = None
     ) -> Completed:
-        """Add the metadata that features lack, from the slide, else from the user; micrometres become pixels.
-
-        A slide that cannot be used becomes a warning.
-        """
+        """Add what features lack, from the slide (or a warning), else from the user; micrometres become pixels."""
         if None not in (header.slide_size, header.mpp, header.origin):
             return Completed(header, coords)
         try:
@@ -294,7 +284,7 @@ def scanned_sides(properties: Mapping[str, str], origin: tuple[int, int], size: 
 def _completed(
     header: FeatureHeader, coords: np.ndarray, slide: SlideFacts | None, slide_mpp: float | None
 ) -> Completed:
-    stated = (header.mpp, slide and slide.mpp, slide_mpp)
+    stated = (header.mpp, slide.mpp if slide else None, slide_mpp)
     mpp = next((MicronsPerPixel(each) for each in stated if each is not None), None)
     header = replace(header, mpp=mpp)
     if header.unit == MICROMETRES and mpp is not None:

@@ -58,7 +58,7 @@ def as_png_with_a_palette(path: Path, pixels: np.ndarray) -> None:
     image.save(path, "PNG")
 
 
-IN_TILES = {"tile": (128, 128), "compression": "zlib"}
+IN_TILES: dict[str, Any] = {"tile": (128, 128), "compression": "zlib"}
 FORMATS: dict[str, Write] = {
     "tiles": tiff(**IN_TILES),
     "a pyramid": in_a_pyramid,
