@@ -145,6 +145,7 @@ DERIVED = [
         *((each, ["Stroma: Positive", "Tumor"], False) for each in DERIVED),
         *((each, ["Positive"], True) for each in DERIVED[2:4]),  # by its own name
         ({"name": "c", "parentClass": {"name": "B", "parentClass": {"name": "A"}}}, ["a: b: c"], True),
+        ("Benign", ["In-situ tumor", "benign"], True),
         ({"names": ["Tumor", "Negative"]}, None, True),  # negative for a stain
         ({"name": "Negative", "parentClass": {"name": "Tumor"}}, None, True),
         *((each, None, False) for each in ({"names": ["Normal"]}, "Normal", {"names": ["Ignore*"]})),
@@ -154,15 +155,8 @@ def test_a_class_is_known_by_its_own_name_and_by_the_full_one(
     tmp_path: Path, classification: Any, asked: list[str] | None, counts: bool
 ) -> None:
     drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
-    assert annotated(tmp_path, drawn, asked) == ([[1, 2]] if counts else [])
-
-
-def test_the_classes_that_count_can_be_named(tmp_path: Path) -> None:
-    stroma = feature(polygon(tiles(0, 0, 3, 3)), "Stroma")
-    tumour = feature(polygon(tiles(1, 1, 2, 2)), "In-situ tumor")
-    benign = feature(polygon(tiles(4, 4, 5, 5)), "Benign")
-    assert annotated(tmp_path, [tumour, stroma, benign], ["in-situ Tumor", "benign"]) == [[1, 1], [4, 4]]
-    assert len(annotated(tmp_path, [tumour, stroma, benign], ["Stroma"])) == 8  # without the tumour within
+    around = feature(polygon(tiles(1, 2, 3, 3)), asked[0] if asked else None)
+    assert annotated(tmp_path, [drawn, around], asked) == [[1, 2]] * counts + [[2, 2]]  # what does not count is cut out
 
 
 # ASAP
@@ -200,29 +194,27 @@ def test_what_has_an_area_counts_in_any_group_but_those_of_no_lesion(tmp_path: P
     assert annotated(tmp_path, asap(corners)) == ([[1, 1], [2, 1]] if kind == "Rectangle" else [])
 
 
-@pytest.mark.parametrize("values", [None, ["Tumor"]])
-def test_what_is_in_no_group_is_left_out_where_others_are_in_one(tmp_path: Path, values: list[str] | None) -> None:
-    tumour, other = drawn_in_asap(tiles(0, 0, 2, 1), "Tumor"), drawn_in_asap(tiles(1, 0, 3, 1))
-    without = drawn_in_asap(tiles(4, 4, 5, 5)).replace('PartOfGroup="None"', "")
-    content = asap(tumour, other, without, groups=["tumor"])
-    assert annotated(tmp_path, content, values) == [[0, 0], [1, 0]]  # nothing is cut out of it, either
-
-
 @pytest.mark.parametrize(
-    ("first", "groups", "asked"),
+    ("first", "groups", "asked", "counts"),
     [
-        ("Tumor", ["Tumor"], ["Tumor", "None"]),  # it is asked for
-        ("Tumor", [], None),  # no group is declared
-        *(("None", groups, None) for groups in ([], ["Tumor"], ["None"], ["Tumor", "Normal"])),  # all is in none
-        ("None", ["Exclusion"], None),  # the groups are of what is no lesion
+        *(("Tumor", ["tumor"], asked, False) for asked in (None, ["Tumor"])),  # others are in a group that is declared
+        ("Tumor", ["Tumor"], ["Tumor", "None"], True),  # it is asked for
+        ("Tumor", [], None, True),  # no group is declared
+        *(("None", groups, None, True) for groups in ([], ["Tumor"], ["None"], ["Tumor", "Normal"])),  # all is in none
+        ("None", ["Exclusion"], None, True),  # the groups are of what is no lesion
     ],
 )
-def test_what_is_in_no_group_counts_otherwise(
-    tmp_path: Path, first: str, groups: list[str], asked: list[str] | None
+def test_what_is_in_no_group_is_left_out_where_others_are_in_one(
+    tmp_path: Path, first: str, groups: list[str], asked: list[str] | None, counts: bool
 ) -> None:
-    drawn = drawn_in_asap(tiles(0, 0, 2, 1), first), drawn_in_asap(tiles(3, 0, 4, 1))
+    without = drawn_in_asap(tiles(4, 4, 5, 5)).replace('PartOfGroup="None"', "")
+    drawn = drawn_in_asap(tiles(0, 0, 2, 1), first), drawn_in_asap(tiles(1, 0, 4, 1)), without
     hole = [drawn_in_asap(tiles(1, 0, 2, 1), "Exclusion")] if "Exclusion" in groups else []
-    wanted = [[0, 0], [3, 0]] if hole else [[0, 0], [1, 0], [3, 0]]
+    wanted = [[0, 0], [1, 0], *([[2, 0], [3, 0]] if counts else [])]
+    if hole:
+        wanted.remove([1, 0])
+    if counts and (asked is None or "" in asked):
+        wanted.append([4, 4])
     assert annotated(tmp_path, asap(*drawn, *hole, groups=groups), asked) == wanted
 
 

