@@ -57,9 +57,8 @@ def test_what_the_features_say_goes_before_what_the_slide_says_and_that_before_t
     without = replace(FOREIGN, slide_id="no scale")
     assert folder.completed(without, COORDS, "a.h5").header.mpp is None
     assert folder.completed(without, COORDS, "a.h5", 0.25).header.mpp == 0.25
-    assert SlideFolder(None).completed(FOREIGN, COORDS, "a.h5", 0.25).header == replace(
-        FOREIGN, mpp=MicronsPerPixel(0.25)
-    )
+    of_user = replace(FOREIGN, mpp=MicronsPerPixel(0.25))
+    assert SlideFolder(None).completed(FOREIGN, COORDS, "a.h5", 0.25).header == of_user
     for name in ("broken", "gone"):  # that is not opened where the features say all
         known = replace(KNOWN, slide_id=name)
         assert folder.completed(known, COORDS, "a.h5") == (known, COORDS, ())
