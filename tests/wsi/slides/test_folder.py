@@ -53,7 +53,8 @@ def test_what_the_features_say_goes_before_what_the_slide_says_and_that_before_t
     header, coords, warnings = folder.completed(FOREIGN, COORDS, "f/slide 7.h5")
     assert (header, coords.tolist(), warnings) == (of_slide, COORDS.tolist(), ())
     assert folder.completed(replace(KNOWN, origin=None), COORDS, "a.h5").header == replace(KNOWN, origin=BOUNDS)
-    assert folder.completed(replace(FOREIGN, origin=(7, 9)), COORDS, "a.h5", 0.25).header.mpp == MPP
+    known = replace(FOREIGN, origin=(7, 9))
+    assert folder.completed(known, COORDS, "a.h5", 0.25).header == replace(of_slide, origin=(7, 9))
     without = replace(FOREIGN, slide_id="no scale")
     assert folder.completed(without, COORDS, "a.h5").header.mpp is None
     assert folder.completed(without, COORDS, "a.h5", 0.25).header.mpp == 0.25
