@@ -101,19 +101,17 @@ def test_patches_are_rows_only_when_they_are_asked_for() -> None:
 
 
 def test_each_slide_of_a_bag_gets_its_own_patches() -> None:
-    one, two = slides_of(of_slides(instance_label=torch.tensor([[0.0, 1.0, 1.0, 0.0, 0.0]])))
+    known = {"instance_label": torch.tensor([[0.0, 1.0, 1.0, 0.0, 0.0]]), "lesion": torch.tensor([[0, 2, 1, 0, 0]])}
+    both = of_slides(**known)
+    assert both.lesions is not None
+    assert (both.lesions.of_instance.tolist(), both.lesions.count, both.lesions.excluded) == ([0, 2, 1], 2, (2,))
+    one, two = slides_of(both)
     assert one.header == HEADER
     assert (two.header.slide_id, two.source) == ("two", "b.h5")
     assert (one.coords.tolist(), two.coords.tolist()) == ([[256, 0], [512, 0]], [[0, 768]])
     np.testing.assert_allclose(one.times_average, [0.3, 1.8], rtol=1e-6)  # of the whole bag
     assert (one.flagged.tolist(), two.flagged.tolist()) == ([False, True], [False])
     assert [slide.truth.tolist() for slide in (one, two) if slide.truth is not None] == [[0, 1], [1]]
-
-
-def test_lesions_lose_the_padding_too() -> None:
-    lesions = of_slides(lesion=torch.tensor([[0, 2, 1, 0, 0]])).lesions
-    assert lesions is not None
-    assert (lesions.of_instance.tolist(), lesions.count, lesions.excluded) == ([0, 2, 1], 2, (2,))
 
 
 # --- several classes
@@ -134,13 +132,21 @@ def test_the_highest_logit_is_what_a_bag_is_called() -> None:
     assert got.classes.of_groups == pytest.approx({"benign": share[0], "other": share[1] + share[2]})
     assert (got.verdict, got.true_verdict, got.positive, got.label_positive) == ("FEA", "DCIS", True, True)
     assert got.probability == pytest.approx(1 - share[0])  # of a finding at all
+    got = of_classes([0.1, 0.0, 0.0])  # which is likelier than not, and yet the bag is called normal
+    assert (got.verdict, got.positive, got.threshold, got.probability > 0.5) == ("N", False, None, True)
+    with pytest.raises(InputError, match="the network has 2 classes, class_names has 3: give a name to each"):
+        of_classes([0.0, 1.0])
 
 
 def test_the_class_without_a_finding_flags_nothing() -> None:
-    none, every = of_classes([3.0, 0.0, 0.0]), of_classes([3.0, 0.0, 0.0], negative_class=None)
-    assert (none.verdict, none.positive, none.flagged.tolist()) == ("N", False, [False] * 3)
-    assert (every.verdict, every.positive, every.flagged.tolist()) == ("N", True, [False, True, False])
-    assert every.probability == pytest.approx(np.exp(3) / (np.exp(3) + 2))
+    named: Any
+    for named in (0, "N"):
+        none = of_classes([3.0, 0.0, 0.0], named)
+        assert (none.verdict, none.positive, none.flagged.tolist()) == ("N", False, [False] * 3)
+    for named in ("none", None):
+        every = of_classes([3.0, 0.0, 0.0], named)
+        assert (every.verdict, every.positive, every.flagged.tolist()) == ("N", True, [False, True, False])
+        assert every.probability == pytest.approx(np.exp(3) / (np.exp(3) + 2))
 
 
 @pytest.mark.parametrize(
@@ -156,13 +162,6 @@ def test_a_network_that_attends_by_class_is_asked_for_the_likeliest_finding(
     got = of_classes(logits, negative, scores=scores, attention=attention)
     np.testing.assert_allclose(got.scores, scores[row, :3])
     np.testing.assert_allclose(got.attention, attention[row, :3])
-
-
-@pytest.mark.parametrize(("given", "named"), [(0, "N"), (2, "DCIS"), ("FEA", "FEA"), ("none", None), (None, None)])
-def test_the_class_without_a_finding_is_named_or_numbered_or_none(given: int | str | None, named: str | None) -> None:
-    classes = of_classes([0.0, 1.0, 2.0], given).classes
-    assert classes is not None
-    assert classes.negative == named
 
 
 ORDER = "the hierarchy has N, FEA, DCIS: give the classes of the hierarchy"  # whose rows those of HMIL are
@@ -184,12 +183,3 @@ ORDER = "the hierarchy has N, FEA, DCIS: give the classes of the hierarchy"  # w
 def test_what_would_do_nothing_or_harm_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         BagResultd(**given)
-
-
-def test_of_several_classes_there_is_no_threshold_and_each_needs_a_name() -> None:
-    """Three classes at a third each: a finding is likelier than not, and yet the bag is called normal."""
-    got = of_classes([0.1, 0.0, 0.0])
-    assert (got.verdict, got.positive, got.threshold) == ("N", False, None)
-    assert got.probability > 0.5
-    with pytest.raises(InputError, match="the network has 2 classes, class_names has 3: give a name to each"):
-        of_classes([0.0, 1.0])

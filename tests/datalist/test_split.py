@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,27 +54,24 @@ SLIDES = st.lists(
 ).map(lambda drawn: [Bag(f"s{n:02d}", label, f"p{patient}") for n, (label, patient) in enumerate(drawn)])
 
 
-@given(SLIDES, st.integers(0, 3), st.randoms(use_true_random=False))
-def test_no_patient_is_in_two_sections_whatever_the_order_of_the_bags(
-    slides: list[Bag], seed: int, random: Any
-) -> None:
-    sections = split(slides, USUAL, seed)
+@given(SLIDES, st.randoms(use_true_random=False))
+def test_no_patient_is_in_two_sections_whatever_the_order_of_the_bags(slides: list[Bag], random: Any) -> None:
+    sections = split(slides, USUAL, 0)
     assert sorted(slide for own in sections.values() for slide in own) == sorted(slides)
     patients = [{slide.patient for slide in own} for own in sections.values()]
     assert sum(map(len, patients)) == len(set.union(*patients))
-    shuffled = list(slides)
-    random.shuffle(shuffled)
-    assert split(shuffled, USUAL, seed) == sections
+    assert split(random.sample(slides, len(slides)), USUAL, 0) == sections
 
 
-@given(st.dictionaries(st.sampled_from("ABCDE"), st.integers(3, 40), min_size=2))
+@given(st.dictionaries(st.sampled_from("ABCDE"), st.integers(1, 40)))
 def test_every_class_is_spread_by_the_shares(patients: dict[str, int]) -> None:
     slides = [Bag(f"{label}{n}", label, f"{label}{n}") for label, count in patients.items() for n in range(count)]
-    for own, share in zip(split(slides, USUAL, 0).values(), USUAL, strict=True):
-        for label, count in patients.items():
-            here = sum(slide.label == label for slide in own)
-            assert here >= 1
-            assert abs(here - share * count) < 2
+    sections = split(slides, USUAL, 0)
+    for label, count in patients.items():
+        here = [sum(slide.label == label for slide in own) for own in sections.values()]
+        assert min(here) >= (count >= 3)  # no section is left without that can have one
+        assert max(here) == here[0]
+        assert np.abs(np.array(here) - np.array(USUAL) * count).max() < 2
 
 
 @pytest.mark.parametrize(("rare", "common"), [("ADH", "N"), ("ZZ", "N"), (2, 0)])
@@ -97,16 +93,6 @@ def test_another_seed_moves_many_and_a_patient_who_joins_few() -> None:
 
     assert len(moved(split(scans, USUAL, 4))) > 0.3 * len({scan.patient for scan in scans})
     assert len(moved(split([*scans, bag(9999, 1)], USUAL, 0))) <= 2
-
-
-@pytest.mark.parametrize(("ill", "well"), product(range(8), range(0, 12, 3)))
-def test_small_cohorts_leave_no_section_out_that_can_be_filled(ill: int, well: int) -> None:
-    sections = split([bag(n, int(n < ill)) for n in range(ill + well)], USUAL, 0)
-    for label, count in ((1, ill), (0, well)):
-        here = [sum(scan.label == label for scan in own) for own in sections.values()]
-        assert sum(here) == count
-        assert min(here) >= (count >= 3)
-        assert max(here) == here[0]
 
 
 def test_sections_of_the_user_are_kept() -> None:

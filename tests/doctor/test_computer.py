@@ -3,6 +3,7 @@
 """What `doctor` finds on a computer, with the metadata, the packages, the GPU and the disk put in its way."""
 
 import json
+import re
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -33,34 +34,30 @@ def lines(output_dir: Path, purpose: Purpose = HEAD_CT) -> list[str]:
     return [str(finding) for finding in examine_computer(output_dir, purpose)]
 
 
-def metadata(kind: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((ROOT / "configs" / kind / "metadata.json").read_text())
-    return content
-
-
 def declared(kind: str) -> dict[str, str]:
+    metadata = json.loads((ROOT / "configs" / kind / "metadata.json").read_text())
     base = zip(("torch", "monai", "numpy"), ("pytorch_version", "monai_version", "numpy_version"), strict=True)
-    return {**{name: metadata(kind)[key] for name, key in base}, **metadata(kind)["required_packages_version"]}
+    return {**{name: metadata[key] for name, key in base}, **metadata["required_packages_version"]}
 
 
 @both
-@pytest.mark.parametrize("configs", ["configs", "configs/{}"], ids=["source tree", "bundle"])
 def test_this_computer_passes_on_what_the_bundle_declares(
-    configs: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(computer, "_CONFIGS", ROOT / configs.format(kind))
     monkeypatch.setattr(computer, "version", lambda package: f"{declared(kind)[package]}+cpu")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=52.3e9))
-    python, packages, *rest = lines(tmp_path, PURPOSES[kind])
-    assert python == f"PASS  Python {sys.version.split()[0]}"
-    assert sorted(packages.removeprefix("PASS  ").split(", ")) == sorted(map(" ".join, declared(kind).items()))
     decoders = "PASS  decoders for JPEG, JPEG lossless, JPEG-LS, JPEG 2000, RLE"
     advice = "; for training there, configs/small.json is meant" if kind == "ct" else ""
-    assert rest == [
-        decoders if kind == "ct" else f"PASS  OpenSlide {openslide.__library_version__} reads slides",
-        f"INFO  no CUDA, the CPU is used{advice}",
-        f"PASS  52.3 GB are free for results in {tmp_path}",
-    ]
+    for folder in ("configs", f"configs/{kind}"):  # of the sources, of a bundle
+        monkeypatch.setattr(computer, "_CONFIGS", ROOT / folder)
+        python, packages, *rest = lines(tmp_path, PURPOSES[kind])
+        assert python == f"PASS  Python {sys.version.split()[0]}"
+        assert sorted(packages.removeprefix("PASS  ").split(", ")) == sorted(map(" ".join, declared(kind).items()))
+        assert rest == [
+            decoders if kind == "ct" else f"PASS  OpenSlide {openslide.__library_version__} reads slides",
+            f"INFO  no CUDA, the CPU is used{advice}",
+            f"PASS  52.3 GB are free for results in {tmp_path}",
+        ]
 
 
 @both
@@ -71,8 +68,8 @@ def test_in_a_bundle_of_the_other_kind_its_packages_are_not_taken_for_those_need
     monkeypatch.setattr(computer, "_CONFIGS", tmp_path)
     assert "metadata.json is missing" in lines(tmp_path, PURPOSES[kind])[1]
     monkeypatch.setattr(computer, "_CONFIGS", ROOT / "configs" / other)
-    text = f"packages for {PURPOSES[kind].modality} are not checked: this is the bundle {metadata(other)['name']}"
-    assert lines(tmp_path, PURPOSES[kind])[1].startswith(f"WARN  {text}")
+    warning = f"WARN  packages for {kind.upper()} are not checked: this is the bundle .*{other.upper()} smooth MIL: "
+    assert re.match(warning, lines(tmp_path, PURPOSES[kind])[1])
 
 
 def test_other_and_missing_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -106,24 +103,23 @@ def test_what_is_needed_and_cannot_be_imported_is_a_line(
     assert "free for results" in found[-1]
 
 
-@both
-def test_the_verb_says_what_is_missing_where_its_examination_cannot_be_imported(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("cli", "module"), [(ct_cli, "scripts.ct.doctor"), (wsi_cli, "scripts.wsi.doctor.cohort")])
+def test_the_verb_reports_where_its_examination_cannot_be_imported(
+    cli: Any, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("scripts.ct.doctor", "scripts.wsi.doctor.cohort"):
-        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SystemExit):
-        {"ct": ct_cli, "wsi": wsi_cli}[kind].doctor(str(tmp_path))
+        cli.doctor(str(tmp_path))
     assert "FAIL  data cannot be examined" in capsys.readouterr().out
 
 
 def test_gpus_are_named_and_an_old_python_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "some card")
+    for name, value in (("is_available", True), ("device_count", 2), ("get_device_name", "some card")):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
     monkeypatch.setattr(sys, "version_info", (3, 9, 1, "final", 0))
-    assert "INFO  CUDA with 2 GPU, some card" in lines(tmp_path)
-    assert lines(tmp_path)[0] == "FAIL  Python 3.9.1: use Python 3.11 or newer"
+    found = lines(tmp_path)
+    assert "INFO  CUDA with 2 GPU, some card" in found
+    assert found[0] == "FAIL  Python 3.9.1: use Python 3.11 or newer"
 
 
 def test_missing_decoders_by_pydicom_3_and_2(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,12 +132,11 @@ def test_missing_decoders_by_pydicom_3_and_2(monkeypatch: pytest.MonkeyPatch) ->
         "WARN  no decoder for JPEG-LS: pip install python-gdcm if scans are stored so",
     ]
     monkeypatch.setitem(sys.modules, "pydicom.pixels", None)
-    handlers = [
-        SimpleNamespace(is_available=lambda: False, supports_transfer_syntax=lambda syntax: True),
-        SimpleNamespace(is_available=lambda: True, supports_transfer_syntax=lambda syntax: syntax == uid.RLELossless),
-    ]
-    for usable, levels in ((handlers, ["PASS", *["WARN"] * 4]), (handlers[:1], ["WARN"] * 5)):
-        monkeypatch.setattr("pydicom.config.pixel_data_handlers", usable)
+    for available, levels in ((True, ["PASS", *["WARN"] * 4]), (False, ["WARN"] * 5)):
+        handler = SimpleNamespace(
+            is_available=lambda there=available: there, supports_transfer_syntax=uid.RLELossless.__eq__
+        )
+        monkeypatch.setattr("pydicom.config.pixel_data_handlers", [handler])
         assert [finding.level for finding in examine_decoders()] == levels
 
 

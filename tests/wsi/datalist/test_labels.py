@@ -35,10 +35,8 @@ BRACS = ["N", "PB", "UDH", "FEA", "ADH", "DCIS", "IC"]
 
 def test_all_columns_that_may_be_given(tmp_path: Path) -> None:
     heading = "Label;Case_ID;Slide_ID;Split;Coarse;Annotation"
-    path = write(
-        tmp_path / "l.csv", heading, "IC;p1;x/s1.h5;VAL;malignant;a/s1.geojson", "", "N;p2;s2.svs;train;benign;"
-    )
-    rows = read_slide_labels(path)
+    lines = heading, "IC;p1;x/s1.h5;VAL;malignant;a/s1.geojson", "", "N;p2;s2.svs;train;benign;"
+    rows = read_slide_labels(write(tmp_path / "l.csv", *lines))
     assert rows == [
         SlideLabel(2, "x/s1.h5", "IC", "p1", "validation", "malignant", "a/s1.geojson"),
         SlideLabel(4, "s2.svs", "N", "p2", "training", "benign", ""),
@@ -106,27 +104,19 @@ BOOLEAN = "s1,True,False,False s2.svs,False,True,False s3,False,False,True s4,Fa
     [
         # CLAM's: columns of unlike length, and a number of a slide that pandas wrote as a float
         (",train,val,test 0,s1,s4.svs,7.0 1,s2,,8", {"training": "s1 s2", "validation": "s4", "test": "7 8"}),
-        (f",train,val,test {BOOLEAN}", {"training": "s1", "validation": "s2", "test": "s3"}),
         (f"slide_id,train,val,test {BOOLEAN}", {"training": "s1", "validation": "s2", "test": "s3"}),
-        ("bag_name,split b1,train b2,test b3,val", {"training": "b1", "validation": "b3", "test": "b2"}),
         (",bag_name,split 0,b1,train 1,b2,test 2,b3,val", {"training": "b1", "validation": "b3", "test": "b2"}),
     ],
 )
 def test_the_splits_of_clam_and_of_torchmil(tmp_path: Path, lines: str, sections: dict[str, str]) -> None:
     path = write(tmp_path / "splits_0.csv", *lines.split())
     assert read_splits(path) == {name: section for section, own in sections.items() for name in own.split()}
-
-
-def test_clams_counts_of_slides_are_no_sections(tmp_path: Path) -> None:
-    path = write(tmp_path / "splits_0_descriptor.csv", ",train,val,test", "normal,10,2,3", "tumor,11,2,3")
     with pytest.raises(InputError, match=r"counts slides, it does not name them: give CLAM's splits_0\.csv"):
-        read_splits(path)
+        read_splits(write(tmp_path / "splits_0_descriptor.csv", ",train,val,test", "normal,10,2,3"))
 
 
 CELLS = st.sampled_from(["", "s1", "s2.svs", "1", "0", "True", "train", "test", "é", '"', "a b", "7.0", "\0", "nan"])
-HEADINGS = st.sampled_from(
-    ["slide,label", "slide_id,label,patient", "slide,label,split", "bag_name,split", ",train,val,test", "x;y", ""]
-)
+HEADINGS = st.sampled_from(["slide,label,patient", "slide,label,split", "bag_name,split", ",train,val,test", "x;y", ""])
 
 
 @given(HEADINGS, st.lists(st.lists(CELLS, max_size=5), max_size=5), st.booleans())
@@ -158,7 +148,6 @@ def rows(labels: str | list[str], coarse: str = "") -> list[SlideLabel]:
 @pytest.mark.parametrize(
     ("labels", "classes", "wanted", "order"),
     [
-        ("1 1", None, [1, 1], [0, 1]),
         ("0", None, [0], [0, 1]),
         ("1.0 0.0", None, [1, 0], [0, 1]),
         ("5 0 3", None, [5, 0, 3], [0, 1, 2, 3, 4, 5]),
@@ -212,20 +201,12 @@ def test_classes_may_be_typed_in_several_ways() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "first"),
-    [
-        ("Benign InSitu Invasive Normal", "Normal"),
-        ("abnormal benign malignant", "benign"),
-        ("ASC NOS no_tumor", "no_tumor"),
-        ("itc macro micro negative", "negative"),
-        ("pN1 pN0 pN2", "pN0"),
-        ("mutated a wild-type", "wild-type"),
-        ("N1 N2 A", "A"),
-        ("nontumor B A", "nontumor"),
-    ],
-)
-def test_the_class_without_a_finding_comes_first(names: str, first: str) -> None:
-    assert in_order(names.split(), None) == [first, *sorted(set(names.split()) - {first})]
+    "names",  # the first of them first, the others by alphabet
+    ["Normal Benign InSitu Invasive", "benign abnormal malignant", "no_tumor ASC NOS", "negative itc macro micro",
+     "pN0 pN1 pN2", "wild-type a mutated", "A N1 N2", "nontumor A B"],
+)  # fmt: skip
+def test_the_class_without_a_finding_comes_first(names: str) -> None:
+    assert in_order(names.split()[::-1], None) == names.split()
 
 
 @pytest.mark.parametrize(
