@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -69,15 +70,15 @@ def test_a_datalist_written_by_hand_is_kept_unless_forced(tmp_path: Path) -> Non
     checked(Request(folder=tmp_path))  # what the command wrote it may write again
 
 
-def test_a_folder_that_takes_no_files_asks_for_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> Path:
-        raise InputError("cannot write")
-
-    monkeypatch.setattr("scripts.datalist.writing.writable_folder", refuse)
-    with pytest.raises(InputError, match=r"takes no files: .* --output FILE$"):
-        destination(Request(folder=tmp_path))
-    with pytest.raises(InputError, match=r"^cannot write$"):
-        destination(Request(folder=tmp_path, output=tmp_path / "there.json"))
+def test_a_folder_that_takes_no_files_asks_for_an_output(tmp_path: Path) -> None:
+    request = Request(folder=tmp_path)
+    with patch("tempfile.TemporaryFile", side_effect=PermissionError):
+        for each, advice in (
+            (request, "--output FILE"),
+            (replace(request, output=tmp_path / "a.json"), "another folder"),
+        ):
+            with pytest.raises(InputError, match=rf"{tmp_path}.* give .*{advice}$"):
+                destination(each)
 
 
 def test_shares_and_a_folder_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydicom import uid
 
 from scripts.ct import cli as ct_cli
 from scripts.doctor import computer
-from scripts.doctor.computer import HEAD_CT, WHOLE_SLIDES, Purpose, examine_computer
+from scripts.doctor.computer import HEAD_CT, WHOLE_SLIDES, examine_computer
 from scripts.wsi import cli as wsi_cli
 from tests.shared_data import ROOT
 
@@ -30,8 +30,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
-def lines(output_dir: Path, purpose: Purpose = HEAD_CT) -> list[str]:
-    return [str(finding) for finding in examine_computer(output_dir, purpose)]
+def lines(output_dir: Path, kind: str = "ct") -> list[str]:
+    return [str(finding) for finding in examine_computer(output_dir, PURPOSES[kind])]
 
 
 def declared(kind: str) -> dict[str, str]:
@@ -50,7 +50,7 @@ def test_this_computer_passes_on_what_the_bundle_declares(
     advice = "; for training there, configs/small.json is meant" if kind == "ct" else ""
     for folder in ("configs", f"configs/{kind}"):  # of the sources, of a bundle
         monkeypatch.setattr(computer, "_CONFIGS", ROOT / folder)
-        python, packages, *rest = lines(tmp_path, PURPOSES[kind])
+        python, packages, *rest = lines(tmp_path, kind)
         assert python == f"PASS  Python {sys.version.split()[0]}"
         assert sorted(packages.removeprefix("PASS  ").split(", ")) == sorted(map(" ".join, declared(kind).items()))
         assert rest == [
@@ -66,10 +66,10 @@ def test_in_a_bundle_of_the_other_kind_its_packages_are_not_taken_for_those_need
 ) -> None:
     (other,) = PURPOSES.keys() - {kind}
     monkeypatch.setattr(computer, "_CONFIGS", tmp_path)
-    assert "metadata.json is missing" in lines(tmp_path, PURPOSES[kind])[1]
+    assert "metadata.json is missing" in lines(tmp_path, kind)[1]
     monkeypatch.setattr(computer, "_CONFIGS", ROOT / "configs" / other)
     warning = f"WARN  packages for {kind.upper()} are not checked: this is the bundle .*{other.upper()} smooth MIL: "
-    assert re.match(warning, lines(tmp_path, PURPOSES[kind])[1])
+    assert re.match(warning, lines(tmp_path, kind)[1])
 
 
 def test_other_and_missing_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -85,21 +85,16 @@ def test_other_and_missing_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert f"FAIL  nibabel is not installed: pip install nibabel=={tested['nibabel']}" in found
 
 
-@pytest.mark.parametrize(
-    ("purpose", "module", "fixes"),
-    [
-        (HEAD_CT, "torch", ["pip install torch, in the version of metadata.json"]),
-        (HEAD_CT, "pydicom", ["pip install pydicom"]),
-        (WHOLE_SLIDES, "openslide", ["pip install openslide-bin"]),
-        (WHOLE_SLIDES, "pydicom", []),
-    ],
-)
+@both
 def test_what_is_needed_and_cannot_be_imported_is_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purpose: Purpose, module: str, fixes: list[str]
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    found = lines(tmp_path, purpose)
-    assert [line.rpartition(": ")[2] for line in found if "cannot be loaded" in line] == fixes
+    for module in ("torch", "pydicom", "openslide"):
+        monkeypatch.setitem(sys.modules, module, None)
+    found = lines(tmp_path, kind)
+    reader = {"ct": "pip install pydicom", "wsi": "pip install openslide-bin"}[kind]
+    fixes = [line.rpartition(": ")[2] for line in found if line.startswith("FAIL") and "cannot be loaded" in line]
+    assert fixes == [reader, "pip install torch, in the version of metadata.json"]
     assert "free for results" in found[-1]
 
 
