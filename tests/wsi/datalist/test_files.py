@@ -7,7 +7,7 @@ import pytest
 
 from scripts.core.errors import InputError
 from scripts.wsi.datalist.files import FeatureFiles, beside_features, find_annotations, read_label, slide_name
-from tests.wsi.feature_trees import clam, own, torchmil, trident, write
+from tests.wsi.feature_trees import own, torchmil, trident, write
 
 ROOT = "20x_256px_0px_overlap"
 
@@ -18,34 +18,10 @@ def test_a_slide_has_one_name_with_any_ending(text: str, name: str) -> None:
     assert slide_name(text.format(name)) == name
 
 
-def found(folder: Path, features: str | None = None) -> list[str]:
-    files = FeatureFiles(folder, features)
-    return sorted(files.relative(path) for path in files.paths)
-
-
-def test_of_each_program_its_features_count_and_other_files_do_not(tmp_path: Path) -> None:
-    for name in ("s1", "s2"):
-        clam(tmp_path / "clam", name)
-    (tmp_path / "clam" / "h5_files" / "s2.h5").unlink()
-    write(tmp_path / "clam" / "patches" / "s1.h5", "coords alone")
-    assert found(tmp_path / "clam") == ["h5_files/s1.h5", "pt_files/s2.pt"]  # of both the h5 file
-    assert found(tmp_path / "clam" / "h5_files") == ["s1.h5"]
-    assert found(tmp_path / "clam" / "pt_files") == ["s1.pt", "s2.pt"]
-    trident(tmp_path / "trident", "s1")
-    write(tmp_path / "trident" / ROOT / "slide_features_titan" / "s1.h5", "of the whole slide")
-    assert found(tmp_path / "trident") == [f"{ROOT}/features_uni_v1/s1.h5"]
-    torchmil(tmp_path / "torchmil", "s1", 1, features="features/features_UNI")
-    assert found(tmp_path / "torchmil") == ["patches_512/features/features_UNI/s1.npy"]
-
-
-def test_networks_results_and_hidden_files_are_no_features(tmp_path: Path) -> None:
+def test_features_are_found_by_the_name_of_the_slide_also_in_a_linked_folder(tmp_path: Path) -> None:
     own(tmp_path / "elsewhere" / "s3.H5")
-    own(tmp_path / "cohort" / "features" / "s1.h5")
+    (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort" / "linked").symlink_to(tmp_path / "elsewhere")
-    for name in ("models/x.h5", "model.pt", "run/best.pt", "results/s1/scores.h5", ".cache/s1.h5", "a/b/c/d/s1.h5"):
-        write(tmp_path / "cohort" / name, "x")
-    write(tmp_path / "cohort" / "features" / "._s1.h5", "x")
-    assert found(tmp_path / "cohort") == ["features/s1.h5", "linked/s3.H5"]
     assert FeatureFiles(tmp_path / "cohort").of("s3.svs") == tmp_path / "cohort" / "linked" / "s3.H5"
     assert FeatureFiles(tmp_path / "cohort").of("s2") is None
 
@@ -58,7 +34,7 @@ def test_of_two_encoders_one_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^s1 has features in {ROOT}/features_conch and in {ROOT}/features_uni_v1: "):
         files.of("s1.svs")
     for named in ("features_uni_v1", f"{ROOT}/features_uni_v1"):
-        assert found(tmp_path, named) == [f"{ROOT}/features_uni_v1/s1.h5"]
+        assert FeatureFiles(tmp_path, named).paths == [tmp_path / ROOT / "features_uni_v1" / "s1.h5"]
     with pytest.raises(InputError, match=r"holds no feature files in features_uni: give a folder below it that does$"):
         FeatureFiles(tmp_path, "features_uni")
 
