@@ -19,19 +19,13 @@ def test_a_folder_is_made_and_left_empty_unless_it_cannot_be(tmp_path: Path) -> 
         writable_folder(tmp_path / "file" / "results")
 
 
-def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = tmp_path / "new" / "result.json"
     write_whole(path, "first, and longer")
     write_whole(path, b"second")
-    assert [(each.name, each.read_text()) for each in path.parent.iterdir()] == [("result.json", "second")]
-
-
-def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    write_whole(path, "old")
     with patch("os.replace", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        write_whole(path, "new")
-    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("result.json", "old")]
+        write_whole(path, "third")
+    assert [(each.name, each.read_text()) for each in path.parent.iterdir()] == [("result.json", "second")]
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.datalist.split import EXAMPLES, Leakage, Remarks, count_sections, section_notes, split
+from scripts.datalist.split import EXAMPLES, Remarks, section_notes, split
 from scripts.datalist.tables import SECTIONS
 
 USUAL = (0.7, 0.1, 0.2)
@@ -111,22 +111,8 @@ def test_of_each_kind_of_remark_some_examples_are_shown() -> None:
     assert remarks.as_lines() == ["few: 2, such as a", "many: 100, such as 000"]
 
 
-def test_counts_and_notes_of_sections() -> None:
+def test_sections_that_are_empty_or_lack_a_class_are_noted() -> None:
     sections = {"training": [bag(1, 1), bag(2), bag(3)], "validation": [bag(5, 1)], "test": []}
-    counts = count_sections(sections, lambda bags: {"bags": len(bags)})
-    assert {name: own["bags"] for name, own in counts.items()} == {
-        "training": 3,
-        "validation": 1,
-        "test": 0,
-        "total": 4,
-    }
     assert section_notes(sections, [0, 1], "scans") == ["validation has positive scans alone", "test is empty"]
     assert section_notes({"test": [bag(1)]}, [0, 1], "bags") == ["test has negative bags alone"]
     assert section_notes({"test": [bag(1)]}, [0, 1, 2], "bags") == ["test has no bag of 1, 2"]
-
-
-def test_what_two_sections_share_is_counted_with_an_example() -> None:
-    patients = {"p": {"training": "a", "test": "b"}, "q": {"test": "c"}}
-    leakage = Leakage("slices", patients, {"x": {"training": "a"}, "y": {"test": "b"}, "z": {"test": "c"}})
-    assert list(leakage.as_json().values()) == [2, 1, 3, 0]
-    assert leakage.as_line() == "1 of 2 patients and 0 of 3 slices are in more than one section (of a and b)"

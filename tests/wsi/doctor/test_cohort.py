@@ -108,6 +108,8 @@ def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
     found = examine(cohort)
     assert any(line.startswith("INFO  feature files in no section: 1, such as features/new.h5: ") for line in found)
     assert not any(line.startswith("FAIL") for line in found)
+    (cohort / "datalist.json").write_text("no JSON")
+    assert examine(cohort)[0].startswith(f"FAIL  the datalist {cohort / 'datalist.json'} is not JSON")
 
 
 def test_classes_by_name_are_counted(cohort: Path) -> None:
@@ -161,10 +163,10 @@ def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     drawn = {"type": "Feature", "properties": tumor, "geometry": {"type": "Polygon", "coordinates": [ring]}}
     write(tmp_path / "s.geojson", json.dumps({"type": "FeatureCollection", "features": [drawn]}))
     image = stamp(tmp_path / "s.h5").name
-    rewrite(tmp_path, {"training": [{"bag_id": "s", "image": image, "label": 1, "annotation": "s.geojson"}]})
     write_slide(tmp_path / "slides" / "s.tif", tissue(1536, 2048), 0.25)
 
-    def line(**options: Any) -> str:
+    def line(label: int = 1, **options: Any) -> str:
+        rewrite(tmp_path, {"training": [{"bag_id": "s", "image": image, "label": label, "annotation": "s.geojson"}]})
         return next(line for line in examine(tmp_path, **options) if " s: " in line)
 
     assert line().startswith("FAIL  s: its annotation is in pixels and its features in micrometres: give --slides")
@@ -172,6 +174,7 @@ def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     assert known.startswith("PASS  s: 12 patches")
     assert line(slides=tmp_path / "slides", annotation_values="tumor") == known
     none = "WARN  s: label 1, though none of its patches is annotated"
+    assert line(0, slides=tmp_path / "slides").startswith("WARN  s: label 0, though 4 of its patches are annotated")
     assert line(slides=tmp_path / "slides", annotation_values=("stroma",)).startswith(none)
     assert line(slide_mpp=0.25).startswith("WARN  s: its GeoJSON counts from the bounds of the slide, which are not ")
     assert line(slide_mpp=0.05).startswith(none)  # tiles of 2560 pixels

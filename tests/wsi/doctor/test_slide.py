@@ -1,6 +1,5 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -88,20 +87,6 @@ def test_patches_at_one_place_fail_as_the_run_does(tmp_path: Path, aside: int) -
     with pytest.raises(RuntimeError) as run:
         loader({"image": str(path), "bag_id": "s1"})
     assert "3 patches at the same place" in str(run.value.__cause__)
-
-
-def test_annotations_are_held_against_the_label(tmp_path: Path) -> None:
-    path = own(tmp_path / "s1.h5")
-
-    def drawn(at: int, label: int | None) -> str:
-        square = [[at + x * 1024, at + y * 1024] for x, y in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
-        feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [square]}}
-        text = json.dumps({"type": "FeatureCollection", "features": [feature]})
-        return found(path, annotation=str(write(tmp_path / "s1.geojson", text)), label=label)
-
-    assert drawn(0, 1) == drawn(0, None) == f"PASS  s1: {PLAIN}"  # or nobody said what the slide is
-    assert drawn(0, 0).startswith(f"WARN  s1: label 0, though 4 of its patches are annotated ({PLAIN})")
-    assert drawn(3000, 1).startswith(f"WARN  s1: label 1, though none of its patches is annotated ({PLAIN})")
 
 
 def test_labels_of_patches_are_held_against_the_slide(tmp_path: Path) -> None:
