@@ -30,7 +30,7 @@ def loaded(folder: Path, *bags: Any, **given: Any) -> list[dict[str, Any]]:
 
 def test_paths_are_relative_to_the_dataset_and_names_are_derived(cohort: Path) -> None:
     scan = {"image": "a", "label": 1, "annotation": "a.geojson"}
-    slides = {"image": ["b/1", "a/2"], "annotation": [None, "b.xml"], "instance_label": ["a.npy", "b.npy"]}
+    slides: dict[str, list[Any]] = {"image": ["b/1", "a/2"], "annotation": [None, "b.xml"], "instance_label": ["a.npy"]}
     one, several = loaded(cohort, scan, {**slides, "label": 0, "bag_id": "patient"})
     assert one == {"image": str(cohort / "a"), "label": 1, "annotation": str(cohort / "a.geojson"), "bag_id": "a"}
     for key, paths in slides.items():  # of several slides some may have no annotation

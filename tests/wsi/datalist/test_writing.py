@@ -126,7 +126,7 @@ def test_clam_from_csv_and_splits_to_a_datalist(tmp_path: Path) -> None:
         clam(tmp_path, f"s{n}")
     rows = [f"patient_{n},s{n},{'tumor_tissue' if n % 2 else 'normal_tissue'}" for n in range(10)]
     csv = write(tmp_path / "dataset_csv" / "task.csv", "case_id,slide_id,label", *rows)
-    folds = tmp_path / "splits"
+    folds = csv.parent
     write(folds / "splits_0.csv", ",train,val,test", "0,s0,s6,s8.svs", "1,s1,s7,", "2,s2,,", "3,s3,,", "4,s4,,")
     write(folds / "splits_1.csv", ",train,val,test", "0,s9,s8,s0")
     two = ["normal_tissue", "tumor_tissue"]
@@ -138,6 +138,7 @@ def test_clam_from_csv_and_splits_to_a_datalist(tmp_path: Path) -> None:
     assert "note: sections are those of splits_0.csv, one of 2 folds (--splits FILE takes another)\n" in summary
     assert "note: normal_tissue is 0, tumor_tissue is 1\n" in summary
     assert "rejected: slide in no section of the splits: 2, such as s5\n" in summary
+    assert make(tmp_path, labels=csv, classes=two) == summary  # found beside the labels
     make(tmp_path, labels=csv, splits=folds / "splits_1.csv", classes=two)
     assert places(tmp_path) == {"s9": "training", "s8": "validation", "s0": "test"}
 
@@ -231,8 +232,8 @@ def test_a_patient_or_a_slide_in_two_sections_is_a_leak(cohort: Path) -> None:
     for by, example in (("slide", "s00 and s01"), ("patient", "p0 and p0")):
         leak = f"1 of 10 patients and 0 of 20 slides would be in more than one section (of {example})"
         refused(cohort, leak, by=by, shares=(1, 0, 0))
-    bags = {"training": [{"bag_id": "b", "image": ["b.h5", "c.h5"]}], "test": [{"bag_id": "d", "image": "c.h5"}]}
-    leakage = leakage_of_slides(bags, {})
+    one, other = [{"bag_id": "b", "image": ["b.h5", "c.h5"]}], [{"bag_id": "d", "image": "c.h5"}]
+    leakage = leakage_of_slides({"training": one, "test": other}, {})
     assert (list(leakage.as_json().values()), leakage.example) == ([2, 0, 2, 1], ["b", "d"])
 
 
