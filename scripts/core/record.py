@@ -136,7 +136,7 @@ class BagResult:
         return "" if self.label is None else self._name(self.label)
 
     def _name(self, number: int) -> str:
-        return ("negative", "positive")[number] if self.classes is None else self.classes.names[number]
+        return ("negative", "positive")[bool(number)] if self.classes is None else self.classes.names[number]
 
     @property
     def flagged(self) -> np.ndarray:
