@@ -90,18 +90,15 @@ class Times(nn.Module):
         return torch.cat([total, total * self.number], dim=1).requires_grad_()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_features_are_those_of_the_encoder(dtype: torch.dtype) -> None:
-    features = encode(Times(2), "times", torch.arange(12.0).reshape(3, 1, 2, 2), dtype)
-    assert features.tolist() == [[6, 12], [22, 44], [38, 76]]
-    assert str(features.dtype) == str(dtype).removeprefix("torch.")
-
-
-def test_features_that_are_no_numbers_or_none_a_patch_are_refused() -> None:
+def test_features_are_those_of_the_encoder_and_all_numbers() -> None:
+    for dtype in (torch.float16, torch.float32):
+        features = encode(Times(2), "times", torch.arange(12.0).reshape(3, 1, 2, 2), dtype)
+        assert features.tolist() == [[6, 12], [22, 44], [38, 76]]
+        assert str(features.dtype) == str(dtype).removeprefix("torch.")
     for number, dtype in ((1e5, torch.float16), (float("nan"), torch.float32)):
         with pytest.raises(InputError, match=f"encoder times .*{str(dtype)[6:]}"):
             encode(Times(number), "times", torch.ones(1, 1, 2, 2), dtype)
-    with pytest.raises(InputError, match=r"a\.h5"):
-        require_finite("a.h5", np.array([[1.0, np.inf]]))
     with pytest.raises(InputError, match=r"encoder same gave \(2, 1, 4, 4\) for 2 images; it must give \[B, D\]"):
         encode(nn.Identity(), "same", torch.ones(2, 1, 4, 4), torch.float32)
+    with pytest.raises(InputError, match=r"a\.h5"):
+        require_finite("a.h5", np.array([[1.0, np.inf]]))

@@ -40,22 +40,13 @@ def test_what_is_read_back_is_what_was_found_to_the_last_bit(tmp_path: Path) -> 
     result = one_slide()
     scores = read_scores(saved(tmp_path, result))
     assert scores.scores.dtype == scores.attention.dtype == np.float32
-    np.testing.assert_array_equal(scores.scores, result.scores)
-    np.testing.assert_array_equal(scores.attention, result.attention)
+    for name in ("scores", "attention", "flagged", "truth"):
+        np.testing.assert_array_equal(getattr(scores, name), getattr(result, name), err_msg=name)
     np.testing.assert_array_equal(scores.coords, grid(12, 1))
-    np.testing.assert_array_equal(scores.flagged, result.flagged)
-    np.testing.assert_array_equal(scores.truth, result.truth)
     np.testing.assert_array_equal(scores.slide, np.zeros(12))
-    assert result.lesions is not None
-    assert scores.lesions is not None
-    np.testing.assert_array_equal(scores.lesions.of_instance, result.lesions.of_instance)
-    assert (scores.lesions.count, scores.lesions.excluded) == (3, (2,))
-
-
-def test_attention_is_of_the_whole_bag_and_normalised_by_its_average(tmp_path: Path) -> None:
-    scores = read_scores(saved(tmp_path, one_slide()))
+    np.testing.assert_equal(dataclasses.asdict(scores.lesions), dataclasses.asdict(result.lesions))
+    # attention is of the whole bag, and normalised by its average
     assert scores.attention.sum() == pytest.approx(1, abs=1e-6)
-    assert scores.normalised.mean() == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(scores.normalised, scores.attention * 12, rtol=1e-6)
     assert scores.flagged.any()
     np.testing.assert_array_equal(scores.flagged, scores.normalised > 1)
@@ -85,9 +76,7 @@ def test_what_is_not_known_is_not_there(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         assert sorted(file) == ["attention", "coords", "flagged", "normalised", "scores"]
         assert not [name for name in file.attrs if name.startswith("model")]
-    scores = read_scores(path)
-    assert scores.truth is None
-    assert scores.lesions is None
+    assert (read_scores(path).truth, read_scores(path).lesions) == (None, None)
 
 
 def test_patches_of_several_slides_say_which_one_they_are_of(tmp_path: Path) -> None:
@@ -97,6 +86,8 @@ def test_patches_of_several_slides_say_which_one_they_are_of(tmp_path: Path) -> 
     with h5py.File(path) as file:
         assert [slide["patches"] for slide in json.loads(file.attrs["slides"])] == [3, 0, 2]
     assert normalisation(result) == "attention × number of patches: 1 = the average of all 3 slides of the bag"
+    slots = dataclasses.replace(result, slots=100)
+    assert normalisation(slots) == "attention × 100 slots: 1 = the average of 100 slots"
 
 
 def test_micrometres_are_called_so_and_keep_their_fractions(tmp_path: Path) -> None:
@@ -107,11 +98,6 @@ def test_micrometres_are_called_so_and_keep_their_fractions(tmp_path: Path) -> N
         assert file["coords"].attrs["unit"] == "micrometres"
 
 
-def test_slots_are_named() -> None:
-    result = dataclasses.replace(one_slide(), slots=100)
-    assert normalisation(result) == "attention × 100 slots: 1 = the average of 100 slots"
-
-
 def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
     result = one_slide()
     first, second = saved(tmp_path / "a", result), saved(tmp_path / "b", result)
@@ -120,13 +106,12 @@ def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
         assert [h5py.h5g.get_objinfo(file.id, name.encode()).mtime for name in file] == [0] * len(file)  # no hour
 
 
-@pytest.mark.parametrize("content", [b"", b"half a file", None])
+@pytest.mark.parametrize("content", [b"half a file", None])
 def test_what_cannot_be_read_says_so_in_a_line(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "scores.h5"
+    path.write_bytes(content or b"")
     if content is None:
         with h5py.File(path, "w") as file:
             file["coords"] = grid(1, 1)
-    else:
-        path.write_bytes(content)
     with pytest.raises(InputError, match=r"scores.h5 holds no scores that can be read: run inference again$"):
         read_scores(path)
