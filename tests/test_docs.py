@@ -13,6 +13,7 @@ import pytest
 
 from tests.house import sources
 from tests.shared_data import ROOT
+from tests.test_layering import definitions
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
@@ -48,16 +49,9 @@ def commands(page: Path) -> Iterator[str]:
 
 def defined(text: str) -> set[str]:
     """The names at the top of a module, imported ones too."""
-    names: set[str] = set()
-    for node in ast.parse(text).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names.update(alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names.update(target.id for target in targets if isinstance(target, ast.Name))
-    return names
+    body = ast.parse(text).body
+    imports = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return {*definitions(text), *(alias.asname or alias.name for node in imports for alias in node.names)}
 
 
 def exists(dotted: str) -> bool:

@@ -62,7 +62,6 @@ def test_help_explains_each_verb(typed: Typed, capsys: pytest.CaptureFixture[str
     [
         ("datalist ct data --out-put x", "datalist ct has no --out-put, perhaps --output"),
         ("datalist wsi data --by=slide -z 3", "datalist wsi has no -z"),
-        ("doctor ct data --output-folder=x", "doctor ct has no --output-folder, perhaps --output_dir"),
         ("convert a b --xyzzy", "convert has no --xyzzy"),
         ("doctor ct a b c d", "doctor ct does not take so many words"),
     ],
@@ -76,29 +75,21 @@ def test_what_a_verb_does_not_take_is_refused_before_it_runs(
         typed(*arguments.split())
 
 
-@pytest.mark.parametrize("wing", ["ct", "wsi"])
-def test_a_seed_that_is_no_number_is_refused(typed: Typed, wing: str) -> None:
-    with pytest.raises(InputError, match=r"^--seed 'x' is no whole number: give one$"):
-        typed("datalist", wing, "data", "--seed", "x")
-
-
-def test_a_verb_that_is_none_fails(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_neither_a_verb_nor_a_seed_may_be_anything(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         typed("dance")
     assert end.value.code == 2
     assert "dance" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_an_error_is_one_line(tmp_path: Path) -> None:
-    ended = process("convert", str(tmp_path / "x.index"), str(tmp_path / "x.pt"))
-    assert (ended.returncode != 0, ended.stdout) == (True, "")
-    assert ended.stderr.startswith(f"error: {tmp_path / 'x.index'} is missing: ")
-    assert ended.stderr.count("\n") == 1
+    for wing in ("ct", "wsi"):
+        with pytest.raises(InputError, match=r"^--seed 'x' is no whole number: give one$"):
+            typed("datalist", wing, "data", "--seed", "x")
 
 
 @pytest.mark.slow
 def test_datalist_and_doctor_of_head_ct(tmp_path: Path) -> None:
+    ended = process("convert", str(tmp_path / "x.index"), str(tmp_path / "x.pt"))  # an error is one line
+    assert (ended.returncode != 0, ended.stdout, ended.stderr.count("\n")) == (True, "", 1)
+    assert ended.stderr.startswith(f"error: {tmp_path / 'x.index'} is missing: ")
     write_rsna_cohort(tmp_path, series=8, slices=9, image_size=16)
     ended = process("datalist", "ct", str(tmp_path), "--shares", "0.5,0.25,.25", "--seed", "-0")
     assert ended.returncode == 0, ended.stderr
@@ -107,9 +98,6 @@ def test_datalist_and_doctor_of_head_ct(tmp_path: Path) -> None:
     ended = process("doctor", "ct", str(tmp_path), "--output_dir", str(tmp_path))
     assert "slices is in two sections\n" in ended.stdout
     assert "Traceback" not in ended.stderr
-    ended = process("doctor", "ct", str(tmp_path / "none"), "--output_dir", str(tmp_path))
-    assert (ended.returncode, ended.stderr) == (1, "")
-    assert ended.stdout.splitlines()[-2] == f"FAIL  {tmp_path / 'none'} does not exist: check the path"
 
 
 @pytest.mark.slow

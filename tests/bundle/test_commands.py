@@ -150,15 +150,12 @@ def test_slides_read_in_blocks_give_the_same_tables(trained: Trained, tmp_path: 
         np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["train", "inference"])
-def test_no_required_property_is_missing(
-    trained: Trained, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_no_required_property_is_missing(trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(bundle(trained.task))
     (tmp_path / "model.pt").write_bytes(b"")
-    images = {"ct": "scans", "wsi": "features"}[trained.task]
-    dataset_dir = str(trained.data if name == "train" else trained.data / images)
-    places = {"dataset_dir": dataset_dir, "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
-    started = workflow([name], **places, **trained.keys)
-    started.initialize()
-    assert started.check_properties() == []
+    images = trained.data / {"ct": "scans", "wsi": "features"}[trained.task]
+    for name, dataset_dir in (("train", trained.data), ("inference", images)):
+        places = {"dataset_dir": str(dataset_dir), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
+        started = workflow([name], **places, **trained.keys)
+        started.initialize()
+        assert started.check_properties() == []

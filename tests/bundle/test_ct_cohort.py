@@ -44,9 +44,9 @@ def weights(cohort: Path) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the unit is another")
-def test_an_epoch_on_a_flat_folder_stays_small(weights: str) -> None:
+@pytest.mark.usefixtures("weights")
+def test_an_epoch_on_a_flat_folder_stays_small() -> None:
     """No process that this one has started took more, the training least of all."""
-    assert Path(weights).is_file()
     assert 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MOST_MEMORY
 
 

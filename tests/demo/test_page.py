@@ -20,15 +20,10 @@ from demo.page import CURVES, TASKS, Task, history, write_page
 HEADER = ("bag_id", "probability", "positive", "label")
 ROWS: dict[str, list[tuple[Any, ...]]] = {
     "ct": [
-        ("found_faint", 0.55, 1, 1),
-        ("missed_a_little", 0.45, 0, 1),
-        ("found_between", 0.7, 1, 1),
-        ("missed_badly", 0.05, 0, 1),
-        ("alarm_faint", 0.6, 1, 0),
-        ("found_clear", 0.97, 1, 1),
-        ("cleared_best", 0.01, 0, 0),
-        ("cleared", 0.3, 0, 0),
-        ("alarm_loud", 0.9, 1, 0),
+        *(("found_faint", 0.55, 1, 1), ("found_between", 0.7, 1, 1), ("found_clear", 0.97, 1, 1)),
+        *(("missed_a_little", 0.45, 0, 1), ("missed_badly", 0.05, 0, 1)),
+        *(("alarm_faint", 0.6, 1, 0), ("alarm_loud", 0.9, 1, 0)),
+        *(("cleared_best", 0.01, 0, 0), ("cleared", 0.3, 0, 0)),
     ],
     # no mistakes, a bag without a label, and names that HTML and URLs must escape
     "wsi": [("a & b <c>", 0.9, 1, 1), ("plain #1", 0.1, 0, 0), ("unknown", 0.99, 1, "")],
@@ -132,14 +127,13 @@ def test_the_page_shows_files_beside_it_and_loads_nothing_from_elsewhere(home: P
         with Image.open(home / path) as image:
             image.verify()
     assert page.count("<img") == 5 + 2 + 2  # cases of both tasks, and two figures of curves
-    assert not re.search(r"https?://|<script|<link|@import|url\(", page)
+    assert not re.search(r"https?://|<script|<link|@import|url\(|<c>", page)
     assert str(home) not in page
-    assert "<c>" not in page
     assert "Synthetic images" in page
     assert "research use only, not for diagnosis" in page
 
 
-@pytest.mark.parametrize("arm", FIGURES)
-def test_the_curves_are_those_of_the_training(home: Path, arm: str) -> None:
-    got = history(home / "ct" / arm / "mlruns.db", arm)
-    assert got == {metric: list(enumerate(values(arm, metric), start=1)) for metric, _ in CURVES}
+def test_the_curves_are_those_of_the_training(home: Path) -> None:
+    for arm in FIGURES:
+        got = history(home / "ct" / arm / "mlruns.db", arm)
+        assert got == {metric: list(enumerate(values(arm, metric), start=1)) for metric, _ in CURVES}
