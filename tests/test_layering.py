@@ -83,14 +83,6 @@ def test_the_table_allows_only_rooms_above_that_are_used_and_no_arrow_between_th
     assert all(f"{room} " in printed for room in HOUSE)
 
 
-def test_the_check_sees_the_imports_there_are() -> None:
-    """An empty list of violations says nothing if no import is found."""
-    seen = {module: set(imported(module, sources())) for module in sources()}
-    assert {"scripts.core.record", "scripts.core.files", "ignite.engine"} <= seen["scripts.outputs.report"]
-    assert "scripts.ct.datalist.rsna" in seen["scripts.ct.datalist.writing"]  # from … import rsna
-    assert "scripts.weights.convert" in seen["scripts.__main__"]  # within a function
-
-
 @pytest.mark.parametrize(
     ("module", "line", "problem"),
     [

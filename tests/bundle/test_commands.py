@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 
-from scripts.outputs.scores import read_scores
 from tests.bundle.commands import TORCHRUN, bundle, monai_bundle, run, run_here, workflow, write_cohort
 from tests.shared_data import shared_data
 
@@ -133,21 +131,6 @@ def test_an_exported_network_gives_the_same_logits(
     else:
         bag, coords = torch.rand(1, 128, 6), torch.tensor([[[0.0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1]]])
         torch.testing.assert_close(exported(bag, coords), network(bag, coords))
-
-
-def test_slides_read_in_blocks_give_the_same_tables(trained: Trained, tmp_path: Path) -> None:
-    if trained.task == "ct":
-        pytest.skip("scans are not read in blocks")
-    keys = {"dataset_dir": str(trained.data / "features"), "ckpt_path": str(trained.results / "model.pt")}
-    run_here("wsi", ["inference"], **keys, output_dir=str(tmp_path / "whole"))
-    run_here("wsi", ["inference", "streaming"], **keys, output_dir=str(tmp_path / "blocks"), block_size=7)
-    whole, blocks = (sorted((tmp_path / name).glob("*/scores.h5")) for name in ("whole", "blocks"))
-    assert len(whole) == len(blocks) == 11
-    for one, other in zip(map(read_scores, whole), map(read_scores, blocks), strict=True):
-        assert len(one.coords) > 50
-        np.testing.assert_array_equal(one.coords, other.coords)
-        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
-        np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
 
 
 def test_no_required_property_is_missing(trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

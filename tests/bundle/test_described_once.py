@@ -78,23 +78,6 @@ def test_what_was_named_at_training_need_not_be_named_again(
         assert shapes["image"][:-1] == ([1, 3, 32, 32] if task == "ct" else [1, 16])
 
 
-def test_a_head_on_slice_features_reads_slice_features(tmp_path: Path) -> None:
-    write_cohort(tmp_path, "ct", ["0", "1"])
-    scans = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "datalist.json"), "num_workers": 0}
-    run_here("ct", ["features"], **scans, output_dir=str(tmp_path / "features"), **SMALL)
-    common = {"dataset_dir": str(tmp_path / "features"), "num_workers": 0}
-    place = {**common, "ckpt_dir": str(tmp_path / "out"), "output_dir": str(tmp_path / "out")}
-    # two blocks leave 7 x 7 x 8 features of a slice of 32 x 32
-    run_here("ct", ["train", "on_features", "smap"], **place, in_features=392, max_epochs=1)
-    run_here("ct", ["train", "evaluate"], **place)
-    infer = {**common, "ckpt_path": str(tmp_path / "out" / "model.pt")}
-    datalist = str(tmp_path / "features" / "datalist.json")
-    run_here("ct", ["inference"], **infer, datalist=datalist, output_dir=str(tmp_path / "b"))
-    assert probabilities(tmp_path / "b") == probabilities(tmp_path / "out")
-    run_here("ct", ["inference"], **infer, output_dir=str(tmp_path / "all"))
-    assert len(probabilities(tmp_path / "all")) == 5  # without a datalist every feature file that is there
-
-
 def test_converted_weights_bring_their_57_slots(tmp_path: Path) -> None:
     write_cohort(tmp_path, "ct", ["0", "1"])
     (tmp_path / "one").mkdir()

@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.engine.provenance import Origin, origin_file, origin_text
+from scripts.outputs.scores import read_scores
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from tests.bundle import commands
 from tests.bundle.commands import bundle, contents, message_of, rows_of, run, run_here
@@ -118,3 +119,14 @@ def test_a_bag_of_several_slides_has_files_of_each(cohort: Path, tmp_path: Path)
     result = json.loads((patient / "result.json").read_text())
     assert [slide["slide_id"] for slide in result["about"]["slides"]] == ["slide_0", EMPTY, "slide_7"]
     assert {"slide_0.geojson.gz", "slide_7.geojson.gz", "scores.h5"} <= {path.name for path in patient.iterdir()}
+
+
+def test_slides_read_in_blocks_have_the_same_scores(cohort: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert message_of("wsi", ["inference", "streaming"], **keys(cohort, tmp_path), block_size=7).startswith("1 of 7 ")
+    files = sorted(undisturbed.glob("*/scores.h5"))
+    assert len(files) == 6
+    for file in files:
+        one, other = read_scores(file), read_scores(tmp_path / file.relative_to(undisturbed))
+        np.testing.assert_array_equal(one.coords, other.coords)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+        np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)

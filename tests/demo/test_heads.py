@@ -88,17 +88,16 @@ def test_tilted_slices_cut_the_anatomy_where_their_header_says() -> None:
 
 def test_header_is_a_complete_ct_image_that_admits_to_be_synthetic(awkward: Series, tmp_path: Path) -> None:
     _, files = awkward
+    type_2 = ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "StudyID")
     for dataset in files:
         assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
         assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
         assert dataset.SOPInstanceUID.is_valid
         assert dataset.SOPClassUID == pydicom.uid.CTImageStorage
         assert dataset.PatientName == "SYNTHETIC^scan_002"
-        assert "SYNTHETIC" in dataset.Manufacturer
-        assert "SYNTHETIC" in dataset.ImageComments
+        assert all("SYNTHETIC" in text for text in (dataset.Manufacturer, dataset.ImageComments))
         assert dataset.BurnedInAnnotation == "NO"
-        for type_2 in ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "StudyID"):
-            assert type_2 in dataset
+        assert all(name in dataset for name in type_2)
     assert len({ds.SOPInstanceUID for ds in files}) == len(files)
     assert len({ds.SeriesInstanceUID for ds in files}) == 1
     case = next(case for case in range(9) if header_style(case).instance_numbers == "missing")
