@@ -97,7 +97,9 @@ def test_a_command_names_files_and_keys_of_one_bundle(command: str) -> None:
     assert any(keys <= set().union(*(configs(task)[file] for file in files)) for task in fitting), keys
 
 
-def test_every_module_is_in_the_api_reference_and_in_the_tree() -> None:
+def test_every_page_is_in_the_navigation_and_every_module_in_the_api_reference_and_in_the_tree() -> None:
+    linked = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    assert linked == {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     pages = [path.read_text() for path in (ROOT / "docs" / "api").glob("*.md")]
     listed = [name for text in pages for name in re.findall(r"^::: (\S+)$", text, flags=re.MULTILINE)]
     assert sorted(listed) == sorted(sources())
@@ -112,8 +114,3 @@ def test_every_module_is_in_the_api_reference_and_in_the_tree() -> None:
         folders = [*folders, name.rstrip("/")]
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "scripts").rglob("*.py")}
     assert {path for path in drawn if path.endswith(".py")} == files
-
-
-def test_every_page_is_in_the_navigation() -> None:
-    listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
-    assert listed == {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}

@@ -12,7 +12,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from tests.bundle.commands import bundle, contents, message_of, rows_of, run_here, write_cohort
+from tests.bundle.commands import bundle, contents, message_of, run_here, write_cohort
+from tests.outputs.results import table
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ct")]
 
@@ -71,15 +72,15 @@ def test_a_spoiled_scan_among_good_ones_ends_nothing_and_a_second_run_does_what_
     assert message.startswith("1 of 2 failed: ")
     assert "copy the scan again" in message
     assert not (out / "broken").exists()
-    assert [row["status"] for row in rows_of(out / "summary.csv")] == ["done", "failed"]
+    assert [row["status"] for row in table(out / "summary.csv")] == ["done", "failed"]
 
     first = (out / "scan" / "result.json").stat().st_mtime_ns
     shutil.rmtree(broken)
     shutil.copytree(scan, broken)
     run_here("ct", ["inference"], **keys)
     assert (out / "scan" / "result.json").stat().st_mtime_ns == first
-    assert [row["status"] for row in rows_of(out / "summary.csv")] == ["done", "done"]
-    assert {row["bag_id"] for row in rows_of(out / "instances.csv")} == {"broken", "scan"}
+    assert [row["status"] for row in table(out / "summary.csv")] == ["done", "done"]
+    assert {row["bag_id"] for row in table(out / "instances.csv")} == {"broken", "scan"}
 
     run_here("ct", ["inference"], **keys, threshold=0.01)  # another result: all anew
     assert (out / "scan" / "result.json").stat().st_mtime_ns > first

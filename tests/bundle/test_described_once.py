@@ -13,7 +13,8 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.engine.provenance import origin_file, origin_text
-from tests.bundle.commands import bundle, message_of, rows_of, run_here, write_square_slide
+from tests.bundle.commands import bundle, message_of, run_here, write_square_slide
+from tests.outputs.results import table
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def write_cohort(home: Path, task: str, labels: list[str]) -> None:
 
 
 def probabilities(folder: Path) -> dict[str, str]:
-    return {row["bag_id"]: row["probability"] for row in rows_of(folder / "summary.csv")}
+    return {row["bag_id"]: row["probability"] for row in table(folder / "summary.csv")}
 
 
 @pytest.mark.parametrize(("task", "named", "keys", "contradicting"), COMPOSITIONS)

@@ -16,8 +16,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sklearn.metrics import roc_auc_score
 
-from tests.bundle.commands import bundle, rows_of, run, write_cohort
+from tests.bundle.commands import bundle, run, write_cohort
 from tests.house import sources
+from tests.outputs.results import table
 from tests.shared_data import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -103,11 +104,11 @@ def test_every_block_belongs_to_a_section_that_is_run() -> None:
 
 def metrics_agree_with_tables(folder: Path) -> None:
     """The figures of the three test bags, computed anew by scikit-learn from what the tables say."""
-    metrics, bags = json.loads((folder / "metrics.json").read_text()), rows_of(folder / "summary.csv")
+    metrics, bags = json.loads((folder / "metrics.json").read_text()), table(folder / "summary.csv")
     assert metrics["bags"] == len(bags) == 3
     expected = roc_auc_score([int(b["label"]) for b in bags], [float(b["probability"]) for b in bags])
     assert metrics["bag_auroc"]["value"] == pytest.approx(expected, abs=1e-6)
-    instances = rows_of(folder / "instances.csv")
+    instances = table(folder / "instances.csv")
     expected = roc_auc_score([int(i["truth"]) for i in instances], [float(i["score"]) for i in instances])
     assert metrics["instance_auroc_ungated"]["value"] == pytest.approx(expected, abs=1e-6)
 
@@ -127,7 +128,7 @@ def test_the_commands_run_and_use_all_that_is_declared(kind: str, alone: Alone, 
     examined = alone("bash", "-euc", commands, cwd=ROOT).stdout
     results = tmp_path / "results" / kind
     metrics_agree_with_tables(results / "test")
-    assert [row["status"] for row in rows_of(results / new / "summary.csv")] == ["done"] * bags
+    assert [row["status"] for row in table(results / new / "summary.csv")] == ["done"] * bags
     assert (results / new / picture).stat().st_size > 10_000
     assert ", 0 FAIL\n" in examined
     assert all(package in examined for package in declared(kind))

@@ -19,7 +19,8 @@ from scripts.engine.provenance import Origin, origin_file, origin_text
 from scripts.outputs.scores import read_scores
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from tests.bundle import commands
-from tests.bundle.commands import bundle, contents, message_of, rows_of, run, run_here
+from tests.bundle.commands import bundle, contents, message_of, run, run_here
+from tests.outputs.results import table
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slides")]
 
@@ -70,7 +71,7 @@ def undisturbed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("error: 1 of 7 failed: ")
     assert "is damaged or cut short" in ended.stderr.splitlines()[-1]
-    status = {row["bag_id"]: row["status"] for row in rows_of(output / "summary.csv")}
+    status = {row["bag_id"]: row["status"] for row in table(output / "summary.csv")}
     assert status == {name: {EMPTY: "empty", BROKEN: "failed"}.get(name, "done") for name in SLIDES}
     done = [name for name in SLIDES if status[name] == "done"]
     of_each = {"map.png", "result.json", "scores.h5", "tiles.geojson.gz"}

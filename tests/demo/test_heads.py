@@ -9,17 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from demo import heads
 from demo.cohorts import plan_cases
-from demo.heads import (
-    POSITIVE_AREA,
-    Head,
-    header_style,
-    plan_head,
-    slice_labels,
-    slice_uids,
-    stored_values,
-    write_series,
-)
+from demo.heads import Head, header_style, plan_head, slice_uids, write_series
 
 AWKWARD = 2  # tilted, shuffled, padded, and numbered from the top
 Series = tuple[Head, list[pydicom.FileDataset]]  # along the normal
@@ -135,8 +127,8 @@ def test_every_bleed_spans_at_least_three_neighbouring_slices() -> None:
     for case in range(10):
         phantom = head(case)
         areas = [phantom.bleed_area(index) for index in range(phantom.plan.geometry.slices)]
-        labels = "".join(map(str, slice_labels(phantom, slice_uids("x", 0, len(areas))).values()))
-        assert labels == "".join("1" if area >= POSITIVE_AREA else "0" for area in areas)
+        labels = "".join(map(str, heads.slice_labels(phantom, slice_uids("x", 0, len(areas))).values()))
+        assert labels == "".join("1" if area >= heads.POSITIVE_AREA else "0" for area in areas)
         assert "111" in labels
         assert "0" in labels
 
@@ -165,7 +157,7 @@ def test_default_cohort_has_every_header_habit_in_both_labels() -> None:
 
 def test_pixels_depend_on_the_seed_alone() -> None:
     again, other = Head(plan_head(0, 1, True), 0), Head(plan_head(1, 1, True), 1)
-    assert stored_values(again, 9).tobytes() == stored_values(head(1), 9).tobytes()
-    assert stored_values(other, 9).tobytes() != stored_values(head(1), 9).tobytes()
+    assert heads.stored_values(again, 9).tobytes() == heads.stored_values(head(1), 9).tobytes()
+    assert heads.stored_values(other, 9).tobytes() != heads.stored_values(head(1), 9).tobytes()
     assert slice_uids("a", 0, 5)[:3] == slice_uids("a", 0, 3)
     assert not set(slice_uids("a", 0, 5)) & set(slice_uids("a", 1, 5))

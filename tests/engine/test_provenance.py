@@ -185,17 +185,14 @@ def test_code_that_the_bundle_or_the_user_names_may_be_taken_up(bundle: Path) ->
     assert "names '$1 + 1', which no config" in refused(bundle, mine)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"encoder": "", "patch_um": "far"}'])
-def test_a_damaged_description_is_an_error(bundle: Path, content: str) -> None:
-    (bundle / "model.origin.json").write_text(content)
-    with pytest.raises(InputError, match=r"model\.origin\.json does not describe how the network was trained: train"):
-        trained_with(str(bundle / "model.pt"))
-
-
-def test_the_features_that_were_trained_on_are_remembered(bundle: Path) -> None:
+def test_the_features_that_were_trained_on_are_remembered_and_a_damaged_description_is_an_error(bundle: Path) -> None:
     weights = trained(bundle, bags=[{"encoder": "uni_v1", "patch_um": 128.0}])
     assert trained_with(weights) == Origin("uni_v1", 128.0)
     assert trained_with(str(bundle / "other.pt")) is None
+    for content in ("", "[]", '{"encoder": "", "patch_um": "far"}'):
+        origin_file(weights).write_text(content)
+        with pytest.raises(InputError, match=r"model\.origin\.json does not describe how the network was trained"):
+            trained_with(weights)
 
 
 def test_another_encoder_is_refused_and_one_not_stated_or_another_scale_is_warned_of(

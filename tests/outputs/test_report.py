@@ -48,15 +48,15 @@ def report(folder: Path, *batches: Sequence[Any]) -> Engine:
 
 
 def test_the_tables_have_a_row_per_bag_and_per_instance_in_order(tmp_path: Path) -> None:
-    cohort = [*COHORT, result("e", 0.1, [1.0], 0)]  # the last without truth
-    report(tmp_path, cohort[:3], cohort[3:])
+    cohort = [*COHORT, result("e", 0.1, [1.0], None)]  # the last without label and truth
+    engine = report(tmp_path, cohort[:3], cohort[3:])
     columns = ("bag_id", "status", "probability", "positive", "label", "instances", "flagged", "warnings")
     assert [tuple(row[name] for name in columns) for row in table(tmp_path / "summary.csv")] == [
         ("a", "done", "0.1", "0", "0", "1", "0", ""),
         ("b", "done", "0.2", "0", "1", "2", "0", ""),
         ("c", "done", "0.7", "1", "0", "2", "1", ""),
         ("d", "done", "0.9", "1", "1", "3", "1", ""),
-        ("e", "done", "0.1", "0", "0", "1", "0", ""),
+        ("e", "done", "0.1", "0", "", "1", "0", ""),
     ]
     wanted = [
         (one.bag_id, about["uid"], score, "" if one.truth is None else str(one.truth[place]), str(int(flagged)))
@@ -65,6 +65,9 @@ def test_the_tables_have_a_row_per_bag_and_per_instance_in_order(tmp_path: Path)
     ]
     rows = table(tmp_path / "instances.csv")
     assert [(r["bag_id"], r["uid"], float(r["score"]), r["truth"], r["flagged"]) for r in rows] == wanted
+    engine.run([cohort[4:]])  # without labels there are no metrics, and two runs do not accumulate
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["instances.csv", "summary.csv"]
+    assert [row["bag_id"] for row in table(tmp_path / "summary.csv")] == ["e"]
 
 
 def test_the_metrics_are_those_of_sklearn_and_the_engine_learns_them(tmp_path: Path) -> None:
@@ -89,13 +92,6 @@ def test_the_metrics_are_those_of_sklearn_and_the_engine_learns_them(tmp_path: P
     assert engine.state.metrics["another"] == 3
 
 
-def test_without_labels_there_are_tables_and_no_metrics(tmp_path: Path) -> None:
-    engine = report(tmp_path, [result("a", 0.8, [1.0, 2.0], None)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["instances.csv", "summary.csv"]
-    assert table(tmp_path / "summary.csv")[0]["label"] == ""
-    assert engine.state.metrics == {}
-
-
 def test_a_figure_that_is_not_defined_is_null(tmp_path: Path) -> None:
     """With one class alone there is no ROC curve, and NaN is not JSON."""
     report(tmp_path, COHORT[:2])
@@ -104,14 +100,11 @@ def test_a_figure_that_is_not_defined_is_null(tmp_path: Path) -> None:
     assert written["bag_accuracy"]["value"] == 0.5
 
 
-def test_a_bag_seen_twice_is_counted_once_and_two_runs_do_not_accumulate(tmp_path: Path) -> None:
+def test_a_bag_seen_twice_is_counted_once(tmp_path: Path) -> None:
     report(tmp_path / "once", COHORT)
-    engine = report(tmp_path / "twice", COHORT[:2], COHORT[1:], COHORT[:1])
+    report(tmp_path / "twice", COHORT[:2], COHORT[1:], COHORT[:1])
     for name in ("summary.csv", "instances.csv", "metrics.json"):
         assert (tmp_path / "twice" / name).read_text() == (tmp_path / "once" / name).read_text()
-    engine.run([COHORT[:2]])
-    assert [row["bag_id"] for row in table(tmp_path / "twice" / "summary.csv")] == ["b", "d"]
-    assert strict_json(tmp_path / "twice" / "metrics.json")["bags"] == 2
 
 
 def two_processes(monkeypatch: pytest.MonkeyPatch, rank: int, **functions: Any) -> None:
@@ -160,26 +153,16 @@ def test_what_is_done_is_not_done_again_and_several_processes_share_the_bags(
         assert divided() == wanted
 
 
-CHANGED: dict[str, dict[str, Any]] = {  # what of the entry, of the run or of the file is not as it was
-    "another recipe": {"recipe": "two"},
-    "another scan of that name": {"entry": {"image": "elsewhere/d"}},
-    "another label": {"entry": {"label": 1}},
-    "one more file": {"entry": {"image": ["scans/d", "scans/e"]}},
-    "half a file": {"cut": lambda text: text[:100]},
-    "another form": {"cut": lambda text: "[]"},
-    "asked to": {"skip_finished": False},
-}
-
-
-@pytest.mark.parametrize("why", CHANGED)
-def test_what_is_not_the_same_is_done_again(tmp_path: Path, why: str) -> None:
-    changed = {"entry": {}, "cut": str, "recipe": "one", "skip_finished": True, **CHANGED[why]}
+def test_what_is_not_the_same_is_done_again(tmp_path: Path) -> None:
     finished(tmp_path, COHORT[0])
+    changes: tuple[dict[str, Any], ...] = ({"image": "elsewhere/d"}, {"image": ["scans/d", "scans/e"]}, {"label": 1})
+    for change, of_run, skip in [({}, "two", True), ({}, "one", False), *((each, "one", True) for each in changes)]:
+        entry = {**bags("d")[0], **change}
+        assert ResultsFolder(str(tmp_path), [entry], of_run, skip).unfinished() == [{**entry, "input": input_of(entry)}]
     file = tmp_path / "d" / "result.json"
-    file.write_text(changed["cut"](file.read_text()))
-    entry = {**bags("d")[0], **changed["entry"]}
-    left = ResultsFolder(str(tmp_path), [entry], changed["recipe"], skip_finished=changed["skip_finished"]).unfinished()
-    assert left == [{**entry, "input": input_of(entry)}]
+    for damaged in (file.read_text()[:100], "[]"):
+        file.write_text(damaged)
+        assert len(ResultsFolder(str(tmp_path), bags("d"), "one").unfinished()) == 1
 
 
 def test_nothing_of_an_earlier_run_is_taken_for_this_one(tmp_path: Path) -> None:
@@ -239,23 +222,19 @@ def test_classes_stand_in_the_table_by_their_names(tmp_path: Path) -> None:
     assert (row["called"], row["label"], row["p(FEA)"], row["p(coarse other)"]) == ("FEA", "DCIS", "0.5", "0.8")
 
 
-def test_features_whose_coords_were_made_anew_are_read_anew(tmp_path: Path) -> None:
-    """They lie in a file beside."""
-    seen = set()
-    for pitch in (256, 512):
-        file = write_torchmil(tmp_path, "slide", np.arange(6).reshape(3, 2) * pitch, np.zeros(3))
-        os.utime(file, ns=(0, 0))
-        seen.update(map(input_of, checked_bags([{"bag_id": "slide", "image": str(file)}])))
-    assert len(seen) == 2
-
-
-def test_a_file_made_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_file_made_anew_is_read_anew_and_so_are_features_whose_coords_lie_in_a_file_beside(tmp_path: Path) -> None:
     for key in ("image", "annotation", "instance_label"):
         bag, seen = {"bag_id": "slide", "image": "slide.h5", key: [str(tmp_path / key), None]}, set()
         for content in ("old", "newer"):
             (tmp_path / key).write_text(content)
             seen.add(input_of(bag))
         assert len(seen) == 2, key
+    seen = set()
+    for pitch in (256, 512):
+        file = write_torchmil(tmp_path, "slide", np.arange(6).reshape(3, 2) * pitch, np.zeros(3))
+        os.utime(file, ns=(0, 0))
+        seen.update(map(input_of, checked_bags([{"bag_id": "slide", "image": str(file)}])))
+    assert len(seen) == 2
 
 
 def test_a_recipe_changes_with_each_part_and_with_the_network_but_for_its_weights() -> None:

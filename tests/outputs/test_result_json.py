@@ -56,7 +56,7 @@ def test_result_json_says_all_there_is_to_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize("truth", [None, [0, 1]])
 def test_what_is_read_back_is_what_was_written(tmp_path: Path, truth: list[int] | None) -> None:
     given = dataclasses.replace(
-        result("x", 0.123456789, [1.0, 1 / 3], truth and 1, truth),
+        result("x", 0.123456789, [1.0, 1 / 3], 1 if truth else None, truth),
         model=Model("a network", "1.0", "abc"),
         threshold_origin="chosen by hand",
         about={"tilt_degrees": 18.5, "warnings": ["a gap"]},
@@ -124,14 +124,9 @@ def saved(folder: Path, result: BagResult) -> Path:
     return folder / result.bag_id / "scores.h5"
 
 
-def one_slide(patches: int = 12) -> BagResult:
-    return bag(
-        grid(patches, 1),
-        RNG.exponential(size=patches),
-        truth=RNG.integers(0, 2, patches),
-        lesions=Lesions(RNG.integers(0, 4, patches), 3, (2,)),
-        model=Model("pathology_wsi_smooth_mil", "1.2.3", "ab" * 32),
-    )
+def one_slide() -> BagResult:
+    model, lesions = Model("pathology_wsi_smooth_mil", "1.2.3", "ab" * 32), Lesions(RNG.integers(0, 4, 12), 3, (2,))
+    return bag(grid(12, 1), RNG.exponential(size=12), truth=RNG.integers(0, 2, 12), lesions=lesions, model=model)
 
 
 def test_what_is_read_back_is_what_was_found_to_the_last_bit(tmp_path: Path) -> None:
@@ -142,7 +137,7 @@ def test_what_is_read_back_is_what_was_found_to_the_last_bit(tmp_path: Path) -> 
         np.testing.assert_array_equal(getattr(scores, name), getattr(result, name), err_msg=name)
     np.testing.assert_array_equal(scores.coords, grid(12, 1))
     np.testing.assert_array_equal(scores.slide, np.zeros(12))
-    np.testing.assert_equal(dataclasses.asdict(scores.lesions), dataclasses.asdict(result.lesions))
+    np.testing.assert_equal(vars(scores.lesions), vars(result.lesions))
     # attention is of the whole bag, and normalised by its average
     assert scores.attention.sum() == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(scores.normalised, scores.attention * 12, rtol=1e-6)
@@ -169,12 +164,16 @@ def test_the_file_says_what_it_holds_in_words(tmp_path: Path) -> None:
         assert file["normalised"].attrs["normalisation"] == wanted
 
 
-def test_what_is_not_known_is_not_there(tmp_path: Path) -> None:
-    path = saved(tmp_path, bag(grid(3, 1), [1.0, 2.0, 3.0]))
+def test_what_is_not_known_is_not_there_and_micrometres_keep_their_fractions(tmp_path: Path) -> None:
+    coords = grid(3, 1) * 0.4375
+    path = saved(tmp_path, bag(coords, [1.0, 2.0, 3.0], header(3, unit="micrometres", mpp=None)))
     with h5py.File(path) as file:
         assert sorted(file) == ["attention", "coords", "flagged", "normalised", "scores"]
         assert not [name for name in file.attrs if name.startswith("model")]
-    assert (read_scores(path).truth, read_scores(path).lesions) == (None, None)
+        assert file["coords"].attrs["unit"] == "micrometres"
+    scores = read_scores(path)
+    assert (scores.truth, scores.lesions) == (None, None)
+    np.testing.assert_array_equal(scores.coords, coords)
 
 
 def test_patches_of_several_slides_say_which_one_they_are_of(tmp_path: Path) -> None:
@@ -186,14 +185,6 @@ def test_patches_of_several_slides_say_which_one_they_are_of(tmp_path: Path) -> 
     assert normalisation(result) == "attention × number of patches: 1 = the average of all 3 slides of the bag"
     slots = dataclasses.replace(result, slots=100)
     assert normalisation(slots) == "attention × 100 slots: 1 = the average of 100 slots"
-
-
-def test_micrometres_are_called_so_and_keep_their_fractions(tmp_path: Path) -> None:
-    coords = grid(3, 2) * 0.4375
-    path = saved(tmp_path, bag(coords, np.ones(6), header(6, unit="micrometres", mpp=None)))
-    np.testing.assert_array_equal(read_scores(path).coords, coords)
-    with h5py.File(path) as file:
-        assert file["coords"].attrs["unit"] == "micrometres"
 
 
 def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
