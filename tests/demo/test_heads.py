@@ -153,11 +153,3 @@ def test_default_cohort_has_every_header_habit_in_both_labels() -> None:
         assert {np.sign(style.tilt_degrees) for style in styles} == {-1, 0, 1}
         assert {style.shuffled_names for style in styles} == {style.padded for style in styles} == {False, True}
     assert all(24 <= plan_head(0, case.number, False).geometry.slices <= 40 for case in cases)
-
-
-def test_pixels_depend_on_the_seed_alone() -> None:
-    again, other = Head(plan_head(0, 1, True), 0), Head(plan_head(1, 1, True), 1)
-    assert heads.stored_values(again, 9).tobytes() == heads.stored_values(head(1), 9).tobytes()
-    assert heads.stored_values(other, 9).tobytes() != heads.stored_values(head(1), 9).tobytes()
-    assert slice_uids("a", 0, 5)[:3] == slice_uids("a", 0, 3)
-    assert not set(slice_uids("a", 0, 5)) & set(slice_uids("a", 1, 5))

@@ -100,13 +100,6 @@ def test_a_figure_that_is_not_defined_is_null(tmp_path: Path) -> None:
     assert written["bag_accuracy"]["value"] == 0.5
 
 
-def test_a_bag_seen_twice_is_counted_once(tmp_path: Path) -> None:
-    report(tmp_path / "once", COHORT)
-    report(tmp_path / "twice", COHORT[:2], COHORT[1:], COHORT[:1])
-    for name in ("summary.csv", "instances.csv", "metrics.json"):
-        assert (tmp_path / "twice" / name).read_text() == (tmp_path / "once" / name).read_text()
-
-
 def two_processes(monkeypatch: pytest.MonkeyPatch, rank: int, **functions: Any) -> None:
     named = {"is_initialized": lambda: True, "get_world_size": lambda: 2, "get_rank": lambda: rank, **functions}
     monkeypatch.setattr("scripts.outputs.report.dist", SimpleNamespace(**named))
