@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class ResumeTraining:
     """An ignite handler of the trainer that keeps the state of an unfinished training and resumes it at the next start.
 
-    It stands behind the validation, so that a state never lacks the validation of its epoch. Early stopping counts its
-    patience anew. A training that finishes removes the file.
+    It stands behind the validation, so that a state never lacks that of its epoch. Early stopping counts its patience
+    anew. A training that finishes removes the file.
 
     Args:
         path: file of the state, written after every epoch.
@@ -66,7 +66,12 @@ class ResumeTraining:
             self._keep_earlier_model()
             return
         state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        self._refuse_other_settings(state["settings"])
+        for name, now in self.settings.items():
+            if (then := state["settings"].get(name)) != now:
+                raise InputError(
+                    f"{self.path} is an unfinished training with {name} {then}, not {now}: "
+                    "give that again to go on with it, or delete the file to begin anew"
+                )
         try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -74,8 +79,8 @@ class ResumeTraining:
             raise InputError(
                 f"{self.path} is an unfinished training of another network: delete it, or give another --ckpt_dir"
             ) from error
-        if engine_scaler := getattr(engine, "scaler", None):
-            engine_scaler.load_state_dict(state["scaler"])
+        if scaler := getattr(engine, "scaler", None):
+            scaler.load_state_dict(state["scaler"])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         torch.set_rng_state(state["random"])
         if state["best_metric_epoch"] > 0:
@@ -86,20 +91,10 @@ class ResumeTraining:
     def _keep_earlier_model(self) -> None:
         if self.model.is_file() and not _not_first():
             finished = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.model.stat().st_mtime))
-            kept = self.model.with_name(f"{self.model.stem}_{finished}{self.model.suffix}")
-            self.model.rename(kept)
+            kept = self.model.rename(self.model.with_stem(f"{self.model.stem}_{finished}"))
             if origin_file(self.model).is_file():
                 origin_file(self.model).rename(origin_file(kept))
             logger.info("the model of an earlier training is kept as %s", kept)
-
-    def _refuse_other_settings(self, before: Mapping[str, str]) -> None:
-        changed = [name for name in self.settings if before.get(name) != self.settings[name]]
-        if changed:
-            name = changed[0]
-            raise InputError(
-                f"{self.path} is an unfinished training with {name} {before.get(name)}, not {self.settings[name]}: "
-                "give that again to go on with it, or delete the file to begin anew"
-            )
 
     def save(self, engine: Engine) -> None:
         """Write the state whole; of several processes the first does."""
@@ -133,22 +128,16 @@ def _not_first() -> bool:
     return dist.is_initialized() and dist.get_rank() > 0
 
 
-class KnowsProgress(Protocol):
-    """A loss that changes over the epochs."""
-
-    progress: Optional[float]  # the share of all epochs that lies behind, from 0 up to but not 1
-
-
 class Curriculum:
     """An ignite handler of the trainer that sets the loss's `progress` to e/E when epoch e of E begins, counted from 0.
 
     It is read from the trainer's state, so a resumed training goes on with the progress it had.
 
     Args:
-        loss: that asks for it; others are left as they are.
+        loss: that reads its `progress`.
     """
 
-    def __init__(self, loss: KnowsProgress) -> None:
+    def __init__(self, loss: Any) -> None:
         self.loss = loss
 
     def attach(self, engine: Engine) -> None:

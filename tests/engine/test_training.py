@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import CheckpointSaver, IgniteMetricHandler, ValidationHandler, from_engine
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from scripts.core.errors import InputError
 from scripts.engine.provenance import origin_file
@@ -23,49 +21,52 @@ from scripts.engine.training import Curriculum, ResumeTraining
 DATA = [{"image": torch.full((1, 1), float(i)), "label": torch.full((1, 1), 2.0 * i)} for i in range(1, 4)]
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 class Run:
     """A tiny training with everything that resuming touches."""
 
     def __init__(
-        self,
-        folder: Path,
-        epochs: int,
-        lr: float = 0.01,
-        stop_after: int | None = None,
-        activation: nn.Module | None = None,
-        bias: bool = True,
+        self, folder: Path, epochs: int, lr: float = 0.01, activation: nn.Module | None = None, bias: bool = True
     ) -> None:
         torch.manual_seed(0)
         # dropout needs the random state of before
         self.network = nn.Sequential(nn.Dropout(0.3), nn.Linear(1, 1, bias), activation or nn.Identity())
         optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
-        cpu = torch.device("cpu")
-        self.saver = CheckpointSaver(
-            str(folder), {"model": self.network}, save_key_metric=True, key_metric_filename="model.pt",
-            key_metric_negative_sign=True,
-        )  # fmt: skip
+        cpu, model, state = torch.device("cpu"), str(folder / "model.pt"), str(folder / "unfinished.pt")
+        lowest: dict[str, Any] = {
+            "save_key_metric": True,
+            "key_metric_filename": "model.pt",
+            "key_metric_negative_sign": True,
+        }
+        saver = CheckpointSaver(str(folder), {"model": self.network}, **lowest)
         loss = IgniteMetricHandler(loss_fn=nn.MSELoss(), output_transform=from_engine(["pred", "label"]))
         self.evaluator = SupervisedEvaluator(
-            cpu, DATA, self.network, key_val_metric={"val_loss": loss}, val_handlers=[self.saver],
-            metric_cmp_fn=lambda now, best: now < best,
-        )  # fmt: skip
-        self.epochs: list[int] = []
+            cpu,
+            DATA,
+            self.network,
+            key_val_metric={"val_loss": loss},
+            val_handlers=[saver],
+            metric_cmp_fn=lambda a, b: a < b,
+        )
+        resume = ResumeTraining(state, model, {"learning_rate": lr}, self.network, optimizer, self.evaluator, saver)
+        handlers = [ValidationHandler(1, self.evaluator), resume]
         self.trainer = SupervisedTrainer(
-            cpu, epochs, DATA, self.network, optimizer, nn.MSELoss(),
-            train_handlers=[
-                ValidationHandler(1, self.evaluator),
-                ResumeTraining(
-                    str(folder / "unfinished.pt"), str(folder / "model.pt"), {"learning_rate": lr},
-                    self.network, optimizer, self.evaluator, self.saver,
-                ),
-            ],
-        )  # fmt: skip
+            cpu, epochs, DATA, self.network, optimizer, nn.MSELoss(), train_handlers=handlers
+        )
+        self.epochs: list[int] = []
         self.trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.epochs.append(engine.state.epoch))
-        if stop_after is not None:
-            self.trainer.add_event_handler(Events.EPOCH_STARTED(once=stop_after + 1), self.interrupt)
 
-    def interrupt(self) -> None:
-        raise KeyboardInterrupt
+    def until_the_end(self) -> "Run":
+        self.trainer.run()
+        return self
+
+    def interrupted_after(self, epoch: int) -> None:
+        self.trainer.add_event_handler(Events.EPOCH_STARTED(once=epoch + 1), interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            self.trainer.run()
 
     @property
     def weight(self) -> float:
@@ -73,46 +74,35 @@ class Run:
 
 
 def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    whole = Run(tmp_path / "whole", 6)
-    whole.trainer.run()
-
-    folder = tmp_path / "stopped"
-    with pytest.raises(KeyboardInterrupt):
-        Run(folder, 6, stop_after=3).trainer.run()
-    rest = Run(folder, 6)
-    rest.trainer.run()
-
+    whole = Run(tmp_path / "whole", 6).until_the_end()
+    Run(tmp_path / "stopped", 6).interrupted_after(3)
+    rest = Run(tmp_path / "stopped", 6).until_the_end()
     assert rest.epochs == [4, 5, 6]
     assert rest.weight == pytest.approx(whole.weight, rel=1e-6)
     assert rest.evaluator.state.best_metric == pytest.approx(whole.evaluator.state.best_metric, rel=1e-6)
 
 
 def test_a_worse_network_does_not_replace_the_best_of_before(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        Run(tmp_path, 3, stop_after=2).trainer.run()
+    Run(tmp_path, 3).interrupted_after(2)
     best = torch.load(tmp_path / "model.pt", weights_only=True)
     state = torch.load(tmp_path / "unfinished.pt", weights_only=True)
     state["best_metric"] = 1e-9  # nothing that follows can be better
     torch.save(state, tmp_path / "unfinished.pt")
-    rest = Run(tmp_path, 3)
-    rest.trainer.run()
-    assert rest.evaluator.state.best_metric == 1e-9
+    assert Run(tmp_path, 3).until_the_end().evaluator.state.best_metric == 1e-9
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["1.weight"], best["1.weight"])
 
 
 def test_a_finished_training_leaves_no_state_and_starts_anew(tmp_path: Path) -> None:
-    first = Run(tmp_path, 2)
-    first.trainer.run()
-    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
-    best = (tmp_path / "model.pt").read_bytes()
-    origin_file(tmp_path / "model.pt").write_text("of the first")
-    again = Run(tmp_path, 2)
-    again.trainer.run()
-    assert again.epochs == [1, 2]
+    model = tmp_path / "model.pt"
+    Run(tmp_path, 2).until_the_end()
+    assert list(tmp_path.iterdir()) == [model]
+    best = model.read_bytes()
+    origin_file(model).write_text("of the first")
+    assert Run(tmp_path, 2).until_the_end().epochs == [1, 2]
     (kept,) = tmp_path.glob("model_*.pt")
     assert kept.read_bytes() == best
     assert origin_file(kept).read_text() == "of the first"
-    assert not origin_file(tmp_path / "model.pt").exists()  # that of the second is not told yet
+    assert not origin_file(model).exists()  # that of the second is not told yet
 
 
 @pytest.mark.parametrize(
@@ -129,58 +119,17 @@ def test_an_unfinished_training_of_something_else_is_refused(
     tmp_path: Path, other: dict[str, Any], message: str
 ) -> None:
     same: dict[str, Any] = {"activation": nn.Tanh()}
-    with pytest.raises(KeyboardInterrupt):
-        Run(tmp_path, 3, **same, stop_after=1).trainer.run()
+    Run(tmp_path, 3, **same).interrupted_after(1)
     with pytest.raises(InputError, match=rf"unfinished\.pt .*{re.escape(message)}"):
-        Run(tmp_path, 3, **{**same, **other}).trainer.run()
-
-
-BRACS = {"benign": ["N", "PB", "UDH"], "atypical": ["FEA", "ADH"], "malignant": ["DCIS", "IC"]}
-SMALL = {"embed_features": 8, "hidden_features": 5}
-PANDA = {"benign": ["0"], "low grade": ["1", "2"], "high grade": ["3", "4", "5"]}  # our own grouping of ISUP grades
-
-
-def watched_engine(loss: Any) -> tuple[Engine, list[float]]:
-    seen: list[float] = []
-    engine = Engine(lambda engine, batch: seen.append(loss.progress))
-    Curriculum(loss).attach(engine)
-    return engine, seen
+        Run(tmp_path, 3, **{**same, **other}).until_the_end()
 
 
 def test_progress_is_the_share_of_epochs_that_lie_behind_and_goes_on_after_a_pause() -> None:
-    engine, seen = watched_engine(SimpleNamespace(progress=None))
-    engine.run([0, 1], max_epochs=4)
-    assert seen == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
-    engine, seen = watched_engine(SimpleNamespace(progress=None))
-    engine.add_event_handler(Events.STARTED, lambda engine: vars(engine.state).update(epoch=3))  # as ResumeTraining
-    engine.run([0], max_epochs=5)
-    assert seen == [0.6, 0.8]
-
-
-@pytest.mark.parametrize("hierarchy", [BRACS, PANDA], ids=["BRACS", "PANDA"])
-def test_network_loss_and_curriculum_are_built_from_json_and_train(hierarchy: dict[str, list[str]]) -> None:
-    parser = ConfigParser(
-        {
-            "hierarchy": hierarchy,
-            "network": {"_target_": "scripts.networks.hmil.HMIL", "in_features": 6, "hierarchy": "@hierarchy", **SMALL},
-            "loss": {"_target_": "scripts.losses.HierarchicalLoss", "hierarchy": "@hierarchy"},
-            "handlers": [{"_target_": "scripts.engine.training.Curriculum", "loss": "@loss"}],
-        }
-    )
-    torch.manual_seed(0)
-    network, loss, handlers = (parser.get_parsed_content(name) for name in ("network", "loss", "handlers"))
-    classes = sum(len(fine) for fine in hierarchy.values())
-    assert network.eval()(torch.randn(2, 6, 4)).shape == (2, classes)
-
-    bags = [{"image": torch.randn(1, 6, 5) + 2 * k, "label": torch.tensor([[float(k)]])} for k in range(classes)]
-
-    @torch.no_grad()
-    def of_the_fine_label() -> float:
-        logits = torch.cat([network.eval()(bag["image"]) for bag in bags])
-        return float(cross_entropy(logits, torch.arange(classes)))
-
-    before = of_the_fine_label()
-    adam = torch.optim.Adam(network.parameters(), lr=0.01)
-    SupervisedTrainer(torch.device("cpu"), 20, bags, network, adam, loss, train_handlers=handlers).run()
-    assert loss.progress == 0.95
-    assert of_the_fine_label() < 0.8 * before
+    loss: Any = SimpleNamespace(progress=None)
+    for epochs_before, epochs, wanted in ((0, 4, [0, 0.25, 0.5, 0.75]), (3, 5, [0.6, 0.8])):
+        seen: list[float] = []
+        engine = Engine(lambda engine, batch: seen.append(loss.progress))  # noqa: B023
+        engine.add_event_handler(Events.STARTED, lambda engine, n=epochs_before: vars(engine.state).update(epoch=n))
+        Curriculum(loss).attach(engine)
+        engine.run([0, 1], max_epochs=epochs)
+        assert seen[::2] == seen[1::2] == wanted
