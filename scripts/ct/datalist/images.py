@@ -13,7 +13,7 @@ from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.headers import Header, Rejected, read_headers
-from scripts.ct.dicom.series import Choice, by_study, choose_series
+from scripts.ct.dicom.series import by_study, choose_series
 from scripts.ct.reader import is_volume
 from scripts.datalist.split import MAX_SHARE_OF_ONE_PATIENT, CohortRemarks, Datalist, Leakage, Owners, without_numbers
 from scripts.datalist.writing import relative_to_folder
@@ -21,24 +21,16 @@ from scripts.datalist.writing import relative_to_folder
 
 @dataclass(frozen=True)
 class Scan:
-    """A labelled scan that can be read.
-
-    Args:
-        image: its path, or those of its files, relative to the folder of the cohort where they lie in it.
-        patient: what the split goes by; never written.
-        sops: SOPInstanceUIDs, where it has some.
-        instance_label: SOPInstanceUID -> 0 or 1.
-        section: where the user chose one.
-    """
+    """A labelled scan that can be read."""
 
     bag_id: str
     label: int
-    image: str | list[str]
+    image: str | list[str]  # its path or those of its files, relative to the folder of the cohort if they lie in it
     slices: int
-    patient: str
-    sops: frozenset[str] = frozenset()
-    instance_label: dict[str, int] | None = None
-    section: str = ""
+    patient: str  # what the split goes by; never written
+    sops: tuple[str, ...] = ()  # SOPInstanceUIDs from inferior to superior, where it has some
+    instance_label: dict[str, int] | None = None  # SOPInstanceUID -> 0 or 1
+    section: str = ""  # where the user chose one
     patient_in_headers: bool = True
 
     def entry(self) -> dict[str, Any]:
@@ -93,8 +85,10 @@ class Images:
     def relative(self, path: Path) -> str:
         return relative_to_folder(path, self.folder)
 
-    def choose(self, cohort: Cohort, bag_id: str, planes: Sequence[Header]) -> Choice | None:
-        """Return the series to read of a scan, or None; warnings and the reason for none go to the cohort."""
+    def scan(
+        self, cohort: Cohort, bag_id: str, label: int, planes: Sequence[Header], patient: str = "", section: str = ""
+    ) -> Scan | None:
+        """Return the scan to read of these slices, or None; warnings and the reason for none go to the cohort."""
         try:
             studies = len(by_study(planes))
             if studies != 1:
@@ -106,14 +100,13 @@ class Images:
             return None
         for text in (*choice.warnings, *choice.skipped):
             cohort.warnings.add(without_numbers(text), [f"{bag_id}: {text}"])
-        return choice
-
-    def patient_of(self, cohort: Cohort, bag_id: str, planes: Sequence[Header]) -> str:
-        if not planes[0].patient:
+        first, sops = choice.headers[0], tuple(header.sop for header in choice.headers if header.sop)
+        if not patient and not first.patient:
             cohort.warnings.add("no PatientID, so its study is taken for a patient", [bag_id])
-        return _patient_of(planes[0], bag_id)
+        image, slices, owner = self._named(choice.headers), len(choice.headers), patient or _patient_of(first, bag_id)
+        return Scan(bag_id, label, image, slices, owner, sops, section=section, patient_in_headers=not patient)
 
-    def named(self, planes: Sequence[Header]) -> str | list[str]:
+    def _named(self, planes: Sequence[Header]) -> str | list[str]:
         """Return the folder, zip or file that holds just these planes, or else the list of their files."""
         files = list(dict.fromkeys(plane.file.path for plane in planes))
         if len(files) == 1:
@@ -126,12 +119,8 @@ class Images:
     def leakage(self, datalist: Datalist, patients: Mapping[str, str]) -> tuple[Leakage, list[str]]:
         """Return the leakage by the headers of the files that a datalist names; a volume is one slice.
 
-        Args:
-            datalist: as it was read from its text.
-            patients: bag_id -> patient, where that is known better than from the headers.
-
-        Returns:
-            The leakage, and the bags in several sections that are of one patient by the headers alone.
+        Return also the bags in several sections that are of one patient by the headers alone: `patients`, bag_id ->
+        patient, knows it better.
         """
         bags_at: dict[Path, list[tuple[str, str]]] = defaultdict(list)  # section, bag_id
         of_patient: Owners = defaultdict(dict)
@@ -170,8 +159,7 @@ def by_place(found: Iterable[Read], places: Iterable[Path]) -> dict[Path, list[R
     """Group what was found by the folder, zip or file of `places` that it lies in."""
     there: dict[Path, list[Read]] = {place: [] for place in places}
     for each in found:
-        place = _within(each.file.path, there)
-        if place is not None:
+        if place := _within(each.file.path, there):
             there[place].append(each)
     return there
 
@@ -183,4 +171,4 @@ def _patient_of(header: Header, bag_id: str) -> str:
 
 def _within(path: Path, places: Mapping[Path, object]) -> Path | None:
     """Return the one of the places, folders or files, that a path is or lies in."""
-    return path if path in places else next((parent for parent in path.parents if parent in places), None)
+    return next((place for place in (path, *path.parents) if place in places), None)

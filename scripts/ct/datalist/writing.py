@@ -31,15 +31,11 @@ LABEL_FILES = ("stage_2_train.csv", "reads.csv", "labels.csv")  # as RSNA 2019, 
 
 @dataclass(frozen=True, kw_only=True)
 class CtDatalistRequest(DatalistRequest):
-    """What `datalist ct` is asked for.
-
-    Args:
-        subtype: of RSNA, which hemorrhage counts as positive.
-    """
+    """What `datalist ct` is asked for."""
 
     content = "scans"
 
-    subtype: str = "any"
+    subtype: str = "any"  # of RSNA, which hemorrhage counts as positive
 
 
 def write_ct_datalist(request: CtDatalistRequest) -> str:

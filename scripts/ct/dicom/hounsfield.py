@@ -3,8 +3,9 @@
 """Reads the pixels of slices in Hounsfield units, past the traps that CT files set."""
 
 import io
-import math
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import pydicom
@@ -29,22 +30,19 @@ def read_slices(
 ) -> tuple[np.ndarray, list[int], list[str]]:
     """Read float32 [slices, rows, columns] in HU; say which slices hold no complete image, and what was repaired.
 
-    Args:
-        headers: slices of one size.
-        max_lost: when more than so many are lost, no more is read.
-        where: the scan's path, for errors.
+    When more than `max_lost` slices are lost, no more is read. `where` is the scan's path, for errors.
     """
-    shape = len(headers), headers[0].rows, headers[0].columns
-    if math.prod(shape) > MAX_VOXELS:
-        size = "{} slices of {} x {}".format(*shape)
-        raise InputError(f"{where} has {size}, too many to hold in memory: give one head, or export it smaller")
-    volume = np.empty(shape, np.float32)
-    in_file: dict[ImageFile, list[int]] = {}
+    count, rows, columns = len(headers), headers[0].rows, headers[0].columns
+    if count * rows * columns > MAX_VOXELS:
+        too_many = f"{where} has {count} slices of {rows} x {columns}, too many to hold in memory"
+        raise InputError(f"{too_many}: give one head, or export it smaller")
+    volume = np.empty((count, rows, columns), np.float32)
+    in_file: dict[ImageFile, list[int]] = defaultdict(list)
     for index, header in enumerate(headers):
-        in_file.setdefault(header.file, []).append(index)
+        in_file[header.file].append(index)
     lost: list[int] = []
     repaired: set[str] = set()
-    with Opener() as opener, Decoder() as decoder, quietly():
+    with Opener() as opener, closing(Decoder()) as decoder, quietly():
         for file, indices in in_file.items():
             try:
                 with opener.open(file) as stream:

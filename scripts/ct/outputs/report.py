@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,7 @@ OF_THE_PICTURE = 0x00280000  # the first tag behind patient, study and series
 NO_DATE = ("19000101", "000000")  # of a study without one; today's would make each run's report another
 UNKNOWN = Model("unknown", "unknown", "unknown")
 
-_CLASSES = (
-    *(CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, SecondaryCaptureImageStorage),
-)
+_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, SecondaryCaptureImageStorage)
 _TYPE_2 = [
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
@@ -92,11 +91,10 @@ def _identity(result: BagResult) -> Dataset:
     with open_image(result.source, first["file"]) as file:
         header = read_partial(file, lambda tag, *_: tag >= OF_THE_PICTURE, force=True)
     for tag in list(header.keys()):
-        try:
+        is_usable = False
+        with suppress(Exception):  # a damaged value fails in many ways, and the scan was read without it
             decode_element(header[tag], header.get("SpecificCharacterSet"))
             is_usable = bool(header[tag].value) and not header[tag].is_empty
-        except Exception:  # a damaged value fails in many ways, and the scan was read without it
-            is_usable = False
         if not is_usable:
             del header[tag]
     sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
@@ -110,9 +108,8 @@ def _identity(result: BagResult) -> Dataset:
 def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.ComprehensiveSR":
     """Make a report that is the same at any hour, with UIDs made from its content.
 
-    Args:
-        result: of a scan whose instances have an `id` each, and a `frame` where a file holds several.
-        identity: patient, study and series of the scan, as in its slices.
+    The instances have an `id` each, and a `frame` where a file holds several; the identity is patient, study and
+    series of the scan, as in its slices.
     """
     import highdicom as hd
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -183,9 +180,8 @@ def _measurement_report(
     from highdicom import sr
 
     origin = f" ({result.threshold_origin})" if result.threshold_origin else ""
-    algorithm = sr.AlgorithmIdentification(
-        model.name, model.version, [f"threshold {result.threshold}{origin}", f"weights sha256 {model.sha256}"]
-    )
+    parameters = [f"threshold {result.threshold}{origin}", f"weights sha256 {model.sha256}"]
+    algorithm = sr.AlgorithmIdentification(model.name, model.version, parameters)
 
     def group(name: str, figures: Mapping[Code, float], **more: Any) -> sr.MeasurementsAndQualitativeEvaluations:
         return sr.MeasurementsAndQualitativeEvaluations(
@@ -194,25 +190,15 @@ def _measurement_report(
             **more,
         )
 
-    groups = [
-        group(
-            str(identity.get("SeriesInstanceUID", images[0].SeriesInstanceUID)),
-            {PROBABILITY: result.probability},
-            algorithm_id=algorithm,
-            qualitative_evaluations=[sr.QualitativeEvaluation(HEMORRHAGE, POSITIVE if result.positive else NEGATIVE)],
-        )
-    ]
+    name = str(identity.get("SeriesInstanceUID", images[0].SeriesInstanceUID))
+    calls = [sr.QualitativeEvaluation(HEMORRHAGE, POSITIVE if result.positive else NEGATIVE)]
+    groups = [group(name, {PROBABILITY: result.probability}, algorithm_id=algorithm, qualitative_evaluations=calls)]
     for index in result.flagged.nonzero()[0].tolist():
         instance, image = result.instances[index], images[index]
         frames = [instance["frame"]] if "frame" in instance else None
-        groups.append(
-            group(
-                str(instance["id"]),
-                {ATTENTION_SHARE: result.attention[index], SCORE: result.scores[index]},
-                finding_type=HEMORRHAGE,
-                source_images=[sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames)],
-            )
-        )
+        source = sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames)
+        figures = {ATTENTION_SHARE: result.attention[index], SCORE: result.scores[index]}
+        groups.append(group(str(instance["id"]), figures, finding_type=HEMORRHAGE, source_images=[source]))
     device = sr.DeviceObserverIdentifyingAttributes(generate_uid(entropy_srcs=[*model]), name=model.name)
     observer = sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)
     content = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), CT_OF_HEAD, groups)

@@ -56,7 +56,7 @@ def test_the_series_is_chosen_and_the_others_are_reported(folder: Path) -> None:
     cohort = collect(folder)
     for number, scan in zip(VOTES, cohort.scans, strict=True):
         assert (scan.image, scan.slices) == (f"CQ500CT{number} CQ500CT{number}/Unknown Study/CT Plain", 12)
-        assert scan.sops == {f"1.{number}.1.{index + 1}" for index in range(12)}
+        assert scan.sops == tuple(f"1.{number}.1.{index + 1}" for index in range(12))
     warnings = cohort.warnings.as_json()
     assert warnings.pop("series N (N slices): bone kernel BONE")["count"] == 3
     assert [(kind.startswith("series N (N slices): its spacing"), about["count"]) for kind, about in warnings.items()]

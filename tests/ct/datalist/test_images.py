@@ -7,7 +7,7 @@ from scripts.ct.datalist.images import Cohort, Scan
 
 
 def scan(number: int, label: int = 0, sops: str = "") -> Scan:
-    return Scan(f"s{number}", label, f"s{number}", 30, f"patient {number}", frozenset(sops))
+    return Scan(f"s{number}", label, f"s{number}", 30, f"patient {number}", tuple(sops))
 
 
 def test_copies_of_a_scan_are_rejected() -> None:

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def deadly(intact: bytes) -> bytes:
 def test_a_stream_that_ends_its_process_costs_one_slice(
     intact: bytes, deadly: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Decoder() as decoder:
+    with closing(Decoder()) as decoder:
         for content, is_good in ((intact, True), (deadly, False), (b"nonsense", False), (intact, True)):
             if is_good:
                 np.testing.assert_array_equal(decoder.decode(content), phantom(1)[0])
@@ -62,7 +63,7 @@ def test_a_stream_that_never_ends_is_given_up(intact: bytes, monkeypatch: pytest
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr(decoding, "_start", lambda: subprocess.Popen(sleep, stdin=-1, stdout=-1))
     monkeypatch.setattr(decoding, "SECONDS_PER_FILE", 0.3)
-    with Decoder() as decoder:
+    with closing(Decoder()) as decoder:
         begun = time.monotonic()
         with pytest.raises(ValueError, match="cannot be decoded"):
             decoder.decode(intact)
@@ -73,7 +74,7 @@ def test_a_stream_that_never_ends_is_given_up(intact: bytes, monkeypatch: pytest
 
 
 def test_no_process_is_left(intact: bytes) -> None:
-    with Decoder() as decoder:
+    with closing(Decoder()) as decoder:
         decoder.decode(intact)
         process = decoder._process
         assert process is not None

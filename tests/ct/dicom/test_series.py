@@ -1,6 +1,5 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +249,7 @@ def test_slices_of_another_size_or_direction_are_set_aside(tags: dict[str, Any])
 
 
 def test_copies_are_set_aside() -> None:
-    copies = [dataclasses.replace(header, file=ImageFile(Path("z.dcm"))) for header in stack(count=10)[:4]]
+    copies = [header._replace(file=ImageFile(Path("z.dcm"))) for header in stack(count=10)[:4]]
     choice = choose_series(stack() + copies)
     assert choice.headers == stack()
     assert choice.skipped == ["series 3 (4 slices): copies of slices that are there"]
@@ -277,13 +276,13 @@ def test_a_sharp_and_a_soft_series_without_uids_are_not_mixed(number: str) -> No
 
 @pytest.mark.parametrize("kernel", ["H30s", "H60s"])
 def test_a_slice_without_a_kernel_is_like_the_others(kernel: str) -> None:
-    headers = [dataclasses.replace(header, kernel=kernel if k % 3 else "") for k, header in enumerate(stack())]
+    headers = [header._replace(kernel=kernel if k % 3 else "") for k, header in enumerate(stack())]
     choice = choose_series(headers)
     assert choice.headers == headers
     assert choice.skipped == []
     assert bool(choice.warnings) == (kernel == "H60s")
     if kernel == "H30s":  # a soft kernel for the base and another for the rest are one head
-        both = [dataclasses.replace(header, kernel="H30s" if k < 4 else "H40s") for k, header in enumerate(stack())]
+        both = [header._replace(kernel="H30s" if k < 4 else "H40s") for k, header in enumerate(stack())]
         assert choose_series(both).headers == both
 
 
