@@ -86,9 +86,8 @@ def _bag_ids(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[str]
     lines: dict[str, int] = {}
     for row in rows:
         bag_id = _bag_id(row.scan, folder)
-        if bag_id in lines:
-            raise InputError(f"{labels}, lines {lines[bag_id]} and {row.line} would both be named {bag_id}: rename one")
-        lines[bag_id] = row.line
+        if (line := lines.setdefault(bag_id, row.line)) != row.line:
+            raise InputError(f"{labels}, lines {line} and {row.line} would both be named {bag_id}: rename one")
     return list(lines)
 
 

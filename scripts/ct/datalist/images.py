@@ -66,21 +66,16 @@ class Cohort(CohortRemarks):
 
 
 class Images:
-    """Every DICOM image below a folder, its header read once.
+    """Every DICOM image below `root`, its header read once; an index remembers the headers for the next time.
 
-    Args:
-        folder: what the paths of a datalist are relative to.
-        root: where the images lie.
-        index: remembers the headers for the next time.
+    The paths of a datalist are relative to `folder`.
     """
 
     def __init__(self, folder: Path, root: Path | Sequence[Path], index: Path) -> None:
         self.folder = folder
         self.headers, self.rejected = read_headers(root, index, progress=True)
         files = {header.file.path for header in self.headers} | {rejected.file.path for rejected in self.rejected}
-        self._files_below: Counter[Path] = Counter()
-        for parent, count in Counter(file.parent for file in files).items():
-            self._files_below.update(dict.fromkeys((parent, *parent.parents), count))
+        self._files_in = Counter(place for file in files for place in (file, *file.parents))
 
     def relative(self, path: Path) -> str:
         return relative_to_folder(path, self.folder)
@@ -103,18 +98,15 @@ class Images:
         first, sops = choice.headers[0], tuple(header.sop for header in choice.headers if header.sop)
         if not patient and not first.patient:
             cohort.warnings.add("no PatientID, so its study is taken for a patient", [bag_id])
-        image, slices, owner = self._named(choice.headers), len(choice.headers), patient or _patient_of(first, bag_id)
+        owner = patient or first.patient or first.study or bag_id  # a study at least is of one patient
+        image, slices = self._named(choice.headers), len(choice.headers)
         return Scan(bag_id, label, image, slices, owner, sops, section=section, patient_in_headers=not patient)
 
     def _named(self, planes: Sequence[Header]) -> str | list[str]:
         """Return the folder, zip or file that holds just these planes, or else the list of their files."""
         files = list(dict.fromkeys(plane.file.path for plane in planes))
-        if len(files) == 1:
-            return self.relative(files[0])
-        folder = Path(os.path.commonpath([file.parent for file in files]))
-        if self._files_below[folder] == len(files):
-            return self.relative(folder)
-        return [self.relative(file) for file in files]
+        place = Path(os.path.commonpath(files))
+        return self.relative(place) if self._files_in[place] == len(files) else [self.relative(file) for file in files]
 
     def leakage(self, datalist: Datalist, patients: Mapping[str, str]) -> tuple[Leakage, list[str]]:
         """Return the leakage by the headers of the files that a datalist names; a volume is one slice.
@@ -138,7 +130,7 @@ class Images:
         for header in self.headers:
             place = _within(header.file.path, bags_at)
             for section, bag_id in bags_at[place] if place else ():
-                patient = _patient_of(header, bag_id)
+                patient = header.patient or header.study or bag_id
                 of_slice[header.sop or str(header.file.path)][section] = bag_id
                 by_headers[patient][bag_id] = section
                 if bag_id not in patients:
@@ -162,11 +154,6 @@ def by_place(found: Iterable[Read], places: Iterable[Path]) -> dict[Path, list[R
         if place := _within(each.file.path, there):
             there[place].append(each)
     return there
-
-
-def _patient_of(header: Header, bag_id: str) -> str:
-    """Return the patient, as far as the header says: a study at least is of one patient."""
-    return header.patient or header.study or bag_id
 
 
 def _within(path: Path, places: Mapping[Path, object]) -> Path | None:

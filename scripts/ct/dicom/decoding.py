@@ -8,7 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from threading import Timer
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pydicom
@@ -27,8 +27,7 @@ PIXEL_TAGS: list[Any] = [
 class Decoder:
     """A process that decodes one DICOM file after the other; it starts with the first, and ends when it is closed."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+    _process: subprocess.Popen[bytes] | None = None
 
     def decode(self, content: bytes, frames: int = 1) -> np.ndarray:
         """Return [rows, columns] or [frames, rows, columns] of the file with this content, or raise a ValueError."""
@@ -47,8 +46,7 @@ class Decoder:
         if not reply:
             self.close()
             raise ValueError("the pixels cannot be decoded")
-        pixels: np.ndarray = np.load(io.BytesIO(reply), allow_pickle=False)
-        return pixels
+        return cast(np.ndarray, np.load(io.BytesIO(reply), allow_pickle=False))
 
     def close(self) -> None:
         if self._process is not None:

@@ -46,7 +46,7 @@ _PLAIN = (
     r"|(non|pre)[ -]?(contrast|enhanced|ce))\b"
 )
 _ENHANCED = r"\b(contrast|enhanced|cect|angio|cta|post[ -]?(contrast|iv|km))\b|\bc\+"
-_SHARP_WORDS = r"\b(bone|knochen|osseux|lung)\b"
+_SHARP_WORDS = r"\b(BONE|KNOCHEN|OSSEUX|LUNG)\b"
 
 # Parts of the body, of which the codes run together: HEADNECK, CSPINE, CHESTABDPELVIS.
 HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|kopf|sch(ä|ae?)del|cr[aâ]ne|t[eê]te", re.IGNORECASE)
@@ -115,11 +115,9 @@ def read_headers(
     with quietly():
         for path in tqdm(paths, desc="headers", unit="file", delay=5, disable=not progress):
             if (rows := remembered.get(path)) is None:
-                of_file = _read_path(path)
-                remembered.put(path, [[item.file.member, *item[1:]] for item in of_file])
-                found += of_file
-            else:
-                found += [_from_row(path, row) for row in rows]
+                rows = [[item.file.member, *item[1:]] for item in _read_path(path)]
+                remembered.put(path, rows)
+            found += [_from_row(path, row) for row in rows]
     remembered.close(paths)
     return [item for item in found if isinstance(item, Header)], [item for item in found if isinstance(item, Rejected)]
 
@@ -171,7 +169,7 @@ def _read_image(file: ImageFile, stream: BinaryIO, size: int) -> list[Header | R
         planes = [*_planes(file, dataset)]
         is_cut = planes and size - stream.tell() < _bytes_of_pixels(dataset, planes)
         return [Rejected(file, INCOMPLETE)] if is_cut else [*planes]
-    except _UnusableError as error:
+    except InputError as error:
         return [Rejected(file, str(error))]
     except Exception:  # a damaged file fails in as many ways as there are places to damage it
         return [Rejected(file, INCOMPLETE)]
@@ -187,10 +185,6 @@ def _bytes_of_pixels(dataset: Dataset, planes: Sequence[Header]) -> int:
     return of_element + values * (Tags(dataset).integer("BitsAllocated") or 8) // 8
 
 
-class _UnusableError(Exception):
-    """Why a file is rejected."""
-
-
 def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
     """Yield the image planes of one file: one, or as many as it has frames; none where it is no image."""
     top = Tags(dataset)
@@ -201,14 +195,14 @@ def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
         kind = top.text("SOPClassUID")
         if kind and "Image" not in uid.UID(kind).name:
             return  # raw data and the like, which scanners put beside the slices
-        raise _UnusableError(INCOMPLETE)
+        raise InputError(INCOMPLETE)
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
-        raise _UnusableError(f"claims an image of {rows} x {columns}")
+        raise InputError(f"claims an image of {rows} x {columns}")
 
     frames = top.items("PerFrameFunctionalGroupsSequence")
     claimed = top.integer("NumberOfFrames") or 1
     if frames and len(frames) != claimed:
-        raise _UnusableError(f"claims {claimed} frames and describes {len(frames)}")
+        raise InputError(f"claims {claimed} frames and describes {len(frames)}")
     if not frames:
         yield _header_of(file, None, top, is_placed=claimed == 1)
         return
@@ -219,7 +213,8 @@ def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
 
 
 def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = True) -> Header:
-    (thickness,) = tags.positive("SliceThickness", 1) or (None,)
+    (thickness,) = tags.numbers("SliceThickness", 1, above=0) or (None,)
+    sharp_words = re.findall(_SHARP_WORDS, tags.text("SeriesDescription").upper())
     number, acquisition = tags.integer("SeriesNumber"), tags.integer("FrameAcquisitionNumber")
     patient = tags.text("PatientID").encode(errors="replace")
     return Header(
@@ -231,7 +226,7 @@ def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool =
         sop=tags.text("SOPInstanceUID"),
         modality=tags.text("Modality"),
         image_type=tags.texts("FrameType") or tags.texts("ImageType"),
-        kernel=_kernel(tags),
+        kernel="\\".join(tags.texts("ConvolutionKernel")) or "".join(sharp_words[:1]),
         series_number="" if number is None else str(number),
         contrast=_contrast(tags),
         body_part=_body_part(tags),
@@ -240,7 +235,7 @@ def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool =
         columns=tags.integer("Columns") or 0,
         orientation=_directions(tags),
         position=tags.numbers("ImagePositionPatient", 3) if is_placed else None,
-        pixel_spacing=tags.positive("PixelSpacing", 2),
+        pixel_spacing=tags.numbers("PixelSpacing", 2, above=0),
         thickness=thickness,
         slope=_scale(tags, "RescaleSlope", 1.0),
         intercept=_scale(tags, "RescaleIntercept", 0.0),
@@ -250,11 +245,6 @@ def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool =
 
 
 # The description is free text, which may name the patient: only what follows from it is kept.
-
-
-def _kernel(tags: Tags) -> str:
-    described = re.search(_SHARP_WORDS, tags.text("SeriesDescription"), re.IGNORECASE)
-    return "\\".join(tags.texts("ConvolutionKernel")) or (described.group().upper() if described else "")
 
 
 def _contrast(tags: Tags) -> bool:
@@ -288,5 +278,5 @@ def _scale(tags: Tags, keyword: str, default: float) -> float:
         return default
     number = tags.numbers(keyword, 1)
     if number is None or (keyword == "RescaleSlope" and number[0] == 0):
-        raise _UnusableError(f"has no usable {keyword}")
+        raise InputError(f"has no usable {keyword}")
     return number[0]

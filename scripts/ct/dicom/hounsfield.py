@@ -88,8 +88,7 @@ def _hounsfield(stored: np.ndarray, header: Header, dataset: Dataset, repaired: 
         if _border(hounsfield, padding) > SURELY_NOT_AIR_HU and _border(turned_back, padding) < SURELY_AIR_HU:
             hounsfield = turned_back
             repaired.add(INVERTED)
-    if padding is not None:
-        hounsfield[padding] = AIR_HU
+    hounsfield[padding] = AIR_HU
     return np.maximum(hounsfield, np.float32(AIR_HU), out=hounsfield)
 
 
@@ -97,19 +96,19 @@ def _scaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     return values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
-def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Return where the image is only filled up, [rows, columns]."""
     given = [Tags(dataset).integer(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if given[0] is None:
-        return None
+        return np.zeros(stored.shape, bool)
     # Unsigned 63536 in the header is the same padding as signed -2000 in the pixels.
     limits = np.array([value for value in given if value is not None]).astype(stored.dtype)
     return (stored >= limits.min()) & (stored <= limits.max())
 
 
-def _border(hounsfield: np.ndarray, padding: np.ndarray | None) -> float:
+def _border(hounsfield: np.ndarray, padding: np.ndarray) -> float:
     """Return the median around the head; NaN where that is padding alone."""
-    outer = np.ones(hounsfield.shape, bool) if padding is None else ~padding
+    outer = ~padding
     margin = max(min(hounsfield.shape) // 32, 1)
     outer[margin:-margin, margin:-margin] = False
     return float(np.median(hounsfield[outer])) if outer.any() else float("nan")

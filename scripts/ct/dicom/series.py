@@ -173,8 +173,6 @@ class _Stack:
     @cached_property
     def ordered(self) -> list[Header]:
         """The slices from inferior to superior, one per position: of several the first that was taken."""
-        if flaw(self.first):
-            return self.slices
         positions = positions_mm(self.slices)
         order = np.argsort(positions, kind="stable")
         starts = np.diff(positions[order], prepend=-np.inf) >= SAME_POSITION_MM

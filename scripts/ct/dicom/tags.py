@@ -43,16 +43,12 @@ class Tags:
             return int(text)
         return None
 
-    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+    def numbers(self, keyword: str, count: int, above: float = -1e6) -> tuple[float, ...] | None:
         with suppress(ValueError):
             numbers = tuple(map(float, self.texts(keyword)))
-            if len(numbers) == count and all(abs(number) < 1e6 for number in numbers):  # which NaN is not
+            if len(numbers) == count and all(above < number < 1e6 for number in numbers):  # which NaN is not
                 return numbers
         return None
-
-    def positive(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        numbers = self.numbers(keyword, count)
-        return numbers if numbers and min(numbers) > 0 else None
 
     def items(self, keyword: str) -> list[Dataset]:
         value = self.value(keyword)
