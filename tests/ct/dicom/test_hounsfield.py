@@ -9,13 +9,8 @@ from pydicom.dataelem import DataElement
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.hounsfield import INVERTED, UNWRAPPED
-from scripts.ct.reader import Series, load_series
+from scripts.ct.reader import load_series
 from tests.ct.series import phantom, ramp, write_series
-
-
-def shows(series: Series, hounsfield: np.ndarray) -> None:
-    """hounsfield: [slices, rows, columns]."""
-    np.testing.assert_array_equal(series.array, hounsfield.transpose(2, 1, 0))
 
 
 @pytest.mark.parametrize("implicit", [False, True])
@@ -63,8 +58,8 @@ def test_a_range_of_padding_becomes_air(tmp_path: Path, limit: object) -> None:
 
 @pytest.mark.parametrize("padding", ["", [1, 2]])
 def test_padding_that_makes_no_sense_changes_nothing(tmp_path: Path, padding: object) -> None:
-    element = DataElement(0x00280120, "US", padding)
-    shows(load_series(write_series(tmp_path, ramp(2), PixelPaddingValue=element)), ramp(2))
+    series = load_series(write_series(tmp_path, ramp(2), PixelPaddingValue=DataElement(0x00280120, "US", padding)))
+    np.testing.assert_array_equal(series.array, ramp(2).transpose(2, 1, 0))
 
 
 def test_what_no_memory_holds_is_refused_before_it_is_asked_for(
@@ -79,70 +74,42 @@ def test_what_no_memory_holds_is_refused_before_it_is_asked_for(
         load_series(tmp_path)
 
 
-# 12 bits
+HEAD = phantom(2)
+WRAPPED = (HEAD % 4096).astype(np.uint16)  # as in some files of RSNA 2019: what is below zero comes round from above
+NO_AIR = np.maximum(HEAD, 0).astype(np.uint16)
+INVERSE = (4095 - (HEAD + 1024)).astype(np.uint16)
+BRIGHT = np.full((2, 8, 8), 100, np.int16)
+BITS_12: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
+INVERTED_12: dict[str, Any] = {**BITS_12, "RescaleIntercept": -1024, "PhotometricInterpretation": "MONOCHROME1"}
+MONOCHROME1: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1"}
 
 
-def wrapped(hounsfield: np.ndarray) -> np.ndarray:
-    """As some files of RSNA 2019 are: HU in 12 unsigned bits, so that what is below zero comes round from above."""
-    return (hounsfield % 4096).astype(np.uint16)
+def padded(array: np.ndarray, value: int) -> np.ndarray:
+    array = array.copy()
+    array[:, :5] = value
+    return array
 
 
-@pytest.mark.parametrize("intercept", [0, -1])
-def test_air_that_wrapped_at_12_bits_is_air_again(tmp_path: Path, intercept: int) -> None:
-    write_series(tmp_path, wrapped(phantom(3)), BitsStored=12, HighBit=11, RescaleIntercept=intercept)
-    series = load_series(tmp_path)
-    shows(series, phantom(3))
-    assert series.warnings == [UNWRAPPED]
-
-
-@pytest.mark.parametrize("tags", [{"RescaleIntercept": -1024}, {"BitsStored": 16, "HighBit": 15}])
-def test_nothing_is_unwrapped_that_did_not_wrap(tmp_path: Path, tags: dict[str, Any]) -> None:
-    stored = wrapped(phantom(2))
-    series = load_series(write_series(tmp_path, stored, **{"BitsStored": 12, "HighBit": 11, **tags}))
-    shows(series, stored.astype(float) + tags.get("RescaleIntercept", 0))
-    assert series.warnings == []
-
-
-@pytest.mark.parametrize("stored", [phantom(2), np.maximum(phantom(2), 0).astype(np.uint16)], ids=["signed", "no air"])
-def test_12_bits_that_hold_what_they_show_stay(tmp_path: Path, stored: np.ndarray) -> None:
-    windows: dict[str, Any] = {"WindowCenter": [40, 300], "WindowWidth": [80, 2000]}  # of a display, and no matter here
-    series = load_series(write_series(tmp_path, stored, BitsStored=12, HighBit=11, **windows))
-    shows(series, stored)
-    assert series.warnings == []
-
-
-# MONOCHROME1
-
-
-@pytest.mark.parametrize("padding", [None, -2000])
-def test_monochrome1_in_hounsfield_units_stays(tmp_path: Path, padding: int | None) -> None:
-    stored = phantom(2)
-    if padding:
-        stored[:, :5] = padding
-    series = load_series(
-        write_series(tmp_path, stored, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=padding)
-    )
-    shows(series, np.maximum(stored, -1024))
-    assert series.warnings == []
-
-
-@pytest.mark.parametrize("padding", [None, 4000])
-def test_monochrome1_that_is_stored_inverted_is_turned_back(tmp_path: Path, padding: int | None) -> None:
-    stored = (4095 - (phantom(2) + 1024)).astype(np.uint16)
-    shown = phantom(2)
-    if padding:
-        stored[:, :5], shown[:, :5] = padding, -1024
-    tags: dict[str, Any] = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1024, "PixelPaddingValue": padding}
-    series = load_series(write_series(tmp_path, stored, PhotometricInterpretation="MONOCHROME1", **tags))
-    shows(series, shown)
-    assert series.warnings == [INVERTED]
-
-
-def test_signed_monochrome1_is_turned_back_unless_neither_way_has_air_around_the_head(tmp_path: Path) -> None:
-    series = load_series(write_series(tmp_path / "a", -1 - phantom(2), PhotometricInterpretation="MONOCHROME1"))
-    shows(series, phantom(2))
-    assert series.warnings == [INVERTED]
-    bright = np.full((2, 8, 8), 100, np.int16)
-    series = load_series(write_series(tmp_path / "b", bright, PhotometricInterpretation="MONOCHROME1"))
-    shows(series, bright)
-    assert series.warnings == []
+@pytest.mark.parametrize(
+    ("stored", "tags", "shown", "warnings"),
+    [
+        (WRAPPED, BITS_12, HEAD, [UNWRAPPED]),
+        (WRAPPED, {**BITS_12, "RescaleIntercept": -1}, HEAD, [UNWRAPPED]),
+        (WRAPPED, {**BITS_12, "RescaleIntercept": -1024}, WRAPPED - 1024.0, []),
+        (WRAPPED, {}, WRAPPED, []),
+        (HEAD, {**BITS_12, "WindowCenter": [40, 300], "WindowWidth": [80, 2000]}, HEAD, []),  # of a display, no matter
+        (NO_AIR, BITS_12, NO_AIR, []),
+        (HEAD, MONOCHROME1, HEAD, []),
+        (padded(HEAD, -2000), {**MONOCHROME1, "PixelPaddingValue": -2000}, padded(HEAD, -1024), []),
+        (INVERSE, INVERTED_12, HEAD, [INVERTED]),
+        (padded(INVERSE, 4000), {**INVERTED_12, "PixelPaddingValue": 4000}, padded(HEAD, -1024), [INVERTED]),
+        (-1 - HEAD, MONOCHROME1, HEAD, [INVERTED]),
+        (BRIGHT, MONOCHROME1, BRIGHT, []),  # neither way has air around the head
+    ],
+)
+def test_values_that_wrapped_or_are_inverted_are_repaired_and_no_others(
+    stored: np.ndarray, tags: dict[str, Any], shown: np.ndarray, warnings: list[str], tmp_path: Path
+) -> None:
+    series = load_series(write_series(tmp_path, stored, **tags))
+    np.testing.assert_array_equal(series.array, shown.transpose(2, 1, 0))
+    assert series.warnings == warnings
