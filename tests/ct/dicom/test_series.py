@@ -153,8 +153,7 @@ def test_rsna_poverty_is_enough() -> None:
     poor = {**nothing, "kernel": "", "series_number": "", "series": "ID_5fbd"}
     headers = stack(count=30, **poor)
     choice = choose_series(headers[::-1])
-    assert choice.headers == headers
-    assert choice.skipped == choice.warnings == []
+    assert (choice.headers, choice.skipped, choice.warnings) == (headers, [], [])
     both = choose_series(headers + stack(count=20, **{**poor, "series": "ID_91ac"}))
     assert both.skipped == ["a series without a number (20 slices): fewer slices than a series without a number"]
 
@@ -163,9 +162,8 @@ def test_nothing_that_tells_who_the_patient_is_is_said() -> None:
     secret = "Doe^John\n1950"
     headers = stack(2, 28, kernel=f"BONE {secret * 9}", study=secret, sop="", series=secret) + stack(3)
     (line,) = choose_series(headers).skipped
-    assert "\n" not in line
+    assert line.startswith("series 2 (28 slices): bone kernel BONE Doe")
     assert secret not in line
-    assert "28 slices" in line
     assert secret not in refusal(stack(2, 28, modality=secret, series=secret))
 
 
@@ -178,9 +176,6 @@ def test_nothing_to_read_says_what_there_is() -> None:
     many = [header for number in range(9) for header in stack(number, modality="MR")]
     assert refusal(many).endswith("series 4 (10 slices): Modality MR; and 4 more): give one")
     assert refusal([]) == "scan7 holds no DICOM images: give the folder that holds the scan"
-
-
-# the series that was asked for
 
 
 def test_a_series_can_be_named_by_number_or_uid_and_a_name_that_fits_none_or_two_is_refused() -> None:
@@ -213,14 +208,10 @@ def test_slices_of_another_size_or_direction_are_set_aside(tags: dict[str, Any])
 def test_copies_are_set_aside() -> None:
     copies = [header._replace(file=ImageFile(Path("z.dcm"))) for header in stack(count=10)[:4]]
     choice = choose_series(stack() + copies)
-    assert choice.headers == stack()
-    assert choice.skipped == ["series 3 (4 slices): copies of slices that are there"]
-    assert choice.warnings == []
+    copied = ["series 3 (4 slices): copies of slices that are there"]
+    assert (choice.headers, choice.skipped, choice.warnings) == (stack(), copied, [])
     # One UID for all slices, as careless tools that take names out write it, makes them no copies.
     assert len(choose_series(stack(sop="1.2")).headers) == 10
-
-
-# without a SeriesInstanceUID
 
 
 @pytest.mark.parametrize("number", ["", "7"])
@@ -236,16 +227,11 @@ def test_a_sharp_and_a_soft_series_without_uids_are_not_mixed(number: str) -> No
     assert choose_series([each for pair in zip(other, one, strict=False) for each in pair] + other[10:]).headers == one
 
 
-@pytest.mark.parametrize("kernel", ["H30s", "H60s"])
-def test_a_slice_without_a_kernel_is_like_the_others(kernel: str) -> None:
-    headers = [header._replace(kernel=kernel if k % 3 else "") for k, header in enumerate(stack())]
+@pytest.mark.parametrize("kernels", [("", "H30s"), ("", "H60s"), ("H40s", "H30s")])
+def test_slices_of_several_soft_kernels_or_without_any_are_one_head(kernels: tuple[str, str]) -> None:
+    headers = [header._replace(kernel=kernels[k % 3 > 0]) for k, header in enumerate(stack())]
     choice = choose_series(headers)
-    assert choice.headers == headers
-    assert choice.skipped == []
-    assert bool(choice.warnings) == (kernel == "H60s")
-    if kernel == "H30s":  # a soft kernel for the base and another for the rest are one head
-        both = [header._replace(kernel="H30s" if k < 4 else "H40s") for k, header in enumerate(stack())]
-        assert choose_series(both).headers == both
+    assert (choice.headers, choice.skipped, len(choice.warnings)) == (headers, [], int("H60s" in kernels))
 
 
 # order
@@ -256,12 +242,10 @@ def test_slices_are_ordered_along_their_normal(degrees: float) -> None:
     normal = np.cross(tilted(degrees)[:3], tilted(degrees)[3:])
     # Each lies a little aside of the last, so that no single coordinate gives the order.
     places = [tuple(5.0 * k * normal + [3.0 * (-1) ** k, 0, 0]) for k in range(10)]
-    headers = [
-        USUAL._replace(orientation=tilted(degrees), position=place, sop=str(k)) for k, place in enumerate(places)
-    ]
-    order = [7, 3, 9, 0, 5, 1, 8, 2, 6, 4]
-    choice = choose_series([headers[k] for k in order])
-    assert [header.sop for header in choice.headers] == [str(k) for k in range(10)]
+    usual = USUAL._replace(orientation=tilted(degrees))
+    headers = [usual._replace(position=place, sop=str(k)) for k, place in enumerate(places)]
+    choice = choose_series([headers[k] for k in (7, 3, 9, 0, 5, 1, 8, 2, 6, 4)])
+    assert choice.headers == headers
     np.testing.assert_allclose(np.diff(positions_mm(choice.headers)), 5.0)
     np.testing.assert_allclose(spacings_mm(choice.headers), np.hypot(5.0, 6.0))
 
@@ -269,7 +253,6 @@ def test_slices_are_ordered_along_their_normal(degrees: float) -> None:
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ({"acquisition": 1, "instance": 9}, {"acquisition": 2, "instance": 1}),
         ({"acquisition": 1, "instance": 9}, {"acquisition": None, "instance": 1}),
         ({"instance": 4}, {"instance": 5}),
         ({"instance": 4}, {"instance": None}),
@@ -296,11 +279,8 @@ def warnings_at(*heights: float) -> list[str]:
 def test_uneven_spacing_is_a_warning_and_a_gap_is_given_with_its_place_and_size() -> None:
     assert warnings_at(0, 5, 10, 15) == warnings_at(0, 4, 10, 15) == warnings_at(3) == []
     assert warnings_at(0, 4, 8, 14.2, 18) == ["the slices are unevenly spaced, 3.80 to 6.20 mm"]
-    assert warnings_at(0, 5, 10, 15, 25, 30, 35) == [
-        "the slices are unevenly spaced, 5.00 to 10.00 mm",
-        "10.00 mm between slices 4 and 5, where 5.00 mm is usual: 1 slice may be missing",
-    ]
-    assert warnings_at(0, 5, 10, 30, 35, 40, 50)[1:] == [
+    assert warnings_at(0, 5, 10, 30, 35, 40, 50) == [
+        "the slices are unevenly spaced, 5.00 to 20.00 mm",
         "20.00 mm between slices 3 and 4, where 5.00 mm is usual: 3 slices may be missing",
         "10.00 mm between slices 6 and 7, where 5.00 mm is usual: 1 slice may be missing",
     ]

@@ -122,16 +122,20 @@ def texts(dataset: Dataset) -> list[tuple[str, str]]:
     return [(child.ConceptNameCodeSequence[0].CodeMeaning, child.TextValue) for child in children]
 
 
-def test_each_flagged_slice_has_a_group_that_names_its_image(report: hd.sr.ComprehensiveSR) -> None:
-    expected = result(Path(), [{"id": sop_uid(index)} for index in range(6)])
-    np.testing.assert_array_equal(np.flatnonzero(expected.flagged), FLAGGED)
+@pytest.mark.parametrize("in_one_file", [False, True])
+def test_each_flagged_slice_has_a_group_that_names_its_image_or_frame(in_one_file: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    expected = result(folder, multi_frame(folder) if in_one_file else plain_series(folder))
+    report = written(expected, tmp_path)
     for group, index in zip(groups(report)[1:], FLAGGED, strict=True):
-        (image,) = group.source_images
-        assert image.referenced_sop_instance_uid == group.tracking_identifier == sop_uid(index)
-        assert image.referenced_sop_class_uid == CTImageStorage
-        assert image.referenced_frame_numbers is None
+        instance, (image,) = expected.instances[index], group.source_images
+        assert group.tracking_identifier == instance["id"]
+        assert image.referenced_sop_instance_uid == (FILE_UID if in_one_file else instance["id"])
+        assert image.referenced_sop_class_uid == (EnhancedCTImageStorage if in_one_file else CTImageStorage)
+        assert image.referenced_frame_numbers == ([instance["frame"]] if in_one_file else None)
         assert group.finding_type == CodedConcept("1386000", "SCT", "Intracranial hemorrhage")
         assert figures(group) == {"attention": float(expected.attention[index]), "score": float(expected.scores[index])}
+    assert len(report.get_evidence()) == (1 if in_one_file else 6)
 
 
 def test_the_answer_comes_back_to_the_last_digit_and_a_negative_scan_names_no_slice(
@@ -159,10 +163,8 @@ def test_the_network_its_threshold_and_what_it_is_not_for_stand_in_the_report(re
 
 
 def test_it_belongs_to_the_patient_and_study_of_the_scan_in_a_series_of_its_own(report: hd.sr.ComprehensiveSR) -> None:
-    for keyword, value in STUDY.items():
-        if keyword != "SpecificCharacterSet":
-            assert report[keyword].value == value, keyword
-    assert report.PatientID == "SECRET-ID"
+    identity = {**STUDY, "PatientID": "SECRET-ID", "SpecificCharacterSet": "ISO_IR 192"}
+    assert {keyword: report[keyword].value for keyword in identity} == identity
     assert report.SeriesInstanceUID != SERIES_UID
     assert [str(report.ContentDate), str(report.ContentTime)] == ["20190817", "101112.5"]
     evidence = {(study, series) for study, series, *_ in report.get_evidence()}
@@ -188,8 +190,8 @@ def test_what_is_missing_stays_empty_and_damaged_values_are_left_out(tmp_path: P
     for file in (tmp_path / "series").iterdir():
         file.write_bytes(file.read_bytes().replace(b"\x10\x00\x30\x10DS", b"\x10\x00\x30\x10QQ"))
     poor = written(result(tmp_path / "series", instances), tmp_path)
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyTime", "AccessionNumber"):
-        assert not poor[keyword].value, keyword
+    empty = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyTime", "AccessionNumber")
+    assert not any(poor[keyword].value for keyword in empty)
     assert "PatientWeight" not in poor
     assert [str(poor.ContentDate), str(poor.ContentTime)] == ["19000101", "000000"]
     assert UID(poor.StudyInstanceUID).is_valid
@@ -210,18 +212,6 @@ def test_uids_that_are_none_are_replaced_and_the_original_ones_are_kept_as_names
     assert len(uids) == 6 + 3
     assert all(UID(uid).is_valid for uid in (*uids, valid_uid("1.2." + "3" * 70)))
     assert (of_rsna.StudyInstanceUID, of_rsna.PatientName) == (valid_uid("ID_5eed"), "")
-
-
-def test_a_frame_is_named_by_its_number(tmp_path: Path) -> None:
-    instances = multi_frame(tmp_path / "series")
-    of_frames = written(result(tmp_path / "series", instances), tmp_path)
-    for group, index in zip(groups(of_frames)[1:], FLAGGED, strict=True):
-        (image,) = group.source_images
-        assert image.referenced_sop_class_uid == EnhancedCTImageStorage
-        assert image.referenced_sop_instance_uid == FILE_UID
-        assert image.referenced_frame_numbers == [instances[index]["frame"]]
-        assert group.tracking_identifier == instances[index]["id"]
-    assert len(of_frames.get_evidence()) == 1
 
 
 def test_a_second_run_and_other_file_names_give_the_same_file(tmp_path: Path) -> None:
