@@ -92,16 +92,13 @@ def test_a_case_that_is_there_twice_and_a_folder_without_cases_are_refused(folde
         collect_cq500(twice, folder / "reads.csv", folder / "index.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name,R1:ICH,R2:ICH,R3:ICH\nCQ500-CT-0,1,,0\n", "line 2: the label '' is not one of the classes"),
-        ("name,R1:ICH,R2:ICH,R3:ICH\nCT-1,1,1,0\n", "line 2: 'CT-1' is not like CQ500-CT-0: give CQ500's reads.csv"),
-        ("name,R1:ICH\nCQ500-CT-0,1\n", "has no column R2:ICH, R3:ICH"),
-    ],
-)
-def test_a_table_that_is_wrong_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_table_that_is_wrong_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "reads.csv"
-    file.write_text(text)
-    with pytest.raises(InputError, match=f"{file}[ ,]+{re.escape(message)}"):
-        read_majority_labels(file)
+    for text, message in (
+        ("name,R1:ICH,R2:ICH,R3:ICH\nCQ500-CT-0,1,,0\n", ", line 2: the label '' is not one of the classes"),
+        ("name,R1:ICH,R2:ICH,R3:ICH\nCT-1,1,1,0\n", ", line 2: 'CT-1' is not like CQ500-CT-0: give CQ500's reads.csv"),
+        ("name,R1:ICH\nCQ500-CT-0,1\n", " has no column R2:ICH, R3:ICH"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=f"^{re.escape(f'{file}{message}')}"):
+            read_majority_labels(file)

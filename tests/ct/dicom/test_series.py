@@ -41,19 +41,14 @@ def refusal(headers: list[Header], series: str | None = None) -> str:
     return message
 
 
-# which series
-
-
-@pytest.mark.parametrize(
-    ("tags", "reason"),
-    [
+def test_a_series_that_is_no_plain_head_is_set_aside_with_the_reason() -> None:
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"modality": "MR"}, "Modality MR"),
         ({"modality": ""}, "Modality missing"),
         ({"body_part": "ABDOMEN"}, "body part ABDOMEN"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localizer"),
-        ({"orientation": CORONAL}, "not axial, 90 degrees off"),
         ({"orientation": tilted(50)}, "not axial, 50 degrees off"),
-        ({"image_type": ("DERIVED", "SECONDARY", "REFORMATTED")}, "derived or secondary"),
+        ({"image_type": ("DERIVED", "PRIMARY", "REFORMATTED")}, "derived or secondary"),
         ({"image_type": ("ORIGINAL", "SECONDARY")}, "derived or secondary"),
         ({"kernel": "BONEPLUS"}, "bone kernel BONEPLUS"),
         ({"contrast": True}, "contrast agent"),
@@ -61,15 +56,13 @@ def refusal(headers: list[Header], series: str | None = None) -> str:
         ({"position": None}, "no usable ImagePositionPatient"),
         ({"orientation": None}, "no usable ImageOrientationPatient"),
         ({"pixel_spacing": None}, "no usable PixelSpacing"),
-    ],
-)
-def test_a_series_that_is_no_plain_head_is_set_aside_with_the_reason(tags: dict[str, Any], reason: str) -> None:
-    other = stack(2, 28, **tags)  # which would win by its number and its slices
-    for headers in (other + stack(), stack() + other):
-        choice = choose_series(headers)
-        assert chosen(choice) == "3"
-        assert choice.skipped == [f"series 2 (28 slices): {reason}"]
-        assert choice.warnings == []
+    )
+    for tags, reason in cases:
+        other = stack(2, 28, **tags)  # which would win by its number and its slices
+        for headers in (other + stack(), stack() + other):
+            choice = choose_series(headers)
+            assert chosen(choice) == "3"
+            assert (choice.skipped, choice.warnings) == ([f"series 2 (28 slices): {reason}"], [])
 
 
 SHARP = (
@@ -90,21 +83,17 @@ def test_sharp_kernels_are_known_and_soft_and_unknown_ones_pass() -> None:
         assert chosen(choose_series(stack(2, kernel=kernel) + stack(3, kernel="BONE"))) == "2", kernel
 
 
-@pytest.mark.parametrize(
-    ("tags", "warning"),
-    [
-        ({"body_part": "CHEST"}, "only series of another part of the body"),
-        ({"kernel": "H60s"}, "only series with a bone kernel"),
-        ({"contrast": True}, "only series with a contrast agent"),
-        ({"image_type": ("DERIVED", "PRIMARY")}, "only derived or secondary series"),
-        ({"count": 85}, "longer than a head"),
-    ],
-)
-def test_a_second_best_series_is_read_with_a_warning_if_it_is_the_best(tags: dict[str, Any], warning: str) -> None:
-    choice = choose_series(stack(**tags))
-    assert choice.headers == stack(**tags)
-    assert [warning in line for line in choice.warnings] == [True]
-    assert choice.skipped == []
+def test_a_second_best_series_is_read_with_a_warning_if_it_is_the_best() -> None:
+    for warning, headers in (
+        ("only series of another part of the body", stack(body_part="CHEST")),
+        ("only series with a bone kernel", stack(kernel="H60s")),
+        ("only series with a contrast agent", stack(contrast=True)),
+        ("only derived or secondary series", stack(image_type=("DERIVED", "PRIMARY"))),
+        ("longer than a head", stack(count=85)),
+    ):
+        choice = choose_series(headers)
+        assert (choice.headers, choice.skipped) == (headers, [])
+        assert [warning in line for line in choice.warnings] == [True]
 
 
 def test_another_part_of_the_body_is_skipped_before_all_else_and_one_that_tells_nothing_passes() -> None:
@@ -192,9 +181,6 @@ def test_a_series_can_be_named_by_number_or_uid_and_a_name_that_fits_none_or_two
     assert "series 2 (10 slices): not axial" in refusal(stack(2, orientation=CORONAL) + stack(3), "2")
 
 
-# within a series
-
-
 @pytest.mark.parametrize("tags", [{"rows": 256}, {"orientation": tilted(10)}, {"pixel_spacing": (0.5, 0.4)}])
 def test_slices_of_another_size_or_direction_are_set_aside(tags: dict[str, Any]) -> None:
     odd = USUAL._replace(position=(0.0, 0.0, 99.0), **tags)
@@ -221,8 +207,7 @@ def test_a_sharp_and_a_soft_series_without_uids_are_not_mixed(number: str) -> No
     name = f"series {number}" if number else "a series without a number"
     for series in (None, number or None):
         choice = choose_series(sharp + soft, series)
-        assert choice.headers == soft
-        assert choice.skipped == [f"{name} (40 slices): bone kernel H60s"]
+        assert (choice.headers, choice.skipped) == (soft, [f"{name} (40 slices): bone kernel H60s"])
     one, other = stack(2, 10, series=""), stack(3, 12, spacing=4.0, series="")
     assert choose_series([each for pair in zip(other, one, strict=False) for each in pair] + other[10:]).headers == one
 
@@ -232,9 +217,6 @@ def test_slices_of_several_soft_kernels_or_without_any_are_one_head(kernels: tup
     headers = [header._replace(kernel=kernels[k % 3 > 0]) for k, header in enumerate(stack())]
     choice = choose_series(headers)
     assert (choice.headers, choice.skipped, len(choice.warnings)) == (headers, [], int("H60s" in kernels))
-
-
-# order
 
 
 @pytest.mark.parametrize("degrees", [0.0, 18.5, -25.0])
@@ -250,30 +232,24 @@ def test_slices_are_ordered_along_their_normal(degrees: float) -> None:
     np.testing.assert_allclose(spacings_mm(choice.headers), np.hypot(5.0, 6.0))
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
+def test_of_two_slices_at_one_position_the_first_taken_is_kept() -> None:
+    cases: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
         ({"acquisition": 1, "instance": 9}, {"acquisition": None, "instance": 1}),
         ({"instance": 4}, {"instance": 5}),
         ({"instance": 4}, {"instance": None}),
         ({"file": ImageFile(Path("z") / "a.dcm")}, {"file": ImageFile(Path("b.dcm"))}),
-    ],
-)
-def test_of_two_slices_at_one_position_the_first_taken_is_kept(first: dict[str, Any], second: dict[str, Any]) -> None:
-    pair = [USUAL._replace(sop="first", **first), USUAL._replace(sop="second", position=(0.0, 0.0, 0.004), **second)]
-    rest = stack()[1:]
-    for headers in (pair + rest, pair[::-1] + rest, rest + pair):
-        choice = choose_series(headers)
-        assert [header.sop for header in choice.headers] == ["first", *(header.sop for header in rest)]
-        assert choice.warnings == ["1 slice at the position of another left out"]
-
-
-# spacings
+    )
+    for one, other in cases:
+        pair = [USUAL._replace(sop="1", **one), USUAL._replace(sop="2", position=(0.0, 0.0, 0.004), **other)]
+        rest = stack()[1:]
+        for headers in (pair + rest, pair[::-1] + rest, rest + pair):
+            choice = choose_series(headers)
+            assert choice.headers == [pair[0], *rest]
+            assert choice.warnings == ["1 slice at the position of another left out"]
 
 
 def warnings_at(*heights: float) -> list[str]:
-    headers = [USUAL._replace(position=(0.0, 0.0, z), sop=f"{k}") for k, z in enumerate(heights)]
-    return choose_series(headers).warnings
+    return choose_series([USUAL._replace(position=(0.0, 0.0, z), sop=f"{z}") for z in heights]).warnings
 
 
 def test_uneven_spacing_is_a_warning_and_a_gap_is_given_with_its_place_and_size() -> None:
@@ -289,10 +265,7 @@ def test_uneven_spacing_is_a_warning_and_a_gap_is_given_with_its_place_and_size(
 
 
 def test_slices_that_name_no_study_belong_to_the_only_one_that_is_named() -> None:
-    several = [*stack(study="a"), *stack(study="b"), *stack(study="a")]
-    assert {study: len(group) for study, group in by_study(several).items()} == {"a": 20, "b": 10}
     unnamed, a, b = (stack(count=3, study=study) for study in ("", "a", "b"))
     assert by_study(unnamed + a + unnamed) == {"a": unnamed + a + unnamed}
-    assert by_study(unnamed + a + b) == {"": unnamed, "a": a, "b": b}
+    assert by_study(a + unnamed + b + a) == {"a": a + a, "": unnamed, "b": b}
     assert by_study(iter(unnamed)) == {"": unnamed}
-    assert by_study([]) == {}
