@@ -86,15 +86,24 @@ def test_scans_elsewhere_keep_their_whole_path(folder: Path, tmp_path_factory: p
     assert not any("/" in scan.bag_id for scan in scans)
 
 
-def test_a_scan_within_may_go_by_its_whole_path_or_the_name_that_inference_gives_it_or_be_the_folder_itself(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_may_be_named_in_several_ways(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its whole path, by the name that inference gives it, or as the folder itself."""
     monkeypatch.chdir(folder.parent)
     for given, name in ((folder, f"{folder}/scans/a"), (Path(folder.name), f"{folder}/scans/a"), (folder, "scans_a")):
         (scan,) = collect(given, f"{name},1").scans
         assert (scan.bag_id, scan.image) == ("scans_a", "scans/a")
     (itself,) = collect(folder / "scans" / "a", ".,1").scans
     assert (itself.bag_id, itself.image) == ("a", ".")
+
+
+def test_copies_of_a_scan_are_rejected_and_refused_where_their_labels_differ(folder: Path) -> None:
+    shutil.copytree(folder / "scans" / "a", folder / "copy")
+    cohort = collect(folder, "scans/a,1", "c.zip,1", "copy,1")
+    cohort.drop_copies()
+    assert [scan.bag_id for scan in cohort.scans] == ["c", "copy"]
+    assert cohort.rejected.as_json()["copy of another scan's slices"]["examples"] == ["scans_a (of copy)"]
+    with pytest.raises(InputError, match=r"^copy and scans_a hold the same slices and have two labels: "):
+        collect(folder, "scans/a,1", "copy,0").drop_copies()
 
 
 def test_what_cannot_be_read_is_left_out_and_images_in_no_row_are_counted(folder: Path) -> None:

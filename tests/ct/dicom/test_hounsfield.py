@@ -46,9 +46,7 @@ def test_a_range_of_padding_becomes_air(tmp_path: Path, limit: object) -> None:
     assert array[4, 0, 0] == stored[0, 0, 4] + 2000
 
 
-def test_what_no_memory_holds_is_refused_before_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_memory_holds_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(tmp_path, ramp(3))
     monkeypatch.setattr("scripts.ct.dicom.hounsfield.MAX_VOXELS", 3 * 6 * 8)
     assert load_series(tmp_path).array.size == 3 * 6 * 8

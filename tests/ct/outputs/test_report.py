@@ -130,14 +130,12 @@ def test_each_flagged_slice_has_a_group_that_names_its_image_or_frame(in_one_fil
     assert len(report.get_evidence()) == (1 if in_one_file else 6)
 
 
-def test_the_answer_comes_back_to_the_last_digit_and_a_negative_scan_names_no_slice(
-    report: hd.sr.ComprehensiveSR, series: Found, tmp_path: Path
-) -> None:
+def test_the_answer_comes_back_to_the_last_digit(report: hd.sr.ComprehensiveSR, series: Found, tmp_path: Path) -> None:
     scan = groups(report)[0]
     assert (figures(scan), calls(scan)) == ({"122157": 0.731234567890123}, [("Intracranial hemorrhage", "Positive")])
     assert (scan.tracking_identifier, scan.finding_type) == (SERIES_UID, None)  # who looks for findings gets slices
     negative = written(result(*series, probability=0.125, model=None), tmp_path)
-    (scan,) = groups(negative)
+    (scan,) = groups(negative)  # and none of a slice
     assert (figures(scan), calls(scan)) == ({"122157": 0.125}, [("Intracranial hemorrhage", "Negative")])
     assert ("Algorithm Name", "unknown") in texts(negative)
     assert {uid for *_, uid, _ in negative.get_evidence()} == {sop_uid(index) for index in range(6)}
@@ -154,7 +152,7 @@ def test_the_network_its_threshold_and_what_it_is_not_for_stand_in_the_report(re
     assert (report.ManufacturerModelName, report.SoftwareVersions) == (MODEL.name, "0.3.0")
 
 
-def test_it_belongs_to_the_patient_and_study_of_the_scan_in_a_series_of_its_own(report: hd.sr.ComprehensiveSR) -> None:
+def test_it_belongs_to_the_study_of_the_scan_in_a_series_of_its_own(report: hd.sr.ComprehensiveSR) -> None:
     identity = {**STUDY, "PatientID": "SECRET-ID", "SpecificCharacterSet": "ISO_IR 192"}
     assert {keyword: report[keyword].value for keyword in identity} == identity
     assert report.SeriesInstanceUID != SERIES_UID
@@ -213,9 +211,7 @@ def test_a_second_run_and_other_file_names_give_the_same_file(tmp_path: Path) ->
     assert len(contents) == 1
 
 
-def test_what_says_something_else_is_another_instance(
-    series: Found, report: hd.sr.ComprehensiveSR, tmp_path: Path
-) -> None:
+def test_what_says_something_else_is_another(series: Found, report: hd.sr.ComprehensiveSR, tmp_path: Path) -> None:
     others: list[dict[str, Any]] = [{"threshold_origin": "given"}, {"model": MODEL._replace(sha256="c")}]
     for other in others:
         another = written(replace(result(*series), **other), tmp_path)
