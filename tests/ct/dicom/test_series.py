@@ -15,10 +15,11 @@ from tests.ct.series import AXIAL, tilted
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
 
-USUAL = Header(  # a slice as any scanner writes it
+USUAL_VALUES: list[Any] = [  # of a slice as any scanner writes it
     *(ImageFile(Path("scan") / "slice.dcm"), None, "p", "1.2", "1.2.3", "", "CT", ("ORIGINAL", "PRIMARY", "AXIAL")),
     *("H30s", "3", False, "HEAD", 1, 512, 512, AXIAL, (0.0, 0.0, 0.0), (0.5, 0.5), 5.0, 1.0, -1024.0, 1, None),
-)
+]
+USUAL = Header(*USUAL_VALUES)
 
 
 def stack(number: int = 3, count: int = 10, spacing: float = 5.0, **tags: Any) -> list[Header]:

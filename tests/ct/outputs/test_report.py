@@ -193,8 +193,8 @@ def test_uids_that_are_none_are_replaced_and_the_original_ones_are_kept_as_names
     assert scan.tracking_identifier == "ID_0000abcde"
     for group, index in zip(slices, FLAGGED, strict=True):
         (image,) = group.source_images
-        name = group.tracking_identifier
-        assert (name, image.referenced_sop_instance_uid) == (instances[index]["id"], valid_uid(name))
+        name = instances[index]["id"]
+        assert (group.tracking_identifier, image.referenced_sop_instance_uid) == (name, valid_uid(name))
     names = ("ID_5eed", "ID_0000abcde", *(instance["id"] for instance in instances))
     uids = {uid for reference in of_rsna.get_evidence() for uid in reference}
     assert uids == {CTImageStorage, *map(valid_uid, names)}
