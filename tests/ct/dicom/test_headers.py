@@ -122,7 +122,7 @@ def test_a_header_has_the_values_of_its_tags_also_from_the_index(tmp_path: Path)
 
 
 def test_no_patient_is_named_and_a_poor_header_is_no_trouble(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    tags: dict[str, Any] = {"SeriesDescription": "Secret Name bone", "SliceThickness": None}
+    tags: dict[str, Any] = {"SeriesDescription": "Secret Name bone", "SliceThickness": None, "RescaleSlope": None}
     for k, id_ in enumerate(("SECRET-ID", "SECRET-ID ", "SECRET-ID2")):
         write_slice(tmp_path / f"{k}.dcm", ramp(1)[0], PatientID=id_, SOPInstanceUID=f"ID_{k}", **tags)
     recwarn.clear()
@@ -133,7 +133,7 @@ def test_no_patient_is_named_and_a_poor_header_is_no_trouble(tmp_path: Path, rec
     assert "secret" not in (repr(headers) + (tmp_path / "index.jsonl").read_text()).lower()
     poor = headers[0]
     assert (poor.study, poor.series_number, poor.image_type) == ("", "", ())
-    assert (poor.thickness, poor.instance, poor.acquisition) == (None, None, None)
+    assert (poor.thickness, poor.instance, poor.acquisition, poor.slope) == (None, None, None, 1.0)
 
 
 def test_geometry_that_makes_no_sense_is_none(tmp_path: Path) -> None:
