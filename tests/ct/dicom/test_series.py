@@ -241,7 +241,7 @@ def test_of_two_slices_at_one_position_the_first_taken_is_kept() -> None:
         ({"file": ImageFile(Path("z") / "a.dcm")}, {"file": ImageFile(Path("b.dcm"))}),
     )
     for one, other in cases:
-        pair = [USUAL._replace(sop="1", **one), USUAL._replace(sop="2", position=(0.0, 0.0, 0.004), **other)]
+        pair = [USUAL._replace(sop="2", **one), USUAL._replace(sop="1", position=(0.0, 0.0, 0.004), **other)]
         rest = stack()[1:]
         for headers in (pair + rest, pair[::-1] + rest, rest + pair):
             choice = choose_series(headers)
