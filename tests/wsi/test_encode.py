@@ -3,12 +3,8 @@
 """Slides become feature files: where the tiles lie, what the encoder sees, what is skipped, and what goes wrong."""
 
 import csv
-import json
 import logging
-import os
-import random
-import signal
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,25 +149,31 @@ def test_slide_mpp_is_for_slides_that_state_none_and_another_is_no_correction(fo
         extract(folder, slide_mpp=0.5)
 
 
-class GivesUp(torch.nn.Module):
-    """Fails at the second batch of tiles; the first call is the extractor's own trial."""
+class GivesUp(MeanColour):
+    """Fails at one of its calls, of which the first is the extractor's own trial."""
 
-    calls = 0
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.calls, self.last = 0, last
 
     def forward(self, tiles: Tensor) -> Tensor:
         self.calls += 1
-        if self.calls > 2:
+        if self.calls == self.last:
             raise RuntimeError("out of memory")
-        return tiles.mean(dim=(2, 3))
+        return super().forward(tiles)
 
 
-def test_an_encoder_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
-    write_slide(tmp_path / "slides/a.tif", tissue(700, 1000), mpp=0.25)
-    encoder = GivesUp()
-    with pytest.raises(RuntimeError, match="out of memory"):
-        extract(tmp_path, encoder)
-    assert encoder.calls == 3
-    assert names(tmp_path / "features") == ["settings.json"]
+def test_stopped_at_any_moment_it_goes_on_to_the_same_files(folder: Path) -> None:
+    """A slide takes two batches here; the real command is killed in tests/bundle."""
+    write_slide(folder / "slides/b.tif", tissue(256, 256, seed=1), mpp=0.25)
+    undisturbed, stopped = folder / "undisturbed", folder / "stopped"
+    extract(folder, output_dir=undisturbed, batch_size=2)
+    for last, done in ((2, []), (3, []), (5, ["a.h5"]), (3, ["a.h5"]), (9, ["a.h5", "b.h5"])):
+        encoder = GivesUp(last)
+        with pytest.raises(RuntimeError, match="out of memory") if len(done) < 2 else nullcontext():
+            extract(folder, encoder, output_dir=stopped, batch_size=2)
+        assert names(stopped) == [*done, "settings.json"]
+        assert all((stopped / name).read_bytes() == (undisturbed / name).read_bytes() for name in names(stopped))
 
 
 def test_a_network_in_training_mode_is_evaluated_without_gradient(folder: Path) -> None:
@@ -280,7 +282,7 @@ def test_what_is_wrong_with_the_directory_is_reported_first(tmp_path: Path, file
 
 def test_an_output_that_cannot_be_written_is_reported_first(folder: Path) -> None:
     (folder / "taken").write_text("a file")
-    encoder = GivesUp()
+    encoder = GivesUp(2)
     with pytest.raises(InputError, match=r"cannot write to .*taken.*: give another folder"):
         extract(folder, encoder, output_dir=folder / "taken")
     assert encoder.calls == 0
@@ -340,20 +342,6 @@ def test_every_setting_of_the_config_reaches_the_extractor(tmp_path: Path) -> No
     assert vars(extractor.tissue)["least_chroma"] == 21
 
 
-def test_foreground_mask_takes_the_place_of_ours(tmp_path: Path) -> None:
-    """Black is tissue to it, and grey glass is none to either."""
-    image = glass(128, 384)
-    image[:, 128:256] = tissue(128, 128)
-    image[:, 256:] = 0
-    write_slide(tmp_path / "slides/a.tif", image, mpp=0.25, downsamples=(1,))
-    foreground = {"_target_": "ForegroundMask", "threshold": 200}
-    for folder, changes, columns in [("ours", {}, [128]), ("monai", {"tissue": foreground}, [128, 256])]:
-        configured(tmp_path, output_dir=str(tmp_path / folder), **changes).run()
-        assert read_features(tmp_path / folder / "a.h5").coords[:, 0].tolist() == columns
-    kept = json.loads((tmp_path / "monai/settings.json").read_text())
-    assert kept["tissue"] == {"name": "ForegroundMask", "thresholds": dict.fromkeys("RGB", 200.0), "invert": False}
-
-
 def test_a_mask_that_needs_scikit_image_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise ImportError("skimage")
@@ -385,52 +373,3 @@ def test_an_encoder_of_torchscript(folder: Path) -> None:
     slide = read_features(folder / "features/a.h5")
     assert slide.encoder.startswith("torchscript (sha256 ")
     np.testing.assert_array_equal(slide.features, extract(folder, output_dir=folder / "direct")["a"].features)
-
-
-# --- ended at any moment
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_files(tmp_path: Path) -> None:
-    """Forked, so that there is time for many moments; the real command is killed in tests/bundle."""
-    for slide in range(3):
-        write_slide(tmp_path / f"slides/{slide}.tif", tissue(640, 640, seed=slide), mpp=0.25)
-    extract(tmp_path, output_dir=tmp_path / "undisturbed")
-    assert extract_in_a_fork(tmp_path, tmp_path / "whole") == 0
-    calls = int((tmp_path / "calls").read_text())
-    rng = random.Random(0)
-    for moment in [rng.randrange(1, calls // 2) for _ in range(8)]:
-        assert extract_in_a_fork(tmp_path, tmp_path / "killed", moment) == -signal.SIGKILL
-        finished = (tmp_path / "killed").glob("*.h5")
-        assert all((tmp_path / "undisturbed" / path.name).read_bytes() == path.read_bytes() for path in finished)
-        if len(list((tmp_path / "killed").glob("*.h5"))) == 2:
-            break
-    assert list((tmp_path / "killed").glob("*.h5"))  # some were killed behind a finished slide
-    assert extract_in_a_fork(tmp_path, tmp_path / "killed") == 0
-    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
-
-
-def extract_in_a_fork(tmp_path: Path, output: Path, moment: int | None = None) -> int:
-    """The exit status of an extraction, or less the signal that it was killed with at so many calls of functions."""
-    child = os.fork()
-    if child == 0:
-        calls = 0
-
-        def count(*_: object) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.setprofile(count)
-            extract(tmp_path, output_dir=output)
-        finally:
-            sys.setprofile(None)
-            (tmp_path / "calls").write_text(str(calls))
-            os._exit(0 if len(list(output.glob("*.h5"))) == 3 else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}

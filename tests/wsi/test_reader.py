@@ -16,21 +16,8 @@ import torch
 from scripts.core.errors import InputError
 from scripts.engine.provenance import Origin
 from scripts.wsi.reader import FeatureReader, checked_bags, read_blocks
-from tests.wsi.foreign_features import (
-    CELLS,
-    DIMENSION,
-    PITCH,
-    load,
-    load_image,
-    some_features,
-    tissue,
-    write_cells,
-    write_clam,
-    write_stamp,
-    write_torchmil,
-    write_trident,
-    write_uni2h,
-)
+from tests.wsi import foreign_features as foreign
+from tests.wsi.foreign_features import CELLS, DIMENSION, PITCH, load, some_features, tissue, write_cells
 
 EMPTY = np.zeros((0, 2), int)
 
@@ -44,7 +31,7 @@ def entry(folder: Path, name: str = "a", cells: np.ndarray = CELLS, **given: Any
 
 
 def compressed(folder: Path, name: str, coords: np.ndarray) -> Path:
-    path = write_trident(folder, name, coords)
+    path = foreign.write_trident(folder, name, coords)
     with h5py.File(path, "r+") as file:
         features = file.pop("features")[()]
         file.create_dataset("features", data=features, chunks=(8, 2), compression="gzip")
@@ -52,13 +39,13 @@ def compressed(folder: Path, name: str, coords: np.ndarray) -> Path:
 
 
 FORMS: dict[str, Callable[[Path, str, np.ndarray], Path]] = {
-    "clam": write_clam,
-    "pt": partial(write_clam, only_pt=True),
-    "trident": partial(write_trident, overlap=128),
+    "clam": foreign.write_clam,
+    "pt": partial(foreign.write_clam, only_pt=True),
+    "trident": partial(foreign.write_trident, overlap=128),
     "compressed": compressed,
-    "uni2h": write_uni2h,
-    "stamp": write_stamp,
-    "torchmil": lambda folder, name, coords: write_torchmil(folder, name, coords, np.zeros(len(coords))),
+    "uni2h": foreign.write_uni2h,
+    "stamp": foreign.write_stamp,
+    "torchmil": lambda folder, name, coords: foreign.write_torchmil(folder, name, coords, np.zeros(len(coords))),
 }
 
 
@@ -79,7 +66,7 @@ def test_blocks_make_the_whole_of_every_form(tmp_path: Path, form: str) -> None:
 def test_what_is_wrong_survives_load_image(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(InputError, match=r"text.h5 is not an HDF5") as caught:
-        load_image()({"image": str(tmp_path / "text.h5")})
+        foreign.load_image()({"image": str(tmp_path / "text.h5")})
     assert "\n" not in str(caught.value)
 
 
@@ -106,7 +93,7 @@ def test_a_cohort_is_described_in_one_line_without_a_path(tmp_path: Path, caplog
     (tmp_path / "bad.h5").write_text("")
     bags = [
         *({**entry(tmp_path, name, tissue()), "bag_id": name, "label": 1} for name in "abc"),
-        {"image": str(write_clam(tmp_path, "d", tissue() * 448, patch_size=None))},
+        {"image": str(foreign.write_clam(tmp_path, "d", tissue() * 448, patch_size=None))},
         entry(tmp_path, "e", EMPTY),
         {"image": [str(tmp_path / "bad.h5"), str(tmp_path / "gone.h5")]},
     ]
@@ -140,7 +127,7 @@ def test_two_encoders_are_refused_unless_the_user_knows_better(tmp_path: Path) -
 
 
 def test_the_encoder_is_compared_with_that_of_the_network(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    named, unnamed = [entry(tmp_path)], [{"image": str(write_uni2h(tmp_path, "u", CELLS * PITCH))}]
+    named, unnamed = [entry(tmp_path)], [{"image": str(foreign.write_uni2h(tmp_path, "u", CELLS * PITCH))}]
     message = "the features are of the encoder uni_v1, the network was trained on those of gpfm"
     with pytest.raises(InputError, match=message):
         checked_bags(named, trained_with=Origin("gpfm", 0.0))
@@ -172,8 +159,8 @@ def test_a_bag_whose_file_was_made_anew_is_another_one(tmp_path: Path) -> None:
 
 def test_the_distance_of_patches_is_given_in_micrometres_where_it_can_be(tmp_path: Path) -> None:
     trident = entry(tmp_path)["image"]  # at 40x, so 0.25 micrometres per pixel or about that
-    clam = str(write_clam(tmp_path, "d", tissue() * 448, patch_size=None))
-    stamp = str(write_stamp(tmp_path / "um", "slide", tissue() * 256.0))
+    clam = str(foreign.write_clam(tmp_path, "d", tissue() * 448, patch_size=None))
+    stamp = str(foreign.write_stamp(tmp_path / "um", "slide", tissue() * 256.0))
     for path, mpp, distance in (
         (trident, None, 128),
         (trident, 0.22, 512 * 0.22),  # the user knows better

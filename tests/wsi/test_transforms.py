@@ -19,24 +19,8 @@ from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import read_header
 from scripts.wsi.reader import read_blocks
 from scripts.wsi.transforms import PatchBagd, PatchBlocksd, collate_bags, one_bag
-from tests.wsi.foreign_features import (
-    CELLS,
-    DIMENSION,
-    PITCH,
-    edges_of,
-    in_blocks,
-    load,
-    load_image,
-    some_features,
-    square,
-    tissue,
-    write_cells,
-    write_clam,
-    write_own,
-    write_stamp,
-    write_torchmil,
-    write_uni2h,
-)
+from tests.wsi import foreign_features as foreign
+from tests.wsi.foreign_features import CELLS, DIMENSION, PITCH, in_blocks, load, some_features, tissue, write_cells
 from tests.wsi.slide_files import glass, write_slide
 
 WITHOUT_SIZE = "lesions are counted without their size"
@@ -50,12 +34,12 @@ def about(bag: Mapping[Any, Any]) -> dict[str, Any]:
 
 def load_with(settings: Mapping[str, Any], **item: Any) -> dict[Hashable, Any]:
     """With settings of the transform."""
-    return PatchBagd(**settings)(load_image()(item))
+    return PatchBagd(**settings)(foreign.load_image()(item))
 
 
 def around_three(folder: Path) -> str:
     """An annotation around the first, the second and the fourth patch."""
-    return square(folder, "a", 4 * PITCH - 20, 8 * PITCH - 20, 2 * PITCH + 40)
+    return foreign.square(folder, "a", 4 * PITCH - 20, 8 * PITCH - 20, 2 * PITCH + 40)
 
 
 class TestOneSlide:
@@ -90,7 +74,7 @@ class TestOneSlide:
 
     def test_micrometres_become_pixels_where_the_user_gives_their_size(self, tmp_path: Path) -> None:
         cells = tissue()
-        path = str(write_stamp(tmp_path, "slide", cells * 256.0))
+        path = str(foreign.write_stamp(tmp_path, "slide", cells * 256.0))
         plain, known = (load_with({"slide_mpp": mpp}, image=path) for mpp in (None, 0.25))
         slide = about(known)["slides"][0]
         assert (slide["unit"], slide["mpp"], slide["pitch"], slide["tile"]) == ("level-0 pixels", 0.25, 1024, 1024)
@@ -100,7 +84,7 @@ class TestOneSlide:
 
     def test_what_a_file_states_goes_before_what_the_user_gives(self, tmp_path: Path) -> None:
         for path, mpp in (
-            (write_own(tmp_path, "own", CELLS * PITCH, PITCH, mpp=0.5), 0.5),
+            (foreign.write_own(tmp_path, "own", CELLS * PITCH, PITCH, mpp=0.5), 0.5),
             (write_cells(tmp_path), 0.25),
         ):
             assert about(load_with({"slide_mpp": 0.25}, image=str(path)))["slides"][0]["mpp"] == mpp
@@ -115,18 +99,20 @@ class TestTruth:
             assert about(bag)["lesions"] == {"count": int(drawn is not None), "excluded": []}
 
     def test_pixels_are_not_compared_with_micrometres(self, tmp_path: Path) -> None:
-        path = str(write_stamp(tmp_path, "s", CELLS * 256.0))
+        path = str(foreign.write_stamp(tmp_path, "s", CELLS * 256.0))
         with pytest.raises(
             InputError, match=r"s.h5 gives micrometres and .*a.geojson pixels, .*--slides or .*--slide_mpp"
         ):
-            load(image=path, annotation=square(tmp_path, "a", 0, 0, 1000))
+            load(image=path, annotation=foreign.square(tmp_path, "a", 0, 0, 1000))
 
     def test_qupath_counts_from_the_bounds_of_the_slide(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The bounds begin at 2048, 4096, where the first patch of the row below them lies."""
         write_slide(tmp_path / "slides" / "a.tiff", glass(5200, 6000), 0.5)
         monkeypatch.setattr("scripts.wsi.slides.slide.read_origin", lambda slide: (4 * PITCH, 8 * PITCH))
-        path = str(write_clam(tmp_path, "a", CELLS * PITCH, patch_size=PITCH))
-        drawn = square(tmp_path, "a", -20, -20, 2 * PITCH + 40)  # around the patches in columns 4, 5 and rows 8, 9
+        path = str(foreign.write_clam(tmp_path, "a", CELLS * PITCH, patch_size=PITCH))
+        drawn = foreign.square(
+            tmp_path, "a", -20, -20, 2 * PITCH + 40
+        )  # around the patches in columns 4, 5 and rows 8, 9
         wanted = ((CELLS >= (4, 8)) & (CELLS < (6, 10))).all(axis=1)
         slides = {"slides": str(tmp_path / "slides")}
         item: dict[Hashable, Any] = {"image": path, "annotation": drawn}
@@ -142,7 +128,7 @@ class TestTruth:
         assert second.startswith(WITHOUT_SIZE)
 
     def test_a_small_mask_of_a_slide_of_unknown_size_is_refused(self, tmp_path: Path) -> None:
-        path = str(write_uni2h(tmp_path, "a", CELLS * PITCH))
+        path = str(foreign.write_uni2h(tmp_path, "a", CELLS * PITCH))
         small, whole = str(tmp_path / "small.png"), str(tmp_path / "whole.png")
         for scale, mask in ((16, small), (1, whole)):
             Image.new("L", (11 * PITCH // scale, 10 * PITCH // scale), 255).save(mask)
@@ -161,7 +147,7 @@ class TestTruth:
         assert warning.startswith("no slide a in the folder of slides")
 
     def test_lesions_of_unknown_size_are_warned_of_once(self, tmp_path: Path) -> None:
-        drawn = square(tmp_path, "a", 0, 0, 3 * PITCH)
+        drawn = foreign.square(tmp_path, "a", 0, 0, 3 * PITCH)
         paths = [write_cells(tmp_path, name) for name in "ab"]
         for annotation, mpp, count in (([drawn, drawn], None, 1), ([drawn, drawn], 0.25, 0), ([None, None], None, 0)):
             bag = load_with({"slide_mpp": mpp}, image=paths, annotation=annotation)
@@ -169,7 +155,7 @@ class TestTruth:
 
     def test_an_annotation_that_contradicts_the_label_is_warned_of(self, tmp_path: Path) -> None:
         image, drawn = write_cells(tmp_path, "a"), around_three(tmp_path)
-        nowhere = square(tmp_path, "far", 10**6, 10**6, 3 * PITCH)
+        nowhere = foreign.square(tmp_path, "far", 10**6, 10**6, 3 * PITCH)
         hint = " (annotation_values says what counts as annotated)"
         cases: list[tuple[dict[str, Any], list[str]]] = [
             ({"annotation": drawn, "label": 1}, []),
@@ -184,7 +170,7 @@ class TestTruth:
 
     def test_instance_labels_as_a_list_or_as_torchmil_keeps_them(self, tmp_path: Path) -> None:
         labels = np.array([0, 1, 1, 0, 0, 0, 1])
-        path = str(write_torchmil(tmp_path, "a", CELLS * PITCH, labels))
+        path = str(foreign.write_torchmil(tmp_path, "a", CELLS * PITCH, labels))
         file = str(tmp_path / "patch_labels" / "a.npy")
         for given in (labels.tolist(), file, [file]):
             found = load(image=path, instance_label=given)["instance_label"]
@@ -215,14 +201,14 @@ class TestSeveralSlides:
     def test_their_graphs_do_not_touch_and_each_patch_knows_its_slide(self, tmp_path: Path) -> None:
         first, second = tissue(seed=1), tissue(seed=2)
         paths = [write_cells(tmp_path, "first", first), write_cells(tmp_path, "nothing", NO_CELLS)]
-        paths += [str(write_clam(tmp_path / "clam", "second", second * 224, patch_size=None))]
+        paths += [str(foreign.write_clam(tmp_path / "clam", "second", second * 224, patch_size=None))]
         bag = load(image=paths, bag_id="p")
         n, m = len(first), len(second)
         np.testing.assert_array_equal(bag["image"].t().numpy(), np.concatenate([some_features(n), some_features(m)]))
         graph = build_graph(bag["coords"][None], bag["mask"][None])
         step, here = torch.nonzero(graph.weights[0] > 0, as_tuple=True)
         pairs = {(int(i), int(j)) for i, j in zip(here, graph.neighbours[0][step, here], strict=True) if i < j}
-        assert pairs == edges_of(first) | {(i + n, j + n) for i, j in edges_of(second)}
+        assert pairs == foreign.edges_of(first) | {(i + n, j + n) for i, j in foreign.edges_of(second)}
         assert bag["coords"][0, n:].min() - bag["coords"][0, :n].max() == 5
         stored = np.column_stack([np.repeat([0, 2], [n, m]), np.concatenate([first * PITCH, second * 224])])
         np.testing.assert_array_equal(bag["stored_coords"].T.numpy(), stored)
@@ -233,7 +219,7 @@ class TestSeveralSlides:
         assert bag["source"] == paths[0]
 
     def test_lesions_are_numbered_on(self, tmp_path: Path) -> None:
-        drawn = [square(tmp_path, name, 0, 0, 3 * PITCH) for name in "ac"]
+        drawn = [foreign.square(tmp_path, name, 0, 0, 3 * PITCH) for name in "ac"]
         paths = [write_cells(tmp_path, name, CELLS - [4, 7]) for name in "abc"]
         bag = load(image=paths, annotation=[drawn[0], None, drawn[1]])
         inside = (CELLS - [4, 7] < 3).all(axis=1)
@@ -266,7 +252,7 @@ class TestSeveralSlides:
 class TestBatches:
     def test_in_blocks_it_is_the_same_bag_of_one_slide_or_of_several(self, tmp_path: Path) -> None:
         paths = [write_cells(tmp_path, name) for name in "ab"]
-        drawn = square(tmp_path, "a", 0, 0, 900)
+        drawn = foreign.square(tmp_path, "a", 0, 0, 900)
         items: list[dict[str, Any]] = [
             {"image": paths[0], "label": 1, "bag_id": "a", "instance_label": [0, 1] * 3 + [0]},
             {"image": paths, "bag_id": "p", "annotation": [drawn, None]},
