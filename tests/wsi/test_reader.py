@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ from scripts.core.errors import InputError
 from scripts.engine.provenance import Origin
 from scripts.wsi.reader import FeatureReader, checked_bags, read_blocks
 from tests.wsi import foreign_features as foreign
-from tests.wsi.foreign_features import CELLS, DIMENSION, PITCH, load, some_features, tissue, write_cells
+from tests.wsi.foreign_features import CELLS, DIMENSION, load, some_features, tissue, write_cells
 
 EMPTY = np.zeros((0, 2), int)
 
@@ -27,22 +26,10 @@ def entry(folder: Path, name: str = "a", cells: np.ndarray = CELLS, **given: Any
     return {"image": write_cells(folder, name, cells, **given)}
 
 
-# --- read whole or in blocks
-
-
-def compressed(folder: Path, name: str, coords: np.ndarray) -> Path:
-    path = foreign.write_trident(folder, name, coords)
-    with h5py.File(path, "r+") as file:
-        features = file.pop("features")[()]
-        file.create_dataset("features", data=features, chunks=(8, 2), compression="gzip")
-    return path
-
-
 FORMS: dict[str, Callable[[Path, str, np.ndarray], Path]] = {
     "clam": foreign.write_clam,
     "pt": partial(foreign.write_clam, only_pt=True),
     "trident": partial(foreign.write_trident, overlap=128),
-    "compressed": compressed,
     "uni2h": foreign.write_uni2h,
     "stamp": foreign.write_stamp,
     "torchmil": lambda folder, name, coords: foreign.write_torchmil(folder, name, coords, np.zeros(len(coords))),
@@ -126,17 +113,13 @@ def test_two_encoders_are_refused_unless_the_user_knows_better(tmp_path: Path) -
     assert [bag["encoder"] for bag in checked_bags(bags, encoder="gpfm")] == ["gpfm"] * 3
 
 
-def test_the_encoder_is_compared_with_that_of_the_network(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    named, unnamed = [entry(tmp_path)], [{"image": str(foreign.write_uni2h(tmp_path, "u", CELLS * PITCH))}]
-    message = "the features are of the encoder uni_v1, the network was trained on those of gpfm"
-    with pytest.raises(InputError, match=message):
-        checked_bags(named, trained_with=Origin("gpfm", 0.0))
-    assert checked_bags(named, trained_with=Origin("UNI_V1", 0.0))[0]["encoder"] == "uni_v1"
-    assert checked_bags(named, encoder="GPFM", trained_with=Origin("gpfm", 0.0))[0]["encoder"] == "GPFM"
-    checked_bags(unnamed)
-    assert "encoder" not in "".join(record.getMessage() for record in caplog.records if record.levelno > logging.INFO)
-    checked_bags(unnamed, trained_with=Origin("gpfm", 0.0))
-    assert caplog.messages[-1].startswith("the features do not state their encoder")
+def test_the_encoder_is_compared_with_that_of_the_network(tmp_path: Path) -> None:
+    bags = [entry(tmp_path)]
+    with pytest.raises(InputError, match="of the encoder uni_v1, the network was trained on those of gpfm"):
+        checked_bags(bags, trained_with=Origin("gpfm", 0.0))
+    for encoder, of_network in ((None, "UNI_V1"), ("GPFM", "gpfm")):
+        (bag,) = checked_bags(bags, encoder, trained_with=Origin(of_network, 0.0))
+        assert bag["encoder"] == (encoder or "uni_v1")
 
 
 def test_features_of_another_length_are_refused_before_anything_is_read(tmp_path: Path) -> None:

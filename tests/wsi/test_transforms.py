@@ -82,13 +82,6 @@ class TestOneSlide:
         assert torch.equal(known["coords"], plain["coords"])
         assert about(plain)["slides"][0]["unit"] == "micrometres"
 
-    def test_what_a_file_states_goes_before_what_the_user_gives(self, tmp_path: Path) -> None:
-        for path, mpp in (
-            (foreign.write_own(tmp_path, "own", CELLS * PITCH, PITCH, mpp=0.5), 0.5),
-            (write_cells(tmp_path), 0.25),
-        ):
-            assert about(load_with({"slide_mpp": 0.25}, image=str(path)))["slides"][0]["mpp"] == mpp
-
 
 class TestTruth:
     def test_an_annotation_labels_the_tiles_it_covers_and_counts_lesions(self, tmp_path: Path) -> None:
@@ -141,10 +134,6 @@ class TestTruth:
         known = load_with({"slides": str(tmp_path / "slides")}, image=path, annotation=small)
         assert known["instance_label"].all()
         assert about(known)["warnings"] == []
-
-    def test_a_slide_that_is_not_there_is_warned_of(self, tmp_path: Path) -> None:
-        (warning,) = about(load_with({"slides": str(tmp_path)}, image=write_cells(tmp_path)))["warnings"]
-        assert warning.startswith("no slide a in the folder of slides")
 
     def test_lesions_of_unknown_size_are_warned_of_once(self, tmp_path: Path) -> None:
         drawn = foreign.square(tmp_path, "a", 0, 0, 3 * PITCH)
@@ -228,9 +217,11 @@ class TestSeveralSlides:
         assert about(bag)["lesions"]["count"] == 2
 
     def test_labels_of_each(self, tmp_path: Path) -> None:
-        paths = [write_cells(tmp_path, name) for name in "ab"]
-        files = [str(tmp_path / f"{name}.npy") for name in "ab"]
-        for file, value in zip(files, (1, 0), strict=True):
+        paths, files = (
+            [str(tmp_path / "features_uni_v1" / f"{name}{end}") for name in "ab"] for end in (".h5", ".npy")
+        )
+        for name, file, value in zip("ab", files, (1, 0), strict=True):
+            write_cells(tmp_path, name)
             np.save(file, np.full(7, value))
         for given in (files, [1] * 7 + [0] * 7):
             assert load(image=paths, instance_label=given)["instance_label"].tolist() == [[1] * 7 + [0] * 7]

@@ -175,13 +175,6 @@ def test_tiles_that_overlap_are_united(times: float) -> None:
     np.testing.assert_array_equal(np.sort(np.concatenate([region.tiles for region in found])), np.flatnonzero(above))
 
 
-def test_pieces_of_tissue_with_lattices_of_their_own_are_united_too() -> None:
-    """As CLAM's, where each piece begins at its own corner."""
-    coords = np.concatenate([grid(3, 3, 100), grid(3, 3, 100) + np.array([250, 37])]).astype(float)
-    (region,) = regions(coords, 100, np.ones(18, dtype=bool))
-    assert region.area.area == 2 * 300**2 - 50 * (300 - 37)
-
-
 def test_regions_are_of_flagged_tiles_above_the_threshold_of_the_user(tmp_path: Path) -> None:
     result = bag(grid(4, 1), [4.0, 2.0, 1.2, 0.8])  # times the average: 2, 1, 0.6, 0.4
     for probability, above, sizes in ((0.9, 1.9, [1]), (0.9, 2.0, []), (0.2, 1.9, [])):

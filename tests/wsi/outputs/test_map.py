@@ -272,28 +272,22 @@ def test_flagged_patches_go_first_and_those_that_overlap_fill_up(
     assert chosen_of(coords, [9, 8, 7, 2, 1], 100, shown, probability) == wanted
 
 
-def test_the_strip_shows_the_pixels_of_the_slide_with_value_and_place(scanned: Path) -> None:
-    coords = grid(5, 4, 256)
-    attention = np.random.default_rng(6).permutation(20) + 1.0
-    result = bag(coords, attention, header(20, pitch=256))
-    found = strip(drawn(result, slides=scanned.parent))
-    best = np.argsort(-attention)[:8]
-    assert list(found) == best.tolist()
-    tiles = view_slide(slides_of(result)[0], SlideFolder(str(scanned.parent))).tiles(best.tolist(), 224)
-    for index, tile in zip(best, tiles, strict=True):
-        np.testing.assert_array_equal(np.asarray(found[index].images[0].get_array()), tile)
-        x, y = coords[index]
-        value = attention[index] / attention.mean()
-        assert found[index].get_xlabel() == f"{value:.2f} × average\nx {x}, y {y}"
-
-
-def test_red_frames_are_around_flagged_patches_alone(scanned: Path) -> None:
-    result = bag(grid(5, 1, 256), [5, 4, 1, 1, 1], header(5, pitch=256))
-    for probability, flagged in ((0.9, [True, True, False, False, False]), (0.2, [False] * 5)):
-        one = drawn(dataclasses.replace(result, probability=probability), slides=scanned.parent)
-        framed = [same_color(axes.spines["left"].get_edgecolor(), FLAGGED) for axes in strip(one).values()]
-        assert framed == flagged
-        assert ("the patches with the most attention, red: flagged" in texts(one)) == any(flagged)
+@pytest.mark.parametrize("probability", [0.9, 0.2])
+def test_the_strip_shows_pixels_with_value_and_place_and_frames_what_is_flagged(
+    scanned: Path, probability: float
+) -> None:
+    attention = np.random.default_rng(6).permutation([60.0, 50.0, *range(18)])  # of eight, some above the average
+    result = bag(grid(5, 4, 256), attention, header(20, pitch=256), probability=probability)
+    figure = drawn(result, slides=scanned.parent)
+    best = np.argsort(-attention)[:8].tolist()
+    assert list(strip(figure)) == best
+    assert ("the patches with the most attention, red: flagged" in texts(figure)) == result.positive
+    tiles = view_slide(slides_of(result)[0], SlideFolder(str(scanned.parent))).tiles(best, 224)
+    for (index, axes), tile in zip(strip(figure).items(), tiles, strict=True):
+        np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), tile)
+        x, y = grid(5, 4, 256)[index]
+        assert axes.get_xlabel() == f"{attention[index] / attention.mean():.2f} × average\nx {x}, y {y}"
+        assert same_color(axes.spines["left"].get_edgecolor(), FLAGGED) == result.flagged[index]
 
 
 # --- nothing overlaps
