@@ -100,11 +100,8 @@ def test_without_weights_they_are_random_but_the_same_with_a_warning(caplog: pyt
 
 def test_what_is_kept_of_it_changes_with_what_it_does_to_tiles() -> None:
     """Features of other settings are refused by it."""
-    shown = [
-        TileEncoder(nn.Identity(), "", None, **given).extra_repr()
-        for given in ({}, {"mean": [0, 0, 0]}, {"std": [1, 1, 1]}, {"size": 224})
-    ]
-    assert len(set(shown)) == 4
+    settings: list[dict[str, Any]] = [{}, {"mean": [0, 0, 0]}, {"std": [1, 1, 1]}, {"size": 224}]
+    assert len({TileEncoder(nn.Identity(), "", None, **given).extra_repr() for given in settings}) == 4
 
 
 @pytest.mark.parametrize(
@@ -112,7 +109,6 @@ def test_what_is_kept_of_it_changes_with_what_it_does_to_tiles() -> None:
     [
         ({"weight": torch.ones(4)}, "weights of another network than colours .*size mismatch for weight"),
         ({"weight": torch.ones(1, 3), "fc.bias": torch.ones(2)}, "Unexpected key.*fc.bias"),
-        ([torch.ones(3)], "Missing key.*weight"),
         ({"state_dict": 3}, "Missing key.*weight"),
     ],
 )

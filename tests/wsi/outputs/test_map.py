@@ -156,12 +156,13 @@ def test_without_a_picture_of_the_slide_its_patches_are_shown_as_places() -> Non
 
 def test_the_colours_mean_the_same_on_every_slide_and_are_explained() -> None:
     """A scale of each slide's own would make a negative slide glow like a positive one."""
-    even, peaked = (drawn(small(attention=shares)) for shares in ((0.34, 0.33, 0.33), (0.9, 0.05, 0.05)))
-    limits = [of_label(figure, "attention").images[-1].get_clim() for figure in (even, peaked)]
-    assert limits == [(0.1, 10), (0.1, 10)]
-    bar = of_label(even, "colour bar")
-    assert bar.get_ylabel() == "attention, times the\naverage of the slide"
-    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0.1", "1", "10"]
+    peaked = small(attention=(0.9, 0.05, 0.05))
+    for result, of in ((small(), "the slide"), (peaked, "the slide"), (two_slides(range(1, 7)), "all slides")):
+        figure = drawn(result)
+        assert of_label(figure, "attention").images[-1].get_clim() == (0.1, 10)
+        bar = of_label(figure, "colour bar")
+        assert bar.get_ylabel() == f"attention, times the\naverage of {of}"
+        assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0.1", "1", "10"]
 
 
 def test_attention_that_is_nearly_even_in_the_whole_bag_is_called_so() -> None:
@@ -175,22 +176,15 @@ def test_attention_that_is_nearly_even_in_the_whole_bag_is_called_so() -> None:
         assert attention_title(result, number) == "attention of each patch"
 
 
-def test_of_several_slides_the_average_is_that_of_all() -> None:
-    figure = drawn(two_slides(range(1, 7)), number=1)
-    assert of_label(figure, "colour bar").get_ylabel() == "attention, times the\naverage of all slides"
-    assert texts(figure)[0] == "bag 7, slide b: positive, probability 0.90 · 3 of 3 patches flagged"
-    assert heat(figure, 350, 250) == pytest.approx(5 / 21 * 6)
-
-
 def test_the_headline_states_what_was_found_and_what_it_is_not_for() -> None:
     assert texts(drawn(small(probability=0.93, label=1)))[:2] == [
         "bag 7: positive, probability 0.93 (label: positive) · 1 of 3 patches flagged",
         "research use only, not for diagnosis",
     ]
-
-
-def test_a_probability_close_to_the_threshold_has_another_decimal() -> None:
-    for probability, threshold, verdict in (
+    figure = drawn(two_slides(range(1, 7)), number=1)
+    assert texts(figure)[0] == "bag 7, slide b: positive, probability 0.90 · 3 of 3 patches flagged"
+    assert heat(figure, 350, 250) == pytest.approx(5 / 21 * 6)
+    for probability, threshold, verdict in (  # close to the threshold it has another decimal
         (0.5045, 0.5, "positive, probability 0.504"),
         (0.1372, 0.1409, "negative, probability 0.137"),
         (0.511, 0.5, "positive, probability 0.51"),
@@ -256,20 +250,15 @@ def test_of_few_patches_all_are_shown_and_corners_that_are_whole_pixels_make_no_
     assert chosen_of(grid(40, 1, 256.51), np.arange(40.0, 0, -1), 256.51) == list(range(8))
 
 
-@pytest.mark.parametrize(
-    ("shown", "probability", "wanted"),
-    [
+def test_flagged_patches_go_first_and_those_that_overlap_fill_up() -> None:
+    coords = np.array([[0, 0], [50, 0], [400, 0], [0, 50], [800, 0]])
+    for shown, probability, wanted in (
         (2, 0.9, [0, 2]),  # flagged, and apart
         (3, 0.9, [0, 1, 2]),  # what overlaps and is flagged goes before what is neither
         (4, 0.9, [0, 1, 2, 4]),  # then what is apart
         (3, 0.2, [0, 2, 4]),  # nothing is flagged in a negative slide
-    ],
-)
-def test_flagged_patches_go_first_and_those_that_overlap_fill_up(
-    shown: int, probability: float, wanted: list[int]
-) -> None:
-    coords = np.array([[0, 0], [50, 0], [400, 0], [0, 50], [800, 0]])
-    assert chosen_of(coords, [9, 8, 7, 2, 1], 100, shown, probability) == wanted
+    ):
+        assert chosen_of(coords, [9, 8, 7, 2, 1], 100, shown, probability) == wanted
 
 
 @pytest.mark.parametrize("probability", [0.9, 0.2])
