@@ -73,9 +73,6 @@ def test_large_numbers_are_finite_and_what_is_not_is_refused(tmp_path: Path) -> 
             read()
 
 
-# --- checked before a run
-
-
 def test_a_cohort_is_described_in_one_line_without_a_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "bad.h5").write_text("")
     bags = [
@@ -105,21 +102,15 @@ def test_before_a_training_every_slide_must_be_usable(tmp_path: Path) -> None:
         checked_bags([bad, empty, good], require_all=True)
 
 
-def test_two_encoders_are_refused_unless_the_user_knows_better(tmp_path: Path) -> None:
+def test_the_encoder_is_one_and_that_of_the_network_unless_the_user_knows_better(tmp_path: Path) -> None:
     bags = [entry(tmp_path, encoder=name) for name in ("uni_v1", "UNI_v1", "gpfm")]
     with pytest.raises(InputError, match=r"features_gpfm/a.h5 are of the encoder gpfm, those in .* of uni_v1"):
         checked_bags(bags)
-    assert [bag["encoder"] for bag in checked_bags(bags[:2])] == ["uni_v1", "uni_v1"]
-    assert [bag["encoder"] for bag in checked_bags(bags, encoder="gpfm")] == ["gpfm"] * 3
-
-
-def test_the_encoder_is_compared_with_that_of_the_network(tmp_path: Path) -> None:
-    bags = [entry(tmp_path)]
+    network = Origin("gpfm", 0.0)
     with pytest.raises(InputError, match="of the encoder uni_v1, the network was trained on those of gpfm"):
-        checked_bags(bags, trained_with=Origin("gpfm", 0.0))
-    for encoder, of_network in ((None, "UNI_V1"), ("GPFM", "gpfm")):
-        (bag,) = checked_bags(bags, encoder, trained_with=Origin(of_network, 0.0))
-        assert bag["encoder"] == (encoder or "uni_v1")
+        checked_bags(bags[:2], trained_with=network)
+    assert [bag["encoder"] for bag in checked_bags(bags[:2], trained_with=Origin("UNI_V1", 0.0))] == ["uni_v1"] * 2
+    assert [bag["encoder"] for bag in checked_bags(bags, encoder="GPFM", trained_with=network)] == ["GPFM"] * 3
 
 
 def test_features_of_another_length_are_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -60,16 +60,6 @@ class TestOneSlide:
         assert (slide.pop("source"), FeatureHeader.from_json(slide)) == (path, read_header(path))
         assert about(bag).keys() == {"slides", "warnings"}
 
-    def test_micrometres_become_pixels_where_the_user_gives_their_size(self, tmp_path: Path) -> None:
-        cells = tissue()
-        path = str(foreign.write_stamp(tmp_path, "slide", cells * 256.0))
-        plain, known = (load_with({"slide_mpp": mpp}, image=path) for mpp in (None, 0.25))
-        slide = about(known)["slides"][0]
-        assert (slide["unit"], slide["mpp"], slide["pitch"], slide["tile"]) == ("level-0 pixels", 0.25, 1024, 1024)
-        np.testing.assert_array_equal(known["stored_coords"][1:].T.numpy(), cells * 1024)
-        assert torch.equal(known["coords"], plain["coords"])
-        assert about(plain)["slides"][0]["unit"] == "micrometres"
-
 
 class TestTruth:
     def test_an_annotation_labels_the_tiles_it_covers_and_counts_lesions(self, tmp_path: Path) -> None:
@@ -79,12 +69,20 @@ class TestTruth:
             assert bag["lesion"].dtype == torch.int64
             assert about(bag)["lesions"] == {"count": int(drawn is not None), "excluded": []}
 
-    def test_pixels_are_not_compared_with_micrometres(self, tmp_path: Path) -> None:
-        path = str(foreign.write_stamp(tmp_path, "s", CELLS * 256.0))
+    def test_micrometres_are_compared_with_pixels_where_the_user_gives_their_size(self, tmp_path: Path) -> None:
+        item = {
+            "image": str(foreign.write_stamp(tmp_path, "s", CELLS * 128.0, 128.0)),
+            "annotation": around_three(tmp_path),
+        }
         with pytest.raises(
-            InputError, match=r"s.h5 gives micrometres and .*a.geojson pixels, .*--slides or .*--slide_mpp"
+            InputError, match=r"s.h5 gives micrometres and .*a.geojson pixels.*--slides or .*--slide_mpp"
         ):
-            load(image=path, annotation=foreign.square(tmp_path, "a", 0, 0, 1000))
+            load(**item)
+        bag = load_with({"slide_mpp": 0.25}, **item)
+        assert bag["instance_label"].tolist() == [[1, 1, 0, 1, 0, 0, 0]]
+        np.testing.assert_array_equal(bag["stored_coords"][1:].T.numpy(), CELLS * PITCH)
+        (slide,) = about(bag)["slides"]
+        assert [slide[key] for key in ("unit", "mpp", "pitch", "tile")] == ["level-0 pixels", 0.25, PITCH, PITCH]
 
     def test_qupath_counts_from_the_bounds_of_the_slide(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The bounds begin at 2048, 4096, where the first patch of the row below them lies."""
@@ -95,7 +93,7 @@ class TestTruth:
             tmp_path, "a", -20, -20, 2 * PITCH + 40
         )  # around the patches in columns 4, 5 and rows 8, 9
         wanted = ((CELLS >= (4, 8)) & (CELLS < (6, 10))).all(axis=1)
-        slides = {"slides": str(tmp_path / "slides")}
+        slides: dict[str, Any] = {"slides": str(tmp_path / "slides")}
         item: dict[Hashable, Any] = {"image": path, "annotation": drawn}
         for bag in (load_with(slides, image=path, annotation=drawn), PatchBlocksd(**slides)(item)):
             assert (bag["instance_label"][0].numpy() == wanted).all()
@@ -122,13 +120,6 @@ class TestTruth:
         known = load_with({"slides": str(tmp_path / "slides")}, image=path, annotation=small)
         assert known["instance_label"].all()
         assert about(known)["warnings"] == []
-
-    def test_lesions_of_unknown_size_are_warned_of_once(self, tmp_path: Path) -> None:
-        drawn = foreign.square(tmp_path, "a", 0, 0, 3 * PITCH)
-        paths = [write_cells(tmp_path, name) for name in "ab"]
-        for annotation, mpp, count in (([drawn, drawn], None, 1), ([drawn, drawn], 0.25, 0), ([None, None], None, 0)):
-            bag = load_with({"slide_mpp": mpp}, image=paths, annotation=annotation)
-            assert sum(warning.startswith(WITHOUT_SIZE) for warning in about(bag)["warnings"]) == count
 
     def test_an_annotation_that_contradicts_the_label_is_warned_of(self, tmp_path: Path) -> None:
         image, drawn = write_cells(tmp_path, "a"), around_three(tmp_path)
@@ -165,9 +156,8 @@ class TestTruth:
             ([0, 1], r"2 instance labels for the 7 patches of .*a.h5; give one per patch"),
             ([0, {}], "the instance labels of .*a.h5 are no numbers; give 0 or 1 for each patch"),
             ("short.npy", r"short.npy should hold one number for each of the 7 patches of .*a.h5"),
-            ("words.npy", r"words.npy should hold one number for each of the 7 patches of .*a.h5"),
+            ("words.npy", r"words.npy should hold one number for each"),
             ("text.npy", r"no instance labels can be read from .*text.npy"),
-            ("gone.npy", r"no instance labels can be read from .*gone.npy"),
             (["short.npy"] * 2, "2 files of instance labels for the 1 slide"),
         ):
             labels = str(tmp_path / given) if isinstance(given, str) else given
@@ -198,13 +188,17 @@ class TestSeveralSlides:
         assert about(bag)["warnings"] == ["nothing holds no patches: no tissue was found"]
         assert bag["source"] == paths[0]
 
-    def test_lesions_are_numbered_on(self, tmp_path: Path) -> None:
+    def test_lesions_are_numbered_on_and_warned_of_once_where_their_size_is_unknown(self, tmp_path: Path) -> None:
         drawn = [foreign.square(tmp_path, name, 0, 0, 3 * PITCH) for name in "ac"]
         paths = [write_cells(tmp_path, name, CELLS - [4, 7]) for name in "abc"]
-        bag = load(image=paths, annotation=[drawn[0], None, drawn[1]])
+        annotation = [drawn[0], None, drawn[1]]
+        bag = load(image=paths, annotation=annotation)
         inside = (CELLS - [4, 7] < 3).all(axis=1)
         assert (bag["instance_label"][0].numpy() == np.concatenate([inside, 0 * inside, inside])).all()
         assert (bag["lesion"][0].numpy() == np.concatenate([inside, 0 * inside, 2 * inside])).all()
+        for given, mpp, count in ((annotation, None, 1), (annotation, 0.25, 0), ([None] * 3, None, 0)):
+            warnings = about(load_with({"slide_mpp": mpp}, image=paths, annotation=given))["warnings"]
+            assert sum(warning.startswith(WITHOUT_SIZE) for warning in warnings) == count
         assert about(bag)["lesions"]["count"] == 2
 
     def test_what_does_not_fit_together_is_refused(self, tmp_path: Path) -> None:
@@ -247,10 +241,6 @@ class TestBatches:
                 assert list(back.get("annotation", [drawn, ""])) == [drawn, ""]
             assert torch.equal(torch.cat(list(read_blocks(batch["image"][0], 5)), dim=2)[0], whole["image"])
 
-    def test_two_bags_are_not_read_in_blocks_at_once(self) -> None:
-        with pytest.raises(InputError, match="2 bags in a batch of bags that are read in blocks"):
-            one_bag([{}, {}])
-
     def test_unequal_bags_are_padded_at_their_end_and_come_apart_again(self, tmp_path: Path) -> None:
         bags = [
             load(image=write_cells(tmp_path, str(n), CELLS[:n]), bag_id=str(n), label=n % 2, instance_label=[1] * n)
@@ -267,8 +257,10 @@ class TestBatches:
             for key in ("about", "bag_id", "source"):
                 assert back[key] == bag[key]
 
-    def test_a_bag_alone_is_not_copied(self) -> None:
+    def test_a_bag_alone_is_not_copied_and_alone_is_read_in_blocks(self) -> None:
         bag: dict[Hashable, Any] = {"image": torch.rand(4, 3), "bag_id": "a", "annotation": ["a", "b"]}
         batch = collate_bags([bag])
         assert batch["image"].data_ptr() == bag["image"].data_ptr()
         assert (batch["image"].shape, batch["bag_id"], batch["annotation"]) == ((1, 4, 3), ["a"], [["a"], ["b"]])
+        with pytest.raises(InputError, match="2 bags in a batch of bags that are read in blocks"):
+            one_bag([bag, bag])

@@ -83,9 +83,6 @@ def heat(figure: Figure, x: float, y: float) -> float:
     return value_at(image.get_array(), image.get_extent(), x, y)
 
 
-# --- the map
-
-
 @pytest.mark.parametrize("size", [(875, 625), (890, 640)])  # whole quarters of a patch, and not
 def test_a_patch_glows_where_it_lies_and_by_its_attention_times_their_number(size: tuple[int, int]) -> None:
     figure = drawn(small(size=size))
@@ -142,7 +139,7 @@ def test_both_halves_show_the_slide_in_level_0_pixels_and_the_annotation(tmp_pat
 
 
 def test_without_a_picture_of_the_slide_its_patches_are_shown_as_places() -> None:
-    figure = drawn(small())
+    figure = drawn(small(mpp=None))
     plain, overlaid = panels(figure)
     assert plain.get_title() == "where the slide has patches"
     (image,) = plain.images
@@ -152,6 +149,8 @@ def test_without_a_picture_of_the_slide_its_patches_are_shown_as_places() -> Non
     assert not strip(figure)
     assert not plain.collections
     assert not any("most attention" in text for text in texts(figure))
+    assert not of_label(figure, "scale").lines
+    assert of_label(figure, "scale").texts[0].get_text() == "no scale bar: micrometres per pixel are not known"
 
 
 def test_the_colours_mean_the_same_on_every_slide_and_are_explained() -> None:
@@ -192,9 +191,6 @@ def test_the_headline_states_what_was_found_and_what_it_is_not_for() -> None:
         assert f": {verdict} · " in texts(drawn(small(probability=probability, threshold=threshold)))[0]
 
 
-# --- the scale bar
-
-
 @pytest.mark.parametrize(
     ("size", "mpp", "text"),
     [((875, 625), 0.25, "50 µm"), ((875, 8000), 0.25, "50 µm"), ((90_000, 8000), 0.5, "10 mm"),
@@ -210,15 +206,6 @@ def test_the_scale_bar_is_as_long_as_it_states(tmp_path: Path, size: tuple[int, 
     assert scale.texts[0].get_text() == text
     number, unit = text.split()
     assert microns == pytest.approx(float(number) * {"µm": 1, "mm": 1000}[unit], rel=1e-3)
-
-
-def test_without_a_scale_there_is_no_bar() -> None:
-    axes = of_label(drawn(small(mpp=None)), "scale")
-    assert not axes.lines
-    assert axes.texts[0].get_text() == "no scale bar: micrometres per pixel are not known"
-
-
-# --- the strip
 
 
 def chosen_of(
@@ -279,9 +266,6 @@ def test_the_strip_shows_pixels_with_value_and_place_and_frames_what_is_flagged(
         assert same_color(axes.spines["left"].get_edgecolor(), FLAGGED) == result.flagged[index]
 
 
-# --- nothing overlaps
-
-
 def assert_readable(figure: Figure) -> None:
     """Every axes with its texts, and every line of the headline, on paper of its own, all of it on the sheet."""
     figure.set_dpi(50)
@@ -318,9 +302,6 @@ def test_nothing_overlaps_with_a_strip_and_long_names(scanned: Path, shown: int)
     assert len(strip(figure)) == shown
     assert_readable(figure)
     assert_readable(drawn(result, number=1))
-
-
-# --- files
 
 
 def test_each_slide_has_a_png_of_its_own_and_the_annotation_of_its_file(

@@ -56,21 +56,16 @@ def test_of_a_stored_picture_the_whole_is_drawn_and_tiles_are_cut_where_it_shows
         np.testing.assert_array_equal(tiles[0], STORED[32:64, 32:64])
 
 
-def test_the_slide_is_found_below_the_folder_whatever_the_case_of_its_suffix(scanned: Path) -> None:
+def test_of_a_slide_below_the_folder_what_was_scanned_is_drawn(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     view = seen(scanned.parents[1])
     assert view.facts is not None
     assert (view.facts.path, view.window, view.warnings) == (scanned, (0, 0, *SCAN_SIZE), ())
-
-
-def test_of_a_slide_that_is_mostly_empty_canvas_what_was_scanned_is_drawn(
-    scanned: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr("scripts.wsi.slides.slide.read_origin", lambda slide: (300, 200))
     monkeypatch.setattr("scripts.wsi.slides.slide.scanned_sides", lambda *given: (600, 500))
-    view = seen(scanned.parent)
+    view = seen(scanned.parent)  # the rest of it is empty canvas
     assert view.window == (300, 200, 900, 700)
     assert view.thumbnail is not None
-    assert view.thumbnail.downsample == 1  # by the part that is shown, not by the canvas
+    assert view.thumbnail.downsample == 1  # by the part that is shown
 
 
 def test_a_slide_whose_size_of_a_pixel_nobody_knows_is_not_drawn(scanned: Path) -> None:
