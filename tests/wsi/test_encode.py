@@ -118,9 +118,7 @@ def test_features_of_other_settings_are_not_mixed_in(
     """By the settings of the folder; or by a file from elsewhere, which does not state how its tissue was found."""
     features = folder / "features"
     extract(folder)
-    with pytest.raises(
-        InputError, match=rf"settings.json was made with .*\({of_settings}\); choose another output_dir"
-    ):
+    with pytest.raises(InputError, match=rf"settings.json was made with .*\({of_settings}\); choose another"):
         extract(folder, **change)
     (features / "settings.json").unlink()
     extract(folder)  # the same is no change

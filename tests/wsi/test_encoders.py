@@ -125,9 +125,7 @@ def test_a_file_of_something_else_or_none_is_refused(tmp_path: Path, backbone: n
     for content in (None, b"", b"no weights at all"):
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(
-            InputError, match=r"weights.pt: .*--encoder_weights|holds no weights|no TorchScript"
-        ) as caught:
+        with pytest.raises(InputError, match=r"weights.pt: .*--encoder_w|holds no weights|no TorchScript") as caught:
             TileEncoder(backbone, "colours", str(path))
         assert "\n" not in str(caught.value)
 

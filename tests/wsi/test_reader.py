@@ -116,9 +116,7 @@ def test_the_encoder_is_one_and_that_of_the_network_unless_the_user_knows_better
 def test_features_of_another_length_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     bags = [entry(tmp_path)]
     assert len(checked_bags(bags, in_features=DIMENSION)) == 1
-    with pytest.raises(
-        InputError, match=rf"has {DIMENSION} features for each patch, the network takes 1024: give --in_"
-    ):
+    with pytest.raises(InputError, match=rf"has {DIMENSION} features for each patch, the network takes 1024: give"):
         checked_bags(bags, in_features=1024)
 
 

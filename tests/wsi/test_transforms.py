@@ -74,9 +74,7 @@ class TestTruth:
             "image": str(foreign.write_stamp(tmp_path, "s", CELLS * 128.0, 128.0)),
             "annotation": around_three(tmp_path),
         }
-        with pytest.raises(
-            InputError, match=r"s.h5 gives micrometres and .*a.geojson pixels.*--slides or .*--slide_mpp"
-        ):
+        with pytest.raises(InputError, match=r"s.h5 gives micrometres and .*a.geojson pixels.*--slides or .*--slide_"):
             load(**item)
         bag = load_with({"slide_mpp": 0.25}, **item)
         assert bag["instance_label"].tolist() == [[1, 1, 0, 1, 0, 0, 0]]
@@ -111,9 +109,7 @@ class TestTruth:
         small, whole = str(tmp_path / "small.png"), str(tmp_path / "whole.png")
         for scale, mask in ((16, small), (1, whole)):
             Image.new("L", (11 * PITCH // scale, 10 * PITCH // scale), 255).save(mask)
-        with pytest.raises(
-            InputError, match=r"small.png is a mask of 352 × 320 pixels, and patches lie beyond.*--slides$"
-        ):
+        with pytest.raises(InputError, match=r"small.png is a mask of 352 × 320 pixels, and patches lie .*--slides$"):
             load(image=path, annotation=small)
         assert load(image=path, annotation=whole)["instance_label"].all()
         write_slide(tmp_path / "slides" / "a.tiff", glass(10 * PITCH, 11 * PITCH), 0.5)
