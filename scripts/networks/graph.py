@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neighbours within a bag: a chain of slices or a lattice of patches, and the Laplacian of that graph."""
 
-from typing import List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ def _order(values: Tensor) -> Tensor:
 def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     """Join patches at most `radius` cells apart. cell: [B, 2, N] whole numbers, real: [B, N]."""
     n, reach = cell.shape[2], int(radius)
-    rows, columns = _offsets(radius)
+    offsets = torch.tensor(_offsets(radius), device=cell.device)  # [K, 2]
     padding = ~real.unsqueeze(1)
     low = cell.masked_fill(padding, 2**62).amin(dim=2, keepdim=True) - reach
     cell = (cell - low).masked_fill(padding, 0)  # [B, 2, N] at least reach: a step to the left stays in its row
@@ -107,7 +107,7 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     beyond = width * (cell[:, 0].max() + reach + 1)  # padding gets keys of its own behind every real cell
     index = torch.arange(n, device=cell.device).expand_as(real)
     key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + index)  # [B, N]
-    steps = torch.tensor(rows, device=cell.device) * width + torch.tensor(columns, device=cell.device)  # [K]
+    steps = offsets[:, 0] * width + offsets[:, 1]  # [K]
     wanted = (key.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)  # [B, K*N]
     if not exporting() and int(beyond) < 64 * n:
         found, exists, unique = _find_by_table(key, wanted, index, int(beyond))
@@ -115,11 +115,11 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
         found, exists, unique = _find_by_search(key, wanted)
     if not exporting() and not bool(unique):
         raise ValueError("two instances of a bag share one cell: coords must be in units of the patch pitch")
-    k = len(rows)
+    k = offsets.shape[0]
     return _graph_of(found.unflatten(1, [k, n]), exists.unflatten(1, [k, n]) & real.unsqueeze(1))
 
 
-def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Find by a table of all cells: the instance of each wanted key, whether there is one, whether keys are unique."""
     n = index.shape[1]
     empty = torch.full([key.shape[0], cells + n], n, dtype=index.dtype, device=key.device)
@@ -129,7 +129,7 @@ def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> Tu
     return found.clamp(max=n - 1), (found < n) & (wanted < cells), unique
 
 
-def _find_by_search(key: Tensor, wanted: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+def _find_by_search(key: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Find the same by binary search, for lattices far larger than the bag."""
     taken, order = torch.sort(key, dim=1)
     last = taken.shape[1] - 1
@@ -144,19 +144,17 @@ def _find_by_search(key: Tensor, wanted: Tensor) -> Tuple[Tensor, Tensor, Tensor
     return found, exists, (taken[:, 1:] != taken[:, :-1]).all()
 
 
-def _offsets(radius: float) -> Tuple[List[int], List[int]]:  # noqa: UP006
-    """Return the row and column offsets of the cells within `radius`, without the cell itself."""
+def _offsets(radius: float) -> list[list[int]]:
+    """Return [row, column] of the cells within `radius` of the cell [0, 0], without itself."""
     if radius < 1:
         raise ValueError(f"radius is {radius}: below 1 pitch no patch has a neighbour")
     reach = int(radius)
-    rows: List[int] = []  # noqa: UP006
-    columns: List[int] = []  # noqa: UP006
+    offsets: list[list[int]] = []
     for row in range(-reach, reach + 1):
         for column in range(-reach, reach + 1):
             if 0 < row * row + column * column <= radius * radius:
-                rows.append(row)
-                columns.append(column)
-    return rows, columns
+                offsets.append([row, column])
+    return offsets
 
 
 def _graph_of(neighbours: Tensor, exists: Tensor) -> Graph:
@@ -181,7 +179,7 @@ def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
 
 def weighted_by_features(graph: Graph, x: Tensor) -> Graph:
     """Multiply each edge by exp(-|x_i - x_j| / D): neighbours with similar features weigh more. x: [B, D, N]."""
-    similarity: List[Tensor] = []  # noqa: UP006
+    similarity: list[Tensor] = []
     for k in range(graph.neighbours.shape[1]):
         other = torch.gather(x.detach(), 2, graph.neighbours[:, k : k + 1].expand_as(x))  # [B, D, N]
         similarity.append(torch.exp(-torch.linalg.vector_norm(x.detach() - other, dim=1) / x.shape[1]))  # [B, N]
@@ -193,7 +191,7 @@ def rows_of(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def table_of(graph: Graph) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+def table_of(graph: Graph) -> tuple[Tensor, Tensor]:
     """Return the neighbours and weights of all bags as one table, [B*N, K] each."""
     b, _, n = graph.neighbours.shape
     bag = torch.arange(b, device=graph.neighbours.device).view(b, 1, 1) * n

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MILNetwork = encoder + aggregator + head: every network of the papers is a composition of these three."""
 
-from typing import NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class MILNetwork(BagNetwork):
 
 def fill_slots(
     image: Tensor, coords: Optional[Tensor], mask: Tensor, slots: int
-) -> Tuple[Tensor, Optional[Tensor], Tensor]:  # noqa: UP006
+) -> tuple[Tensor, Optional[Tensor], Tensor]:
     """Append zeros to each bag up to `slots` instances, and return image, coords and a mask of ones."""
     n = image.shape[-1]
     if n > slots:

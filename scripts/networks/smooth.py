@@ -3,7 +3,7 @@
 """The smooth operator Sm of SmMIL (arXiv 2410.03276): neighbouring instances of a bag come closer to each other."""
 
 import math
-from typing import Any, List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,7 @@ def series(
     chebyshev: bool,
     against: Optional[Tensor] = None,
     columns: int = 32,
-) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+) -> tuple[Tensor, Tensor]:
     """Return Σ_k c_k B_k(Ã) u [M, D] and ⟨B_k(Ã) u, against⟩ [terms], B_k the powers or Chebyshev's polynomials.
 
     u, against: [M, D], factors: c [terms], neighbours, weights: Ã [M, K]. So many `columns` at a time stay in the
@@ -148,7 +148,7 @@ def series(
     """
     c, once, neighbours = factors.to(u), weights.to(u), neighbours.int()
     twice = 2 * once
-    totals: List[Tensor] = []  # noqa: UP006
+    totals: list[Tensor] = []
     dots = torch.zeros_like(c)
     for column in range(0, u.shape[1], columns):
         now = u[:, column : column + columns].contiguous()  # [M, 32]
@@ -180,7 +180,7 @@ class _Series(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # noqa: UP006
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         u, factors, neighbours, weights = ctx.saved_tensors
         grad_u, grad_factors = series(grad, factors, neighbours, weights, ctx.chebyshev, against=u)
         return grad_u, grad_factors.to(factors), None, None, None
@@ -237,7 +237,7 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # noqa: UP006
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         g, alpha, rest, neighbours, weights = ctx.saved_tensors
         grad_u = solve_chain(grad, alpha, rest, neighbours, weights)
         grad_alpha = None
