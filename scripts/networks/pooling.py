@@ -50,16 +50,12 @@ class WeightedPool(nn.Module):
     """
 
     def columns(self, x: Tensor) -> Tensor:
-        """Return what f needs of each instance [B, N, A], from x [B, D, N]."""
-        raise NotImplementedError
-
-    def score(self, columns: Tensor) -> Tensor:
-        """Return f [B, N, 1] of columns [B, N, A]."""
+        """Return f [B, N, 1], or what f needs of each instance [B, N, A], from x [B, D, N]."""
         raise NotImplementedError
 
     def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
-        """Return the weights of all instances, from columns [B, N, A] and mask [B, 1, N]."""
-        f = self.score(columns).transpose(1, 2)  # [B, 1, N]
+        """Return the weights of all instances, from columns [B, N, 1 or A] and mask [B, 1, N]."""
+        f = columns.transpose(1, 2)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
         return Attended(f, s, s)
 
@@ -74,10 +70,7 @@ class MeanPool(WeightedPool):
     """The mean of the instances; all get the same score."""
 
     def columns(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x[:, :1]).transpose(1, 2)  # [B, N, 1]
-
-    def score(self, columns: Tensor) -> Tensor:
-        return columns  # [B, N, 1]
+        return torch.zeros_like(x[:, :1]).transpose(1, 2)  # f: [B, N, 1]
 
 
 class MaxPool(nn.Module):
@@ -146,10 +139,7 @@ class AttentionPool(WeightedPool):
         self.weigh = nn.Linear(hidden_features, 1, bias=False)
 
     def columns(self, x: Tensor) -> Tensor:
-        return self.project(x.transpose(1, 2))  # V h: [B, N, A]
-
-    def score(self, columns: Tensor) -> Tensor:
-        return self.weigh(torch.tanh(columns))  # [B, N, 1]
+        return self.weigh(torch.tanh(self.project(x.transpose(1, 2))))  # f: [B, N, 1]
 
 
 class GatedAttentionPool(WeightedPool):
@@ -169,10 +159,7 @@ class GatedAttentionPool(WeightedPool):
 
     def columns(self, x: Tensor) -> Tensor:
         h = x.transpose(1, 2)  # [B, N, D]
-        return torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))  # [B, N, A]
-
-    def score(self, columns: Tensor) -> Tensor:
-        return self.weigh(columns)  # [B, N, 1]
+        return self.weigh(torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h)))  # f: [B, N, 1]
 
 
 class SmoothAttentionPool(WeightedPool):

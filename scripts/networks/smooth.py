@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from scripts.networks.graph import Graph, exporting, neighbour_sum, normalised, rows_of, table_of
 
-MODES = ("approx", "exact")
 LARGEST_ALPHA = 0.99995
 
 
@@ -49,15 +48,13 @@ class SmoothOperator(nn.Module):
         self, alpha: float | str = 0.5, mode: str = "approx", steps: int = 10, accelerated: bool = False
     ) -> None:
         super().__init__()
-        if isinstance(alpha, str):
-            if alpha != "trainable":
-                raise ValueError(f"alpha is {alpha!r}: a number between 0 and 1, or 'trainable', is wanted")
+        if alpha == "trainable":
             self.alpha_logit = nn.Parameter(torch.zeros(()))
+        elif isinstance(alpha, str) or not 0 < alpha <= LARGEST_ALPHA:
+            raise ValueError(f"alpha is {alpha!r}: 'trainable', or between 0 and 1, at most {LARGEST_ALPHA}, is wanted")
         else:
-            if not 0 < alpha <= LARGEST_ALPHA:
-                raise ValueError(f"alpha is {alpha}: it must lie between 0 and 1, and be at most {LARGEST_ALPHA}")
             self.register_buffer("alpha_logit", torch.tensor(math.log(alpha / (1 - alpha))))
-        if mode not in MODES:
+        if mode not in ("approx", "exact"):
             raise ValueError(f"mode is {mode!r}: 'approx' or 'exact' is wanted")
         if mode == "exact" and accelerated:
             raise ValueError("accelerated belongs to the mode 'approx': leave it out, or the mode 'exact'")

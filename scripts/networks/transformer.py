@@ -87,17 +87,13 @@ class SmoothTransformer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
         """Pool x [B, D, N] with mask [B, 1, N]."""
         rows = x.transpose(1, 2)  # [B, N, D]
-        real, adj = _attention_mask(mask), adjacency(graph)
+        adj = adjacency(graph)
+        real: Optional[Tensor] = None
+        if exporting() or not bool((mask > 0.5).all()):
+            real = (mask > 0.5).unsqueeze(2)  # [B, 1, 1, N], which broadcasts over heads and queries
         y = rows
         for layer in self.layers:
             y = layer(y, real, adj)  # [B, N, D]
             if self.add_input:
                 y = y + rows
         return self.pool(self.norm(y).transpose(1, 2), mask, graph)
-
-
-def _attention_mask(mask: Tensor) -> Optional[Tensor]:
-    """Return [B, 1, 1, N], which broadcasts over heads and queries; None where no bag has padding."""
-    if not exporting() and bool((mask > 0.5).all()):
-        return None
-    return (mask > 0.5).unsqueeze(2)

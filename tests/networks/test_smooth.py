@@ -260,7 +260,7 @@ def test_trainable_alpha_starts_at_half_and_learns() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *[({"alpha": alpha}, "must lie between 0 and 1") for alpha in (0, 1, -0.1, 0.99999)],
+        *[({"alpha": alpha}, "between 0 and 1, at most 0.99995") for alpha in (0, 1, -0.1, 0.99999)],
         ({"alpha": "learned"}, "'trainable'"),
         ({"mode": "fast"}, "'approx' or 'exact'"),
         ({"mode": "exact", "accelerated": True}, "accelerated belongs to the mode 'approx'"),
