@@ -27,8 +27,6 @@ def bootstrap(
     bags: int, figures: Mapping[str, Figure], resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
     """Return figures with percentile intervals over bags, not instances, drawn with replacement."""
-    if not figures:
-        return {}
     generator = np.random.default_rng(seed)
     draws = (np.bincount(generator.integers(bags, size=bags), minlength=bags) for _ in range(resamples))
     drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws])  # [resamples, figures]
@@ -47,12 +45,9 @@ def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
 
 
 class Cases:
-    """Bags, or the instances in them, with a truth of 0 or 1; its methods return figures.
+    """Bags, or the instances in them, with a `truth` of (n,) 0 or 1 each, N cases in all; its methods return figures.
 
     Whatever does not depend on the weights is computed once: a bootstrap asks for a figure a thousand times.
-
-    Args:
-        truth: For each bag, (n,) 0 or 1 of its cases; N cases in all.
     """
 
     def __init__(self, truth: Sequence[np.ndarray]) -> None:

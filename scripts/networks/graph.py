@@ -44,9 +44,6 @@ def build_graph(
         radius: Of a lattice, the largest distance of neighbours in pitches: 1.5 gives 8 of them, 1 gives 4.
         spacing: Of a chain, weigh an edge by mean distance / its own distance (coords are millimetres), not by 1.
         edgeless: Of a lattice, accept a bag without any edge; set it where the unit of the coords is certain.
-
-    Returns:
-        Neighbours and weights [B, K, N].
     """
     if coords.dim() != 3:
         raise ValueError(f"coords have {coords.dim()} dimensions: [bags, 1 or 2, instances] is wanted")
@@ -70,10 +67,11 @@ def build_graph(
 def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
     """Join each instance to the next one by position, at any distance: a missing slice does not cut a scan in two."""
     n = position.shape[1]
-    order = _order(position.masked_fill(~real, float("inf")))  # [B, N]
-    rank = _order(order)  # [B, N]
-    steps = torch.tensor([-1, 1], device=position.device)
-    at = rank.unsqueeze(1) + steps.view(1, 2, 1)  # [B, 2, N] ranks of the one before and the one after
+    last = position.masked_fill(~real, float("inf"))
+    # ONNX has but one sort, and that is stable
+    order = torch.sort(last, dim=1)[1] if exporting() else torch.argsort(last, dim=1, stable=True)  # [B, N]
+    rank = torch.sort(order, dim=1)[1]  # [B, N]
+    at = torch.stack([rank - 1, rank + 1], dim=1)  # [B, 2, N] ranks of the one before and the one after
     count = real.sum(dim=1).view(-1, 1, 1)
     exists = (at >= 0) & (at < count) & real.unsqueeze(1)
     neighbours = torch.gather(order.unsqueeze(1).expand(-1, 2, -1), 2, at.clamp(0, n - 1))
@@ -87,13 +85,6 @@ def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
     mean = (apart * graph.weights).sum(dim=[1, 2]) / graph.weights.sum(dim=[1, 2]).clamp(min=1)  # [B]
     weights = mean.view(-1, 1, 1) / torch.where(exists, apart, torch.ones_like(apart))
     return Graph(graph.neighbours, weights * graph.weights)
-
-
-def _order(values: Tensor) -> Tensor:
-    """Sort stably: the indices of the values in ascending order. [B, N] → [B, N]."""
-    if exporting():
-        return torch.sort(values, dim=1)[1]  # ONNX has but one sort, and that is stable
-    return torch.argsort(values, dim=1, stable=True)
 
 
 def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """MILNetwork = encoder + aggregator + head: every network of the papers is a composition of these three."""
 
+import copy
 from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.nn.utils import parametrize
 
 from scripts.networks.graph import Graph, build_graph, exporting, no_graph, weighted_by_features
-from scripts.networks.pooling import without_parametrizations
 
 
 class BagPrediction(NamedTuple):
@@ -97,7 +98,15 @@ class MILNetwork(BagNetwork):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Give TorchScript, which knows no parametrization, a copy with the normalised weights themselves."""
-        return without_parametrizations(self)
+        plain = copy.deepcopy(self)
+        for parent in plain.modules():
+            for name, layer in parent.named_children():
+                # torch's own remove_parametrizations would change the class that the copy shares with the network
+                if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
+                    linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+                    linear.weight, linear.bias = nn.Parameter(layer.weight.detach()), layer.bias
+                    setattr(parent, name, linear.train(layer.training))
+        return plain
 
     @torch.jit.export
     def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Aggregators from the instances of a bag to one embedding: mean, max, attention, gated and smooth attention."""
 
-import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 
 from scripts.networks.graph import Graph
 from scripts.networks.smooth import SmoothOperator, adjacency
@@ -143,13 +142,7 @@ class AttentionPool(WeightedPool):
 
 
 class GatedAttentionPool(WeightedPool):
-    """f = w · (tanh(V h) ⊙ sigmoid(U h)), s = softmax(f), z = Σ s h (Ilse et al., 2018).
-
-    Args:
-        in_features: D of an instance.
-        hidden_features: A, rows of V and U.
-        bias: Whether V and U have biases.
-    """
+    """f = w · (tanh(V h) ⊙ sigmoid(U h)), s = softmax(f), z = Σ s h (Ilse et al., 2018); Args as of AttentionPool."""
 
     def __init__(self, in_features: int, hidden_features: int = 128, bias: bool = True) -> None:
         super().__init__()
@@ -222,16 +215,3 @@ class SmoothAttentionPool(WeightedPool):
             f = self.smooth.along(f, a)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
         return Attended(f, s, self.smooth.along(s, a) if self.placement == "early" else s)
-
-
-def without_parametrizations(network: nn.Module) -> nn.Module:
-    """Return a copy whose spectrally normalised layers are plain ones with their present weights."""
-    plain = copy.deepcopy(network)
-    for parent in plain.modules():
-        for name, layer in parent.named_children():
-            # torch's own remove_parametrizations would change the class that the copy shares with the network
-            if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
-                linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
-                linear.weight, linear.bias = nn.Parameter(layer.weight.detach()), layer.bias
-                setattr(parent, name, linear.train(layer.training))
-    return plain

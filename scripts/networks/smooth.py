@@ -130,19 +130,13 @@ def terms_for(alpha: float, error: float) -> int:
 
 
 def series(
-    u: Tensor,
-    factors: Tensor,
-    neighbours: Tensor,
-    weights: Tensor,
-    chebyshev: bool,
-    against: Optional[Tensor] = None,
-    columns: int = 32,
+    u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool, against: Optional[Tensor] = None
 ) -> tuple[Tensor, Tensor]:
     """Return Σ_k c_k B_k(Ã) u [M, D] and ⟨B_k(Ã) u, against⟩ [terms], B_k the powers or Chebyshev's polynomials.
 
-    u, against: [M, D], factors: c [terms], neighbours, weights: Ã [M, K]. So many `columns` at a time stay in the
-    processor's cache, three times as fast for a large bag.
+    u, against: [M, D], factors: c [terms], neighbours, weights: Ã [M, K].
     """
+    columns = 32  # so many at a time stay in the processor's cache, three times as fast for a large bag
     c, once, neighbours = factors.to(u), weights.to(u), neighbours.int()
     twice = 2 * once
     totals: list[Tensor] = []

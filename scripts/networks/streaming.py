@@ -27,9 +27,6 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
         blocks: Returns the blocks of the bag each time it is called.
         mask: [1, 1, N], all ones.
         coords: [1, 1 or 2, N].
-
-    Returns:
-        The prediction of the bag, B = 1.
     """
     if not isinstance(network, MILNetwork) or network.training or network.slots is not None or network.feature_weights:
         raise ValueError("a bag in blocks needs a MILNetwork in eval mode, without slots and without feature_weights")

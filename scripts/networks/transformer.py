@@ -53,8 +53,7 @@ class SmoothTransformer(nn.Module):
         pool: Aggregator behind the layers, for `features` features.
         heads: Attention heads of a layer; the authors used 8.
         layers: Number of layers; the authors used 2.
-        mlp_ratio: Width of a layer's MLP over `features`.
-        dropout: Probability of dropout in the MLP.
+        mlp_ratio, dropout: Of a layer's MLP, its width over `features` and the probability of dropout.
         alpha, steps, mode, accelerated: Of the smooth operator in each layer, see SmoothOperator.
         add_input: Add the bag itself behind each layer.
     """

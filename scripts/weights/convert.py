@@ -19,8 +19,6 @@ from scripts.core.files import sha256_of, whole_file, writable_folder
 from scripts.engine.provenance import Config, origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
 
-TORCHMIL = "torchmil"
-KINDS = ("sa-dmil", TORCHMIL)
 STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where a training loop keeps the state dict
 SAVE_IT_WITH = "save it with torch.save(model.state_dict(), FILE)"
 
@@ -43,13 +41,13 @@ def convert_checkpoint(
         settings: Of a torchmil network.
         force: Overwrite what is there.
     """
-    if kind not in (None, *KINDS):
-        raise InputError(f"--kind {kind!r} is not known: give {' or '.join(KINDS)}")
+    if kind not in (None, "sa-dmil", "torchmil"):
+        raise InputError(f"--kind {kind!r} is not known: give sa-dmil or torchmil")
     model = output / "model.pt" if output.is_dir() else output
     if model.suffix != ".pt":
         raise InputError(f"{output} is neither a folder nor a .pt file: give models, or models/model.pt")
     index = _find_index(checkpoint)
-    is_torchmil = kind == TORCHMIL or (kind is None and index is None)
+    is_torchmil = kind == "torchmil" or (kind is None and index is None)
     override = model.with_suffix(".json") if is_torchmil else None
     for path in (model, origin_file(model), override):
         if path is not None and path.exists() and not force:
@@ -82,8 +80,7 @@ def _find_index(checkpoint: Path) -> Path | None:
     if checkpoint.is_dir():
         found = sorted(checkpoint.glob("*.index"))
         if len(found) != 1:
-            count = f"holds {len(found)} .index files" if found else "holds no .index file"
-            raise InputError(f"{checkpoint} {count}: give one checkpoint by its name")
+            raise InputError(f"{checkpoint} holds {len(found)} .index files: give one checkpoint by its name")
         return found[0]
     name = checkpoint.name.removesuffix(".index").removesuffix(sa_dmil.DATA_SUFFIX)
     index = checkpoint.with_name(f"{name}.index")

@@ -45,10 +45,10 @@ def head_outputs(tensors: Tensors) -> int:
     return 2 if bias is not None and bias.shape == (2,) else 1
 
 
-def state_dict(tensors: Tensors, one_logit: bool = True) -> dict[str, Tensor]:
+def state_dict(tensors: Tensors) -> dict[str, Tensor]:
     """Return what the network of configs/ct/train.json loads.
 
-    A head of two outputs becomes with `one_logit` the difference class 1 - class 0, whose sigmoid is their softmax.
+    A head of two outputs becomes the difference class 1 - class 0, whose sigmoid is their softmax.
     """
     outputs = head_outputs(tensors)
     state = {
@@ -57,7 +57,7 @@ def state_dict(tensors: Tensors, one_logit: bool = True) -> dict[str, Tensor]:
     }
     for at in CONVOLUTIONS:  # counts for an average that is not used here
         state[f"encoder.blocks.{at + 2}.num_batches_tracked"] = torch.tensor(0)
-    if outputs == 2 and one_logit:
+    if outputs == 2:
         for name in ("head.2.weight", "head.2.bias"):
             state[name] = state[name][1:] - state[name][:1]
     return state
@@ -129,22 +129,17 @@ def read_tensors(index: Path) -> dict[str, np.ndarray]:
     """Read every numeric tensor by its name; texts, such as the graph of Python objects, are left out."""
     path = index
     try:
-        entries = [entry for entry in _read_index(_read_bytes(path)) if entry.dtype != STRING]
+        entries = [entry for entry in _read_index(path.read_bytes()) if entry.dtype != STRING]
         path = data_path(index)
-        data = _read_bytes(path)
+        data = path.read_bytes()
         if sum(entry.size for entry in entries) > len(data):
             raise _UnreadableError(f"is too short ({len(data)} bytes) for what the index says")
         return {entry.name: _read_array(entry, data) for entry in entries}
-    except _UnreadableError as error:
-        raise InputError(f"{path} {error}") from error
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
     except OSError as error:
         advice = f"a checkpoint is an .index and its {DATA_SUFFIX}, side by side"
-        raise _UnreadableError(f"cannot be read ({error.strerror})", advice) from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): {advice}") from error
+    except _UnreadableError as error:
+        raise InputError(f"{path} {error}") from error
 
 
 def _read_array(entry: _IndexEntry, data: bytes) -> np.ndarray:
@@ -180,7 +175,11 @@ def _read_index(table: bytes) -> list[_IndexEntry]:
             raise _UnreadableError("is damaged (blocks overlap)")
         end_of_last = offset + size
         pairs.update(_key_values(_read_block(table, offset, size)))
-    _check_header(pairs.pop(b"", b""))
+    header = _read_numbers(pairs.pop(b"", b""))
+    if header.get(1) != 1:
+        raise _UnreadableError(f"says its tensors lie in {header.get(1, 0)} files instead of one", "save it as one")
+    if header.get(2, 0) != 0:
+        raise _UnreadableError("is of a big-endian machine", "save the checkpoint on a little-endian one")
     return [_read_entry(name.decode(errors="replace"), message) for name, message in pairs.items()]
 
 
@@ -216,37 +215,26 @@ def _key_values(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 # --- the values: BundleHeaderProto and BundleEntryProto, whose fields go by number
 
 
-def _check_header(message: bytes) -> None:
-    header = dict(_read_fields(message))
-    if header.get(1) != 1:
-        raise _UnreadableError(f"says its tensors lie in {header.get(1, 0)!r} files instead of one", "save it as one")
-    if header.get(2, 0) != 0:
-        raise _UnreadableError("is of a big-endian machine", "save the checkpoint on a little-endian one")
-
-
 def _read_entry(name: str, message: bytes) -> _IndexEntry:
-    numbers: dict[int, int] = {}
     shape: list[int] = []
     for field, value in _read_fields(message):
-        if isinstance(value, int):
-            numbers[field] = value
-        elif field == 2:
-            shape = [_read_size(dimension) for number, dimension in _read_fields(value) if number == 2]
+        if field == 2:
+            shape = [_read_numbers(length).get(1, 0) for number, length in _read_fields(value) if number == 2]
         elif field == 7:
             raise _UnreadableError(f"holds {name!r} in slices", "save the checkpoint without partitioned variables")
+    numbers = _read_numbers(message)
     dtype, offset, size, checksum = (numbers.get(field, 0) for field in (1, 4, 5, 6))
     return _IndexEntry(name, dtype, tuple(shape), offset, size, checksum)
 
 
-def _read_size(dimension: int | bytes) -> int:
-    size = dict(_read_fields(dimension)).get(1, 0) if isinstance(dimension, bytes) else None
-    if not isinstance(size, int):
-        raise _UnreadableError("is damaged (a shape is no shape)")
-    return size
+def _read_numbers(message: int | bytes) -> dict[int, int]:
+    return {field: value for field, value in _read_fields(message) if isinstance(value, int)}
 
 
-def _read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _read_fields(message: int | bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the number and value of each field of a protobuf message."""
+    if isinstance(message, int):
+        raise _UnreadableError("is damaged (a number stands for a message)")
     at = 0
     while at < len(message):
         key, at = _read_varints(message, at, 1)
@@ -274,13 +262,9 @@ def _read_varints(data: bytes, at: int, count: int) -> list[int]:
     return [*numbers, at]
 
 
-def _crc32c_of_byte(byte: int) -> int:
-    for _ in range(8):
-        byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)  # Castagnoli's polynomial, bits reversed
-    return byte
-
-
-_CRC32C = [_crc32c_of_byte(byte) for byte in range(256)]
+_CRC32C = list(range(256))
+for _ in range(8):
+    _CRC32C = [(crc >> 1) ^ (0x82F63B78 if crc & 1 else 0) for crc in _CRC32C]  # Castagnoli's polynomial, bits reversed
 
 
 def masked_crc32c(data: bytes) -> int:

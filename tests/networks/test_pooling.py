@@ -18,7 +18,6 @@ from scripts.networks.pooling import (
     MeanPool,
     SmoothAttentionPool,
     masked_softmax,
-    without_parametrizations,
 )
 from tests.networks.compositions import FEATURES, bags, thorough
 
