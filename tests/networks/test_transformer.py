@@ -2,11 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smooth transformer against its formula; its invariants are among those of test_mil.py."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from scripts.networks import MeanPool, SmoothAttentionPool, SmoothTransformer, build_graph
+from scripts.networks import transformer as module
 from scripts.networks.transformer import SmoothTransformerLayer
 from tests.networks.compositions import close
 
@@ -41,21 +45,14 @@ def test_layers_are_the_formula_of_the_paper(add_input: bool) -> None:
     close(transformer(x, torch.ones(1, 1, 5), build_graph(COORDS)).embedding[0], wanted.mean(dim=0))
 
 
-@pytest.mark.parametrize(("padding", "mask_shape"), [(False, None), (True, (1, 1, 1, 5))])
-def test_no_mask_of_n_by_n_is_made(
-    padding: bool, mask_shape: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[tuple[int, ...] | None] = []
-    attention = torch.nn.functional.scaled_dot_product_attention
-
-    def spy(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
-        given.append(None if attn_mask is None else tuple(attn_mask.shape))
-        return attention(q, k, v, attn_mask=attn_mask)
-
-    monkeypatch.setattr("scripts.networks.transformer.scaled_dot_product_attention", spy)
-    mask = torch.tensor([[[1.0, 1, 1, 1, 0 if padding else 1]]])
-    SmoothTransformer(8, MeanPool(), heads=2, layers=1)(torch.randn(1, 8, 5), mask, build_graph(COORDS, mask))
-    assert given == [mask_shape]
+def test_no_mask_of_n_by_n_is_made() -> None:
+    transformer = SmoothTransformer(8, MeanPool(), heads=2, layers=1)
+    for last, shape in ((0.0, (1, 1, 1, 5)), (1.0, None)):  # without padding none at all
+        mask = torch.tensor([[[1.0, 1, 1, 1, last]]])
+        with patch.object(module, "scaled_dot_product_attention", wraps=scaled_dot_product_attention) as attention:
+            transformer(torch.randn(1, 8, 5), mask, build_graph(COORDS, mask))
+        given = attention.call_args.kwargs["attn_mask"]
+        assert (None if given is None else given.shape) == shape
 
 
 def test_each_layer_learns_an_alpha_of_its_own() -> None:
