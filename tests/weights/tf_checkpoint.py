@@ -98,7 +98,7 @@ def _block(pairs: Mapping[bytes, bytes]) -> bytes:
     for place, (key, value) in enumerate(sorted(pairs.items())):
         shared = 0
         if place % RESTART_INTERVAL:
-            while shared < min(len(key), len(before)) and key[shared] == before[shared]:
+            while key.startswith(before[: shared + 1]) and shared < len(before):
                 shared += 1
         elif place:
             restarts.append(len(content))
