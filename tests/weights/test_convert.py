@@ -170,7 +170,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str, kind: str |
 
 
 def test_an_output_that_cannot_be_is_refused(smabmil: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"out.pth is neither a folder nor a .pt file: give models, or models/model.pt"):
+    with pytest.raises(
+        InputError, match=r"out.pth is neither a folder nor a .pt file: give models, or models/model.pt"
+    ):
         convert_checkpoint(smabmil, tmp_path / "out.pth")
     with pytest.raises(InputError, match=r"cannot write to .*: give another folder"):
         convert_checkpoint(smabmil, smabmil / "out.pt")

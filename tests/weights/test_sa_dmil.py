@@ -115,14 +115,11 @@ def test_other_tensors_are_refused(tensors: dict[str, np.ndarray], name: str, sh
         sa_dmil.state_dict(full_names(other))
 
 
-def test_a_released_file_is_known_by_its_hash(tmp_path: Path) -> None:
+def test_a_released_file_is_known_by_its_hash() -> None:
     assert sa_dmil.released_as("57ae38f0" + "1" * 56) == "att_0_9"
     assert sa_dmil.released_as("fc734d20" + "1" * 56) is None  # the whole hash is known
-    (tmp_path / "x").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "x").startswith("ba7816bf8f01cfea")  # FIPS 180-2, appendix B.1
-    for name in ("baseline", "att_0_5"):
-        data = shared_data(f"sa_mil/checkpoints/{name}.ckpt.data-00000-of-00001")
-        assert sa_dmil.released_as(sha256_of(data)) == name
+    data = shared_data("sa_mil/checkpoints/att_0_5.ckpt.data-00000-of-00001")
+    assert sa_dmil.released_as(sha256_of(data)) == "att_0_5"
 
 
 @pytest.mark.slow
@@ -151,33 +148,36 @@ def test_the_released_weights_answer_as_the_original_does(name: str) -> None:
     np.testing.assert_allclose(torch.sigmoid(logit[0]), probability, rtol=0, atol=1e-5)
 
 
-# --- the checkpoint: what is read
+# --- the checkpoint
 
-rng = np.random.default_rng(0)
 TENSORS: dict[str, np.ndarray] = {
-    "layer-0/kernel": rng.random((3, 2, 4), dtype=np.float32),
-    "layer-0/bias": rng.random(4, dtype=np.float32),
-    "layer-1/kernel": rng.random((2, 150)),  # a size and offsets of two bytes
-    "layer-1/half": rng.random((2, 3)).astype(np.float16),
+    "layer-0/kernel": np.random.default_rng(0).random((3, 2, 4), dtype=np.float32),
+    "layer-0/bias": np.arange(4, dtype=np.float32),
+    "layer-1/kernel": np.random.default_rng(0).random((2, 150)),  # a size and offsets of two bytes
+    "layer-1/half": np.arange(6, dtype=np.float16).reshape(2, 3),
     "layer-10/counts": np.array([[-(2**40), 2**40]]),
     "layer-10/places": np.array([-1, 2**31 - 1], dtype=np.int32),
-    "step": np.array(4800),
     "empty": np.zeros((0, 3), np.float32),
+    "step": np.array(4800),
 }
 ENTRY = entry(1, (4, 2), 0, 32, masked_crc32c(bytes(32)))
 
 
-def same(read: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> bool:
-    return read.keys() == wanted.keys() and all(
-        read[name].dtype == array.dtype and read[name].shape == array.shape and (read[name] == array).all()
-        for name, array in wanted.items()
-    )
+def read_or_refused(index: Path) -> dict[str, np.ndarray] | str:
+    """What is read, or the one line by which it is refused; any other error is passed on."""
+    try:
+        return read_tensors(index)
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+    return message
 
 
-def refusal(index: Path) -> str:
-    with pytest.raises(InputError, match=r"\A[^\n]+\Z") as error:
-        read_tensors(index)
-    return str(error.value)
+def assert_read(read: dict[str, np.ndarray] | str) -> None:
+    assert isinstance(read, dict)
+    assert read.keys() == TENSORS.keys()
+    for name, wanted in TENSORS.items():
+        np.testing.assert_array_equal(read[name], wanted, strict=True)
 
 
 @pytest.mark.parametrize(  # RFC 3720, B.4, and the check value of CRC-32C
@@ -188,21 +188,6 @@ def test_the_checksum_is_crc_32c(content: bytes, checksum: int) -> None:
     assert masked_crc32c(content) == (turned + 0xA282EAD8) % 2**32
 
 
-def test_tensors_come_back_with_their_types_and_shapes(tmp_path: Path) -> None:
-    assert same(read_tensors(write_checkpoint(tmp_path, TENSORS)), TENSORS)
-
-
-def test_what_tensorflow_wrote_is_read() -> None:
-    """Its own checksums vouch for the content: each is compared while reading."""
-    tensors = read_tensors(shared_data("sa_mil/checkpoints/baseline.ckpt.index"))
-    model = [name for name in tensors if name.startswith("layer_with_weights-") and "OPTIMIZER_SLOT" not in name]
-    assert len(model) == 43
-    assert tensors["optimizer/global_step/.ATTRIBUTES/VARIABLE_VALUE"] == 4800
-
-
-# --- the checkpoint: what is refused
-
-
 @pytest.mark.parametrize(
     ("of_data", "change", "message"),
     [
@@ -211,18 +196,20 @@ def test_what_tensorflow_wrote_is_read() -> None:
         (False, lambda content: b"x" * 200, "is no index of a TensorFlow 2 checkpoint"),
         (True, lambda content: content[:-1], "ends before 'step' does: download or copy it again"),
         (True, lambda content: b"", "is too short (0 bytes)"),
-        (True, lambda content: content[:-1] + bytes([content[-1] ^ 1]), "(the checksum of 'step' is wrong): download"),
+        (True, lambda content: content[:-1] + b"x", "(the checksum of 'step' is wrong): download"),
     ],
 )
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path, of_data: bool, change: Any, message: str) -> None:
     index = write_checkpoint(tmp_path, TENSORS)
+    assert_read(read_tensors(index))
     path = data_path(index) if of_data else index
     if change is None:
         path.unlink()
     else:
         path.write_bytes(change(path.read_bytes()))
-    assert refusal(index).startswith(str(path))
-    assert message in refusal(index)
+    refusal = str(read_or_refused(index))
+    assert refusal.startswith(str(path))
+    assert message in refusal
 
 
 @pytest.mark.parametrize(
@@ -233,12 +220,11 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path, of_data: bool, chang
         (table({b"": header()}, kind=1), "is compressed (kind 1): save the checkpoint again without compression"),
         (table({b"": header()}, named=2), "is damaged (blocks overlap)"),  # else it could be read for ever
         *[
-            (table({b"": header(), b"two\nlines": entry_message}), problem)
-            for entry_message, problem in [
+            (table({b"": header(), b"two\nlines": message}), problem)
+            for message, problem in [
                 (entry(8, (1,), 0, 8, 0), r"holds 'two\nlines' of the unknown type 8: save"),
                 (entry(1, (3,), 0, 8, masked_crc32c(bytes(8))), "disagree on the size of"),
                 (entry(1, (2**63, 0), 0, 0, masked_crc32c(b"")), "disagree on the size of"),
-                (entry(1, (2,), 2**60, 8, masked_crc32c(b"")), "ends before"),
                 (entry(1, (2**58,), 0, 2**60, 0), "is too short (8 bytes)"),
                 (entry(1, (2,), 0, 8, 0) + b"\x3a\x00", "in slices: save"),
                 (b"\x12\x02\x10\x00", "is damaged (a number stands for a message)"),
@@ -252,25 +238,14 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, written: bytes, message:
     index = tmp_path / "x.index"
     index.write_bytes(written)
     data_path(index).write_bytes(bytes(8))
-    assert refusal(index).startswith(str(tmp_path / "x."))
-    assert message in refusal(index)
+    refusal = str(read_or_refused(index))
+    assert refusal.startswith(str(tmp_path / "x."))
+    assert message in refusal
 
-
-# --- the checkpoint: any damage
 
 fuzzing = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-def outcome(index: Path) -> dict[str, np.ndarray] | None:
-    """What is read, or nothing where it is refused in one line; any other error is passed on."""
-    try:
-        return read_tensors(index)
-    except InputError as error:
-        message = str(error)
-    assert "\n" not in message
-    return None
 
 
 def damaged(draw: Callable[..., Any], content: bytes) -> bytes:
@@ -290,18 +265,19 @@ def test_a_damaged_file_is_refused_or_read_right(tmp_path: Path, data: st.DataOb
     index = write_checkpoint(tmp_path, TENSORS)
     path = index if of_index else data_path(index)
     path.write_bytes(damaged(data.draw, path.read_bytes()))
-    read = outcome(index)
-    assert read is None or same(read, TENSORS)
+    read = read_or_refused(index)
+    if not isinstance(read, str):
+        assert_read(read)
 
 
 @fuzzing
 @given(data=st.data())
 def test_damage_under_right_checksums_is_no_other_error(tmp_path: Path, data: st.DataObject) -> None:
     """Of blocks, and of the messages in them."""
-    outcome(write_checkpoint(tmp_path, TENSORS, change_block=lambda block: damaged(data.draw, block)))
+    read_or_refused(write_checkpoint(tmp_path, TENSORS, change_block=lambda block: damaged(data.draw, block)))
     messages = st.binary(max_size=40)
     pairs = {b"": data.draw(st.just(header()) | messages), b"x": data.draw(messages), b"y": damaged(data.draw, ENTRY)}
     index = tmp_path / "x.index"
     index.write_bytes(table(pairs))
     data_path(index).write_bytes(bytes(32))
-    outcome(index)
+    read_or_refused(index)
