@@ -27,9 +27,6 @@ def prediction(bags: int = 2, features: Tensor | None = None) -> HierarchicalPre
     return HierarchicalPrediction(logits, attention.log(), attention, graph, coarse_logits, coarse_attention, features)
 
 
-# --- the parts
-
-
 def test_instance_alignment_by_hand() -> None:
     """Coarse 0: (1, 1) against (1, 0), cosine 1/√2. Coarse 1: (1, 0) against (0, 1), cosine 0."""
     fine, coarse = torch.tensor([[[1.0, 0], [0, 1.0], [1.0, 0]]]), torch.tensor([[[1.0, 0], [0, 1.0]]])
@@ -80,9 +77,6 @@ def test_contrast_is_zero_without_a_positive_and_its_gradient_is_finite(z: Tenso
         assert (loss.item(), float(z.grad.abs().sum())) == (0, 0)
 
 
-# --- the whole
-
-
 def parts_by_hand(p: HierarchicalPrediction, label: Tensor) -> dict[str, float]:
     coarse, own = torch.tensor([0, 0, 1])[label], torch.stack([p.features[b, k] for b, k in enumerate(label)])
     return {
@@ -127,13 +121,11 @@ def test_every_part_teaches_the_network() -> None:
     """One bag, then another: each parameter has a finite gradient, and some of it is not 0."""
     torch.manual_seed(0)
     net, loss = HMIL(6, PAIRS, embed_features=8, hidden_features=5).train(), HierarchicalLoss(PAIRS, beta=0.5)
-    for label in (0, 0):
+    for _ in range(2):
         net.zero_grad()
-        loss(net(torch.randn(1, 6, 9)), torch.tensor([[label]])).backward()
-        for name, parameter in net.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-            assert float(parameter.grad.abs().sum()) > 0, name
+        loss(net(torch.randn(1, 6, 9)), torch.tensor([[0]])).backward()
+        sizes = {name: 0.0 if p.grad is None else float(p.grad.abs().sum()) for name, p in net.named_parameters()}
+        assert all(0 < size < math.inf for size in sizes.values()), sizes
 
 
 @pytest.mark.parametrize(
@@ -148,8 +140,6 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HierarchicalLoss(PAIRS, **options)(prediction(), torch.tensor([0, 2]))
 
-
-# --- the memory, for bags that come one by one
 
 LABELS = (0, 2, 0, 0, 2)
 

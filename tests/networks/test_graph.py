@@ -27,9 +27,6 @@ def distance(x: Tensor) -> Tensor:
     return torch.cdist(x.t(), x.t(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-# --- lattices
-
-
 @pytest.mark.parametrize("radius", [1.0, 1.5, 2.9, 3.0])
 @thorough
 @given(places=cells)
@@ -69,9 +66,6 @@ def test_feature_weights_are_the_formula(places: set[tuple[int, int]]) -> None:
     torch.testing.assert_close(dense(weighted_by_features(graph, x)), wanted)
 
 
-# --- chains
-
-
 def test_a_chain_follows_the_position_not_the_index() -> None:
     matrix = dense(build_graph(torch.tensor([[[20.0, -5.0, 7.5, 100.0]]])))  # order along the normal: 1, 2, 0, 3
     assert matrix.nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [2, 0], [2, 1], [3, 0]]
@@ -88,9 +82,6 @@ def test_spacing_weighs_near_slices_more() -> None:
     torch.testing.assert_close(in_padding, torch.block_diag(wanted, torch.zeros(1, 1)))
     even = torch.arange(5.0).view(1, 1, 5)
     torch.testing.assert_close(dense(build_graph(3 * even, spacing=True)), dense(build_graph(even)))
-
-
-# --- both
 
 
 @pytest.mark.parametrize("dims", [1, 2])
@@ -117,9 +108,6 @@ def test_laplacian_and_normalised_adjacency_are_their_formulas(places: set[tuple
     wanted = a / torch.sqrt(torch.outer(degree, degree)).clamp(min=1) + torch.diag((degree == 0).float())
     torch.testing.assert_close(got, wanted)
     assert torch.linalg.eigvalsh(got).abs().max() <= 1 + 1e-5
-
-
-# --- what is refused
 
 
 def test_a_wrong_unit_is_refused_with_the_pitch_unless_the_unit_is_certain() -> None:

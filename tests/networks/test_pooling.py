@@ -98,10 +98,8 @@ def test_spectral_norm_is_on_the_layers_behind_the_smooth_operator(placement: st
     x, mask, graph = torch.randn(1, 6, 4), torch.ones(1, 1, 4), build_graph(torch.arange(4.0).view(1, 1, 4))
     for _ in range(30):  # each forward pass in training comes closer to the largest singular value
         pool(x, mask, graph)
-    pool.eval()
-    layers = {"project": pool.project, "weigh": pool.weigh}
-    largest = {name: float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) for name, layer in layers.items()}
-    assert {name for name, value in largest.items() if value == pytest.approx(1, abs=1e-3)} == normalised
+    largest = {name: torch.linalg.matrix_norm(getattr(pool, name).weight.detach(), 2) for name in ("project", "weigh")}
+    assert {name for name, value in largest.items() if float(value) == pytest.approx(1, abs=1e-3)} == normalised
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,6 @@ def missed(got: Tensor, wanted: Tensor) -> float:
     return float((got.double() - wanted).norm() / wanted.norm())
 
 
-# --- values
-
-
 @each_alpha
 @each_graph
 def test_exact_is_the_solution_and_approximate_the_recursion_of_the_paper(name: str, alpha: float) -> None:
@@ -145,9 +142,6 @@ def test_half_precision_is_smoothed_in_float32(mode: dict[str, Any]) -> None:
     torch.testing.assert_close(sm(x, graph), sm(x.float(), graph), rtol=0, atol=0)
 
 
-# --- gradients
-
-
 @each_mode
 @pytest.mark.parametrize("spatial_dims", [1, 2])
 @pytest.mark.parametrize("logit", [-1.0, 2.0])
@@ -182,9 +176,6 @@ def test_nothing_is_kept_for_the_gradient_but_the_signal_and_the_graph(mode: dic
     assert len([numel for numel in kept if numel >= x.numel()]) == 1
 
 
-# --- alpha
-
-
 @pytest.mark.parametrize("logit", [-800.0, -40.0, 15.0, 800.0])
 @each_mode
 def test_alpha_stays_between_0_and_1_whatever_was_learned(mode: dict[str, Any], logit: float) -> None:
@@ -195,9 +186,6 @@ def test_alpha_stays_between_0_and_1_whatever_was_learned(mode: dict[str, Any], 
     sm.settle()
     for graph in (chain(9), build_graph(torch.tensor([[[0.0, 1, 1], [0.0, 0, 1]]]))):
         assert sm(torch.randn(1, 2, graph.neighbours.shape[2]), graph).isfinite().all()
-
-
-# --- what is refused
 
 
 @pytest.mark.parametrize(

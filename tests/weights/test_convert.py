@@ -60,9 +60,6 @@ def origin_config(model: Path) -> dict[str, object]:
     return config
 
 
-# --- both kinds, as they are typed
-
-
 @pytest.mark.parametrize("given", ["att.ckpt.index", "att.ckpt.data-00000-of-00001", "."])
 def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
     sa_dmil: Path, tmp_path: Path, given: str, caplog: pytest.LogCaptureFixture
@@ -107,9 +104,6 @@ def test_the_same_weights_make_the_same_bytes_whatever_holds_them(smabmil: Path,
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
 
 
-# --- what is there is kept
-
-
 @pytest.mark.parametrize("there", ["out.pt", "out.json", "out.origin.json"])
 def test_nothing_is_overwritten_unless_forced(smabmil: Path, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
@@ -132,9 +126,6 @@ def test_a_bad_checkpoint_and_a_failed_write_leave_no_file(smabmil: Path, tmp_pa
     with pytest.raises(InputError, match="coef"):
         convert_checkpoint(smabmil, tmp_path / "new" / "out.pt")
     assert not (tmp_path / "new").exists()
-
-
-# --- what is refused
 
 
 @pytest.mark.parametrize(

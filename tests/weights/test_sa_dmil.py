@@ -35,9 +35,6 @@ def network(state: dict[str, Tensor], *overrides: str) -> MILNetwork:
     return made.eval()
 
 
-# --- every tensor at its place
-
-
 TENSORS_OF_ONE, TENSORS_OF_TWO = sa_dmil_tensors(outputs=1), sa_dmil_tensors(outputs=2)
 
 
@@ -132,8 +129,6 @@ def test_the_released_weights_answer_as_the_original_does(name: str) -> None:
         probability = np.exp(expected["output"][1]) / np.exp(expected["output"]).sum()
     np.testing.assert_allclose(torch.sigmoid(logit[0]), probability, rtol=0, atol=1e-5)
 
-
-# --- the checkpoint
 
 TENSORS: dict[str, np.ndarray] = {
     "layer-0/kernel": np.random.default_rng(0).random((3, 2, 4), dtype=np.float32),

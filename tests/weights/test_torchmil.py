@@ -58,9 +58,6 @@ def state_of_transformer(
     return state
 
 
-# --- the formulas, with dense matrices and torchmil's tensors
-
-
 def adjacency() -> Tensor:
     """Ã of 8 neighbours on the lattice; the isolated patch is its own neighbour, as with us (torchmil's has none)."""
     apart = (COORDS[:, :, None] - COORDS[:, None, :]).abs().amax(dim=0)
@@ -157,9 +154,6 @@ def assert_same(theirs: dict[str, Tensor], settings: TorchmilSettings, layers: i
     torch.testing.assert_close(predicted.scores[0, 0].double(), f, rtol=1e-4, atol=1e-5)
 
 
-# --- they give the same
-
-
 @pytest.mark.parametrize(
     ("placement", "mode", "fixed"), itertools.product(("early", "mid", "late"), ("approx", "exact"), (False, True))
 )
@@ -206,9 +200,6 @@ def test_what_is_written_shares_no_memory_and_is_float32() -> None:
     ours, _ = convert_state({name: tensor.double() for name, tensor in state_of_pool().items()}, TorchmilSettings())
     assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
     assert all(tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in ours.values())
-
-
-# --- what is refused
 
 
 def without(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
