@@ -132,8 +132,6 @@ class HierarchicalLoss(nn.Module):
         others, other_label = self.remembered or (features[:0].detach(), label[:0])
         loss = supervised_contrast(features, label, others, other_label, self.temperature)
         if features.requires_grad:  # bags of an evaluation must not enter the memory
-            self.remembered = (
-                torch.cat([features.detach(), others])[: self.memory],
-                torch.cat([label, other_label])[: self.memory],
-            )
+            latest, latest_label = torch.cat([features.detach(), others]), torch.cat([label, other_label])
+            self.remembered = latest[: self.memory], latest_label[: self.memory]
         return loss

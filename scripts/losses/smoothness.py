@@ -92,8 +92,6 @@ class SmoothMILLoss(nn.Module):
         loss = self.bag_loss(prediction.logits, label)
         if self.penalty_weight == 0:
             return loss
-        if self.released:
-            penalty = self.penalty(prediction.attention, prediction.graph, shift=1.0)  # [B]
-        else:
-            penalty = self.penalty(prediction.scores, prediction.graph)  # [B]
+        f, shift = (prediction.attention, 1.0) if self.released else (prediction.scores, 0.0)
+        penalty = self.penalty(f, prediction.graph, shift)  # [B]
         return (1 - self.penalty_weight) * loss + self.penalty_weight * penalty.mean()

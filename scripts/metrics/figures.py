@@ -23,25 +23,19 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap(
-    bags: int, figures: Mapping[str, Figure], resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
-    """Return figures with percentile intervals over bags, not instances, drawn with replacement."""
-    generator = np.random.default_rng(seed)
+def bootstrap(bags: int, figures: Mapping[str, Figure], resamples: int = 1000) -> dict[str, Interval]:
+    """Return figures with 95 % percentile intervals over bags, not instances, drawn with replacement."""
+    generator = np.random.default_rng(0)
     draws = (np.bincount(generator.integers(bags, size=bags), minlength=bags) for _ in range(resamples))
     drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws])  # [resamples, figures]
-    return {
-        name: _interval(figure(np.ones(bags)), of_draws, confidence)
-        for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True)
-    }
-
-
-def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
-    drawn = drawn[~np.isnan(drawn)]  # a draw of one class alone has no AUROC
-    if np.isnan(value) or len(drawn) == 0:
-        return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
+    intervals = {}
+    for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True):
+        value, known = figure(np.ones(bags)), of_draws[~np.isnan(of_draws)]  # a draw of one class alone has no AUROC
+        if np.isnan(value) or len(known) == 0:
+            known = np.array([np.nan])
+        low, high = np.quantile(known, [0.025, 0.975])
+        intervals[name] = Interval(value, float(low), float(high))
+    return intervals
 
 
 class Cases:

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of an evaluation: which figures are computed of the bags, classes, instances and lesions of a cohort.
-
-A new metric is named in one of the groups below; figures.py says where it is computed.
-"""
+"""The metrics of an evaluation: which figures are computed of the bags, classes, instances and lesions of a cohort."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,9 +29,6 @@ def cohort_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
         if bags
         for name, interval in bootstrap(len(bags), group(bags)).items()
     }
-
-
-# --- the groups of metrics
 
 
 def _of_bags(results: Sequence[BagResult]) -> dict[str, Figure]:

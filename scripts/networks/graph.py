@@ -27,10 +27,9 @@ def no_graph(mask: Tensor) -> Graph:
 
 def exporting() -> bool:
     """Return whether the network is being exported or traced: no branch may then depend on a tensor's values."""
-    if torch.jit.is_scripting():
-        return False
-    else:  # noqa: RET505 - TorchScript leaves out this branch alone
+    if not torch.jit.is_scripting():
         return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return False
 
 
 def build_graph(
@@ -198,19 +197,15 @@ def neighbour_sum(rows: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
     return embedding_bag(neighbours, rows, per_sample_weights=weights, mode="sum")  # gathers and sums without a copy
 
 
-def aggregate(x: Tensor, graph: Graph) -> Tensor:
-    """Return A X. x: [B, D, N]."""
-    b, d, n = x.shape
-    neighbours, weights = table_of(graph)
-    return neighbour_sum(rows_of(x), neighbours, weights.to(x.dtype)).view(b, n, d).transpose(1, 2)
-
-
 def laplacian(x: Tensor, graph: Graph) -> Tensor:
     """Return L X = D X - A X. x: [B, D, N]."""
     if graph.neighbours.shape[1] == 0:
         raise ValueError("the network uses no neighbours: give it spatial_dims 1 (slices) or 2 (patches)")
+    b, d, n = x.shape
+    neighbours, weights = table_of(graph)
+    ax = neighbour_sum(rows_of(x), neighbours, weights.to(x.dtype)).view(b, n, d).transpose(1, 2)  # [B, D, N]
     degree = graph.weights.to(x.dtype).sum(dim=1, keepdim=True)  # [B, 1, N]
-    return degree * x - aggregate(x, graph)
+    return degree * x - ax
 
 
 def normalised(graph: Graph) -> Graph:

@@ -59,12 +59,10 @@ class MILNetwork(BagNetwork):
         aggregator: (features, mask, graph) → Pooled.
         head: Embedding [B, D] → logits [B, classes].
         spatial_dims: 0 = no neighbours, 1 = a chain of slices, 2 = patches on a lattice.
-        radius: Largest distance of neighbours on a lattice, in pitches.
-        spacing: Take the coords of slices for millimetres and weigh near neighbours more.
+        radius, spacing, edgeless: Of the graph, see build_graph.
         feature_weights: Weigh neighbours with similar features more.
         slots: Fill every bag with zeros up to this many instances and treat them as real, for published weights that
             were trained so. Scores and attention then cover the slots; the first of them are the bag.
-        edgeless: Accept a bag of patches without any edge, as a slide of two far tiles; for coords of a certain unit.
     """
 
     def __init__(

@@ -76,7 +76,6 @@ class MaxPool(nn.Module):
     """The largest value of each feature; an instance's attention is its share of these values."""
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
         real = mask > 0.5  # [B, 1, N]
         z = x.masked_fill(~real, float("-inf")).amax(dim=2)  # [B, D]
         wins = ((x == z.unsqueeze(2)) & real).to(x.dtype)  # [B, D, N]
@@ -103,11 +102,9 @@ class InstancePool(nn.Module):
         self.largest = pool == "max"
 
     def columns(self, x: Tensor) -> Tensor:
-        """Return the logits [B, N, C] of each instance."""
-        return self.classify(x.transpose(1, 2))
+        return self.classify(x.transpose(1, 2))  # logits of each instance: [B, N, C]
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
         return self.pool(self.columns(x), mask)
 
     def pool(self, columns: Tensor, mask: Tensor) -> Pooled:

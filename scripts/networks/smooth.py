@@ -95,7 +95,10 @@ class SmoothOperator(nn.Module):
         logit = self.logit().double()
         alpha, rest = torch.sigmoid(logit), torch.sigmoid(-logit)  # 1 - alpha without cancellation
         if self.exact and not exporting() and is_chain(neighbours):
-            g = smooth_chain(u, alpha, rest, neighbours, weights)
+            if torch.jit.is_scripting():
+                g = solve_chain(u, alpha, rest, neighbours, weights)
+            else:
+                g = _Chain.apply(u, alpha, rest.detach(), neighbours, weights.detach())  # keeps one solution alone
         elif self.exact:
             terms = self._exported_terms
             if not exporting():
@@ -179,11 +182,10 @@ class _Series(torch.autograd.Function):
 
 def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
     """Sum the series; in training by the function that keeps no step."""
-    if torch.jit.is_scripting() or exporting():
-        return series(u, factors, neighbours, weights, chebyshev)[0]
-    else:  # noqa: RET505 - TorchScript leaves out this branch alone
+    if not torch.jit.is_scripting() and not exporting():
         g: Tensor = _Series.apply(u, factors, neighbours, weights.detach(), chebyshev)
         return g
+    return series(u, factors, neighbours, weights, chebyshev)[0]
 
 
 def is_chain(neighbours: Tensor) -> bool:
@@ -236,12 +238,3 @@ class _Chain(torch.autograd.Function):
             change = (grad_u * neighbour_sum(g, neighbours, weights.to(g))).sum() - (grad * g).sum()
             grad_alpha = change.to(alpha) / rest
         return grad_u, grad_alpha, None, None, None  # rest = 1 - alpha is counted with alpha
-
-
-def smooth_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
-    """Solve chains; in training by the function that keeps one solution alone."""
-    if torch.jit.is_scripting():
-        return solve_chain(u, alpha, rest, neighbours, weights)
-    else:  # noqa: RET505 - TorchScript leaves out this branch alone
-        g: Tensor = _Chain.apply(u, alpha, rest.detach(), neighbours, weights.detach())
-        return g

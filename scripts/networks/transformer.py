@@ -22,12 +22,9 @@ class SmoothTransformerLayer(nn.Module):
         self.qkv = nn.Linear(features, 3 * features, bias=False)
         self.smooth = smooth
         self.norm2 = nn.LayerNorm(features)
+        wide = mlp_ratio * features
         self.mlp = nn.Sequential(
-            nn.Linear(features, mlp_ratio * features),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(mlp_ratio * features, features),
-            nn.Dropout(dropout),
+            nn.Linear(features, wide), nn.GELU(), nn.Dropout(dropout), nn.Linear(wide, features), nn.Dropout(dropout)
         )
 
     def forward(self, x: Tensor, real: Optional[Tensor], adj: Adjacency) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of, whole_file, writable_folder
-from scripts.engine.provenance import Config, origin_file, origin_text
+from scripts.engine.provenance import origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where a training loop keeps the state dict
@@ -53,26 +53,21 @@ def convert_checkpoint(
         if path is not None and path.exists() and not force:
             raise InputError(f"{path} exists: give another name, or --force to overwrite it")
 
-    if is_torchmil:
-        state, network = torchmil.convert_state(_read_state(checkpoint), settings or torchmil.TorchmilSettings())
-        logger.info("%s: %s", checkpoint, network["_desc_"])
-        _write(model, state, {"in_features": network["encoder"]["in_features"], "network_def": network}, override)
-        logger.info("wrote %s, and the network that takes it as %s", model, override)
+    if override is None:
+        state, config = _read_sa_dmil(index or checkpoint), sa_dmil.SA_DMIL_CONFIG
     else:
-        _write(model, _read_sa_dmil(index or checkpoint), sa_dmil.SA_DMIL_CONFIG)
-        logger.info("wrote %s", model)
-
-
-def _write(model: Path, state: dict[str, Tensor], config: Config, override: Path | None = None) -> None:
-    """Write the weights, the config they need as their origin, and as an override file: all of them or none."""
+        state, network = torchmil.convert_state(_read_state(checkpoint), settings or torchmil.TorchmilSettings())
+        config = {"in_features": network["encoder"]["in_features"], "network_def": network}
+        logger.info("%s: %s", checkpoint, network["_desc_"])
     writable_folder(model.parent)
     content = io.BytesIO()  # so that the same weights give the same bytes: torch puts the name of a file into it
     torch.save(state, content)
-    with ExitStack() as files:
+    with ExitStack() as files:  # all of them or none
         files.enter_context(whole_file(model)).write_bytes(content.getvalue())
         files.enter_context(whole_file(origin_file(model))).write_text(origin_text(config), encoding="utf-8")
         if override is not None:
             files.enter_context(whole_file(override)).write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+    logger.info("wrote %s%s", model, f", and the network that takes it as {override}" if override else "")
 
 
 def _find_index(checkpoint: Path) -> Path | None:

@@ -8,7 +8,7 @@ First the mapping of the tensors, then the reader of checkpoints, which needs no
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 
-SA_DMIL_CONFIG = {"network_def#slots": 57}  # every scan was filled up to so many slices
+SA_DMIL_CONFIG: dict[str, Any] = {"network_def#slots": 57}  # every scan was filled up to so many slices
 RELEASED = {  # name → how the sha256 of its .data file begins
     "baseline": "fc734d204520a3f38b34131edad05c4e742544c3f85205e4cec455d10bfe823d",
     "att_0_5": "bc43e206fdeaead16290d822e33ff07cf5fdccb2dea06aa313592d5b26ef519a",
@@ -29,9 +29,6 @@ AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # of their kernels, matrices and v
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 Tensors = Mapping[str, np.ndarray]
-
-
-# --- the mapping
 
 
 def released_as(sha256: str) -> str | None:
@@ -210,9 +207,6 @@ def _key_values(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         key = key[:shared] + block[at : at + own]
         yield key, block[at + own : at + own + length]
         at += own + length
-
-
-# --- the values: BundleHeaderProto and BundleEntryProto, whose fields go by number
 
 
 def _read_entry(name: str, message: bytes) -> _IndexEntry:

@@ -93,7 +93,7 @@ def convert_state(state: State, settings: TorchmilSettings) -> tuple[dict[str, T
             "add_input": settings.add_input,
             "pool": aggregator,
         }
-    network = {
+    return ours, {
         "_target_": "scripts.networks.MILNetwork",
         "_desc_": f"{'SmTransformerABMIL' if layers else 'SmABMIL'} of torchmil",
         "encoder": {"_target_": "scripts.networks.Features", "in_features": features},
@@ -101,10 +101,6 @@ def convert_state(state: State, settings: TorchmilSettings) -> tuple[dict[str, T
         "head": f"$torch.nn.Linear({features}, 1)",
         "spatial_dims": 2,
     }
-    return ours, network
-
-
-# --- which tensor goes where
 
 
 def _tensor_mapping(features: int, hidden: int, layers: int, normalised: list[str]) -> Iterator[TensorMapping]:
@@ -150,9 +146,6 @@ def _normalised_layers(theirs: State, settings: TorchmilSettings) -> list[str]:
         what = f"spectral normalisation of {' and '.join(found)} is that of {fitting}, not of {settings.placement}"
         raise InputError(f"{what}: give --placement as in the training")
     return found
-
-
-# --- the tensors
 
 
 def _found(theirs: State, name: str) -> Tensor:
