@@ -51,8 +51,7 @@ class SliceCNN(nn.Module):
         if size < 1:
             raise ValueError(f"{len(channels)} blocks leave nothing of a {image_size}×{image_size} slice: give fewer")
         self.blocks = nn.Sequential(*layers)
-        self.in_channels = in_channels
-        self.image_size = image_size
+        self.in_channels, self.image_size = in_channels, image_size
         self.out_features = size * size * channels[-1]
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -98,8 +97,7 @@ class FeatureProjection(nn.Module):
         super().__init__()
         self.project = nn.Linear(in_features, out_features)
         self.dropout = nn.Dropout(dropout)
-        self.in_features = in_features
-        self.out_features = out_features
+        self.in_features, self.out_features = in_features, out_features
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Project image [B, D, N] to [B, D', N]; padding gets 0."""

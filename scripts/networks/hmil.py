@@ -98,6 +98,5 @@ class HMIL(BagNetwork):
         h2 = self.refine(h1, mask)  # [B, E, N]
         coarse_logits, _, coarse_attention, _ = self.coarse(h1, mask)  # [B, C], [B, C, N]
         logits, scores, attention, features = self.fine(h2, mask)  # [B, F], [B, F, N], [B, F, N], [B, F, E]
-        return HierarchicalPrediction(
-            logits, scores, attention, no_graph(mask), coarse_logits, coarse_attention, features
-        )
+        graph = no_graph(mask)
+        return HierarchicalPrediction(logits, scores, attention, graph, coarse_logits, coarse_attention, features)

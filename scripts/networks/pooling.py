@@ -199,8 +199,7 @@ class SmoothAttentionPool(WeightedPool):
 
     def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
         xw = columns.transpose(1, 2)  # [B, A, N]
-        b = self.project.bias.unsqueeze(1)  # [A, 1]
-        a = adjacency(graph)
+        b, a = self.project.bias.unsqueeze(1), adjacency(graph)  # [A, 1], Ã of all bags
         if self.placement == "early":
             u = self.smooth.along(xw, a) + b  # [B, A, N]
         elif self.placement == "mid":

@@ -153,14 +153,13 @@ def _read_array(entry: _IndexEntry, data: bytes) -> np.ndarray:
         raise _UnreadableError(f"and its index disagree on the size of {entry.name!r}") from error
 
 
-# --- the .index: a LevelDB table, which is blocks of keys and values in the order of the keys
-
 MAGIC = bytes.fromhex("57fb808b247547db")  # the last bytes of every table
 FOOTER_SIZE = 48  # the handles of two blocks, then the magic
 TRAILER_SIZE = 5  # behind every block: its kind of compression (one byte) and its checksum
 
 
 def _read_index(table: bytes) -> list[_IndexEntry]:
+    """Read the .index, a LevelDB table: blocks of keys and values in the order of the keys."""
     if not table.endswith(MAGIC) or len(table) < FOOTER_SIZE:
         raise _UnreadableError("is no index of a TensorFlow 2 checkpoint, or its end is missing")
     _, _, start, length, _ = _read_varints(table[-FOOTER_SIZE:], 0, 4)  # behind the metadata, which are empty

@@ -4,6 +4,7 @@
 
 import tracemalloc
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +20,12 @@ pytestmark = pytest.mark.filterwarnings("error")  # an undefined figure is no re
 
 
 def bag(
-    scores: Sequence[float] | np.ndarray,
-    places: Sequence[tuple[int, int]],
-    lesions: Lesions | None,
-    probability: float = 0.9,
-    slide: Sequence[int] | None = None,
-    pitches: Sequence[float] = (256,),
+    scores: Any, places: Any, lesions: Lesions, probability: float = 0.9, slide: Any = None, pitches: Any = (256,)
 ) -> BagResult:
     """A slide whose patches lie at these columns and rows."""
     n = len(scores)
     of_slide = np.array(slide if slide is not None else [0] * n, dtype=int)
-    pitch = np.array(pitches)[of_slide][:, None]
-    coords = np.array(places, dtype=float).reshape(-1, 2) * pitch + (1000, 3000)
+    coords = np.array(places, dtype=float).reshape(-1, 2) * np.array(pitches)[of_slide][:, None] + (1000, 3000)
     return BagResult(
         "bag", "", probability, 0.5, np.array(scores, dtype=np.float32), np.full(n, 1 / max(n, 1)),
         PatchCoordinates(coords, of_slide), lesions=lesions, about={"slides": [{"pitch": each} for each in pitches]},

@@ -38,28 +38,6 @@ def network(state: dict[str, Tensor], *overrides: str) -> MILNetwork:
 TENSORS_OF_ONE, TENSORS_OF_TWO = sa_dmil_tensors(outputs=1), sa_dmil_tensors(outputs=2)
 
 
-def test_a_block_computes_the_formula_of_the_original() -> None:
-    """Convolution in rows, columns, channels; ReLU; (x - mean) / sqrt(variance + 0.001) · gamma + beta; pooling."""
-    tensors = TENSORS_OF_ONE
-    blocks: Any = network(sa_dmil.state_dict(full_names(tensors))).encoder.blocks
-    rng = np.random.default_rng(2)
-    for block, (start, padding) in enumerate(((0, 2), (4, 0), (9, 0), (13, 0), (17, 0), (22, 0))):
-        kernel, bias = tensors[f"{2 * block}/kernel"], tensors[f"{2 * block}/bias"]
-        gamma, beta, mean, variance = (
-            tensors[f"{2 * block + 1}/{name}"] for name in ("gamma", "beta", "moving_mean", "moving_variance")
-        )
-        image = rng.standard_normal((7, 7, kernel.shape[2]))  # row, column, channel
-        padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(0, 1))
-        maps = np.einsum("rcdij,ijde->rce", windows, kernel) + bias
-        maps = (np.maximum(maps, 0) - mean) / np.sqrt(variance + 0.001) * gamma + beta
-        half = len(maps) // 2
-        wanted = maps[: 2 * half, : 2 * half].reshape(half, 2, half, 2, -1).max(axis=(1, 3))
-        with torch.no_grad():
-            found = blocks[start : start + 4](torch.from_numpy(image).float().permute(2, 0, 1)[None])[0]
-        np.testing.assert_allclose(found.permute(1, 2, 0), wanted, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("tensors", [TENSORS_OF_ONE, TENSORS_OF_TWO])
 def test_attention_and_head_compute_the_formula_of_the_original(tensors: dict[str, np.ndarray]) -> None:
     """A softmax of two outputs is the sigmoid of the one logit made of them."""
