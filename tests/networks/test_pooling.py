@@ -1,13 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Aggregators against their formulas, written out."""
+"""Aggregators against their formulas, written out; those of smooth attention are in tests/weights/test_torchmil.py."""
 
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scripts.networks.graph import build_graph, no_graph
 from scripts.networks.pooling import (
@@ -18,7 +16,6 @@ from scripts.networks.pooling import (
     MeanPool,
     SmoothAttentionPool,
 )
-from tests.networks.compositions import FEATURES, bags, thorough
 
 
 def test_mean_and_max_are_those_of_torch_without_padding() -> None:
@@ -45,30 +42,6 @@ def test_attention_is_the_formula_of_the_paper() -> None:
     plain = AttentionPool(4, 3)
     f = torch.stack([plain.weigh.weight[0] @ torch.tanh(plain.project(h)) for h in x[0].t()])
     torch.testing.assert_close(plain(x, mask, no_graph(mask)).scores[0, 0], f)
-
-
-@pytest.mark.parametrize("placement", ["early", "mid", "late"])
-@pytest.mark.parametrize("spatial_dims", [1, 2])
-@thorough
-@given(data=st.data())
-def test_smooth_attention_is_the_paper_written_out(data: st.DataObject, spatial_dims: int, placement: str) -> None:
-    """Early really smooths all D columns here; the pool must give the same without doing so."""
-    features, coords = data.draw(bags(spatial_dims))
-    x, graph = features[None].double(), build_graph(coords[None])
-    torch.manual_seed(0)
-    pool = SmoothAttentionPool(FEATURES, 5, placement, alpha=0.8).double()
-    sm, w, b, v = pool.smooth, pool.project.weight, pool.project.bias[:, None], pool.weigh.weight
-    summed = x
-    if placement == "early":
-        summed = sm(x, graph)
-        f = v @ torch.tanh(w @ summed + b)
-    elif placement == "mid":
-        f = v @ torch.tanh(sm(w @ x + b, graph))
-    else:
-        f = sm(v @ torch.tanh(w @ x + b), graph)
-    got = pool(x, torch.ones(1, 1, x.shape[2]).double(), graph)
-    torch.testing.assert_close(got.scores, f)
-    torch.testing.assert_close(got.embedding, (summed @ torch.softmax(f, dim=2).transpose(1, 2))[..., 0])
 
 
 @pytest.mark.parametrize("pool", ["max", "mean"])

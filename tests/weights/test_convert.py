@@ -38,12 +38,6 @@ def smabmil(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def sa_dmil(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The index of a checkpoint with SA-DMIL's tensors and a head of two outputs."""
-    return write_checkpoint(tmp_path_factory.mktemp("sa_dmil"), full_names(sa_dmil_tensors(outputs=2)), "att.ckpt")
-
-
 def loaded(bundle: str, model: Path, *overrides: Path) -> MILNetwork:
     """What inference makes of the files: the network of the configs with the weights in it."""
     config = ConfigParser()
@@ -55,20 +49,14 @@ def loaded(bundle: str, model: Path, *overrides: Path) -> MILNetwork:
     return network.eval()
 
 
-def origin_config(model: Path) -> dict[str, object]:
-    config: dict[str, object] = json.loads(model.with_suffix(".origin.json").read_text())["config"]
-    return config
-
-
 @pytest.mark.parametrize("given", ["att.ckpt.index", "att.ckpt.data-00000-of-00001", "."])
-def test_sa_dmil_becomes_a_model_of_the_ct_bundle(
-    sa_dmil: Path, tmp_path: Path, given: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_sa_dmil_becomes_a_model_of_the_ct_bundle(tmp_path: Path, given: str, caplog: pytest.LogCaptureFixture) -> None:
+    sa_dmil = write_checkpoint(tmp_path / "there", full_names(sa_dmil_tensors(outputs=2)), "att.ckpt")
     model = tmp_path / "new" / "att.pt"
     with caplog.at_level(logging.INFO):
         convert_checkpoint(sa_dmil.parent / given, model)
     loaded("ct", model)
-    assert origin_config(model) == {"network_def#slots": 57}
+    assert json.loads(model.with_suffix(".origin.json").read_text())["config"] == {"network_def#slots": 57}
     assert sorted(path.name for path in model.parent.iterdir()) == ["att.origin.json", "att.pt"]
     for fact in ("not one of the three that were released", "inferred", "research use only", f"wrote {model}"):
         assert fact in caplog.text
@@ -88,7 +76,7 @@ def test_torchmil_becomes_a_model_and_its_network(tmp_path: Path, key: str | Non
     model, override = tmp_path / "smabmil.pt", tmp_path / "smabmil.json"
     convert_checkpoint(tmp_path / "best.ckpt", model, settings=TorchmilSettings(steps=7))
     config = json.loads(override.read_text(encoding="utf-8"))
-    assert config == origin_config(model)
+    assert config == json.loads(model.with_suffix(".origin.json").read_text())["config"]
     assert (config["in_features"], config["network_def"]["aggregator"]["steps"]) == (FEATURES, 7)
     network = loaded("wsi", model, override)
     predicted = network.predict(torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]]))
