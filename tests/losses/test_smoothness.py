@@ -59,18 +59,10 @@ def test_the_penalty_is_the_mean_over_scans_and_its_gradient_reaches_the_scores(
     torch.testing.assert_close(f.grad, 0.5 * F.matmul(LAPLACIAN) * torch.tensor([[[1.0]], [[0.0]]]))  # 2 L f · α / 2
 
 
-def test_bag_cross_entropy_fits_the_head() -> None:
-    logits = torch.tensor([[0.2, -1.0, 0.5]])
-    p, each = torch.softmax(logits, dim=1)[0], torch.sigmoid(logits)[0]
-    torch.testing.assert_close(BagCrossEntropy()(logits, torch.tensor([[2.0]])), -p[2].log())
-    several = -(each[0].log() + (1 - each[1]).log() + each[2].log()) / 3
-    torch.testing.assert_close(BagCrossEntropy()(logits, torch.tensor([[1.0, 0.0, 1.0]])), several)
-    torch.testing.assert_close(BagCrossEntropy()(logits[:, :1], torch.tensor([[1.0]])), -each[0].log())
-
-
 @thorough
 @given(st.integers(1, 6), st.integers(0, 10**6))
-def test_class_weights_weigh_each_bag_by_its_class(bags: int, seed: int) -> None:
+def test_bag_cross_entropy_fits_the_head_and_class_weights_weigh_each_bag(bags: int, seed: int) -> None:
+    """Categorical for several classes of one label; binary for one logit and for several labels."""
     torch.manual_seed(seed)
     logits, label, weights = torch.randn(bags, 3), torch.randint(3, (bags, 1)), torch.tensor([0.5, 2.0, 3.0])
     each = cross_entropy(logits, label[:, 0], reduction="none") * weights[label[:, 0]]
@@ -78,6 +70,9 @@ def test_class_weights_weigh_each_bag_by_its_class(bags: int, seed: int) -> None
     positive = (label > 0).float()
     binary = binary_cross_entropy_with_logits(logits[:, :1], positive, reduction="none") * weights[positive.long()]
     torch.testing.assert_close(BagCrossEntropy(weights[:2].tolist())(logits[:, :1], positive), binary.mean())
+    several = torch.randint(2, (bags, 3)).float()
+    torch.testing.assert_close(BagCrossEntropy()(logits, several), binary_cross_entropy_with_logits(logits, several))
+    torch.testing.assert_close(BagCrossEntropy()(logits, label), cross_entropy(logits, label[:, 0]))
 
 
 def test_labels_beyond_the_classes_are_refused() -> None:

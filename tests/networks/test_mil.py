@@ -3,16 +3,15 @@
 """The invariants that every composition keeps, and the options of MILNetwork."""
 
 import functools
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-from scripts.networks import Features, GatedAttentionPool, MILNetwork, SmoothAttentionPool
+from scripts.networks import Features, GatedAttentionPool, MILNetwork
 from tests.networks.compositions import FEATURES, NETWORKS, bags, close, dims_of, network, outputs, padded, thorough
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
@@ -76,20 +75,6 @@ def test_traced_is_eager(name: str) -> None:
     close(torch.jit.trace(net, bag)(*bag), net(*bag))
 
 
-@pytest.mark.parametrize("name", ["HMIL", "smooth early, accelerated"])
-def test_exported_is_eager_for_any_number_of_instances(name: str) -> None:
-    net, n = network(name), torch.export.Dim("n", min=3)
-
-    def bag(count: int) -> tuple[Tensor, Tensor, Tensor]:
-        coords = torch.stack([torch.arange(count) % 3, torch.arange(count) // 3])[None].float()
-        return torch.randn(1, FEATURES, count), coords, torch.ones(1, 1, count)
-
-    exported = torch.export.export(net, bag(5), dynamic_shapes=({2: n}, {2: n}, {2: n})).module()
-    for count in (3, 17):
-        others = bag(count)
-        close(exported(*others), net(*others))
-
-
 @each_network
 def test_training_returns_the_prediction_and_evaluation_its_logits(name: str) -> None:
     net = network(name)
@@ -151,14 +136,3 @@ def test_patches_need_two_coords() -> None:
     for coords, message in ((None, "units of the patch pitch"), (torch.zeros(1, 1, 3), "wants 2")):
         with pytest.raises(ValueError, match=message):
             network("smooth late, lattice")(torch.randn(1, FEATURES, 3), coords)
-
-
-def test_more_alpha_gives_smoother_scores() -> None:
-    """The whole point: the same weights, more alpha, less difference between neighbours."""
-    x, roughness = torch.randn(1, 8, 300), []
-    for alpha in (0.05, 0.5, 0.95):
-        torch.manual_seed(1)
-        net = MILNetwork(Features(8), SmoothAttentionPool(8, 5, alpha=alpha, steps=200), nn.Identity(), 1)
-        f = net.predict(x).scores[0, 0].detach()
-        roughness.append(float(f.diff().square().sum() / f.var()))
-    assert all(more > less for more, less in pairwise(roughness))
