@@ -13,6 +13,7 @@ import pytest
 
 from tests.house import sources
 from tests.shared_data import ROOT
+from tests.test_layering import definitions
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
@@ -48,16 +49,9 @@ def commands(page: Path) -> Iterator[str]:
 
 def defined(text: str) -> set[str]:
     """The names at the top of a module, imported ones too."""
-    names: set[str] = set()
-    for node in ast.parse(text).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names.update(alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names.update(target.id for target in targets if isinstance(target, ast.Name))
-    return names
+    body = ast.parse(text).body
+    imports = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return {*definitions(text), *(alias.asname or alias.name for node in imports for alias in node.names)}
 
 
 def exists(dotted: str) -> bool:
@@ -103,7 +97,9 @@ def test_a_command_names_files_and_keys_of_one_bundle(command: str) -> None:
     assert any(keys <= set().union(*(configs(task)[file] for file in files)) for task in fitting), keys
 
 
-def test_every_module_is_in_the_api_reference_and_in_the_tree() -> None:
+def test_every_page_is_in_the_navigation_and_every_module_in_the_api_reference_and_in_the_tree() -> None:
+    linked = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    assert linked == {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     pages = [path.read_text() for path in (ROOT / "docs" / "api").glob("*.md")]
     listed = [name for text in pages for name in re.findall(r"^::: (\S+)$", text, flags=re.MULTILINE)]
     assert sorted(listed) == sorted(sources())
@@ -118,8 +114,3 @@ def test_every_module_is_in_the_api_reference_and_in_the_tree() -> None:
         folders = [*folders, name.rstrip("/")]
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "scripts").rglob("*.py")}
     assert {path for path in drawn if path.endswith(".py")} == files
-
-
-def test_every_page_is_in_the_navigation() -> None:
-    listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
-    assert listed == {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}

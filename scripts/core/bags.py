@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ PATHS = ("image", "annotation", "instance_label")
 LONGEST_BAG_ID = 200  # bytes: a file may add an ending to it
 SUFFIXES = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|zip|h5|npy|pt)$")
 
-Image = str | list[str]
+_ONE_FOLDER = re.compile(r"(?!\.{1,2}\Z)[^/\\\0]+")  # the results of a bag go into one, which lies in the output folder
 
 
 def load_bags(
@@ -47,18 +48,17 @@ def load_bags(
     bags = content.get(section) if isinstance(content, dict) else None
     if not isinstance(bags, list) or not bags:
         raise InputError(f'the datalist {datalist} has no bags under "{section}": add a list of that name')
-    exists = _existence()
-    images: dict[str, Image] = {}
+    names_in = cache(_names_in)  # each folder is listed once: asking for a million files one by one takes minutes
+    images: dict[str, Any] = {}
     checked = []
     for number, given in enumerate(bags):
-        bag = _checked_bag(given, f'{datalist}, "{section}"[{number}]', dataset_dir, exists)
-        _number_label(bag, f'{datalist}, "{section}"[{number}] ({bag["bag_id"]})', labelled, class_names)
+        where = f'{datalist}, "{section}"[{number}]'
+        bag = _checked_bag(given, where, dataset_dir, names_in)
+        _number_label(bag, f"{where} ({bag['bag_id']})", labelled, class_names)
         other = images.setdefault(bag["bag_id"], bag["image"])
         if other != bag["image"]:
-            raise InputError(
-                f"{_shown(other)} and {_shown(bag['image'])} would both be named {bag['bag_id']}: "
-                'give each a "bag_id" of its own'
-            )
+            both = " and ".join(image if isinstance(image, str) else image[0] for image in (other, bag["image"]))
+            raise InputError(f'{both} would both be named {bag["bag_id"]}: give each a "bag_id" of its own')
         checked.append(bag)
     return checked
 
@@ -74,10 +74,7 @@ def bags_to_read(
 
     Args:
         find: folder → bags.
-        dataset_dir: the folder, and what the paths of the datalist are relative to.
-        datalist: JSON file, as `load_bags` reads it.
-        section: which of its lists.
-        class_names: of the labels in it.
+        dataset_dir: the folder; this and the others are as `load_bags` takes them.
     """
     if datalist is None:
         return find(dataset_dir)
@@ -85,12 +82,7 @@ def bags_to_read(
 
 
 def balanced_weights(bags: Sequence[Mapping[str, Any]], class_names: Sequence[str] | None = None) -> list[float]:
-    """Return a weight for each class, so that all classes together weigh alike and a bag weighs 1 on average.
-
-    Args:
-        bags: those that are trained on.
-        class_names: of all classes; without them 0 and 1.
-    """
+    """Return a weight for each class (0 and 1 without names): classes weigh alike, and a bag weighs 1 on average."""
     counts = Counter(int(bag["label"]) for bag in bags)
     names = class_names or ("0", "1")
     absent = [name for number, name in enumerate(names) if not counts[number]]
@@ -109,32 +101,35 @@ def number_of_classes(class_names: Sequence[str] | None) -> int:
     return len(class_names)
 
 
-def _checked_bag(given: object, where: str, dataset_dir: str, exists: Callable[[str], bool]) -> dict[str, Any]:
+def _checked_bag(
+    given: object, where: str, dataset_dir: str, names_in: Callable[[str], frozenset[str]]
+) -> dict[str, Any]:
     """The entry with joined paths and a bag_id that can name a folder of results; null in it means "not known"."""
     if not isinstance(given, dict):
         raise InputError(f'{where} is {given!r}, not an object: give {{"image": ..., "label": ...}}')
-    bag = {key: value for key, value in given.items() if value is not None}
-    if not _is_path_or_paths(bag.get("image")):
+    bag = {key: _with_folder(dataset_dir, key, value) for key, value in given.items() if value is not None}
+    image = bag.get("image")
+    paths = [image] if isinstance(image, str) else image
+    if not (isinstance(paths, list) and paths and all(isinstance(path, str) for path in paths)):
         raise InputError(
             f'{where} names no "image": give the path of a scan or of a feature file, or the list of a scan\'s files'
         )
-    for key in PATHS:
-        value = bag.get(key)
-        # of several slides some may have no annotation
-        if _is_path_or_paths([path for path in value if path is not None] if isinstance(value, list) else value):
-            bag[key] = _with_folder(dataset_dir, bag[key])
-    image: Image = bag["image"]
     if isinstance(image, str):
         bag.setdefault("bag_id", SUFFIXES.sub("", Path(image).name))
-    elif "bag_id" not in bag:
+        missing = [] if os.path.exists(image) else paths
+    else:
+        missing = [path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))]
+    bag_id = bag.get("bag_id")
+    if bag_id is None:
         raise InputError(f'{where} is a list of files without a name: give it a "bag_id"')
-    where = f"{where} ({bag['bag_id']})"
-    _require_files(image, where, exists)
-    if not _can_name_a_folder(bag["bag_id"]):
-        raise InputError(
-            f"{where} has the bag_id {bag['bag_id']!r}, which names no file: "
-            f"leave out slashes, and give at most {LONGEST_BAG_ID} bytes"
-        )
+    if missing:
+        count = f" ({len(missing)} of its {len(paths)} files)" if len(paths) > 1 else ""
+        advice = "check --dataset_dir, or make the features or the datalist again"
+        raise InputError(f"{where} ({bag_id}): {missing[0]} does not exist{count}: {advice}")
+    is_name = isinstance(bag_id, str) and _ONE_FOLDER.fullmatch(bag_id)
+    if not is_name or len(bag_id.encode(errors="replace")) > LONGEST_BAG_ID:
+        advice = f"leave out slashes, and give at most {LONGEST_BAG_ID} bytes"
+        raise InputError(f"{where} has the bag_id {bag_id!r}, which names no file: {advice}")
     return bag
 
 
@@ -157,60 +152,16 @@ def _number_label(bag: dict[str, Any], where: str, labelled: bool, class_names: 
         raise InputError(f"{where} has the label {label!r}, which is not one of the classes: give {wanted}")
 
 
-def _is_path_or_paths(value: object) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and len(value) > 0 and all(isinstance(path, str) for path in value)
-    )
-
-
-def _with_folder(dataset_dir: str, given: str | list[str | None]) -> str | list[str | None]:
-    if isinstance(given, str):
+def _with_folder(dataset_dir: str, key: str, given: Any) -> Any:
+    """Join what is a path, or a list of them; labels of instances stay, as does null for a slide without annotation."""
+    if key in PATHS and isinstance(given, str):
         return str(Path(dataset_dir) / given)
-    # os.path.join, as a large cohort has a million of them
-    return [None if path is None else os.path.join(dataset_dir, path) for path in given]
+    if key in PATHS and isinstance(given, list):  # os.path.join, as a large cohort has a million of them
+        return [os.path.join(dataset_dir, each) if isinstance(each, str) else each for each in given]
+    return given
 
 
-def _require_files(image: Image, where: str, exists: Callable[[str], bool]) -> None:
-    if isinstance(image, str):
-        if not Path(image).exists():
-            raise InputError(f"{where}: {image} does not exist: check --dataset_dir, or make the features first")
-        return
-    missing = [path for path in image if not exists(path)]
-    if missing:
-        raise InputError(
-            f"{where}: {len(missing)} of its {len(image)} files do not exist (first {missing[0]}): "
-            "check --dataset_dir, or make the datalist again"
-        )
-
-
-def _existence() -> Callable[[str], bool]:
-    """Whether a file exists, each folder listed once: asking for a million files one by one takes minutes."""
-
-    @cache
-    def names(folder: str) -> frozenset[str]:
-        try:
-            return frozenset(os.listdir(folder or "."))
-        except OSError:
-            return frozenset()
-
-    def exists(path: str) -> bool:
-        folder, name = os.path.split(path)
-        return name in names(folder)
-
-    return exists
-
-
-def _shown(image: Image) -> str:
-    if isinstance(image, str):
-        return image
-    return image[0] if len(image) == 1 else f"{image[0]} with {len(image) - 1} more"
-
-
-def _can_name_a_folder(bag_id: object) -> bool:
-    """The results of a bag go into a folder of this name, which must lie in the output folder."""
-    return (
-        isinstance(bag_id, str)
-        and bag_id not in ("", ".", "..")
-        and not set(bag_id) & set("/\\\0")
-        and len(bag_id.encode(errors="replace")) <= LONGEST_BAG_ID
-    )
+def _names_in(folder: str) -> frozenset[str]:
+    with suppress(OSError):
+        return frozenset(os.listdir(folder or "."))
+    return frozenset()

@@ -15,16 +15,11 @@ PROGRESS_AFTER_S = 5  # seconds until a progress bar is shown
 _FLAG = re.compile(r"--|-[a-zA-Z]")  # -1 is a number
 
 Verb = Callable[..., None]
-Verbs = Mapping[str, Verb | Mapping[str, Verb]]
+Verbs = Mapping[str, Verb | Mapping[str, Verb]]  # name → function, or → verbs below it
 
 
 def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:
-    """Refuse what a verb does not take before it runs: Fire would complain afterwards.
-
-    Args:
-        typed: the words of the command line.
-        verbs: name → function, or → verbs below it.
-    """
+    """Refuse words of the command line that a verb does not take before it runs: Fire would complain afterwards."""
     verb: Any = verbs
     place = 0
     while isinstance(verb, Mapping) and place < len(typed) and typed[place] in verb:

@@ -3,6 +3,7 @@
 """One kind of error for bad input: it says what is wrong, where, and what to do."""
 
 import re
+import traceback
 from collections.abc import Iterator
 
 
@@ -51,8 +52,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _refused_by_torch_alone(error: BaseException) -> bool:
     """Networks and losses import torch alone, so they refuse a bag with a plain ValueError."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    return isinstance(error, ValueError) and where.startswith(("scripts.networks.", "scripts.losses."))
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = ("scripts.networks.", "scripts.losses.")
+    return isinstance(error, ValueError) and bool(modules) and modules[-1].startswith(ours)

@@ -3,10 +3,10 @@
 """The record of what was found in one bag: metrics, files and pictures are made from it, and from nothing else."""
 
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,8 +42,15 @@ class Classes(NamedTuple):
     @property
     def finding(self) -> int:
         """The most probable class with a finding: instances are scored for it, whatever the bag is called."""
-        order = np.argsort(-self.probabilities, kind="stable").tolist()
-        return int(next(number for number in order if self.names[number] != self.negative))
+        is_finding = np.array([name != self.negative for name in self.names])
+        return int(np.where(is_finding, self.probabilities, -1).argmax())
+
+    @property
+    def probability(self) -> float:
+        """Of a finding at all; of the most probable class where every class is one."""
+        if self.negative is None:
+            return float(self.probabilities.max())
+        return 1 - float(self.probabilities[self.names.index(self.negative)])
 
     @property
     def of_groups(self) -> dict[str, float]:
@@ -64,11 +71,9 @@ class Lesions:
 
 
 class PatchCoordinates(Sequence[Mapping[str, Any]]):
-    """The coordinates of each patch of a bag. A row is made when it is asked for: a slide has 100,000.
+    """The top-left x, y (N, 2) of each patch of a bag, in the unit of its slide's header, and the slide's number (N,).
 
-    Args:
-        coords: (N, 2) top-left x, y in the unit of the slide's header.
-        slide: (N,) the number of the slide, in a bag of several.
+    A row is made when it is asked for: a slide has 100,000.
     """
 
     def __init__(self, coords: np.ndarray, slide: np.ndarray) -> None:
@@ -79,18 +84,11 @@ class PatchCoordinates(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self.coords)
 
-    @overload
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Mapping[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | list[Mapping[str, Any]]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         x, y = self.coords[index].tolist()
         return {"id": index, **({"slide": int(self.slide[index])} if self.several else {}), "x": x, "y": y}
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return iter(self[:])
 
 
 @dataclass(frozen=True)
@@ -117,30 +115,28 @@ class BagResult:
     def positive(self) -> bool:
         """Whether the bag is called one with a finding."""
         if self.classes is not None:
-            return self.classes.names[self.classes.called] != self.classes.negative
+            return self.verdict != self.classes.negative
         return self.threshold is not None and self.probability > self.threshold
 
     @property
     def label_positive(self) -> bool | None:
         """Whether the bag has a finding by its label; None without a label."""
-        if self.label is None or self.classes is None:
-            return None if self.label is None else bool(self.label)
-        return self.classes.names[self.label] != self.classes.negative
+        if self.label is None:
+            return None
+        return bool(self.label) if self.classes is None else self.true_verdict != self.classes.negative
 
     @property
     def verdict(self) -> str:
         """What the bag is called, in a word."""
-        return self._in_words(self.positive, self.classes and self.classes.called)
+        return self._name(self.positive if self.classes is None else self.classes.called)
 
     @property
     def true_verdict(self) -> str:
         """What the label calls the bag; empty without one."""
-        return "" if self.label is None else self._in_words(bool(self.label), self.label)
+        return "" if self.label is None else self._name(self.label)
 
-    def _in_words(self, positive: bool, number: int | None) -> str:
-        if self.classes is not None and number is not None:
-            return self.classes.names[number]
-        return "positive" if positive else "negative"
+    def _name(self, number: int) -> str:
+        return ("negative", "positive")[bool(number)] if self.classes is None else self.classes.names[number]
 
     @property
     def flagged(self) -> np.ndarray:
@@ -159,21 +155,21 @@ class BagResultd(Transform):
 
     Args:
         threshold: a bag is called positive above this probability.
-        scaling: slope and intercept of the logits on their way to probabilities; of several classes the slope alone.
         slots: instances over which the average attention is taken, for a network of slots.
         class_names: of a network with a logit for each class; the highest is what the bag is called.
         hierarchy: coarse class → its fine classes, which are those of class_names in their order.
         negative_class: the class without a finding, its number or name; "none" where every class is one.
+        scaling: slope and intercept of the logits on their way to probabilities; of several classes the slope alone.
     """
 
     def __init__(
         self,
         threshold: float = 0.5,
-        scaling: Sequence[float] = (1.0, 0.0),
         slots: int | None = None,
         class_names: Sequence[str] | None = None,
         hierarchy: Mapping[str, Sequence[str]] | None = None,
         negative_class: int | str | None = 0,
+        scaling: Sequence[float] = (1.0, 0.0),
     ) -> None:
         self.threshold = threshold
         self.slope, self.intercept = scaling
@@ -198,17 +194,16 @@ class BagResultd(Transform):
         about = json.loads(data.get("about", "{}"))
         logits = data["logits"].float()  # [classes]
         classes = None if len(logits) == 1 else self._classes(logits)
+        probability = float(torch.sigmoid(self.slope * logits + self.intercept)[0]) if classes is None else classes.probability
         row = 0 if classes is None or len(data["scores"]) == 1 else classes.finding  # of a network that scores by class
         lesions = None
         if "lesion" in data:
-            stated = about["lesions"]
-            lesions = Lesions(data["lesion"][0][real.cpu()].numpy(), stated["count"], tuple(stated["excluded"]))
+            count, excluded = about["lesions"]["count"], tuple(about["lesions"]["excluded"])
+            lesions = Lesions(_real_values(data["lesion"], real).astype(int), count, excluded)
         result = BagResult(
             bag_id=data["bag_id"],
             source=data["source"],
-            probability=float(torch.sigmoid(self.slope * logits + self.intercept)[0])
-            if classes is None
-            else _finding_probability(classes),
+            probability=probability,
             threshold=self.threshold if classes is None else None,
             scores=_real_values(data["scores"], real, row),
             attention=_real_values(data["attention"], real, row),
@@ -291,12 +286,6 @@ def _negative_name(given: int | str | None, names: tuple[str, ...]) -> str | Non
 
 def _real_values(values: torch.Tensor, real: torch.Tensor, row: int = 0) -> np.ndarray:
     return values[row].to(real.device)[real].float().cpu().numpy()
-
-
-def _finding_probability(classes: Classes) -> float:
-    if classes.negative is None:
-        return float(classes.probabilities.max())
-    return 1 - float(classes.probabilities[classes.names.index(classes.negative)])
 
 
 def _instances_of(data: Mapping[Hashable, Any], real: torch.Tensor) -> Sequence[Mapping[str, Any]]:

@@ -20,11 +20,9 @@ def datalist(
 
     FOLDER is RSNA 2019 as downloaded (stage_2_train.csv beside its slices; a scan is positive where a slice is), CQ500
     as downloaded (reads.csv beside the folders or zips of the cases; two of three readers decide), or any folder with
-    labels.csv, whose columns are scan, label (0 or 1) and if wanted patient and section (training, validation or test).
-    A scan is a path below FOLDER: a folder or a zip with a study, a NIfTI or an NRRD file.
-
-    Beside OUTPUT are written OUTPUT's name with _check.json, counts, what was rejected and why, and leakage (none); and
-    .headers.jsonl, which makes a second run fast.
+    labels.csv, whose columns are scan (a path below FOLDER to a folder or zip with a study, or to a volume file), label
+    (0 or 1) and if wanted patient and section (training, validation or test). Beside OUTPUT are written OUTPUT's name
+    with _check.json, counts, what was rejected and why, and leakage; and .headers.jsonl, which makes a second run fast.
 
     Args:
         folder: the --dataset_dir of training; paths in the datalist are relative to it.
@@ -53,9 +51,8 @@ def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> Non
     """Find what would stop or spoil a run on head CT: PASS, INFO, WARN or FAIL, each with what to do.
 
     First this computer: versions, decoders of compressed DICOM, CUDA, room for results. Then the datalist: sections,
-    labels, files, patients in two sections. Then each scan: the series that is read and why others are not, order,
-    spacing, tilt, missing and double slices, and whether its middle slice decodes to plausible Hounsfield units.
-    The exit code is 1 where something FAILs.
+    labels, files, patients in two sections. Then each scan: the series read and why others are not, order, spacing,
+    tilt, missing and double slices, plausible Hounsfield units in the middle. The exit code is 1 where something FAILs.
 
     Args:
         path: the folder of the scans (--dataset_dir), or one scan.

@@ -4,6 +4,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,15 +20,14 @@ from scripts.ct.datalist.images import Images, by_place
 from scripts.ct.datalist.writing import INDEX
 from scripts.ct.dicom.headers import Header, Rejected
 from scripts.ct.dicom.hounsfield import SURELY_NOT_AIR_HU, read_slices
-from scripts.ct.dicom.series import MIN_SLICES, by_study, choose_series, slice_normal, spacings_mm, tilt_degrees
+from scripts.ct.dicom.series import MIN_SLICES, slice_normal, spacings_mm, tilt_degrees
 from scripts.ct.dicom.tags import quietly
-from scripts.ct.reader import LOST_AT_MOST, is_volume, load_volume
+from scripts.ct.reader import choose_scan, is_volume, load_volume
 from scripts.ct.scans import find_scans
-from scripts.datalist.split import Leakage
+from scripts.ct.transforms import slice_labels
 from scripts.doctor.computer import HEAD_CT, examine_computer
 from scripts.doctor.findings import Entries, Finding, Level, examine_leakage, examine_section, folded, sections_in
 
-TISSUE_HU = (0.0, 80.0)
 MIN_TISSUE = 0.03  # of a slice through the middle of a head
 
 _LOOK_AT_SCAN = "it is read as it is; look at it, and correct or export it again where that is wrong"
@@ -37,13 +37,12 @@ _Scan = tuple[str, Sequence[str | int], list[str], np.ndarray]  # what it is, id
 def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[Finding]:
     """Examine the computer, a datalist where there is one, and the scans it names, or else those below a folder."""
     yield from examine_computer(output_dir, HEAD_CT)
-    if not path.exists():
-        yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
-        return
     if datalist is None and (path / "datalist.json").is_file():
         datalist = path / "datalist.json"
     bags: Entries = []
     try:
+        if not path.exists():
+            raise InputError(f"{path} does not exist: check the path")
         if datalist is None:
             bags = find_scans(path) if path.is_dir() else [{"image": str(path), "bag_id": path.name}]
             yield Finding(Level.PASS, f"{path} holds {len(bags)} scan{'s' * (len(bags) > 1)}")
@@ -55,17 +54,15 @@ def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[
                 bags += sections[section]
                 yield finding
             images = _images_of(bags, datalist.with_name(INDEX))
-            yield _examine_patients(images.leakage(sections, {})[0])
+            leakage, _ = images.leakage(sections, {})
+            if leakage.patients < 2 and not leakage.shared_images:
+                text = f"the scans name {leakage.patients or 'no'} patient, so nobody knows who is in two sections"
+                yield Finding(Level.WARN, text, "make sure that nobody is")
+            else:
+                yield examine_leakage(leakage, "ct")
         yield from folded(_examine_scans(bags, images))
     except InputError as error:
         yield Finding(Level.FAIL, str(error))
-
-
-def _examine_patients(leakage: Leakage) -> Finding:
-    if leakage.patients < 2 and not leakage.shared_images:
-        text = f"the scans name {leakage.patients or 'no'} patient, so nobody knows who is in two sections"
-        return Finding(Level.WARN, text, "make sure that nobody is")
-    return examine_leakage(leakage, "ct")
 
 
 def _images_of(bags: Sequence[Mapping[str, Any]], index: Path | None) -> Images:
@@ -91,13 +88,7 @@ def _examine_scans(bags: Sequence[Mapping[str, Any]], images: Images) -> Iterato
 
 
 def examine_scan(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Sequence[Rejected]) -> Finding:
-    """Examine a volume, or a study.
-
-    Args:
-        bag: of a datalist; one `image` that is a volume is read itself.
-        headers: of the images of the study.
-        rejected: its files that hold none.
-    """
+    """Examine a bag whose image is a volume, or a study with these images and files that hold none."""
     path = _paths_of(bag)[0]
     try:
         text, ids, remarks, middle = _volume(path) if is_volume(path) else _study(headers, rejected)
@@ -114,23 +105,17 @@ def examine_scan(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Se
 def _volume(path: Path) -> _Scan:
     volume = load_volume(path)
     columns, rows, slices = volume.array.shape
-    text = f"{slices} slices of {rows} x {columns}, {_spacing_and_tilt(volume.spacings, volume.tilt)}"
+    text = f"{slices} slices of {rows} x {columns}, {_spacing_and_tilt(volume.spacings, volume.tilt_degrees)}"
     return text, list(range(slices)), [], volume.array[..., slices // 2]
 
 
 def _study(headers: Sequence[Header], rejected: Sequence[Rejected]) -> _Scan:
-    remarks = []
-    if rejected:
-        (file, reason), count = rejected[0], len(rejected)
-        remarks.append(f"{file.name} {reason}" + (f", one of {count} such files" if count > 1 else ""))
-    if not headers:
-        raise InputError(f"{'; '.join(['no images', *remarks])}: give the folder that holds the scan")
-    if len(rejected) > (len(headers) + len(rejected)) // LOST_AT_MOST:
-        raise InputError(f"{remarks[0]}: copy the scan again")
-    studies = len(by_study(headers))
-    if studies > 1:
-        raise InputError(f"{studies} studies: give each a folder")
-    choice = choose_series(headers, where="it")
+    if not headers and not rejected:
+        raise InputError("it holds no images: give the folder that holds the scan")
+    choice = choose_scan(headers, rejected, None, "it")
+    remarks = [f"{rejected[0].file.name} {rejected[0].reason}"] if rejected else []
+    if len(rejected) > 1:
+        remarks[0] += f", one of {len(rejected)} such files"
     slices = choice.headers
     middle = slices[len(slices) // 2]
     syntax = _transfer_syntax(middle)
@@ -148,26 +133,21 @@ def _study(headers: Sequence[Header], rejected: Sequence[Rejected]) -> _Scan:
 
 def _label_remarks(bag: Mapping[str, Any], ids: Sequence[str | int]) -> list[str]:
     """Return where labels of slices contradict that of the scan, or refuse those that do not fit the slices."""
-    given = bag.get("instance_label")
-    if given is None:
+    if "instance_label" not in bag:
         return []
-    lacking = sum(id_ not in given for id_ in ids) if isinstance(given, Mapping) else abs(len(ids) - len(given))
-    if lacking:
-        raise InputError(f"instance_label does not fit {lacking} of the {len(ids)} slices: label each, or leave it out")
-    positive = sum(given.values() if isinstance(given, Mapping) else given)
-    if "label" not in bag or not given or (positive > 0) == bag["label"]:
+    positive = int(slice_labels(bag["instance_label"], ids, bag["bag_id"]).sum())
+    if (positive > 0) == bag.get("label", positive > 0):
         return []
-    verb = "is" if positive < 2 else "are"
-    return [f"label {bag['label']}, though {positive or 'none'} of its slices {verb} positive"]
+    return [f"label {bag['label']} contradicts its slices, {positive} of {len(ids)} positive"]
 
 
 def _implausible(middle: np.ndarray) -> list[str]:
     """Return why a slice through the middle, in HU, is hardly that of a head in air."""
     margin = max(min(middle.shape) // 32, 1)
-    inside = np.zeros(middle.shape, dtype=bool)
-    inside[margin:-margin, margin:-margin] = True
-    border = float(np.median(middle[~inside]))
-    tissue = float(np.mean((middle > TISSUE_HU[0]) & (middle < TISSUE_HU[1])))
+    outer = np.ones(middle.shape, dtype=bool)
+    outer[margin:-margin, margin:-margin] = False
+    border = np.median(middle[outer])
+    tissue = np.mean((middle > 0) & (middle < 80))
     found = []
     if border > SURELY_NOT_AIR_HU:
         found.append(f"{border:.0f} HU at the border of the middle slice, where air is expected")
@@ -179,25 +159,23 @@ def _implausible(middle: np.ndarray) -> list[str]:
 def _spacing_and_tilt(spacings: np.ndarray, tilt: float) -> str:
     if not len(spacings):
         return f"tilt {tilt:.1f} degrees"
-    low, high = (f"{value:.2f}" for value in (spacings.min(), spacings.max()))
-    return f"spacing {low if low == high else f'{low} to {high}'} mm, tilt {tilt:.1f} degrees"
+    ends = " to ".join(dict.fromkeys(f"{value:.2f}" for value in (spacings.min(), spacings.max())))
+    return f"spacing {ends} mm, tilt {tilt:.1f} degrees"
 
 
 def _numbering(slices: Sequence[Header]) -> str:
     """Return how InstanceNumber runs along the order that counts, that of the positions."""
-    numbers = [header.instance for header in slices]
-    if any(number is None for number in numbers):
+    numbers = [header.instance for header in slices if header.instance is not None]
+    ascending = sorted(set(numbers))
+    if len(numbers) < len(slices):
         return "InstanceNumber missing"
-    steps = np.sign(np.diff([number for number in numbers if number is not None]))
-    if (steps > 0).all():
+    if numbers == ascending:
         return "InstanceNumber ascending"
-    return "InstanceNumber descending" if (steps < 0).all() else "InstanceNumber out of order"
+    return "InstanceNumber descending" if numbers == ascending[::-1] else "InstanceNumber out of order"
 
 
 def _transfer_syntax(header: Header) -> str:
-    try:
-        with header.file.open() as stream, quietly():
-            meta = pydicom.dcmread(stream, specific_tags=["Rows"], stop_before_pixels=True).file_meta
+    with suppress(Exception), header.file.open() as stream, quietly():  # the decoder reports it
+        meta = pydicom.dcmread(stream, specific_tags=["Rows"], stop_before_pixels=True).file_meta
         return str(meta.TransferSyntaxUID.name)
-    except Exception:  # the decoder reports it
-        return "transfer syntax unknown"
+    return "transfer syntax unknown"

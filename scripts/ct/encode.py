@@ -7,22 +7,26 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import Dataset
+from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
-from scripts.core.files import write_whole
+from scripts.core.files import sha256_of, write_whole
 from scripts.ct.features import SliceFeatures, opened_features, write_slice_features
 from scripts.ct.scans import find_scans
-from scripts.engine.extraction import encode, tell_failures
+from scripts.engine.extraction import encode, refuse_changes, tell_failures
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +44,17 @@ class SliceEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         if ckpt_path is None:
-            logger.warning(
-                "the encoder's weights are random: give those of a model.pt (--ckpt_path) for other than a trial"
-            )
+            logger.warning("the encoder's weights are random, good for a trial alone: give a model.pt (--ckpt_path)")
             _draw_weights(encoder, seed)
             origin = f"random, seed {seed}"
         else:
-            encoder.load_state_dict(_encoder_weights(ckpt_path))
-            origin = f"sha256 {hashlib.sha256(Path(ckpt_path).read_bytes()).hexdigest()[:16]}"
+            state: dict[str, Tensor] = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+            prefix = "encoder."
+            weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            if not weights:
+                raise InputError(f"{ckpt_path} holds no weights of an encoder: give a model.pt trained on whole scans")
+            encoder.load_state_dict(weights)
+            origin = f"sha256 {sha256_of(ckpt_path)[:16]}"
         self.name = f"{type(encoder).__name__} ({origin})"
 
     def forward(self, slices: Tensor) -> Tensor:
@@ -66,16 +73,7 @@ def _draw_weights(network: nn.Module, seed: int) -> None:
                     nn.init.zeros_(module.bias)
 
 
-def _encoder_weights(path: str) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise InputError(f"{path} is missing: train or convert weights first, or give their place (--ckpt_path FILE)")
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    weights = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-    if not weights:
-        raise InputError(f"{path} holds no weights of an encoder: give a model.pt that was trained on whole scans")
-    return weights
-
-
+@dataclass(eq=False)
 class SliceFeatureExtractor:
     """The writer of `output_dir/<bag_id>.h5` for each scan that has no such file yet, or one made of another scan.
 
@@ -86,7 +84,7 @@ class SliceFeatureExtractor:
         dataset_dir: folder of the scans, and what the paths of the datalist are relative to.
         datalist: the scans and their labels; without one all scans in dataset_dir are taken.
         output_dir: directory of the feature files, made if absent.
-        read: bags → a dataset of what `encoder` takes, with the entries of `ScanBagd`; {"bag_id", "failed"} if bad.
+        read: bags → a dataset of them with the entries of `ScanBagd`; {"bag_id", "failed"} of one that cannot be read.
         encoder: network from slices [B, windows, rows, columns] to [B, D].
         encoder_name: written into the files, which are refused when extraction goes on with another encoder.
         settings: what else the features depend on; written and refused likewise.
@@ -95,42 +93,42 @@ class SliceFeatureExtractor:
         device: where the encoder runs.
     """
 
-    def __init__(
-        self,
-        dataset_dir: str,
-        datalist: str | None,
-        output_dir: str,
-        read: Callable[[list[dict[str, Any]]], Dataset],
-        encoder: nn.Module,
-        encoder_name: str,
-        settings: Mapping[str, Any],
-        block_size: int = 16,
-        num_workers: int = 0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.dataset_dir = dataset_dir
-        self.datalist = datalist
-        self.output_dir = Path(output_dir)
-        self.read = read
-        self.device = torch.device(device)
-        self.encoder = encoder.to(self.device).eval()
-        self.encoder_name = encoder_name
-        self.settings = json.dumps(settings, sort_keys=True)
-        self.block_size = block_size
-        self.num_workers = num_workers
+    dataset_dir: str
+    datalist: str | None
+    output_dir: str
+    read: Callable[[list[dict[str, Any]]], Dataset]
+    encoder: nn.Module
+    encoder_name: str
+    settings: Mapping[str, Any]
+    block_size: int = 16
+    num_workers: int = 0
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        self.encoder.to(self.device).eval()
+        self.new_datalist = Path(self.output_dir, "datalist.json")
 
     def run(self) -> None:
         """Encode every scan that has no feature file of its own yet."""
         sections = self._sections()
-        bags = {bag["bag_id"]: bag for bags in sections.values() for bag in bags}
-        self._refuse_other_features()
-        left = [bag for bag in bags.values() if not self._is_done(bag)]
+        bags = {bag["bag_id"]: bag for bag in chain.from_iterable(sections.values())}
+        now = {"encoder": self.encoder_name, **json.loads(json.dumps(self.settings))}
+        sources = {}  # of the scans whose features are there
+        for path in sorted(Path(self.output_dir).glob("*.h5")):
+            with opened_features(path) as file:
+                refuse_changes(path, {"encoder": file.attrs["encoder"], **json.loads(file.attrs["settings"])}, now)
+                sources[path] = file.attrs.get("source")
+        left = [bag for bag in bags.values() if sources.get(self._file(bag)) != _source(bag["image"])]
         failures = self._extract(left)
         if self.datalist is not None:
-            self._write_datalist(sections)
+            there = {
+                name: [{**bag, "image": self._file(bag).name} for bag in listed if bag["bag_id"] not in failures]
+                for name, listed in sections.items()
+            }
+            write_whole(self.new_datalist, json.dumps(there, indent=1) + "\n")
         done, skipped = len(left) - len(failures), len(bags) - len(left)
         logger.info("%d scans done, %d skipped (already there), %d failed", done, skipped, len(failures))
-        tell_failures(self.output_dir / "failed.csv", failures, "bag_id", f"{len(bags)} scans")
+        tell_failures(Path(self.output_dir, "failed.csv"), failures, "bag_id", f"{len(bags)} scans")
 
     def _sections(self) -> dict[str, list[dict[str, Any]]]:
         if self.datalist is None:
@@ -138,25 +136,24 @@ class SliceFeatureExtractor:
         names = _section_names(self.datalist)
         sections = {name: load_bags(self.datalist, name, self.dataset_dir, labelled=False) for name in names}
         images: dict[str, Any] = {}
-        for bag in (bag for bags in sections.values() for bag in bags):
-            name = bag["bag_id"]
-            if images.setdefault(name, bag["image"]) != bag["image"]:
-                raise InputError(f'{self.datalist} has two scans with the bag_id {name}: give each its own "bag_id"')
-        if self._new_datalist.resolve() == Path(self.datalist).resolve():
+        for bag in chain.from_iterable(sections.values()):
+            if images.setdefault(bag["bag_id"], bag["image"]) != bag["image"]:
+                twice = f"two scans with the bag_id {bag['bag_id']}"
+                raise InputError(f'{self.datalist} has {twice}: give each its own "bag_id"')
+        if self.new_datalist.resolve() == Path(self.datalist).resolve():
             raise InputError(f"{self.output_dir} holds the datalist of the scans themselves: give another output_dir")
         return sections
 
     def _extract(self, bags: list[dict[str, Any]]) -> dict[str, str]:
         """Encode and write; return why each of those that failed did so."""
         failures: dict[str, str] = {}
-        sources = {bag["bag_id"]: _source(bag["image"]) for bag in bags}
         loader = DataLoader(self.read(bags), batch_size=None, num_workers=self.num_workers)
-        for bag in tqdm(loader, desc="scans", unit="scan", total=len(bags)):
+        for given, bag in zip(bags, tqdm(loader, desc="scans", unit="scan", total=len(bags)), strict=True):
             if "failed" in bag:
                 failures[bag["bag_id"]] = bag["failed"]
                 self._file(bag).unlink(missing_ok=True)  # it is of another scan
             else:
-                write_slice_features(self._file(bag), self._encoded(bag, sources[bag["bag_id"]]))
+                write_slice_features(self._file(bag), self._encoded(bag, _source(given["image"])))
         return failures
 
     def _encoded(self, bag: Mapping[str, Any], source: str) -> SliceFeatures:
@@ -170,53 +167,23 @@ class SliceFeatureExtractor:
             sop_instance_uids=ids if all(isinstance(id_, str) for id_ in ids) else [],
             about=json.loads(bag.get("about", "{}")),
             encoder=self.encoder_name,
-            settings=self.settings,
+            settings=json.dumps(self.settings, sort_keys=True),
             source=source,
         )
 
-    def _is_done(self, bag: Mapping[str, Any]) -> bool:
-        if not self._file(bag).exists():
-            return False
-        with opened_features(self._file(bag)) as file:
-            return bool(file.attrs.get("source") == _source(bag["image"]))
-
     def _file(self, bag: Mapping[str, Any]) -> Path:
-        return self.output_dir / f"{bag['bag_id']}.h5"
-
-    def _refuse_other_features(self) -> None:
-        """Refuse to mix features of two kinds in one directory: they would be trained on as if they were one."""
-        now = {"encoder": self.encoder_name, **json.loads(self.settings)}
-        for path in sorted(self.output_dir.glob("*.h5")):
-            with opened_features(path) as file:
-                then = {"encoder": file.attrs["encoder"], **json.loads(file.attrs["settings"])}
-            unlike = [name for name in {**now, **then} if then.get(name) != now.get(name)]
-            if unlike:
-                were, are = ({name: kind.get(name, "unknown") for name in unlike} for kind in (then, now))
-                changed = "; ".join(f"{name} {were[name]}, now {are[name]}" for name in unlike)
-                raise InputError(f"{path} was made with other settings ({changed}); choose another output_dir")
-
-    @property
-    def _new_datalist(self) -> Path:
-        return self.output_dir / "datalist.json"
-
-    def _write_datalist(self, sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        there = {
-            name: [{**bag, "image": self._file(bag).name} for bag in bags if self._file(bag).exists()]
-            for name, bags in sections.items()
-        }
-        write_whole(self._new_datalist, json.dumps(there, indent=1) + "\n")
+        return Path(self.output_dir, f"{bag['bag_id']}.h5")
 
 
 def _source(image: str | Sequence[str]) -> str:
     """Return what tells one scan from another: a hash of its path or paths."""
-    paths = [image] if isinstance(image, str) else image
-    return hashlib.blake2b(os.fsencode("\n".join(map(os.path.abspath, paths))), digest_size=8).hexdigest()
+    paths = "\n".join(map(os.path.abspath, ensure_tuple(image)))
+    return hashlib.blake2b(os.fsencode(paths), digest_size=8).hexdigest()
 
 
 def _section_names(datalist: str) -> list[str]:
-    try:
+    with suppress(OSError, ValueError, AttributeError):
         content = json.loads(Path(datalist).read_text())
-        names = [name for name, bags in content.items() if isinstance(bags, list) and bags]
-    except (OSError, ValueError, AttributeError):
-        names = []
-    return names or ["training"]  # which says what is wrong with the file
+        if names := [name for name, bags in content.items() if isinstance(bags, list) and bags]:
+            return names
+    return ["training"]  # which says what is wrong with the file

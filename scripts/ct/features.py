@@ -6,9 +6,8 @@
 - ``positions_mm`` (N,) millimetres along the slice normal
 - ``sop_instance_uids`` (N,) text, with ``/frame`` behind it where a file holds several; only of DICOM
 - ``about`` JSON text: tilt, spacing, warnings of the scan
-- attributes of the root: ``format`` = "smooth-mil-slices/1", ``encoder`` (its name),
-  ``settings`` (JSON text: how the slices were prepared for it), ``tilt_degrees`` (NaN = unknown),
-  ``source`` (a short hash of where the scan lay; may be absent)
+- attributes of the root: ``format`` = "smooth-mil-slices/1", ``encoder`` (its name), ``settings`` (JSON text: how the
+  slices were prepared for it), ``tilt_degrees`` (NaN = unknown), ``source`` (a short hash of the scan's place, if any)
 """
 
 import json
@@ -22,7 +21,6 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from scripts.core.errors import InputError
@@ -30,7 +28,6 @@ from scripts.core.files import require_finite, whole_file
 from scripts.ct.transforms import bag_entries
 
 SLICES_FORMAT = "smooth-mil-slices/1"
-DATASETS = ("features", "positions_mm", "about")
 ATTRIBUTES = ("encoder", "settings", "tilt_degrees")
 
 
@@ -44,7 +41,7 @@ def opened_features(path: str | Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise InputError(f"{path} is not an HDF5 file or is damaged; extract its features again") from error
     with file:
-        lacks = [f"holds no dataset `{name}`" for name in DATASETS if name not in file]
+        lacks = [f"holds no dataset `{name}`" for name in ("features", "positions_mm", "about") if name not in file]
         if not lacks and file.attrs.get("format") != SLICES_FORMAT:
             lacks = [f"is not in the format {SLICES_FORMAT} (root attribute `format`)"]
         lacks += [f"lacks the root attribute `{name}`" for name in ATTRIBUTES if name not in file.attrs]
@@ -75,13 +72,8 @@ def write_slice_features(path: str | Path, scan: SliceFeatures) -> None:
         if scan.sop_instance_uids:
             file["sop_instance_uids"] = scan.sop_instance_uids
         file["about"] = json.dumps(scan.about)
-        file.attrs.update(
-            format=SLICES_FORMAT,
-            encoder=scan.encoder,
-            settings=scan.settings,
-            source=scan.source,
-            tilt_degrees=scan.about.get("tilt_degrees", math.nan),
-        )
+        file.attrs.update(format=SLICES_FORMAT, encoder=scan.encoder, settings=scan.settings, source=scan.source)
+        file.attrs["tilt_degrees"] = scan.about.get("tilt_degrees", math.nan)
 
 
 def read_slice_features(path: str | Path) -> SliceFeatures:
@@ -121,10 +113,8 @@ class SliceFeaturesd(MapTransform):
 
     Args:
         keys: the path.
+        allow_missing_keys: whether a bag may lack it.
     """
-
-    def __init__(self, keys: KeysCollection = "image") -> None:
-        super().__init__(keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         bag = dict(data)
@@ -132,8 +122,7 @@ class SliceFeaturesd(MapTransform):
             path = str(bag[key])
             scan = read_slice_features(path)
             ids: Sequence[str | int] = scan.sop_instance_uids or range(len(scan.features))
-            positions = scan.positions_mm.tolist()
-            slices = [{"id": id_, "position_mm": mm} for id_, mm in zip(ids, positions, strict=True)]
+            slices = [{"id": id_, "position_mm": float(mm)} for id_, mm in zip(ids, scan.positions_mm, strict=True)]
             bag.update(bag_entries(bag, slices, scan.about, path))
             bag[key] = torch.from_numpy(np.ascontiguousarray(scan.features.T, dtype=np.float32))
         return bag

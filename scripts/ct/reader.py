@@ -5,7 +5,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.files import folder_of
-from scripts.ct.dicom.headers import INCOMPLETE, Header, read_headers
+from scripts.ct.dicom.headers import INCOMPLETE, Header, Rejected, read_headers
 from scripts.ct.dicom.hounsfield import AIR_HU, MAX_VOXELS, read_slices
 from scripts.ct.dicom.series import (
+    Choice,
     by_study,
     choose_series,
     positions_mm,
@@ -33,22 +34,24 @@ from scripts.ct.dicom.series import (
 from scripts.ct.dicom.tags import quietly
 
 LOST_AT_MOST = 10  # one file in so many, so that a broken copy is not read as a short scan
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # VTK and GIPL hold no orientation
-VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+_ITK_FORMATS = {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}  # others lack orientation
+VOLUME_SUFFIXES = (".nii", ".nii.gz", *_ITK_FORMATS)
+# What a bag's entries are made of, beside MONAI's own metadata.
+SCAN_META = ("sop_instance_uids", "frames", "files", "positions_mm", "spacings", "tilt_degrees", "warnings", "skipped")
 # Lines of a header that state where the voxels lie; ITK takes the identity where they are missing.
-_NRRD_PLACE = (
-    rb"^space: *(right|left)-(anterior|posterior)-superior\s*$|^space: *(RAS|LAS|LPS)\s*$",
-    rb"^space directions: *(\([^n()]+\)\s*){3}$",
-    rb"^space origin: *\(",
-)
-_META_PLACE = (
-    rb"^(TransformMatrix|Rotation|Orientation) *=",
-    rb"^(Offset|Position|Origin) *=",
-    rb"^Element(Spacing|Size) *=",
-)
+_PLACE = {
+    "NRRD": (
+        rb"^space: *(right|left)-(anterior|posterior)-superior\s*$|^space: *(RAS|LAS|LPS)\s*$",
+        rb"^space directions: *(\([^n()]+\)\s*){3}$",
+        rb"^space origin: *\(",
+    ),
+    "MetaImage": (
+        rb"^(TransformMatrix|Rotation|Orientation) *=",
+        rb"^(Offset|Position|Origin) *=",
+        rb"^Element(Spacing|Size) *=",
+    ),
+}
 _NO_PLACE = "does not say where its voxels lie: convert it again with its orientation"
-_HEADER_BYTES = 65536  # of which the text at the start of an NRRD or MetaImage file is a small part
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ class Series:
 
     array: np.ndarray  # float32 [columns, rows, slices] in HU
     affine: np.ndarray  # (4, 4) voxel -> RAS millimetres, sheared where the gantry was tilted
-    positions: np.ndarray  # (slices,) millimetres along the slice normal
+    positions_mm: np.ndarray  # (slices,) millimetres along the slice normal
     spacings: np.ndarray  # (slices - 1,) millimetres from a slice's origin to the next one's
-    tilt: float  # degrees between the slice normal and the patient's long axis
+    tilt_degrees: float  # between the slice normal and the patient's long axis
     stored_affine: np.ndarray  # before its axes were turned
     stored_shape: tuple[int, ...]
     sop_instance_uids: list[str] = field(default_factory=list)  # of each slice; this and the next two in DICOM alone
@@ -76,22 +79,14 @@ class Series:
             MetaKeys.SPATIAL_SHAPE: np.asarray(self.stored_shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),  # MONAI's word for "no channel axis yet"
-            "sop_instance_uids": self.sop_instance_uids,
-            "frames": self.frames,
-            "files": self.files,
-            "positions_mm": self.positions,
-            "spacings": self.spacings,
-            "tilt_degrees": self.tilt,
-            "warnings": self.warnings,
-            "skipped": self.skipped,
+            **{name: getattr(self, name) for name in SCAN_META},
         }
 
 
 class SeriesReader(ImageReader):
-    """A reader for MONAI's `LoadImaged`: a scan in HU, its slices from inferior to superior.
+    """A reader, for MONAI's `LoadImaged`, of a scan in HU, its slices from inferior to superior.
 
-    The scan is DICOM, as a folder, a zip, a list of files or one multi-frame file; or it is a file in NIfTI, NRRD or
-    MetaImage.
+    The scan is DICOM (a folder, a zip, a list of files, one multi-frame file) or a file in NIfTI, NRRD or MetaImage.
 
     Args:
         series: SeriesInstanceUID or SeriesNumber of the series to read, instead of the one that suits best.
@@ -123,42 +118,44 @@ def load_scan(*paths: Path, series: str | None = None) -> Series:
 
 def load_series(*paths: Path, series: str | None = None) -> Series:
     """Read the head CT among the DICOM files in a folder, in a zip, or given one by one."""
-    where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    where = f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
     headers, rejected = read_headers(paths)
     if not headers and not rejected:
         what = "no DICOM images" if paths[0].is_dir() else "no DICOM, NIfTI, NRRD or MetaImage"
         raise InputError(f"{where} holds {what}: give a scan, or the folder that holds one")
-    unread = {file.name: reason for file, reason in rejected}
-    _require_mostly_intact(where, len({header.file for header in headers}) + len(rejected), len(rejected), unread)
-    studies = len(by_study(headers))
-    if studies > 1:
-        raise InputError(f"{where} holds {studies} studies: give each a folder")
-
-    choice = choose_series(headers, series, where)
+    choice = choose_scan(headers, rejected, series, where)
     volume, lost, repaired = read_slices(choice.headers, len(choice.headers) // LOST_AT_MOST, where)
     undecoded = {choice.headers[index].file.name: INCOMPLETE for index in lost}
     _require_mostly_intact(where, len(choice.headers), len(lost), undecoded)
     if lost:
         volume = np.delete(volume, lost, axis=0)
         choice = replace(choice, headers=[each for k, each in enumerate(choice.headers) if k not in set(lost)])
-
     slices = choice.headers
-    array, affine = volume.transpose(2, 1, 0), _affine_of(slices)
-    left_out = [f"{name} {reason} and is left out" for name, reason in {**unread, **undecoded}.items()]
+    affine = _affine_of(slices)
+    left_out = {file.name: reason for file, reason in rejected} | undecoded
     return Series(
-        array=array,
+        array=volume.transpose(2, 1, 0),
         affine=affine,
-        positions=positions_mm(slices),
+        positions_mm=positions_mm(slices),
         spacings=spacings_mm(slices),
-        tilt=tilt_degrees(slice_normal(slices[0])),
+        tilt_degrees=tilt_degrees(slice_normal(slices[0])),
         stored_affine=affine,
-        stored_shape=array.shape,
+        stored_shape=volume.shape[::-1],
         sop_instance_uids=[header.sop for header in slices],
         frames=[header.frame for header in slices],
         files=[header.file.relative_to(folder_of(paths[0])) for header in slices],
-        warnings=left_out + choice.warnings + repaired,
+        warnings=[f"{name} {reason} and is left out" for name, reason in left_out.items()] + choice.warnings + repaired,
         skipped=choice.skipped,
     )
+
+
+def choose_scan(headers: Sequence[Header], rejected: Sequence[Rejected], series: str | None, where: str) -> Choice:
+    """Return the slices to read of a study, of whose files few hold no image."""
+    files = len({header.file for header in headers}) + len(rejected)
+    _require_mostly_intact(where, files, len(rejected), {file.name: reason for file, reason in rejected})
+    if (studies := len(by_study(headers))) > 1:
+        raise InputError(f"{where} holds {studies} studies: give each a folder")
+    return choose_series(headers, series, where)
 
 
 def _require_mostly_intact(where: str, total: int, lost: int, reasons: dict[str, str]) -> None:
@@ -170,13 +167,12 @@ def _require_mostly_intact(where: str, total: int, lost: int, reasons: dict[str,
 
 def _affine_of(slices: Sequence[Header]) -> np.ndarray:
     """Return (4, 4), voxel → RAS, of slices in order; their mean step is its third column."""
-    first = slices[0]
-    origins = np.array([header.position for header in slices])
-    step = slice_normal(first) * (first.thickness or 1.0)
+    first, last = np.array(slices[0].position), np.array(slices[-1].position)
+    step = slice_normal(slices[0]) * (slices[0].thickness or 1.0)
     lps = np.eye(4)
-    lps[:3, :2] = np.array(first.orientation).reshape(2, 3).T * np.flip(np.array(first.pixel_spacing))
-    lps[:3, 2] = np.diff(origins, axis=0).mean(axis=0) if len(slices) > 1 else step
-    lps[:3, 3] = origins[0]
+    lps[:3, :2] = np.array(slices[0].orientation).reshape(2, 3).T * np.flip(np.array(slices[0].pixel_spacing))
+    lps[:3, 2] = (last - first) / (len(slices) - 1) if len(slices) > 1 else step
+    lps[:3, 3] = first
     return orientation_ras_lps(lps)
 
 
@@ -188,23 +184,27 @@ def is_volume(path: Path) -> bool:
 def load_volume(path: Path) -> Series:
     """Read a NIfTI, NRRD or MetaImage file in HU; its axes are turned so that slices run from inferior to superior."""
     with _readable(path):
-        array, affine = _read_nifti(path) if _format_of(path) == "NIfTI" else _read_with_itk(path)
-    _require_three_axes(path, array.shape)
+        opened, shape = _opened(path)
+        if len(shape) != 3 or 0 in shape:
+            raise InputError(f"{path} has shape {shape}: give one volume with three axes")
+        if _format_of(path) == "NIfTI":
+            array, affine = opened.get_fdata(dtype=np.float32), opened.affine
+        else:
+            array, affine = _read_with_itk(path, opened, shape)
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-6):
         raise InputError(f"{path} {_NO_PLACE}")
     image: Any = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
     turned = np.asarray(image.dataobj)
     lps = orientation_ras_lps(image.affine)
     normal = upwards(np.cross(lps[:3, 0], lps[:3, 1]))
-    step, origin = lps[:3, 2], lps[:3, 3]
-    slices = turned.shape[2]
+    origins = lps[:3, 3] + np.arange(turned.shape[2])[:, None] * lps[:3, 2]
     return Series(
         # Outside the scanned circle a volume may hold NaN.
         array=np.maximum(np.where(np.isfinite(turned), turned, np.float32(AIR_HU)), np.float32(AIR_HU)),
         affine=image.affine,
-        positions=normal @ origin + np.arange(slices) * (normal @ step),
-        spacings=np.full(slices - 1, np.linalg.norm(step)),
-        tilt=tilt_degrees(normal),
+        positions_mm=origins @ normal,
+        spacings=np.linalg.norm(np.diff(origins, axis=0), axis=1),
+        tilt_degrees=tilt_degrees(normal),
         stored_affine=affine,
         stored_shape=array.shape,
     )
@@ -213,15 +213,11 @@ def load_volume(path: Path) -> Series:
 def volume_shape(path: Path) -> tuple[int, ...]:
     """Return the shape of a volume by its header alone; a pixel of several values counts as a fourth axis."""
     with _readable(path):
-        if _format_of(path) == "NIfTI":
-            volume: Any = nib.load(path)
-            return tuple(volume.shape)
-        return _opened_by_itk(path)[1]
+        return _opened(path)[1]
 
 
 def _format_of(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}.get(suffix, "NIfTI")
+    return _ITK_FORMATS.get(path.suffix.lower(), "NIfTI")
 
 
 @contextmanager
@@ -229,7 +225,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn whatever nibabel, ITK, gzip and zlib raise or print into an error of one line."""
     name = _format_of(path)
     try:
-        with quietly("nibabel.global"), _without_stderr(name == "MetaImage"):
+        with quietly("nibabel.global"), _without_stderr() if name == "MetaImage" else nullcontext():
             yield
     except InputError:
         raise
@@ -238,41 +234,25 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _without_stderr(hidden: bool) -> Iterator[None]:
+def _without_stderr() -> Iterator[None]:
     """Hide what C++ code prints: MetaIO comments on a damaged file there, besides raising."""
-    if not hidden:
-        yield
-        return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
 
 
-def _require_three_axes(path: Path, shape: Sequence[int]) -> None:
-    if len(shape) != 3 or 0 in shape:
-        raise InputError(f"{path} has shape {tuple(shape)}: give one volume with three axes")
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image: Any = nib.load(path)
-    return image.get_fdata(dtype=np.float32), image.affine
-
-
-def _read_with_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_with_itk(path: Path, opened: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the voxels as float32 and the affine, voxel → RAS, of an NRRD or MetaImage file."""
-    opened, shape = _opened_by_itk(path)
-    _require_three_axes(path, shape)
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise InputError(f"{path} has shape {shape}, too many voxels to hold in memory: give one head")
-    with path.open("rb") as stream:
-        header = re.split(rb"\r?\n\r?\n|(?<=\n)ElementDataFile", stream.read(_HEADER_BYTES), maxsplit=1)[0]
-    lines = _NRRD_PLACE if _format_of(path) == "NRRD" else _META_PLACE
-    if not all(re.search(line, header, re.MULTILINE | re.IGNORECASE) for line in lines):
+    with path.open("rb") as stream:  # whose text at the start is a small part of so many bytes
+        header = re.split(rb"\r?\n\r?\n|(?<=\n)ElementDataFile", stream.read(65536), maxsplit=1)[0]
+    if not all(re.search(line, header, re.MULTILINE | re.IGNORECASE) for line in _PLACE[_format_of(path)]):
         raise InputError(f"{path} {_NO_PLACE}")
     import itk
 
@@ -282,8 +262,11 @@ def _read_with_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, meta[MetaKeys.AFFINE]
 
 
-def _opened_by_itk(path: Path) -> tuple[Any, tuple[int, ...]]:
-    """Return ITK's object for files of this format, with the header read alone, and the shape by that header."""
+def _opened(path: Path) -> tuple[Any, tuple[int, ...]]:
+    """Return nibabel's image or ITK's reader of the format, of which the header alone is read, and the shape by it."""
+    if _format_of(path) == "NIfTI":
+        image: Any = nib.load(path)
+        return image, tuple(image.shape)
     try:
         import itk
     except ImportError as error:

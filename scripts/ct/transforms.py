@@ -12,35 +12,27 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
+from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from scripts.core.errors import InputError
-
-# (centre, width) in HU of the windows in which a reader looks for blood
-BRAIN, SUBDURAL, SOFT = (40.0, 80.0), (80.0, 200.0), (30.0, 30.0)
-
-# The reader's metadata that become entries of the bag.
-_TAKEN = {"sop_instance_uids", "frames", "files", "positions_mm", "spacings", "tilt_degrees", "warnings", "skipped"}
+from scripts.ct.reader import SCAN_META
 
 
 class ScanBagd(MapTransform):
     """A transform that adds what a bag needs besides its image [1, X, Y, N], from the reader's metadata.
 
     The entries: `coords` [1, N], millimetres above the lowest slice; `mask` [1, N]; `label` [1] and `instance_label`
-    [1, N] if given; `source`, the path it was read from; and two texts in JSON, because a batch of unequal bags carries
-    text unharmed. `instances` has of each slice its `id` (SOPInstanceUID, with "/frame" where it is one of many;
-    without UIDs the index), `position_mm` and, of DICOM, `file` and `frame` by which `open_image` finds it again.
-    `about` has the scan's `tilt_degrees`, least and largest `spacing_mm`, `warnings`, and what was skipped as
-    `set_aside`.
+    [1, N] if given; `source`, its path; and two texts in JSON, which a batch of unequal bags carries unharmed:
+    `instances` has of each slice its `id` (SOPInstanceUID, with "/frame" where it is one of many; without UIDs the
+    index), `position_mm` and, of DICOM, `file` and `frame` by which `open_image` finds it again; `about` has the scan's
+    `tilt_degrees`, least and largest `spacing_mm`, `warnings`, and what was skipped as `set_aside`.
 
     Args:
         keys: the scan. `instance_label` beside it is a list from inferior to superior, or maps SOPInstanceUID → 0/1.
         allow_missing_keys: whether a bag may lack it.
     """
-
-    def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
@@ -49,25 +41,16 @@ class ScanBagd(MapTransform):
             if not isinstance(image, MetaTensor):
                 raise InputError(f"{key} has lost its metadata before ScanBagd: put ScanBagd right after Orientationd")
             meta = image.meta
-            instances, source = _instances(meta, image.shape[-1]), str(meta["filename_or_obj"])
-            item.update(bag_entries(item, instances, _about(meta), source))
+            item.update(bag_entries(item, _instances(meta), _about(meta), str(meta["filename_or_obj"])))
             # Not twice, and not all of it can travel in a batch.
-            item[key] = MetaTensor(image.as_tensor(), meta={k: v for k, v in meta.items() if k not in _TAKEN})
+            item[key] = MetaTensor(image.as_tensor(), meta={k: v for k, v in meta.items() if k not in SCAN_META})
         return item
 
 
 def bag_entries(
     item: Mapping[Hashable, object], instances: list[dict[str, Any]], about: Mapping[str, Any], source: str
 ) -> dict[Hashable, object]:
-    """Return all of a bag but its image.
-
-    Args:
-        item: may hold `label` and `instance_label`.
-        instances: of each slice, see `ScanBagd`.
-        about: of the scan.
-        source: its path.
-    """
-    ids = [instance["id"] for instance in instances]
+    """Return all of a bag but its image, as `ScanBagd` adds it; `item` may hold `label` and `instance_label`."""
     positions = torch.tensor([instance["position_mm"] for instance in instances], dtype=torch.float64)
     entries: dict[Hashable, object] = {
         "coords": (positions - positions[0]).float()[None],  # [1, N]
@@ -79,17 +62,20 @@ def bag_entries(
     if "label" in item:
         entries["label"] = torch.as_tensor(item["label"], dtype=torch.float32).reshape(1)
     if "instance_label" in item:
-        name = str(item.get("bag_id", source))
-        entries["instance_label"] = _slice_labels(item["instance_label"], ids, name)
+        ids, name = [instance["id"] for instance in instances], str(item.get("bag_id", source))
+        entries["instance_label"] = slice_labels(item["instance_label"], ids, name)
     return entries
 
 
-def _instances(meta: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    instances: list[dict[str, Any]] = [{"id": k, "position_mm": float(meta["positions_mm"][k])} for k in range(count)]
+def _instances(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    instances: list[dict[str, Any]] = [
+        {"id": index, "position_mm": float(position)} for index, position in enumerate(meta["positions_mm"])
+    ]
     columns = zip(instances, meta["sop_instance_uids"], meta["frames"], meta["files"], strict=False)
     for instance, uid, frame, file in columns:  # of DICOM; a volume has none of them
-        instance["id"] = (uid if frame is None else f"{uid}/{frame}") if uid else instance["id"]
         instance["file"] = file
+        if uid:
+            instance["id"] = uid if frame is None else f"{uid}/{frame}"
         if frame is not None:
             instance["frame"] = frame
     return instances
@@ -105,8 +91,8 @@ def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.Tensor:
-    """Return [1, N] in slice order."""
+def slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.Tensor:
+    """Return the labels [1, N] in the order of the slices, each of which must have one."""
     if isinstance(given, Mapping):
         if lacks := [id_ for id_ in ids if id_ not in given]:
             what = f"{len(lacks)} of its {len(ids)} slices (first {lacks[0]})"
@@ -123,7 +109,7 @@ class SliceWindowsd(MapTransform):
 
     Args:
         keys: the scan.
-        windows: (centre, width) in HU; each becomes a channel in [0, 1].
+        windows: (centre, width) in HU, by default for brain, subdural and soft; each becomes a channel in [0, 1].
         size: rows and columns of the result.
         allow_missing_keys: whether a bag may lack the scan.
     """
@@ -131,7 +117,7 @@ class SliceWindowsd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        windows: Sequence[tuple[float, float]] = (BRAIN, SUBDURAL, SOFT),
+        windows: Sequence[tuple[float, float]] = ((40.0, 80.0), (80.0, 200.0), (30.0, 30.0)),
         size: int = 512,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -141,20 +127,16 @@ class SliceWindowsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         item = dict(data)
+        lows, widths = torch.tensor([(centre - width / 2, width) for centre, width in self.windows]).T[..., None, None]
         for key in self.key_iterator(item):
-            item[key] = self.windowed(torch.as_tensor(item[key]))
+            scan = convert_to_tensor(item[key], dtype=torch.float32, track_meta=False)
+            slices = scan[0].permute(2, 1, 0).contiguous()  # [N, rows, columns]
+            channels = (slices[:, None] - lows).div_(widths).clamp_(0, 1)  # [N, windows, rows, columns]
+            if channels.shape[-2:] != (self.size, self.size):
+                # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
+                channels = interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)
+            item[key] = channels.permute(1, 2, 3, 0)
         return item
-
-    def windowed(self, image: torch.Tensor) -> torch.Tensor:
-        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-        slices = plain[0].permute(2, 1, 0).float().contiguous()  # [N, rows, columns]
-        channels = slices.new_empty(len(slices), len(self.windows), *slices.shape[1:])  # [N, W, rows, columns]
-        for channel, (centre, width) in enumerate(self.windows):
-            torch.sub(slices, centre - width / 2, out=channels[:, channel]).div_(width).clamp_(0, 1)
-        if channels.shape[-2:] != (self.size, self.size):
-            # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
-            channels = interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return channels.permute(1, 2, 3, 0)  # [W, rows, columns, N]
 
 
 PER_SLICE = ("image", "coords", "mask", "instance_label")  # entries of a bag with the slices along their last axis
@@ -239,10 +221,9 @@ class RandSliceAffined(RandomizableTransform, MapTransform):
         self.randomize()
         if self._do_transform:
             for key in self.key_iterator(bag):
-                bag[key] = self.moved(bag[key])
+                image: Tensor = bag[key]
+                channels = image.movedim(-1, 0).flatten(0, 1)[None]  # [1, N*C, rows, columns]
+                grid = affine_grid(self.to_source[None], list(channels.shape), align_corners=False)
+                moved = grid_sample(channels, grid, align_corners=False)[0]
+                bag[key] = moved.unflatten(0, (-1, len(image))).movedim(0, -1)
         return bag
-
-    def moved(self, image: Tensor) -> Tensor:
-        channels = image.movedim(-1, 0).flatten(0, 1)[None]  # [1, N*C, rows, columns]
-        grid = affine_grid(self.to_source[None], list(channels.shape), align_corners=False)
-        return grid_sample(channels, grid, align_corners=False)[0].unflatten(0, (-1, len(image))).movedim(0, -1)

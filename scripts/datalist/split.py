@@ -7,14 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from scripts.datalist.tables import SECTIONS
 
 EXAMPLES = 20  # of each kind of trouble, that the written check shows
 MAX_SHARE_OF_ONE_PATIENT = 0.5  # beyond it a PatientID says "anonymous" rather than who it is
-
-_DIGITS = re.compile(r"\d+(\.\d+)?")
 
 Shares = tuple[float, float, float]
 Datalist = dict[str, list[dict[str, Any]]]
@@ -39,7 +38,7 @@ Bag = TypeVar("Bag", bound=Labelled)
 
 def without_numbers(text: str) -> str:
     """Return the kind of a remark, in which every number is N."""
-    return _DIGITS.sub("N", text)
+    return re.sub(r"\d+(\.\d+)?", "N", text)
 
 
 class Remarks:
@@ -87,9 +86,9 @@ def split(bags: Sequence[Bag], shares: Shares, seed: int) -> dict[str, list[Bag]
             by_patient[bag.patient].append(bag)
         for patients in _patients_by_class({name: {bag.label for bag in own} for name, own in by_patient.items()}):
             patients.sort(key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+            drawn = iter(patients)
             for section, count in zip(SECTIONS, _whole_numbers(len(patients), shares), strict=True):
-                sections[section] += [bag for name in patients[:count] for bag in by_patient[name]]
-                del patients[:count]
+                sections[section] += [bag for name in islice(drawn, count) for bag in by_patient[name]]
     return {section: sorted(own, key=lambda bag: bag.bag_id) for section, own in sections.items()}
 
 
@@ -131,9 +130,8 @@ def section_notes(sections: Mapping[str, Sequence[Labelled]], classes: Sequence[
     """Name the sections that are empty or lack a class, before somebody trains on them."""
     notes = []
     for section, own in sections.items():
-        labels = {bag.label for bag in own}
-        absent = [str(label) for label in classes if label not in labels]
-        if not labels:
+        absent = [str(label) for label in classes if label not in {bag.label for bag in own}]
+        if not own:
             notes.append(f"{section} is empty")
         elif classes == [0, 1] and absent:
             notes.append(f"{section} has {'negative' if absent == ['1'] else 'positive'} {bags} alone")
@@ -146,16 +144,10 @@ Owners = dict[str, dict[str, str]]  # patient or image -> section -> a bag that 
 
 
 class Leakage:
-    """How many patients and images a datalist names, and how many of them in more than one section.
-
-    Args:
-        images: what an image is, "slices" or "slides".
-        of_patient: the bags of each patient.
-        of_image: the bags of each image.
-    """
+    """How many patients and images a datalist names, and how many of them in more than one section."""
 
     def __init__(self, images: str, of_patient: Owners, of_image: Owners) -> None:
-        self.images = images
+        self.images = images  # what they are, "slices" or "slides"
         self.patients, self.total_images = len(of_patient), len(of_image)
         patients = [list(own.values()) for own in of_patient.values() if len(own) > 1]
         shared = [list(own.values()) for own in of_image.values() if len(own) > 1]
@@ -171,8 +163,7 @@ class Leakage:
         }
 
     def as_line(self, verb: str = "are") -> str:
-        return (
-            f"{self.shared_patients} of {self.patients} patients and {self.shared_images} of {self.total_images} "
-            f"{self.images} {verb} in more than one section"
-            + (f" (of {' and '.join(self.example)})" if self.example else "")
-        )
+        example = f" (of {' and '.join(self.example)})" if self.example else ""
+        patients = f"{self.shared_patients} of {self.patients} patients"
+        images = f"{self.shared_images} of {self.total_images} {self.images}"
+        return f"{patients} and {images} {verb} in more than one section{example}"

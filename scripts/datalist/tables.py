@@ -12,8 +12,6 @@ from scripts.core.errors import InputError
 
 SECTIONS = ("training", "validation", "test")
 
-_DELIMITERS = ",;\t"
-
 
 def require_all_or_none(values: Sequence[tuple[int, str]], path: Path, column: str, what: str) -> None:
     """Refuse a column that some rows leave empty; each row is its line and its value."""
@@ -60,9 +58,7 @@ def read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ())
         columns = [name.casefold() for name in (*required, *optional)]
         indices = [names.index(name) if name in names else -1 for name in columns]
         rows = csv.reader(file, delimiter=delimiter)
-        for values in rows:
-            if not any(values):
-                continue
+        for values in filter(any, rows):
             line = rows.line_num + 1
             if len(values) < len(names):
                 raise InputError(f"{path}, line {line} has {len(values)} of {len(names)} columns: complete it")
@@ -75,7 +71,7 @@ def _opened_csv(path: Path) -> Iterator[tuple[TextIO, list[str], str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: Excel begins a file with a mark
             heading = file.readline()
-            delimiter = max(_DELIMITERS, key=heading.count)
+            delimiter = max(",;\t", key=heading.count)
             names = next(csv.reader([heading], delimiter=delimiter), [])
             yield file, [name.strip().casefold() for name in names], delimiter
     except OSError as error:

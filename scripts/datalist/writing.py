@@ -17,34 +17,22 @@ from scripts.datalist.tables import SECTIONS
 
 @dataclass(frozen=True, kw_only=True)
 class DatalistRequest:
-    """What both datalist verbs are asked for; refused where it cannot be done.
-
-    Args:
-        folder: what the paths in the datalist are relative to.
-        labels: the csv of the labels; by default one in the folder.
-        output: the datalist, or a folder for it.
-        shares: of training, validation and test.
-        seed: of the split.
-        force: overwrite a datalist that no datalist verb wrote.
-    """
+    """What both datalist verbs are asked for; refused where it cannot be done."""
 
     content: ClassVar[str]  # of the folder
 
-    folder: Path
-    labels: Path | None = None
-    output: Path | None = None
+    folder: Path  # what the paths in the datalist are relative to
+    labels: Path | None = None  # the csv; by default one in the folder
+    output: Path | None = None  # the datalist, or a folder for it
     shares: Shares = (0.7, 0.1, 0.2)
     seed: int = 0
-    force: bool = False
+    force: bool = False  # overwrite a datalist that no datalist verb wrote
 
     def __post_init__(self) -> None:
         shares: Any = self.shares  # as Fire took it
-        if (
-            not (isinstance(shares, (list, tuple)) and len(shares) == len(SECTIONS))
-            or not all(isinstance(share, (int, float)) for share in shares)
-            or min(shares) < 0
-            or not math.isclose(sum(shares), 1, abs_tol=1e-6)
-        ):
+        are_three = isinstance(shares, (list, tuple)) and len(shares) == len(SECTIONS)
+        are_numbers = are_three and all(isinstance(share, (int, float)) and share >= 0 for share in shares)
+        if not are_numbers or not math.isclose(sum(shares), 1, abs_tol=1e-6):
             raise InputError(f"--shares {shares!r}: give three numbers that add up to 1, for {', '.join(SECTIONS)}")
         if not self.folder.is_dir():
             raise InputError(f"{self.folder} is not a folder: give the one that holds the {self.content}")
@@ -58,32 +46,23 @@ class Entry(Protocol):
 
 def as_text(sections: Mapping[str, Sequence[Entry]]) -> str:
     """Return a datalist as JSON with one line per bag: with one per slice it would have a million."""
-    lines = [
-        f"    {json.dumps(section)}: [" + ",".join(f"\n        {json.dumps(bag.entry())}" for bag in bags) + "\n    ]"
-        for section, bags in sections.items()
-    ]
+    lines = []
+    for section, bags in sections.items():
+        entries = ",".join(f"\n        {json.dumps(bag.entry())}" for bag in bags)
+        lines.append(f"    {json.dumps(section)}: [{entries}\n    ]")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 @dataclass(frozen=True)
 class CheckedDatalist:
-    """A datalist that is ready to be written, with what its check says of it.
-
-    Args:
-        text: the datalist.
-        leakage: of the bags in that text.
-        counts: of each section and of all.
-        report: notes, rejections and warnings.
-        about: entries of the check that one wing alone has.
-        source: the csv of patients and sections.
-    """
+    """A datalist that is ready to be written, with what its check says of it."""
 
     text: str
-    leakage: Leakage
-    counts: Mapping[str, Mapping[str, float]]
+    leakage: Leakage  # of the bags in that text
+    counts: Mapping[str, Mapping[str, float]]  # of each section and of all
     report: CohortRemarks
-    about: Mapping[str, Any]
-    source: Path | None
+    about: Mapping[str, Any]  # entries of the check that one wing alone has
+    source: Path | None  # the csv of patients and sections
 
     def write(self, request: DatalistRequest, output: Path, check_file: Path) -> str:
         """Write the datalist and its check unless a patient or an image leaks; return a summary for the screen."""
@@ -102,15 +81,13 @@ class CheckedDatalist:
         }
         write_whole(check_file, json.dumps(check, indent=4) + "\n")
         write_whole(output, self.text)
-        return "\n".join(
-            [
-                as_table(self.counts),
-                f"leakage: {self.leakage.as_line()}",
-                *(f"note: {note}" for note in self.report.notes),
-                *(f"rejected: {line}" for line in self.report.rejected.as_lines()),
-                *(f"warning: {line}" for line in self.report.warnings.as_lines()),
-            ]
-        )
+        remarks = {
+            "note": self.report.notes,
+            "rejected": self.report.rejected.as_lines(),
+            "warning": self.report.warnings.as_lines(),
+        }
+        lines = [f"{kind}: {line}" for kind, lines in remarks.items() for line in lines]
+        return "\n".join([as_table(self.counts), f"leakage: {self.leakage.as_line()}", *lines])
 
 
 def relative_to_folder(path: Path, folder: Path) -> str:
@@ -122,8 +99,7 @@ def require_several_patients(bags: Sequence[Labelled], remarks: CohortRemarks, f
     """Refuse a cohort of nobody, or of one patient where it is to be split."""
     if not bags:
         raise InputError(f"{folder} holds no {what} that can be used: {'; '.join(remarks.rejected.as_lines())}")
-    to_be_split = len(bags) > 1 and not any(bag.section for bag in bags)
-    if to_be_split and len({bag.patient for bag in bags}) == 1:
+    if len(bags) > 1 and len({bag.patient for bag in bags}) == 1 and not any(bag.section for bag in bags):
         raise InputError(f"the {len(bags)} {what}s in {folder} are of one patient: give a column patient or section")
 
 
@@ -151,10 +127,7 @@ def destination(request: DatalistRequest) -> tuple[Path, Path]:
 
 def as_table(counts: Mapping[str, Mapping[str, float]]) -> str:
     """Return the counts as text, a line for each section."""
-    columns = list(counts["total"])
-    rows = [
-        ["section", *columns],
-        *([name, *(f"{own[column]:.9g}" for column in columns)] for name, own in counts.items()),
-    ]
+    rows = [["section", *counts["total"]]]
+    rows += [[name, *(f"{value:.9g}" for value in own.values())] for name, own in counts.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

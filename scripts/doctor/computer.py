@@ -26,17 +26,11 @@ _SYNTAXES: dict[str, tuple[str, ...]] = {
 
 
 class Purpose(NamedTuple):
-    """What a computer is examined for.
+    """What a computer is examined for."""
 
-    Args:
-        modality: of the image in the bundle's metadata; in lower case also the folder of its configs in the sources.
-        reader: the library that reads its images, what to install where it is missing, and what examines it.
-        without_gpu: advice to add where there is no GPU.
-    """
-
-    modality: str
-    reader: tuple[str, str, Callable[[], Iterator[Finding]]]
-    without_gpu: str = ""
+    modality: str  # in the bundle's metadata; in lower case also the folder of its configs in the sources
+    reader: tuple[str, str, Callable[[], Iterator[Finding]]]  # of its images: library, package, examination
+    without_gpu: str = ""  # advice to add where there is no GPU
 
 
 def examine_computer(output_dir: Path, purpose: Purpose, missing: ImportError | None = None) -> Iterator[Finding]:
@@ -95,7 +89,7 @@ def _decoders() -> Iterator[Finding]:
     decodable = [name for name, syntaxes in _SYNTAXES.items() if all(map(_can_decode, syntaxes))]
     if decodable:
         yield Finding(Level.PASS, f"decoders for {', '.join(decodable)}")
-    for name in (name for name in _SYNTAXES if name not in decodable):
+    for name in [name for name in _SYNTAXES if name not in decodable]:
         yield Finding(Level.WARN, f"no decoder for {name}", "pip install python-gdcm if scans are stored so")
 
 
@@ -112,10 +106,10 @@ def _can_decode(syntax: str) -> bool:
 def _gpu(without: str) -> Iterator[Finding]:
     import torch
 
-    text = f"no CUDA, the CPU is used{without}"
     if torch.cuda.is_available():
-        text = f"CUDA with {torch.cuda.device_count()} GPU, {torch.cuda.get_device_name(0)}"
-    yield Finding(Level.INFO, text)
+        yield Finding(Level.INFO, f"CUDA with {torch.cuda.device_count()} GPU, {torch.cuda.get_device_name(0)}")
+    else:
+        yield Finding(Level.INFO, f"no CUDA, the CPU is used{without}")
 
 
 def _room(output_dir: Path) -> Iterator[Finding]:

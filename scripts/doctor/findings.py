@@ -88,14 +88,7 @@ def sections_in(datalist: Path) -> dict[str, Any]:
 def examine_section(
     datalist: Path, section: str, given: object, folder: Path, class_names: Sequence[str] | None, what: str
 ) -> tuple[Finding, Entries]:
-    """Return a finding on one section of a datalist, and the bags that can be read of it.
-
-    Args:
-        given: the section as it is in the file.
-        folder: what its paths are relative to.
-        class_names: as load_bags takes them.
-        what: the bags are, "scans" or "bags".
-    """
+    """Return a finding on one section of a datalist, `given` as in the file, and the bags that can be read of it."""
     if not given:
         purpose = "evaluation" if section == "test" else "training"
         return Finding(Level.WARN, f'{datalist} has no bags under "{section}"', f"add them before {purpose}"), []

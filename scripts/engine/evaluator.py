@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluators and inferers of bags: a cohort is read to its end, and a network is asked for more than its logits."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ignite.engine import Events
@@ -44,14 +44,12 @@ class BagEvaluator(SupervisedEvaluator):
                 self.fire_event(event)  # all is already there: report it
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
-        (bag_id,) = batchdata["bag_id"]
-        for key in (FAILED, EMPTY):
-            if key in batchdata:
-                return [{"bag_id": bag_id, key: batchdata[key][0]}]
+        if FAILED in batchdata or EMPTY in batchdata:
+            return [{key: value for key, (value,) in batchdata.items()}]
         try:
             return super()._iteration(engine, batchdata)
         except Exception as error:
-            return [{"bag_id": bag_id, **_reason(error)}]
+            return [{"bag_id": batchdata["bag_id"][0], **_reason(error)}]
 
 
 def _reason(error: Exception) -> dict[str, str]:
@@ -99,13 +97,11 @@ class StreamingInferer(Inferer):
         self, inputs: Sequence[str], network: Any, *, coords: Tensor, mask: Tensor
     ) -> dict[str, Tensor]:
         (path,) = inputs
-
-        def blocks() -> Iterator[Tensor]:
-            for block in self.read(path, self.block_size):
-                yield block.to(mask.device)
-
         inner: Any = getattr(network, "module", network)
-        return _as_dictionary(predict_in_blocks(inner, blocks, mask, coords), mask.shape[2])
+        prediction = predict_in_blocks(
+            inner, lambda: (block.to(mask.device) for block in self.read(path, self.block_size)), mask, coords
+        )
+        return _as_dictionary(prediction, mask.shape[2])
 
 
 def _as_dictionary(prediction: BagPrediction, instances: int) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 """What the extraction of features of slides and of scans has in common: shares of the work, encoding, failures."""
 
 import csv
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from scripts.core.errors import InputError
-from scripts.core.files import write_whole
+from scripts.core.files import whole_file
 
 LONGEST_WAIT = timedelta(days=20)  # of a process for the others
 ALIKE = 1e-3  # relative: what was rounded when it was stored
@@ -26,16 +25,12 @@ Item = TypeVar("Item")
 
 
 class Share:
-    """The share of the work that this process takes, by RANK and WORLD_SIZE of its environment; alone it takes all.
-
-    Attributes:
-        joined: whether it knows where the others are (torchrun says so), so that one can speak for all.
-        speaks: whether it is the one that does.
-    """
+    """The share of the work that this process takes, by RANK and WORLD_SIZE of its environment; alone it takes all."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", 0))
         self.processes = int(os.environ.get("WORLD_SIZE", 1))
+        # torchrun says where the others are, so that one can speak for all
         self.joined = self.processes == 1 or "MASTER_ADDR" in os.environ
         self.speaks = self.rank == 0 or not self.joined
 
@@ -60,18 +55,13 @@ class Share:
 def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str) -> None:
     """Write a table of why each of those that failed did so, and raise an error that names some; neither if none did.
 
-    Args:
-        table: the csv, beside the feature files.
-        failures: name → reason.
-        column: of the names, in the table.
-        of: what there was in all, such as "12 slides".
+    Its columns are `column`, of the names, and the reasons; `of` says what there was in all, such as "12 slides".
     """
     table.unlink(missing_ok=True)
     if not failures:
         return
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([(column, "error"), *failures.items()])
-    write_whole(table, text.getvalue())
+    with whole_file(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([(column, "error"), *failures.items()])
     names, more = ", ".join(list(failures)[:NAMED]), ", ..." if len(failures) > NAMED else ""
     raise InputError(
         f"{len(failures)} of {of} failed ({names}{more}): {next(iter(failures.values()))}; "
@@ -81,13 +71,12 @@ def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str
 
 def refuse_changes(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to go on in a folder whose features were made otherwise: they would be trained on as if they were one."""
-    unknown = [
+    changed = "; ".join(
         f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
         for name in {**now, **then}
         if not _alike(then.get(name), now.get(name))
-    ]
-    if unknown:
-        changed = "; ".join(unknown)
+    )
+    if changed:
         raise InputError(f"{path} was made with another encoder or settings ({changed}); choose another output_dir")
 
 

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from types import TracebackType
@@ -18,73 +19,64 @@ from monai.bundle.scripts import run
 
 from scripts.core.errors import InputError, input_error_message
 from scripts.core.files import writable_folder
-from scripts.engine.provenance import running_config, take_up_training
+from scripts.engine.provenance import code_in, running_config, take_up_training
 
-# module of 0.4.0, module of today, what moved (old=new where it got another name); all below `scripts.`
+# module of today, what of 0.4.0 is in it now (old=new where it got another name); all below `scripts.`
 _TABLE = """
-cohorts              engine.evaluator      BagEvaluator ReadableBags
-curriculum           engine.training       Curriculum
-data.augment         ct.transforms         RandSliceAffined RandSliceDropd
-data.backbones       wsi.encoders          timm_model
-data.bags            core.bags             bags_to_read balanced_weights load_bags number_of_classes
-data.ct              ct.transforms         ScanBagd SliceWindowsd
-data.dicom           ct.reader             SeriesReader
-data.extraction      wsi.encode            FeatureExtractor
-data.patches         wsi.features.files    find_features
-data.patches         wsi.reader            FeatureReader described=checked_bags read_blocks
-data.patches         wsi.transforms        PatchBagd PatchBlocksd collate_bags one_bag
-data.results         core.record           BagResultd ModelCard SignResultd
-data.scans           ct.scans              find_scans
-data.slice_features  ct.encode             SliceEncoder SliceFeatureExtractor
-data.slice_features  ct.features           SliceFeaturesd find_slice_features
-data.tissue          wsi.slides.tissue     ChromaMask
-exporting            engine.onnx           export_onnx
-inferers             engine.evaluator      BagInferer PrepareBagInBlocks StreamingInferer
-networks             wsi.encoders          SeededTileCNN
-networks.encoders    wsi.encoders          SeededTileCNN TileEncoder
-origins              engine.provenance     RememberTraining origin_of_bags trained_with
-origins              engine.launch         require_network=prepare_run
-outputs.cohort       outputs.report        CohortReport ResultsFolder recipe
-outputs.dicom_sr     ct.outputs.report     SaveReportd
-outputs.files        outputs.result_json   SaveResultd
-outputs.geojson      wsi.outputs.geojson   SaveGeoJSONd
-outputs.label_map    ct.outputs.label_map  SaveLabelMapd
-outputs.pictures     ct.outputs.picture    DrawScand
-outputs.slide_pictures  wsi.outputs.map    DrawSlided
-resuming             engine.training       ResumeTraining
-running              engine.launch         prepare_run
+core.bags             data.bags.bags_to_read data.bags.balanced_weights data.bags.load_bags data.bags.number_of_classes
+core.record           data.results.BagResultd data.results.ModelCard data.results.SignResultd
+ct.encode             data.slice_features.SliceEncoder data.slice_features.SliceFeatureExtractor
+ct.features           data.slice_features.SliceFeaturesd data.slice_features.find_slice_features
+ct.outputs.label_map  outputs.label_map.SaveLabelMapd
+ct.outputs.picture    outputs.pictures.DrawScand
+ct.outputs.report     outputs.dicom_sr.SaveReportd
+ct.reader             data.dicom.SeriesReader
+ct.scans              data.scans.find_scans
+ct.transforms         data.augment.RandSliceAffined data.augment.RandSliceDropd data.ct.ScanBagd data.ct.SliceWindowsd
+engine.evaluator      cohorts.BagEvaluator cohorts.ReadableBags
+engine.evaluator      inferers.BagInferer inferers.PrepareBagInBlocks inferers.StreamingInferer
+engine.launch         origins.require_network=prepare_run running.prepare_run
+engine.onnx           exporting.export_onnx
+engine.provenance     origins.RememberTraining origins.origin_of_bags origins.trained_with
+engine.training       curriculum.Curriculum resuming.ResumeTraining
+outputs.report        outputs.cohort.CohortReport outputs.cohort.ResultsFolder outputs.cohort.recipe
+outputs.result_json   outputs.files.SaveResultd
+wsi.encode            data.extraction.FeatureExtractor
+wsi.encoders          data.backbones.timm_model networks.SeededTileCNN
+wsi.encoders          networks.encoders.SeededTileCNN networks.encoders.TileEncoder
+wsi.features.files    data.patches.find_features
+wsi.outputs.geojson   outputs.geojson.SaveGeoJSONd
+wsi.outputs.map       outputs.slide_pictures.DrawSlided
+wsi.reader            data.patches.FeatureReader data.patches.described=checked_bags data.patches.read_blocks
+wsi.slides.tissue     data.tissue.ChromaMask
+wsi.transforms        data.patches.PatchBagd data.patches.PatchBlocksd data.patches.collate_bags data.patches.one_bag
 """
 
 MOVED = {  # what a config of 0.4.0 names as a `_target_` → where it is now
-    f"scripts.{old}.{name.partition('=')[0]}": f"scripts.{new}.{name.partition('=')[2] or name}"
-    for old, new, *names in map(str.split, _TABLE.strip().splitlines())
-    for name in names
+    f"scripts.{old}": f"scripts.{module}.{new or old.rpartition('.')[2]}"
+    for module, *names in map(str.split, _TABLE.strip().splitlines())
+    for old, _, new in (name.partition("=") for name in names)
 }
 
 
-class _QuietRecords:
-    """Makes log records, and drops errors that the one line at the end tells anyway.
+def _quiet_record(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Make a log record, and drop errors that the one line at the end tells anyway.
 
     Engines and their handlers log what passes through them, with its traceback or in an f-string, each to a handler of
     its own: where a record is made is the only place that all of them share.
     """
-
-    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
-        self.make = make
-
-    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = self.make(*args, **kwargs)
-        error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
-        if record.levelno >= logging.ERROR and (isinstance(error, KeyboardInterrupt) or input_error_message(error)):
-            record.levelno = -1  # below what any handler takes
-        return record
+    record = make(*args, **kwargs)
+    error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
+    if record.levelno >= logging.ERROR and (isinstance(error, KeyboardInterrupt) or input_error_message(error)):
+        record.levelno = -1  # below what any handler takes
+    return record
 
 
 def one_line_errors() -> None:
     """Print an InputError that ends the process as one line on stderr; any other error keeps its traceback."""
     make = logging.getLogRecordFactory()
-    if not isinstance(make, _QuietRecords):
-        logging.setLogRecordFactory(_QuietRecords(make))
+    if getattr(make, "func", None) is not _quiet_record:
+        logging.setLogRecordFactory(partial(_quiet_record, make))
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         message = "interrupted" if kind is KeyboardInterrupt else input_error_message(error)
@@ -132,14 +124,9 @@ def _top(key: str) -> str:
 
 def refuse_moved(config: Any) -> None:
     """Refuse a config, or a part of one, that names a path of 0.4.0."""
-    if isinstance(config, Mapping):
-        old = str(config.get("_target_"))
-        if old in MOVED:
-            raise InputError(f"{old} of 0.4.0 is {MOVED[old]} now: write that into the config that names it")
-        config = list(config.values())
-    if isinstance(config, (list, tuple)):
-        for part in config:
-            refuse_moved(part)
+    for name in code_in(config):
+        if name in MOVED:
+            raise InputError(f"{name} of 0.4.0 is {MOVED[name]} now: write that into the config that names it")
 
 
 def prepare_run(writes_to: str | Sequence[str], ckpt_path: str | None = None, bundle_root: str = ".") -> None:

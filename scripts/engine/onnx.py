@@ -35,6 +35,12 @@ class _Answer(nn.Module):
         prediction = self.network.predict(image, coords, mask)
         return prediction.logits, prediction.scores, prediction.attention
 
+    def example(self, image: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A bag of n instances in the form of the image; patches lie in rows of five."""
+        place = torch.arange(n)
+        coords = torch.stack([place % 5, place // 5]) if getattr(self.network, "spatial_dims", 0) == 2 else place[None]
+        return torch.rand(*image.shape[:-1], n), coords.float()[None], torch.ones(1, 1, n)
+
 
 def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | None = None) -> None:
     """Write the network, its graph building included; one bag of any number of instances per call of the file.
@@ -61,19 +67,12 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
         if isinstance(part, SmoothOperator):
             part.settle()
     answer = _Answer(network)
-    spatial_dims = int(getattr(network, "spatial_dims", 0))
-    bag = _example(image, image.shape[-1], spatial_dims)
-    last = [{one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag]
-    with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnx_ir", "onnxscript"):
+    bag = answer.example(image, image.shape[-1])
+    last = tuple({one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag)
+    with warnings.catch_warnings(), torch.no_grad(), _quiet():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
-            answer,
-            bag,
-            dynamo=True,
-            dynamic_shapes=tuple(last),
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            verbose=False,
+            answer, bag, dynamo=True, dynamic_shapes=last, input_names=INPUTS, output_names=OUTPUTS, verbose=False
         )
     assert program is not None
     for node in program.model.graph.all_nodes():
@@ -81,7 +80,7 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
         node.doc_string = None
     with whole_file(Path(path)) as beside:
         program.save(beside, external_data=False)
-        missed = _largest_difference(beside, answer, image, spatial_dims)
+        missed = _largest_difference(beside, answer, image)
     if missed is None:
         logger.warning("%s is written, and was not run: onnxruntime is not installed", path)
     else:
@@ -89,34 +88,24 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
 
 
 @contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """The exporter tells each of its steps."""
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+def _quiet() -> Iterator[None]:
+    """The exporter tells each of its steps, by several loggers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(before)
 
 
-def _example(image: Tensor, n: int, spatial_dims: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A bag of n instances in the form of the image; patches lie in rows of five."""
-    place = torch.arange(n)
-    coords = torch.stack([place % 5, place // 5]) if spatial_dims == 2 else place[None]
-    return torch.rand(*image.shape[:-1], n), coords.float()[None], torch.ones(1, 1, n)
-
-
-def _largest_difference(path: Path, answer: nn.Module, image: Tensor, spatial_dims: int) -> float | None:
+def _largest_difference(path: Path, answer: _Answer, image: Tensor) -> float | None:
     onnxruntime, installed = optional_import("onnxruntime")
     if not installed:
         return None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names, largest = {given.name for given in session.get_inputs()}, 0.0
-    most = getattr(answer.network, "slots", None) or image.shape[-1] + 3
-    for n in (1, 2, most):
-        bag = _example(image, n, spatial_dims)
+    for n in (1, 2, getattr(answer.network, "slots", None) or image.shape[-1] + 3):
+        bag = answer.example(image, n)
         given = {name: one.numpy() for name, one in zip(INPUTS, bag, strict=True) if name in names}
         with torch.no_grad():
             wanted = answer(*bag)

@@ -38,15 +38,10 @@ logger = logging.getLogger(__name__)
 
 
 class Origin(NamedTuple):
-    """What is known of the features that a network was trained on.
+    """What is known of the features that a network was trained on."""
 
-    Args:
-        encoder: its name; "" = not known.
-        patch_um: micrometres from patch to patch; 0 = not known.
-    """
-
-    encoder: str
-    patch_um: float
+    encoder: str = ""  # its name; "" = not known
+    patch_um: float = 0.0  # micrometres from patch to patch; 0 = not known
 
     def compare(self, encoder: str, patch_um: float) -> None:
         """Refuse features of another encoder; warn of an encoder that is not stated and of another scale."""
@@ -57,20 +52,14 @@ class Origin(NamedTuple):
             )
         if self.encoder and not encoder:
             logger.warning(
-                "the features do not state their encoder, the network was trained on those of %s; "
-                "state theirs with --encoder_name",
-                self.encoder,
+                f"the features do not state their encoder, the network was trained on those of {self.encoder}; "
+                "state theirs with --encoder_name"
             )
         if patch_um and self.patch_um and abs(patch_um / self.patch_um - 1) > SAME_PATCH_UM:
             logger.warning(
-                "patches are %.4g micrometres apart, those the network was trained on %.4g: it knows another "
-                "magnification or size of patches",
-                patch_um,
-                self.patch_um,
+                f"patches are {patch_um:.4g} micrometres apart, those the network was trained on {self.patch_um:.4g}: "
+                "it knows another magnification or size of patches"
             )
-
-
-NO_ORIGIN = Origin("", 0.0)
 
 
 def origin_of_bags(bags: Sequence[Mapping[str, Any]]) -> Origin:
@@ -83,14 +72,9 @@ def origin_file(ckpt_path: str | Path) -> Path:
     return Path(ckpt_path).with_suffix(".origin.json")
 
 
-def origin_text(config: Config, origin: Origin = NO_ORIGIN) -> str:
-    """Return what the file beside weights holds.
-
-    Args:
-        config: the keys of the config that make the network and prepare its input.
-        origin: the features it was trained on.
-    """
-    return json.dumps({**origin._asdict(), "config": config}, indent=4) + "\n"
+def origin_text(config: Config, origin: Origin | None = None) -> str:
+    """Return what the file beside weights holds: keys that make the network and prepare its input, and its features."""
+    return json.dumps({**(origin or Origin())._asdict(), "config": config}, indent=4) + "\n"
 
 
 class RememberTraining:
@@ -107,10 +91,10 @@ class RememberTraining:
     def __init__(self, ckpt_path: str, bundle_root: str, bags: Sequence[Mapping[str, Any]] = ()) -> None:
         config = running_config()
         self.ckpt_path = ckpt_path
-        self.origin = origin_of_bags(bags) if bags else NO_ORIGIN
-        keys = [*_references(config, config["network_def"]), *DESCRIBED] if "network_def" in config else []
+        self.origin = origin_of_bags(bags) if bags else Origin()
+        keys = [*_references(config), *DESCRIBED] if "network_def" in config else []
         self.config = {key: _plain_value(config, key) for key in dict.fromkeys(keys) if key in config}
-        shipped = _shipped(bundle_root)
+        _, shipped = _bundle_configs(bundle_root)
         if shipped and _same(self.config.get("preprocessing"), shipped[0].get("preprocessing")):
             self.config["preprocessing"] = None
         try:
@@ -131,7 +115,7 @@ class RememberTraining:
 def trained_with(ckpt_path: str) -> Origin | None:
     """Return what the weights were trained on; None where nothing describes them."""
     record = _read_record(ckpt_path)
-    return None if record is None else record.origin
+    return record and record.origin
 
 
 def running_config() -> ConfigParser:
@@ -148,12 +132,8 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
     """Give the config that is being run the network and the preprocessing that the weights were trained with.
 
     What was left as the bundle ships it is replaced; what somebody named and contradicts the training is refused.
-    Weights that nothing describes keep the network of the config.
-
-    Args:
-        ckpt_path: file of the weights.
-        bundle_root: folder of the bundle, whose configs say what is shipped.
-        typed: keys given on the command line, which count as named whatever their value.
+    Weights that nothing describes keep the network of the config. The configs in `bundle_root` say what is shipped;
+    keys `typed` on the command line count as named whatever their value.
     """
     record, path = _read_record(ckpt_path), origin_file(ckpt_path)
     config = running_config()
@@ -163,28 +143,29 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
     if not record.config:
         _require_old_settings(path, record, config)
         return
-    shipped = _shipped(bundle_root)
+    of_bundle, shipped = _bundle_configs(bundle_root)
     trained = ConfigParser(deepcopy(shipped[0]) if shipped else {})
     try:
         trained.update(dict(record.config))
         then_by_key = {key: trained[key] for key in dict.fromkeys(id.split("#")[0] for id in record.config)}
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(f"{path} describes a network that this version has no place for ({error})") from error
-    _require_harmless(path, then_by_key, shipped, [*_bundle_configs(bundle_root), config.get()])
+    _require_harmless(path, then_by_key, shipped, [*of_bundle, config.get()])
+    # one of the bundle's own, as streaming.json has it, does what the shipped one does
+    own_steps = any(
+        _same(each["preprocessing"], config.get("preprocessing")) for each in of_bundle if "preprocessing" in each
+    )
     if shipped and then_by_key.get("preprocessing", ...) is None:
-        mine = config.get("preprocessing")
-        then_by_key["preprocessing"] = (
-            mine if _is_shipped(bundle_root, "preprocessing", mine) else shipped[-1].get("preprocessing")
-        )
+        then_by_key["preprocessing"] = (config if own_steps else shipped[-1]).get("preprocessing")
     changes = {}
     for key, then in then_by_key.items():
-        now = _plain_value(config, key) if key in config else None
+        now = _plain_value(config, key)
         if _same(then, now):
             continue
         left_alone = key not in config or any(_same(now, each.get(key)) for each in shipped)
         if left_alone and key not in typed:
             changes[key] = then
-        elif key not in REPORTING and not (key == "preprocessing" and _is_shipped(bundle_root, key, now)):
+        elif key not in REPORTING and not (key == "preprocessing" and own_steps):
             raise InputError(_contradiction(ckpt_path, *next(_config_differences(key, then, now))))
     if changes:
         logger.info("as %s was trained: %s", Path(ckpt_path).name, ", ".join(changes))
@@ -196,11 +177,9 @@ def _require_old_settings(path: Path, record: "_Record", config: ConfigParser) -
     """Files of 0.4.0 hold settings of the network and its classes, and no config: another one is refused."""
     logger.warning("%s is of 0.4.0 and describes no network: it is that of the config", path.name)
     asked = network_settings(config.get_parsed_content("network_def")) if record.settings else {}
-    names = _plain_value(config, "class_names") if "class_names" in config else None
-    for name, was, now in [
-        *((name, was, asked.get(name)) for name, was in record.settings.items()),
-        ("class_names", record.class_names, names),
-    ]:
+    asked["class_names"] = _plain_value(config, "class_names")
+    for name, was in {**record.settings, "class_names": record.class_names}.items():
+        now = asked.get(name)
         if json.dumps(was) != json.dumps(now):
             raise InputError(
                 f"the network was trained with {name} {json.dumps(was)}, the one asked for has {json.dumps(now)}: "
@@ -210,26 +189,22 @@ def _require_old_settings(path: Path, record: "_Record", config: ConfigParser) -
 
 def network_settings(network: nn.Module) -> dict[str, Any]:
     """Return the kind of every module and what no weight shows of ours, such as "aggregator.smooth.exact": false."""
-    network = getattr(network, "module", network)  # DDP wraps the network
     settings: dict[str, Any] = {}
-    for name, module in network.named_modules():
+    for name, module in getattr(network, "module", network).named_modules():  # DDP wraps the network
         own = {} if type(module).__module__.startswith("torch.") else settings_of(module)
-        named = {"kind": type(module).__name__, **own}
-        settings |= {f"{name}.{key}".lstrip("."): value for key, value in named.items()}
+        for key, value in {"kind": type(module).__name__, **own}.items():
+            settings[f"{name}.{key}".lstrip(".")] = value
     return settings
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
     """Return the plain attributes of a module, such as a placement or a number of slots."""
-    known = {name: value for name, value in sorted(vars(module).items()) if _is_plain(value)}
-    # what begins with _ is derived, or torch's own
-    return {name: value for name, value in known.items() if not name.startswith("_") and name != "training"}
+    own = [name for name in sorted(vars(module)) if not name.startswith("_")]  # the others are derived, or torch's
+    return {name: vars(module)[name] for name in own if name != "training" and _is_plain(vars(module)[name])}
 
 
 def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, (bool, int, float, str, type(None)))
+    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, (int, float, str, type(None)))
 
 
 class _Record(NamedTuple):
@@ -246,62 +221,48 @@ def _read_record(ckpt_path: str | Path) -> _Record | None:
     try:
         content = json.loads(path.read_text())
         origin = Origin(str(content["encoder"]), float(content["patch_um"]))
-        old = dict(content.get("network", {}))
-        return _Record(origin, dict(content.get("config", {})), old, content.get("class_names"))
+        config, settings = dict(content.get("config", {})), dict(content.get("network", {}))
+        return _Record(origin, config, settings, content.get("class_names"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe how the network was trained: train again, or remove it") from error
 
 
-def _configs_folder(bundle_root: str) -> Path:
-    """Of the bundle that this code is of; in the sources, where two share the code, of the one that is run."""
-    own = Path(__file__).parents[2] / "configs"
-    return own if (own / "inference.json").is_file() else Path(bundle_root) / "configs"
+def _bundle_configs(bundle_root: str) -> tuple[list[Config], list[Config]]:
+    """All config files of the bundle that this code is of, and those of SHIPPED alone.
 
-
-def _bundle_configs(bundle_root: str) -> list[dict[str, Any]]:
-    found = []
-    for path in sorted(_configs_folder(bundle_root).glob("*.json")):
+    In the sources, where two bundles share the code, they are those of the one that is run.
+    """
+    folder, found = Path(__file__).parents[2] / "configs", {}
+    if not (folder / "inference.json").is_file():
+        folder = Path(bundle_root) / "configs"
+    for path in sorted(folder.glob("*.json")):
         with suppress(ValueError, OSError):  # notes of the user's own, which no run reads
-            found.append(_load_config(path))
-    return found
+            found[path.name] = _load_config(path)
+    return list(found.values()), [found[name] for name in SHIPPED if name in found]
 
 
-def _shipped(bundle_root: str) -> list[dict[str, Any]]:
-    folder = _configs_folder(bundle_root)
-    return [_load_config(folder / name) for name in SHIPPED if (folder / name).is_file()]
-
-
-def _is_shipped(bundle_root: str, key: str, value: Any) -> bool:
-    """Whether one of the bundle's own files gives a key this value, as streaming.json its preprocessing."""
-    return any(key in each and _same(each[key], value) for each in _bundle_configs(bundle_root))
-
-
-def _load_config(path: Path) -> dict[str, Any]:
+def _load_config(path: Path) -> Config:
     """A config file as a parsed config has it, where `@a#b` reads `@a::b`."""
     text = path.read_text()
-    content: dict[str, Any] = json.loads(text)
+    parser = ConfigParser(json.loads(text))
     if '"%' not in text:  # a macro would be read from another file
-        parser = ConfigParser(content)
         parser.resolve_macro_and_relative_ids()
-        content = parser.get()
+    content: Config = parser.get()
     return content
 
 
-def _references(config: ConfigParser, value: Any) -> list[str]:
-    """The top-level keys that a part of a config refers to, and those that these refer to."""
-    found: list[str] = []
-    left = [value]
-    while left:
-        for key in REFERENCE.findall(json.dumps(left.pop(), default=str)):
-            if key in config and key not in (*found, "network_def"):
-                found.append(key)
-                left.append(config[key])
-    return found
+def _references(config: ConfigParser) -> list[str]:
+    """The top-level keys that the network refers to, and those that these refer to."""
+    found = ["network_def"]
+    for key in found:  # which grows meanwhile
+        named = dict.fromkeys(REFERENCE.findall(json.dumps(config[key], default=str)))
+        found += [each for each in named if each in config and each not in found]
+    return found[1:]
 
 
 def _plain_value(config: ConfigParser, key: str) -> Any:
-    """A key's value; one that is computed of plain values, as class names of a hierarchy, by what it comes to."""
-    value = deepcopy(config[key])
+    """A key's value, or None; one that is computed of plain values, as class names of a hierarchy, as it comes out."""
+    value = deepcopy(config.get(key))
     if isinstance(value, str) and value.startswith("$"):
         result = config.get_parsed_content(key)
         return list(result) if isinstance(result, (list, tuple)) else result
@@ -346,11 +307,11 @@ def _require_harmless(path: Path, config: Config, shipped: Sequence[Config], kno
     for each in known:
         for key, value in each.items():
             if key.split("#")[0] in (*DESCRIBED, *config.keys() - each.keys()):
-                allowed.update(_code({key.rpartition("#")[2]: value}))
+                allowed.update(code_in({key.rpartition("#")[2]: value}))
     for key, value in config.items():
         if key not in DESCRIBED and any(key in each for each in (*shipped, *known[:-1])):
             raise InputError(f"{path} sets {key}, which does not describe a network: remove it from the file")
-        strange = next((text for text in _code(value) if text not in allowed and not _is_network(text)), None)
+        strange = next((text for text in code_in(value) if text not in allowed and not _is_network(text)), None)
         if strange is not None:
             raise InputError(
                 f"{path} names {strange!r}, which no config of this run does: if you trust it, name the config file "
@@ -365,7 +326,7 @@ def _is_network(name: str) -> bool:
     return isinstance(found, type) and issubclass(found, nn.Module)
 
 
-def _code(config: Any) -> Iterator[str]:
+def code_in(config: Any) -> Iterator[str]:
     """Everything in a config that MONAI would import, evaluate or read from another file."""
     if isinstance(config, Mapping):
         if "_target_" in config:
@@ -373,6 +334,6 @@ def _code(config: Any) -> Iterator[str]:
         config = list(config.values())
     if isinstance(config, (list, tuple)):
         for each in config:
-            yield from _code(each)
+            yield from code_in(each)
     elif isinstance(config, str) and config.startswith(("$", "%")):
         yield config

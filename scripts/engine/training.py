@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,7 +200,12 @@ class ResumeTraining:
             self._keep_earlier_model()
             self.save(engine)
             return
-        self._refuse_other_settings(state["settings"])
+        for name, now in self.settings.items():
+            if (then := state["settings"].get(name)) != now:
+                raise InputError(
+                    f"{self.path} is an unfinished training with {name} {then}, not {now}: "
+                    "give that again to go on with it, or delete the file to begin anew"
+                )
         try:
             for name, part in self._parts(engine).items():
                 part.load_state_dict(state["parts"][name])
@@ -224,21 +229,11 @@ class ResumeTraining:
     def _keep_earlier_model(self) -> None:
         if self.model.is_file() and _rank() == 0 and not self.path.is_file():
             finished = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.model.stat().st_mtime))
-            kept = self.model.with_name(f"{self.model.stem}_{finished}{self.model.suffix}")
-            self.model.rename(kept)
+            kept = self.model.rename(self.model.with_stem(f"{self.model.stem}_{finished}"))
             for beside in (origin_file, operating_file):
                 if beside(self.model).is_file():
                     beside(self.model).rename(beside(kept))
             logger.info("the model of an earlier training is kept as %s", kept)
-
-    def _refuse_other_settings(self, before: Mapping[str, str]) -> None:
-        changed = [name for name in self.settings if before.get(name) != self.settings[name]]
-        if changed:
-            name = changed[0]
-            raise InputError(
-                f"{self.path} is an unfinished training with {name} {before.get(name)}, not {self.settings[name]}: "
-                "give that again to go on with it, or delete the file to begin anew"
-            )
 
     def save(self, engine: Engine) -> None:
         """Write the state whole; of several processes the first does."""
@@ -272,22 +267,16 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-class KnowsProgress(Protocol):
-    """A loss that changes over the epochs."""
-
-    progress: Optional[float]  # the share of all epochs that lies behind, from 0 up to but not 1
-
-
 class Curriculum:
     """An ignite handler of the trainer that sets the loss's `progress` to e/E when epoch e of E begins, counted from 0.
 
     It is read from the trainer's state, so a resumed training goes on with the progress it had.
 
     Args:
-        loss: that asks for it; others are left as they are.
+        loss: that reads its `progress`.
     """
 
-    def __init__(self, loss: KnowsProgress) -> None:
+    def __init__(self, loss: Any) -> None:
         self.loss = loss
 
     def attach(self, engine: Engine) -> None:

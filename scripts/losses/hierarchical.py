@@ -37,8 +37,8 @@ def bag_alignment(logits: Tensor, coarse_label: Tensor, membership: Tensor) -> T
 def supervised_contrast(
     features: Tensor,
     label: Tensor,
-    others: Optional[Tensor] = None,
-    other_label: Optional[Tensor] = None,
+    others: Tensor | None = None,
+    other_label: Tensor | None = None,
     temperature: float = 0.1,
 ) -> Tensor:
     """Return L_scl, by which bags of one class come closer than bags of two (arXiv 2004.11362).
@@ -86,9 +86,9 @@ class HierarchicalLoss(nn.Module):
         class_weights: Optional[Sequence[float]] = None,
     ) -> None:
         super().__init__()
-        unknown = [part for part in parts if part not in HMIL_PARTS]
-        if unknown:
-            raise ValueError(f"parts hold {unknown[0]!r}: some of {', '.join(HMIL_PARTS)} are wanted")
+        for part in parts:
+            if part not in HMIL_PARTS:
+                raise ValueError(f"parts hold {part!r}: some of {', '.join(HMIL_PARTS)} are wanted")
         if beta is not None and not 0 <= beta <= 1:
             raise ValueError(f"beta is {beta}: it must be between 0 and 1")
         self.register_buffer("membership", membership(hierarchy))
@@ -118,31 +118,27 @@ class HierarchicalLoss(nn.Module):
 
     def forward(self, prediction: HierarchicalPrediction, label: Tensor) -> Tensor:
         """Return the loss of a prediction; label: [B] or [B, 1], the number of the fine class."""
-        with torch.autocast(prediction.logits.device.type, enabled=False):  # half precision loses small attention
-            return self._loss(prediction, label.flatten().long())
-
-    def _loss(self, prediction: HierarchicalPrediction, label: Tensor) -> Tensor:
-        loss = self.fine(prediction.logits.float(), label.unsqueeze(1))
-        member = self.membership.to(label.device)
+        label, member = label.flatten().long(), self.membership.to(label.device)
         coarse_label = member.argmax(dim=0)[label]  # [B]
-        if "CE_coarse" in self.parts:
-            loss = loss + self.beta * cross_entropy(prediction.coarse_logits.float(), coarse_label)
-        if "L_ia" in self.parts:
-            attention, coarse_attention = prediction.attention.float(), prediction.coarse_attention.float()
-            loss = loss + self.beta * instance_alignment(attention, coarse_attention, member)
-        if "L_ba" in self.parts:
-            loss = loss + self.beta * bag_alignment(prediction.logits.float(), coarse_label, member)
-        if "L_scl" in self.parts:
-            own = prediction.features.float()[torch.arange(len(label), device=label.device), label]  # [B, E]
-            loss = loss + (1 - self.beta) * self._contrast(own, label)
+        with torch.autocast(prediction.logits.device.type, enabled=False):  # half precision loses small attention
+            logits, coarse_logits = prediction.logits.float(), prediction.coarse_logits.float()
+            loss = self.fine(logits, label.unsqueeze(1))
+            if "CE_coarse" in self.parts:
+                loss = loss + self.beta * cross_entropy(coarse_logits, coarse_label)
+            if "L_ia" in self.parts:
+                attention, coarse_attention = prediction.attention.float(), prediction.coarse_attention.float()
+                loss = loss + self.beta * instance_alignment(attention, coarse_attention, member)
+            if "L_ba" in self.parts:
+                loss = loss + self.beta * bag_alignment(logits, coarse_label, member)
+            if "L_scl" in self.parts:
+                own = prediction.features.float()[torch.arange(len(label), device=label.device), label]  # [B, E]
+                loss = loss + (1 - self.beta) * self._contrast(own, label)
         return loss
 
     def _contrast(self, features: Tensor, label: Tensor) -> Tensor:
         others, other_label = self.remembered or (features[:0].detach(), label[:0])
         loss = supervised_contrast(features, label, others, other_label, self.temperature)
         if features.requires_grad:  # bags of an evaluation must not enter the memory
-            self.remembered = (
-                torch.cat([features.detach(), others])[: self.memory],
-                torch.cat([label, other_label])[: self.memory],
-            )
+            latest, latest_label = torch.cat([features.detach(), others]), torch.cat([label, other_label])
+            self.remembered = latest[: self.memory], latest_label[: self.memory]
         return loss

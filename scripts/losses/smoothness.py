@@ -26,7 +26,6 @@ def ls2(f: Tensor, graph: Graph, shift: float = 0.0) -> Tensor:
 
 
 PENALTIES = {"LS1": ls1, "LS2": ls2}
-VARIANTS = ("paper", "released")
 
 
 class BagCrossEntropy(nn.Module):
@@ -47,9 +46,8 @@ class BagCrossEntropy(nn.Module):
             loss = cross_entropy(logits, label[:, 0].long(), reduction="none").unsqueeze(1)  # [B, 1]
         else:
             if float(label.max()) > 1:
-                raise ValueError(
-                    f"a label of class {int(label.max())} for one logit: name configs/classes.json or hmil.json"
-                )
+                problem = f"a label of class {int(label.max())} for one logit"
+                raise ValueError(f"{problem}: name configs/classes.json or hmil.json")
             loss = binary_cross_entropy_with_logits(logits, label, reduction="none")  # [B, C]
         if self.class_weights is None:
             return loss.mean()
@@ -77,7 +75,7 @@ class SmoothMILLoss(nn.Module):
         self, alpha: float = 0.5, penalty: str = "LS1", bag_loss: Optional[nn.Module] = None, variant: str = "paper"
     ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
+        if variant not in ("paper", "released"):
             raise ValueError(f"variant is {variant!r}: 'paper' or 'released' is wanted")
         self.released = variant == "released"
         self.penalty_weight = 1 - alpha if self.released else alpha
@@ -86,7 +84,6 @@ class SmoothMILLoss(nn.Module):
             raise ValueError(f"alpha is {alpha}: it must be {allowed}, or no label is learned")
         if penalty not in PENALTIES:
             raise ValueError(f"penalty is {penalty!r}: one of {', '.join(PENALTIES)} is wanted")
-        self.alpha = alpha
         self.penalty = PENALTIES[penalty]
         self.bag_loss = BagCrossEntropy() if bag_loss is None else bag_loss
 
@@ -95,8 +92,6 @@ class SmoothMILLoss(nn.Module):
         loss = self.bag_loss(prediction.logits, label)
         if self.penalty_weight == 0:
             return loss
-        if self.released:
-            penalty = self.penalty(prediction.attention, prediction.graph, shift=1.0)  # [B]
-        else:
-            penalty = self.penalty(prediction.scores, prediction.graph)  # [B]
+        f, shift = (prediction.attention, 1.0) if self.released else (prediction.scores, 0.0)
+        penalty = self.penalty(f, prediction.graph, shift)  # [B]
         return (1 - self.penalty_weight) * loss + self.penalty_weight * penalty.mean()

@@ -23,36 +23,25 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap(
-    bags: int, figures: Mapping[str, Figure], resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
-    """Return figures with percentile intervals over bags, not instances, drawn with replacement."""
-    if not figures:
-        return {}
-    generator = np.random.default_rng(seed)
+def bootstrap(bags: int, figures: Mapping[str, Figure], resamples: int = 1000) -> dict[str, Interval]:
+    """Return figures with 95 % percentile intervals over bags, not instances, drawn with replacement."""
+    generator = np.random.default_rng(0)
     draws = (np.bincount(generator.integers(bags, size=bags), minlength=bags) for _ in range(resamples))
     drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws])  # [resamples, figures]
-    return {
-        name: _interval(figure(np.ones(bags)), of_draws, confidence)
-        for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True)
-    }
-
-
-def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
-    drawn = drawn[~np.isnan(drawn)]  # a draw of one class alone has no AUROC
-    if np.isnan(value) or len(drawn) == 0:
-        return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
+    intervals = {}
+    for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True):
+        value, known = figure(np.ones(bags)), of_draws[~np.isnan(of_draws)]  # a draw of one class alone has no AUROC
+        if np.isnan(value) or len(known) == 0:
+            known = np.array([np.nan])
+        low, high = np.quantile(known, [0.025, 0.975])
+        intervals[name] = Interval(value, float(low), float(high))
+    return intervals
 
 
 class Cases:
-    """Bags, or the instances in them, with a truth of 0 or 1; its methods return figures.
+    """Bags, or the instances in them, with a `truth` of (n,) 0 or 1 each, N cases in all; its methods return figures.
 
     Whatever does not depend on the weights is computed once: a bootstrap asks for a figure a thousand times.
-
-    Args:
-        truth: For each bag, (n,) 0 or 1 of its cases; N cases in all.
     """
 
     def __init__(self, truth: Sequence[np.ndarray]) -> None:

@@ -76,8 +76,8 @@ def peaks(coords: np.ndarray, score: np.ndarray) -> np.ndarray:
     return np.array(kept)
 
 
-def froc_score(found: Sequence[Detections], rates: Sequence[float] = FALSE_ALARMS_PER_SLIDE) -> Figure:
-    """Return the mean sensitivity at some rates of false alarms per slide, linear between thresholds."""
+def froc_score(found: Sequence[Detections]) -> Figure:
+    """Return the mean sensitivity at FALSE_ALARMS_PER_SLIDE, linear between thresholds."""
     slides = np.array([each.slides for each in found])
     lesions = np.array([len(each.lesions) for each in found])
     known = not any(np.isnan(scores).any() for each in found for scores in each[:2])
@@ -95,7 +95,7 @@ def froc_score(found: Sequence[Detections], rates: Sequence[float] = FALSE_ALARM
             return np.nan
         weight = weight_of_bag[:, None]
         rate = (weight * alarms).sum(axis=0) / (weight_of_bag * slides).sum()
-        return float(np.interp(rates, rate, (weight * hits).sum(axis=0) / count).mean())
+        return float(np.interp(FALSE_ALARMS_PER_SLIDE, rate, (weight * hits).sum(axis=0) / count).mean())
 
     return figure
 

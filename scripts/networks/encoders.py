@@ -51,8 +51,7 @@ class SliceCNN(nn.Module):
         if size < 1:
             raise ValueError(f"{len(channels)} blocks leave nothing of a {image_size}×{image_size} slice: give fewer")
         self.blocks = nn.Sequential(*layers)
-        self.in_channels = in_channels
-        self.image_size = image_size
+        self.in_channels, self.image_size = in_channels, image_size
         self.out_features = size * size * channels[-1]
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -66,24 +65,18 @@ class SliceCNN(nn.Module):
             maps = self.blocks(slices)  # [B*N, 32, 6, 6]
             return maps.permute(0, 2, 3, 1).reshape(b, n, -1).transpose(1, 2) * mask  # [B, D, N]
         real = mask.flatten() > 0.5  # [B*N]
-        maps = self.blocks(slices[real])  # [R, 32, 6, 6]
-        rows = maps.permute(0, 2, 3, 1).flatten(1)  # [R, D]
-        features = torch.zeros([b * n, rows.shape[1]], dtype=rows.dtype, device=rows.device)
-        features = features.index_put([torch.nonzero(real)[:, 0]], rows)
+        rows = self.blocks(slices[real]).permute(0, 2, 3, 1).flatten(1)  # [R, D]
+        features = rows.new_zeros([b * n, rows.shape[1]])
+        features[real] = rows
         return features.view(b, n, -1).transpose(1, 2)  # [B, D, N]
 
 
 class Features(nn.Module):
-    """Patch features taken as they are.
-
-    Args:
-        in_features: D of a patch.
-    """
+    """Patch features [B, D, N] taken as they are; D must be `in_features`."""
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = in_features
+        self.in_features = self.out_features = in_features
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return `image` [B, D, N] itself; no aggregator looks at padding."""
@@ -104,8 +97,7 @@ class FeatureProjection(nn.Module):
         super().__init__()
         self.project = nn.Linear(in_features, out_features)
         self.dropout = nn.Dropout(dropout)
-        self.in_features = in_features
-        self.out_features = out_features
+        self.in_features, self.out_features = in_features, out_features
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Project image [B, D, N] to [B, D', N]; padding gets 0."""

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neighbours within a bag: a chain of slices or a lattice of patches, and the Laplacian of that graph."""
 
-from typing import List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -27,10 +27,9 @@ def no_graph(mask: Tensor) -> Graph:
 
 def exporting() -> bool:
     """Return whether the network is being exported or traced: no branch may then depend on a tensor's values."""
-    if torch.jit.is_scripting():
-        return False
-    else:  # noqa: RET505 - TorchScript leaves out this branch alone
+    if not torch.jit.is_scripting():
         return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return False
 
 
 def build_graph(
@@ -44,9 +43,6 @@ def build_graph(
         radius: Of a lattice, the largest distance of neighbours in pitches: 1.5 gives 8 of them, 1 gives 4.
         spacing: Of a chain, weigh an edge by mean distance / its own distance (coords are millimetres), not by 1.
         edgeless: Of a lattice, accept a bag without any edge; set it where the unit of the coords is certain.
-
-    Returns:
-        Neighbours and weights [B, K, N].
     """
     if coords.dim() != 3:
         raise ValueError(f"coords have {coords.dim()} dimensions: [bags, 1 or 2, instances] is wanted")
@@ -70,10 +66,11 @@ def build_graph(
 def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
     """Join each instance to the next one by position, at any distance: a missing slice does not cut a scan in two."""
     n = position.shape[1]
-    order = _order(position.masked_fill(~real, float("inf")))  # [B, N]
-    rank = _order(order)  # [B, N]
-    steps = torch.tensor([-1, 1], device=position.device)
-    at = rank.unsqueeze(1) + steps.view(1, 2, 1)  # [B, 2, N] ranks of the one before and the one after
+    last = position.masked_fill(~real, float("inf"))
+    # ONNX has but one sort, and that is stable
+    order = torch.sort(last, dim=1)[1] if exporting() else torch.argsort(last, dim=1, stable=True)  # [B, N]
+    rank = torch.sort(order, dim=1)[1]  # [B, N]
+    at = torch.stack([rank - 1, rank + 1], dim=1)  # [B, 2, N] ranks of the one before and the one after
     count = real.sum(dim=1).view(-1, 1, 1)
     exists = (at >= 0) & (at < count) & real.unsqueeze(1)
     neighbours = torch.gather(order.unsqueeze(1).expand(-1, 2, -1), 2, at.clamp(0, n - 1))
@@ -89,17 +86,10 @@ def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
     return Graph(graph.neighbours, weights * graph.weights)
 
 
-def _order(values: Tensor) -> Tensor:
-    """Sort stably: the indices of the values in ascending order. [B, N] → [B, N]."""
-    if exporting():
-        return torch.sort(values, dim=1)[1]  # ONNX has but one sort, and that is stable
-    return torch.argsort(values, dim=1, stable=True)
-
-
 def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     """Join patches at most `radius` cells apart. cell: [B, 2, N] whole numbers, real: [B, N]."""
     n, reach = cell.shape[2], int(radius)
-    rows, columns = _offsets(radius)
+    offsets = torch.tensor(_offsets(radius), device=cell.device)  # [K, 2]
     padding = ~real.unsqueeze(1)
     low = cell.masked_fill(padding, 2**62).amin(dim=2, keepdim=True) - reach
     cell = (cell - low).masked_fill(padding, 0)  # [B, 2, N] at least reach: a step to the left stays in its row
@@ -107,7 +97,7 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     beyond = width * (cell[:, 0].max() + reach + 1)  # padding gets keys of its own behind every real cell
     index = torch.arange(n, device=cell.device).expand_as(real)
     key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + index)  # [B, N]
-    steps = torch.tensor(rows, device=cell.device) * width + torch.tensor(columns, device=cell.device)  # [K]
+    steps = offsets[:, 0] * width + offsets[:, 1]  # [K]
     wanted = (key.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)  # [B, K*N]
     if not exporting() and int(beyond) < 64 * n:
         found, exists, unique = _find_by_table(key, wanted, index, int(beyond))
@@ -115,11 +105,11 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
         found, exists, unique = _find_by_search(key, wanted)
     if not exporting() and not bool(unique):
         raise ValueError("two instances of a bag share one cell: coords must be in units of the patch pitch")
-    k = len(rows)
+    k = offsets.shape[0]
     return _graph_of(found.unflatten(1, [k, n]), exists.unflatten(1, [k, n]) & real.unsqueeze(1))
 
 
-def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Find by a table of all cells: the instance of each wanted key, whether there is one, whether keys are unique."""
     n = index.shape[1]
     empty = torch.full([key.shape[0], cells + n], n, dtype=index.dtype, device=key.device)
@@ -129,7 +119,7 @@ def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> Tu
     return found.clamp(max=n - 1), (found < n) & (wanted < cells), unique
 
 
-def _find_by_search(key: Tensor, wanted: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+def _find_by_search(key: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Find the same by binary search, for lattices far larger than the bag."""
     taken, order = torch.sort(key, dim=1)
     last = taken.shape[1] - 1
@@ -144,19 +134,17 @@ def _find_by_search(key: Tensor, wanted: Tensor) -> Tuple[Tensor, Tensor, Tensor
     return found, exists, (taken[:, 1:] != taken[:, :-1]).all()
 
 
-def _offsets(radius: float) -> Tuple[List[int], List[int]]:  # noqa: UP006
-    """Return the row and column offsets of the cells within `radius`, without the cell itself."""
+def _offsets(radius: float) -> list[list[int]]:
+    """Return [row, column] of the cells within `radius` of the cell [0, 0], without itself."""
     if radius < 1:
         raise ValueError(f"radius is {radius}: below 1 pitch no patch has a neighbour")
     reach = int(radius)
-    rows: List[int] = []  # noqa: UP006
-    columns: List[int] = []  # noqa: UP006
+    offsets: list[list[int]] = []
     for row in range(-reach, reach + 1):
         for column in range(-reach, reach + 1):
             if 0 < row * row + column * column <= radius * radius:
-                rows.append(row)
-                columns.append(column)
-    return rows, columns
+                offsets.append([row, column])
+    return offsets
 
 
 def _graph_of(neighbours: Tensor, exists: Tensor) -> Graph:
@@ -181,7 +169,7 @@ def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
 
 def weighted_by_features(graph: Graph, x: Tensor) -> Graph:
     """Multiply each edge by exp(-|x_i - x_j| / D): neighbours with similar features weigh more. x: [B, D, N]."""
-    similarity: List[Tensor] = []  # noqa: UP006
+    similarity: list[Tensor] = []
     for k in range(graph.neighbours.shape[1]):
         other = torch.gather(x.detach(), 2, graph.neighbours[:, k : k + 1].expand_as(x))  # [B, D, N]
         similarity.append(torch.exp(-torch.linalg.vector_norm(x.detach() - other, dim=1) / x.shape[1]))  # [B, N]
@@ -193,7 +181,7 @@ def rows_of(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def table_of(graph: Graph) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+def table_of(graph: Graph) -> tuple[Tensor, Tensor]:
     """Return the neighbours and weights of all bags as one table, [B*N, K] each."""
     b, _, n = graph.neighbours.shape
     bag = torch.arange(b, device=graph.neighbours.device).view(b, 1, 1) * n
@@ -209,19 +197,15 @@ def neighbour_sum(rows: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
     return embedding_bag(neighbours, rows, per_sample_weights=weights, mode="sum")  # gathers and sums without a copy
 
 
-def aggregate(x: Tensor, graph: Graph) -> Tensor:
-    """Return A X. x: [B, D, N]."""
-    b, d, n = x.shape
-    neighbours, weights = table_of(graph)
-    return neighbour_sum(rows_of(x), neighbours, weights.to(x.dtype)).view(b, n, d).transpose(1, 2)
-
-
 def laplacian(x: Tensor, graph: Graph) -> Tensor:
     """Return L X = D X - A X. x: [B, D, N]."""
     if graph.neighbours.shape[1] == 0:
         raise ValueError("the network uses no neighbours: give it spatial_dims 1 (slices) or 2 (patches)")
+    b, d, n = x.shape
+    neighbours, weights = table_of(graph)
+    ax = neighbour_sum(rows_of(x), neighbours, weights.to(x.dtype)).view(b, n, d).transpose(1, 2)  # [B, D, N]
     degree = graph.weights.to(x.dtype).sum(dim=1, keepdim=True)  # [B, 1, N]
-    return degree * x - aggregate(x, graph)
+    return degree * x - ax
 
 
 def normalised(graph: Graph) -> Graph:

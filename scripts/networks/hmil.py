@@ -26,8 +26,8 @@ def membership(hierarchy: Optional[Hierarchy]) -> Tensor:
     if len(hierarchy) < 2:
         raise ValueError(f"a hierarchy needs two or more coarse classes, not {len(hierarchy)}")
     fine = [name for own in hierarchy.values() for name in own]
-    if len(set(fine)) < len(fine):
-        twice = next(name for name in fine if fine.count(name) > 1)
+    twice = next((name for name in fine if fine.count(name) > 1), None)
+    if twice is not None:
         raise ValueError(f"the fine class {twice!r} is listed twice: it must belong to one coarse class, once")
     return torch.tensor([[float(name in own) for name in fine] for own in hierarchy.values()])
 
@@ -44,23 +44,8 @@ class HierarchicalPrediction(NamedTuple):
     features: Tensor  # [B, F, E] of the bag, for each class
 
 
-class ClassPooled(NamedTuple):
-    """The output of one branch for K classes."""
-
-    logits: Tensor  # [B, K]
-    scores: Tensor  # [B, K, N]
-    attention: Tensor  # [B, K, N]
-    features: Tensor  # [B, K, D]
-
-
 class ClassAttention(nn.Module):
-    """Gated attention for each class: A = softmax(W (tanh(V h) ⊙ sigmoid(U h))), M = A H, one logit per row of M.
-
-    Args:
-        in_features: D of an instance.
-        classes: K.
-        hidden_features: Width of the attention.
-    """
+    """Gated attention for each class: A = softmax(W (tanh(V h) ⊙ sigmoid(U h))), M = A H, one logit per row of M."""
 
     def __init__(self, in_features: int, classes: int, hidden_features: int = 128) -> None:
         super().__init__()
@@ -69,14 +54,14 @@ class ClassAttention(nn.Module):
         self.weigh = nn.Linear(hidden_features, classes, bias=False)
         self.classify = nn.Linear(in_features, classes)  # row k and bias k are those of class k
 
-    def forward(self, x: Tensor, mask: Tensor) -> ClassPooled:
-        """Pool x [B, D, N] over the instances of mask [B, 1, N], once for each class."""
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pool x [B, D, N] over mask [B, 1, N] for each of K classes; return logits, scores, attention and features."""
         h = x.transpose(1, 2)  # [B, N, D]
         f = self.weigh(torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))).transpose(1, 2)  # [B, K, N]
         a = masked_softmax(f, mask)  # [B, K, N]
         m = torch.matmul(a, h)  # [B, K, D]
         logits = (m * self.classify.weight).sum(dim=2) + self.classify.bias  # [B, K]
-        return ClassPooled(logits, f, a, m)
+        return logits, f, a, m
 
 
 class HMIL(BagNetwork):
@@ -111,7 +96,7 @@ class HMIL(BagNetwork):
         mask = mask_or_ones(image, mask)
         h1 = self.widen(self.narrow(image, mask), mask)  # [B, D, N]
         h2 = self.refine(h1, mask)  # [B, E, N]
-        coarse = self.coarse(h1, mask)  # logits [B, C], attention [B, C, N]
+        coarse_logits, _, coarse_attention, _ = self.coarse(h1, mask)  # [B, C], [B, C, N]
         logits, scores, attention, features = self.fine(h2, mask)  # [B, F], [B, F, N], [B, F, N], [B, F, E]
         graph = no_graph(mask)
-        return HierarchicalPrediction(logits, scores, attention, graph, coarse.logits, coarse.attention, features)
+        return HierarchicalPrediction(logits, scores, attention, graph, coarse_logits, coarse_attention, features)

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """MILNetwork = encoder + aggregator + head: every network of the papers is a composition of these three."""
 
-from typing import NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
+import copy
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.nn.utils import parametrize
 
 from scripts.networks.graph import Graph, build_graph, exporting, no_graph, weighted_by_features
-from scripts.networks.pooling import without_parametrizations
 
 
 class BagPrediction(NamedTuple):
@@ -58,12 +59,10 @@ class MILNetwork(BagNetwork):
         aggregator: (features, mask, graph) → Pooled.
         head: Embedding [B, D] → logits [B, classes].
         spatial_dims: 0 = no neighbours, 1 = a chain of slices, 2 = patches on a lattice.
-        radius: Largest distance of neighbours on a lattice, in pitches.
-        spacing: Take the coords of slices for millimetres and weigh near neighbours more.
+        radius, spacing, edgeless: Of the graph, see build_graph.
         feature_weights: Weigh neighbours with similar features more.
         slots: Fill every bag with zeros up to this many instances and treat them as real, for published weights that
             were trained so. Scores and attention then cover the slots; the first of them are the bag.
-        edgeless: Accept a bag of patches without any edge, as a slide of two far tiles; for coords of a certain unit.
     """
 
     def __init__(
@@ -97,7 +96,15 @@ class MILNetwork(BagNetwork):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Give TorchScript, which knows no parametrization, a copy with the normalised weights themselves."""
-        return without_parametrizations(self)
+        plain = copy.deepcopy(self)
+        for parent in plain.modules():
+            for name, layer in parent.named_children():
+                # torch's own remove_parametrizations would change the class that the copy shares with the network
+                if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
+                    linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+                    linear.weight, linear.bias = nn.Parameter(layer.weight.detach()), layer.bias
+                    setattr(parent, name, linear.train(layer.training))
+        return plain
 
     @torch.jit.export
     def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:
@@ -128,7 +135,7 @@ class MILNetwork(BagNetwork):
 
 def fill_slots(
     image: Tensor, coords: Optional[Tensor], mask: Tensor, slots: int
-) -> Tuple[Tensor, Optional[Tensor], Tensor]:  # noqa: UP006
+) -> tuple[Tensor, Optional[Tensor], Tensor]:
     """Append zeros to each bag up to `slots` instances, and return image, coords and a mask of ones."""
     n = image.shape[-1]
     if n > slots:

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Aggregators from the instances of a bag to one embedding: mean, max, attention, gated and smooth attention."""
 
-import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations
 
 from scripts.networks.graph import Graph
 from scripts.networks.smooth import SmoothOperator, adjacency
@@ -50,16 +49,12 @@ class WeightedPool(nn.Module):
     """
 
     def columns(self, x: Tensor) -> Tensor:
-        """Return what f needs of each instance [B, N, A], from x [B, D, N]."""
-        raise NotImplementedError
-
-    def score(self, columns: Tensor) -> Tensor:
-        """Return f [B, N, 1] of columns [B, N, A]."""
+        """Return f [B, N, 1], or what f needs of each instance [B, N, A], from x [B, D, N]."""
         raise NotImplementedError
 
     def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
-        """Return the weights of all instances, from columns [B, N, A] and mask [B, 1, N]."""
-        f = self.score(columns).transpose(1, 2)  # [B, 1, N]
+        """Return the weights of all instances, from columns [B, N, 1 or A] and mask [B, 1, N]."""
+        f = columns.transpose(1, 2)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
         return Attended(f, s, s)
 
@@ -74,17 +69,13 @@ class MeanPool(WeightedPool):
     """The mean of the instances; all get the same score."""
 
     def columns(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x[:, :1]).transpose(1, 2)  # [B, N, 1]
-
-    def score(self, columns: Tensor) -> Tensor:
-        return columns  # [B, N, 1]
+        return torch.zeros_like(x[:, :1]).transpose(1, 2)  # f: [B, N, 1]
 
 
 class MaxPool(nn.Module):
     """The largest value of each feature; an instance's attention is its share of these values."""
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
         real = mask > 0.5  # [B, 1, N]
         z = x.masked_fill(~real, float("-inf")).amax(dim=2)  # [B, D]
         wins = ((x == z.unsqueeze(2)) & real).to(x.dtype)  # [B, D, N]
@@ -111,11 +102,9 @@ class InstancePool(nn.Module):
         self.largest = pool == "max"
 
     def columns(self, x: Tensor) -> Tensor:
-        """Return the logits [B, N, C] of each instance."""
-        return self.classify(x.transpose(1, 2))
+        return self.classify(x.transpose(1, 2))  # logits of each instance: [B, N, C]
 
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
         return self.pool(self.columns(x), mask)
 
     def pool(self, columns: Tensor, mask: Tensor) -> Pooled:
@@ -146,20 +135,11 @@ class AttentionPool(WeightedPool):
         self.weigh = nn.Linear(hidden_features, 1, bias=False)
 
     def columns(self, x: Tensor) -> Tensor:
-        return self.project(x.transpose(1, 2))  # V h: [B, N, A]
-
-    def score(self, columns: Tensor) -> Tensor:
-        return self.weigh(torch.tanh(columns))  # [B, N, 1]
+        return self.weigh(torch.tanh(self.project(x.transpose(1, 2))))  # f: [B, N, 1]
 
 
 class GatedAttentionPool(WeightedPool):
-    """f = w · (tanh(V h) ⊙ sigmoid(U h)), s = softmax(f), z = Σ s h (Ilse et al., 2018).
-
-    Args:
-        in_features: D of an instance.
-        hidden_features: A, rows of V and U.
-        bias: Whether V and U have biases.
-    """
+    """f = w · (tanh(V h) ⊙ sigmoid(U h)), s = softmax(f), z = Σ s h (Ilse et al., 2018); Args as of AttentionPool."""
 
     def __init__(self, in_features: int, hidden_features: int = 128, bias: bool = True) -> None:
         super().__init__()
@@ -169,10 +149,7 @@ class GatedAttentionPool(WeightedPool):
 
     def columns(self, x: Tensor) -> Tensor:
         h = x.transpose(1, 2)  # [B, N, D]
-        return torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))  # [B, N, A]
-
-    def score(self, columns: Tensor) -> Tensor:
-        return self.weigh(columns)  # [B, N, 1]
+        return self.weigh(torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h)))  # f: [B, N, 1]
 
 
 class SmoothAttentionPool(WeightedPool):
@@ -222,8 +199,7 @@ class SmoothAttentionPool(WeightedPool):
 
     def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
         xw = columns.transpose(1, 2)  # [B, A, N]
-        b = self.project.bias.unsqueeze(1)  # [A, 1]
-        a = adjacency(graph)
+        b, a = self.project.bias.unsqueeze(1), adjacency(graph)  # [A, 1], Ã of all bags
         if self.placement == "early":
             u = self.smooth.along(xw, a) + b  # [B, A, N]
         elif self.placement == "mid":
@@ -235,16 +211,3 @@ class SmoothAttentionPool(WeightedPool):
             f = self.smooth.along(f, a)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
         return Attended(f, s, self.smooth.along(s, a) if self.placement == "early" else s)
-
-
-def without_parametrizations(network: nn.Module) -> nn.Module:
-    """Return a copy whose spectrally normalised layers are plain ones with their present weights."""
-    plain = copy.deepcopy(network)
-    for parent in plain.modules():
-        for name, layer in parent.named_children():
-            # torch's own remove_parametrizations would change the class that the copy shares with the network
-            if isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight"):
-                linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
-                linear.weight, linear.bias = nn.Parameter(layer.weight.detach()), layer.bias
-                setattr(parent, name, linear.train(layer.training))
-    return plain

@@ -3,14 +3,13 @@
 """The smooth operator Sm of SmMIL (arXiv 2410.03276): neighbouring instances of a bag come closer to each other."""
 
 import math
-from typing import Any, List, NamedTuple, Optional, Tuple  # noqa: UP035 - TorchScript reads these
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
 from scripts.networks.graph import Graph, exporting, neighbour_sum, normalised, rows_of, table_of
 
-MODES = ("approx", "exact")
 LARGEST_ALPHA = 0.99995
 
 
@@ -49,15 +48,13 @@ class SmoothOperator(nn.Module):
         self, alpha: float | str = 0.5, mode: str = "approx", steps: int = 10, accelerated: bool = False
     ) -> None:
         super().__init__()
-        if isinstance(alpha, str):
-            if alpha != "trainable":
-                raise ValueError(f"alpha is {alpha!r}: a number between 0 and 1, or 'trainable', is wanted")
+        if alpha == "trainable":
             self.alpha_logit = nn.Parameter(torch.zeros(()))
+        elif isinstance(alpha, str) or not 0 < alpha <= LARGEST_ALPHA:
+            raise ValueError(f"alpha is {alpha!r}: 'trainable', or between 0 and 1, at most {LARGEST_ALPHA}, is wanted")
         else:
-            if not 0 < alpha <= LARGEST_ALPHA:
-                raise ValueError(f"alpha is {alpha}: it must lie between 0 and 1, and be at most {LARGEST_ALPHA}")
             self.register_buffer("alpha_logit", torch.tensor(math.log(alpha / (1 - alpha))))
-        if mode not in MODES:
+        if mode not in ("approx", "exact"):
             raise ValueError(f"mode is {mode!r}: 'approx' or 'exact' is wanted")
         if mode == "exact" and accelerated:
             raise ValueError("accelerated belongs to the mode 'approx': leave it out, or the mode 'exact'")
@@ -98,7 +95,10 @@ class SmoothOperator(nn.Module):
         logit = self.logit().double()
         alpha, rest = torch.sigmoid(logit), torch.sigmoid(-logit)  # 1 - alpha without cancellation
         if self.exact and not exporting() and is_chain(neighbours):
-            g = smooth_chain(u, alpha, rest, neighbours, weights)
+            if torch.jit.is_scripting():
+                g = solve_chain(u, alpha, rest, neighbours, weights)
+            else:
+                g = _Chain.apply(u, alpha, rest.detach(), neighbours, weights.detach())  # keeps one solution alone
         elif self.exact:
             terms = self._exported_terms
             if not exporting():
@@ -133,22 +133,16 @@ def terms_for(alpha: float, error: float) -> int:
 
 
 def series(
-    u: Tensor,
-    factors: Tensor,
-    neighbours: Tensor,
-    weights: Tensor,
-    chebyshev: bool,
-    against: Optional[Tensor] = None,
-    columns: int = 32,
-) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool, against: Optional[Tensor] = None
+) -> tuple[Tensor, Tensor]:
     """Return Σ_k c_k B_k(Ã) u [M, D] and ⟨B_k(Ã) u, against⟩ [terms], B_k the powers or Chebyshev's polynomials.
 
-    u, against: [M, D], factors: c [terms], neighbours, weights: Ã [M, K]. So many `columns` at a time stay in the
-    processor's cache, three times as fast for a large bag.
+    u, against: [M, D], factors: c [terms], neighbours, weights: Ã [M, K].
     """
+    columns = 32  # so many at a time stay in the processor's cache, three times as fast for a large bag
     c, once, neighbours = factors.to(u), weights.to(u), neighbours.int()
     twice = 2 * once
-    totals: List[Tensor] = []  # noqa: UP006
+    totals: list[Tensor] = []
     dots = torch.zeros_like(c)
     for column in range(0, u.shape[1], columns):
         now = u[:, column : column + columns].contiguous()  # [M, 32]
@@ -180,7 +174,7 @@ class _Series(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # noqa: UP006
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         u, factors, neighbours, weights = ctx.saved_tensors
         grad_u, grad_factors = series(grad, factors, neighbours, weights, ctx.chebyshev, against=u)
         return grad_u, grad_factors.to(factors), None, None, None
@@ -188,11 +182,10 @@ class _Series(torch.autograd.Function):
 
 def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
     """Sum the series; in training by the function that keeps no step."""
-    if torch.jit.is_scripting() or exporting():
-        return series(u, factors, neighbours, weights, chebyshev)[0]
-    else:  # noqa: RET505 - TorchScript leaves out this branch alone
+    if not torch.jit.is_scripting() and not exporting():
         g: Tensor = _Series.apply(u, factors, neighbours, weights.detach(), chebyshev)
         return g
+    return series(u, factors, neighbours, weights, chebyshev)[0]
 
 
 def is_chain(neighbours: Tensor) -> bool:
@@ -237,7 +230,7 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # noqa: UP006
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         g, alpha, rest, neighbours, weights = ctx.saved_tensors
         grad_u = solve_chain(grad, alpha, rest, neighbours, weights)
         grad_alpha = None
@@ -245,12 +238,3 @@ class _Chain(torch.autograd.Function):
             change = (grad_u * neighbour_sum(g, neighbours, weights.to(g))).sum() - (grad * g).sum()
             grad_alpha = change.to(alpha) / rest
         return grad_u, grad_alpha, None, None, None  # rest = 1 - alpha is counted with alpha
-
-
-def smooth_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
-    """Solve chains; in training by the function that keeps one solution alone."""
-    if torch.jit.is_scripting():
-        return solve_chain(u, alpha, rest, neighbours, weights)
-    else:  # noqa: RET505 - TorchScript leaves out this branch alone
-        g: Tensor = _Chain.apply(u, alpha, rest.detach(), neighbours, weights.detach())
-        return g

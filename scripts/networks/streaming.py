@@ -20,16 +20,7 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
 
     Attention that scores each instance by itself is summed in one pass, by online softmax. Smooth attention keeps the
     projected columns of all instances, smooths those, and reads the bag again for the sum; features that the encoder
-    made smaller than the given ones are kept instead of read again.
-
-    Args:
-        network: In evaluation mode.
-        blocks: Returns the blocks of the bag each time it is called.
-        mask: [1, 1, N], all ones.
-        coords: [1, 1 or 2, N].
-
-    Returns:
-        The prediction of the bag, B = 1.
+    made smaller than the given ones are kept instead of read again. mask: [1, 1, N] all ones, coords: [1, 1 or 2, N].
     """
     if not isinstance(network, MILNetwork) or network.training or network.slots is not None or network.feature_weights:
         raise ValueError("a bag in blocks needs a MILNetwork in eval mode, without slots and without feature_weights")
@@ -43,7 +34,7 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
     elif isinstance(aggregator, SmoothAttentionPool):
         pooled = _two_passes(network, aggregator, blocks, mask, graph)
     elif isinstance(aggregator, WeightedPool):
-        pooled = _one_pass(network, aggregator, blocks, mask, graph)
+        pooled = _one_pass(network, aggregator, blocks, mask)
     else:
         raise ValueError(f"{type(aggregator).__name__} needs the whole bag at once: read it without blocks")
     return BagPrediction(network.head(pooled.embedding), pooled.scores, pooled.attention, graph)
@@ -62,14 +53,13 @@ def _encoded(network: MILNetwork, blocks: Blocks, mask: Tensor) -> Iterator[tupl
         raise ValueError(f"the blocks hold {seen} instances, the mask has {mask.shape[2]}: give the whole bag")
 
 
-def _one_pass(network: MILNetwork, aggregator: WeightedPool, blocks: Blocks, mask: Tensor, graph: Graph) -> Pooled:
+def _one_pass(network: MILNetwork, pool: WeightedPool, blocks: Blocks, mask: Tensor) -> Pooled:
     """Sum z = Σ exp(f - m) x / Σ exp(f - m) with m the largest f so far; a larger m scales down what was summed."""
     scores: list[Tensor] = []
     m = torch.full((), float("-inf"), device=mask.device)
     total, z = torch.zeros_like(m), torch.zeros_like(m)
     for x, _ in _encoded(network, blocks, mask):
-        columns = aggregator.columns(x)  # [1, n, A]
-        f = aggregator.attend(columns, torch.ones_like(x[:, :1]), graph).scores.float()  # [1, 1, n]
+        f = pool.columns(x).transpose(1, 2).float()  # [1, 1, n]
         scores.append(f)
         before, m = m, torch.maximum(m, f.max())
         kept = torch.exp(before - m) * total
@@ -79,23 +69,17 @@ def _one_pass(network: MILNetwork, aggregator: WeightedPool, blocks: Blocks, mas
     return Pooled(z, every, torch.exp(every - m) / total)
 
 
-def _two_passes(
-    network: MILNetwork, aggregator: SmoothAttentionPool, blocks: Blocks, mask: Tensor, graph: Graph
-) -> Pooled:
+def _two_passes(network: MILNetwork, pool: SmoothAttentionPool, blocks: Blocks, mask: Tensor, graph: Graph) -> Pooled:
     """Smooth the columns of all instances at once, then sum z = Σ Sm(s) x block by block."""
-    n = mask.shape[2]
-    columns = torch.empty(0)
+    parts: list[Tensor] = []
     kept: list[Tensor] = []
-    end = 0
     for x, smaller in _encoded(network, blocks, mask):
-        part = aggregator.columns(x)  # [1, n, A]
-        start, end = end, end + part.shape[1]
-        if start == 0:
-            columns = part.new_empty([1, n, part.shape[2]])
-        columns[:, start:end] = part[:, : max(n - start, 0)]  # _encoded refuses too many at the end
+        parts.append(pool.columns(x))  # [1, n, A]
         if smaller:
             kept.append(x)
-    attended = aggregator.attend(columns, mask, graph)
+    columns = torch.cat(parts, dim=1)  # [1, N, A]
+    parts.clear()  # smoothing takes memory of its own
+    attended = pool.attend(columns, mask, graph)
     del columns
     z, end = torch.zeros((), device=mask.device), 0
     for x in kept or (x for x, _ in _encoded(network, blocks, mask)):

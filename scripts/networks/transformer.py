@@ -22,12 +22,9 @@ class SmoothTransformerLayer(nn.Module):
         self.qkv = nn.Linear(features, 3 * features, bias=False)
         self.smooth = smooth
         self.norm2 = nn.LayerNorm(features)
+        wide = mlp_ratio * features
         self.mlp = nn.Sequential(
-            nn.Linear(features, mlp_ratio * features),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(mlp_ratio * features, features),
-            nn.Dropout(dropout),
+            nn.Linear(features, wide), nn.GELU(), nn.Dropout(dropout), nn.Linear(wide, features), nn.Dropout(dropout)
         )
 
     def forward(self, x: Tensor, real: Optional[Tensor], adj: Adjacency) -> Tensor:
@@ -53,8 +50,7 @@ class SmoothTransformer(nn.Module):
         pool: Aggregator behind the layers, for `features` features.
         heads: Attention heads of a layer; the authors used 8.
         layers: Number of layers; the authors used 2.
-        mlp_ratio: Width of a layer's MLP over `features`.
-        dropout: Probability of dropout in the MLP.
+        mlp_ratio, dropout: Of a layer's MLP, its width over `features` and the probability of dropout.
         alpha, steps, mode, accelerated: Of the smooth operator in each layer, see SmoothOperator.
         add_input: Add the bag itself behind each layer.
     """
@@ -87,17 +83,13 @@ class SmoothTransformer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
         """Pool x [B, D, N] with mask [B, 1, N]."""
         rows = x.transpose(1, 2)  # [B, N, D]
-        real, adj = _attention_mask(mask), adjacency(graph)
+        adj = adjacency(graph)
+        real: Optional[Tensor] = None
+        if exporting() or not bool((mask > 0.5).all()):
+            real = (mask > 0.5).unsqueeze(2)  # [B, 1, 1, N], which broadcasts over heads and queries
         y = rows
         for layer in self.layers:
             y = layer(y, real, adj)  # [B, N, D]
             if self.add_input:
                 y = y + rows
         return self.pool(self.norm(y).transpose(1, 2), mask, graph)
-
-
-def _attention_mask(mask: Tensor) -> Optional[Tensor]:
-    """Return [B, 1, 1, N], which broadcasts over heads and queries; None where no bag has padding."""
-    if not exporting() and bool((mask > 0.5).all()):
-        return None
-    return (mask > 0.5).unsqueeze(2)

@@ -22,13 +22,7 @@ def called(result: BagResult) -> str:
 
 
 def headline(result: BagResult, findings: str, name: str | None = None) -> str:
-    """Return the two lines above a picture.
-
-    Args:
-        result: of the bag.
-        findings: what was found in it, as "3 of 40 slices flagged".
-        name: of what is drawn, where it is not the whole bag.
-    """
+    """Return the two lines above a picture of a bag, or of what `name` says: findings are "3 of 40 slices flagged"."""
     truth = f" (label: {result.true_verdict})" if result.true_verdict else ""
     return f"{name or result.bag_id}: {called(result)}{truth} · {findings}\n{RESEARCH_USE}"
 

@@ -39,10 +39,10 @@ def recipe(network: nn.Module, **parts: object) -> str:
 
 def input_of(bag: Mapping[str, Any]) -> str:
     """Return a short text that changes with the files of a bag and with its labels."""
-    entry: dict[str, Any] = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation")}
-    paths = [path for given in entry.values() for path in (given if isinstance(given, list) else [given])]
-    files = (path for path in paths if isinstance(path, str) and os.path.isfile(path))
-    entry["stamp"] = bag.get("stamp")  # of further files that the reader of slides knows of
+    # the stamp is of further files that the reader of slides knows of
+    entry: dict[str, Any] = {key: bag.get(key) for key in ("image", "label", "instance_label", "annotation", "stamp")}
+    paths = (path for given in entry.values() for path in (given if isinstance(given, list) else [given]))
+    files = [path for path in paths if isinstance(path, str) and os.path.isfile(path)]
     entry["files"] = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -145,25 +145,21 @@ class CohortReport:
         metrics = cohort_metrics(results)
         engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
         # files of an earlier run that this run does not replace would be taken for its own
-        outdated = [self.output_dir / bag_id / "result.json" for bag_id in [*outcomes.failures, *outcomes.empty]]
-        not_read = [
-            {"bag_id": bag_id, "status": status, "error": reasons[bag_id]}
-            for status, reasons in (("failed", outcomes.failures), ("empty", outcomes.empty))
-            for bag_id in sorted(reasons)
-        ]
-        rows = [*map(_summary_row, results), *not_read]
+        outdated = [f"{bag_id}/result.json" for bag_id in [*outcomes.failures, *outcomes.empty]]
+        rows = [_summary_row(result) for result in results]
+        for status, reasons in ((FAILED, outcomes.failures), (EMPTY, outcomes.empty)):
+            rows += [{"bag_id": bag_id, "status": status, "error": reasons[bag_id]} for bag_id in sorted(reasons)]
         _write_table(self.output_dir / "summary.csv", dict.fromkeys(name for row in rows for name in row), rows)
-        instances, figures = self.output_dir / "instances.csv", self.output_dir / "metrics.json"
         if self.instance_table and results:
-            _write_instances(instances, results)
+            _write_instances(self.output_dir / "instances.csv", results)
         else:
-            outdated.append(instances)
+            outdated.append("instances.csv")
         if metrics:
-            write_whole(figures, json.dumps(_metrics_json(results, metrics), indent=4) + "\n")
+            write_whole(self.output_dir / "metrics.json", json.dumps(_metrics_json(results, metrics), indent=4) + "\n")
         else:
-            outdated.append(figures)
-        for path in outdated:
-            path.unlink(missing_ok=True)
+            outdated.append("metrics.json")
+        for name in outdated:
+            (self.output_dir / name).unlink(missing_ok=True)
         logger.info(_closing_line(outcomes, results, metrics, self.output_dir))
 
 
@@ -189,36 +185,27 @@ def _write_instances(path: Path, results: Sequence[BagResult]) -> None:
     # all patches have the same columns, so the first one stands for them
     examples = (instance_rows(each, 1 if isinstance(each.instances, PatchCoordinates) else None) for each in results)
     columns = dict.fromkeys(name for rows in examples for row in rows for name in row)
-    rows = (
-        {"bag_id": result.bag_id, **row, "flagged": int(row["flagged"])}
-        for result in results
-        for row in instance_rows(result)
-    )
-    _write_table(path, ["bag_id", *columns], rows)
+    rows = ((result.bag_id, row) for result in results for row in instance_rows(result))
+    full = ({"bag_id": bag_id, **row, "flagged": int(row["flagged"])} for bag_id, row in rows)
+    _write_table(path, ["bag_id", *columns], full)
 
 
 def _failures_line(failures: Mapping[str, str], others: int) -> str:
-    first, more = next(iter(failures.values())), len(failures) - 1
+    reason, more = next(iter(failures.values())), len(failures) - 1
     if more == others == 0:
-        return first
-    reason = f"{first} (and {more} more, see summary.csv)" if more else first
-    return (
-        f"{len(failures)} of {len(failures) + others} failed: {reason}; correct and run again, what is done is skipped"
-    )
+        return reason
+    if more:
+        reason += f" (and {more} more, see summary.csv)"
+    return f"{1 + more} of {1 + more + others} failed: {reason}; correct and run again, what is done is skipped"
 
 
 def _summary_row(result: BagResult) -> dict[str, Any]:
-    row = {
-        "bag_id": result.bag_id,
-        "status": "done",
-        "probability": round(result.probability, 6),
-        "positive": int(result.positive),
-    }
+    row: dict[str, Any] = {"bag_id": result.bag_id, "status": "done"}
+    row |= {"probability": round(result.probability, 6), "positive": int(result.positive)}
     if result.classes is not None:
-        by_class = zip(result.classes.names, result.classes.probabilities, strict=True)
-        row["called"] = result.verdict
-        row |= {f"p({name})": round(float(p), 6) for name, p in by_class}
-        row |= {f"p(coarse {name})": round(p, 6) for name, p in result.classes.of_groups.items()}
+        fine = dict(zip(result.classes.names, map(float, result.classes.probabilities), strict=True))
+        coarse = {f"coarse {name}": p for name, p in result.classes.of_groups.items()}
+        row |= {"called": result.verdict, **{f"p({name})": round(p, 6) for name, p in {**fine, **coarse}.items()}}
     return {
         **row,
         "label": result.true_verdict if result.classes else "" if result.label is None else result.label,
@@ -243,7 +230,7 @@ def _closing_line(outcomes: Outcomes, results: Sequence[BagResult], metrics: Map
     counts = [f"{size} {name}" for name, size in zip(names, sizes, strict=True) if size or name == "read"]
     warned = sum(bool(r.about.get("warnings")) for r in results)
     warning = [f"{warned} with warnings, see summary.csv"] if warned else []
-    logged = [(name, metrics[name]) for name in LOGGED if name in metrics]
-    figures = [f"{name} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for name, f in logged]
+    logged = {name: metrics[name] for name in LOGGED if name in metrics}
+    figures = [f"{name} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for name, f in logged.items()]
     positive = f"{sum(r.positive for r in results)} called positive"
     return "; ".join([", ".join(counts), positive, *warning, *figures, f"written to {where}"])

@@ -27,7 +27,7 @@ def as_json(result: BagResult) -> dict[str, Any]:
         "threshold": result.threshold,
         "threshold_origin": result.threshold_origin,
         "positive": result.positive,
-        "classes": result.classes and _classes_to_json(result.classes),
+        "classes": result.classes and _classes_as_json(result.classes),
         "label": result.label,
         "label_name": result.true_verdict,
         "note": RESEARCH_USE,
@@ -40,7 +40,7 @@ def as_json(result: BagResult) -> dict[str, Any]:
     }
 
 
-def _classes_to_json(classes: Classes) -> dict[str, Any]:
+def _classes_as_json(classes: Classes) -> dict[str, Any]:
     return {
         "probabilities": dict(zip(classes.names, map(float, classes.probabilities), strict=True)),
         "groups": classes.groups,
@@ -51,18 +51,14 @@ def _classes_to_json(classes: Classes) -> dict[str, Any]:
 
 def instance_rows(result: BagResult, first: int | None = None) -> list[dict[str, Any]]:
     """Return a row for each instance, or for the `first` ones alone."""
-    some = slice(first)
-    columns = zip(
-        result.instances[some], result.scores[some], result.attention[some], result.flagged[some], strict=True
-    )
-    rows = [
-        {**about, "score": float(score), "attention": float(attention), "flagged": bool(flagged)}
-        for about, score, attention, flagged in columns
-    ]
+    findings = {"score": result.scores, "attention": result.attention, "flagged": result.flagged}
     if result.truth is not None:
-        for row, truth in zip(rows, result.truth[some], strict=True):
-            row["truth"] = int(truth)
-    return rows
+        findings["truth"] = result.truth.astype(int)
+    columns = zip(*(values[:first].tolist() for values in findings.values()), strict=True)
+    return [
+        {**about, **dict(zip(findings, row, strict=True))}
+        for about, row in zip(result.instances[:first], columns, strict=True)
+    ]
 
 
 def from_json(content: Mapping[str, Any], folder: Path) -> BagResult:
@@ -70,7 +66,7 @@ def from_json(content: Mapping[str, Any], folder: Path) -> BagResult:
     return BagResult(
         **{key: content[key] for key in ("bag_id", "source", "probability", "threshold", "threshold_origin", "label")},
         **(_from_scores(folder / SCORES) if content["instances"] == SCORES else _from_rows(content["instances"])),
-        classes=content["classes"] and _classes_from_json(content["classes"]),
+        classes=content["classes"] and _classes_from_json(**content["classes"]),
         model=content["model"] and Model(**content["model"]),
         about=content["about"],
         slots=content["slots"],
@@ -90,18 +86,12 @@ def _from_scores(path: Path) -> dict[str, Any]:
     from scripts.outputs.scores import read_scores  # h5py: of slides alone
 
     stored = read_scores(path)
-    return {
-        "scores": stored.scores,
-        "attention": stored.attention,
-        "instances": PatchCoordinates(stored.coords, stored.slide),
-        "truth": stored.truth,
-        "lesions": stored.lesions,
-    }
+    same = {name: getattr(stored, name) for name in ("scores", "attention", "truth", "lesions")}
+    return {**same, "instances": PatchCoordinates(stored.coords, stored.slide)}
 
 
-def _classes_from_json(content: Mapping[str, Any]) -> Classes:
-    probabilities = np.array(list(content["probabilities"].values()))
-    return Classes(tuple(content["probabilities"]), probabilities, tuple(content["groups"]), content["negative"])
+def _classes_from_json(probabilities: dict[str, float], groups: list[str], negative: str, **_: Any) -> Classes:
+    return Classes(tuple(probabilities), np.array(list(probabilities.values())), tuple(groups), negative)
 
 
 class SaveResultd(Transform):

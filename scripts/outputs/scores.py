@@ -2,13 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """scores.h5, the numbers of every patch of a bag: written, and read back without loss by a run that resumes.
 
-- ``coords`` (N, 2) top-left x, y; its attribute ``unit`` says of what: level-0 pixels, or micrometres
-- ``slide`` (N,) number of the slide in the bag, if it has several
-- ``scores`` (N,) float32, before the softmax; ``attention`` (N,) float32, sums to 1 over the bag
-- ``normalised`` (N,) float32, attention as a multiple of its average; its attribute ``normalisation`` says so
-- ``flagged`` (N,) bool; ``truth`` (N,) and ``lesion`` (N,) where they are known
-- attributes of the root: ``format`` = "smooth-mil-scores/1", ``bag_id``, ``slides`` (JSON text), ``note``, and of the
-  model ``model_name``, ``model_version`` and ``model_sha256``
+Its datasets are the fields of ``Scores``: ``slide`` if the bag has several, ``truth`` and ``lesion`` where they are
+known. Attributes: ``unit`` of ``coords``, ``normalisation`` of ``normalised``; of the root ``format``, ``bag_id``,
+``slides`` (JSON text), ``note``, and of the model ``model_name``, ``model_version`` and ``model_sha256``.
 """
 
 import json
@@ -31,18 +27,18 @@ SLIDE_METADATA = ("slide_id", "patches", "pitch", "tile", "unit", "mpp")
 class Scores(NamedTuple):
     """The content of a scores.h5 with N patches."""
 
-    coords: np.ndarray  # (N, 2)
-    slide: np.ndarray  # (N,) 0 where the bag has one slide
-    scores: np.ndarray  # (N,)
-    attention: np.ndarray  # (N,)
-    normalised: np.ndarray  # (N,)
-    flagged: np.ndarray  # (N,)
+    coords: np.ndarray  # (N, 2) top-left x, y: level-0 pixels, or micrometres
+    slide: np.ndarray  # (N,) its number in the bag, 0 where it has one
+    scores: np.ndarray  # (N,) float32, before the softmax
+    attention: np.ndarray  # (N,) float32, sums to 1 over the bag
+    normalised: np.ndarray  # (N,) float32, attention as a multiple of its average
+    flagged: np.ndarray  # (N,) bool
     truth: np.ndarray | None
     lesions: Lesions | None
 
 
 class SaveScoresd(Transform):
-    """Write `output_dir/<bag_id>/scores.h5`.
+    """Write `output_dir/<bag_id>/scores.h5` of a bag of patches; the same result gives the same bytes.
 
     Args:
         output_dir: folder of the results.
@@ -53,53 +49,44 @@ class SaveScoresd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
-        write_scores(self.output_dir / result.bag_id / "scores.h5", result)
+        slides, patches = result.about["slides"], result.instances
+        assert isinstance(patches, PatchCoordinates)
+        path = self.output_dir / result.bag_id / "scores.h5"
+        with whole_file(path) as beside, h5py.File(beside, "w") as file:
+            file["coords"] = patches.coords
+            file["coords"].attrs["unit"] = ", ".join(dict.fromkeys(slide["unit"] for slide in slides))
+            if len(slides) > 1:
+                file["slide"] = patches.slide
+            file["scores"] = result.scores.astype(np.float32)
+            file["attention"] = result.attention.astype(np.float32)
+            file["normalised"] = result.times_average.astype(np.float32)
+            file["normalised"].attrs["normalisation"] = normalisation(result)
+            file["flagged"] = result.flagged
+            if result.truth is not None:
+                file["truth"] = result.truth.astype(np.int8)
+            if result.lesions is not None:
+                file["lesion"] = result.lesions.of_instance
+                file["lesion"].attrs.update(count=result.lesions.count, excluded=np.array(result.lesions.excluded, int))
+            of_slides = [{name: slide[name] for name in SLIDE_METADATA} for slide in slides]
+            of_model = result.model._asdict() if result.model else {}
+            file.attrs.update(
+                format=SCORES_FORMAT, bag_id=result.bag_id, note=RESEARCH_USE, slides=json.dumps(of_slides)
+            )
+            file.attrs.update({f"model_{key}": value for key, value in of_model.items()})
         return dict(data)
 
 
-def write_scores(path: Path, result: BagResult) -> None:
-    """Write the scores of a bag of patches; the same result gives the same bytes."""
-    slides, patches = result.about["slides"], result.instances
-    assert isinstance(patches, PatchCoordinates)
-    with whole_file(path) as beside, h5py.File(beside, "w") as file:
-        file["coords"] = patches.coords
-        file["coords"].attrs["unit"] = ", ".join(dict.fromkeys(slide["unit"] for slide in slides))
-        if len(slides) > 1:
-            file["slide"] = patches.slide
-        file["scores"] = result.scores.astype(np.float32)
-        file["attention"] = result.attention.astype(np.float32)
-        file["normalised"] = result.times_average.astype(np.float32)
-        file["normalised"].attrs["normalisation"] = normalisation(result)
-        file["flagged"] = result.flagged
-        if result.truth is not None:
-            file["truth"] = result.truth.astype(np.int8)
-        if result.lesions is not None:
-            file["lesion"] = result.lesions.of_instance
-            file["lesion"].attrs.update(count=result.lesions.count, excluded=np.array(result.lesions.excluded, int))
-        file.attrs.update(
-            format=SCORES_FORMAT,
-            bag_id=result.bag_id,
-            note=RESEARCH_USE,
-            slides=json.dumps([{name: slide[name] for name in SLIDE_METADATA} for slide in slides]),
-        )
-        if result.model is not None:
-            file.attrs.update({f"model_{key}": value for key, value in result.model._asdict().items()})
-
-
 def read_scores(path: Path) -> Scores:
-    """Read a file of `write_scores`."""
+    """Read a file of `SaveScoresd`."""
     try:
         with h5py.File(path) as file:
             lesion = file.get("lesion")
             return Scores(
-                coords=file["coords"][()],
+                **{name: file[name][()] for name in ("coords", "scores", "attention", "normalised", "flagged")},
                 slide=file["slide"][()] if "slide" in file else np.zeros(len(file["coords"]), dtype=int),
-                scores=file["scores"][()],
-                attention=file["attention"][()],
-                normalised=file["normalised"][()],
-                flagged=file["flagged"][()],
                 truth=file["truth"][()].astype(int) if "truth" in file else None,
-                lesions=lesion and _read_lesions(lesion),
+                lesions=lesion
+                and Lesions(lesion[()], int(lesion.attrs["count"]), tuple(map(int, lesion.attrs["excluded"]))),
             )
     except (OSError, KeyError) as error:
         raise InputError(f"{path} holds no scores that can be read: run inference again") from error
@@ -112,8 +99,3 @@ def normalisation(result: BagResult) -> str:
     if result.slots is not None:
         return f"attention × {result.slots} slots: 1 = the average of {result.slots} slots"
     return f"attention × number of patches: 1 = the average of {of}"
-
-
-def _read_lesions(stored: h5py.Dataset) -> Lesions:
-    excluded = tuple(int(lesion) for lesion in stored.attrs["excluded"])
-    return Lesions(stored[()], int(stored.attrs["count"]), excluded)

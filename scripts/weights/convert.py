@@ -16,11 +16,9 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of, whole_file, writable_folder
-from scripts.engine.provenance import Config, origin_file, origin_text
+from scripts.engine.provenance import origin_file, origin_text
 from scripts.weights import sa_dmil, torchmil
 
-TORCHMIL = "torchmil"
-KINDS = ("sa-dmil", TORCHMIL)
 STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where a training loop keeps the state dict
 SAVE_IT_WITH = "save it with torch.save(model.state_dict(), FILE)"
 
@@ -43,38 +41,33 @@ def convert_checkpoint(
         settings: Of a torchmil network.
         force: Overwrite what is there.
     """
-    if kind not in (None, *KINDS):
-        raise InputError(f"--kind {kind!r} is not known: give {' or '.join(KINDS)}")
+    if kind not in (None, "sa-dmil", "torchmil"):
+        raise InputError(f"--kind {kind!r} is not known: give sa-dmil or torchmil")
     model = output / "model.pt" if output.is_dir() else output
     if model.suffix != ".pt":
         raise InputError(f"{output} is neither a folder nor a .pt file: give models, or models/model.pt")
     index = _find_index(checkpoint)
-    is_torchmil = kind == TORCHMIL or (kind is None and index is None)
+    is_torchmil = kind == "torchmil" or (kind is None and index is None)
     override = model.with_suffix(".json") if is_torchmil else None
     for path in (model, origin_file(model), override):
         if path is not None and path.exists() and not force:
             raise InputError(f"{path} exists: give another name, or --force to overwrite it")
 
-    if is_torchmil:
-        state, network = torchmil.convert_state(_read_state(checkpoint), settings or torchmil.TorchmilSettings())
-        logger.info("%s: %s", checkpoint, network["_desc_"])
-        _write(model, state, {"in_features": network["encoder"]["in_features"], "network_def": network}, override)
-        logger.info("wrote %s, and the network that takes it as %s", model, override)
+    if override is None:
+        state, config = _read_sa_dmil(index or checkpoint), sa_dmil.SA_DMIL_CONFIG
     else:
-        _write(model, _read_sa_dmil(index or checkpoint), sa_dmil.SA_DMIL_CONFIG)
-        logger.info("wrote %s", model)
-
-
-def _write(model: Path, state: dict[str, Tensor], config: Config, override: Path | None = None) -> None:
-    """Write the weights, the config they need as their origin, and as an override file: all of them or none."""
+        state, network = torchmil.convert_state(_read_state(checkpoint), settings or torchmil.TorchmilSettings())
+        config = {"in_features": network["encoder"]["in_features"], "network_def": network}
+        logger.info("%s: %s", checkpoint, network["_desc_"])
     writable_folder(model.parent)
     content = io.BytesIO()  # so that the same weights give the same bytes: torch puts the name of a file into it
     torch.save(state, content)
-    with ExitStack() as files:
+    with ExitStack() as files:  # all of them or none
         files.enter_context(whole_file(model)).write_bytes(content.getvalue())
         files.enter_context(whole_file(origin_file(model))).write_text(origin_text(config), encoding="utf-8")
         if override is not None:
             files.enter_context(whole_file(override)).write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+    logger.info("wrote %s%s", model, f", and the network that takes it as {override}" if override else "")
 
 
 def _find_index(checkpoint: Path) -> Path | None:
@@ -82,8 +75,7 @@ def _find_index(checkpoint: Path) -> Path | None:
     if checkpoint.is_dir():
         found = sorted(checkpoint.glob("*.index"))
         if len(found) != 1:
-            count = f"holds {len(found)} .index files" if found else "holds no .index file"
-            raise InputError(f"{checkpoint} {count}: give one checkpoint by its name")
+            raise InputError(f"{checkpoint} holds {len(found)} .index files: give one checkpoint by its name")
         return found[0]
     name = checkpoint.name.removesuffix(".index").removesuffix(sa_dmil.DATA_SUFFIX)
     index = checkpoint.with_name(f"{name}.index")

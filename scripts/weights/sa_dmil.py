@@ -8,7 +8,7 @@ First the mapping of the tensors, then the reader of checkpoints, which needs no
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 
-SA_DMIL_CONFIG = {"network_def#slots": 57}  # every scan was filled up to so many slices
+SA_DMIL_CONFIG: dict[str, Any] = {"network_def#slots": 57}  # every scan was filled up to so many slices
 RELEASED = {  # name → how the sha256 of its .data file begins
     "baseline": "fc734d204520a3f38b34131edad05c4e742544c3f85205e4cec455d10bfe823d",
     "att_0_5": "bc43e206fdeaead16290d822e33ff07cf5fdccb2dea06aa313592d5b26ef519a",
@@ -31,9 +31,6 @@ NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "runni
 Tensors = Mapping[str, np.ndarray]
 
 
-# --- the mapping
-
-
 def released_as(sha256: str) -> str | None:
     """Return the name of a released checkpoint, from the sha256 of its .data file."""
     return next((name for name, beginning in RELEASED.items() if sha256.startswith(beginning)), None)
@@ -45,10 +42,10 @@ def head_outputs(tensors: Tensors) -> int:
     return 2 if bias is not None and bias.shape == (2,) else 1
 
 
-def state_dict(tensors: Tensors, one_logit: bool = True) -> dict[str, Tensor]:
+def state_dict(tensors: Tensors) -> dict[str, Tensor]:
     """Return what the network of configs/ct/train.json loads.
 
-    A head of two outputs becomes with `one_logit` the difference class 1 - class 0, whose sigmoid is their softmax.
+    A head of two outputs becomes the difference class 1 - class 0, whose sigmoid is their softmax.
     """
     outputs = head_outputs(tensors)
     state = {
@@ -57,7 +54,7 @@ def state_dict(tensors: Tensors, one_logit: bool = True) -> dict[str, Tensor]:
     }
     for at in CONVOLUTIONS:  # counts for an average that is not used here
         state[f"encoder.blocks.{at + 2}.num_batches_tracked"] = torch.tensor(0)
-    if outputs == 2 and one_logit:
+    if outputs == 2:
         for name in ("head.2.weight", "head.2.bias"):
             state[name] = state[name][1:] - state[name][:1]
     return state
@@ -129,22 +126,17 @@ def read_tensors(index: Path) -> dict[str, np.ndarray]:
     """Read every numeric tensor by its name; texts, such as the graph of Python objects, are left out."""
     path = index
     try:
-        entries = [entry for entry in _read_index(_read_bytes(path)) if entry.dtype != STRING]
+        entries = [entry for entry in _read_index(path.read_bytes()) if entry.dtype != STRING]
         path = data_path(index)
-        data = _read_bytes(path)
+        data = path.read_bytes()
         if sum(entry.size for entry in entries) > len(data):
             raise _UnreadableError(f"is too short ({len(data)} bytes) for what the index says")
         return {entry.name: _read_array(entry, data) for entry in entries}
-    except _UnreadableError as error:
-        raise InputError(f"{path} {error}") from error
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
     except OSError as error:
         advice = f"a checkpoint is an .index and its {DATA_SUFFIX}, side by side"
-        raise _UnreadableError(f"cannot be read ({error.strerror})", advice) from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): {advice}") from error
+    except _UnreadableError as error:
+        raise InputError(f"{path} {error}") from error
 
 
 def _read_array(entry: _IndexEntry, data: bytes) -> np.ndarray:
@@ -161,14 +153,13 @@ def _read_array(entry: _IndexEntry, data: bytes) -> np.ndarray:
         raise _UnreadableError(f"and its index disagree on the size of {entry.name!r}") from error
 
 
-# --- the .index: a LevelDB table, which is blocks of keys and values in the order of the keys
-
 MAGIC = bytes.fromhex("57fb808b247547db")  # the last bytes of every table
 FOOTER_SIZE = 48  # the handles of two blocks, then the magic
 TRAILER_SIZE = 5  # behind every block: its kind of compression (one byte) and its checksum
 
 
 def _read_index(table: bytes) -> list[_IndexEntry]:
+    """Read the .index, a LevelDB table: blocks of keys and values in the order of the keys."""
     if not table.endswith(MAGIC) or len(table) < FOOTER_SIZE:
         raise _UnreadableError("is no index of a TensorFlow 2 checkpoint, or its end is missing")
     _, _, start, length, _ = _read_varints(table[-FOOTER_SIZE:], 0, 4)  # behind the metadata, which are empty
@@ -180,7 +171,11 @@ def _read_index(table: bytes) -> list[_IndexEntry]:
             raise _UnreadableError("is damaged (blocks overlap)")
         end_of_last = offset + size
         pairs.update(_key_values(_read_block(table, offset, size)))
-    _check_header(pairs.pop(b"", b""))
+    header = _read_numbers(pairs.pop(b"", b""))
+    if header.get(1) != 1:
+        raise _UnreadableError(f"says its tensors lie in {header.get(1, 0)} files instead of one", "save it as one")
+    if header.get(2, 0) != 0:
+        raise _UnreadableError("is of a big-endian machine", "save the checkpoint on a little-endian one")
     return [_read_entry(name.decode(errors="replace"), message) for name, message in pairs.items()]
 
 
@@ -213,40 +208,26 @@ def _key_values(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += own + length
 
 
-# --- the values: BundleHeaderProto and BundleEntryProto, whose fields go by number
-
-
-def _check_header(message: bytes) -> None:
-    header = dict(_read_fields(message))
-    if header.get(1) != 1:
-        raise _UnreadableError(f"says its tensors lie in {header.get(1, 0)!r} files instead of one", "save it as one")
-    if header.get(2, 0) != 0:
-        raise _UnreadableError("is of a big-endian machine", "save the checkpoint on a little-endian one")
-
-
 def _read_entry(name: str, message: bytes) -> _IndexEntry:
-    numbers: dict[int, int] = {}
     shape: list[int] = []
     for field, value in _read_fields(message):
-        if isinstance(value, int):
-            numbers[field] = value
-        elif field == 2:
-            shape = [_read_size(dimension) for number, dimension in _read_fields(value) if number == 2]
+        if field == 2:
+            shape = [_read_numbers(length).get(1, 0) for number, length in _read_fields(value) if number == 2]
         elif field == 7:
             raise _UnreadableError(f"holds {name!r} in slices", "save the checkpoint without partitioned variables")
+    numbers = _read_numbers(message)
     dtype, offset, size, checksum = (numbers.get(field, 0) for field in (1, 4, 5, 6))
     return _IndexEntry(name, dtype, tuple(shape), offset, size, checksum)
 
 
-def _read_size(dimension: int | bytes) -> int:
-    size = dict(_read_fields(dimension)).get(1, 0) if isinstance(dimension, bytes) else None
-    if not isinstance(size, int):
-        raise _UnreadableError("is damaged (a shape is no shape)")
-    return size
+def _read_numbers(message: int | bytes) -> dict[int, int]:
+    return {field: value for field, value in _read_fields(message) if isinstance(value, int)}
 
 
-def _read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _read_fields(message: int | bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the number and value of each field of a protobuf message."""
+    if isinstance(message, int):
+        raise _UnreadableError("is damaged (a number stands for a message)")
     at = 0
     while at < len(message):
         key, at = _read_varints(message, at, 1)
@@ -274,13 +255,9 @@ def _read_varints(data: bytes, at: int, count: int) -> list[int]:
     return [*numbers, at]
 
 
-def _crc32c_of_byte(byte: int) -> int:
-    for _ in range(8):
-        byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)  # Castagnoli's polynomial, bits reversed
-    return byte
-
-
-_CRC32C = [_crc32c_of_byte(byte) for byte in range(256)]
+_CRC32C = list(range(256))
+for _ in range(8):
+    _CRC32C = [(crc >> 1) ^ (0x82F63B78 if crc & 1 else 0) for crc in _CRC32C]  # Castagnoli's polynomial, bits reversed
 
 
 def masked_crc32c(data: bytes) -> int:

@@ -28,24 +28,15 @@ class TorchmilSettings:
     """Arguments of a torchmil network that its state dict does not hold; the defaults are torchmil's.
 
     All smooth operators of a network share mode and steps, and alpha where it was fixed.
-
-    Args:
-        placement: sm_where.
-        activation: att_act.
-        mode: sm_mode.
-        steps: sm_steps.
-        alpha: sm_alpha as torchmil was given it, where it was not trained.
-        heads: transf_n_heads.
-        add_input: transf_add_self.
     """
 
-    placement: str = "early"
-    activation: str = "tanh"
-    mode: str = "approx"
-    steps: int = 10
-    alpha: float | None = None
-    heads: int = 4
-    add_input: bool = True
+    placement: str = "early"  # sm_where
+    activation: str = "tanh"  # att_act
+    mode: str = "approx"  # sm_mode
+    steps: int = 10  # sm_steps
+    alpha: float | None = None  # sm_alpha as torchmil was given it, where it was not trained
+    heads: int = 4  # transf_n_heads
+    add_input: bool = True  # transf_add_self
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -63,13 +54,14 @@ class TorchmilSettings:
 def convert_state(state: State, settings: TorchmilSettings) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return our state dict, and the `network_def` that takes it."""
     theirs = _without_wrapper(state)
-    features, hidden = _width(theirs, "last_layer.weight", 1), _width(theirs, "pool.proj1.bias", 0)
+    features, hidden = (_found(theirs, name).shape[-1:].numel() for name in ("last_layer.weight", "pool.proj1.bias"))
     layers = len({found[1] for name in theirs if (found := re.match(r"transformer_encoder\.layers\.(\d+)\.", name))})
     if layers and features % settings.heads:
         raise InputError(f"{features} features cannot be shared among {settings.heads} heads: give --heads")
     normalised = _normalised_layers(theirs, settings)
     mapping = list(_tensor_mapping(features, hidden, layers, normalised))
-    coefs = dict(_coef_mapping(layers))
+    coefs = {POOL_COEF: f"{'aggregator.pool' if layers else 'aggregator'}.smooth.alpha_logit"}
+    coefs |= {LAYER_COEF.format(layer): f"aggregator.layers.{layer}.smooth.alpha_logit" for layer in range(layers)}
     unknown = sorted(theirs.keys() - {name for name, _, _ in mapping} - coefs.keys())
     if unknown:
         raise _not_of_torchmil(f"`{unknown[0]}`, for which our networks have no place")
@@ -101,7 +93,7 @@ def convert_state(state: State, settings: TorchmilSettings) -> tuple[dict[str, T
             "add_input": settings.add_input,
             "pool": aggregator,
         }
-    network = {
+    return ours, {
         "_target_": "scripts.networks.MILNetwork",
         "_desc_": f"{'SmTransformerABMIL' if layers else 'SmABMIL'} of torchmil",
         "encoder": {"_target_": "scripts.networks.Features", "in_features": features},
@@ -109,10 +101,6 @@ def convert_state(state: State, settings: TorchmilSettings) -> tuple[dict[str, T
         "head": f"$torch.nn.Linear({features}, 1)",
         "spatial_dims": 2,
     }
-    return ours, network
-
-
-# --- which tensor goes where
 
 
 def _tensor_mapping(features: int, hidden: int, layers: int, normalised: list[str]) -> Iterator[TensorMapping]:
@@ -143,13 +131,6 @@ def _layer(theirs: str, ours: str, shape: tuple[int, ...]) -> Iterator[TensorMap
     yield f"{theirs}.bias", f"{ours}.bias", shape[:1]
 
 
-def _coef_mapping(layers: int) -> Iterator[tuple[str, str]]:
-    """Yield the names of their trained coefficients of Sm, and of our logits of alpha."""
-    yield POOL_COEF, f"{'aggregator.pool' if layers else 'aggregator'}.smooth.alpha_logit"
-    for layer in range(layers):
-        yield LAYER_COEF.format(layer), f"aggregator.layers.{layer}.smooth.alpha_logit"
-
-
 def _without_wrapper(state: State) -> State:
     """Remove what a wrapper puts before every name, such as `module.` or `model.`, and the loss."""
     wrapper = next((name.removesuffix("last_layer.weight") for name in state if name.endswith("last_layer.weight")), "")
@@ -167,23 +148,19 @@ def _normalised_layers(theirs: State, settings: TorchmilSettings) -> list[str]:
     return found
 
 
-# --- the tensors
-
-
-def _width(theirs: State, name: str, dimension: int) -> int:
-    if name not in theirs or theirs[name].dim() <= dimension:
+def _found(theirs: State, name: str) -> Tensor:
+    if name not in theirs:
         raise _not_of_torchmil(f"no tensor `{name}`")
-    return theirs[name].shape[dimension]
+    return theirs[name].detach()
 
 
 def _copy_of(theirs: State, name: str, shape: tuple[int, ...]) -> Tensor:
-    if name not in theirs:
-        raise _not_of_torchmil(f"no tensor `{name}`")
-    if theirs[name].shape != shape:
-        raise _not_of_torchmil(f"`{name}` of the shape {tuple(theirs[name].shape)} instead of {shape}")
-    if not theirs[name].isfinite().all():
+    tensor = _found(theirs, name)
+    if tensor.shape != shape:
+        raise _not_of_torchmil(f"`{name}` of the shape {tuple(tensor.shape)} instead of {shape}")
+    if not tensor.isfinite().all():
         raise InputError(f"`{name}` of the checkpoint holds NaN or infinite values: give one whose training went well")
-    return theirs[name].detach().float().clone()
+    return tensor.float().clone()
 
 
 def _not_of_torchmil(what: str) -> InputError:

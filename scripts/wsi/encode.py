@@ -94,9 +94,10 @@ class FeatureExtractor:
             raise InputError(f"tissue_threshold is {tissue_threshold}; it is a fraction of a tile, from 0 to 1")
         if not (0 < mpp < math.inf and (slide_mpp is None or 0 < slide_mpp < math.inf)):
             raise InputError(f"mpp is {mpp} and slide_mpp {slide_mpp}; give micrometres per pixel, such as 0.5")
+        device = torch.device(device)
         self.slides = slides
         self.output_dir = Path(output_dir)
-        self.encoder = _TileEncoding(encoder, torch.device(device), amp).eval()
+        self.encoder = _TileEncoding(encoder, device, amp).eval()
         self.encoder_name = encoder_name
         self.tile_size = tile_size
         self.mpp = MicronsPerPixel(mpp)
@@ -107,7 +108,7 @@ class FeatureExtractor:
         self.batch_size = batch_size
         self.num_workers = num_workers
         # a GPU works while threads read ahead; an encoder on the same processor only gets in their way, and they in its
-        self.ahead = 0 if torch.device(device).type == "cpu" else num_workers
+        self.ahead = 0 if device.type == "cpu" else num_workers
         self.share = Share()
         self.settings: dict[str, Any] = {
             "encoder": encoder_name,
@@ -122,17 +123,18 @@ class FeatureExtractor:
     def run(self) -> None:
         """Encode every slide that has no feature file yet."""
         slides = find_slides(self.slides)
+        mine = self.share.of(slides)
         writable_folder(self.output_dir)
         self._keep_settings()
         dimension = self._try_out()
-        mine = self.share.of(slides)
-        left = []
-        for slide in mine:
-            if self._file(slide).exists():
-                self._refuse_other_settings(slide)
-            else:
-                left.append(slide)
-        failures = self._extract(left, dimension)
+        left = [slide for slide in mine if not self._is_done(slide)]
+        failures = {}
+        title = "slides" if self.share.processes == 1 else f"slides of process {self.share.rank}"
+        for path in tqdm(left, desc=title, unit="slide"):
+            try:
+                write_features(self.output_dir / f"{path.stem}.h5", self.extract(path, dimension))
+            except InputError as error:
+                failures[path.name] = str(error)
         done, skipped = len(left) - len(failures), len(mine) - len(left)
         counts = f"{done} done, {skipped} skipped (already there), {len(failures)} failed"
         logger.info("slides: %s; features in %s", counts, self.output_dir)
@@ -173,28 +175,21 @@ class FeatureExtractor:
                 thumbnail_downsample=downsample,
             )
 
-    def _extract(self, slides: Sequence[Path], dimension: int) -> dict[str, str]:
-        """Encode and write; return why each of those that failed did so."""
-        failures: dict[str, str] = {}
-        title = "slides" if self.share.processes == 1 else f"slides of process {self.share.rank}"
-        for path in tqdm(slides, desc=title, unit="slide"):
-            try:
-                write_features(self._file(path), self.extract(path, dimension))
-            except InputError as error:
-                failures[path.name] = str(error)
-        return failures
-
     def _read_tiles(
         self, slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan
     ) -> Generator[np.ndarray, None, None]:
         """Yield batches (B, t, t, 3) in order; all threads read at one batch, so that the encoder waits less for it."""
-        starts = range(0, len(coords), self.batch_size)
+
+        def read(part: np.ndarray) -> np.ndarray:
+            corners = part.tolist()
+            return np.stack([read_square(slide, (x, y), plan.level, plan.side, plan.pixels) for x, y in corners])
+
         pending: deque[list[Future[np.ndarray]]] = deque()
         with ThreadPoolExecutor(self.num_workers) as threads:
-            for start in starts:
+            for start in range(0, len(coords), self.batch_size):
                 batch = coords[start : start + self.batch_size]
                 parts = np.array_split(batch, min(self.num_workers, len(batch)))
-                pending.append([threads.submit(_stacked_tiles, slide, Level0Coords(part), plan) for part in parts])
+                pending.append([threads.submit(read, part) for part in parts])
                 if len(pending) > self.ahead:
                     yield np.concatenate([part.result() for part in pending.popleft()])
             while pending:
@@ -218,9 +213,6 @@ class FeatureExtractor:
                 f"({' '.join(str(error).split())[:200]}); give another tile_size, or the `size` that it takes"
             ) from error
 
-    def _file(self, slide: Path) -> Path:
-        return self.output_dir / f"{slide.stem}.h5"
-
     def _keep_settings(self) -> None:
         """Refuse to add features of another kind to a directory: they would be trained on as if they were one."""
         kept, now = self.output_dir / SETTINGS, json.dumps(self.settings, indent=1)
@@ -233,9 +225,11 @@ class FeatureExtractor:
             raise InputError(f"{kept} is damaged; choose another output_dir") from error
         refuse_changes(kept, then, json.loads(now))
 
-    def _refuse_other_settings(self, slide: Path) -> None:
-        """Refuse a file from elsewhere, or made with another slide_mpp, whose features are of another kind."""
-        file = self._file(slide)
+    def _is_done(self, slide: Path) -> bool:
+        """Return whether a slide has its file; one from elsewhere with features of another kind is refused."""
+        file = self.output_dir / f"{slide.stem}.h5"
+        if not file.exists():
+            return False
         header = read_own_header(file)
         then: dict[str, Any] = {"encoder": header.encoder, "pitch in tiles": header.pitch / header.tile}
         now: dict[str, Any] = {"encoder": self.encoder_name, "pitch in tiles": 1 - self.overlap / self.tile_size}
@@ -246,6 +240,7 @@ class FeatureExtractor:
             with open_slide(slide) as opened:
                 then["slide_mpp"], now["slide_mpp"] = header.mpp, read_mpp(opened, slide, self.slide_mpp)
         refuse_changes(file, then, now)
+        return True
 
 
 class _TileEncoding(nn.Module):
@@ -264,7 +259,3 @@ class _TileEncoding(nn.Module):
         if not isinstance(features, Tensor):
             raise InputError(f"the encoder gave a {type(features).__name__}; it must give one tensor [B, D]")
         return features.flatten(1) if features.shape[2:] == (1, 1) else features
-
-
-def _stacked_tiles(slide: openslide.OpenSlide, coords: Level0Coords, plan: TilePlan) -> np.ndarray:
-    return np.stack([read_square(slide, (x, y), plan.level, plan.side, plan.pixels) for x, y in coords.tolist()])

@@ -5,6 +5,7 @@
 import logging
 import pickle
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,14 @@ class SeededTileCNN(nn.Module):
     Mean and spread of random convolutions describe colour and texture; a pretrained encoder describes more.
     """
 
-    def __init__(self, seed: int = 0, channels: Sequence[int] = (16, 32, 64)) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after in zip([3, *channels[:-1]], channels, strict=True):
+        for before, after in pairwise([3, 16, 32, 64]):
             layers += [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.ReLU(inplace=True)]
         self.blocks = nn.Sequential(*layers)
-        self.out_features = 2 * channels[-1]
         self.name = f"seeded_tile_cnn_{seed}"
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            if parameter.dim() == 4:
-                fan_in = float(parameter[0].numel())
-                parameter.data = torch.randn(parameter.shape, generator=generator) * (2.0 / fan_in) ** 0.5
-            else:
-                parameter.data.zero_()
+        _randomize(self.blocks, seed)
 
     def forward(self, tiles: Tensor) -> Tensor:
         """tiles: [B, 3, H, W] in [0, 1] → [B, D]."""
@@ -83,7 +77,10 @@ class TileEncoder(nn.Module):
         if backbone is None:
             if ckpt_path is None:
                 raise InputError("a TorchScript encoder needs its file: --encoder_weights FILE")
-            backbone = _torchscript(ckpt_path)
+            try:
+                backbone = torch.jit.load(ckpt_path, map_location="cpu")
+            except (RuntimeError, ValueError) as error:
+                raise InputError(f"{ckpt_path} is no TorchScript module; give one that torch.jit.save wrote") from error
         elif ckpt_path is None:
             logger.warning("the encoder's weights are random, good for a trial alone: give some (--encoder_weights)")
             _randomize(backbone, seed)
@@ -107,14 +104,6 @@ class TileEncoder(nn.Module):
         return f"mean=({mean}), std=({std}), size={self.size}"
 
 
-def _torchscript(path: str) -> nn.Module:
-    try:
-        module: nn.Module = torch.jit.load(path, map_location="cpu")
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{path} is no TorchScript module; give one that torch.jit.save wrote") from error
-    return module
-
-
 def _load(network: nn.Module, name: str, path: str, leave_out: tuple[str, ...]) -> None:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -122,9 +111,9 @@ def _load(network: nn.Module, name: str, path: str, leave_out: tuple[str, ...]) 
         raise InputError(f"{path} holds no weights that torch reads (weights_only); save its state_dict") from error
     for key in ("state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else {}
-    weights = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    kept = {key: it for key, it in content.items() if isinstance(it, Tensor) and not key.startswith(leave_out)}
     try:
-        network.load_state_dict({key: value for key, value in weights.items() if not key.startswith(leave_out)})
+        network.load_state_dict(kept)
     except RuntimeError as error:
         first = " ".join(str(error).split("\n")[1].split())[:200]
         raise InputError(f"{path} holds weights of another network than {name} ({first}); give those of it") from error
@@ -147,7 +136,6 @@ def timm_model(model_name: str, **settings: Any) -> nn.Module:
     if not installed:
         raise InputError(f"the encoder {model_name} needs timm, which is not installed: pip install timm")
     try:
-        model: nn.Module = timm.create_model(model_name, pretrained=False, **settings)
+        return timm.create_model(model_name, pretrained=False, **settings)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"timm makes no {model_name} of {settings} ({error}); see timm.list_models()") from error
-    return model

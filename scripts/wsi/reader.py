@@ -5,7 +5,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,6 @@ from scripts.core.units import MicronsPerPixel
 from scripts.engine.provenance import Origin
 from scripts.wsi.features.base import FeatureFile, FeatureHeader
 from scripts.wsi.features.files import FEATURE_SUFFIXES, files_of, open_features, read_header
-from scripts.wsi.slides.slide import SlideFolder
 
 BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
 
@@ -54,10 +53,6 @@ class SlidePatches:
         fields = {name: value for name, value in stored.items() if name != "source"}
         return SlidePatches(stored["source"], FeatureHeader.from_json(fields), coords)
 
-    def completed(self, slides: SlideFolder, slide_mpp: float | None) -> "SlidePatches":
-        """Return it with what its features leave out."""
-        return replace(self, **slides.completed(self.header, self.coords, self.source, slide_mpp)._asdict())
-
 
 def checked_bags(
     bags: Sequence[Mapping[str, Any]],
@@ -80,27 +75,27 @@ def checked_bags(
         slide_mpp: micrometres per level-0 pixel of slides where nothing states it.
         require_all: a slide that cannot be read, or has no patch, is reported now and not where it is read.
     """
-    headers: list[tuple[str, FeatureHeader]] = []
+    headers: dict[str, FeatureHeader] = {}
     unusable: list[str] = []
     for bag in tqdm(bags, desc="headers", unit="slide", delay=PROGRESS_AFTER_S):
-        own, failed = _headers_of(bag)
-        headers += own
-        unusable += failed or ([] if any(header.patches for _, header in own) else [no_patches(own[0][0])])
+        patches, failed, paths = 0, [], paths_of(bag["image"])
+        for path in paths:
+            try:
+                headers[path] = read_header(path)
+                patches += headers[path].patches
+            except InputError as error:
+                failed.append(str(error))
+        unusable += failed or [no_patches(paths[0])] * (patches == 0)
     if require_all and unusable:
         more = f" ({len(unusable) - 1} more cannot be used: python -m scripts doctor wsi names them)"
         raise InputError(unusable[0] + more * (len(unusable) > 1))
     name = encoder or _one_encoder(headers)
+    patch_um = _patch_um(headers.values(), slide_mpp)
     if headers:
-        logger.info(_summary_line([header for _, header in headers], name))
-        for path, header in headers:
-            if in_features is not None and header.patches and header.dimension != in_features:
-                raise InputError(
-                    f"{path} has {header.dimension} features for each patch, the network takes {in_features}: "
-                    f"give --in_features {header.dimension}, or the features it was trained on"
-                )
-    patch_um = _patch_um([header for _, header in headers], slide_mpp)
-    if headers and trained_with is not None:
-        trained_with.compare(name, patch_um)
+        logger.info(_summary_line(headers.values(), name))
+        _refuse_other_length(headers, in_features)
+        if trained_with is not None:
+            trained_with.compare(name, patch_um)
     found = []
     for bag in bags:
         states = [os.stat(file) for path in paths_of(bag["image"]) for file in files_of(path)]
@@ -109,18 +104,16 @@ def checked_bags(
     return found
 
 
-def _headers_of(bag: Mapping[str, Any]) -> tuple[list[tuple[str, FeatureHeader]], list[str]]:
-    """Return the headers of a bag's files, and why the others have none."""
-    found, failed = [], []
-    for path in paths_of(bag["image"]):
-        try:
-            found.append((path, read_header(path)))
-        except InputError as error:
-            failed.append(str(error))
-    return found, failed
+def _refuse_other_length(headers: Mapping[str, FeatureHeader], in_features: int | None) -> None:
+    for path, header in headers.items():
+        if in_features is not None and header.patches and header.dimension != in_features:
+            raise InputError(
+                f"{path} has {header.dimension} features for each patch, the network takes {in_features}: "
+                f"give --in_features {header.dimension}, or the features it was trained on"
+            )
 
 
-def _patch_um(headers: Sequence[FeatureHeader], slide_mpp: float | None) -> float:
+def _patch_um(headers: Iterable[FeatureHeader], slide_mpp: float | None) -> float:
     """Return the micrometres from one patch to the next, in the middle slide of those that state them."""
     of_user = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
     filled = (replace(header, mpp=header.mpp or of_user) for header in headers if header.patches)
@@ -128,9 +121,9 @@ def _patch_um(headers: Sequence[FeatureHeader], slide_mpp: float | None) -> floa
     return median(known) if known else 0.0
 
 
-def _one_encoder(headers: Sequence[tuple[str, FeatureHeader]]) -> str:
+def _one_encoder(headers: Mapping[str, FeatureHeader]) -> str:
     """Return its name, empty where no file states one; a network cannot tell encoders of one dimension apart."""
-    known = [(path, header.encoder) for path, header in headers if header.encoder]
+    known = [(path, header.encoder) for path, header in headers.items() if header.encoder]
     for path, encoder in known:
         if encoder.lower() != known[0][1].lower():
             raise InputError(
@@ -140,21 +133,20 @@ def _one_encoder(headers: Sequence[tuple[str, FeatureHeader]]) -> str:
     return known[0][1] if known else ""
 
 
-def _summary_line(headers: Sequence[FeatureHeader], encoder: str) -> str:
+def _summary_line(headers: Collection[FeatureHeader], encoder: str) -> str:
     """Return a line without a path, as a folder may be named after a patient."""
     formats = ", ".join(f"{count} {name}" for name, count in Counter(header.format for header in headers).most_common())
-    slides = "1 slide" if len(headers) == 1 else f"{len(headers)} slides"
-    pitches = Counter((f"{header.pitch:.6g}", header.unit, header.pitch_from) for header in headers if header.patches)
-    common = [f"{pitch} {unit} ({why})" for (pitch, unit, why), _ in pitches.most_common(2)]
+    pitches = Counter(f"{each.pitch:.6g} {each.unit} ({each.pitch_from})" for each in headers if each.patches)
+    common = " or ".join(pitch for pitch, _ in pitches.most_common(2))
     more = f" and {len(pitches) - 2} more" if len(pitches) > 2 else ""
     empty = sum(header.patches == 0 for header in headers)
     parts = [
-        f"{slides}: {formats}",
+        f"{len(headers)} slide{'s' * (len(headers) > 1)}: {formats}",
         f"encoder {encoder or 'not stated'}",
-        f"pitch {' or '.join(common)}{more}" if common else "",
+        f"pitch {common}{more}" if pitches else "",
         f"{empty} without patches" if empty else "",
     ]
-    return "; ".join(part for part in parts if part)
+    return "; ".join(filter(None, parts))
 
 
 def paths_of(image: Any) -> list[str]:
@@ -187,15 +179,14 @@ class FeatureReader(ImageReader):
             try:
                 image = np.empty((patches, dimension), dtype=np.float32)
             except (MemoryError, ValueError) as error:
-                advice = "read it in blocks (configs/streaming.json)"
                 what = f"{patches} x {dimension} features, more than the memory"
-                raise InputError(f"{files[0].path} holds {what}: {advice}") from error
+                raise InputError(f"{files[0].path} holds {what}: read it in blocks (configs/streaming.json)") from error
             at = 0
-            for block in _finite_blocks(files, max(1, BLOCK_NUMBERS // max(1, image.shape[1]))):
+            for block in _finite_blocks(files, max(1, BLOCK_NUMBERS // max(1, dimension))):
                 image[at : at + len(block)] = block
                 at += len(block)
-        slides = [SlidePatches.of_file(file) for file in files]
-        return image, {"slides": [slide.as_json() for slide in slides], "coords": [slide.coords for slide in slides]}
+            slides = [SlidePatches.of_file(file).as_json() for file in files]
+            return image, {"slides": slides, "coords": [file.coords for file in files]}
 
 
 def read_blocks(path: str | Sequence[str], size: int) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.transforms.croppad.batch import PadListDataCollate
+from monai.utils import ensure_tuple
 from torch import Tensor
 
 from scripts.core.errors import EmptyBagError, InputError
@@ -55,17 +57,15 @@ class PatchBagd(MapTransform):
         bag = dict(data)
         for key in self.key_iterator(bag):
             bag[key], slides = self._split(bag[key])
-            _complete(bag, [slide.completed(self.slides, self.slide_mpp) for slide in slides], self.annotation_values)
+            found = [self.slides.completed(each.header, each.coords, each.source, self.slide_mpp) for each in slides]
+            slides = [replace(slide, **known._asdict()) for slide, known in zip(slides, found, strict=True)]
+            _complete(bag, slides, self.annotation_values)
         return bag
 
     def _split(self, image: Any) -> tuple[Any, list[SlidePatches]]:
         """Return what the key becomes, and the slides it is of."""
-        meta = image.meta
-        slides = [
-            SlidePatches.of_json(stored, np.asarray(xy))
-            for stored, xy in zip(meta["slides"], meta["coords"], strict=True)
-        ]
-        return image.as_tensor().t(), slides
+        pairs = zip(image.meta["slides"], image.meta["coords"], strict=True)
+        return image.as_tensor().t(), [SlidePatches.of_json(stored, np.asarray(xy)) for stored, xy in pairs]
 
 
 class PatchBlocksd(PatchBagd):
@@ -105,9 +105,7 @@ def _complete(bag: dict[Hashable, Any], slides: Sequence[SlidePatches], values: 
     if len(coords) == 0:
         raise EmptyBagError(no_patches(source))
     number = np.repeat(np.arange(len(slides)), [len(slide.coords) for slide in slides])
-    lattice = np.concatenate([_distinct_on_lattice(slide) for slide in slides])
-    if len(slides) > 1:
-        lattice = side_by_side(lattice, number)
+    lattice = side_by_side(np.concatenate([_distinct_on_lattice(slide) for slide in slides]), number)
     about: dict[str, Any] = {"slides": [slide.as_json() for slide in slides]}
     warnings = [no_patches(slide.header.slide_id) for slide in slides if len(slide.coords) == 0]
     warnings.extend(warning for slide in slides for warning in slide.warnings)
@@ -118,13 +116,14 @@ def _complete(bag: dict[Hashable, Any], slides: Sequence[SlidePatches], values: 
     if "label" in bag:
         bag["label"] = torch.tensor([float(bag["label"])])
     if "annotation" in bag:
-        labels, lesions, doubts = _annotated(_annotation_per_slide(bag["annotation"], slides), slides, values)
+        given = bag["annotation"]
+        paths = _annotation_per_slide(given, slides)
+        labels, lesions, doubts = _annotated(paths, slides, values)
         warnings.extend(doubts)
         bag["instance_label"] = torch.from_numpy(labels).float()[None]
         bag["lesion"] = torch.from_numpy(lesions.of_instance.astype(np.int64))[None]
         about["lesions"] = {"count": lesions.count, "excluded": list(lesions.excluded)}
-        given = bag["annotation"]  # a batch can hold no None
-        bag["annotation"] = [path or "" for path in given] if isinstance(given, (list, tuple)) else given or ""
+        bag["annotation"] = paths if isinstance(given, (list, tuple)) else given or ""
         wrong = contradiction(label, int(labels.sum()), "annotated")
         warnings += [f"{line} (annotation_values says what counts as annotated)" for line in wrong]
     elif "instance_label" in bag:
@@ -154,10 +153,11 @@ def _distinct_on_lattice(slide: SlidePatches) -> np.ndarray:
     return lattice
 
 
-def _annotation_per_slide(given: Any, slides: Sequence[SlidePatches]) -> list[str | None]:
-    paths: list[str | None] = list(given) if isinstance(given, (list, tuple)) else [given]
+def _annotation_per_slide(given: Any, slides: Sequence[SlidePatches]) -> list[str]:
+    """Return the path of each, empty where nothing is annotated: a batch can hold no None."""
     if given is None:
-        return [None] * len(slides)
+        return [""] * len(slides)
+    paths = [path or "" for path in ensure_tuple(given)]
     if len(paths) != len(slides):
         what = f"{len(paths)} annotations for the {len(slides)} slides of the bag of {slides[0].source}"
         raise InputError(f"{what}: give one for each, or null")
@@ -165,7 +165,7 @@ def _annotation_per_slide(given: Any, slides: Sequence[SlidePatches]) -> list[st
 
 
 def _annotated(
-    paths: Sequence[str | None], slides: Sequence[SlidePatches], values: Sequence[int | str] | None
+    paths: Sequence[str], slides: Sequence[SlidePatches], values: Sequence[int | str] | None
 ) -> tuple[np.ndarray, Lesions, list[str]]:
     """Return whether each patch is annotated, the lesions, and warnings."""
     labels, lesions, warnings = [], [], []
@@ -200,22 +200,19 @@ def _annotated(
 
 
 def _given_labels(given: Any, slides: Sequence[SlidePatches]) -> Tensor:
-    patches = [len(slide.coords) for slide in slides]
-    source = slides[0].source
+    patches, source = sum(len(slide.coords) for slide in slides), slides[0].source
     if isinstance(given, str):
         given = [given]
     if isinstance(given, (list, tuple)) and given and isinstance(given[0], str):
         if len(given) != len(slides):
             raise InputError(f"{len(given)} files of instance labels for the {len(slides)} slides of {source}")
-        each = [_labels_of_file(path, slide) for path, slide in zip(given, slides, strict=True)]
-        return torch.from_numpy(np.concatenate(each))[None]
+        return torch.from_numpy(np.concatenate(list(map(_labels_of_file, given, slides))))[None]
     try:
         labels = torch.as_tensor(given, dtype=torch.float32).reshape(1, -1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the instance labels of {source} are no numbers; give 0 or 1 for each patch") from error
-    if labels.shape[1] != sum(patches):
-        what = f"{labels.shape[1]} instance labels for the {sum(patches)} patches of {source}"
-        raise InputError(f"{what}; give one per patch")
+    if labels.shape[1] != patches:
+        raise InputError(f"{labels.shape[1]} instance labels for the {patches} patches of {source}; give one per patch")
     return labels
 
 
@@ -227,5 +224,4 @@ def _labels_of_file(path: str, slide: SlidePatches) -> np.ndarray:
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "fiub" or labels.size != len(slide.coords):
         what = f"one number for each of the {len(slide.coords)} patches of {slide.source}"
         raise InputError(f"{path} should hold {what}; give those of this slide")
-    numbers: np.ndarray = labels.reshape(-1).astype(np.float32)
-    return numbers
+    return labels.reshape(-1).astype(np.float32)

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
+"""What is measured is what it is called, and the page says so."""
+
 import json
+import math
 import subprocess
 import sys
 import time
@@ -9,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.__main__ import written
 from benchmarks.bags import adjacency, edges, features, tissue
 from benchmarks.measure import Request, _peak, _settled, measure
+from benchmarks.report import Section, Table, Target, exponent, large, number, page, ratio, read, spread
 from benchmarks.runner import Runner
 from benchmarks.sections import SECTIONS
 from scripts.networks import build_graph
@@ -31,18 +36,17 @@ def test_the_quick_run_works(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "smap.json").read_text())["measured"]["cases"][0]["seconds"][0] > 0
 
 
-def test_without_the_peers_theirs_is_not_measured() -> None:
-    runner = Runner(quick=True, with_peers=False, rounds=3)
+def test_without_the_peers_theirs_is_not_measured_and_a_case_that_fails_says_why() -> None:
+    runner = Runner(quick=True, with_peers=False, rounds=1)
     assert runner.in_turn({"torchmil": Request("theirs", "smap", [100])}) == {}
     assert runner.in_turn({}).seconds("torchmil", "step", 100) is None
-
-
-def test_a_case_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match="no_such_case"):
-        Runner(quick=True, with_peers=False, rounds=1).figures("no_such_case")
+        runner.figures("no_such_case")
 
 
-def test_memory_is_what_a_case_takes_above_what_was_there() -> None:
+def test_memory_is_what_a_case_takes_above_what_was_there_and_time_that_of_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     there = torch.ones(30_000_000)  # 120 MB
     before = _settled()
     taken = torch.ones(20_000_000)  # 80 MB
@@ -51,27 +55,19 @@ def test_memory_is_what_a_case_takes_above_what_was_there() -> None:
     before = _settled()
     assert _peak("cpu") - before < 15e6  # the mark fell again
     assert there.sum() == 30_000_000
-
-
-def test_the_time_is_that_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.ours.graph", lambda n: {"build": lambda: time.sleep(n * 1e-4)})
-    record = measure(Request("ours", "graph", [500], runs=["build"]))[0]
+    (record, *_) = measure(Request("ours", "graph", [500], runs=["build"]))
     assert record.n == 500
     assert 0.05 <= record.seconds < 0.5
 
 
-@pytest.mark.parametrize("n", [2, 60, 1_000, 4_000])
-def test_the_bag_is_a_blob_with_holes_and_no_patch_alone(n: int) -> None:
-    coords = tissue(n)
-    assert coords.shape == (2, n)
-    assert len(torch.unique(coords, dim=1)[0]) == n
-    if n >= 60:
-        assert int(torch.bincount(edges(coords)[0], minlength=n).min()) > 0
+def test_the_bag_is_a_blob_with_holes_and_no_patch_alone_and_both_sides_have_the_same_neighbours() -> None:
+    for n in (2, 60, 1_000, 4_000):
+        coords = tissue(n)
+        assert coords.shape == torch.unique(coords, dim=1).shape == (2, n)
         assert torch.equal(coords, tissue(n))
         assert torch.equal(features(n, 3), features(n, 3))
-
-
-def test_both_sides_have_the_same_neighbours() -> None:
+        assert n < 60 or int(torch.bincount(edges(coords)[0], minlength=n).min()) > 0
     coords = tissue(500)
     graph = build_graph(coords.float()[None])
     ours = torch.zeros(500, 500).scatter_add_(1, graph.neighbours[0].t(), graph.weights[0].t())
@@ -91,3 +87,55 @@ def test_a_disturbed_process_is_run_again_only_with_patience(
         runner.figures("cuda_device")
         assert capsys.readouterr().out.count("cuda_device ...") == runs
         assert runner.where()["share of the cores that other work took"] == "50 %"
+
+
+WHERE = {"processor": "one of paper", "cores": "2"}
+
+
+def test_the_exponent_is_the_power_of_n_and_fixed_cost_hides_growth_until_bags_are_large() -> None:
+    for power in (0.5, 2.0):
+        assert exponent({n: 3e-6 * n**power for n in (1_000, 5_000, 200_000)}) == pytest.approx(power)
+    assert exponent({1_000: 1.0}) is None
+    seconds = {n: 0.05 + 1e-6 * n for n in (1_000, 10_000, 1_000_000, 2_000_000)}
+    assert large(seconds).keys() == {10_000, 1_000_000, 2_000_000}
+    assert (exponent(seconds) or 1) < (exponent(large(seconds)) or 0) < 1
+
+
+def test_targets_are_judged_and_numbers_rounded() -> None:
+    at_most = [Target("seconds", measured, 0.6, "s").verdict for measured in (0.5, 0.6, 0.61, math.nan)]
+    assert at_most == ["reached", "reached", "missed", "missed"]
+    at_least = [Target("times faster", measured, 15, "×", at_least=True).verdict for measured in (14.9, 15, None)]
+    assert at_least == ["missed", "reached", "not measured"]
+    texts = [number(0.12345, "s"), number(12.345, "×"), number(1234.5, ""), number(0.00001234, ""), number(None, "s")]
+    assert texts == ["0.123 s", "12.3×", "1,234", "1e-05", "–"]
+    assert (ratio(6.0, 2.0), ratio(None, 2.0), ratio(6.0, None)) == (3.0, None, None)
+    assert spread([0.3, 0.1, 0.2]) == "0.2 (0.1 to 0.3) s"
+
+
+def section(name: str, quick: bool = False) -> Section:
+    targets = [Target("ours", 0.2, 0.1, "s"), Target("faster", 20.0, 15, "×", at_least=True), Target("theirs", None, 1)]
+    tables = [Table(["case", "seconds"], [["a|b", "0.2"]], "A caption:")]
+    figures = {"cases": [{"seconds": [0.2]}]}
+    return Section(name, f"Title of {name}", "How it was done.", quick, WHERE, targets, tables, figures)
+
+
+def test_the_page_judges_targets_of_a_full_run_alone() -> None:
+    text, quick = page([section("smap")], "Preface."), page([section("smap", quick=True)], "Preface.")
+    assert "| ours | 0.2 s | ≤ 0.1 s | missed |" in text
+    assert "| faster | 20× | ≥ 15× | reached |" in text
+    assert "| theirs | – | ≤ 1 | not measured |" in text
+    assert "A caption:\n\n| case | seconds |\n| --- | --- |\n| a\\|b | 0.2 |" in text
+    assert "Measured on processor one of paper, cores 2." in text
+    assert "not judged" in quick
+    assert not any(verdict in quick for verdict in ("| missed |", "| reached |"))
+
+
+def test_sections_come_back_from_their_files_in_the_order_of_the_run(tmp_path: Path) -> None:
+    wanted = [section("smap"), section("growth")]
+    for each in reversed(wanted):
+        each.write(tmp_path)
+    (tmp_path / "hmil.json").write_text('{"a result": "of another kind"}')
+    (tmp_path / "list.json").write_text("[]")
+    assert page(written(tmp_path), "") == page(wanted, "")
+    assert read(tmp_path / "hmil.json") is None
+    assert json.loads((tmp_path / "smap.json").read_text())["targets"][0]["verdict"] == "missed"

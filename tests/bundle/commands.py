@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small cohorts, real commands, and the same runs within the test's own process, which saves seconds of imports."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -92,11 +91,6 @@ def message_of(task: str, files: list[str], **keys: Any) -> str:
         assert "\n" not in message
         return message
     raise AssertionError("the run succeeded")
-
-
-def rows_of(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,15 +4,16 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
-from tests.bundle.commands import bundle, contents, message_of, monai_bundle, rows_of, run_here, workflow, write_cohort
+from tests.bundle.commands import bundle, contents, message_of, run_here, write_cohort
+from tests.outputs.results import table
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ct")]
 
@@ -30,23 +31,14 @@ def scan(cohort: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(cohort / "scans" / "scan_000", tmp_path / "input" / "scan"))
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(bundle("ct"))
-        inference = workflow(["inference"], **SMALL)
-        inference.initialize()
-        torch.save(inference.network_def.state_dict(), path)
-    return path
-
-
 @pytest.fixture
-def keys(weights: Path, scan: Path, tmp_path: Path) -> dict[str, Any]:
+def keys(scan: Path, tmp_path: Path) -> dict[str, Any]:
     """Those of an inference on the folder of the scan, which writes to `out`."""
-    return {
-        **SMALL, "dataset_dir": str(scan.parent), "ckpt_path": str(weights), "output_dir": str(tmp_path / "out"),
-    }  # fmt: skip
+    weights = tmp_path / "model.pt"
+    parser = ConfigParser({**json.loads((bundle("ct") / "configs" / "inference.json").read_text()), **SMALL})
+    torch.save(parser.get_parsed_content("network_def").state_dict(), weights)
+    places = {"dataset_dir": str(scan.parent), "ckpt_path": str(weights), "output_dir": str(tmp_path / "out")}
+    return {**SMALL, **places}
 
 
 def test_a_good_scan_is_read_and_one_truncated_file_is_left_out_with_its_name(
@@ -74,50 +66,24 @@ def test_a_spoiled_scan_among_good_ones_ends_nothing_and_a_second_run_does_what_
 ) -> None:
     out, broken = tmp_path / "out", scan.with_name("broken")
     shutil.copytree(scan, broken)
-    cut_many_short(broken)
-    assert message_of("ct", ["inference"], **keys).startswith("1 of 2 failed: ")
+    for file in sorted(broken.iterdir())[:5]:
+        file.write_bytes(file.read_bytes()[:100_000])
+    message = message_of("ct", ["inference"], **keys)
+    assert message.startswith("1 of 2 failed: ")
+    assert "copy the scan again" in message
     assert not (out / "broken").exists()
-    assert [row["status"] for row in rows_of(out / "summary.csv")] == ["done", "failed"]
+    assert [row["status"] for row in table(out / "summary.csv")] == ["done", "failed"]
 
     first = (out / "scan" / "result.json").stat().st_mtime_ns
     shutil.rmtree(broken)
     shutil.copytree(scan, broken)
     run_here("ct", ["inference"], **keys)
     assert (out / "scan" / "result.json").stat().st_mtime_ns == first
-    assert [row["status"] for row in rows_of(out / "summary.csv")] == ["done", "done"]
-    assert {row["bag_id"] for row in rows_of(out / "instances.csv")} == {"broken", "scan"}
+    assert [row["status"] for row in table(out / "summary.csv")] == ["done", "done"]
+    assert {row["bag_id"] for row in table(out / "instances.csv")} == {"broken", "scan"}
 
     run_here("ct", ["inference"], **keys, threshold=0.01)  # another result: all anew
     assert (out / "scan" / "result.json").stat().st_mtime_ns > first
-
-
-def cut_many_short(scan: Path) -> None:
-    for file in sorted(scan.iterdir())[:5]:
-        file.write_bytes(file.read_bytes()[:100_000])
-
-
-def make_it_mr(scan: Path) -> None:
-    for file in scan.iterdir():
-        header = pydicom.dcmread(file)
-        header.Modality = "MR"
-        header.save_as(file)
-
-
-def remove_images(scan: Path) -> None:
-    for file in scan.iterdir():
-        file.unlink()
-    (scan / "notes.txt").write_text("no images here")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "facts"), [(cut_many_short, "copy the scan again"), (make_it_mr, "Modality MR"), (remove_images, "DICOM")]
-)
-def test_a_spoiled_scan_ends_in_one_line_and_no_file(
-    keys: dict[str, Any], scan: Path, tmp_path: Path, spoil: Callable[[Path], None], facts: str
-) -> None:
-    spoil(scan)
-    assert facts in message_of("ct", ["inference"], **keys)
-    assert contents(tmp_path / "out").keys() <= {"summary.csv"}  # which says why
 
 
 def test_weights_of_another_network_and_results_that_cannot_be_written_are_refused(
@@ -126,25 +92,16 @@ def test_weights_of_another_network_and_results_that_cannot_be_written_are_refus
     other = message_of("ct", ["inference"], **{**keys, "channels": [4, 4]})
     assert "give the override files they were trained with" in other
     (tmp_path / "file").write_text("")
-    assert "cannot write to" in message_of(
-        "ct", ["inference"], **{**keys, "output_dir": str(tmp_path / "file" / "out")}
-    )
+    unwritable = {**keys, "output_dir": str(tmp_path / "file" / "out")}
+    assert "cannot write to" in message_of("ct", ["inference"], **unwritable)
 
 
-def test_a_wrong_label_stops_training_with_one_line(cohort: Path, tmp_path: Path) -> None:
-    """By the real command: one line on stderr, no model, no record of a run."""
+def test_a_wrong_label_stops_training_with_one_line_and_no_file(cohort: Path, tmp_path: Path) -> None:
     content = json.loads((cohort / "datalist.json").read_text())
     content["training"][1]["label"] = 3
     (tmp_path / "datalist.json").write_text(json.dumps(content))
-    ended = monai_bundle(
-        "run", "--config_file", "['configs/train.json','configs/small.json']", "--dataset_dir", str(cohort),
-        "--datalist", str(tmp_path / "datalist.json"), "--ckpt_dir", str(tmp_path / "models"),
-        "--output_dir", str(tmp_path / "out"),
-        cwd=bundle("ct"), check=False,
-    )  # fmt: skip
-    assert ended.returncode != 0
-    last = ended.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert "has the label 3, which is not one of the classes" in last
-    assert "Traceback" not in ended.stderr + ended.stdout
+    places = {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "out")}
+    datalist = str(tmp_path / "datalist.json")
+    message = message_of("ct", ["train", "small"], dataset_dir=str(cohort), datalist=datalist, **places, **SMALL)
+    assert "has the label 3, which is not one of the classes" in message
     assert {**contents(tmp_path / "models"), **contents(tmp_path / "out")} == {}

@@ -13,7 +13,8 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.engine.provenance import origin_file, origin_text
-from tests.bundle.commands import bundle, message_of, rows_of, run_here, write_square_slide
+from tests.bundle.commands import bundle, message_of, run_here, write_square_slide
+from tests.outputs.results import table
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,6 @@ COMPOSITIONS = [  # what is named at training, and what contradicts it
     pytest.param("ct", ["small"], SMALL, ["smap"], id="ct-small"),
     pytest.param("ct", ["small", "smtap"], SMALL, ["smap"], id="ct-smtap"),
     pytest.param("wsi", [], NARROW, ["exact"], id="wsi-default"),
-    pytest.param("wsi", ["exact"], NARROW, ["attention"], id="wsi-exact"),
     pytest.param("wsi", ["classes", "panda"], NARROW, ["bracs"], id="wsi-classes"),
     pytest.param("wsi", ["hmil", "bracs"], NARROW, ["hmil", "panda"], id="wsi-hmil"),
 ]
@@ -46,7 +46,7 @@ def write_cohort(home: Path, task: str, labels: list[str]) -> None:
 
 
 def probabilities(folder: Path) -> dict[str, str]:
-    return {row["bag_id"]: row["probability"] for row in rows_of(folder / "summary.csv")}
+    return {row["bag_id"]: row["probability"] for row in table(folder / "summary.csv")}
 
 
 @pytest.mark.parametrize(("task", "named", "keys", "contradicting"), COMPOSITIONS)
@@ -57,54 +57,26 @@ def test_what_was_named_at_training_need_not_be_named_again(
     common = {"dataset_dir": str(tmp_path), "num_workers": 0}
     place = {**common, "ckpt_dir": str(tmp_path / "out"), "output_dir": str(tmp_path / "out")}
     run_here(task, ["train", *named], **place, **keys, max_epochs=1)
-    weights = str(tmp_path / "out" / "model.pt")
     run_here(task, ["train", *named, "evaluate"], **place, **keys)
     named_again = probabilities(tmp_path / "out")
+    assert len(named_again) == 2
     run_here(task, ["train", "evaluate"], **{**place, "output_dir": str(tmp_path / "plain")})
-    assert probabilities(tmp_path / "plain") == named_again
+    weights = str(tmp_path / "out" / "model.pt")
     infer = {**common, "datalist": str(tmp_path / "datalist.json"), "ckpt_path": weights}
     run_here(task, ["inference"], **infer, output_dir=str(tmp_path / "found"))
-    assert probabilities(tmp_path / "found") == named_again
-    assert len(named_again) == 2
+    assert probabilities(tmp_path / "plain") == probabilities(tmp_path / "found") == named_again
     result = json.loads(next((tmp_path / "found").glob("*/result.json")).read_text())
     assert (result["classes"] is not None) == ("bracs" in named or "panda" in named)
     message = message_of(task, ["inference", *contradicting], **infer, output_dir=str(tmp_path / "refused"))
     assert f"{weights} was trained with " in message
     assert ", this run names " in message
     assert not (tmp_path / "refused").exists()
-
-
-def test_a_head_on_slice_features_reads_slice_features(tmp_path: Path) -> None:
-    write_cohort(tmp_path, "ct", ["0", "1"])
-    scans = {"dataset_dir": str(tmp_path), "datalist": str(tmp_path / "datalist.json"), "num_workers": 0}
-    run_here("ct", ["features"], **scans, output_dir=str(tmp_path / "features"), **SMALL)
-    common = {"dataset_dir": str(tmp_path / "features"), "num_workers": 0}
-    place = {**common, "ckpt_dir": str(tmp_path / "out"), "output_dir": str(tmp_path / "out")}
-    # two blocks leave 7 x 7 x 8 features of a slice of 32 x 32
-    run_here("ct", ["train", "on_features", "smap"], **place, in_features=392, max_epochs=1)
-    run_here("ct", ["train", "evaluate"], **place)
-    infer = {**common, "ckpt_path": str(tmp_path / "out" / "model.pt")}
-    datalist = str(tmp_path / "features" / "datalist.json")
-    run_here("ct", ["inference"], **infer, datalist=datalist, output_dir=str(tmp_path / "b"))
-    assert probabilities(tmp_path / "b") == probabilities(tmp_path / "out")
-    run_here("ct", ["inference"], **infer, output_dir=str(tmp_path / "all"))
-    assert len(probabilities(tmp_path / "all")) == 5  # without a datalist every feature file that is there
-
-
-@pytest.mark.parametrize(("task", "named", "keys"), [("ct", ["small", "smap"], SMALL), ("wsi", [], NARROW)])
-def test_an_onnx_file_is_of_the_network_that_was_trained(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, task: str, named: list[str], keys: dict[str, Any]
-) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    write_cohort(tmp_path, task, ["0", "1"])
-    place = {"ckpt_dir": str(tmp_path / "out"), "output_dir": str(tmp_path / "out"), "num_workers": 0}
-    run_here(task, ["train", *named], dataset_dir=str(tmp_path), **place, **keys, max_epochs=1)
-    path = str(tmp_path / "model.onnx")
-    with caplog.at_level("INFO"):
-        run_here(task, ["inference", "onnx"], ckpt_path=str(tmp_path / "out" / "model.pt"), onnx_path=path)
-    assert "onnxruntime answers as the network does" in caplog.text
-    shapes = {given.name: given.shape for given in onnxruntime.InferenceSession(path).get_inputs()}
-    assert shapes["image"][:-1] == ([1, 3, 32, 32] if task == "ct" else [1, 16])
+    if named in ([], ["small"]):  # and so does the export to ONNX
+        onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+        path = str(tmp_path / "model.onnx")
+        run_here(task, ["inference", "onnx"], ckpt_path=weights, onnx_path=path)
+        shapes = {given.name: given.shape for given in onnxruntime.InferenceSession(path).get_inputs()}
+        assert shapes["image"][:-1] == ([1, 3, 32, 32] if task == "ct" else [1, 16])
 
 
 def test_converted_weights_bring_their_57_slots(tmp_path: Path) -> None:
@@ -113,12 +85,10 @@ def test_converted_weights_bring_their_57_slots(tmp_path: Path) -> None:
     (tmp_path / "0.nii.gz").rename(tmp_path / "one" / "0.nii.gz")
     weights = tmp_path / "released.pt"
     parser = ConfigParser(json.loads((bundle("ct") / "configs" / "train.json").read_text()))
-    network: Any = parser.get_parsed_content("network_def")
-    torch.save(network.state_dict(), weights)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), weights)
     origin_file(weights).write_text(origin_text({"network_def#slots": 57}))  # as the converter does
     found = {"dataset_dir": str(tmp_path / "one"), "ckpt_path": str(weights), "num_workers": 0}
     run_here("ct", ["inference"], **found, output_dir=str(tmp_path / "out"))
     result = json.loads((tmp_path / "out" / "0" / "result.json").read_text())
     assert result["slots"] == 57
-    assert result["flagged_above"].startswith("attention 1/57")
     assert 0 < sum(instance["attention"] for instance in result["instances"]) < 1 - 1e-3  # empty slots hold the rest

@@ -16,18 +16,11 @@ from monai.bundle import ConfigParser
 
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.engine.provenance import Origin, origin_file, origin_text
+from scripts.outputs.scores import read_scores
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
-from tests.bundle.commands import (
-    TORCHRUN,
-    bundle,
-    contents,
-    environment,
-    message_of,
-    rows_of,
-    run,
-    run_here,
-    square_lattice,
-)
+from tests.bundle import commands
+from tests.bundle.commands import bundle, contents, message_of, run, run_here
+from tests.outputs.results import table
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slides")]
 
@@ -41,7 +34,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight feature files, one of a slide without tissue and one cut short; and weights with what describes them."""
     folder = tmp_path_factory.mktemp("slides")
     for number, name in enumerate(SLIDES):
-        coords = square_lattice(7)[: 0 if name == EMPTY else 40 + number] * 512
+        coords = commands.square_lattice(7)[: 0 if name == EMPTY else 40 + number] * 512
         rng = np.random.default_rng(number)
         slide = PatchFeatures(
             rng.normal(size=(len(coords), DIMENSION)).astype(np.float16), Level0Coords(coords), Level0Pixels(512),
@@ -51,8 +44,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_features(folder / "features" / f"{name}.h5", slide)
     broken = folder / "features" / f"{BROKEN}.h5"
     broken.write_bytes(broken.read_bytes()[:3000])
-    parser = ConfigParser(ConfigParser.load_config_file(str(bundle("wsi") / "configs" / "inference.json")))
-    parser["in_features"] = DIMENSION
+    config = json.loads((bundle("wsi") / "configs" / "inference.json").read_text())
+    parser = ConfigParser({**config, "in_features": DIMENSION})
     torch.manual_seed(0)
     torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
     origin_file(folder / "model.pt").write_text(origin_text({"in_features": DIMENSION}, Origin("Noise", 128.0)))
@@ -61,10 +54,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def keys(cohort: Path, output: Path) -> dict[str, Any]:
     """All bags are called positive, so that there are regions to write."""
-    weights = str(cohort / "model.pt")
-    return {
-        "dataset_dir": str(cohort / "features"), "ckpt_path": weights, "output_dir": str(output), "threshold": 0.0,
-    }  # fmt: skip
+    places = {"dataset_dir": cohort / "features", "ckpt_path": cohort / "model.pt", "output_dir": output}
+    return {**{key: str(place) for key, place in places.items()}, "threshold": 0.0}
 
 
 def arguments(cohort: Path, output: Path, files: str = "'configs/inference.json'") -> list[str]:
@@ -73,32 +64,24 @@ def arguments(cohort: Path, output: Path, files: str = "'configs/inference.json'
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    cohort: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def undisturbed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of one run; every slide is read, or the table says why not."""
     output = tmp_path_factory.mktemp("undisturbed")
-    return output, run(sys.executable, *arguments(cohort, output), cwd=bundle("wsi"), check=False)
-
-
-def test_every_slide_is_read_or_the_table_tells_why_not(
-    undisturbed: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    output, ended = undisturbed
+    ended = run(sys.executable, *arguments(cohort, output), cwd=bundle("wsi"), check=False)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("error: 1 of 7 failed: ")
     assert "is damaged or cut short" in ended.stderr.splitlines()[-1]
-    status = {row["bag_id"]: row["status"] for row in rows_of(output / "summary.csv")}
+    status = {row["bag_id"]: row["status"] for row in table(output / "summary.csv")}
     assert status == {name: {EMPTY: "empty", BROKEN: "failed"}.get(name, "done") for name in SLIDES}
     done = [name for name in SLIDES if status[name] == "done"]
     of_each = {"map.png", "result.json", "scores.h5", "tiles.geojson.gz"}
     assert set(contents(output)) == {"summary.csv"} | {f"{name}/{file}" for name in done for file in of_each}
+    return output
 
 
-def test_a_killed_run_goes_on_to_the_same_files(
-    cohort: Path, undisturbed: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_files(cohort: Path, undisturbed: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, *arguments(cohort, tmp_path)], cwd=bundle("wsi"), env=environment(),
+        [sys.executable, *arguments(cohort, tmp_path)], cwd=bundle("wsi"), env=commands.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while len(list(tmp_path.glob("*/result.json"))) < 3:
@@ -110,17 +93,15 @@ def test_a_killed_run_goes_on_to_the_same_files(
     assert 3 <= len(before) < 6
     assert message_of("wsi", ["inference"], **keys(cohort, tmp_path)).startswith("1 of 7 failed: ")
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert contents(tmp_path) == contents(undisturbed[0])
+    assert contents(tmp_path) == contents(undisturbed)
 
 
-def test_two_processes_make_what_one_makes(
-    cohort: Path, undisturbed: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_two_processes_make_what_one_makes(cohort: Path, undisturbed: Path, tmp_path: Path) -> None:
     files = "'configs/inference.json','configs/multi_gpu_inference.json'"
-    ended = run(*TORCHRUN, *arguments(cohort, tmp_path, files), cwd=bundle("wsi"), check=False)
+    ended = run(*commands.TORCHRUN, *arguments(cohort, tmp_path, files), cwd=bundle("wsi"), check=False)
     assert ended.returncode == 1
     assert "error: 1 of 7 failed: " in ended.stderr
-    assert contents(tmp_path) == contents(undisturbed[0])
+    assert contents(tmp_path) == contents(undisturbed)
 
 
 def test_weights_are_not_used_on_features_of_another_encoder(cohort: Path, tmp_path: Path) -> None:
@@ -139,3 +120,14 @@ def test_a_bag_of_several_slides_has_files_of_each(cohort: Path, tmp_path: Path)
     result = json.loads((patient / "result.json").read_text())
     assert [slide["slide_id"] for slide in result["about"]["slides"]] == ["slide_0", EMPTY, "slide_7"]
     assert {"slide_0.geojson.gz", "slide_7.geojson.gz", "scores.h5"} <= {path.name for path in patient.iterdir()}
+
+
+def test_slides_read_in_blocks_have_the_same_scores(cohort: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert message_of("wsi", ["inference", "streaming"], **keys(cohort, tmp_path), block_size=7).startswith("1 of 7 ")
+    files = sorted(undisturbed.glob("*/scores.h5"))
+    assert len(files) == 6
+    for file in files:
+        one, other = read_scores(file), read_scores(tmp_path / file.relative_to(undisturbed))
+        np.testing.assert_array_equal(one.coords, other.coords)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+        np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)

@@ -4,7 +4,7 @@
 
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,18 @@ from scripts.core.units import Level0Pixels
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.outputs.view import slides_of
 
+NAMES = ("N", "FEA", "DCIS")
+GROUPS = {"benign": ["N"], "other": ["FEA", "DCIS"]}
+PIXELS = Level0Pixels(256)
+HEADER = FeatureHeader("CLAM", 2, 4, "one", "", PIXELS, "given", PIXELS, "level-0 pixels", None, (1024, 512))
 
-def item(logit: float = 2.0, **more: Any) -> Mapping[Hashable, Any]:
+
+def item(*logits: float, **more: Any) -> dict[Hashable, Any]:
     """As decollated from a batch: five places, of which three are real."""
     given: dict[Hashable, Any] = {
         "bag_id": "scan",
         "source": "scans/scan",
-        "logits": torch.tensor([logit]),
+        "logits": torch.tensor(logits or [2.0]),
         "scores": torch.tensor([[1.0, 3.0, 2.0, 9.0, 9.0]]),
         "attention": torch.tensor([[0.1, 0.6, 0.3, 0.0, 0.0]]),
         "mask": torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]]),
@@ -34,8 +39,8 @@ def item(logit: float = 2.0, **more: Any) -> Mapping[Hashable, Any]:
     return given
 
 
-def result(logit: float = 2.0, threshold: float = 0.5, **more: Any) -> BagResult:
-    got: BagResult = BagResultd(threshold)(item(logit, **more))["result"]
+def result(logit: float = 2.0, threshold: float = 0.5, slots: int | None = None, **more: Any) -> BagResult:
+    got: BagResult = BagResultd(threshold, slots)(item(logit, **more))["result"]
     return got
 
 
@@ -44,11 +49,9 @@ def test_padding_is_gone_and_the_probability_is_the_sigmoid() -> None:
     assert got.probability == pytest.approx(1 / (1 + np.exp(-2)))
     np.testing.assert_allclose(got.scores, [1, 3, 2])
     np.testing.assert_allclose(got.attention, [0.1, 0.6, 0.3])
-    assert (got.label, got.truth) == (None, None)
-    known = result(label=torch.tensor([1.0]), instance_label=torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]]))
-    assert known.label == 1
-    assert known.truth is not None
-    assert known.truth.tolist() == [0, 1, 0]
+    assert (got.label, got.truth, got.label_positive, got.true_verdict) == (None, None, None, "")
+    known = result(label=torch.tensor([1.0]))
+    assert (known.label, known.label_positive, known.true_verdict) == (1, True, "positive")
 
 
 def test_instances_above_the_average_of_a_positive_bag_are_flagged() -> None:
@@ -57,22 +60,9 @@ def test_instances_above_the_average_of_a_positive_bag_are_flagged() -> None:
     assert result(threshold=0.95).flagged.tolist() == [False] * 3
     one = BagResult("a", "a", 0.9, 0.5, np.array([0.2]), np.array([1.0]), [{"id": 0}])
     assert one.flagged.tolist() == [True]
-    of_slots: BagResult = BagResultd(slots=2)(item())["result"]  # the average of a network that has them
-    assert of_slots.flagged.tolist() == [False, True, False]
+    of_slots = result(slots=2)  # the average of a network that has them
     np.testing.assert_allclose(of_slots.times_average, [0.2, 1.2, 0.6], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("threshold", "names", "message"),
-    [
-        (1.5, None, "the threshold 1.5 is no probability: give one from 0 to 1 with --threshold"),
-        (float("nan"), None, "the threshold nan is no probability"),
-        (0.9, ["a", "b", "c"], "of several classes the likeliest is called, at no threshold: leave out 0.9"),
-    ],
-)
-def test_a_threshold_that_would_do_nothing_is_refused(threshold: float, names: list[str] | None, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        BagResultd(threshold, class_names=names)
+    assert of_slots.flagged.tolist() == [False, True, False]
 
 
 def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_path: Path) -> None:
@@ -92,59 +82,45 @@ def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_p
 # --- patches of slides
 
 
-HEADER = FeatureHeader(
-    "CLAM", 2, 4, "one", "", Level0Pixels(256), "given", Level0Pixels(256), "level-0 pixels", None, (1024, 512)
-)
-
-
-def slides_item(**more: Any) -> Mapping[Hashable, Any]:
+def of_slides(**more: Any) -> BagResult:
     """Two patches of one slide and one of another, then padding."""
     coords = torch.tensor([[0, 0, 1, 0, 0], [256, 512, 0, 0, 0], [0, 0, 768, 0, 0]], dtype=torch.float64)
-    slides = [{**HEADER.as_json(), "source": "a.h5"}]
-    slides.append({**slides[0], "slide_id": "two", "source": "b.h5"})
-    return {**item(**more), "stored_coords": coords, "about": json.dumps({"slides": slides, "warnings": []})}
+    one = {**HEADER.as_json(), "source": "a.h5"}
+    about = {"slides": [one, {**one, "slide_id": "two", "source": "b.h5"}], "lesions": {"count": 2, "excluded": [2]}}
+    got: BagResult = BagResultd()(item(stored_coords=coords, about=json.dumps(about), **more))["result"]
+    return got
 
 
 def test_patches_are_rows_only_when_they_are_asked_for() -> None:
-    got: BagResult = BagResultd()(slides_item())["result"]
-    assert isinstance(got.instances, PatchCoordinates)
-    assert got.instances.coords.tolist() == [[256, 0], [512, 0], [0, 768]]
-    assert got.instances[2] == {"id": 2, "slide": 1, "x": 0, "y": 768}
-    assert [row["id"] for row in got.instances] == [0, 1, 2]
-    assert got.instances[1:] == list(got.instances)[1:]
+    rows = of_slides().instances
+    assert isinstance(rows, PatchCoordinates)
+    assert rows.coords.tolist() == [[256, 0], [512, 0], [0, 768]]
+    assert list(rows) == rows[:] == [{"id": n, "slide": n // 2, "x": x, "y": y} for n, (x, y) in enumerate(rows.coords)]
     alone = PatchCoordinates(np.array([[0.5, 1.0]]), np.zeros(1))
     assert alone[0] == {"id": 0, "x": 0.5, "y": 1.0}  # micrometres need not be whole
 
 
 def test_each_slide_of_a_bag_gets_its_own_patches() -> None:
-    one, two = slides_of(BagResultd()(slides_item(instance_label=torch.tensor([[0.0, 1.0, 1.0, 0.0, 0.0]])))["result"])
+    known = {"instance_label": torch.tensor([[0.0, 1.0, 1.0, 0.0, 0.0]]), "lesion": torch.tensor([[0, 2, 1, 0, 0]])}
+    both = of_slides(**known)
+    assert both.lesions is not None
+    assert (both.lesions.of_instance.tolist(), both.lesions.count, both.lesions.excluded) == ([0, 2, 1], 2, (2,))
+    one, two = slides_of(both)
     assert one.header == HEADER
     assert (two.header.slide_id, two.source) == ("two", "b.h5")
     assert (one.coords.tolist(), two.coords.tolist()) == ([[256, 0], [512, 0]], [[0, 768]])
     np.testing.assert_allclose(one.times_average, [0.3, 1.8], rtol=1e-6)  # of the whole bag
     assert (one.flagged.tolist(), two.flagged.tolist()) == ([False, True], [False])
-    assert one.truth is not None
-    assert two.truth is not None
-    assert (one.truth.tolist(), two.truth.tolist()) == ([0, 1], [1])
-
-
-def test_lesions_lose_the_padding_too() -> None:
-    given = dict(slides_item(lesion=torch.tensor([[0, 2, 1, 0, 0]])))
-    given["about"] = json.dumps({**json.loads(given["about"]), "lesions": {"count": 2, "excluded": [2]}})
-    lesions = BagResultd()(given)["result"].lesions
-    assert (lesions.of_instance.tolist(), lesions.count, lesions.excluded) == ([0, 2, 1], 2, (2,))
+    assert [slide.truth.tolist() for slide in (one, two) if slide.truth is not None] == [[0, 1], [1]]
 
 
 # --- several classes
 
 
-NAMES = ("N", "FEA", "DCIS")
-GROUPS = {"benign": ["N"], "other": ["FEA", "DCIS"]}
-
-
-def of_classes(logits: list[float], negative_class: int | str | None = 0, **more: Any) -> BagResult:
+def of_classes(logits: Sequence[float], negative_class: int | str | None = 0, **more: Any) -> BagResult:
     judge = BagResultd(class_names=NAMES, hierarchy=GROUPS, negative_class=negative_class)
-    got: BagResult = judge(item(logits=torch.tensor(logits), **more))["result"]
+    got: BagResult = judge(item(*logits, **more))["result"]
+    assert got.classes is not None
     return got
 
 
@@ -156,22 +132,28 @@ def test_the_highest_logit_is_what_a_bag_is_called() -> None:
     assert got.classes.of_groups == pytest.approx({"benign": share[0], "other": share[1] + share[2]})
     assert (got.verdict, got.true_verdict, got.positive, got.label_positive) == ("FEA", "DCIS", True, True)
     assert got.probability == pytest.approx(1 - share[0])  # of a finding at all
+    got = of_classes([0.1, 0.0, 0.0])  # which is likelier than not, and yet the bag is called normal
+    assert (got.verdict, got.positive, got.threshold, got.probability > 0.5) == ("N", False, None, True)
+    with pytest.raises(InputError, match="the network has 2 classes, class_names has 3: give a name to each"):
+        of_classes([0.0, 1.0])
 
 
 def test_the_class_without_a_finding_flags_nothing() -> None:
-    none, every = of_classes([3.0, 0.0, 0.0]), of_classes([3.0, 0.0, 0.0], negative_class=None)
-    assert (none.verdict, none.positive, none.flagged.tolist()) == ("N", False, [False] * 3)
-    assert (every.verdict, every.positive, every.flagged.tolist()) == ("N", True, [False, True, False])
-    assert every.classes is not None
-    assert every.probability == pytest.approx(every.classes.probabilities.max())
+    named: Any
+    for named in (0, "N"):
+        none = of_classes([3.0, 0.0, 0.0], named)
+        assert (none.verdict, none.positive, none.flagged.tolist()) == ("N", False, [False] * 3)
+    for named in ("none", None):
+        every = of_classes([3.0, 0.0, 0.0], named)
+        assert (every.verdict, every.positive, every.flagged.tolist()) == ("N", True, [False, True, False])
+        assert every.probability == pytest.approx(np.exp(3) / (np.exp(3) + 2))
 
 
 @pytest.mark.parametrize(
-    ("logits", "negative", "row"),
-    [([0.0, 1.0, 2.0], 0, 2), ([3.0, 2.0, 1.0], 0, 1), ([3.0, 2.0, 1.0], None, 0), ([0.0, 1.0, 2.0], "DCIS", 1)],
+    ("logits", "negative", "row"), [((0, 1, 2), 0, 2), ((3, 2, 1), 0, 1), ((3, 2, 1), None, 0), ((0, 1, 2), "DCIS", 1)]
 )
 def test_a_network_that_attends_by_class_is_asked_for_the_likeliest_finding(
-    logits: list[float], negative: int | str | None, row: int
+    logits: tuple[int, ...], negative: int | str | None, row: int
 ) -> None:
     """Also of a bag called negative: what speaks for normal tissue is no place of a lesion."""
     scores = torch.arange(15.0).view(3, 5)
@@ -181,28 +163,22 @@ def test_a_network_that_attends_by_class_is_asked_for_the_likeliest_finding(
     np.testing.assert_allclose(got.attention, attention[row, :3])
 
 
-@pytest.mark.parametrize(("given", "named"), [(0, "N"), (2, "DCIS"), ("FEA", "FEA"), ("none", None), (None, None)])
-def test_the_class_without_a_finding_is_named_or_numbered_or_none(given: int | str | None, named: str | None) -> None:
-    classes = of_classes([0.0, 1.0, 2.0], given).classes
-    assert classes is not None
-    assert classes.negative == named
-    unknown: Any
-    for unknown in (3, -1, "LCIS", 0.5):
-        with pytest.raises(InputError, match="give one of N, FEA, DCIS, its number from 0, or none if every class is"):
-            BagResultd(class_names=NAMES, negative_class=unknown)
+ORDER = "the hierarchy has N, FEA, DCIS: give the classes of the hierarchy"  # whose rows those of HMIL are
 
 
-@pytest.mark.parametrize("names", [("DCIS", "FEA", "N"), ("N", "FEA"), None])
-def test_classes_in_another_order_than_the_hierarchys_are_refused(names: tuple[str, ...] | None) -> None:
-    """The rows of HMIL follow the hierarchy: names in another order would be those of other classes."""
-    with pytest.raises(InputError, match=r"the hierarchy has N, FEA, DCIS: give the classes of the hierarchy"):
-        BagResultd(class_names=names, hierarchy=GROUPS)
-
-
-def test_of_several_classes_there_is_no_threshold_and_each_needs_a_name() -> None:
-    """Three classes at a third each: a finding is likelier than not, and yet the bag is called normal."""
-    got = of_classes([0.1, 0.0, 0.0])
-    assert (got.verdict, got.positive, got.threshold) == ("N", False, None)
-    assert got.probability > 0.5
-    with pytest.raises(InputError, match="the network has 2 classes, class_names has 3: give a name to each"):
-        of_classes([0.0, 1.0])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"threshold": 1.5}, "the threshold 1.5 is no probability: give one from 0 to 1 with --threshold"),
+        ({"threshold": float("nan")}, "the threshold nan is no probability"),
+        ({"threshold": 0.9, "class_names": NAMES}, "the likeliest is called, at no threshold: leave out 0.9"),
+        *(
+            ({"class_names": NAMES, "negative_class": unknown}, "give one of N, FEA, DCIS, its number from 0, or none")
+            for unknown in (3, -1, "LCIS", 0.5)
+        ),
+        *(({"class_names": names, "hierarchy": GROUPS}, ORDER) for names in (NAMES[::-1], NAMES[:2], None)),
+    ],
+)
+def test_what_would_do_nothing_or_harm_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BagResultd(**given)

@@ -1,20 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""A synthetic cohort in the layout of RSNA 2019, with that data set's own flaws.
+"""A synthetic cohort in the layout of RSNA 2019, with that data set's own flaws: one file is cut short, rows repeat."""
 
-`python -m tests.ct.rsna_cohort FOLDER --series 300 --image-size 64` writes FOLDER/stage_2_train/ID_<hex>.dcm,
-a flat folder, and FOLDER/stage_2_train.csv with six rows per slice, 24 of them twice. One file is cut short.
-"""
-
-import argparse
 import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID
+
+from tests.ct.series import tilted, write_slice
 
 SUBTYPES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
 CORRUPT = "ID_6431af929"  # RSNA's own corrupt file
@@ -69,14 +65,13 @@ def _plan(rng: np.random.Generator, number: int, before: list[Scan], usual: int,
     names = [_name(rng, 9) for _ in range(count)]
     if number == 0:
         names[count // 2] = CORRUPT
-    bleeding = np.zeros(count, dtype=bool)
-    subtype = None
+    subtype, bleeding = None, [False] * count
     if rng.random() < prevalence:
         subtype = SUBTYPES[int(rng.integers(len(SUBTYPES) - 1))]
         length = int(rng.integers(max(2, count // 8), max(3, count // 3)))
         first = int(rng.integers(count // 5, count - count // 5 - length + 1))
-        bleeding[first : first + length] = True
-    return Scan(patient, _name(rng, 10), tuple(names), subtype, tuple(map(bool, bleeding)))
+        bleeding[first : first + length] = [True] * length
+    return Scan(patient, _name(rng, 10), tuple(names), subtype, tuple(bleeding))
 
 
 def _name(rng: np.random.Generator, digits: int) -> str:
@@ -85,42 +80,32 @@ def _name(rng: np.random.Generator, digits: int) -> str:
 
 def _write(folder: Path, scan: Scan, rng: np.random.Generator, frames: np.ndarray, number: int) -> None:
     size = frames.shape[-1]
-    tilt = np.radians(TILTS[number % len(TILTS)])
+    degrees = TILTS[number % len(TILTS)]
+    tilt = np.radians(degrees)
     step, padded = rng.uniform(4.0, 5.5), number % 3 == 1
     spot = rng.uniform(-0.12, 0.12, 2)  # where every slice that may bleed shows brain
-    dataset = _header(scan, size, tilt, implicit=number % 2 == 1, series_uid=_name(rng, 10))
+    own = {
+        "PatientName": None,
+        "PatientID": scan.patient,
+        "StudyID": "",
+        "SliceThickness": None,
+        "StudyInstanceUID": scan.study,
+        "SeriesInstanceUID": _name(rng, 10),
+        "ImageOrientationPatient": list(tilted(degrees)),
+        "PixelSpacing": [f"{FIELD_OF_VIEW / size:.6f}"] * 2,
+        "WindowCenter": ["00036", "00036"],
+        "WindowWidth": ["00080", "00080"],
+        "RescaleIntercept": "-1024",
+    }  # the few tags that RSNA left
     for index, (sop, bleeds) in enumerate(zip(scan.slices, scan.bleeding, strict=True)):
         noise = frames[int(rng.integers(len(frames)))]
         hounsfield = _slice(size, index / len(scan.slices), spot if bleeds else None) + noise
-        stored = hounsfield + 1024
+        stored = hounsfield + np.int16(1024)
         if padded:
             stored[_spread(size, 1.0) > 1] = PADDING
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(sop)
         first_pixel = np.array([-1.0, -np.cos(tilt), np.sin(tilt)]) * FIELD_OF_VIEW / 2 + (0, 0, index * step)
-        dataset.ImagePositionPatient = [f"{value:.6f}" for value in first_pixel]
-        dataset.PixelData = stored.astype(np.int16).tobytes()
-        dataset.save_as(str(folder / f"{sop}.dcm"))
-
-
-def _header(scan: Scan, size: int, tilt: float, implicit: bool, series_uid: str) -> FileDataset:
-    """The few tags that RSNA left."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    if pydicom.__version__ < "3":  # which does not take them from the meta
-        dataset.is_little_endian, dataset.is_implicit_VR = True, implicit
-    dataset.Modality = "CT"
-    dataset.PatientID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = scan.patient, scan.study, series_uid
-    dataset.StudyID = ""
-    dataset.ImageOrientationPatient = ["1", "0", "0", "0", f"{np.cos(tilt):.6f}", f"{-np.sin(tilt):.6f}"]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.Rows = dataset.Columns = size
-    dataset.PixelSpacing = [f"{FIELD_OF_VIEW / size:.6f}"] * 2
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
-    dataset.WindowCenter, dataset.WindowWidth = ["00036", "00036"], ["00080", "00080"]
-    dataset.RescaleIntercept, dataset.RescaleSlope = "-1024", "1"
-    return dataset
+        place = {"SOPInstanceUID": UID(sop), "ImagePositionPatient": [f"{value:.6f}" for value in first_pixel]}
+        write_slice(folder / f"{sop}.dcm", stored, implicit=number % 2 == 1, **{**own, **place})
 
 
 def _slice(size: int, height: float, spot: np.ndarray | None) -> np.ndarray:
@@ -153,17 +138,3 @@ def _write_csv(path: Path, scans: list[Scan], rng: np.random.Generator) -> None:
         writer.writerow(["ID", "Label"])
         for sop, values in labels + labels[:TWICE]:
             writer.writerows((f"{sop}_{name}", int(value)) for name, value in zip(SUBTYPES, values, strict=True))
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    for flag, usual in (("--series", 40), ("--slices", 30), ("--image-size", 32), ("--seed", 0)):
-        parser.add_argument(flag, type=int, default=usual)
-    given = parser.parse_args()
-    scans = write_rsna_cohort(given.folder, given.series, given.slices, given.image_size, given.seed)
-    print(f"{len(scans)} series of {len({scan.patient for scan in scans})} patients")
-
-
-if __name__ == "__main__":
-    _main()

@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    generate_uid,
-)
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SERIES_UID = "1.2.826.0.1.3680043.8.498.1"
@@ -35,8 +28,8 @@ def couch(count: int, step: float = 5.0, start: float = -20.0) -> list[tuple[flo
     return [(-30.0, -40.0, start + step * index) for index in range(count)]
 
 
-def sop_uid(index: int) -> str:
-    return f"{SERIES_UID}.{index + 1}"
+def sop_uid(index: int, series: str = SERIES_UID) -> str:
+    return f"{series}.{index + 1}"
 
 
 def ramp(count: int = 4, rows: int = 6, columns: int = 8) -> np.ndarray:
@@ -46,34 +39,19 @@ def ramp(count: int = 4, rows: int = 6, columns: int = 8) -> np.ndarray:
 
 def write_slice(path: Path, pixels: np.ndarray, *, implicit: bool = False, **tags: Any) -> None:
     """One file; a tag given as None is left out, one given as a DataElement keeps its own type."""
-    defaults: dict[str, Any] = {
-        "SOPClassUID": CTImageStorage,
-        "SOPInstanceUID": generate_uid(),
-        "Modality": "CT",
-        "PatientName": "Secret^Name",
-        "PatientID": "SECRET-ID",
-        "SeriesInstanceUID": SERIES_UID,
-        "ImagePositionPatient": [0.0, 0.0, 0.0],
-        "ImageOrientationPatient": list(AXIAL),
-        "PixelSpacing": [0.5, 0.25],  # rows 0.5 mm apart, columns 0.25 mm: a mix-up shows
-        "SliceThickness": 5.0,
-        "RescaleSlope": 1,
-        "RescaleIntercept": 0,
-        "Rows": pixels.shape[0],
-        "Columns": pixels.shape[1],
-        "BitsAllocated": 16,
-        "BitsStored": 16,
-        "HighBit": 15,
-        "PixelRepresentation": int(pixels.dtype.kind == "i"),
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "PixelData": pixels.tobytes(),
-    }
-    values = {**defaults, **tags}
+    who = {"PatientName": "Secret^Name", "PatientID": "SECRET-ID", "Modality": "CT", "SeriesInstanceUID": SERIES_UID}
+    what = {"SOPClassUID": pydicom.uid.CTImageStorage, "SOPInstanceUID": pydicom.uid.generate_uid()}
+    # Rows are 0.5 mm apart and columns 0.25 mm: a mix-up shows.
+    size = {"PixelSpacing": [0.5, 0.25], "SliceThickness": 5.0, "Rows": pixels.shape[0], "Columns": pixels.shape[1]}
+    place = {"ImagePositionPatient": [0.0, 0.0, 0.0], "ImageOrientationPatient": list(AXIAL)}
+    bits = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": int(pixels.dtype.kind == "i")}
+    grey = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelData": pixels.tobytes()}
+    scale = {"RescaleSlope": 1, "RescaleIntercept": 0}
+    values: dict[str, Any] = {**who, **what, **size, **place, **bits, **grey, **scale, **tags}
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = values["SOPClassUID"]
     meta.MediaStorageSOPInstanceUID = values["SOPInstanceUID"]
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.is_little_endian, dataset.is_implicit_VR = True, implicit  # pydicom 2 does not take them from the meta
     for keyword, value in values.items():
@@ -91,11 +69,12 @@ def write_series(
     names: Sequence[str] | None = None,
     **tags: Any,
 ) -> Path:
-    """`stored` is [slices, rows, columns]; slice k gets sop_uid(k), positions[k] and names[k]."""
+    """`stored` is [slices, rows, columns]; slice k gets sop_uid(k) of its series, positions[k] and names[k]."""
     positions = couch(len(stored)) if positions is None else positions
     names = [f"{index:03d}.dcm" for index in range(len(stored))] if names is None else names
     for index, pixels in enumerate(stored):
-        own = {"SOPInstanceUID": sop_uid(index), "ImagePositionPatient": list(positions[index])}
+        uid = sop_uid(index, tags.get("SeriesInstanceUID", SERIES_UID))
+        own = {"SOPInstanceUID": uid, "ImagePositionPatient": list(positions[index])}
         (folder / names[index]).parent.mkdir(parents=True, exist_ok=True)
         write_slice(folder / names[index], pixels, **{**own, **tags})
     return folder
@@ -115,12 +94,10 @@ def study(folder: Path, number: int, count: int = 10, spacing: float = 5.0, **ta
 
     Its first slice lies lowest; its brain is as bright as its number says.
     """
-    shown = phantom(count) + np.int16(number)
-    own = {"StudyInstanceUID": STUDY_UID, "SeriesInstanceUID": f"{STUDY_UID}.{number}", "SeriesNumber": number}
-    for k, pixels in enumerate(shown):
-        place = {"SOPInstanceUID": f"{STUDY_UID}.{number}.{k + 1}", "ImagePositionPatient": [0.0, 0.0, k * spacing]}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_slice(folder / f"{number}-{k:03d}", pixels, **{**own, **place, **tags})
+    shown, uid = phantom(count) + np.int16(number), f"{STUDY_UID}.{number}"
+    places, names = [(0.0, 0.0, k * spacing) for k in range(count)], [f"{number}-{k:03d}" for k in range(count)]
+    own = {"StudyInstanceUID": STUDY_UID, "SeriesInstanceUID": uid, "SeriesNumber": number}
+    write_series(folder, shown, places, names, **{**own, **tags})
     return shown
 
 
@@ -128,27 +105,30 @@ def write_enhanced(
     path: Path, stored: np.ndarray, positions: Sequence[tuple[float, float, float]], **tags: Any
 ) -> Path:
     """One multi-frame file, each frame with its own rescale intercept: that of frame k is -1000 - k."""
-    shared, frames = Dataset(), []
-    shared.PixelMeasuresSequence = [_with(PixelSpacing=[0.5, 0.25], SliceThickness=5.0)]
-    shared.PlaneOrientationSequence = [_with(ImageOrientationPatient=list(AXIAL))]
-    shared.CTReconstructionSequence = [_with(ConvolutionKernel="H30s")]
-    for k, position in enumerate(positions):
-        frame = Dataset()
-        frame.PlanePositionSequence = [_with(ImagePositionPatient=list(position))]
-        frame.PixelValueTransformationSequence = [_with(RescaleSlope=1, RescaleIntercept=-1000 - k)]
-        frame.CTImageFrameTypeSequence = [_with(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])]
-        frame.FrameContentSequence = [_with(FrameAcquisitionNumber=1)]
-        frames.append(frame)
+    shared = _with(
+        PixelMeasuresSequence=[_with(PixelSpacing=[0.5, 0.25], SliceThickness=5.0)],
+        PlaneOrientationSequence=[_with(ImageOrientationPatient=list(AXIAL))],
+        CTReconstructionSequence=[_with(ConvolutionKernel="H30s")],
+    )
+    frames = [
+        _with(
+            PlanePositionSequence=[_with(ImagePositionPatient=list(position))],
+            PixelValueTransformationSequence=[_with(RescaleSlope=1, RescaleIntercept=-1000 - k)],
+            CTImageFrameTypeSequence=[_with(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])],
+            FrameContentSequence=[_with(FrameAcquisitionNumber=1)],
+        )
+        for k, position in enumerate(positions)
+    ]
     groups = {
-        "SOPClassUID": EnhancedCTImageStorage,
+        "SOPClassUID": pydicom.uid.EnhancedCTImageStorage,
         "NumberOfFrames": len(stored),
         "SharedFunctionalGroupsSequence": [shared],
         "PerFrameFunctionalGroupsSequence": frames,
         "PixelData": stored.tobytes(),
+        **dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")),
+        **dict.fromkeys(("RescaleSlope", "RescaleIntercept")),
     }
-    elsewhere = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-    missing: dict[str, Any] = dict.fromkeys((*elsewhere, "RescaleSlope", "RescaleIntercept"))
-    write_slice(path, stored[0], **{**missing, **groups, **tags})
+    write_slice(path, stored[0], **{**groups, **tags})
     return path
 
 
@@ -159,7 +139,7 @@ def _with(**values: Any) -> Dataset:
     return dataset
 
 
-def compress(path: Path, syntax: UID) -> None:
+def compress(path: Path, syntax: str) -> None:
     """Stores the pixels of this file in a compressed transfer syntax, without loss."""
     import gdcm
 

@@ -13,13 +13,10 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import Dataset
-from monai.transforms import Compose, LoadImaged, Orientationd
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from scripts.core.errors import InputError
-from scripts.ct.encode import SliceEncoder, SliceFeatureExtractor
+from scripts.ct.encode import SliceEncoder
 from scripts.ct.features import (
     SliceFeatures,
     SliceFeaturesd,
@@ -27,23 +24,11 @@ from scripts.ct.features import (
     read_slice_features,
     write_slice_features,
 )
-from scripts.ct.reader import SeriesReader
-from scripts.ct.transforms import ScanBagd, SliceWindowsd
-from scripts.engine.evaluator import ReadableBags
 from scripts.networks import Features, GatedAttentionPool, MILNetwork, SliceCNN
 from tests.ct.series import couch, sop_uid, tilted, write_series
 from tests.shared_data import ROOT
 
 SIZE = 16
-reader: Any = SeriesReader()  # MONAI's annotation forgets that it takes an instance
-PREPROCESSING = Compose(
-    [
-        LoadImaged(keys="image", reader=reader, ensure_channel_first=True),
-        Orientationd(keys="image", axcodes="LPS", labels=None),
-        ScanBagd(keys="image"),
-        SliceWindowsd(keys="image", size=SIZE),
-    ]
-)
 
 
 class MeanOfWindows(nn.Module):
@@ -83,33 +68,31 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def extractor(folder: Path, output: Path, encoder: nn.Module | None = None, **settings: Any) -> SliceFeatureExtractor:
-    def read(bags: list[dict[str, Any]]) -> Dataset:
-        return ReadableBags(bags, PREPROCESSING)
+def extraction(folder: Path, output: Path, **changes: Any) -> ConfigParser:
+    """features.json with an encoder that a test can follow."""
+    config = ConfigParser()
+    config.read_config(ROOT / "configs" / "ct" / "features.json")
+    datalist = folder / "datalist.json"
+    here = {"dataset_dir": str(folder), "datalist": str(datalist), "output_dir": str(output), "device": "cpu"}
+    small = {"image_size": SIZE, "block_size": 2, "num_workers": 0}
+    config.update({**here, **small, "encoder": MeanOfWindows(), "encoder_name": "mean of windows", **changes})
+    return config
 
-    given: dict[str, Any] = {
-        "dataset_dir": str(folder),
-        "datalist": str(folder / "datalist.json"),
-        "output_dir": str(output),
-        "read": read,
-        "encoder": MeanOfWindows() if encoder is None else encoder,
-        "encoder_name": "mean of windows",
-        "settings": {"image_size": SIZE, "windows": [[40, 80]]},
-        "block_size": 2,
-        **settings,
-    }
-    return SliceFeatureExtractor(**given)
+
+def extract(folder: Path, output: Path, **changes: Any) -> None:
+    extraction(folder, output, **changes).get_parsed_content("extractor").run()
 
 
 def scan_bag(folder: Path, item: dict[str, Any]) -> dict[Hashable, Any]:
     """The bag of the scan itself."""
-    bag: Any = PREPROCESSING({**item, "image": str(folder / item["image"])})
-    return dict(bag)
+    preprocessing: Any = extraction(folder, folder).get_parsed_content("preprocessing")
+    bag: dict[Hashable, Any] = preprocessing({**item, "image": str(folder / item["image"])})
+    return bag
 
 
-def features_bag(path: Path, item: dict[str, Any] | None = None) -> dict[Hashable, Any]:
-    given: Any = {**(item or {}), "image": str(path)}
-    return SliceFeaturesd()(given)
+def features_bag(path: Path, **item: Any) -> dict[Hashable, Any]:
+    given: dict[Any, Any] = {**item, "image": str(path)}
+    return SliceFeaturesd("image")(given)
 
 
 def listed(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -129,9 +112,6 @@ def some_scan(slices: int = 3) -> SliceFeatures:
     )
 
 
-# the file
-
-
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     for scan in (some_scan(), replace(some_scan(1), sop_instance_uids=[], about={})):
         write_slice_features(tmp_path / "a.h5", scan)
@@ -142,9 +122,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
     write_slice_features(tmp_path / "a.h5", some_scan())
     with h5py.File(tmp_path / "a.h5") as file:  # as documented
-        assert {name: data.shape for name, data in file.items()} == {
-            "features": (3, 4), "positions_mm": (3,), "sop_instance_uids": (3,), "about": (),
-        }  # fmt: skip
+        shapes = {"features": (3, 4), "positions_mm": (3,), "sop_instance_uids": (3,), "about": ()}
+        assert {name: data.shape for name, data in file.items()} == shapes
         assert (file.attrs["format"], file.attrs["encoder"]) == ("smooth-mil-slices/1", "an encoder")
         assert (file.attrs["tilt_degrees"], file.attrs["source"]) == (12.5, "a hash")
 
@@ -163,9 +142,12 @@ def test_a_spoilt_file_is_named_in_one_line(tmp_path: Path, spoil: Callable, mes
     write_slice_features(path, some_scan())
     with h5py.File(path, "a") as file:
         spoil(file)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=rf"a\.h5.*{message}|{message}.*a\.h5"):
         read_slice_features(path)
-    assert str(path) in str(caught.value)
+    path.write_text("no HDF5")
+    for place, flaw in ((path, "a.h5 is not an HDF5 file"), (tmp_path / "b.h5", "no feature file .*b.h5")):
+        with pytest.raises(InputError, match=flaw):
+            read_slice_features(place)
 
 
 @pytest.mark.parametrize(
@@ -177,25 +159,18 @@ def test_what_is_not_of_the_same_slices_is_not_written(tmp_path: Path, change: d
     assert list(tmp_path.iterdir()) == []
 
 
-# extraction
-
-
 def test_a_bag_of_features_is_the_bag_of_the_scan_in_a_datalist_like_the_given_one(scans: Path, tmp_path: Path) -> None:
-    extractor(scans, tmp_path).run()
-    before, after = listed(scans), listed(tmp_path)
-    assert {name: [bag["image"] for bag in bags] for name, bags in after.items()} == {
-        "training": ["a.h5"], "test": ["second.h5"],
-    }  # fmt: skip
-    for name in before:
-        for key in ("label", "instance_label"):
-            assert after[name][0][key] == before[name][0][key]
+    extract(scans, tmp_path)
+    names = {"training": "a", "test": "second"}
     assert find_slice_features(tmp_path) == [
-        {"image": str(tmp_path / f"{name}.h5"), "bag_id": name} for name in ("a", "second")
+        {"image": str(tmp_path / f"{name}.h5"), "bag_id": name} for name in names.values()
     ]
-    for section, bags in listed(scans).items():
+    assert listed(tmp_path).keys() == names.keys()
+    for section, (item,) in listed(scans).items():
         (new,) = listed(tmp_path)[section]
-        wanted = scan_bag(scans, bags[0])
-        got = features_bag(tmp_path / new["image"], new)
+        assert new == {**item, "bag_id": names[section], "image": f"{names[section]}.h5"}
+        wanted = scan_bag(scans, item)
+        got = features_bag(tmp_path / new["image"], **{key: new[key] for key in ("label", "instance_label")})
         torch.testing.assert_close(got["image"], wanted["image"].mean(dim=(1, 2)))
         for key in ("coords", "mask", "label", "instance_label"):
             assert torch.equal(got[key], wanted[key]), key
@@ -212,8 +187,7 @@ def test_two_stages_say_what_one_does(scans: Path, tmp_path: Path) -> None:
     width = slice_cnn().out_features
     whole = network(slice_cnn(), width).eval()
     torch.save(whole.state_dict(), tmp_path / "model.pt")
-    encoder = SliceEncoder(slice_cnn(), str(tmp_path / "model.pt"))
-    extractor(scans, tmp_path, encoder).run()
+    extract(scans, tmp_path, encoder=SliceEncoder(slice_cnn(), str(tmp_path / "model.pt")))
     head = network(Features(width), width).eval()
     left = {name: value for name, value in whole.state_dict().items() if not name.startswith("encoder.")}
     head.load_state_dict(left)
@@ -231,61 +205,51 @@ def test_slices_go_through_in_blocks_and_a_finished_scan_is_skipped(
     scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    encoder = MeanOfWindows().train()
-    extractor(scans, tmp_path, encoder).run()
-    assert encoder.seen == [(False, False, count) for count in (2, 2, 1, 2, 1)]  # in evaluation, without gradient
+    first, second = MeanOfWindows().train(), MeanOfWindows()
+    extract(scans, tmp_path, encoder=first)
+    assert first.seen == [(False, False, count) for count in (2, 2, 1, 2, 1)]  # in evaluation, without gradient
     (tmp_path / "a.h5").unlink()
-    encoder = MeanOfWindows()
-    extractor(scans, tmp_path, encoder).run()
-    assert len(encoder.seen) == 3
-    assert caplog.messages[-1] == "1 scans done, 1 skipped (already there), 0 failed"
+    extract(scans, tmp_path, encoder=second)
+    assert len(second.seen) == 3
+    assert "1 scans done, 1 skipped (already there), 0 failed" in caplog.messages
 
 
 def test_the_file_of_another_scan_is_made_anew(tmp_path: Path) -> None:
     """Two cohorts that name their scans alike, and one output_dir."""
-    for number, cohort in enumerate(("one", "two"), start=1):
-        (tmp_path / cohort).mkdir()
-        volume = np.full((8, 8, number), 40 * number, np.float32)
-        nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / cohort / "scan.nii")
-        bags = {"training": [{"image": "scan.nii", "bag_id": "case1", "label": number - 1}]}
-        (tmp_path / cohort / "datalist.json").write_text(json.dumps(bags))
     output = tmp_path / "features"
-    for cohort, slices in (("one", 1), ("two", 2), ("one", 1)):
-        extractor(tmp_path / cohort, output).run()
+    bags = {"training": [{"image": "scan.nii", "bag_id": "case1", "label": 1}]}
+    for slices, name in ((1, "one"), (2, "two"), (1, "one")):
+        cohort = tmp_path / name
+        cohort.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(np.full((8, 8, slices), 40, np.float32), np.eye(4)), cohort / "scan.nii")
+        (cohort / "datalist.json").write_text(json.dumps(bags))
+        extract(cohort, output)
         assert len(read_slice_features(output / "case1.h5").features) == slices
-        again = MeanOfWindows()
-        extractor(tmp_path / cohort, output, again).run()
-        assert again.seen == []
     with h5py.File(output / "case1.h5", "a") as file:
         assert str(tmp_path) not in str(dict(file.attrs))
         del file.attrs["source"]  # as an earlier version left it
     (tmp_path / "one" / "scan.nii").write_text("no image")
     with pytest.raises(InputError, match=r"^1 of 1 scans failed"):
-        extractor(tmp_path / "one", output).run()
+        extract(tmp_path / "one", output)
     assert not (output / "case1.h5").exists()
     assert listed(output) == {"training": []}
 
 
-@pytest.mark.slow
-def test_other_preprocessing_is_refused_by_the_config(scans: Path, tmp_path: Path) -> None:
-    def run(**changes: Any) -> None:
-        config = ConfigParser()
-        config.read_config(ROOT / "configs" / "ct" / "features.json")
-        config.update(
-            {
-                "dataset_dir": str(scans), "output_dir": str(tmp_path), "image_size": 16, "channels": [4, 4],
-                "num_workers": 0, "device": "cpu", **changes,
-            }
-        )  # fmt: skip
-        config.get_parsed_content("extractor").run()
-
-    run()
-    run()
-    told = r"a.h5 was made with other settings \(preprocessing \w{16}, now \w{16}\); choose another output_dir"
-    with pytest.raises(InputError, match=told):
-        run(**{"preprocessing#transforms#0#reader#series": "1"})
-    with pytest.raises(InputError, match=r"settings \(.*windows \[.*\], now \[\[40, 80\]\]"):
-        run(windows=[[40, 80]])
+@pytest.mark.parametrize(
+    ("change", "unlike"),
+    [
+        ({"preprocessing#transforms#0#reader#series": "1"}, r"preprocessing \w{16}, now \w{16}"),
+        ({"windows": [[40, 80]]}, r"windows \[.*\], now \[\[40, 80\]\]"),
+        ({"encoder_name": "another"}, "encoder mean of windows, now another"),
+    ],
+)
+def test_features_of_another_kind_are_not_mixed_in(
+    scans: Path, tmp_path: Path, change: dict[str, Any], unlike: str
+) -> None:
+    extract(scans, tmp_path)
+    extract(scans, tmp_path)
+    with pytest.raises(InputError, match=rf"a.h5 was made .* \(.*{unlike}.*\); choose another output_dir"):
+        extract(scans, tmp_path, **change)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -296,21 +260,17 @@ def test_a_scan_that_fails_is_named_at_the_end(scans: Path, tmp_path: Path, work
     for name in ("bad.nii", "worse.nii"):
         (tmp_path / name).write_text("no image")
     output = tmp_path / "features"
-    told = (
-        r"^2 of 3 scans failed \(bad, worse\): .*bad.nii cannot be read .*; "
-        r".*what is done is skipped \(all reasons: failed.csv\)$"
-    )
-    with pytest.raises(InputError, match=told):
-        extractor(tmp_path, output, num_workers=workers).run()
+    names = r"^2 of 3 scans failed \(bad, worse\): .*bad.nii cannot be read .*; "
+    with pytest.raises(InputError, match=names + r".*what is done is skipped \(all reasons: failed.csv\)$"):
+        extract(tmp_path, output, num_workers=workers)
     with (output / "failed.csv").open(newline="") as file:
         assert [row["bag_id"] for row in csv.DictReader(file)] == ["bad", "worse"]
-    assert {name: [bag["image"] for bag in bags] for name, bags in listed(output).items()} == {
-        "training": ["a.h5"], "test": [],
-    }  # fmt: skip
+    there = {name: [bag["image"] for bag in bags] for name, bags in listed(output).items()}
+    assert there == {"training": ["a.h5"], "test": []}
     for name in ("bad.nii", "worse.nii"):
         (tmp_path / name).unlink()
         nib.save(nib.Nifti1Image(np.zeros((8, 8, 3), np.float32), np.eye(4)), tmp_path / name)
-    extractor(tmp_path, output, num_workers=workers).run()
+    extract(tmp_path, output, num_workers=workers)
     assert not (output / "failed.csv").exists()
     assert len(listed(output)["test"]) == 1
 
@@ -318,34 +278,23 @@ def test_a_scan_that_fails_is_named_at_the_end(scans: Path, tmp_path: Path, work
 def test_without_a_datalist_every_scan_is_found_and_none_is_written(scans: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no feature file \(\*.h5\) in .*; extract the features first"):
         find_slice_features(tmp_path)
-    extractor(scans, tmp_path, datalist=None).run()
+    extract(scans, tmp_path, datalist=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
     with pytest.raises(InputError, match="holds the datalist of the scans themselves: give another output_dir"):
-        extractor(scans, scans).run()
+        extract(scans, scans)
 
 
-TWO_OF_ONE_NAME = json.dumps(
-    {"training": [{"image": "a", "bag_id": "x"}], "test": [{"image": "b.nii.gz", "bag_id": "x"}]}
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "cannot read the datalist"),
-        ("[]", "has no bags"),
-        ("{", "JSON"),
-        (TWO_OF_ONE_NAME, "two scans with the bag_id x: give each its own"),
-    ],
-)
-def test_a_datalist_that_is_none_is_told(scans: Path, tmp_path: Path, text: str | None, message: str) -> None:
-    if text is not None:
-        (tmp_path / "d.json").write_text(text)
-    with pytest.raises(InputError, match=message):
-        extractor(scans, tmp_path, datalist=str(tmp_path / "d.json")).run()
-
-
-# the encoder of a network
+def test_a_datalist_that_is_none_is_refused(scans: Path, tmp_path: Path) -> None:
+    sections = {"training": [{"image": "a", "bag_id": "x"}], "test": [{"image": "b.nii.gz", "bag_id": "x"}]}
+    (tmp_path / "twice.json").write_text(json.dumps(sections))
+    (tmp_path / "list.json").write_text("[]")
+    for name, message in (
+        ("none.json", "cannot read the datalist"),
+        ("list.json", "has no bags"),
+        ("twice.json", "two scans with the bag_id x: give each its own"),
+    ):
+        with pytest.raises(InputError, match=message):
+            extract(scans, tmp_path, datalist=str(tmp_path / name))
 
 
 def test_random_weights_come_from_the_seed_and_leave_chance_alone(
@@ -360,85 +309,34 @@ def test_random_weights_come_from_the_seed_and_leave_chance_alone(
     assert (one.name, other.name) == ("SliceCNN (random, seed 1)", "SliceCNN (random, seed 2)")
     assert "weights are random" in caplog.messages[0]
     names = set()
-    for seed in (0, 1):
-        torch.manual_seed(seed)
+    for _ in range(2):
         torch.save(network(slice_cnn(), 36).state_dict(), tmp_path / "model.pt")
         names.add(SliceEncoder(slice_cnn(), str(tmp_path / "model.pt")).name)
     assert len(names) == 2
 
 
 def test_weights_without_an_encoder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none.pt is missing: train or convert weights first"):
-        SliceEncoder(slice_cnn(), str(tmp_path / "none.pt"))
     torch.save({"head.weight": torch.zeros(1)}, tmp_path / "head.pt")
     with pytest.raises(InputError, match=r"head.pt holds no weights of an encoder"):
         SliceEncoder(slice_cnn(), str(tmp_path / "head.pt"))
 
 
-# training on features, by the configs
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of noise; in positive scans a few neighbouring slices have four of them raised."""
-    folder = tmp_path_factory.mktemp("features")
-    rng = np.random.default_rng(0)
-    sections: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "test": []}
-    for case in range(60):
-        slices = int(rng.integers(12, 20))
-        truth = np.zeros(slices, int)
-        if case % 2:
-            first = int(rng.integers(slices - 4))
-            truth[first : first + 4] = 1
-        features = rng.normal(size=(slices, 8)).astype(np.float32)
-        features[truth == 1, :4] += 2
-        uids = [f"{case}.{k}" for k in range(slices)]
-        write_slice_features(
-            folder / f"{case}.h5", SliceFeatures(features, np.arange(slices) * 5.0, uids, {}, "noise", "{}")
-        )
-        bag = {"image": f"{case}.h5", "label": case % 2, "instance_label": dict(zip(uids, truth.tolist(), strict=True))}
-        sections["training" if case < 32 else "validation" if case < 36 else "test"].append(bag)
-    (folder / "datalist.json").write_text(json.dumps(sections))
-    return folder
-
-
-def configured(cohort: Path, *overrides: str, **keys: Any) -> ConfigParser:
-    """train.json on features, without the handlers that write files."""
-    config = ConfigParser()
-    config.read_config([ROOT / "configs" / "ct" / f"{name}.json" for name in ("train", "on_features", *overrides)])
-    config.update({"dataset_dir": str(cohort), "in_features": 8, "num_workers": 0, "train#handlers": [], **keys})
-    return config
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("head", [[], ["smap"], ["smtap"], ["abmil"]])
-def test_a_head_learns_which_slices_are_positive(cohort: Path, head: list[str]) -> None:
-    torch.manual_seed(0)
-    config = configured(cohort, *head, max_epochs=12)
-    config.get_parsed_content("train#trainer").run()
-    net = config.get_parsed_content("network").eval()
-    config["validate#dataset#data#section"] = "test"
-    bags = config.get_parsed_content("validate#dataset")
-    with torch.no_grad():
-        said = [net.predict(bag["image"][None], bag["coords"][None], bag["mask"][None]) for bag in bags]
-    assert roc_auc_score([float(bag["label"]) for bag in bags], [float(one.logits) for one in said]) > 0.9
-    scores = torch.cat([one.scores[0, 0] for one in said])
-    assert roc_auc_score(torch.cat([bag["instance_label"][0] for bag in bags]), scores) > 0.8
-
-
-@pytest.mark.slow
-def test_accumulated_steps_are_the_step_of_a_larger_batch(cohort: Path, tmp_path: Path) -> None:
+def test_accumulated_steps_are_the_step_of_a_larger_batch(tmp_path: Path) -> None:
     """Four scans in one batch or one by one: unequal lengths, with the penalty, without batch statistics or dropout."""
-    four = {"training": listed(cohort)["training"][:4], "validation": listed(cohort)["validation"]}
-    (tmp_path / "four.json").write_text(json.dumps(four))
+    bags = [{"image": f"{case}.h5", "label": case % 2} for case in range(4)]
+    for case in range(4):
+        features = np.random.default_rng(case).normal(size=(12 + case, 8)).astype(np.float32)
+        scan = SliceFeatures(features, np.arange(12 + case) * 5.0, [], {}, "noise", "{}")
+        write_slice_features(tmp_path / f"{case}.h5", scan)
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": bags, "validation": bags}))
     weights = []
     for batch, steps in ((4, 1), (1, 4), (1, 1)):
         torch.manual_seed(0)
-        config = configured(
-            cohort,
-            datalist=str(tmp_path / "four.json"), max_epochs=1, batch_size=batch, accumulation_steps=steps,
-            slice_drop=0.0, learning_rate=0.1,
-        )  # fmt: skip
+        config = ConfigParser()
+        config.read_config([ROOT / "configs" / "ct" / f"{name}.json" for name in ("train", "on_features")])
+        config.update({"batch_size": batch, "accumulation_steps": steps, "slice_drop": 0.0, "learning_rate": 0.1})
+        config.update({"dataset_dir": str(tmp_path), "in_features": 8, "max_epochs": 1, "train#handlers": []})
         config.update({"optimizer#_target_": "torch.optim.SGD", "network_def#head": "$torch.nn.Linear(256, 1)"})
         config.get_parsed_content("train#trainer").run()
         weights.append(torch.nn.utils.parameters_to_vector(config.get_parsed_content("network").parameters()))

@@ -2,21 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged and hostile inputs of the reader: each ends in a scan or in one clear line, and nothing else happens."""
 
+import io
 import random
 import shutil
 import signal
 import struct
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
-from pydicom.datadict import dictionary_VR
-from pydicom.tag import Tag
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from scripts.core.errors import InputError
@@ -27,21 +26,11 @@ from tests.ct.volumes import write_mha, write_nrrd
 SECONDS = 60  # for one input
 SLICES = 12  # so that one may be lost
 
-TEXTS = (
-    *("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "SOPClassUID", "Modality", "ImageType"),
-    *("SeriesNumber", "InstanceNumber", "AcquisitionNumber", "PatientID", "PatientName", "ConvolutionKernel"),
-    *("SeriesDescription", "ContrastBolusAgent", "PhotometricInterpretation", "SpecificCharacterSet"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames"),
-    *("RescaleSlope", "RescaleIntercept", "WindowCenter", "PerFrameFunctionalGroupsSequence"),
-)
 HOSTILE = (
     *("../../evil", "/tmp/evil", "..\\..\\evil", "\0", " ", "x" * 70000, "Ω≈ç\n\r\x1b[31m", "nan", "1e400", "0", "-1"),
     *("nan\\nan\\nan", "1e308\\-1e308\\1e308", "0\\0\\0\\0\\0\\0", "2147483648", "2147483647", "99999999999999999999"),
 )
-NUMBERS = (
-    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
-)
+SHORTS = [struct.pack("<H", value) for value in (0, 1, 7, 8, 12, 16, 32, 4096, 65535)]
 CODECS = (JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless)
 
 Change = Callable[[bytes, random.Random], bytes]
@@ -60,38 +49,14 @@ def cut(content: bytes, rng: random.Random) -> bytes:
     return content[: rng.randrange(len(content))]
 
 
-def swap(content: bytes, rng: random.Random) -> bytes:
-    """Two pieces of the header change places, so that values stand under other tags."""
-    end = min(len(content), 1200)
-    a, b = sorted(rng.sample(range(0, end, 2), 2))
-    length = rng.randrange(2, 60)
-    one, other = content[a : a + length], content[b : b + length]
-    return content[:a] + other + content[a + length : b] + one + content[b + length :]
-
-
 def set_tag(content: bytes, rng: random.Random) -> bytes:
-    """What no scanner would write, under a tag that is read."""
-    keyword, value = rng.choice(TEXTS), rng.choice(HOSTILE).encode()
-    if rng.random() < 0.3:
-        keyword, value = rng.choice(NUMBERS), struct.pack("<H", rng.choice([0, 1, 7, 8, 12, 16, 32, 4096, 65535]))
-    number = Tag(keyword)
+    """What no scanner would write, under a tag that is there."""
+    tags = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True).keys()
+    number, value = rng.choice(sorted(tags)), rng.choice([*SHORTS, *map(str.encode, HOSTILE)])
     tag = struct.pack("<HH", number.group, number.element)
-    start = end = content.find(tag + dictionary_VR(keyword)[:2].encode(), 132)
-    if start < 0:
-        start = end = max(content.find(struct.pack("<HH", 0x7FE0, 0x0010)), 132)
-    else:
-        end = start + 8 + int.from_bytes(content[start + 6 : start + 8], "little")
+    start = content.find(tag, 132)
+    end = start + 8 + int.from_bytes(content[start + 6 : start + 8], "little")
     return content[:start] + tag + b"UN\0\0" + struct.pack("<I", len(value)) + value + content[end:]
-
-
-def damage(folder: Path, change: Change, rng: random.Random) -> None:
-    """One file, or all of them."""
-    files = sorted(folder.rglob("*"))
-    for path in files if rng.random() < 0.4 else [rng.choice(files)]:
-        path.write_bytes(change(path.read_bytes(), rng))
-
-
-# the intact inputs
 
 
 @pytest.fixture(scope="module")
@@ -104,44 +69,32 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = made[syntax.name] = write_series(root / UID(syntax), stored, **tags)
         for path in folder.iterdir():
             compress(path, syntax)
-    (root / "enhanced").mkdir()
-    write_enhanced(root / "enhanced" / "all", stored, couch(SLICES), StudyInstanceUID=STUDY_UID)
-    (root / "zip").mkdir()
-    zipped(made["plain"], root / "zip" / "scan.zip")
-    volume = stored.transpose(2, 1, 0).astype(np.float32)
-    (root / "volumes").mkdir()
-    for suffix in (".nii", ".nii.gz"):
-        nib.save(nib.Nifti1Image(volume, np.diag([1.0, 1.0, 5.0, 1.0])), root / "volumes" / f"scan{suffix}")
-    affine = np.diag([1.0, 1.0, 5.0, 1.0])
-    for encoding in ("raw", "gzip"):
-        write_nrrd(root / "volumes" / f"{encoding}.nrrd", volume, affine, "LPS", encoding)
-        write_mha(root / "volumes" / f"{encoding}.mha", volume, affine, encoding == "gzip")
-    return {**made, "enhanced": root / "enhanced", "zip": root / "zip", "volumes": root / "volumes"}
+    for name in ("enhanced", "zip", "volumes"):
+        made[name] = root / name
+        made[name].mkdir()
+    write_enhanced(made["enhanced"] / "all", stored, couch(SLICES), StudyInstanceUID=STUDY_UID)
+    zipped(made["plain"], made["zip"] / "scan.zip")
+    volume, affine = stored.transpose(2, 1, 0).astype(np.float32), np.diag([1.0, 1.0, 5.0, 1.0])
+    for zips in (False, True):
+        nib.save(nib.Nifti1Image(volume, affine), made["volumes"] / f"scan.nii{'.gz' * zips}")
+        write_nrrd(made["volumes"] / f"{zips}.nrrd", volume, affine, "LPS", "gzip" if zips else "raw")
+        write_mha(made["volumes"] / f"{zips}.mha", volume, affine, zips)
+    return made
 
 
-@contextmanager
-def time_limit() -> Iterator[None]:
-    class TooSlow(BaseException):
-        """Not an Exception, which a reader may catch."""
+class TooSlowError(BaseException):
+    """Not an Exception, which a reader may catch."""
 
-    def raise_it(*_: object) -> None:
-        raise TooSlow
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+    @staticmethod
+    def throw(*_: object) -> None:
+        raise TooSlowError
 
 
 def read(path: Path) -> str:
     """ "a scan", or the one line of its refusal."""
     reader = SeriesReader()
     try:
-        with time_limit():
-            array, meta = reader.get_data(reader.read(path))
+        array, meta = reader.get_data(reader.read(path))
     except InputError as error:
         message = str(error)
         assert "\n" not in message
@@ -152,15 +105,14 @@ def read(path: Path) -> str:
     assert np.isfinite(array).all()
     assert array.min() >= -1024
     assert len(meta["positions_mm"]) == array.shape[2] > 0
-    assert np.isfinite(meta["positions_mm"]).all()
-    assert np.isfinite(meta["affine"]).all()
+    assert np.isfinite([*meta["positions_mm"], *meta["affine"].ravel()]).all()
     assert (np.diff(meta["positions_mm"]) > 0).all()
     assert not any("\n" in line for line in meta["warnings"] + meta["skipped"])
     return "a scan"
 
 
-def listing(*folders: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+def listing(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 SEEDS = {"plain": 10, "enhanced": 8, "zip": 6, "volumes": 24, **{syntax.name: 2 for syntax in CODECS}}
@@ -169,29 +121,26 @@ SEEDS = {"plain": 10, "enhanced": 8, "zip": 6, "volumes": 24, **{syntax.name: 2 
 def damaged(kind: str, seed: int, intact: Path, folder: Path) -> Path:
     """A copy of an intact input, damaged in the way of this seed."""
     rng = random.Random(f"{kind} {seed}")
-    changes: list[Change] = [flip_bits, cut, swap]
+    changes: list[Change] = [flip_bits, cut]
     if kind == "volumes":
         folder.mkdir(parents=True)
         shutil.copy(sorted(intact.iterdir())[seed % 6], folder)
     else:
         shutil.copytree(intact, folder)
-    if kind not in ("zip", "volumes"):
-        changes += [set_tag] * 3
-    damage(folder, rng.choice(changes), rng)
-    return next(folder.iterdir()) if kind in ("zip", "volumes") else folder
+        changes += [set_tag] * (kind != "zip") * 2
+    files, change = sorted(folder.rglob("*")), rng.choice(changes)
+    for path in files if rng.random() < 0.4 else [rng.choice(files)]:
+        path.write_bytes(change(path.read_bytes(), rng))
+    return files[0] if kind in ("zip", "volumes") else folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SEEDS)
 def test_damage_ends_in_a_scan_or_in_one_line(
-    kind: str,
-    intact: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    kind: str, intact: dict[str, Path], tmp_path: Path, monkeypatch: Any, capfd: Any, caplog: Any
 ) -> None:
     scans = 0
+    signal.signal(signal.SIGALRM, TooSlowError.throw)
     for seed in range(SEEDS[kind]):
         outside = tmp_path / str(seed)
         path = damaged(kind, seed, intact[kind], outside / "in" / "scan")
@@ -201,7 +150,9 @@ def test_damage_ends_in_a_scan_or_in_one_line(
         caplog.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            signal.alarm(SECONDS)
             scans += read(path) == "a scan"
+            signal.alarm(0)
         assert (seed, *capfd.readouterr()) == (seed, "", "")
         assert (seed, caplog.messages) == (seed, [])
         assert listing(outside) == before

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
 import gzip
-import shutil
 import struct
 import sys
 from pathlib import Path
@@ -51,8 +50,6 @@ def truncate(path: Path, share: float) -> None:
     path.write_bytes(content[: int(share * len(content))])
 
 
-# order
-
 FACE_DOWN = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 MIRRORED = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # its normal points to the feet
 
@@ -63,54 +60,36 @@ def test_slices_run_from_inferior_to_superior(tmp_path: Path, orientation: tuple
     stored = ramp(5)
     names = ["d", "a", "e", "b", "c"]
     for k, position in enumerate(couch(5, step)):  # numbered against their order
-        own: dict[str, Any] = {
-            "SOPInstanceUID": sop_uid(k),
-            "ImagePositionPatient": list(position),
-            "InstanceNumber": 9 - k,
-        }
-        write_slice(tmp_path / names[k], stored[k], **own, ImageOrientationPatient=list(orientation))
+        own: dict[str, Any] = {"SOPInstanceUID": sop_uid(k), "InstanceNumber": 9 - k}
+        own |= {"ImagePositionPatient": list(position), "ImageOrientationPatient": list(orientation)}
+        write_slice(tmp_path / names[k], stored[k], **own)
     series = load_series(tmp_path)
     expected = list(range(5)) if step > 0 else [4, 3, 2, 1, 0]
     assert series.sop_instance_uids == [sop_uid(k) for k in expected]
     np.testing.assert_array_equal(series.array, stored[expected].transpose(2, 1, 0))
-    assert (np.diff(series.positions) > 0).all()
-
-
-# geometry
+    assert (np.diff(series.positions_mm) > 0).all()
 
 
 @pytest.mark.parametrize("degrees", [0.0, 18.5, -25.0])
 def test_affine_maps_first_and_last_voxel_to_their_patient_position(tmp_path: Path, degrees: float) -> None:
-    positions = couch(4)
     orientation = tilted(degrees)
-    series = load_series(write_series(tmp_path, ramp(4), positions, ImageOrientationPatient=list(orientation)))
-    for k in (0, 3):
-        np.testing.assert_allclose(
-            (series.affine @ [0, 0, k, 1])[:3], positions[k] * np.diag(LPS_TO_RAS)[:3], atol=1e-6
-        )
+    series = load_series(write_series(tmp_path, ramp(4), ImageOrientationPatient=list(orientation)))
+    lps = np.array(couch(4))
     # column 3, row 2 of the first slice: 3 * 0.25 mm along the row, 2 * 0.5 mm down the column
-    expected = np.array(positions[0]) + 0.75 * np.array(orientation[:3]) + 1.0 * np.array(orientation[3:])
-    np.testing.assert_allclose((series.affine @ [3, 2, 0, 1])[:3], expected * np.diag(LPS_TO_RAS)[:3], atol=1e-6)
-    assert series.tilt == pytest.approx(abs(degrees))
+    inside = lps[0] + 0.75 * np.array(orientation[:3]) + 1.0 * np.array(orientation[3:])
+    for voxel, place in (([0, 0, 0], lps[0]), ([0, 0, 3], lps[3]), ([3, 2, 0], inside)):
+        np.testing.assert_allclose(series.affine @ [*voxel, 1], LPS_TO_RAS @ [*place, 1], atol=1e-6)
+    assert series.tilt_degrees == pytest.approx(abs(degrees))
     np.testing.assert_allclose(series.spacings, 5.0)
-    np.testing.assert_allclose(np.diff(series.positions), 5.0 * np.cos(np.radians(degrees)))
-
-
-def test_one_slice_is_a_scan(tmp_path: Path) -> None:
-    series = load_series(write_series(tmp_path, ramp(1)))
-    assert series.array.shape == (8, 6, 1)
-    assert series.affine[2, 2] == 5.0  # its thickness
-    assert series.spacings.shape == (0,)
-    assert series.warnings == []
+    np.testing.assert_allclose(np.diff(series.positions_mm), 5.0 * np.cos(np.radians(degrees)))
+    single = load_series(write_series(tmp_path / "one", ramp(1), SeriesInstanceUID="1.2"))
+    assert (single.affine[2, 2], single.spacings.shape, single.warnings) == (5.0, (0,), [])  # its thickness
 
 
 def test_real_tilted_scan() -> None:
     series = load_series(shared_data("ct_dicom/ge_head_tilt18"))
     assert series.array.shape == (512, 512, 28)
-    assert (np.diff(series.positions) > 0).all()
-    assert series.tilt == pytest.approx(18.5, abs=0.01)
-    assert series.spacings.min() == pytest.approx(1.14, abs=1e-3)
-    assert series.spacings.max() == pytest.approx(7.38, abs=1e-3)
+    assert series.tilt_degrees == pytest.approx(18.5, abs=0.01)
     np.testing.assert_allclose(series.affine[:3, 3], [125.0, 123.5404569, 5.8360586], atol=1e-6)
     np.testing.assert_allclose((series.affine @ [0, 0, 27, 1])[:3], [125.0, 123.5404569, 157.7760586], atol=1e-6)
     assert series.array.min() == -1024.0  # its padding is -1500
@@ -118,11 +97,8 @@ def test_real_tilted_scan() -> None:
     assert 10 < np.median(series.array[226:286, 226:286, 14]) < 60
 
 
-# what is lost
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
-def test_a_truncated_file_is_left_out_and_named(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])  # nothing, within the header, within the pixels
+def test_one_lost_file_in_ten_is_left_out_and_named_and_two_are_refused(tmp_path: Path, share: float) -> None:
     folder = write_series(tmp_path / "SECRET", ramp(12))
     truncate(folder / "004.dcm", share)
     series = load_series(folder)
@@ -135,77 +111,40 @@ def test_a_truncated_file_is_left_out_and_named(tmp_path: Path, share: float) ->
         "10.00 mm between slices 4 and 5, where 5.00 mm is usual: 1 slice may be missing",
     ]
     assert series.files == [f"{k:03d}.dcm" for k in left]
-
-
-@pytest.mark.parametrize("share", [0.5, 0.95])  # within the header, within the pixels
-def test_one_lost_file_in_ten_is_a_scan_and_two_are_not(tmp_path: Path, share: float) -> None:
-    write_series(tmp_path, ramp(10))
-    truncate(tmp_path / "004.dcm", share)
-    assert load_series(tmp_path).array.shape[2] == 9
-    truncate(tmp_path / "006.dcm", share)
-    assert refusal(tmp_path) == (
-        f"{tmp_path} has lost 2 or more of 10 images (004.dcm holds no complete image): "
+    truncate(folder / "006.dcm", share)
+    assert refusal(folder) == (
+        f"{folder} has lost 2 or more of 12 images (004.dcm holds no complete image): "
         "copy the scan again, or store it uncompressed"
     )
-    for path in tmp_path.iterdir():
+    for path in folder.iterdir():
         truncate(path, share)
-    assert "holds no image that can be read" in refusal(tmp_path)
+    assert "holds no image that can be read" in refusal(folder)
 
 
-# several series
-
-
-def test_the_head_series_of_a_study_is_read(tmp_path: Path) -> None:
-    coronal = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]
-    scout: dict[str, Any] = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ImageOrientationPatient": coronal}
-    study(tmp_path / "1", 1, 2, **scout)
-    shown = study(tmp_path / "2", 2, 10, ConvolutionKernel="H30s")
-    study(tmp_path / "2", 3, 10, ConvolutionKernel="H60s")
-    study(tmp_path / "4", 4, 60, spacing=1.0)
-    study(tmp_path / "4", 5, 10, ContrastBolusAgent="ULTRAVIST")
-    study(tmp_path / "6", 6, 10, ImageType=["DERIVED", "SECONDARY"], ImageOrientationPatient=coronal)
+def test_the_head_series_of_a_study_or_the_one_that_was_asked_for_is_read(tmp_path: Path) -> None:
+    study(tmp_path / "1", 1, 2, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    shown = study(tmp_path / "2", 2, ConvolutionKernel="H30s")
+    bone = study(tmp_path / "2", 3, ConvolutionKernel="H60s")
     series = load_series(tmp_path)
     np.testing.assert_array_equal(series.array, shown.transpose(2, 1, 0))
     assert series.sop_instance_uids == [f"{STUDY_UID}.2.{k + 1}" for k in range(10)]
     assert series.files == [f"2/2-{k:03d}" for k in range(10)]
     assert series.warnings == []
-    assert sorted(series.skipped) == [
-        "series 1 (2 slices): localizer",
-        "series 3 (10 slices): bone kernel H60s",
-        "series 4 (60 slices): its spacing of 1.00 mm is further from 5 mm than series 2",
-        "series 5 (10 slices): contrast agent",
-        "series 6 (10 slices): not axial, 90 degrees off",
-    ]
-
-
-def test_another_series_can_be_asked_for(tmp_path: Path) -> None:
-    study(tmp_path, 1)
-    shown = study(tmp_path, 2, ConvolutionKernel="BONE")
-    for asked in (2, "2", f"{STUDY_UID}.2"):
+    assert sorted(series.skipped) == ["series 1 (2 slices): localizer", "series 3 (10 slices): bone kernel H60s"]
+    for asked in (3, "3", f"{STUDY_UID}.3"):
         reader = SeriesReader(series=asked)
         array, meta = reader.get_data(reader.read(tmp_path))
-        np.testing.assert_array_equal(array, shown.transpose(2, 1, 0))
-        assert meta["skipped"] == ["series 1 (10 slices): another series was asked for"]
-    with pytest.raises(InputError, match=r"holds no series 7: name one of series 1 \(10 slices\), series 2"):
+        np.testing.assert_array_equal(array, bone.transpose(2, 1, 0))
+        assert "series 2 (10 slices): another series was asked for" in meta["skipped"]
+    with pytest.raises(InputError, match=r"holds no series 7: name one of series 1 \(2 slices\), series 2"):
         load_series(tmp_path, series="7")
-
-
-def test_two_studies_are_no_scan(tmp_path: Path) -> None:
-    write_series(tmp_path / "a", ramp(3), StudyInstanceUID="1.2.3")
-    write_series(tmp_path / "b", ramp(3), StudyInstanceUID="1.2.4")
+    write_series(tmp_path, ramp(3), StudyInstanceUID="1.2.4")
     assert refusal(tmp_path) == f"{tmp_path} holds 2 studies: give each a folder"
 
 
-# other ways to keep the same scan
-
-
 def same(one: Series, other: Series) -> None:
-    np.testing.assert_array_equal(one.array, other.array)
-    np.testing.assert_array_equal(one.affine, other.affine)
-    np.testing.assert_array_equal(one.positions, other.positions)
-    assert one.sop_instance_uids == other.sop_instance_uids
-    assert one.warnings == other.warnings
-    assert one.skipped == other.skipped
+    for name in ("array", "affine", "positions_mm", "sop_instance_uids", "warnings", "skipped"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 def test_a_folder_a_zip_and_a_list_of_files_are_one_scan(tmp_path: Path) -> None:
@@ -226,8 +165,13 @@ def test_one_file_of_several_frames_in_any_order(tmp_path: Path) -> None:
     shown, order = phantom(10), [7, 3, 9, 0, 5, 1, 8, 2, 6, 4]
     stored = np.stack([shown[k] + 1000 + place for place, k in enumerate(order)]).astype(np.int16)  # see write_enhanced
     path = write_enhanced(tmp_path / "all", stored, [couch(10)[k] for k in order], SOPInstanceUID=sop_uid(0))
-    for scan in (path, tmp_path):
-        series = load_series(scan)
+    for is_compressed in (False, True):
+        if is_compressed:
+            dataset = pydicom.dcmread(path)
+            dataset.compress(RLELossless)
+            dataset.SOPInstanceUID = sop_uid(0)  # pydicom gives a new one
+            dataset.save_as(path)
+        series = load_series(path)
         np.testing.assert_array_equal(series.array, shown.transpose(2, 1, 0))
         assert series.frames == [order.index(k) + 1 for k in range(10)]
         assert series.sop_instance_uids == [sop_uid(0)] * 10
@@ -245,20 +189,9 @@ def test_compressed_pixels(tmp_path: Path, syntax: UID) -> None:
     same(load_series(folder), plain)
 
 
-def test_a_compressed_file_of_several_frames(tmp_path: Path) -> None:
-    path = write_enhanced(tmp_path / "all", phantom(4) + np.int16(1000), couch(4), SOPInstanceUID=sop_uid(0))
-    plain = load_series(path)
-    dataset = pydicom.dcmread(path)
-    dataset.compress(RLELossless)
-    dataset.SOPInstanceUID = sop_uid(0)  # pydicom gives a new one
-    dataset.save_as(path)
-    same(load_series(path), plain)
-
-
 def test_a_damaged_compressed_slice_is_left_out(tmp_path: Path) -> None:
     folder = write_series(tmp_path, phantom(10), StudyInstanceUID=STUDY_UID)
-    for path in folder.iterdir():
-        compress(path, JPEGLosslessSV1)
+    compress(folder / "004.dcm", JPEGLosslessSV1)
     dataset = pydicom.dcmread(folder / "004.dcm")
     dataset.BitsAllocated = 32  # over which the codec ends its process
     dataset.save_as(folder / "004.dcm")
@@ -267,76 +200,43 @@ def test_a_damaged_compressed_slice_is_left_out(tmp_path: Path) -> None:
     assert series.warnings[0] == "004.dcm holds no complete image and is left out"
 
 
-@pytest.mark.slow
-def test_the_real_scan_under_any_names_without_numbers_and_zipped(tmp_path: Path) -> None:
-    original = shared_data("ct_dicom/ge_head_tilt18")
-    expected = load_series(original)
-    paths = sorted(original.iterdir())
-    shuffled = [*paths[::2], *paths[1::2]][::-1]
-    for k, path in enumerate(shuffled):
-        (tmp_path / "shuffled" / str(k % 3)).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tmp_path / "shuffled" / str(k % 3) / f"{k:02d}")
-        dataset = pydicom.dcmread(path)
-        del dataset.InstanceNumber, dataset.SliceLocation, dataset.AcquisitionNumber
-        (tmp_path / "numberless").mkdir(exist_ok=True)
-        dataset.save_as(tmp_path / "numberless" / f"{k:02d}.dcm")
-    zipped(tmp_path / "shuffled", tmp_path / "scan.zip")
-    for name in ("shuffled", "numberless", "scan.zip"):
-        same(load_series(tmp_path / name), expected)
+def test_what_holds_no_scan_is_refused_through_load_image(tmp_path: Path) -> None:
+    for name in ("notes.txt", "scan.zip"):
+        (tmp_path / name).write_text("neither DICOM nor a zip")
+    for name, words in (
+        ("nowhere.nii.gz", "does not exist"),
+        ("", "holds no DICOM images: give a scan"),
+        ("notes.txt", "holds no DICOM, NIfTI, NRRD or MetaImage"),
+        ("scan.zip", "holds no DICOM, NIfTI, NRRD or MetaImage"),
+    ):
+        with pytest.raises(InputError, match=rf"{tmp_path / name}.*{words}"):
+            LoadImage(reader=SeriesReader())(tmp_path / name)
 
 
-# what is refused
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("nowhere.nii.gz", None, "does not exist"),
-        ("", None, "holds no DICOM images: give a scan"),
-        ("notes.txt", "not DICOM", "holds no DICOM, NIfTI, NRRD or MetaImage"),
-        ("scan.zip", "not a zip", "holds no DICOM, NIfTI, NRRD or MetaImage"),
-    ],
-)
-def test_what_holds_no_scan_is_refused_through_load_image(
-    tmp_path: Path, name: str, content: str | None, words: str
-) -> None:
-    if content:
-        (tmp_path / name).write_text(content)
-        assert "holds no DICOM images" in refusal(tmp_path)
-    with pytest.raises(InputError, match=words) as caught:
-        LoadImage(reader=SeriesReader())(tmp_path / name)
-    assert str(tmp_path / name) in str(caught.value)
-
-
-# as MONAI's reader
+def loaded(folder: Path) -> MetaTensor:
+    image = LoadImage(reader=SeriesReader(), image_only=True, ensure_channel_first=True)(folder)
+    assert isinstance(image, MetaTensor)
+    return image
 
 
 def test_reader_feeds_load_image(tmp_path: Path) -> None:
-    folder = write_series(tmp_path, ramp(4), couch(4), ImageOrientationPatient=list(tilted(15)))
-    image = LoadImage(reader=SeriesReader(), image_only=True, ensure_channel_first=True)(folder)
-    assert isinstance(image, MetaTensor)
+    image = loaded(write_series(tmp_path, ramp(4), couch(4), ImageOrientationPatient=list(tilted(15))))
     assert image.shape == (1, 8, 6, 4)
     assert image.meta["sop_instance_uids"] == [sop_uid(k) for k in range(4)]
     assert image.meta["tilt_degrees"] == pytest.approx(15)
     assert "secret" not in repr({**image.meta, "filename_or_obj": ""}).lower()  # no name, no number of the patient
     turned = Orientation(axcodes="LPS", labels=None)(image)
     np.testing.assert_array_equal(turned.numpy(), image.numpy())  # DICOM of a supine patient is LPS already
-
-
-def test_orientation_never_reverses_the_slices(tmp_path: Path) -> None:
-    stored = ramp(3)
-    folder = write_series(tmp_path, stored, couch(3, step=-5.0), ImageOrientationPatient=list(FACE_DOWN))
-    load = LoadImage(reader=SeriesReader(), image_only=True, ensure_channel_first=True)
-    turned = Orientation(axcodes="LPS", labels=None)(load(folder))
-    np.testing.assert_array_equal(turned[0].numpy(), stored[::-1, ::-1, ::-1].transpose(2, 1, 0))
-
-
-def test_many_volumes_are_not_one_image(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a.nii and 1 more paths given as one image: give one volume"):
         LoadImage(reader=SeriesReader())([tmp_path / "a.nii", tmp_path / "b.nii"])
 
 
-# volumes
+def test_orientation_never_reverses_the_slices(tmp_path: Path) -> None:
+    stored = ramp(3)
+    image = loaded(write_series(tmp_path, stored, couch(3, step=-5.0), ImageOrientationPatient=list(FACE_DOWN)))
+    turned = Orientation(axcodes="LPS", labels=None)(image)
+    np.testing.assert_array_equal(turned[0].numpy(), stored[::-1, ::-1, ::-1].transpose(2, 1, 0))
+
 
 AXIS_SWAP = np.array([[0, 0.5, 0, -3], [-0.5, 0, 0, 8], [0, 0, -5, 60], [0, 0, 0, 1.0]])  # in RAS, the head turned
 SPACES = {
@@ -345,7 +245,6 @@ SPACES = {
     "left-anterior-superior": (-1, 1, 1),
     "LPS": (-1, -1, 1),
 }
-NO_PLACE = "does not say where its voxels lie: convert it again with its orientation"
 
 
 def turned_about_x(degrees: float) -> np.ndarray:
@@ -386,14 +285,14 @@ def test_slices_of_a_volume_run_upwards_however_they_were_stored(tmp_path: Path,
     array[0, 0, :2] = -1024
     np.testing.assert_array_equal(series.array, array[:, :, ::-1])
     assert series.array.dtype == np.float32
-    np.testing.assert_allclose(series.positions, [1.0, 4.0, 7.0])
+    np.testing.assert_allclose(series.positions_mm, [1.0, 4.0, 7.0])
     np.testing.assert_allclose(series.spacings, [3.0, 3.0])
     assert series.sop_instance_uids == series.files == series.warnings == []
     np.testing.assert_array_equal(series.stored_affine, downwards)  # for those who write beside the file
     assert series.stored_shape == volume_shape(path) == (5, 4, 3)
 
 
-@pytest.mark.parametrize("kind", [*SPACES, "gzip", "ascii", "mha", "mha zipped", "UPPER.MHA"])
+@pytest.mark.parametrize("kind", [*SPACES, "gzip", "mha", "mha zipped", "UPPER.MHA"])
 def test_a_turned_scan_is_one_in_each_format(tmp_path: Path, kind: str) -> None:
     affine, array = turned_about_x(15) @ AXIS_SWAP, voxels(dtype=np.int16) - np.int16(20)
     expected = load_volume(write_nifti(tmp_path / "scan.nii", array, affine))
@@ -406,27 +305,21 @@ def test_a_turned_scan_is_one_in_each_format(tmp_path: Path, kind: str) -> None:
     series = load_volume(path)
     np.testing.assert_array_equal(series.array, expected.array)
     np.testing.assert_allclose(series.affine, expected.affine, atol=1e-5)  # NIfTI keeps its affine in float32
-    np.testing.assert_allclose(series.positions, expected.positions, atol=1e-4)
+    np.testing.assert_allclose(series.positions_mm, expected.positions_mm, atol=1e-4)
     np.testing.assert_allclose(series.spacings, expected.spacings, atol=1e-5)
-    assert series.tilt == pytest.approx(15, abs=1e-4) == expected.tilt
+    assert series.tilt_degrees == pytest.approx(15, abs=1e-4) == expected.tilt_degrees
 
 
-@pytest.mark.parametrize("source", ["phantom", "real scan"])
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
-def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Path, suffix: str, source: str) -> None:
-    if source == "phantom":
-        folder = write_series(tmp_path / "dicom", ramp(4) - np.int16(20), ImageOrientationPatient=list(tilted(15)))
-    else:
-        folder = shared_data("ct_dicom/ge_head_tilt18")
-    dicom = load_series(folder)
+def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Path, suffix: str) -> None:
+    dicom = load_series(shared_data("ct_dicom/ge_head_tilt18"))
     series = load_volume(write_volume(tmp_path / f"scan{suffix}", dicom.array, dicom.affine))
     np.testing.assert_array_equal(series.array, dicom.array[::-1, ::-1])  # volumes run to the right and to the front
     columns, rows, slices = dicom.array.shape
     for k in range(slices):
         corner = dicom.affine @ [0, 0, k, 1]
         np.testing.assert_allclose(series.affine @ [columns - 1, rows - 1, k, 1], corner, atol=5e-4)
-    np.testing.assert_allclose(series.affine[:3, 2], dicom.affine[:3, 2], atol=5e-4)
-    assert series.tilt == pytest.approx(dicom.tilt, abs=1e-3)
+    assert series.tilt_degrees == pytest.approx(dicom.tilt_degrees, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -437,55 +330,38 @@ def test_a_tilted_scan_keeps_its_shear_and_the_order_of_its_slices(tmp_path: Pat
         {"space": "scanner-xyz"},
         {"space directions": None},
         {"space directions": "(nan,nan,nan) (nan,nan,nan) (nan,nan,nan)"},
+        {"space directions": "(0,0,0) (0,1,0) (0,0,1)"},
         {"space origin": None},
         {"TransformMatrix": None},
+        {"TransformMatrix": "0 0 0 0 1 0 0 0 1"},
         {"Offset": None},
         {"ElementSpacing": None},
     ],
 )
 def test_a_volume_without_its_orientation_is_refused(tmp_path: Path, lines: dict[str, str | None]) -> None:
     write, name = (write_nrrd, "scan.nrrd") if "space" in "".join(lines) else (write_mha, "scan.mha")
-    assert NO_PLACE in refusal(write(tmp_path / name, voxels(), np.eye(4), lines=lines))
+    assert "convert it again" in refusal(write(tmp_path / name, voxels(), np.eye(4), lines=lines))
 
 
-@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
-def test_a_volume_of_no_extent_is_refused(tmp_path: Path, suffix: str) -> None:
-    path = write_volume(tmp_path / f"scan{suffix}", voxels(), np.eye(4))
-    if suffix.startswith(".nii"):
-        image = nib.Nifti1Image(voxels(), np.eye(4))
-        image.header.set_sform(np.eye(4), code=1)
-        content = bytearray(image.to_bytes())
-        content[280:328] = b"\0" * 48  # its sform
-        path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else bytes(content))
-    else:
-        stated = path.read_bytes()
-        flat = stated.replace(b"(-1.0,0.0,0.0)", b"(0.0,0.0,0.0)").replace(b"Matrix = -1.0", b"Matrix = 0.0")
-        assert flat != stated
-        path.write_bytes(flat)
-    assert "convert it again" in refusal(path)
+def test_a_nifti_of_no_extent_is_refused(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii", voxels(), np.eye(4))
+    path.write_bytes(path.read_bytes()[:280] + b"\0" * 48 + path.read_bytes()[328:])  # its sform
+    assert "does not say where its voxels lie: convert it again" in refusal(path)
 
 
-@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
-def test_a_volume_of_four_axes_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_volume_of_four_axes_or_in_colour_is_refused(tmp_path: Path) -> None:
     array = voxels((3, 2, 2, 2))
-    if suffix.startswith(".nii"):
-        path = write_nifti(tmp_path / f"scan{suffix}", array, np.eye(4))
-    elif suffix in (".mha", ".mhd"):
-        lines = {"ElementNumberOfChannels": "3", "NDims": "3", "DimSize": "2 2 2"}
-        path = write_mha(tmp_path / f"scan{suffix}", array, np.eye(4), lines=lines)
-    else:
-        lines = {"space directions": "none (1,0,0) (0,1,0) (0,0,1)", "kinds": "vector domain domain domain"}
-        path = write_nrrd(tmp_path / f"scan{suffix}", array, np.eye(4), lines=lines)
-    assert "(3, 2, 2, 2): give one volume with three axes" in refusal(path)
-    assert volume_shape(path) == (3, 2, 2, 2)
-
-
-@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
-def test_a_flat_picture_in_colour_is_no_volume(tmp_path: Path, suffix: str) -> None:
-    lines = {"ElementNumberOfChannels": "3", "NDims": "2", "DimSize": "2 2"}
-    lines |= {"TransformMatrix": "1 0 0 1", "Offset": "0 0", "ElementSpacing": "1 1"}
-    path = write_mha(tmp_path / f"scan{suffix}", voxels((3, 2, 2)), np.eye(4), lines=lines)
-    assert "(3, 2, 2, 1): give one volume with three axes" in refusal(path)
+    vectors = {"space directions": "none (1,0,0) (0,1,0) (0,0,1)", "kinds": "vector domain domain domain"}
+    colours = {"ElementNumberOfChannels": "3", "NDims": "3", "DimSize": "2 2 2"}
+    flat = {"NDims": "2", "DimSize": "2 2", "TransformMatrix": "1 0 0 1", "Offset": "0 0", "ElementSpacing": "1 1"}
+    for path, shape in {
+        write_nifti(tmp_path / "a.nii", array, np.eye(4)): (3, 2, 2, 2),
+        write_nrrd(tmp_path / "a.nrrd", array, np.eye(4), lines=vectors): (3, 2, 2, 2),
+        write_mha(tmp_path / "a.mha", array, np.eye(4), lines=colours): (3, 2, 2, 2),
+        write_mha(tmp_path / "b.mha", array[..., 0], np.eye(4), lines={**colours, **flat}): (3, 2, 2, 1),
+    }.items():
+        assert f"{shape}: give one volume with three axes" in refusal(path)
+        assert volume_shape(path) == shape
 
 
 @pytest.mark.parametrize("suffix", EVERY_SUFFIX)

@@ -39,8 +39,6 @@ def write_nrrd(
     }
     head = "".join(f"{key}: {value}\n" for key, value in header.items() if value is not None)
     content = gzip.compress(raw) if encoding == "gzip" else raw
-    if encoding == "ascii":
-        content = " ".join(map(repr, array.ravel(order="F").tolist())).encode()
     elsewhere = header.get("data file")
     if elsewhere:
         (path.parent / elsewhere).write_bytes(content)

@@ -10,7 +10,7 @@ import openslide
 import pydicom
 import pytest
 
-from demo.cohorts import SECTIONS, plan_cases, write_demo_data, write_scan
+from demo.cohorts import SECTIONS, Case, plan_cases, write_demo_data
 from scripts.core.errors import InputError
 
 COUNTS = (2, 1, 1)
@@ -23,22 +23,25 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def datalist(root: Path) -> dict[str, list[dict[str, Any]]]:
-    return json.loads((root / "datalist.json").read_text())
-
-
 def entries(root: Path) -> list[dict[str, Any]]:
-    return [entry for section in SECTIONS for entry in datalist(root)[section]]
+    """The bags of a cohort, of which each section has as many as were asked for."""
+    sections = json.loads((root / "datalist.json").read_text())
+    assert tuple(len(sections[section]) for section in SECTIONS) == COUNTS
+    return [entry for section in SECTIONS for entry in sections[section]]
 
 
 def modified(root: Path) -> dict[str, int]:
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
-@pytest.mark.parametrize("counts", [(64, 16, 24), (28, 8, 20), (3, 2, 5)])
+def planned(seed: int, *counts: int) -> list[Case]:
+    return plan_cases(Path("ct"), "scans/scan_{:03d}", seed, counts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("counts", [(64, 16, 24), (3, 2, 5)])
 def test_every_section_is_balanced_whatever_the_seed(counts: tuple[int, int, int]) -> None:
     for seed in range(5):
-        cases = plan_cases(Path("ct"), "scans/scan_{:03d}", seed, counts)
+        cases = planned(seed, *counts)
         assert len({case.name for case in cases}) == sum(counts)
         for section, count in zip(SECTIONS, counts, strict=True):
             positives = [case.positive for case in cases if case.section == section]
@@ -47,14 +50,13 @@ def test_every_section_is_balanced_whatever_the_seed(counts: tuple[int, int, int
 
 
 def test_a_case_depends_neither_on_the_parity_of_its_number_nor_on_how_many_follow() -> None:
-    few, many = (plan_cases(Path("ct"), "scans/scan_{:03d}", 0, (count, 0, 0)) for count in (4, 64))
+    few, many = planned(0, 4, 0, 0), planned(0, 64, 0, 0)
     assert few == many[:4]
     assert 16 < sum(case.positive == (case.number % 2 == 0) for case in many) < 48
 
 
 @pytest.mark.slow
 def test_scan_labels_are_those_of_its_own_slices(cohort: Path) -> None:
-    assert [len(datalist(cohort / "ct")[section]) for section in SECTIONS] == list(COUNTS)
     patients = set()
     for entry in entries(cohort / "ct"):
         headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in (cohort / "ct" / entry["image"]).iterdir()]
@@ -66,7 +68,6 @@ def test_scan_labels_are_those_of_its_own_slices(cohort: Path) -> None:
 
 @pytest.mark.slow
 def test_slides_open_and_only_positives_are_annotated(cohort: Path) -> None:
-    assert [len(datalist(cohort / "wsi")[section]) for section in SECTIONS] == list(COUNTS)
     for entry in entries(cohort / "wsi"):
         assert entry["image"] == f"features/{entry['bag_id']}.h5"
         regions = json.loads((cohort / "wsi" / entry["annotation"]).read_text())["features"]
@@ -84,59 +85,44 @@ def test_a_second_run_changes_nothing(cohort: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_cut_short_is_completed_with_the_same_bytes_and_nothing_else_is_touched(tmp_path: Path) -> None:
-    write_demo_data(tmp_path, ct_cases=(2, 0, 0), wsi=False)
+def test_a_run_cut_short_is_completed_and_another_seed_replaces_what_is_its_own(tmp_path: Path, cohort: Path) -> None:
+    keys: dict[str, Any] = {"ct_cases": (2, 0, 0), "wsi": False}
+    write_demo_data(tmp_path, **keys)
     root = tmp_path / "ct"
     lost = root / "scans" / "scan_001"
     content = {path.name: path.read_bytes() for path in lost.iterdir()}
+    elsewhere = cohort / "ct" / "scans" / "scan_001"
+    assert content == {path.name: path.read_bytes() for path in elsewhere.iterdir()}
     kept, listed = modified(root / "scans" / "scan_000"), (root / "datalist.json").read_text()
     lost.rename(lost.with_name(".partial_scan_001"))
     next(lost.with_name(".partial_scan_001").iterdir()).write_bytes(b"half a fi")
     (root / "datalist.json").unlink()
 
-    write_demo_data(tmp_path, ct_cases=(2, 0, 0), wsi=False)
+    write_demo_data(tmp_path, **keys)
     assert {path.name: path.read_bytes() for path in lost.iterdir()} == content
     assert modified(root / "scans" / "scan_000") == kept
     assert (root / "datalist.json").read_text() == listed
     assert not list(root.rglob(".partial*"))
 
-
-@pytest.mark.slow
-def test_another_seed_replaces_the_images_and_what_was_computed_from_them(tmp_path: Path) -> None:
-    write_demo_data(tmp_path, seed=0, ct_cases=(1, 0, 0), wsi=False)
-    root = tmp_path / "ct"
-    first = (root / "scans" / "scan_000" / "IM0001.dcm").read_bytes()
     (root / "features").mkdir()
     (root / "features" / "scan_000.h5").write_bytes(b"features of the first seed")
     (root / "notes.txt").write_text("mine")
-
-    write_demo_data(tmp_path, seed=1, ct_cases=(1, 0, 0), wsi=False)
-    assert (root / "scans" / "scan_000" / "IM0001.dcm").read_bytes() != first
+    write_demo_data(tmp_path, seed=1, **keys)
+    assert not content.items() & {path.name: path.read_bytes() for path in lost.iterdir()}.items()
     assert not (root / "features").exists()
     assert (root / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "wsi").exists()
 
 
-@pytest.mark.slow
-def test_scans_are_the_same_in_any_folder_and_process(cohort: Path, tmp_path: Path) -> None:
-    case = plan_cases(tmp_path / "ct", "scans/scan_{:03d}", 0, COUNTS)[1]
-    entry = write_scan(case)
-    assert entry == datalist(cohort / "ct")["training"][1]
-    for path in case.file.iterdir():
-        assert path.read_bytes() == (cohort / "ct" / "scans" / case.name / path.name).read_bytes()
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone_and_the_impossible_is_refused(tmp_path: Path) -> None:
+    asked: list[tuple[dict[str, Any], str]] = [
+        ({"ct_cases": (0, 0, 0)}, "case counts"),
+        ({"ct_cases": (2, -1, 1)}, "case counts"),
+        ({"seed": -1}, "seed is -1"),
+        ({"ct_cases": (1, 0, 0), "wsi": False}, "not demo data"),
+    ]
     (tmp_path / "ct" / "scans").mkdir(parents=True)
-    with pytest.raises(InputError, match="not demo data"):
-        write_demo_data(tmp_path, ct_cases=(1, 0, 0), wsi=False)
+    for keys, message in asked:
+        with pytest.raises(InputError, match=message):
+            write_demo_data(tmp_path, **keys)
     assert list((tmp_path / "ct").iterdir()) == [tmp_path / "ct" / "scans"]
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [({"ct_cases": (0, 0, 0)}, "case counts"), ({"ct_cases": (2, -1, 1)}, "case counts"), ({"seed": -1}, "seed is -1")],
-)
-def test_impossible_counts_and_seeds_are_refused(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
-        write_demo_data(tmp_path, **asked)

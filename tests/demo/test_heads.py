@@ -9,29 +9,17 @@ import numpy as np
 import pydicom
 import pytest
 
+from demo import heads
 from demo.cohorts import plan_cases
-from demo.heads import (
-    POSITIVE_AREA,
-    Head,
-    header_style,
-    plan_head,
-    slice_labels,
-    slice_uids,
-    stored_values,
-    write_series,
-)
+from demo.heads import Head, header_style, plan_head, slice_uids, write_series
 
 AWKWARD = 2  # tilted, shuffled, padded, and numbered from the top
-Series = tuple[Head, dict[str, pydicom.Dataset]]  # by file name
+Series = tuple[Head, list[pydicom.FileDataset]]  # along the normal
 
 
 @cache
 def head(case: int, positive: bool = True) -> Head:
     return Head(plan_head(0, case, positive), 0)
-
-
-def hounsfield(dataset: pydicom.Dataset) -> np.ndarray:
-    return dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
 
 
 def along_normal(dataset: pydicom.Dataset) -> float:
@@ -43,30 +31,28 @@ def along_normal(dataset: pydicom.Dataset) -> float:
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> Series:
     folder = tmp_path_factory.mktemp("series")
     write_series(head(AWKWARD), "scan_002", 0, folder)
-    return head(AWKWARD), {path.name: pydicom.dcmread(path) for path in sorted(folder.iterdir())}
+    return head(AWKWARD), sorted(map(pydicom.dcmread, folder.iterdir()), key=along_normal)
 
 
 def test_position_along_the_normal_recovers_the_order_that_names_and_numbers_hide(awkward: Series) -> None:
-    phantom, files = awkward
+    phantom, ordered = awkward
     uids = slice_uids("scan_002", 0, phantom.plan.geometry.slices)
-    by_position = [ds.SOPInstanceUID for ds in sorted(files.values(), key=along_normal)]
-    assert by_position == uids
-    assert [ds.SOPInstanceUID for _, ds in sorted(files.items())] != uids
-    assert [ds.SOPInstanceUID for ds in sorted(files.values(), key=lambda ds: int(ds.InstanceNumber))] == uids[::-1]
+    assert [ds.SOPInstanceUID for ds in ordered] == uids
+    assert [ds.SOPInstanceUID for ds in sorted(ordered, key=lambda ds: str(ds.filename))] != uids
+    assert [ds.SOPInstanceUID for ds in sorted(ordered, key=lambda ds: int(ds.InstanceNumber))] == uids[::-1]
 
 
 def test_rescaled_pixels_are_the_phantoms_hounsfield_units(awkward: Series) -> None:
-    phantom, files = awkward
-    for index, dataset in enumerate(sorted(files.values(), key=along_normal)):
-        error = hounsfield(dataset) - phantom.hounsfield(index)
-        assert np.abs(error[phantom.in_circle]).max() <= 0.501
+    phantom, ordered = awkward
+    for index, dataset in enumerate(ordered):
+        hounsfield = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        assert np.abs(hounsfield - phantom.hounsfield(index))[phantom.in_circle].max() <= 0.501
         assert (dataset.pixel_array[~phantom.in_circle] == dataset.PixelPaddingValue).all()
     assert dataset.PixelPaddingValue == -2000
 
 
 def test_tilted_volume_is_sheared_along_the_table(awkward: Series) -> None:
-    phantom, files = awkward
-    ordered = sorted(files.values(), key=along_normal)
+    phantom, ordered = awkward
     steps = np.diff([np.array(ds.ImagePositionPatient, float) for ds in ordered], axis=0)
     assert np.allclose(steps[:, :2], 0)
     assert np.allclose(steps[:, 2], phantom.plan.geometry.table_step, atol=1e-5)
@@ -94,19 +80,18 @@ def test_tilted_slices_cut_the_anatomy_where_their_header_says() -> None:
 
 def test_header_is_a_complete_ct_image_that_admits_to_be_synthetic(awkward: Series, tmp_path: Path) -> None:
     _, files = awkward
-    for dataset in files.values():
+    type_2 = ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "StudyID")
+    for dataset in files:
         assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
         assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
         assert dataset.SOPInstanceUID.is_valid
         assert dataset.SOPClassUID == pydicom.uid.CTImageStorage
         assert dataset.PatientName == "SYNTHETIC^scan_002"
-        assert "SYNTHETIC" in dataset.Manufacturer
-        assert "SYNTHETIC" in dataset.ImageComments
+        assert all("SYNTHETIC" in text for text in (dataset.Manufacturer, dataset.ImageComments))
         assert dataset.BurnedInAnnotation == "NO"
-        for type_2 in ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "StudyID"):
-            assert type_2 in dataset
-    assert len({ds.SOPInstanceUID for ds in files.values()}) == len(files)
-    assert len({ds.SeriesInstanceUID for ds in files.values()}) == 1
+        assert all(name in dataset for name in type_2)
+    assert len({ds.SOPInstanceUID for ds in files}) == len(files)
+    assert len({ds.SeriesInstanceUID for ds in files}) == 1
     case = next(case for case in range(9) if header_style(case).instance_numbers == "missing")
     write_series(head(case), "scan", 0, tmp_path)
     assert not any("InstanceNumber" in pydicom.dcmread(path, stop_before_pixels=True) for path in tmp_path.iterdir())
@@ -120,35 +105,30 @@ def test_tissues_have_their_hounsfield_units() -> None:
     assert 25 < np.median(brain) < 40
     assert 0 < np.percentile(brain, 2) < 15  # the ventricles
     assert np.median(hu[hu > 800]) == pytest.approx(1000, abs=20)
-    assert 0.03 < np.mean(hu[radius < 1] > 400) < 0.35
     assert np.median(hu[radius > 1.1]) == pytest.approx(-1000, abs=3)
 
 
 @pytest.mark.parametrize("case", range(4))
-def test_truth_is_where_blood_makes_the_same_head_denser(case: int) -> None:
+def test_truth_is_where_blood_makes_the_same_head_denser_by_what_was_planned(case: int) -> None:
     bloody, clean = head(case), Head(plan_head(0, case, True).without_bleed(), 0)
-    pixel_area = bloody.plan.geometry.pixel**2
-    threshold = (min(bleed.hu for bleed in bloody.plan.bleeds) - 33) / 2
-    for index in range(bloody.plan.geometry.slices):
-        denser = (bloody.hounsfield(index) - clean.hounsfield(index) > threshold).sum() * pixel_area
-        area = bloody.bleed_area(index)
-        assert denser == pytest.approx(area, rel=0.3, abs=15)
+    bleeds, pixel_area, areas = bloody.plan.bleeds, bloody.plan.geometry.pixel**2, []
+    gains = [bloody.hounsfield(i) - clean.hounsfield(i) for i in range(bloody.plan.geometry.slices)]
+    for index, gain in enumerate(gains):
+        areas.append(bloody.bleed_area(index))
+        denser = (gain > (min(bleed.hu for bleed in bleeds) - 33) / 2).sum() * pixel_area
+        assert denser == pytest.approx(areas[-1], rel=0.3, abs=15)
         assert clean.bleed_area(index) == 0
-
-
-def test_blood_has_its_planned_density() -> None:
-    phantom = next(head(case) for case in range(9) if len(plan_head(0, case, True).bleeds) == 1)
-    index = int(np.argmax([phantom.bleed_area(i) for i in range(phantom.plan.geometry.slices)]))
-    gain = phantom.hounsfield(index) - Head(phantom.plan.without_bleed(), 0).hounsfield(index)
-    assert np.median(phantom.hounsfield(index)[gain > 8]) == pytest.approx(phantom.plan.bleeds[0].hu, abs=4)
+    if len(bleeds) == 1:
+        widest = int(np.argmax(areas))
+        assert np.median(bloody.hounsfield(widest)[gains[widest] > 8]) == pytest.approx(bleeds[0].hu, abs=4)
 
 
 def test_every_bleed_spans_at_least_three_neighbouring_slices() -> None:
     for case in range(10):
-        phantom = Head(plan_head(0, case, True), 0)
-        areas = np.array([phantom.bleed_area(index) for index in range(phantom.plan.geometry.slices)])
-        labels = "".join(map(str, slice_labels(phantom, slice_uids("x", 0, len(areas))).values()))
-        assert labels == "".join("1" if area >= POSITIVE_AREA else "0" for area in areas)
+        phantom = head(case)
+        areas = [phantom.bleed_area(index) for index in range(phantom.plan.geometry.slices)]
+        labels = "".join(map(str, heads.slice_labels(phantom, slice_uids("x", 0, len(areas))).values()))
+        assert labels == "".join("1" if area >= heads.POSITIVE_AREA else "0" for area in areas)
         assert "111" in labels
         assert "0" in labels
 
@@ -171,14 +151,5 @@ def test_default_cohort_has_every_header_habit_in_both_labels() -> None:
         styles = [header_style(case.number) for case in cases if case.positive == positive]
         assert {style.instance_numbers for style in styles} == {"ascending", "descending", "missing"}
         assert {np.sign(style.tilt_degrees) for style in styles} == {-1, 0, 1}
-        assert {style.shuffled_names for style in styles} == {False, True}
-        assert {style.padded for style in styles} == {False, True}
+        assert {style.shuffled_names for style in styles} == {style.padded for style in styles} == {False, True}
     assert all(24 <= plan_head(0, case.number, False).geometry.slices <= 40 for case in cases)
-
-
-def test_pixels_depend_on_the_seed_alone() -> None:
-    again, other = Head(plan_head(0, 1, True), 0), Head(plan_head(1, 1, True), 1)
-    assert stored_values(again, 9).tobytes() == stored_values(head(1), 9).tobytes()
-    assert stored_values(other, 9).tobytes() != stored_values(head(1), 9).tobytes()
-    assert slice_uids("a", 0, 5)[:3] == slice_uids("a", 0, 3)
-    assert not set(slice_uids("a", 0, 5)) & set(slice_uids("a", 1, 5))

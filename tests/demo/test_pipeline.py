@@ -4,7 +4,6 @@
 
 import ast
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,29 +16,23 @@ class Demo:
     """A demonstration of steps that take no time; each writes its name into `ran`."""
 
     def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.home = home
+        self.home, self.ran = home, home / "ran"
         self.ct: list[Step] = []
         self.wsi: list[Step] = []
         self.pages = 0
-        self.ran = home / "ran"
         home.mkdir()
         monkeypatch.chdir(home.parent)
-        monkeypatch.setattr("demo.pipeline.ct_steps", lambda home, seed: self.in_a_row(self.ct))
-        monkeypatch.setattr("demo.pipeline.wsi_steps", lambda home, seed: self.in_a_row(self.wsi))
+        monkeypatch.setattr("demo.pipeline.ct_steps", lambda home, seed: self.ct)
+        monkeypatch.setattr("demo.pipeline.wsi_steps", lambda home, seed: self.wsi)
         monkeypatch.setattr("demo.pipeline.write_page", self.write_page)
-
-    @staticmethod
-    def in_a_row(steps: list[Step]) -> list[Step]:
-        before = [(), *((step.name,) for step in steps)]
-        return [replace(step, after=names) for step, names in zip(steps, before, strict=False)]
 
     def write_page(self, home: Path) -> Path:
         self.pages += 1
         return home / "index.html"
 
-    def step(self, name: str, code: str = "") -> Step:
+    def step(self, name: str, code: str = "", after: tuple[str, ...] = ()) -> Step:
         note = f"open({str(self.ran)!r}, 'a').write({name + chr(10)!r})"
-        return Step(name, f"step {name}", [sys.executable, "-S", "-c", f"{note}\n{code}"], self.home)
+        return Step(name, f"step {name}", [sys.executable, "-S", "-c", f"{note}\n{code}"], self.home, after)
 
     def run(self) -> list[str]:
         """The names of the steps that ran this time, whether or not one failed."""
@@ -56,21 +49,30 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Demo:
     return Demo(tmp_path / "demo", monkeypatch)
 
 
-def test_a_step_runs_again_if_it_changed_or_one_before_it_ran(demo: Demo) -> None:
+def test_a_step_runs_again_if_it_changed_or_one_before_it_ran_or_it_failed_in_between(demo: Demo) -> None:
     """Another seed makes other slides; the command that encodes them names no seed, but its results are out of date."""
-    demo.wsi = [demo.step("data", "'seed 0'"), demo.step("features"), demo.step("train")]
-    assert demo.run() == ["data", "features", "train"]
-    assert demo.run() == []
-    demo.wsi[2] = demo.step("train", "'more epochs'")
-    assert demo.run() == ["train"]
-    demo.wsi[0] = demo.step("data", "'seed 1'")
-    assert demo.run() == ["data", "features", "train"]
-    assert demo.pages == 4  # made each time: it costs little
+    every = ["data", "features", "train"]
+    for seed, train, ran in (
+        ("0", "", every),
+        ("0", "", []),
+        ("0", "'more epochs'", ["train"]),
+        ("1", "'more epochs'", every),
+        ("1", "raise SystemExit(1)", ["train"]),
+        ("1", "'more epochs'", ["train"]),  # the failed command may have overwritten what was there
+    ):
+        features = demo.step("features", after=("data",))
+        demo.wsi = [demo.step("data", f"'seed {seed}'"), features, demo.step("train", train, after=("features",))]
+        assert demo.run() == ran
+    assert demo.pages == 5  # made after each success: it costs little
 
 
 def test_a_failure_is_one_line_that_names_the_log_and_what_failed_is_tried_again(demo: Demo) -> None:
     cure = demo.home / "cure"
-    demo.ct = [demo.step("good"), demo.step("bad", f"print('much')\nopen({str(cure)!r})"), demo.step("later")]
+    demo.ct = [
+        demo.step("good"),
+        demo.step("bad", f"print('much')\nopen({str(cure)!r})"),
+        demo.step("later", after=("bad",)),
+    ]
     demo.wsi = [demo.step("mute", "raise SystemExit(3)")]
     assert sorted(demo.run()) == ["bad", "good", "mute"]  # `later` is not tried
     bad, mute = demo.errors
@@ -83,20 +85,12 @@ def test_a_failure_is_one_line_that_names_the_log_and_what_failed_is_tried_again
     assert sorted(demo.run()) == ["bad", "later", "mute"]
 
 
-def test_a_failure_forgets_the_success_before_it(demo: Demo) -> None:
-    """The failed command may have overwritten what the one before it had written."""
-    for code in ("", "raise SystemExit(1)", ""):
-        demo.ct = [demo.step("a", code)]
-        assert demo.run() == ["a"]
-
-
 def test_two_steps_run_side_by_side(demo: Demo) -> None:
     """Each waits for the other: one alone waits in vain."""
-    meet = "import os, time\nopen({mine!r}, 'w')\nend = time.time() + 20\n"
-    meet += "while not os.path.exists({other!r}):\n    assert time.time() < end\n    time.sleep(0.01)"
+    meet = "import os, time\nopen({0!r}, 'w')\nend = time.time() + 20\n"
+    meet += "while not os.path.exists({1!r}):\n    assert time.time() < end\n    time.sleep(0.01)"
     here, there = str(demo.home / "here"), str(demo.home / "there")
-    demo.ct = [demo.step("a", meet.format(mine=here, other=there))]
-    demo.wsi = [demo.step("b", meet.format(mine=there, other=here))]
+    demo.ct, demo.wsi = [demo.step("a", meet.format(here, there))], [demo.step("b", meet.format(there, here))]
     assert sorted(demo.run()) == ["a", "b"]
     assert demo.pages == 1
 
@@ -119,6 +113,10 @@ def config_files(step: Step) -> list[str]:
     return ast.literal_eval(given) if given.startswith("[") else [given]
 
 
+def differing(one: Step, other: Step) -> set[str]:
+    return {key for key, value in options(one).items() if options(other)[key] != value}
+
+
 each_task = pytest.mark.parametrize("task", ["ct", "wsi"])
 
 
@@ -139,12 +137,10 @@ def test_the_arms_differ_in_smoothness_alone_and_each_is_evaluated_as_it_was_tra
         train, evaluate = steps[f"{task}-train-{arm}"], steps[f"{task}-evaluate-{arm}"]
         assert evaluate.after == (train.name,)
         assert config_files(evaluate) == [*config_files(train), "configs/evaluate.json"]
-        differing = {key for key, value in options(train).items() if options(evaluate)[key] != value}
-        assert differing == {"config_file", "run_name"}
+        assert differing(train, evaluate) == {"config_file", "run_name"}
         assert options(train)["run_name"] == arm  # the page looks for it
     plain, smooth = (steps[f"{task}-train-{arm}"] for arm in ARMS)
-    differing = {key for key, value in options(smooth).items() if options(plain)[key] != value}
-    assert differing == {"config_file", "ckpt_dir", "output_dir", "cache_dir", "run_name"}
+    assert differing(smooth, plain) == {"config_file", "ckpt_dir", "output_dir", "cache_dir", "run_name"}
     assert config_files(plain) == [*config_files(smooth), "configs/attention.json"]
     inference = steps[f"{task}-inference"]
     assert options(inference)["ckpt_path"] == options(smooth)["ckpt_dir"] + "/model.pt"
@@ -154,13 +150,8 @@ def test_the_arms_differ_in_smoothness_alone_and_each_is_evaluated_as_it_was_tra
 @each_task
 def test_the_seed_is_that_of_the_data_and_of_the_training_and_has_a_cache_of_its_own(task: str) -> None:
     """A prepared bag is known by its path and label, which may be those of another seed's."""
-    caches = set()
-    for seed in ("7", "8"):
-        steps = commands(task, int(seed))
-        data = list(steps[f"{task}-data"].command)
-        assert data[data.index("--seed") + 1] == seed
-        for arm in ARMS:
-            given = options(steps[f"{task}-train-{arm}"])
-            assert given["seed"] == seed
-            caches.add(given["cache_dir"])
-    assert len(caches) == 4
+    given = {(seed, arm): options(commands(task, seed)[f"{task}-train-{arm}"]) for seed in (7, 8) for arm in ARMS}
+    assert all(keys["seed"] == str(seed) for (seed, _), keys in given.items())
+    assert len({keys["cache_dir"] for keys in given.values()}) == 4
+    data = list(commands(task, 7)[f"{task}-data"].command)
+    assert data[data.index("--seed") + 1] == "7"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import require_finite
-from scripts.engine.extraction import Share, encode
+from scripts.engine.extraction import encode
 from tests.bundle.commands import TORCHRUN, contents, run
 from tests.shared_data import ROOT
 from tests.wsi.slide_files import extract, tissue, write_slide
@@ -30,43 +30,37 @@ extract(Path({folder!r}), output_dir=Path({folder!r}) / "shared")
 
 @pytest.fixture
 def slides(tmp_path: Path) -> Path:
+    """Five slides, two of which cannot be read; extracted by one process alone into `alone`."""
     for slide in range(5):
         write_slide(tmp_path / f"slides/{slide}.tif", tissue(256, 256, seed=slide), mpp=0.25)
+    for broken in (1, 3):
+        (tmp_path / f"slides/{broken}.tif").write_text("hello")
+    with pytest.raises(InputError, match="2 of 5 slides failed"):
+        extract(tmp_path, output_dir=tmp_path / "alone")
     return tmp_path
-
-
-def test_shares_are_disjoint_and_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(Share().of("abcde")) == list("abcde")
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    shares = []
-    for rank in range(3):
-        monkeypatch.setenv("RANK", str(rank))
-        shares.append("".join(Share().of("abcde")))
-    assert shares == ["ad", "be", "c"]
 
 
 def test_processes_that_do_not_know_each_other_speak_for_themselves(
     slides: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in an array of jobs on a cluster."""
-    (slides / "slides/3.tif").write_text("hello")
+    """As in an array of jobs on a cluster; their shares are disjoint and make the whole."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setenv("RANK", "0")
     assert set(extract(slides)) == {"0", "2", "4"}
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(InputError, match=r"1 of 2 slides failed \(3.tif\): .*\(all reasons: failed_1.csv\)"):
+    with pytest.raises(InputError, match=r"2 of 2 slides failed \(1.tif, 3.tif\): .*\(all reasons: failed_1.csv\)"):
         extract(slides)
-    assert set(contents(slides / "features")) == {"0.h5", "1.h5", "2.h5", "4.h5", "failed_1.csv", "settings.json"}
+    made, alone = contents(slides / "features"), contents(slides / "alone")
+    assert {name: made[name] for name in made if name != "failed_1.csv"} == {
+        name: alone[name] for name in alone if name != "failed.csv"
+    }
+    assert made["failed_1.csv"] == alone["failed.csv"]
 
 
 @pytest.mark.slow
 def test_two_processes_of_torchrun_make_what_one_makes(slides: Path) -> None:
     """Those that fail end the run only when all is done; here the process that fails is done first."""
-    (slides / "slides/1.tif").write_text("hello")
-    (slides / "slides/3.tif").write_text("hello")
-    with pytest.raises(InputError, match="2 of 5 slides failed"):
-        extract(slides, output_dir=slides / "alone")
     script = slides / "extract.py"
     script.write_text(SCRIPT.format(root=str(ROOT), folder=str(slides)))
     ended = run(*TORCHRUN, str(script), cwd=slides, check=False)
@@ -90,18 +84,15 @@ class Times(nn.Module):
         return torch.cat([total, total * self.number], dim=1).requires_grad_()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_features_are_those_of_the_encoder(dtype: torch.dtype) -> None:
-    features = encode(Times(2), "times", torch.arange(12.0).reshape(3, 1, 2, 2), dtype)
-    assert features.tolist() == [[6, 12], [22, 44], [38, 76]]
-    assert str(features.dtype) == str(dtype).removeprefix("torch.")
-
-
-def test_features_that_are_no_numbers_or_none_a_patch_are_refused() -> None:
+def test_features_are_those_of_the_encoder_and_all_numbers() -> None:
+    for dtype in (torch.float16, torch.float32):
+        features = encode(Times(2), "times", torch.arange(12.0).reshape(3, 1, 2, 2), dtype)
+        assert features.tolist() == [[6, 12], [22, 44], [38, 76]]
+        assert str(features.dtype) == str(dtype).removeprefix("torch.")
     for number, dtype in ((1e5, torch.float16), (float("nan"), torch.float32)):
         with pytest.raises(InputError, match=f"encoder times .*{str(dtype)[6:]}"):
             encode(Times(number), "times", torch.ones(1, 1, 2, 2), dtype)
-    with pytest.raises(InputError, match=r"a\.h5"):
-        require_finite("a.h5", np.array([[1.0, np.inf]]))
     with pytest.raises(InputError, match=r"encoder same gave \(2, 1, 4, 4\) for 2 images; it must give \[B, D\]"):
         encode(nn.Identity(), "same", torch.ones(2, 1, 4, 4), torch.float32)
+    with pytest.raises(InputError, match=r"a\.h5"):
+        require_finite("a.h5", np.array([[1.0, np.inf]]))

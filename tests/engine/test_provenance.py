@@ -43,6 +43,7 @@ def component(function: str, **arguments: Any) -> dict[str, Any]:
 def trained(bundle: Path, bags: Any = (), **overrides: Any) -> str:
     """The path of weights that a training with these keys named has described."""
     weights = str(bundle / "model.pt")
+    origin_file(weights).unlink(missing_ok=True)
     remember_it = component("RememberTraining", ckpt_path=weights, bundle_root=str(bundle), bags=bags)
     parser = ConfigParser({**deepcopy(TRAIN), "remember": remember_it})
     parser.update({key.replace("__", "#"): value for key, value in overrides.items()})
@@ -57,12 +58,9 @@ def trained(bundle: Path, bags: Any = (), **overrides: Any) -> str:
 def taken_up(bundle: Path, weights: str, typed: tuple[str, ...] = (), **named: Any) -> Any:
     """What the next step of an inference with these keys named sees."""
     step = component("take_up_training", ckpt_path=weights, bundle_root=str(bundle), typed=list(typed))
-    parser = ConfigParser(
-        {
-            **deepcopy(INFERENCE),
-            "run": [step, {"image_size": "@image_size", "network": "@network_def", "class_names": "@class_names"}],
-        }
-    )
+    seen = ("image_size", "class_names", "negative_class")
+    after = {"network": "@network_def", **{key: f"@{key}" for key in seen}}
+    parser = ConfigParser({**deepcopy(INFERENCE), "run": [step, after]})
     parser.update({key.replace("__", "#"): value for key, value in named.items()})
     parser.parse()
     for index in range(2):  # as a workflow runs them, one by one
@@ -78,19 +76,20 @@ def refused(bundle: Path, weights: str, typed: tuple[str, ...] = (), **named: An
 
 
 def test_what_was_left_as_shipped_is_as_it_was_trained(bundle: Path) -> None:
-    weights = trained(bundle, image_size=64, class_names=["N", "IC"], network_def__out_features=2)
+    keys: dict[str, Any] = {"image_size": 64, "class_names": ["N", "IC"], "network_def__out_features": 2}
+    weights = trained(bundle, **keys)
     found = taken_up(bundle, weights)
     assert (found["image_size"], found["class_names"]) == (64, ["N", "IC"])
     assert (found["network"].in_features, found["network"].out_features) == (64, 2)
     assert found["preprocessing"] == INFERENCE["preprocessing"]  # training's own words for the shipped one
-    again = taken_up(
-        bundle, weights, ("image_size",), image_size=64, class_names=["N", "IC"], network_def__out_features=2
-    )
-    assert again["network"].in_features == 64  # naming what was trained is no contradiction
+    # naming what was trained is no contradiction
+    assert taken_up(bundle, weights, ("image_size",), **keys)["network"].in_features == 64
 
 
-def test_another_preprocessing_than_the_shipped_one_is_taken_up(bundle: Path) -> None:
+def test_another_preprocessing_than_the_shipped_one_is_taken_up_and_one_of_ones_own_contradicts(bundle: Path) -> None:
     assert taken_up(bundle, trained(bundle, preprocessing=["features"]))["preprocessing"] == ["features"]
+    told = refused(bundle, trained(bundle), preprocessing=["load", "keep a copy", "other"])
+    assert 'with preprocessing#2 "window", this run names "other"' in told
 
 
 def test_a_run_without_a_network_and_the_same_preprocessing_in_blocks_are_no_contradiction(bundle: Path) -> None:
@@ -103,21 +102,11 @@ def test_a_run_without_a_network_and_the_same_preprocessing_in_blocks_are_no_con
     ConfigParser({"image_size": 64, "step": step}).get_parsed_content("step")
 
 
-def test_a_preprocessing_of_ones_own_contradicts_the_shipped_one(bundle: Path) -> None:
-    told = refused(bundle, trained(bundle), preprocessing=["load", "keep a copy", "other"])
-    assert 'with preprocessing#2 "window", this run names "other"' in told
-
-
 @pytest.mark.parametrize(
     ("typed", "named", "told"),
     [
         ((), {"image_size": 32}, "with image_size 64, this run names 32"),
-        (
-            ("image_size",),
-            {"image_size": 512},
-            "with image_size 64, this run names 512",
-        ),  # shipped, and typed all the same
-        ((), {"network_def__out_features": 3}, "with network_def#out_features 1, this run names 3"),
+        (("image_size",), {"image_size": 512}, "with image_size 64, this run names 512"),  # shipped, and typed
         ((), {"network_def___target_": "torch.nn.Identity"}, 'network_def#_target_ "torch.nn.Linear", this run names'),
         ((), {"class_names": ["a", "b"]}, 'with class_names null, this run names ["a", "b"]'),
     ],
@@ -142,6 +131,12 @@ def test_weights_that_nothing_describes_have_the_network_of_the_config(
     ]
 
 
+def beside(bundle: Path, **config: Any) -> str:
+    """Weights with a file beside them that somebody has written by hand."""
+    origin_file(bundle / "m.pt").write_text(json.dumps({"encoder": "", "patch_um": 0, "config": config}))
+    return str(bundle / "m.pt")
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -149,48 +144,29 @@ def test_weights_that_nothing_describes_have_the_network_of_the_config(
         *("torch.nn.parallel.distributed.os.system", "torch.nn.init.constant_", "scripts.networks.nn.Linear"),
     ],
 )
-@pytest.mark.parametrize("place", ["image_size#_target_", "network_def#bias#_target_", "network_def#_target_"])
-def test_a_file_beside_weights_may_not_bring_code_of_its_own(bundle: Path, code: str, place: str) -> None:
-    origin = {"encoder": "", "patch_um": 0, "config": {"image_size": {}, "network_def#bias": {}, place: code}}
-    origin_file(bundle / "m.pt").write_text(json.dumps(origin))
-    told = refused(bundle, str(bundle / "m.pt"))
-    assert f"m.origin.json names {code!r}" in told
-    assert "which no config of this run does: if you trust it, name the config file" in told
+def test_a_file_beside_weights_may_not_bring_code_of_its_own(bundle: Path, code: str) -> None:
+    for place in ("image_size#_target_", "network_def#bias#_target_", "network_def#_target_"):
+        told = refused(bundle, beside(bundle, **{"image_size": {}, "network_def#bias": {}, place: code}))
+        assert f"m.origin.json names {code!r}" in told
+        assert "which no config of this run does: if you trust it, name the config file" in told
+    if code[0] in "$%":
+        for key in ("image_size", "network_def#bias", "mine"):
+            assert f"m.origin.json names {code!r}" in refused(bundle, beside(bundle, **{key: code}))
 
 
-def test_a_value_may_not_bring_code_either(bundle: Path) -> None:
-    for key in ("image_size", "network_def#bias", "mine"):
-        origin = {"encoder": "", "patch_um": 0, "config": {key: "$print(1)"}}
-        origin_file(bundle / "m.pt").write_text(json.dumps(origin))
-        assert "m.origin.json names '$print(1)'" in refused(bundle, str(bundle / "m.pt"))
-
-
-@pytest.mark.parametrize("key", ["threshold", "run", "version"])
-def test_a_file_beside_weights_sets_nothing_but_what_describes_a_network(bundle: Path, key: str) -> None:
+def test_a_file_beside_weights_sets_nothing_but_what_describes_a_network_of_this_bundle(bundle: Path) -> None:
     (bundle / "configs" / "inference.json").write_text(json.dumps({**INFERENCE, "run": [], "version": "1"}))
-    origin_file(bundle / "m.pt").write_text(json.dumps({"encoder": "", "patch_um": 0, "config": {key: 0}}))
-    assert f"m.origin.json sets {key}, which does not describe a network: remove it" in refused(
-        bundle, str(bundle / "m.pt")
-    )
-
-
-def test_weights_of_the_other_bundle_are_refused(bundle: Path) -> None:
-    origin_file(bundle / "m.pt").write_text(
-        '{"encoder": "", "patch_um": 0, "config": {"image_size": 4, "windows": []}}'
-    )
-    told = refused(bundle, str(bundle / "m.pt"))
+    for key in ("threshold", "run", "version"):
+        told = refused(bundle, beside(bundle, **{key: 0}))
+        assert f"m.origin.json sets {key}, which does not describe a network: remove it" in told
+    told = refused(bundle, beside(bundle, image_size=4, windows=[]))
     assert told.endswith("m.origin.json describes weights of another bundle: no config of this one has windows")
 
 
-def test_how_results_are_told_may_be_named_anew(bundle: Path) -> None:
+def test_how_results_are_reported_may_be_named_anew(bundle: Path) -> None:
     weights = trained(bundle, negative_class="N")
-    step = component("take_up_training", ckpt_path=weights, bundle_root=str(bundle), typed=["negative_class"])
-    for named, wanted in ((None, "N"), ("other", "other")):
-        parser = ConfigParser({**deepcopy(INFERENCE), "negative_class": named, "step": dict(step)})
-        if named is None:
-            parser["step#typed"] = []
-        parser.get_parsed_content("step")
-        assert parser["negative_class"] == wanted
+    assert taken_up(bundle, weights)["negative_class"] == "N"
+    assert taken_up(bundle, weights, ("negative_class",), negative_class="other")["negative_class"] == "other"
 
 
 def test_a_key_of_the_users_own_that_the_network_refers_to_comes_with_it(bundle: Path) -> None:
@@ -209,34 +185,30 @@ def test_code_that_the_bundle_or_the_user_names_may_be_taken_up(bundle: Path) ->
     assert "names '$1 + 1', which no config" in refused(bundle, mine)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"encoder": "", "patch_um": "far"}'])
-def test_a_damaged_description_is_an_error(bundle: Path, content: str) -> None:
-    (bundle / "model.origin.json").write_text(content)
-    with pytest.raises(InputError, match=r"model\.origin\.json does not describe how the network was trained: train"):
-        trained_with(str(bundle / "model.pt"))
-
-
-def test_the_features_that_were_trained_on_are_remembered(bundle: Path) -> None:
+def test_the_features_that_were_trained_on_are_remembered_and_a_damaged_description_is_an_error(bundle: Path) -> None:
     weights = trained(bundle, bags=[{"encoder": "uni_v1", "patch_um": 128.0}])
     assert trained_with(weights) == Origin("uni_v1", 128.0)
     assert trained_with(str(bundle / "other.pt")) is None
+    for content in ("", "[]", '{"encoder": "", "patch_um": "far"}'):
+        origin_file(weights).write_text(content)
+        with pytest.raises(InputError, match=r"model\.origin\.json does not describe how the network was trained"):
+            trained_with(weights)
 
 
-def test_another_encoder_is_refused_and_one_that_is_not_stated_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    origin = Origin("UNI_v1", 0.0)
-    origin.compare("uni_v1", 128.0)
-    Origin("", 0.0).compare("anything", 128.0)
+def test_another_encoder_is_refused_and_one_not_stated_or_another_scale_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    origin = Origin("UNI_v1", 128.0)
+    Origin().compare("anything", 128.0)
+    for close_or_unknown in (128.0, 130.0, 0.0):
+        origin.compare("uni_v1", close_or_unknown)
     assert not caplog.messages
     with pytest.raises(InputError, match="of the encoder conch, the network was trained on those of UNI_v1: give"):
         origin.compare("conch", 0.0)
-    origin.compare("", 0.0)
-    assert "UNI_v1; state theirs with --encoder_name" in caplog.messages[0]
-
-
-@pytest.mark.parametrize(("patch_um", "warned"), [(128.0, 0), (130.0, 0), (0.0, 0), (256.0, 1)])
-def test_another_magnification_is_warned_of(caplog: pytest.LogCaptureFixture, patch_um: float, warned: int) -> None:
-    Origin("e", 128.0).compare("e", patch_um)
-    assert len(caplog.messages) == warned
+    origin.compare("", 256.0)
+    unstated, scale = caplog.messages
+    assert "UNI_v1; state theirs with --encoder_name" in unstated
+    assert "256 micrometres apart, those the network was trained on 128" in scale
 
 
 def test_of_several_processes_the_first_writes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,8 +218,6 @@ def test_of_several_processes_the_first_writes(bundle: Path, monkeypatch: pytest
 
 
 def test_outside_a_config_there_is_none_to_remember(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="no config is being run"):
-        RememberTraining(str(tmp_path / "model.pt"), str(tmp_path))
-    origin_file(tmp_path / "m.pt").write_text('{"encoder": "", "patch_um": 0, "config": {"a": 1}}')
-    with pytest.raises(RuntimeError, match="no config is being run"):
-        take_up_training(str(tmp_path / "m.pt"), str(tmp_path))
+    for function in (RememberTraining, take_up_training):
+        with pytest.raises(RuntimeError, match="no config is being run"):
+            function(beside(tmp_path, a=1), str(tmp_path))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import (
@@ -26,7 +25,6 @@ from monai.handlers import (
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, FlattenSubKeysd, Lambdad, RandScaleIntensityd
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from scripts.core.errors import InputError
 from scripts.engine.evaluator import BagInferer
@@ -282,52 +280,12 @@ def test_a_criterion_that_is_no_metric_is_refused_with_those_there_are() -> None
         criterion(metrics, "auroc")
 
 
-BRACS = {"benign": ["N", "PB", "UDH"], "atypical": ["FEA", "ADH"], "malignant": ["DCIS", "IC"]}
-SMALL = {"embed_features": 8, "hidden_features": 5}
-PANDA = {"benign": ["0"], "low grade": ["1", "2"], "high grade": ["3", "4", "5"]}  # our own grouping of ISUP grades
-
-
-def watched_engine(loss: Any) -> tuple[Engine, list[float]]:
-    seen: list[float] = []
-    engine = Engine(lambda engine, batch: seen.append(loss.progress))
-    Curriculum(loss).attach(engine)
-    return engine, seen
-
-
 def test_progress_is_the_share_of_epochs_that_lie_behind_and_goes_on_after_a_pause() -> None:
-    engine, seen = watched_engine(SimpleNamespace(progress=None))
-    engine.run([0, 1], max_epochs=4)
-    assert seen == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
-    engine, seen = watched_engine(SimpleNamespace(progress=None))
-    engine.add_event_handler(Events.STARTED, lambda engine: vars(engine.state).update(epoch=3))  # as ResumeTraining
-    engine.run([0], max_epochs=5)
-    assert seen == [0.6, 0.8]
-
-
-@pytest.mark.parametrize("hierarchy", [BRACS, PANDA], ids=["BRACS", "PANDA"])
-def test_network_loss_and_curriculum_are_built_from_json_and_train(hierarchy: dict[str, list[str]]) -> None:
-    parser = ConfigParser(
-        {
-            "hierarchy": hierarchy,
-            "network": {"_target_": "scripts.networks.hmil.HMIL", "in_features": 6, "hierarchy": "@hierarchy", **SMALL},
-            "loss": {"_target_": "scripts.losses.HierarchicalLoss", "hierarchy": "@hierarchy"},
-            "handlers": [{"_target_": "scripts.engine.training.Curriculum", "loss": "@loss"}],
-        }
-    )
-    torch.manual_seed(0)
-    network, loss, handlers = (parser.get_parsed_content(name) for name in ("network", "loss", "handlers"))
-    classes = sum(len(fine) for fine in hierarchy.values())
-    assert network.eval()(torch.randn(2, 6, 4)).shape == (2, classes)
-
-    bags = [{"image": torch.randn(1, 6, 5) + 2 * k, "label": torch.tensor([[float(k)]])} for k in range(classes)]
-
-    @torch.no_grad()
-    def of_the_fine_label() -> float:
-        logits = torch.cat([network.eval()(bag["image"]) for bag in bags])
-        return float(cross_entropy(logits, torch.arange(classes)))
-
-    before = of_the_fine_label()
-    adam = torch.optim.Adam(network.parameters(), lr=0.01)
-    SupervisedTrainer(torch.device("cpu"), 20, bags, network, adam, loss, train_handlers=handlers).run()
-    assert loss.progress == 0.95
-    assert of_the_fine_label() < 0.8 * before
+    loss: Any = SimpleNamespace(progress=None)
+    for epochs_before, epochs, wanted in ((0, 4, [0, 0.25, 0.5, 0.75]), (3, 5, [0.6, 0.8])):
+        seen: list[float] = []
+        engine = Engine(lambda engine, batch: seen.append(loss.progress))  # noqa: B023
+        engine.add_event_handler(Events.STARTED, lambda engine, n=epochs_before: vars(engine.state).update(epoch=n))
+        Curriculum(loss).attach(engine)
+        engine.run([0, 1], max_epochs=epochs)
+        assert seen[::2] == seen[1::2] == wanted

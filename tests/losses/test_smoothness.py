@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from scripts.losses import BagCrossEntropy, SmoothMILLoss, ls1, ls2
-from scripts.networks import BagPrediction, Features, GatedAttentionPool, MILNetwork, build_graph
+from scripts.networks import BagPrediction, build_graph
+from scripts.networks.graph import no_graph
 from tests.networks.compositions import thorough
 
 F = torch.tensor([[[1.0, 3.0, 2.0, 2.0]]])
@@ -21,11 +21,7 @@ LAPLACIAN = torch.tensor([[1.0, -1, 0, 0], [-1, 2, -1, 0], [0, -1, 2, -1], [0, 0
 BCE = torch.log1p(torch.exp(torch.tensor(-0.3)))  # of the logit 0.3 and a positive label
 
 
-def prediction(f: Tensor = F) -> BagPrediction:
-    return BagPrediction(torch.tensor([[0.3]]), f, torch.softmax(f, dim=2), CHAIN)
-
-
-# --- the penalties
+PREDICTION = BagPrediction(torch.tensor([[0.3]]), F, torch.softmax(F, dim=2), CHAIN)
 
 
 def test_both_by_hand_and_against_the_dense_laplacian() -> None:
@@ -34,21 +30,24 @@ def test_both_by_hand_and_against_the_dense_laplacian() -> None:
     f = torch.randn(1, 1, 4)
     torch.testing.assert_close(ls1(f, CHAIN)[0], f[0, 0] @ LAPLACIAN @ f[0, 0])
     torch.testing.assert_close(ls2(f, CHAIN)[0], f[0, 0] @ LAPLACIAN @ LAPLACIAN @ f[0, 0])
-
-
-def test_padding_and_a_common_shift_cost_nothing() -> None:
-    graph = build_graph(torch.arange(6.0).view(1, 1, 6), torch.tensor([[[1.0, 1, 1, 1, 0, 0]]]))
+    graph = build_graph(
+        torch.arange(6.0).view(1, 1, 6), torch.tensor([[[1.0, 1, 1, 1, 0, 0]]])
+    )  # padding costs nothing
     longer = torch.cat([F, torch.tensor([[[50.0, -50.0]]])], dim=2)
     for penalty in (ls1, ls2):
         torch.testing.assert_close(penalty(longer, graph), penalty(F, CHAIN))
         torch.testing.assert_close(penalty(F + 11, CHAIN), penalty(F, CHAIN))
 
 
-@pytest.mark.parametrize(("penalty", "value"), [("LS1", 5.0), ("LS2", 14.0)])
-@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5])
-def test_alpha_weighs_the_penalty_against_the_label(penalty: str, value: float, alpha: float) -> None:
-    got = SmoothMILLoss(alpha, penalty)(prediction(), torch.ones(1, 1))
-    torch.testing.assert_close(got, (1 - alpha) * BCE + alpha * value)
+def test_alpha_weighs_the_penalty_against_the_label() -> None:
+    """By the released variant alpha is on the label, the penalty on the attention, and L = D + I - A."""
+    lap, s, label = LAPLACIAN + torch.eye(4), torch.softmax(F, dim=2)[0, 0], torch.ones(1, 1)
+    for penalty, value, released in (("LS1", 5.0, s @ lap @ s), ("LS2", 14.0, s @ lap @ lap @ s)):
+        for alpha in (0.0, 0.25, 0.5):
+            got = SmoothMILLoss(alpha, penalty)(PREDICTION, label)
+            torch.testing.assert_close(got, (1 - alpha) * BCE + alpha * value)
+            got = SmoothMILLoss(1 - alpha, penalty, variant="released")(PREDICTION, label)
+            torch.testing.assert_close(got, (1 - alpha) * BCE + alpha * released)
 
 
 def test_the_penalty_is_the_mean_over_scans_and_its_gradient_reaches_the_scores() -> None:
@@ -60,41 +59,10 @@ def test_the_penalty_is_the_mean_over_scans_and_its_gradient_reaches_the_scores(
     torch.testing.assert_close(f.grad, 0.5 * F.matmul(LAPLACIAN) * torch.tensor([[[1.0]], [[0.0]]]))  # 2 L f · α / 2
 
 
-@pytest.mark.parametrize("penalty", ["LS1", "LS2"])
-@pytest.mark.parametrize("alpha", [0.25, 1.0])
-def test_the_released_variant_is_what_the_released_code_does(penalty: str, alpha: float) -> None:
-    """alpha on the label, the penalty on the attention, L = D + I - A."""
-    lap, s = LAPLACIAN + torch.eye(4), torch.softmax(F, dim=2)[0, 0]
-    smoothness = s @ lap @ s if penalty == "LS1" else s @ lap @ lap @ s
-    got = SmoothMILLoss(alpha, penalty, variant="released")(prediction(), torch.ones(1, 1))
-    torch.testing.assert_close(got, alpha * BCE + (1 - alpha) * smoothness)
-
-
-@pytest.mark.parametrize(("slots", "n"), [(None, 3), (6, 6)])
-def test_the_released_variant_runs_over_all_slots_of_a_network_that_has_them(slots: int | None, n: int) -> None:
-    network = MILNetwork(Features(4), GatedAttentionPool(4, 2), torch.nn.Linear(4, 1), 1, slots=slots)
-    predicted, label = network(torch.randn(1, 4, 3)), torch.zeros(1, 1)
-    s = predicted.attention[0, 0]
-    assert s.shape == (n,)
-    wanted = binary_cross_entropy_with_logits(predicted.logits, label) + s.diff().square().sum() + s.square().sum()
-    torch.testing.assert_close(SmoothMILLoss(0.5, variant="released")(predicted, label), 0.5 * wanted)
-
-
-# --- the loss of a label
-
-
-def test_bag_cross_entropy_fits_the_head() -> None:
-    logits = torch.tensor([[0.2, -1.0, 0.5]])
-    p, each = torch.softmax(logits, dim=1)[0], torch.sigmoid(logits)[0]
-    torch.testing.assert_close(BagCrossEntropy()(logits, torch.tensor([[2.0]])), -p[2].log())
-    several = -(each[0].log() + (1 - each[1]).log() + each[2].log()) / 3
-    torch.testing.assert_close(BagCrossEntropy()(logits, torch.tensor([[1.0, 0.0, 1.0]])), several)
-    torch.testing.assert_close(BagCrossEntropy()(logits[:, :1], torch.tensor([[1.0]])), -each[0].log())
-
-
 @thorough
 @given(st.integers(1, 6), st.integers(0, 10**6))
-def test_class_weights_weigh_each_bag_by_its_class(bags: int, seed: int) -> None:
+def test_bag_cross_entropy_fits_the_head_and_class_weights_weigh_each_bag(bags: int, seed: int) -> None:
+    """Categorical for several classes of one label; binary for one logit and for several labels."""
     torch.manual_seed(seed)
     logits, label, weights = torch.randn(bags, 3), torch.randint(3, (bags, 1)), torch.tensor([0.5, 2.0, 3.0])
     each = cross_entropy(logits, label[:, 0], reduction="none") * weights[label[:, 0]]
@@ -102,21 +70,21 @@ def test_class_weights_weigh_each_bag_by_its_class(bags: int, seed: int) -> None
     positive = (label > 0).float()
     binary = binary_cross_entropy_with_logits(logits[:, :1], positive, reduction="none") * weights[positive.long()]
     torch.testing.assert_close(BagCrossEntropy(weights[:2].tolist())(logits[:, :1], positive), binary.mean())
+    several = torch.randint(2, (bags, 3)).float()
+    torch.testing.assert_close(BagCrossEntropy()(logits, several), binary_cross_entropy_with_logits(logits, several))
+    torch.testing.assert_close(BagCrossEntropy()(logits, label), cross_entropy(logits, label[:, 0]))
 
 
-@pytest.mark.parametrize(
-    ("weights", "classes", "message"),
-    [([1.0, 2.0], 3, "2 class weights, and a label of class 2"), (None, 1, "a label of class 2 .* configs/classes")],
-)
-def test_labels_beyond_the_classes_are_refused(weights: list[float] | None, classes: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BagCrossEntropy(weights)(torch.zeros(1, classes), torch.tensor([[2.0]]))
+def test_labels_beyond_the_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 class weights, and a label of class 2"):
+        BagCrossEntropy([1.0, 2.0])(torch.zeros(1, 3), torch.tensor([[2.0]]))
+    with pytest.raises(ValueError, match=r"a label of class 2 .* configs/classes"):
+        BagCrossEntropy()(torch.zeros(1, 1), torch.tensor([[2.0]]))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": -0.1}, "at least 0 and less than 1"),
         ({"alpha": 1.0}, "at least 0 and less than 1"),
         ({"alpha": 0, "variant": "released"}, "more than 0 and at most 1"),
         ({"variant": "original"}, "'paper' or 'released'"),
@@ -129,6 +97,5 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_smoothness_without_neighbours_is_refused() -> None:
-    network = MILNetwork(Features(4), GatedAttentionPool(4, 2), torch.nn.Linear(4, 1))
     with pytest.raises(ValueError, match="give it spatial_dims"):
-        SmoothMILLoss(0.5)(network(torch.randn(1, 4, 3)), torch.zeros(1, 1))
+        SmoothMILLoss(0.5)(PREDICTION._replace(graph=no_graph(torch.ones(1, 1, 4))), torch.zeros(1, 1))

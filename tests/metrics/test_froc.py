@@ -4,6 +4,7 @@
 
 import tracemalloc
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,22 +18,14 @@ from scripts.metrics.froc import Detections, detections, froc_score, lesion_froc
 
 pytestmark = pytest.mark.filterwarnings("error")  # an undefined figure is no reason to warn
 
-PITCH = 256
-
 
 def bag(
-    scores: Sequence[float] | np.ndarray,
-    places: Sequence[tuple[int, int]],
-    lesions: Lesions | None,
-    probability: float = 0.9,
-    slide: Sequence[int] | None = None,
-    pitches: Sequence[float] = (PITCH,),
+    scores: Any, places: Any, lesions: Lesions, probability: float = 0.9, slide: Any = None, pitches: Any = (256,)
 ) -> BagResult:
     """A slide whose patches lie at these columns and rows."""
     n = len(scores)
     of_slide = np.array(slide if slide is not None else [0] * n, dtype=int)
-    pitch = np.array(pitches)[of_slide][:, None]
-    coords = np.array(places, dtype=float).reshape(-1, 2) * pitch + (1000, 3000)
+    coords = np.array(places, dtype=float).reshape(-1, 2) * np.array(pitches)[of_slide][:, None] + (1000, 3000)
     return BagResult(
         "bag", "", probability, 0.5, np.array(scores, dtype=np.float32), np.full(n, 1 / max(n, 1)),
         PatchCoordinates(coords, of_slide), lesions=lesions, about={"slides": [{"pitch": each} for each in pitches]},
@@ -43,7 +36,7 @@ def lesions(of_instance: Sequence[int] | np.ndarray, count: int, excluded: tuple
     return Lesions(np.array(of_instance, dtype=int), count, excluded)
 
 
-FAR = [(5 * i, 0) for i in range(10)]  # no neighbours
+FAR = [(5 * i, 0) for i in range(30)]  # no neighbours
 
 
 def froc(results: Sequence[BagResult]) -> tuple[float, float]:
@@ -53,6 +46,7 @@ def froc(results: Sequence[BagResult]) -> tuple[float, float]:
 
 
 def test_froc_by_hand() -> None:
+    """Gated, the lesions of a slide called negative are missed; between two thresholds sensitivity is on a line."""
     results = [
         bag([5, 3, 2], FAR[:3], lesions([1, 0, 2], 2)),  # found at 5 and at 2, a false alarm at 3
         bag([4, 1], FAR[:2], lesions([0, 0], 0), probability=0.1),  # two false alarms, but called negative
@@ -62,13 +56,7 @@ def test_froc_by_hand() -> None:
     # gated: at 5 half, no alarm; at 3 half, ½ alarm; at 2 all, ½ alarm
     gated = np.mean([0.5, 1, 1, 1, 1, 1])
     assert froc(results) == pytest.approx((gated, ungated))
-
-
-def test_the_lesions_of_a_slide_called_negative_are_missed() -> None:
     assert froc([bag([5], FAR[:1], lesions([1], 1), probability=0.2)]) == (0, 1)
-
-
-def test_between_two_thresholds_the_sensitivity_is_on_a_line() -> None:
     found = [Detections(np.array([2.0]), np.array([2.0]), 1)]  # alarm and hit at once: (0, 0) to (1, 1)
     assert froc_score(found)(np.ones(1)) == pytest.approx(np.mean([0.25, 0.5, 1, 1, 1, 1]))
 
@@ -79,22 +67,10 @@ def test_no_lesion_no_patch_and_no_number() -> None:
     assert np.isnan(froc([bag([np.nan, 1], FAR[:2], lesions([0, 1], 1))])[1])
 
 
-def test_isolated_tumour_cells_are_neither_hit_nor_missed_nor_false() -> None:
-    found = detections(bag([5, 4, 3, 2], FAR[:4], lesions([1, 0, 3, 2], 4, excluded=(1, 2))))
+def test_a_lesion_counts_by_its_highest_detection_and_isolated_tumour_cells_not_at_all() -> None:
+    found = detections(bag([5, 4, 3, 2, 1], FAR[:5], lesions([1, 0, 3, 2, 3], 4, excluded=(1, 2))))
     assert found.false_alarms.tolist() == [4]
     assert found.lesions.tolist() == [3, -np.inf]
-
-
-def test_a_lesion_counts_by_its_highest_detection() -> None:
-    found = detections(bag([1, 5, 4], FAR[:3], lesions([1, 1, 1], 1)))
-    assert (found.false_alarms.tolist(), found.lesions.tolist()) == ([], [5])
-
-
-def test_neighbours_of_a_detection_are_none_and_their_neighbours_may_be() -> None:
-    row = bag([5, 4.9, 4.8, 1], [(0, 0), (1, 1), (2, 0), (4, 0)], lesions([0] * 4, 0))
-    assert sorted(detections(row).false_alarms) == pytest.approx([1, 4.8, 5])
-    end_of_row = bag([5, 4], [(3, 0), (0, 1)], lesions([0, 0], 0))  # next to each other on a grid without a rim
-    assert len(detections(end_of_row).false_alarms) == 2
 
 
 def test_patches_at_two_ends_of_a_slide_take_no_memory_for_what_lies_between() -> None:
@@ -115,6 +91,7 @@ def test_slides_of_one_bag_take_nothing_from_each_other() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_detections_are_those_of_monai(seed: int) -> None:
+    """Neighbours of a detection are none, and their neighbours may be; rows do not touch at their ends."""
     rng = np.random.default_rng(seed)
     height, width = 17, 23
     tissue = rng.random((height, width)) < 0.7
@@ -157,13 +134,8 @@ def cohorts(draw: st.DrawFn) -> list[BagResult]:
         n, count = int(rng.integers(0, 30)), int(rng.integers(0, 4))
         scores = rng.integers(1, 8, n) / 8 if ties else rng.random(n) + 0.01
         excluded = tuple(k for k in range(1, count + 1) if rng.random() < 0.2)
-        places = [(5 * i, 0) for i in range(n)]
-        results.append(bag(scores, places, lesions(rng.integers(0, count + 1, n), count, excluded)))
+        results.append(bag(scores, FAR[:n], lesions(rng.integers(0, count + 1, n), count, excluded)))
     return results
-
-
-def targets(results: Sequence[BagResult]) -> int:
-    return sum(r.lesions.count - len(r.lesions.excluded) for r in results if r.lesions is not None)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -172,4 +144,5 @@ def test_froc_is_that_of_monai_and_a_slide_drawn_twice_counts_as_two(results: li
     for weight in (np.ones(len(results), dtype=int), np.random.default_rng(seed).integers(0, 4, len(results))):
         drawn = [result for result, times in zip(results, weight, strict=True) for _ in range(times)]
         found = froc_score([detections(result) for result in results])(weight)
-        assert found == pytest.approx(by_monai(drawn)) if targets(drawn) else np.isnan(found)
+        targets = sum(r.lesions.count - len(r.lesions.excluded) for r in drawn if r.lesions is not None)
+        assert found == pytest.approx(by_monai(drawn)) if targets else np.isnan(found)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of a cohort: by hand, on the released predictions of SA-DMIL, and where nothing is known."""
+"""The metrics of a cohort: by hand, of several classes, and where nothing is known."""
 
-import csv
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,24 +11,16 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from scripts.core.record import BagResult, Classes, Lesions, PatchCoordinates
 from scripts.metrics.summary import cohort_metrics
-from tests.shared_data import shared_data
 
 pytestmark = pytest.mark.filterwarnings("error")  # an undefined figure is no reason to warn
 
 
 def bag(
-    probability: float,
-    label: int | None,
-    scores: list[float],
-    truth: list[int] | None,
-    attention: list[float] | None = None,
-    slots: int | None = None,
+    probability: float, label: int | None, scores: list[float], truth: list[int] | None, attention: Any = None
 ) -> BagResult:
-    n = len(scores)
-    return BagResult(
-        f"bag {probability}", "", probability, 0.5, np.array(scores), np.array(attention or [1 / n] * n), [{}] * n,
-        label, None if truth is None else np.array(truth), slots=slots,
-    )  # fmt: skip
+    n, known = len(scores), None if truth is None else np.array(truth)
+    weights = np.array(attention or [1 / n] * n)
+    return BagResult("bag", "", probability, 0.5, np.array(scores), weights, [{}] * n, label, known)
 
 
 COHORT = [
@@ -60,8 +52,7 @@ def test_every_figure_by_hand() -> None:
             "bag_calibration_error": (0.1 + 0.8 + 0.3 + 0.1) / 4,  # each in a bin of its own
             "instance_auroc_gated": (6 + 5 / 2) / 12,  # 5 beats six; 4, in a bag called negative, ties with five
             "instance_auroc_ungated": 10 / 12,  # 5 and 4 lose to 6 alone
-            # .8 × .9 beats six; .9 × .2 ties with .2 × .9 and loses to .7 × .3
-            "instance_auroc_weighted": (6 + 9 / 2) / 12,
+            "instance_auroc_weighted": (6 + 9 / 2) / 12,  # .8 × .9 beats six; .9 × .2 ties with .2 × .9
             "instance_accuracy": 7 / 8,  # one flagged, rightly; one missed in a bag called negative
             "instance_precision": 1,
             "instance_recall": 1 / 2,
@@ -70,44 +61,6 @@ def test_every_figure_by_hand() -> None:
         }
     )
 
-
-RELEASED = {
-    "att_baseline": (0.9309, 0.8533, 0.8676, 0.8194, 0.8429, 0.8383, 0.4812, 0.6824, 0.5644, 0.8838),
-    "att_0_5": (0.8494, 0.8533, 0.9310, 0.7500, 0.8308, 0.8839, 0.6276, 0.5980, 0.6125, 0.8525),
-}
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_the_released_predictions_of_sa_dmil_give_the_known_figures(name: str) -> None:
-    """150 scans of RSNA, flagged by the rule of the released code: more attention than 1/57."""
-    cohort = released_results(name)
-    assert (len(cohort), sum(len(r.instances) for r in cohort)) == (150, 5252)
-    found = cohort_metrics(cohort)
-    calls = ("accuracy", "precision", "recall", "f1")
-    names = ["bag_auroc", *(f"bag_{c}" for c in calls), *(f"instance_{c}" for c in calls), "instance_auroc_weighted"]
-    assert [found[each].value for each in names] == pytest.approx(list(RELEASED[name]), abs=1e-4)
-    assert all(found[each].low < found[each].value < found[each].high for each in names)
-
-
-def released_results(name: str) -> list[BagResult]:
-    """Slices of the released table that have a label; the rest is padding to 57."""
-    with shared_data("sa_mil/tables/testing_example.csv").open() as file:
-        labelled = {row["instance_name"]: row for row in csv.DictReader(file)}
-    scans: dict[str, list[dict[str, str]]] = {}
-    with shared_data(f"sa_mil/tables/{name}.csv").open() as file:
-        for row in csv.DictReader(file):
-            if row["instance_name"] in labelled:
-                scans.setdefault(row["bag_name"], []).append({**labelled[row["instance_name"]], **row})
-    results = []
-    for slices in scans.values():
-        attention = [float(row["cnn_prediction"]) for row in slices]
-        truth = [int(row["instance_label"]) for row in slices]
-        probability, label = float(slices[0]["bag_cnn_probability"]), int(slices[0]["bag_label"])
-        results.append(bag(probability, label, list(np.log(attention)), truth, attention, slots=57))
-    return results
-
-
-# --- what is undefined or unknown
 
 AUROCS = {"bag_auroc", "instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_weighted"}
 
@@ -128,8 +81,8 @@ def test_what_is_undefined_is_nan() -> None:
 def test_draws_without_a_figure_do_not_count() -> None:
     """A draw of these four lacks the positive bag one time in three: it has no recall, and a precision of 0."""
     figures = cohort_metrics([COHORT[0], *[bag(0.6, 0, [1.0], None)] * 3])
-    assert figures["bag_recall"] == (1, 1, 1)
-    assert figures["bag_precision"].low == 0
+    assert (figures["bag_recall"], figures["bag_precision"].low) == ((1, 1, 1), 0)
+    assert cohort_metrics(COHORT)["bag_auroc"] == cohort_metrics(COHORT)["bag_auroc"]  # the same each time
 
 
 def test_what_is_unknown_has_no_figures() -> None:
@@ -142,49 +95,24 @@ def test_what_is_unknown_has_no_figures() -> None:
     assert some.items() >= of_instances.items()  # a bag without truth, or without label, changes nothing of them
 
 
-def slide(label: int, lesions: Lesions | None, *scores: float) -> BagResult:
+def slide(label: int, lesions: list[int] | None, *scores: float) -> BagResult:
     """Patches far from each other."""
-    coords = np.stack([3.0 * np.arange(len(scores)), np.zeros(len(scores))], axis=1)
-    patches = PatchCoordinates(coords, np.zeros(len(scores)))
-    return replace(
-        bag(0.9, label, list(scores), None), instances=patches, lesions=lesions, about={"slides": [{"pitch": 1.0}]}
-    )
+    patches = PatchCoordinates(np.outer(np.arange(len(scores)), [3.0, 0.0]), np.zeros(len(scores)))
+    known = None if lesions is None else Lesions(np.array(lesions), max(lesions))
+    of_patches = bag(0.9, label, list(scores), None)
+    return replace(of_patches, instances=patches, lesions=known, about={"slides": [{"pitch": 1.0}]})
 
 
-NO_LESIONS = Lesions(np.zeros(2, dtype=int), 0)
-
-
-@pytest.mark.parametrize(
-    ("others", "with_annotation", "without"),
-    [
-        (COHORT, bag(0.95, 0, [9.0, 1.0], [0, 0], [0.9, 0.1]), bag(0.95, 0, [9.0, 1.0], None, [0.9, 0.1])),
-        ([slide(1, Lesions(np.array([1, 0]), 1), 5, 1)], slide(0, NO_LESIONS, 9, 8), slide(0, None, 9, 8)),
-    ],
-)
-def test_a_negative_bag_needs_no_annotation(
-    others: list[BagResult], with_annotation: BagResult, without: BagResult
-) -> None:
+def test_a_negative_bag_needs_no_annotation() -> None:
     """Its instances are false alarms all the same; but where no bag has an annotation, nothing is known."""
-    assert values([*others, without]) == values([*others, with_annotation])
-    worse = {name for name, value in values(others).items() if values([*others, without])[name] < value}
-    assert worse & {"instance_specificity", "lesion_froc_ungated"}
-    assert {name.split("_")[0] for name in values([without, without])} == {"bag"}
+    for others, known, unknown, lower in (
+        (COHORT, bag(0.95, 0, [9.0], [0]), bag(0.95, 0, [9.0], None), "instance_specificity"),
+        ([slide(1, [1, 0], 5, 1)], slide(0, [0, 0], 9, 8), slide(0, None, 9, 8), "lesion_froc_ungated"),
+    ):
+        assert values([*others, unknown]) == values([*others, known])
+        assert values([*others, unknown])[lower] < values(others)[lower]
+        assert {name.split("_")[0] for name in values([unknown, unknown])} == {"bag"}
 
-
-def test_more_slices_of_the_same_scans_make_no_interval_narrower() -> None:
-    rng = np.random.default_rng(0)
-    cohort = []
-    for label in rng.integers(2, size=30):
-        truth = label * rng.integers(0, 2, 20)
-        cohort.append(bag(float(rng.random()), int(label), list(rng.normal(truth, 1)), list(truth)))
-    doubled = [bag(r.probability, r.label, [*r.scores] * 2, [*r.truth] * 2) for r in cohort if r.truth is not None]
-    once, twice = (cohort_metrics(results)["instance_auroc_ungated"] for results in (cohort, doubled))
-    assert once == pytest.approx(twice)
-    assert once == cohort_metrics(cohort)["instance_auroc_ungated"]  # the same each time
-    assert once.low < once.value < once.high
-
-
-# --- several classes
 
 NAMES = ("N", "UDH", "FEA", "DCIS")
 GROUPS = ("benign", "benign", "atypical", "malignant")
@@ -192,20 +120,16 @@ PROBABILITIES = np.random.default_rng(2).dirichlet(np.ones(4), 30)
 LABEL = np.arange(30) % 4
 
 
-def of_classes(
-    names: tuple[str, ...] = NAMES, negative: str | None = "N", groups: tuple[str, ...] = ()
-) -> list[BagResult]:
+def of_classes(names: Any = NAMES, negative: str | None = "N", groups: Any = GROUPS) -> list[BagResult]:
+    """The negative class, where there is one, is the first."""
     return [
-        replace(
-            bag(1 - float(p[names.index(negative)]) if negative else float(p.max()), int(label), [0.0], None),
-            classes=Classes(names, p, groups, negative),
-        )
+        replace(bag(1 - float(p[0]), int(label), [0.0], None), classes=Classes(names, p, groups, negative))
         for p, label in zip(PROBABILITIES, LABEL, strict=True)
     ]
 
 
 def test_coarse_classes_have_the_sum_of_their_fine_ones() -> None:
-    got = values(of_classes(groups=GROUPS))
+    got = values(of_classes())
     coarse = np.stack([PROBABILITIES[:, :2].sum(axis=1), PROBABILITIES[:, 2], PROBABILITIES[:, 3]], axis=1)
     truth = np.array([0, 0, 1, 2])[LABEL]
     assert got["class_accuracy"] == pytest.approx(accuracy_score(LABEL, PROBABILITIES.argmax(axis=1)))
@@ -214,7 +138,7 @@ def test_coarse_classes_have_the_sum_of_their_fine_ones() -> None:
 
 
 def test_a_finding_at_all_is_judged_where_a_class_has_none() -> None:
-    got, every_class_is_one = values(of_classes()), values(of_classes(negative=None))
+    got, every_class_is_one = values(of_classes()), values(of_classes(negative=None, groups=()))
     assert got["bag_auroc"] == pytest.approx(roc_auc_score(LABEL > 0, 1 - PROBABILITIES[:, 0]))
     assert got["bag_accuracy"] == pytest.approx(((PROBABILITIES.argmax(axis=1) > 0) == (LABEL > 0)).mean())
     assert {name.split("_")[0] for name in every_class_is_one} == {"class"}

@@ -14,7 +14,6 @@ from scripts.networks import (
     HMIL,
     AttentionPool,
     FeatureProjection,
-    Features,
     GatedAttentionPool,
     Graph,
     InstancePool,
@@ -31,11 +30,8 @@ thorough = settings(max_examples=15, deadline=None, derandomize=True)
 
 
 def _network(aggregator: nn.Module, spatial_dims: int, classes: int = 1, **options: Any) -> MILNetwork:
-    return MILNetwork(FeatureProjection(FEATURES, 8), aggregator, nn.Linear(8, classes), spatial_dims, **options)
-
-
-def _instance_level(pool: str, classes: int = 1) -> MILNetwork:
-    return MILNetwork(FeatureProjection(FEATURES, 8), InstancePool(8, classes, pool), nn.Identity())
+    head = nn.Identity() if isinstance(aggregator, InstancePool) else nn.Linear(8, classes)
+    return MILNetwork(FeatureProjection(FEATURES, 8), aggregator, head, spatial_dims, **options)
 
 
 def _smooth(**options: Any) -> SmoothAttentionPool:
@@ -45,8 +41,8 @@ def _smooth(**options: Any) -> SmoothAttentionPool:
 COMPOSITIONS: dict[str, Callable[[], MILNetwork]] = {
     "mean": lambda: _network(MeanPool(), 0),
     "max": lambda: _network(MaxPool(), 0),
-    "instance max, three classes": lambda: _instance_level("max", 3),
-    "instance mean": lambda: _instance_level("mean"),
+    "instance max, three classes": lambda: _network(InstancePool(8, 3, "max"), 0),
+    "instance mean": lambda: _network(InstancePool(8, 1, "mean"), 0),
     "attention, three classes": lambda: _network(AttentionPool(8, 5), 0, classes=3),
     "gated": lambda: _network(GatedAttentionPool(8, 5), 0),
     "gated, chain": lambda: _network(GatedAttentionPool(8, 5, bias=False), 1),
@@ -55,9 +51,6 @@ COMPOSITIONS: dict[str, Callable[[], MILNetwork]] = {
     "smooth early, chain, spacing": lambda: _network(_smooth(), 1, spacing=True),
     "smooth mid, chain": lambda: _network(_smooth(placement="mid", alpha=0.7), 1),
     "smooth early, exact chain": lambda: _network(_smooth(mode="exact", alpha=0.9), 1),
-    "smooth early, features as they are": lambda: MILNetwork(
-        Features(FEATURES), SmoothAttentionPool(FEATURES, 5), nn.Linear(FEATURES, 1), 2
-    ),
     "smooth early, lattice": lambda: _network(_smooth(), 2),
     "smooth early, lattice weighted by features": lambda: _network(_smooth(), 2, feature_weights=True),
     "smooth early, spectral norm": lambda: _network(_smooth(spectral_norm=True, activation="gelu"), 2),

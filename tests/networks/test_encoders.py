@@ -35,16 +35,6 @@ def test_padding_does_not_move_the_batch_statistics() -> None:
     assert cnn(padded, mask)[..., 3:].abs().sum() == 0
 
 
-def test_slices_of_another_size_are_an_error_that_says_so() -> None:
-    with pytest.raises(ValueError, match=r"slices of 3×20×20 for a network of 3×16×16: set image_size"):
-        SliceCNN(image_size=16, channels=(4,))(torch.rand(1, 3, 20, 20, 2), torch.ones(1, 1, 2))
-
-
-def test_too_many_blocks_are_an_error() -> None:
-    with pytest.raises(ValueError, match="6 blocks leave nothing of a 64×64 slice"):
-        SliceCNN(image_size=64)
-
-
 def test_projection_is_a_relu_of_a_linear_layer() -> None:
     projection = FeatureProjection(4, 3)
     x, mask = torch.randn(2, 4, 5), torch.ones(2, 1, 5)
@@ -53,6 +43,10 @@ def test_projection_is_a_relu_of_a_linear_layer() -> None:
     torch.testing.assert_close(projection(x, mask), expected * mask)
 
 
-def test_features_of_another_encoder_are_an_error_that_says_so() -> None:
+def test_input_of_another_size_is_refused_with_what_to_set() -> None:
+    with pytest.raises(ValueError, match=r"slices of 3×20×20 for a network of 3×16×16: set image_size"):
+        SliceCNN(image_size=16, channels=(4,))(torch.rand(1, 3, 20, 20, 2), torch.ones(1, 1, 2))
+    with pytest.raises(ValueError, match="6 blocks leave nothing of a 64×64 slice"):
+        SliceCNN(image_size=64)
     with pytest.raises(ValueError, match="1536 features per patch for a network of 1024: set in_features"):
         FeatureProjection(1024, 3)(torch.randn(1, 1536, 2), torch.ones(1, 1, 2))

@@ -4,7 +4,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from scripts.networks.hmil import HMIL, ClassAttention, Hierarchy, membership
 from tests.networks.compositions import BRACS, FEATURES, close, network
@@ -36,14 +35,14 @@ def test_attention_of_each_class_is_the_formula_instance_by_instance() -> None:
     torch.manual_seed(0)
     branch, x = ClassAttention(4, 3, 5), torch.randn(1, 4, 7)
     v, u, w, c = branch.project, branch.gate, branch.weigh.weight, branch.classify
-    got = branch(x, torch.ones(1, 1, 7))
+    logits, *parts = branch(x, torch.ones(1, 1, 7))
     for k in range(3):
         f = torch.stack([w[k] @ (torch.tanh(v(h)) * torch.sigmoid(u(h))) for h in x[0].t()])
         a = f.exp() / f.exp().sum()
         m = torch.stack([a[i] * x[0, :, i] for i in range(7)]).sum(dim=0)
-        for part, wanted in ((got.scores, f), (got.attention, a), (got.features, m)):
+        for part, wanted in zip(parts, (f, a, m), strict=True):
             close(part[0, k], wanted)
-        close(got.logits[0, k], c.weight[k] @ m + c.bias[k])
+        close(logits[0, k], c.weight[k] @ m + c.bias[k])
 
 
 def test_the_network_is_h1_and_h2_and_an_attention_on_each() -> None:
@@ -52,18 +51,8 @@ def test_the_network_is_h1_and_h2_and_an_attention_on_each() -> None:
     h2 = torch.stack([torch.relu(net.refine.project(i)) for i in h1.t()], dim=1)
     coarse, fine = net.coarse(h1[None], torch.ones(1, 1, 9)), net.fine(h2[None], torch.ones(1, 1, 9))
     got = net.predict(x[None])
-    for name in ("logits", "scores", "attention", "features"):
-        close(getattr(got, name), getattr(fine, name))
-    close(got.coarse_logits, coarse.logits)
-    close(got.coarse_attention, coarse.attention)
-
-
-def test_a_logit_depends_on_the_feature_of_its_own_class_alone() -> None:
-    branch, grads = ClassAttention(4, 3, 5), list[Tensor]()
-    branch.weigh.weight.register_hook(lambda grad: grads.append(grad))
-    branch(torch.randn(1, 4, 7), torch.ones(1, 1, 7)).logits[0, 1].backward()
-    assert grads[0].abs().sum(dim=1).gt(0).tolist() == [False, True, False]
-
-
-def test_weights_hold_what_is_learned_and_nothing_of_the_hierarchy() -> None:
-    assert set(network("HMIL").state_dict()) == {name for name, _ in network("HMIL").named_parameters()}
+    for one, wanted in zip((got.logits, got.scores, got.attention, got.features), fine, strict=True):
+        close(one, wanted)
+    close(got.coarse_logits, coarse[0])
+    close(got.coarse_attention, coarse[2])
+    assert set(net.state_dict()) == {name for name, _ in net.named_parameters()}  # nothing of the hierarchy

@@ -3,17 +3,15 @@
 """The invariants that every composition keeps, and the options of MILNetwork."""
 
 import functools
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-from scripts.losses import SmoothMILLoss
-from scripts.networks import FeatureProjection, Features, GatedAttentionPool, MILNetwork, SmoothAttentionPool
+from scripts.networks import Features, GatedAttentionPool, MILNetwork
 from tests.networks.compositions import FEATURES, NETWORKS, bags, close, dims_of, network, outputs, padded, thorough
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
@@ -77,33 +75,10 @@ def test_traced_is_eager(name: str) -> None:
     close(torch.jit.trace(net, bag)(*bag), net(*bag))
 
 
-@pytest.mark.parametrize("name", ["HMIL", "smooth early, accelerated"])
-def test_exported_is_eager_for_any_number_of_instances(name: str) -> None:
-    net, n = network(name), torch.export.Dim("n", min=3)
-
-    def bag(count: int) -> tuple[Tensor, Tensor, Tensor]:
-        index = torch.arange(count)
-        return (
-            torch.randn(1, FEATURES, count),
-            torch.stack([index % 3, index // 3])[None].float(),
-            torch.ones(1, 1, count),
-        )
-
-    exported = torch.export.export(net, bag(5), dynamic_shapes=({2: n}, {2: n}, {2: n})).module()
-    for count in (3, 17):
-        others = bag(count)
-        close(exported(*others), net(*others))
-
-
-@each_network
-def test_one_instance_alone_is_a_bag(name: str) -> None:
-    """What `verify_net_in_out` asks, without coords and mask."""
-    assert network(name)(torch.randn(1, FEATURES, 1)).isfinite().all()
-
-
 @each_network
 def test_training_returns_the_prediction_and_evaluation_its_logits(name: str) -> None:
     net = network(name)
+    assert net(torch.randn(1, FEATURES, 1)).isfinite().all()  # one instance is a bag, and needs no coords and mask
     x, coords = torch.randn(1, FEATURES, 4), torch.arange(4.0).expand(1, dims_of(net), 4)
     in_training = net.train()(x, coords)
     in_training.logits.sum().backward()
@@ -126,7 +101,7 @@ def test_slices_without_coords_are_taken_in_the_order_given() -> None:
     assert not torch.allclose(net(x), net(x, torch.tensor([[[0.0, 2.0, 4.0, 1.0, 3.0]]])))
 
 
-def test_slots_are_zeros_taken_for_real() -> None:
+def test_slots_are_zeros_taken_for_real_behind_the_last_slice() -> None:
     """As the bag with zeros behind it in a network without slots; a padded batch too."""
     torch.manual_seed(0)
     slotted = MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), slots=7).eval()
@@ -137,11 +112,8 @@ def test_slots_are_zeros_taken_for_real() -> None:
     close(got.attention, wanted.attention)
     with pytest.raises(ValueError, match="8 instances for a network of 7 slots"):
         slotted(torch.randn(1, 4, 8))
-
-
-def test_slots_of_a_chain_stand_behind_its_last_slice() -> None:
-    net = MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), spatial_dims=1, slots=5)
-    graph = net.predict(torch.randn(1, 4, 3), torch.tensor([[[2.0, 9.0, 4.0]]])).graph
+    chain = MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), spatial_dims=1, slots=5)
+    graph = chain.predict(torch.randn(1, 4, 3), torch.tensor([[[2.0, 9.0, 4.0]]])).graph
     assert graph.neighbours[0, 1, 1] == 3  # behind the slice at 9
     assert graph.weights.sum() == 2 * 4
 
@@ -160,38 +132,7 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], me
         MILNetwork(Features(4), GatedAttentionPool(4, 3), nn.Linear(4, 1), **options)
 
 
-@pytest.mark.parametrize(("coords", "message"), [(None, "units of the patch pitch"), (torch.zeros(1, 1, 3), "wants 2")])
-def test_patches_need_two_coords(coords: Tensor | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        network("smooth late, lattice")(torch.randn(1, FEATURES, 3), coords)
-
-
-@pytest.mark.parametrize(("classes", "several_labels"), [(1, False), (3, False), (3, True)])
-def test_a_head_of_any_number_of_classes_learns(classes: int, several_labels: bool) -> None:
-    """One logit and several labels by binary cross-entropy, several classes by cross-entropy."""
-    torch.manual_seed(0)
-    net = MILNetwork(Features(4), SmoothAttentionPool(4, 3), nn.Linear(4, classes), spatial_dims=1)
-    label = torch.arange(30) % max(classes, 2)
-    x = (3 * torch.randn(max(classes, 2), 4))[label][:, :, None] + torch.randn(30, 4, 6)
-    target = torch.nn.functional.one_hot(label, 3).float() if several_labels else label[:, None].float()
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
-    for _ in range(40):
-        optimizer.zero_grad()
-        SmoothMILLoss(alpha=0)(net(x), target).backward()
-        optimizer.step()
-    logits = net.eval()(x)
-    called = (logits[:, 0] > 0).long() if classes == 1 else logits.argmax(dim=1)
-    assert (called == label).float().mean() > 0.9
-
-
-def test_more_alpha_gives_smoother_scores() -> None:
-    """The whole point: the same weights, more alpha, less difference between neighbours."""
-    torch.manual_seed(0)
-    encoder, x = FeatureProjection(FEATURES, 8), torch.randn(1, FEATURES, 300)
-    roughness = []
-    for alpha in (0.05, 0.5, 0.95):
-        torch.manual_seed(1)
-        pool = SmoothAttentionPool(8, 5, alpha=alpha, steps=200)
-        f = MILNetwork(encoder, pool, nn.Linear(8, 1), spatial_dims=1).eval().predict(x).scores[0, 0].detach()
-        roughness.append(float(f.diff().square().sum() / f.var()))
-    assert all(more > less for more, less in pairwise(roughness))
+def test_patches_need_two_coords() -> None:
+    for coords, message in ((None, "units of the patch pitch"), (torch.zeros(1, 1, 3), "wants 2")):
+        with pytest.raises(ValueError, match=message):
+            network("smooth late, lattice")(torch.randn(1, FEATURES, 3), coords)

@@ -1,13 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Aggregators against their formulas, written out."""
+"""Aggregators against their formulas, written out; those of smooth attention are in tests/weights/test_torchmil.py."""
 
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scripts.networks.graph import build_graph, no_graph
 from scripts.networks.pooling import (
@@ -17,26 +15,17 @@ from scripts.networks.pooling import (
     MaxPool,
     MeanPool,
     SmoothAttentionPool,
-    masked_softmax,
-    without_parametrizations,
 )
-from tests.networks.compositions import FEATURES, bags, thorough
 
 
-def test_mean_and_max_against_torch() -> None:
-    x, mask = torch.randn(2, 5, 9), torch.ones(2, 1, 9)
-    torch.testing.assert_close(MeanPool()(x, mask, no_graph(mask)).embedding, x.mean(dim=2))
+def test_mean_and_max_are_those_of_torch_without_padding() -> None:
+    mask, x = torch.ones(2, 1, 10), torch.randn(2, 5, 10) - 3
+    mask[..., 9], x[..., 9] = 0, 100.0
+    torch.testing.assert_close(MeanPool()(x, mask, no_graph(mask)).embedding, x[..., :9].mean(dim=2))
     pooled = MaxPool()(x, mask, no_graph(mask))
-    torch.testing.assert_close(pooled.embedding, x.amax(dim=2))
-    wins = torch.nn.functional.one_hot(x.argmax(dim=2), 9).float().mean(dim=1, keepdim=True)
+    torch.testing.assert_close(pooled.embedding, x[..., :9].amax(dim=2))
+    wins = torch.nn.functional.one_hot(x[..., :9].argmax(dim=2), 10).float().mean(dim=1, keepdim=True)
     torch.testing.assert_close(pooled.attention, wins)
-
-
-def test_padding_never_counts() -> None:
-    mask, x = torch.tensor([[[1.0, 1.0, 0.0]]]), torch.tensor([[[-3.0, -1.0, 100.0]]])
-    assert MaxPool()(x, mask, no_graph(mask)).embedding.item() == -1
-    assert MeanPool()(x, mask, no_graph(mask)).embedding.item() == -2
-    assert masked_softmax(x, mask)[0, 0, 2] == 0
 
 
 def test_attention_is_the_formula_of_the_paper() -> None:
@@ -53,30 +42,6 @@ def test_attention_is_the_formula_of_the_paper() -> None:
     plain = AttentionPool(4, 3)
     f = torch.stack([plain.weigh.weight[0] @ torch.tanh(plain.project(h)) for h in x[0].t()])
     torch.testing.assert_close(plain(x, mask, no_graph(mask)).scores[0, 0], f)
-
-
-@pytest.mark.parametrize("placement", ["early", "mid", "late"])
-@pytest.mark.parametrize("spatial_dims", [1, 2])
-@thorough
-@given(data=st.data())
-def test_smooth_attention_is_the_paper_written_out(data: st.DataObject, spatial_dims: int, placement: str) -> None:
-    """Early really smooths all D columns here; the pool must give the same without doing so."""
-    features, coords = data.draw(bags(spatial_dims))
-    x, graph = features[None].double(), build_graph(coords[None])
-    torch.manual_seed(0)
-    pool = SmoothAttentionPool(FEATURES, 5, placement, alpha=0.8).double()
-    sm, w, b, v = pool.smooth, pool.project.weight, pool.project.bias[:, None], pool.weigh.weight
-    summed = x
-    if placement == "early":
-        summed = sm(x, graph)
-        f = v @ torch.tanh(w @ summed + b)
-    elif placement == "mid":
-        f = v @ torch.tanh(sm(w @ x + b, graph))
-    else:
-        f = sm(v @ torch.tanh(w @ x + b), graph)
-    got = pool(x, torch.ones(1, 1, x.shape[2]).double(), graph)
-    torch.testing.assert_close(got.scores, f)
-    torch.testing.assert_close(got.embedding, (summed @ torch.softmax(f, dim=2).transpose(1, 2))[..., 0])
 
 
 @pytest.mark.parametrize("pool", ["max", "mean"])
@@ -106,13 +71,8 @@ def test_spectral_norm_is_on_the_layers_behind_the_smooth_operator(placement: st
     x, mask, graph = torch.randn(1, 6, 4), torch.ones(1, 1, 4), build_graph(torch.arange(4.0).view(1, 1, 4))
     for _ in range(30):  # each forward pass in training comes closer to the largest singular value
         pool(x, mask, graph)
-    pool.eval()
-    layers = {"project": pool.project, "weigh": pool.weigh}
-    largest = {name: float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) for name, layer in layers.items()}
-    assert {name for name, value in largest.items() if value == pytest.approx(1, abs=1e-3)} == normalised
-    plain = without_parametrizations(pool)
-    torch.testing.assert_close(plain(x, mask, graph).embedding, pool(x, mask, graph).embedding)
-    assert not any("parametrizations" in name for name in plain.state_dict())
+    largest = {name: torch.linalg.matrix_norm(getattr(pool, name).weight.detach(), 2) for name in ("project", "weigh")}
+    assert {name for name, value in largest.items() if float(value) == pytest.approx(1, abs=1e-3)} == normalised
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bag in blocks gives what the whole bag gives, or is refused."""
 
-from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.networks import SmoothAttentionPool
+from scripts.networks import FeatureProjection, MILNetwork, SmoothAttentionPool
 from scripts.networks.streaming import Blocks, predict_in_blocks
 from tests.networks.compositions import COMPOSITIONS, FEATURES, close, network
 
@@ -64,32 +64,13 @@ def test_softmax_of_large_scores_does_not_overflow() -> None:
     torch.testing.assert_close(got.logits, net.predict(x).logits)
 
 
-class Fewer(nn.Module):
-    """An encoder that drops features."""
-
-    def __init__(self, out_features: int) -> None:
-        super().__init__()
-        self.out_features = out_features
-
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        return image[:, : self.out_features]
-
-
-@pytest.mark.parametrize(("encoder_out", "readings"), [(FEATURES - 2, 1), (FEATURES, 2)])
-def test_a_bag_is_read_twice_only_if_its_encoded_features_are_no_smaller(encoder_out: int, readings: int) -> None:
-    net = network("smooth early, lattice")
-    net.encoder, net.aggregator, net.head = Fewer(encoder_out), SmoothAttentionPool(encoder_out, 5), nn.Identity()
-    net.eval()
+@pytest.mark.parametrize(("width", "readings"), [(FEATURES - 2, 1), (FEATURES, 2)])
+def test_a_bag_is_read_twice_only_if_its_encoded_features_are_no_smaller(width: int, readings: int) -> None:
+    net = MILNetwork(FeatureProjection(FEATURES, width), SmoothAttentionPool(width, 5), nn.Identity(), 2).eval()
     x, coords, mask = bag(40, 2)
-    begun = 0
-
-    def blocks() -> Iterator[Tensor]:
-        nonlocal begun
-        begun += 1
-        yield from x.split(8, dim=2)
-
-    predict_in_blocks(net, blocks, mask, coords)
-    assert begun == readings
+    blocks = Mock(side_effect=in_blocks(x, 8))
+    close(predict_in_blocks(net, blocks, mask, coords).logits, net.predict(x, coords).logits)
+    assert blocks.call_count == readings
 
 
 @pytest.mark.parametrize("name", ["attention, three classes", "mean", "smooth early, lattice"])
@@ -104,19 +85,14 @@ def test_half_precision_does_not_overflow(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["attention, three classes", "smooth early, lattice", "instance mean"])
-@pytest.mark.parametrize("there", [30, 48])
-def test_blocks_that_are_not_the_bag_are_refused(name: str, there: int) -> None:
+def test_empty_blocks_are_skipped_and_those_that_are_not_the_bag_refused(name: str) -> None:
     net = network(name)
-    _, coords, mask = bag(40, net.spatial_dims)
-    with pytest.raises(ValueError, match=f"the blocks hold {there} instances, the mask has 40"):
-        predict_in_blocks(net, in_blocks(bag(there, 2)[0], 8), mask, coords)
-
-
-def test_empty_blocks_are_skipped_and_padding_is_refused() -> None:
-    net = network("attention, three classes")
-    x, _, mask = bag(10, 0)
-    got = predict_in_blocks(net, lambda: [x[..., :0], x[..., :4], x[..., 4:4], x[..., 4:]], mask)
-    close(got.logits, net.predict(x).logits)
+    x, coords, mask = bag(10, net.spatial_dims)
+    got = predict_in_blocks(net, lambda: [x[..., :0], x[..., :4], x[..., 4:4], x[..., 4:]], mask, coords)
+    close(got.logits, net.predict(x, coords).logits)
+    for there in (8, 12):
+        with pytest.raises(ValueError, match=f"the blocks hold {there} instances, the mask has 10"):
+            predict_in_blocks(net, in_blocks(bag(there, 2)[0], 4), mask, coords)
     mask[..., 9] = 0
     with pytest.raises(ValueError, match="a bag in blocks has no padding"):
         predict_in_blocks(net, in_blocks(x, 4), mask)

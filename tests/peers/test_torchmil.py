@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same results as torchmil 1.0.2 with the same weights; run where torchmil is, by `make bench`."""
 
-import math
 from itertools import product
 from pydoc import locate
 from typing import Any
@@ -45,62 +44,26 @@ def trained(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def ours_of(theirs: nn.Module, settings: TorchmilSettings) -> MILNetwork:
+def assert_same(theirs: nn.Module, settings: TorchmilSettings, dense: bool = False) -> MILNetwork:
+    """Logits, scores, and the gradient of both for the features; returns ours."""
     state, definition = convert_state(theirs.state_dict(), settings)
-    network: MILNetwork = built(definition)
-    network.load_state_dict(state)
-    return network.eval()
-
-
-def bag() -> tuple[Tensor, Tensor]:
-    """x [1, N, D] and the adjacency [1, N, N], as torchmil wants them."""
-    x = torch.randn(1, len(PLACES), FEATURES, generator=torch.Generator().manual_seed(1))
-    return x, torch.stack([adjacency(torch.tensor(PLACES).t()).float()])
-
-
-def assert_same(theirs: nn.Module, settings: TorchmilSettings, dense: bool = False) -> None:
-    """Logits, scores, and the gradient of both for every parameter and the features."""
-    ours = ours_of(theirs, settings)
-    x, adj = bag()
-    their_x, our_x = x.clone().requires_grad_(), x.transpose(1, 2).clone().requires_grad_()
+    ours: MILNetwork = built(definition)
+    ours.load_state_dict(state)
+    generator = torch.Generator().manual_seed(1)
+    their_x = torch.randn(1, len(PLACES), FEATURES, generator=generator, requires_grad=True)
+    our_x = their_x.detach().transpose(1, 2).clone().requires_grad_()
+    adj = torch.stack([adjacency(torch.tensor(PLACES).t()).float()])  # [1, N, N]
     logits, scores = theirs(their_x, adj.to_dense() if dense else adj, return_att=True)
-    prediction = ours.predict(our_x, torch.tensor(PLACES).t().float()[None])
+    prediction = ours.eval().predict(our_x, torch.tensor(PLACES).t().float()[None])
     close(prediction.logits[:, 0], logits, "logits")
     close(prediction.scores[:, 0], scores, "scores")
-
-    weights = torch.randn(scores.shape, generator=torch.Generator().manual_seed(2))
+    weights = torch.randn(scores.shape, generator=generator)
     (logits.sum() + (weights * scores).sum()).backward()
     (prediction.logits.sum() + (weights * prediction.scores[:, 0]).sum()).backward()
     assert their_x.grad is not None
     assert our_x.grad is not None
     close(our_x.grad.transpose(1, 2), their_x.grad, "gradient of the features")
-    their_grads = gradients_by_our_names(theirs, settings)
-    for name, parameter in ours.named_parameters():
-        assert parameter.grad is not None, name
-        close(parameter.grad, their_grads.pop(name), f"gradient of {name}")
-    assert their_grads == {}
-
-
-def gradients_by_our_names(theirs: nn.Module, settings: TorchmilSettings) -> dict[str, Tensor]:
-    """The converter names gradients as it names weights; those of alpha go through the coefficient it stands for."""
-    parameters = dict(theirs.named_parameters())
-    instead = {name: p.grad for name, p in parameters.items() if p.grad is not None and not name.endswith("coef")}
-    grads = convert_state({**theirs.state_dict(), **instead}, settings)[0]
-    values = ours_of(theirs, settings).state_dict()
-    learned = {name: tensor for name, tensor in grads.items() if not name.endswith((".0._u", ".0._v"))}
-    for their_name, coef in parameters.items():
-        if their_name.endswith("coef"):
-            our_name = next(n for n, v in values.items() if n.endswith("logit") and stands_for(v, coef, settings))
-            assert coef.grad is not None
-            # coef = exp(-logit) in the approximation and exp(logit) in the exact mode
-            learned[our_name] = coef.grad * coef.detach() * (-1 if settings.mode == "approx" else 1)
-    return {name: grad for name, grad in learned.items() if settings.alpha is None or not name.endswith("alpha_logit")}
-
-
-def stands_for(logit: Tensor, coef: Tensor, settings: TorchmilSettings) -> bool:
-    """alpha = 1 / (1 + coef) in torchmil's approximation, coef / (1 + coef) in its exact operator."""
-    c = coef.item()
-    return math.isclose(torch.sigmoid(logit), 1 / (1 + c) if settings.mode == "approx" else c / (1 + c), rel_tol=1e-5)
+    return ours
 
 
 def close(ours: Tensor, theirs: Tensor, what: str) -> None:
@@ -132,43 +95,29 @@ def test_alpha_means_the_same_in_both_modes_of_ours(mode: str, placement: str) -
     """torchmil's exact mode takes a dense adjacency alone, and means 1 - alpha of its approximate mode."""
     theirs = smap(sm_where=placement, sm_mode=mode)
     assert_same(theirs, TorchmilSettings(placement=placement, mode=mode), dense=mode == "exact")
+    theirs = smap(sm_where=placement, sm_mode=mode, sm_alpha=0.2)
+    ours: Any = assert_same(theirs, TorchmilSettings(placement, mode=mode, alpha=0.2), dense=mode == "exact")
+    assert float(ours.aggregator.smooth.alpha) == pytest.approx(0.8 if mode == "approx" else 0.2)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 0.5, 0.7])
-@pytest.mark.parametrize("mode", ["approx", "exact"])
-def test_a_fixed_alpha_is_inverted_in_torchmils_approximation(mode: str, alpha: float) -> None:
-    theirs = smap(sm_alpha=alpha, sm_mode=mode)
-    settings = TorchmilSettings(mode=mode, alpha=alpha)
-    ours = ours_of(theirs, settings)
-    smooth: Any = ours.aggregator.smooth
-    assert float(smooth.alpha) == pytest.approx(1 - alpha if mode == "approx" else alpha)
-    assert_same(theirs, settings, dense=mode == "exact")
-
-
-@pytest.mark.parametrize("steps", [1, 3, 25])
+@pytest.mark.parametrize("steps", [1, 25])
 def test_steps(steps: int) -> None:
     assert_same(smap(sm_steps=steps), TorchmilSettings(steps=steps))
 
 
-@pytest.mark.parametrize("add_input", [False, True])
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("heads", [1, 4])
-def test_smtap(heads: int, layers: int, add_input: bool) -> None:
-    theirs = smtap(transf_n_layers=layers, transf_n_heads=heads, transf_add_self=add_input)
-    assert_same(theirs, TorchmilSettings(heads=heads, add_input=add_input))
-
-
 @pytest.mark.parametrize("placement", ["early", "mid", "late"])
-def test_smtap_with_other_pools(placement: str) -> None:
-    theirs = smtap(transf_n_layers=2, pool_sm_where=placement, pool_act="gelu", pool_spectral_norm=True)
-    assert_same(theirs, TorchmilSettings(placement=placement, activation="gelu"))
+@pytest.mark.parametrize(("heads", "layers", "add_input"), [(1, 1, True), (4, 2, False), (4, 2, True)])
+def test_smtap(heads: int, layers: int, add_input: bool, placement: str) -> None:
+    theirs = smtap(
+        transf_n_layers=layers, transf_n_heads=heads, transf_add_self=add_input,
+        pool_sm_where=placement, pool_act="gelu", pool_spectral_norm=True,
+    )  # fmt: skip
+    assert_same(theirs, TorchmilSettings(placement, "gelu", heads=heads, add_input=add_input))
 
 
 def test_a_difference_is_seen() -> None:
     """The comparison itself: with the wrong placement, alpha or order of the heads it must fail."""
     with pytest.raises(AssertionError, match=r"logits|scores"):
         assert_same(smap(sm_where="early"), TorchmilSettings(placement="mid"))
-    with pytest.raises(AssertionError, match=r"logits|scores"):
-        assert_same(smap(sm_steps=10), TorchmilSettings(steps=9))
     with pytest.raises(AssertionError, match=r"logits|scores"):
         assert_same(smtap(transf_n_layers=2, transf_n_heads=4), TorchmilSettings(heads=2))

@@ -13,7 +13,6 @@ from scripts.weights.sa_dmil import masked_crc32c
 
 TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "float16": 19}
 STRING = 7
-RESTART_INTERVAL = 4  # every fourth key is written out, as LevelDB does with every sixteenth
 ENTRIES_PER_BLOCK = 5
 
 Change = Callable[[bytes], bytes]
@@ -94,17 +93,14 @@ def table(pairs: Mapping[bytes, bytes], change_block: Change = bytes, kind: int 
 
 
 def _block(pairs: Mapping[bytes, bytes]) -> bytes:
-    content, restarts, before = b"", [0], b""
-    for place, (key, value) in enumerate(sorted(pairs.items())):
+    content, before = b"", b""
+    for key, value in sorted(pairs.items()):
         shared = 0
-        if place % RESTART_INTERVAL:
-            while shared < min(len(key), len(before)) and key[shared] == before[shared]:
-                shared += 1
-        elif place:
-            restarts.append(len(content))
+        while shared < len(before) and key.startswith(before[: shared + 1]):
+            shared += 1
         content += _varint(shared) + _varint(len(key) - shared) + _varint(len(value)) + key[shared:] + value
         before = key
-    return content + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
+    return content + struct.pack("<2I", 0, 1)  # one key is written out, the first
 
 
 def _field(number: int, value: int | bytes) -> bytes:

@@ -8,10 +8,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-import torch
 
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
+from tests.wsi.foreign_features import write_clam
 
 PITCH = 512
 
@@ -47,13 +47,7 @@ def own(path: Path, patches: int = 12, dimension: int = 4, **changes: Any) -> Pa
 
 def clam(folder: Path, name: str, patches: int = 12) -> Path:
     """Its two files of a slide, without an attribute."""
-    features = random_features(name, patches)
-    for kind in ("h5_files", "pt_files"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-    with h5py.File(folder / "h5_files" / f"{name}.h5", "w") as file:
-        file["features"], file["coords"] = features, grid(patches)
-    torch.save(torch.from_numpy(features), folder / "pt_files" / f"{name}.pt")
-    return folder / "h5_files" / f"{name}.h5"
+    return write_clam(folder, name, grid(patches), patch_size=None, features=random_features(name, patches))
 
 
 def trident(folder: Path, name: str, encoder: str = "uni_v1", patches: int = 12, overlap: int = 0, target: int = 20,

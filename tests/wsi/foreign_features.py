@@ -57,17 +57,10 @@ def write_own(folder: Path, slide_id: str, coords: np.ndarray, pitch: float, **c
 
 
 def write_clam(
-    folder: Path,
-    slide_id: str,
-    coords: np.ndarray,
-    patch_size: int | None = 256,
-    downsample: Any = (1.0, 1.0),
-    level: int = 0,
-    only_pt: bool = False,
-    features: np.ndarray | None = None,
-    custom_downsample: int = 1,
+    folder: Path, slide_id: str, coords: np.ndarray, patch_size: int | None = 256, downsample: Any = (1.0, 1.0),
+    level: int = 0, only_pt: bool = False, features: np.ndarray | None = None, custom_downsample: int = 1,
     older: bool = False,
-) -> Path:
+) -> Path:  # fmt: skip
     """`h5_files` in chunks of one patch, `pt_files`, and `patches` with the attributes unless patch_size is None.
 
     Of the older way, these stand on the patches themselves, and say no size.
@@ -100,17 +93,10 @@ def write_clam(
 
 
 def write_trident(
-    folder: Path,
-    slide_id: str,
-    coords: np.ndarray,
-    patch_size: int = 256,
-    patch_size_level0: int = 512,
-    overlap: int | None = 0,
-    magnifications: tuple[int | None, int | None] = (40, 20),
-    encoder: str = "uni_v1",
-    features: np.ndarray | None = None,
-    as_pt: bool = False,
-) -> Path:
+    folder: Path, slide_id: str, coords: np.ndarray, patch_size: int = 256, patch_size_level0: int = 512,
+    overlap: int | None = 0, magnifications: tuple[int | None, int | None] = (40, 20), encoder: str = "uni_v1",
+    features: np.ndarray | None = None, as_pt: bool = False,
+) -> Path:  # fmt: skip
     """An h5, or a .pt of one tensor with `patches` beside."""
     features = some_features(len(coords)) if features is None else features
     path = folder / f"features_{encoder}" / f"{slide_id}{'.pt' if as_pt else '.h5'}"

@@ -9,44 +9,29 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.wsi.encoders import SeededTileCNN, TileEncoder, timm_model
-
-
-def with_timm(monkeypatch: pytest.MonkeyPatch, create_model: Any) -> None:
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
 
 
 def test_timm_is_asked_for_the_network_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
     def create_model(name: str, **settings: Any) -> nn.Module:
-        asked.update(settings, name=name)
+        if name != "vit":
+            raise RuntimeError(f"Unknown model ({name})")
+        asked.update(settings)
         return nn.Identity()
 
-    with_timm(monkeypatch, create_model)
-    assert isinstance(timm_model("vit_small_patch16_224", num_classes=0, init_values=1e-5), nn.Identity)
-    assert asked == {"name": "vit_small_patch16_224", "pretrained": False, "num_classes": 0, "init_values": 1e-5}
-
-
-def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    assert isinstance(timm_model("vit", num_classes=0, init_values=1e-5), nn.Identity)
+    assert asked == {"pretrained": False, "num_classes": 0, "init_values": 1e-5}
+    with pytest.raises(InputError, match=r"timm makes no vat of {} \(Unknown model \(vat\)\); see timm.list_models"):
+        timm_model("vat")
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"^the encoder vit needs timm, which is not installed: pip install timm$"):
         timm_model("vit")
-
-
-def test_what_timm_does_not_know_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def create_model(name: str, **_: Any) -> nn.Module:
-        raise RuntimeError(f"Unknown model ({name})")
-
-    with_timm(monkeypatch, create_model)
-    with pytest.raises(InputError, match=r"timm makes no vat of {} \(Unknown model \(vat\)\); see timm.list_models"):
-        timm_model("vat")
-
-
-# --- networks on tiles
 
 
 def test_seeded_tile_cnn_depends_on_the_seed_alone() -> None:
@@ -59,66 +44,48 @@ def test_seeded_tile_cnn_depends_on_the_seed_alone() -> None:
     assert first.name == "seeded_tile_cnn_3"
 
 
-# --- encoders of tiles with weights from a file
-
-
-class Colours(nn.Module):
-    """The mean of each normalised channel, weighted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.weight * images.mean(dim=(2, 3))
+PLAIN: dict[str, Any] = {"mean": [0, 0, 0], "std": [1, 1, 1]}
 
 
 def small_network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
 
 
-def saved(path: Path, content: Any) -> str:
-    torch.save(content, path)
-    return str(path)
+def short_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def test_tiles_are_normalised_by_mean_and_spread(tmp_path: Path) -> None:
-    path = saved(tmp_path / "weights.pt", {"weight": torch.ones(3)})
-    tiles = torch.rand(2, 3, 8, 8)
-    mean, std = torch.tensor([0.7, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1])
-    encoder = TileEncoder(Colours(), "colours", path, mean=mean.tolist(), std=std.tolist())
+def test_tiles_are_normalised_by_mean_and_spread() -> None:
+    tiles, mean, std = torch.rand(2, 3, 8, 8), torch.tensor([0.7, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1])
+    encoder = TileEncoder(nn.AdaptiveAvgPool2d(1), "colours", None, mean=mean.tolist(), std=std.tolist())
     torch.testing.assert_close(encoder(tiles), (tiles.mean(dim=(2, 3)) - mean) / std)
-    assert set(encoder.state_dict()) == {"backbone.weight"}  # what was not in the file is not saved with it
-    imagenet = TileEncoder(Colours(), "colours", path)(torch.full((1, 3, 8, 8), 0.5))
+    assert not encoder.state_dict()  # what is in no file is not saved
+    imagenet = TileEncoder(nn.AdaptiveAvgPool2d(1), "colours", None)(torch.full((1, 3, 8, 8), 0.5))
     torch.testing.assert_close(imagenet, torch.tensor([[0.015 / 0.229, 0.044 / 0.224, 0.094 / 0.225]]))
 
 
-def test_tiles_are_brought_to_the_size_the_network_takes(tmp_path: Path) -> None:
+def test_tiles_are_brought_to_the_size_the_network_takes() -> None:
     """A gradient stays one, and its mean its mean; half as many pixels are means of what they cover."""
-
-    class AsTheyAre(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return images.flatten(1)
-
-    plain: dict[str, Any] = {"mean": [0, 0, 0], "std": [1, 1, 1]}
     ramp = ((torch.arange(16) + 0.5) / 16).expand(1, 3, 16, 16)
-    seen = TileEncoder(AsTheyAre(), "", None, size=8, **plain)(ramp).view(3, 8, 8)
-    torch.testing.assert_close(seen[:, :, 1:-1], ((torch.arange(8) + 0.5) / 8).expand(3, 8, 8)[:, :, 1:-1])
-    assert TileEncoder(AsTheyAre(), "", None, **plain)(ramp).numel() == 3 * 16 * 16
+    shown = TileEncoder(nn.Flatten(), "", None, size=8, **PLAIN)(ramp).view(3, 8, 8)
+    torch.testing.assert_close(shown[:, :, 1:-1], ((torch.arange(8) + 0.5) / 8).expand(3, 8, 8)[:, :, 1:-1])
+    assert TileEncoder(nn.Flatten(), "", None, **PLAIN)(ramp).numel() == 3 * 16 * 16
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"state_dict": x, "epoch": 3}, lambda x: {"model": x}])
-def test_the_weights_of_a_file_are_used_and_name_the_encoder(tmp_path: Path, wrap: Any) -> None:
+def test_the_weights_of_a_file_are_used_and_name_the_encoder(tmp_path: Path) -> None:
     torch.manual_seed(5)
     trained = small_network().eval()
-    path = saved(tmp_path / "weights.pt", wrap({**trained.state_dict(), "fc.weight": torch.ones(2, 4)}))
-    encoder = TileEncoder(small_network(), "small", path, leave_out=["fc."], mean=[0] * 3, std=[1] * 3).eval()
+    state = {**trained.state_dict(), "fc.weight": torch.ones(2, 4)}
     tiles = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(encoder(tiles), trained(tiles).flatten(1))
-    assert encoder.name == f"small (sha256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]})"
+    path = tmp_path / "weights.pt"
+    for content in (state, {"state_dict": state, "epoch": 3}, {"model": state}):
+        torch.save(content, path)
+        encoder = TileEncoder(small_network(), "small", str(path), leave_out=["fc."], **PLAIN).eval()
+        torch.testing.assert_close(encoder(tiles), trained(tiles).flatten(1))
+        assert encoder.name == f"small (sha256 {short_sha256(path)})"
 
 
-def test_without_weights_they_are_random_but_the_same_and_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_weights_they_are_random_but_the_same_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     tiles = torch.rand(4, 3, 16, 16)
     with caplog.at_level(logging.WARNING):
         encoders = [TileEncoder(small_network(), "small", None, seed=seed).eval() for seed in (0, 0, 1)]
@@ -131,46 +98,44 @@ def test_without_weights_they_are_random_but_the_same_and_said_to_be(caplog: pyt
     assert first.std() > 0.05  # not of zeros
 
 
-def test_what_it_shows_of_itself_changes_with_what_it_does_to_tiles() -> None:
-    said = TileEncoder(Colours(), "", None, size=224).extra_repr()
-    assert said == "mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=224"
-    assert TileEncoder(Colours(), "", None, mean=[0, 0, 0]).extra_repr() != said
+def test_what_is_kept_of_it_changes_with_what_it_does_to_tiles() -> None:
+    """Features of other settings are refused by it."""
+    settings: list[dict[str, Any]] = [{}, {"mean": [0, 0, 0]}, {"std": [1, 1, 1]}, {"size": 224}]
+    assert len({TileEncoder(nn.Identity(), "", None, **given).extra_repr() for given in settings}) == 4
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "weights of another network than colours .Missing"),
-        ({"weight": torch.ones(4)}, r"size mismatch for weight"),
-        ({"weight": torch.ones(3), "fc.bias": torch.ones(2)}, "Unexpected key.*fc.bias"),
-        ([torch.ones(3)], "Missing key.*weight"),
+        ({"weight": torch.ones(4)}, "weights of another network than colours .*size mismatch for weight"),
+        ({"weight": torch.ones(1, 3), "fc.bias": torch.ones(2)}, "Unexpected key.*fc.bias"),
         ({"state_dict": 3}, "Missing key.*weight"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, state: Any, message: str) -> None:
+    torch.save(state, tmp_path / "weights.pt")
     with pytest.raises(InputError, match=message) as caught:
-        TileEncoder(Colours(), "colours", saved(tmp_path / "weights.pt", state))
+        TileEncoder(nn.Linear(3, 1, bias=False), "colours", str(tmp_path / "weights.pt"))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("backbone", [Colours(), None])
-@pytest.mark.parametrize("content", [b"", b"no weights at all", None])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, backbone: nn.Module | None, content: bytes | None) -> None:
+@pytest.mark.parametrize("backbone", [nn.Identity(), None])
+def test_a_file_of_something_else_or_none_is_refused(tmp_path: Path, backbone: nn.Module | None) -> None:
     path = tmp_path / "weights.pt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=r"no weights .*--encoder_weights|holds no weights|no TorchScript") as caught:
-        TileEncoder(backbone, "colours", str(path))
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    for content in (None, b"", b"no weights at all"):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match=r"weights.pt: .*--encoder_w|holds no weights|no TorchScript") as caught:
+            TileEncoder(backbone, "colours", str(path))
+        assert "\n" not in str(caught.value)
 
 
 def test_a_torchscript_file_needs_no_network(tmp_path: Path) -> None:
     path = tmp_path / "encoder.pt"
-    torch.jit.script(Colours()).save(path)
-    encoder = TileEncoder(None, "torchscript", str(path), mean=[0, 0, 0], std=[1, 1, 1])
+    torch.jit.script(nn.AdaptiveAvgPool2d(1)).save(path)
+    encoder = TileEncoder(None, "torchscript", str(path), **PLAIN)
     tiles = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(encoder(tiles), tiles.mean(dim=(2, 3)))
-    assert encoder.name == f"torchscript (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+    assert encoder.name == f"torchscript (sha256 {short_sha256(path)})"
     with pytest.raises(InputError, match="a TorchScript encoder needs its file: --encoder_weights FILE"):
         TileEncoder(None, "torchscript", None)

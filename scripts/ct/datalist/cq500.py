@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from scripts.core.errors import InputError
-from scripts.ct.datalist.images import Cohort, Images, Scan, by_place
+from scripts.ct.datalist.images import Cohort, Images, by_place
 from scripts.datalist.tables import read_rows, require_named_once, zero_or_one
 
 _CASE = re.compile(r"CQ500-?CT-?(\d+)(?: CQ500CT\d+)?(?:\.zip)?", re.IGNORECASE)  # a folder or zip as downloaded
@@ -28,12 +28,9 @@ def collect_cq500(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Imag
         if number not in places:
             cohort.rejected.add("row without its folder", [name])
             continue
-        bag_id = f"CQ500CT{number}"
-        choice = images.choose(cohort, bag_id, planes[places.pop(number)])
-        if choice is not None:
-            sops = frozenset(plane.sop for plane in choice.headers if plane.sop)
-            image, slices, patient = images.named(choice.headers), len(choice.headers), f"case {number}"
-            cohort.scans.append(Scan(bag_id, label, image, slices, patient, sops, patient_in_headers=False))
+        of_case = planes[places.pop(number)]
+        if scan := images.scan(cohort, f"CQ500CT{number}", label, of_case, patient=f"case {number}"):
+            cohort.scans.append(scan)
     cohort.rejected.add("folder without a row", [images.relative(place) for place in places.values()])
     return cohort, images
 
@@ -59,12 +56,8 @@ def _case_folders(folder: Path) -> dict[int, Path]:
     for parent, subfolders, names in os.walk(folder):
         for found, these in ((folders, subfolders), (zips, names)):
             for name in sorted(these):
-                case = _CASE.fullmatch(name)
-                if case is None:
-                    continue
-                place = Path(parent, name)
-                other = found.setdefault(int(case[1]), place)
-                if other != place:
+                case, place = _CASE.fullmatch(name), Path(parent, name)
+                if case and (other := found.setdefault(int(case[1]), place)) != place:
                     raise InputError(f"{other} and {place} are of one case: take one away")
         subfolders[:] = [name for name in subfolders if _CASE.fullmatch(name) is None]
     return {**zips, **folders}

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from monai.utils import ensure_tuple
+
 from scripts.core.errors import InputError
 from scripts.ct.datalist.images import Cohort, Images, Scan, by_place
-from scripts.ct.dicom.headers import Header
 from scripts.ct.reader import is_volume, volume_shape
 from scripts.ct.scans import find_scans
 from scripts.datalist.tables import SECTIONS, read_rows, require_all_or_none, require_named_once, zero_or_one
@@ -36,8 +37,8 @@ def read_scan_labels(path: Path) -> list[ScanLabel]:
         if section not in ("", *SECTIONS):
             raise InputError(f"{path}, line {line}: the section {section!r} is none: give {', '.join(SECTIONS)}")
         rows.append(ScanLabel(line, scan, zero_or_one(label, path, line), patient, section))
-    for column in ("patient", "section"):
-        require_all_or_none([(row.line, getattr(row, column)) for row in rows], path, column, "scan")
+    require_all_or_none([(row.line, row.patient) for row in rows], path, "patient", "scan")
+    require_all_or_none([(row.line, row.section) for row in rows], path, "section", "scan")
     require_named_once([(row.line, row.scan) for row in rows], path, "scan")
     return rows
 
@@ -53,9 +54,11 @@ def collect_folder(folder: Path, labels: Path, index: Path) -> tuple[Cohort, Ima
     cohort = Cohort()
     for row, bag_id, found in zip(rows, names, places, strict=True):
         if len(found) == 1 and is_volume(found[0]):
-            _add_volume(cohort, images, row, bag_id, found[0])
+            scan = _volume_scan(cohort, images, row, bag_id, found[0])
         else:
-            _add_dicom(cohort, images, row, bag_id, [header for place in found for header in planes[place]])
+            own = [header for place in found for header in planes[place]]
+            scan = images.scan(cohort, bag_id, row.label, own, row.patient, row.section)
+        cohort.scans += [scan] if scan else []
     labelled = {header.file for headers in planes.values() for header in headers}
     rest = (header.file for header in images.headers if header.file not in labelled)
     cohort.rejected.add("image in no scan that has a row", {file.relative_to(images.folder) for file in rest})
@@ -69,8 +72,7 @@ def _images_of_rows(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> li
     if unknown:
         named = {scan["bag_id"]: scan["image"] for scan in find_scans(folder)}
         for index in unknown:
-            image: str | list[str] = named.get(rows[index].scan, [])
-            places[index] = [Path(path) for path in ([image] if isinstance(image, str) else image)]
+            places[index] = [Path(path) for path in ensure_tuple(named.get(rows[index].scan, ()))]
         unknown = [index for index in unknown if not places[index]]
     if unknown:
         listed = ", ".join(f"{rows[index].scan!r} in line {rows[index].line}" for index in unknown[:_SHOWN])
@@ -84,9 +86,8 @@ def _bag_ids(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> list[str]
     lines: dict[str, int] = {}
     for row in rows:
         bag_id = _bag_id(row.scan, folder)
-        if bag_id in lines:
-            raise InputError(f"{labels}, lines {lines[bag_id]} and {row.line} would both be named {bag_id}: rename one")
-        lines[bag_id] = row.line
+        if (line := lines.setdefault(bag_id, row.line)) != row.line:
+            raise InputError(f"{labels}, lines {line} and {row.line} would both be named {bag_id}: rename one")
     return list(lines)
 
 
@@ -102,27 +103,15 @@ def _place(scan: str, folder: Path) -> Path:
     return Path(os.path.abspath(folder / scan)) if path.startswith("..") else folder / path
 
 
-def _add_dicom(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, planes: Sequence[Header]) -> None:
-    choice = images.choose(cohort, bag_id, planes)
-    if choice is None:
-        return
-    patient = row.patient or images.patient_of(cohort, bag_id, choice.headers)
-    sops = frozenset(plane.sop for plane in choice.headers if plane.sop)
-    image, slices = images.named(choice.headers), len(choice.headers)
-    cohort.scans.append(Scan(bag_id, row.label, image, slices, patient, sops, None, row.section, not row.patient))
-
-
-def _add_volume(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, path: Path) -> None:
+def _volume_scan(cohort: Cohort, images: Images, row: ScanLabel, bag_id: str, path: Path) -> Scan | None:
     try:
         shape = volume_shape(path)
     except InputError:
-        cohort.rejected.add("volume that cannot be read", [bag_id])
-        return
+        shape = ()
     if len(shape) != 3:
-        cohort.rejected.add("volume that has not three axes", [bag_id])
-        return
+        cohort.rejected.add("volume that has not three axes" if shape else "volume that cannot be read", [bag_id])
+        return None
     if not row.patient:
         cohort.warnings.add("no PatientID, so taken for a patient of its own", [bag_id])
     image, patient = images.relative(path), row.patient or bag_id
-    scan = Scan(bag_id, row.label, image, shape[2], patient, section=row.section, patient_in_headers=False)
-    cohort.scans.append(scan)
+    return Scan(bag_id, row.label, image, shape[2], patient, section=row.section, patient_in_headers=False)

@@ -13,7 +13,7 @@ from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.headers import Header, Rejected, read_headers
-from scripts.ct.dicom.series import Choice, by_study, choose_series
+from scripts.ct.dicom.series import by_study, choose_series
 from scripts.ct.reader import is_volume
 from scripts.datalist.split import MAX_SHARE_OF_ONE_PATIENT, CohortRemarks, Datalist, Leakage, Owners, without_numbers
 from scripts.datalist.writing import relative_to_folder
@@ -21,24 +21,16 @@ from scripts.datalist.writing import relative_to_folder
 
 @dataclass(frozen=True)
 class Scan:
-    """A labelled scan that can be read.
-
-    Args:
-        image: its path, or those of its files, relative to the folder of the cohort where they lie in it.
-        patient: what the split goes by; never written.
-        sops: SOPInstanceUIDs, where it has some.
-        instance_label: SOPInstanceUID -> 0 or 1.
-        section: where the user chose one.
-    """
+    """A labelled scan that can be read."""
 
     bag_id: str
     label: int
-    image: str | list[str]
+    image: str | list[str]  # its path or those of its files, relative to the folder of the cohort if they lie in it
     slices: int
-    patient: str
-    sops: frozenset[str] = frozenset()
-    instance_label: dict[str, int] | None = None
-    section: str = ""
+    patient: str  # what the split goes by; never written
+    sops: tuple[str, ...] = ()  # SOPInstanceUIDs from inferior to superior, where it has some
+    instance_label: dict[str, int] | None = None  # SOPInstanceUID -> 0 or 1
+    section: str = ""  # where the user chose one
     patient_in_headers: bool = True
 
     def entry(self) -> dict[str, Any]:
@@ -74,27 +66,24 @@ class Cohort(CohortRemarks):
 
 
 class Images:
-    """Every DICOM image below a folder, its header read once.
+    """Every DICOM image below `root`, its header read once; an index remembers the headers for the next time.
 
-    Args:
-        folder: what the paths of a datalist are relative to.
-        root: where the images lie.
-        index: remembers the headers for the next time.
+    The paths of a datalist are relative to `folder`.
     """
 
     def __init__(self, folder: Path, root: Path | Sequence[Path], index: Path) -> None:
         self.folder = folder
         self.headers, self.rejected = read_headers(root, index, progress=True)
         files = {header.file.path for header in self.headers} | {rejected.file.path for rejected in self.rejected}
-        self._files_below: Counter[Path] = Counter()
-        for parent, count in Counter(file.parent for file in files).items():
-            self._files_below.update(dict.fromkeys((parent, *parent.parents), count))
+        self._files_in = Counter(place for file in files for place in (file, *file.parents))
 
     def relative(self, path: Path) -> str:
         return relative_to_folder(path, self.folder)
 
-    def choose(self, cohort: Cohort, bag_id: str, planes: Sequence[Header]) -> Choice | None:
-        """Return the series to read of a scan, or None; warnings and the reason for none go to the cohort."""
+    def scan(
+        self, cohort: Cohort, bag_id: str, label: int, planes: Sequence[Header], patient: str = "", section: str = ""
+    ) -> Scan | None:
+        """Return the scan to read of these slices, or None; warnings and the reason for none go to the cohort."""
         try:
             studies = len(by_study(planes))
             if studies != 1:
@@ -106,32 +95,24 @@ class Images:
             return None
         for text in (*choice.warnings, *choice.skipped):
             cohort.warnings.add(without_numbers(text), [f"{bag_id}: {text}"])
-        return choice
-
-    def patient_of(self, cohort: Cohort, bag_id: str, planes: Sequence[Header]) -> str:
-        if not planes[0].patient:
+        first, sops = choice.headers[0], tuple(header.sop for header in choice.headers if header.sop)
+        if not patient and not first.patient:
             cohort.warnings.add("no PatientID, so its study is taken for a patient", [bag_id])
-        return _patient_of(planes[0], bag_id)
+        owner = patient or first.patient or first.study or bag_id  # a study at least is of one patient
+        image, slices = self._named(choice.headers), len(choice.headers)
+        return Scan(bag_id, label, image, slices, owner, sops, section=section, patient_in_headers=not patient)
 
-    def named(self, planes: Sequence[Header]) -> str | list[str]:
+    def _named(self, planes: Sequence[Header]) -> str | list[str]:
         """Return the folder, zip or file that holds just these planes, or else the list of their files."""
         files = list(dict.fromkeys(plane.file.path for plane in planes))
-        if len(files) == 1:
-            return self.relative(files[0])
-        folder = Path(os.path.commonpath([file.parent for file in files]))
-        if self._files_below[folder] == len(files):
-            return self.relative(folder)
-        return [self.relative(file) for file in files]
+        place = Path(os.path.commonpath(files))
+        return self.relative(place) if self._files_in[place] == len(files) else [self.relative(file) for file in files]
 
     def leakage(self, datalist: Datalist, patients: Mapping[str, str]) -> tuple[Leakage, list[str]]:
         """Return the leakage by the headers of the files that a datalist names; a volume is one slice.
 
-        Args:
-            datalist: as it was read from its text.
-            patients: bag_id -> patient, where that is known better than from the headers.
-
-        Returns:
-            The leakage, and the bags in several sections that are of one patient by the headers alone.
+        Return also the bags in several sections that are of one patient by the headers alone: `patients`, bag_id ->
+        patient, knows it better.
         """
         bags_at: dict[Path, list[tuple[str, str]]] = defaultdict(list)  # section, bag_id
         of_patient: Owners = defaultdict(dict)
@@ -149,7 +130,7 @@ class Images:
         for header in self.headers:
             place = _within(header.file.path, bags_at)
             for section, bag_id in bags_at[place] if place else ():
-                patient = _patient_of(header, bag_id)
+                patient = header.patient or header.study or bag_id
                 of_slice[header.sop or str(header.file.path)][section] = bag_id
                 by_headers[patient][bag_id] = section
                 if bag_id not in patients:
@@ -170,17 +151,11 @@ def by_place(found: Iterable[Read], places: Iterable[Path]) -> dict[Path, list[R
     """Group what was found by the folder, zip or file of `places` that it lies in."""
     there: dict[Path, list[Read]] = {place: [] for place in places}
     for each in found:
-        place = _within(each.file.path, there)
-        if place is not None:
+        if place := _within(each.file.path, there):
             there[place].append(each)
     return there
 
 
-def _patient_of(header: Header, bag_id: str) -> str:
-    """Return the patient, as far as the header says: a study at least is of one patient."""
-    return header.patient or header.study or bag_id
-
-
 def _within(path: Path, places: Mapping[Path, object]) -> Path | None:
     """Return the one of the places, folders or files, that a path is or lies in."""
-    return path if path in places else next((parent for parent in path.parents if parent in places), None)
+    return next((place for place in (path, *path.parents) if place in places), None)

@@ -4,11 +4,12 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from scripts.core.errors import InputError
-from scripts.ct.datalist.images import Cohort, Images, Scan
+from scripts.ct.datalist.images import Cohort, Images
 from scripts.ct.dicom.headers import Header
 from scripts.ct.dicom.series import by_study
 from scripts.datalist.tables import read_rows, zero_or_one
@@ -46,10 +47,8 @@ def read_slice_labels(path: Path, subtype: str) -> SliceLabels:
                 contradictory.add(sop)
         rows[sop] = before | entry
     wanted = known_bit[subtype]
-    labels = {sop: int(bool(bits & wanted << 6)) for sop, bits in rows.items() if bits & wanted}
-    for sop in contradictory:
-        labels.pop(sop, None)
-    return SliceLabels(labels, contradictory, repeated)
+    agreed = ((sop, bits) for sop, bits in rows.items() if bits & wanted and sop not in contradictory)
+    return SliceLabels({sop: int(bool(bits & wanted << 6)) for sop, bits in agreed}, contradictory, repeated)
 
 
 def collect_rsna(folder: Path, labels: Path, index: Path, subtype: str) -> tuple[Cohort, Images]:
@@ -60,42 +59,31 @@ def collect_rsna(folder: Path, labels: Path, index: Path, subtype: str) -> tuple
     cohort = Cohort()
     studies = by_study(_labelled(images, table, cohort))
     for bag_id, planes in zip(_scan_names(studies), studies.values(), strict=True):
-        choice = images.choose(cohort, bag_id, planes)
-        if choice is None:
+        scan = images.scan(cohort, bag_id, max(table.labels[plane.sop] for plane in planes), planes)
+        if scan is None:
             continue
-        instance_label = {plane.sop: table.labels[plane.sop] for plane in choice.headers}
+        instance_label = {sop: table.labels[sop] for sop in scan.sops}
         label = max(instance_label.values())
-        if label < max(table.labels[plane.sop] for plane in planes):
+        if label < scan.label:
             cohort.warnings.add("positive slices are not among those that are read", [bag_id])
-        image, patient = images.named(choice.headers), images.patient_of(cohort, bag_id, choice.headers)
-        cohort.scans.append(
-            Scan(bag_id, label, image, len(instance_label), patient, frozenset(instance_label), instance_label)
-        )
+        cohort.scans.append(replace(scan, label=label, instance_label=instance_label))
     return cohort, images
 
 
 def _labelled(images: Images, table: SliceLabels, cohort: Cohort) -> list[Header]:
     """Return the slices that are whole and have a label."""
-    reject = cohort.rejected.add
-    reject("row that stands there again", table.repeated_rows)
-    known = {Path(rejected.file.name).stem for rejected in images.rejected}
-    usable = []
-    for header in images.headers:
-        known.add(header.sop)
-        if header.sop in table.contradictory:
-            reject("slice whose rows disagree", [images.relative(header.file.path)])
-        elif header.sop not in table.labels:
-            reject("slice without a row", [images.relative(header.file.path)])
-        else:
-            usable.append(header)
-    reject("row without its slice", (table.labels.keys() | table.contradictory) - known)
-    return usable
+    whole, listed = {header.sop for header in images.headers}, table.labels.keys() | table.contradictory
+    for kind, sops in (("slice whose rows disagree", table.contradictory), ("slice without a row", whole - listed)):
+        places = [images.relative(header.file.path) for header in images.headers if header.sop in sops]
+        cohort.rejected.add(kind, places)
+    damaged = {Path(file.name).stem for file, _ in images.rejected}
+    cohort.rejected.add("row that stands there again", table.repeated_rows)
+    cohort.rejected.add("row without its slice", listed - whole - damaged)
+    return [header for header in images.headers if header.sop in table.labels]
 
 
 def _scan_names(studies: Iterable[str]) -> list[str]:
     """Return a name for each study, which does not reveal its UID."""
     digests = [hashlib.sha256(study.encode()).hexdigest() for study in studies]
-    digits = 8
-    while len({digest[:digits] for digest in digests}) < len(digests):
-        digits += 4
+    digits = next(count for count in range(8, 65, 4) if len({digest[:count] for digest in digests}) == len(digests))
     return [f"scan_{digest[:digits]}" for digest in digests]

@@ -31,15 +31,11 @@ LABEL_FILES = ("stage_2_train.csv", "reads.csv", "labels.csv")  # as RSNA 2019, 
 
 @dataclass(frozen=True, kw_only=True)
 class CtDatalistRequest(DatalistRequest):
-    """What `datalist ct` is asked for.
-
-    Args:
-        subtype: of RSNA, which hemorrhage counts as positive.
-    """
+    """What `datalist ct` is asked for."""
 
     content = "scans"
 
-    subtype: str = "any"
+    subtype: str = "any"  # of RSNA, which hemorrhage counts as positive
 
 
 def write_ct_datalist(request: CtDatalistRequest) -> str:
@@ -50,7 +46,9 @@ def write_ct_datalist(request: CtDatalistRequest) -> str:
     cohort, images = _collect(folder, labels, output.with_name(INDEX), request.subtype)
     cohort.drop_copies()
     require_several_patients(cohort.scans, cohort, folder, "scan")
-    _warn_of_one_patient(cohort)
+    of_one_patient = max(Counter(scan.patient for scan in cohort.scans).values())
+    if not cohort.scans[0].section and of_one_patient > max(3, MAX_SHARE_OF_ONE_PATIENT * len(cohort.scans)):
+        cohort.warnings.add("most scans carry one PatientID, is it that of nobody?", [f"{of_one_patient} scans"])
     sections = split(cohort.scans, request.shares, request.seed)
     cohort.notes += section_notes(sections, [0, 1], "scans")
     text = as_text(sections)
@@ -87,12 +85,6 @@ def _collect(folder: Path, labels: Path, index: Path, subtype: str) -> tuple[Coh
     for file, reason in images.rejected:
         cohort.rejected.add(f"file that {reason}", [str(file.relative_to(folder))])
     return cohort, images
-
-
-def _warn_of_one_patient(cohort: Cohort) -> None:
-    scans = max(Counter(scan.patient for scan in cohort.scans).values())
-    if not cohort.scans[0].section and scans > max(3, MAX_SHARE_OF_ONE_PATIENT * len(cohort.scans)):
-        cohort.warnings.add("most scans carry one PatientID, is it that of nobody?", [f"{scans} scans"])
 
 
 def _count_scans(scans: Sequence[Scan]) -> dict[str, float]:

@@ -6,9 +6,9 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from threading import Timer
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pydicom
@@ -24,14 +24,10 @@ PIXEL_TAGS: list[Any] = [
 ]
 
 
-class Decoder(AbstractContextManager["Decoder", None]):
-    """A process that decodes one DICOM file after the other; it starts with the first."""
+class Decoder:
+    """A process that decodes one DICOM file after the other; it starts with the first, and ends when it is closed."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
+    _process: subprocess.Popen[bytes] | None = None
 
     def decode(self, content: bytes, frames: int = 1) -> np.ndarray:
         """Return [rows, columns] or [frames, rows, columns] of the file with this content, or raise a ValueError."""
@@ -48,12 +44,11 @@ class Decoder(AbstractContextManager["Decoder", None]):
         finally:
             timer.cancel()
         if not reply:
-            self._end()
+            self.close()
             raise ValueError("the pixels cannot be decoded")
-        pixels: np.ndarray = np.load(io.BytesIO(reply), allow_pickle=False)
-        return pixels
+        return cast(np.ndarray, np.load(io.BytesIO(reply), allow_pickle=False))
 
-    def _end(self) -> None:
+    def close(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -78,15 +73,6 @@ def _receive(stream: IO[bytes]) -> bytes:
     return content if len(content) == length else b""
 
 
-def _answer(content: bytes) -> bytes:
-    reply = io.BytesIO()
-    try:
-        np.save(reply, pydicom.dcmread(io.BytesIO(content), specific_tags=PIXEL_TAGS).pixel_array)
-    except Exception:  # each codec raises its own
-        return b""
-    return reply.getvalue()
-
-
 def _serve() -> None:
     with suppress(ImportError):  # there is no such module on Windows
         import resource
@@ -96,7 +82,10 @@ def _serve() -> None:
     os.dup2(2, 1)  # what a codec prints is no part of an answer
     with suppress(KeyboardInterrupt):
         while content := _receive(sys.stdin.buffer):
-            _send(answers, _answer(content))
+            reply = io.BytesIO()
+            with suppress(Exception):  # each codec raises its own
+                np.save(reply, pydicom.dcmread(io.BytesIO(content), specific_tags=PIXEL_TAGS).pixel_array)
+            _send(answers, reply.getvalue())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -32,10 +32,8 @@ class ImageFile:
         return "".join(character if character.isprintable() else "?" for character in name)
 
     def open(self) -> BinaryIO:
-        if self.member is None:
-            return self.path.open("rb")
         with Opener() as opener:
-            return io.BytesIO(opener.open(self).read())
+            return opener.open(self) if self.member is None else io.BytesIO(opener.open(self).read())
 
     def relative_to(self, folder: Path) -> str:
         """Return the text by which `open_image` finds the file: a zip is one more folder."""
@@ -61,20 +59,12 @@ class Opener(ExitStack):
 
 
 def open_image(source: str | Sequence[str], file: str) -> BinaryIO:
-    """Open a slice of a scan again.
-
-    Args:
-        source: the path of the scan, or the list of its files.
-        file: the text that its `instances` keep for this slice.
-    """
+    """Open a slice of a scan, given by its path or its files, again by the text that its `instances` keep for it."""
     base = folder_of(Path(source if isinstance(source, str) else source[0]))
-    found, parts = ImageFile(base / file), file.split("/")
-    for count in range(len(parts)):
-        if base.joinpath(*parts[:count]).is_file():
-            found = ImageFile(base.joinpath(*parts[:count]), "/".join(parts[count:]))
-            break
+    parts = file.split("/")
+    of_zips = (ImageFile(base.joinpath(*parts[:k]), "/".join(parts[k:])) for k in range(len(parts)))
     try:
-        return found.open()
+        return next((found for found in of_zips if found.path.is_file()), ImageFile(base / file)).open()
     except Exception as error:  # a zip that was damaged since fails in many ways
         raise InputError(f"cannot open {file} of {base} again: leave the scan where it was read") from error
 
@@ -86,13 +76,11 @@ def folder_of(source: Path) -> Path:
 
 def is_zip(path: Path) -> bool:
     """Tell by its first bytes."""
-    try:
-        if not path.is_file():
-            return False  # a pipe would be waited for without end
-        with path.open("rb") as stream:
-            return stream.read(4) == b"PK\3\4"
-    except OSError:
-        return False
+    with suppress(OSError):
+        if path.is_file():  # a pipe would be waited for without end
+            with path.open("rb") as stream:
+                return stream.read(4) == b"PK\3\4"
+    return False
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -127,14 +115,12 @@ SAVED_EVERY = 4000  # files read; later every tenth of what is known, so that sa
 class FileIndex:
     """A memory of what was read of each file, in a JSON-lines file; what was replaced since, or damaged, is forgotten.
 
-    Args:
-        path: where it lies; None remembers nothing.
-        layout: what a row holds, so that rows of another version are not mistaken for ours.
+    Without a path nothing is remembered. The layout is what a row holds, so that no other version's is taken for ours.
     """
 
-    def __init__(self, path: Path | None, layout: Sequence[object]) -> None:
+    def __init__(self, path: Path | None, layout: list[Any]) -> None:
         self.path = path
-        self.layout = list(layout)
+        self.layout = layout
         self._known = self._loaded()
         self._unsaved = 0
 
@@ -160,8 +146,7 @@ class FileIndex:
             self._save()
 
     def _save(self) -> None:
-        if self.path is None:
-            return
+        assert self.path
         body = "".join(f"{json.dumps([file, *entry])}\n" for file, entry in self._known.items())
         try:
             write_whole(self.path, json.dumps([self.layout, _checksum(body)]) + "\n" + body)
@@ -170,12 +155,10 @@ class FileIndex:
         self._unsaved = 0
 
     def _loaded(self) -> dict[str, tuple[list[int], list[Any]]]:
-        try:
+        with suppress(OSError, ValueError):
             head, body = self.path.read_text(encoding="utf-8").split("\n", 1) if self.path else ("", "")
             if json.loads(head) == [self.layout, _checksum(body)]:
                 return {file: (state, rows) for file, state, rows in map(json.loads, body.splitlines())}
-        except (OSError, ValueError):
-            pass
         return {}
 
 
@@ -185,8 +168,7 @@ def _checksum(body: str) -> str:
 
 def _file_state(file: Path) -> list[int]:
     """Return what changes when the file does, also when its size and times are made to look the same (by ctime)."""
-    try:
+    with suppress(OSError):
         status = file.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return []

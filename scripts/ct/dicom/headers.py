@@ -9,19 +9,12 @@ import re
 import stat
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import pydicom
-from pydicom import Dataset
+from pydicom import Dataset, uid
 from pydicom.filereader import read_dataset
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
 from tqdm import tqdm
 
 from scripts.core.errors import InputError
@@ -53,7 +46,7 @@ _PLAIN = (
     r"|(non|pre)[ -]?(contrast|enhanced|ce))\b"
 )
 _ENHANCED = r"\b(contrast|enhanced|cect|angio|cta|post[ -]?(contrast|iv|km))\b|\bc\+"
-_SHARP_WORDS = r"\b(bone|knochen|osseux|lung)\b"
+_SHARP_WORDS = r"\b(BONE|KNOCHEN|OSSEUX|LUNG)\b"
 
 # Parts of the body, of which the codes run together: HEADNECK, CSPINE, CHESTABDPELVIS.
 HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|kopf|sch(ä|ae?)del|cr[aâ]ne|t[eê]te", re.IGNORECASE)
@@ -66,8 +59,7 @@ BELOW_HEAD = re.compile(_BELOW, re.IGNORECASE)
 _WORD_BELOW_HEAD = re.compile(rf"(?<![a-z])([ctl]-?)?({_BELOW})s?(?![a-z])", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """One image plane. A tag that is missing or makes no sense is "" or None."""
 
     file: ImageFile
@@ -102,21 +94,16 @@ class Rejected(NamedTuple):
     reason: str
 
 
-_LAYOUT = [2, *(field.name for field in fields(Header))]  # the number grows when a field changes its meaning
+_LAYOUT = [2, *Header._fields]  # the number grows when a field changes its meaning
 
 
 def read_headers(
     root: Path | Sequence[Path], index: Path | None = None, progress: bool = False
 ) -> tuple[list[Header], list[Rejected]]:
-    """Read every image below a folder, in a zip or in these files, passing over reports and files that are no DICOM.
+    """Read the header of every image in these folders, zips and files, and list the files that cannot be used.
 
-    Args:
-        root: a folder, a file or a zip, or several.
-        index: a file that remembers the headers, so that a second walk reads only what is new.
-        progress: show a bar.
-
-    Returns:
-        the headers, and the files that cannot be used.
+    Reports and files that are no DICOM are passed over. An index is a file that remembers the headers, so that a
+    second walk reads only what is new.
     """
     roots = [root] if isinstance(root, Path) else list(root)
     for path in roots:
@@ -128,19 +115,11 @@ def read_headers(
     with quietly():
         for path in tqdm(paths, desc="headers", unit="file", delay=5, disable=not progress):
             if (rows := remembered.get(path)) is None:
-                of_file = _read_path(path)
-                remembered.put(path, [_to_row(item) for item in of_file])
-                found += of_file
-            else:
-                found += [_from_row(path, row) for row in rows]
+                rows = [[item.file.member, *item[1:]] for item in _read_path(path)]
+                remembered.put(path, rows)
+            found += [_from_row(path, row) for row in rows]
     remembered.close(paths)
     return [item for item in found if isinstance(item, Header)], [item for item in found if isinstance(item, Rejected)]
-
-
-def _to_row(item: Header | Rejected) -> list[Any]:
-    if isinstance(item, Rejected):
-        return [item.file.member, item.reason]
-    return [item.file.member, *(getattr(item, field.name) for field in fields(Header)[1:])]
 
 
 def _from_row(path: Path, row: Sequence[Any]) -> Header | Rejected:
@@ -183,31 +162,27 @@ def _read_image(file: ImageFile, stream: BinaryIO, size: int) -> list[Header | R
     try:
         # By the file meta, before anything is inflated: a megabyte may hold gigabytes.
         meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
             return [Rejected(file, "is deflated: store it uncompressed")]
         stream.seek(0)
         dataset = pydicom.dcmread(stream, specific_tags=_TAGS, stop_before_pixels=True)
         planes = [*_planes(file, dataset)]
         is_cut = planes and size - stream.tell() < _bytes_of_pixels(dataset, planes)
         return [Rejected(file, INCOMPLETE)] if is_cut else [*planes]
-    except _UnusableError as error:
+    except InputError as error:
         return [Rejected(file, str(error))]
     except Exception:  # a damaged file fails in as many ways as there are places to damage it
         return [Rejected(file, INCOMPLETE)]
 
 
-def _bytes_of_pixels(dataset: pydicom.Dataset, planes: Sequence[Header]) -> int:
+def _bytes_of_pixels(dataset: Dataset, planes: Sequence[Header]) -> int:
     """Return how many bytes must follow the header at least; compressed pixels may have any number."""
     syntax = dataset.file_meta.get("TransferSyntaxUID", "")
-    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
+    if syntax not in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian):
         return 1
     values = sum(plane.rows * plane.columns * plane.samples for plane in planes)
-    of_element = 8 if syntax == ImplicitVRLittleEndian else 12  # its tag, its kind and its length
+    of_element = 8 if syntax == uid.ImplicitVRLittleEndian else 12  # its tag, its kind and its length
     return of_element + values * (Tags(dataset).integer("BitsAllocated") or 8) // 8
-
-
-class _UnusableError(Exception):
-    """Why a file is rejected."""
 
 
 def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
@@ -218,16 +193,16 @@ def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
     rows, columns = top.integer("Rows"), top.integer("Columns")
     if rows is None or columns is None:
         kind = top.text("SOPClassUID")
-        if kind and "Image" not in pydicom.uid.UID(kind).name:
+        if kind and "Image" not in uid.UID(kind).name:
             return  # raw data and the like, which scanners put beside the slices
-        raise _UnusableError(INCOMPLETE)
+        raise InputError(INCOMPLETE)
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
-        raise _UnusableError(f"claims an image of {rows} x {columns}")
+        raise InputError(f"claims an image of {rows} x {columns}")
 
     frames = top.items("PerFrameFunctionalGroupsSequence")
     claimed = top.integer("NumberOfFrames") or 1
     if frames and len(frames) != claimed:
-        raise _UnusableError(f"claims {claimed} frames and describes {len(frames)}")
+        raise InputError(f"claims {claimed} frames and describes {len(frames)}")
     if not frames:
         yield _header_of(file, None, top, is_placed=claimed == 1)
         return
@@ -238,8 +213,9 @@ def _planes(file: ImageFile, dataset: Dataset) -> Iterator[Header]:
 
 
 def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool = True) -> Header:
-    (thickness,) = tags.positive("SliceThickness", 1) or (None,)
-    number, of_frame = tags.integer("SeriesNumber"), tags.integer("FrameAcquisitionNumber")
+    (thickness,) = tags.numbers("SliceThickness", 1, above=0) or (None,)
+    sharp_words = re.findall(_SHARP_WORDS, tags.text("SeriesDescription").upper())
+    number, acquisition = tags.integer("SeriesNumber"), tags.integer("FrameAcquisitionNumber")
     patient = tags.text("PatientID").encode(errors="replace")
     return Header(
         file=file,
@@ -250,7 +226,7 @@ def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool =
         sop=tags.text("SOPInstanceUID"),
         modality=tags.text("Modality"),
         image_type=tags.texts("FrameType") or tags.texts("ImageType"),
-        kernel=_kernel(tags),
+        kernel="\\".join(tags.texts("ConvolutionKernel")) or "".join(sharp_words[:1]),
         series_number="" if number is None else str(number),
         contrast=_contrast(tags),
         body_part=_body_part(tags),
@@ -259,11 +235,11 @@ def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool =
         columns=tags.integer("Columns") or 0,
         orientation=_directions(tags),
         position=tags.numbers("ImagePositionPatient", 3) if is_placed else None,
-        pixel_spacing=tags.positive("PixelSpacing", 2),
+        pixel_spacing=tags.numbers("PixelSpacing", 2, above=0),
         thickness=thickness,
         slope=_scale(tags, "RescaleSlope", 1.0),
         intercept=_scale(tags, "RescaleIntercept", 0.0),
-        acquisition=tags.integer("AcquisitionNumber") if of_frame is None else of_frame,
+        acquisition=tags.integer("AcquisitionNumber") if acquisition is None else acquisition,
         instance=tags.integer("InstanceNumber") if frame is None else frame,
     )
 
@@ -271,18 +247,11 @@ def _header_of(file: ImageFile, frame: int | None, tags: Tags, is_placed: bool =
 # The description is free text, which may name the patient: only what follows from it is kept.
 
 
-def _kernel(tags: Tags) -> str:
-    described = re.search(_SHARP_WORDS, tags.text("SeriesDescription"), re.IGNORECASE)
-    return "\\".join(tags.texts("ConvolutionKernel")) or (described.group().upper() if described else "")
-
-
 def _contrast(tags: Tags) -> bool:
-    description = tags.text("SeriesDescription")
+    description, agent = tags.text("SeriesDescription"), tags.text("ContrastBolusAgent")
     if re.search(_PLAIN, description, re.IGNORECASE):
         return False
-    agent = tags.text("ContrastBolusAgent")
-    is_none = re.search(_NO_AGENT, agent, re.IGNORECASE) or re.search(_PLAIN, agent, re.IGNORECASE)
-    has_agent = not is_none or tags.items("ContrastBolusAgentSequence")
+    has_agent = not re.search(f"{_NO_AGENT}|{_PLAIN}", agent, re.IGNORECASE) or tags.items("ContrastBolusAgentSequence")
     return bool(has_agent or re.search(_ENHANCED, description, re.IGNORECASE))
 
 
@@ -309,5 +278,5 @@ def _scale(tags: Tags, keyword: str, default: float) -> float:
         return default
     number = tags.numbers(keyword, 1)
     if number is None or (keyword == "RescaleSlope" and number[0] == 0):
-        raise _UnusableError(f"has no usable {keyword}")
+        raise InputError(f"has no usable {keyword}")
     return number[0]

@@ -3,8 +3,9 @@
 """Reads the pixels of slices in Hounsfield units, past the traps that CT files set."""
 
 import io
-import math
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import pydicom
@@ -29,22 +30,19 @@ def read_slices(
 ) -> tuple[np.ndarray, list[int], list[str]]:
     """Read float32 [slices, rows, columns] in HU; say which slices hold no complete image, and what was repaired.
 
-    Args:
-        headers: slices of one size.
-        max_lost: when more than so many are lost, no more is read.
-        where: the scan's path, for errors.
+    When more than `max_lost` slices are lost, no more is read. `where` is the scan's path, for errors.
     """
-    shape = len(headers), headers[0].rows, headers[0].columns
-    if math.prod(shape) > MAX_VOXELS:
-        size = "{} slices of {} x {}".format(*shape)
-        raise InputError(f"{where} has {size}, too many to hold in memory: give one head, or export it smaller")
-    volume = np.empty(shape, np.float32)
-    in_file: dict[ImageFile, list[int]] = {}
+    count, rows, columns = len(headers), headers[0].rows, headers[0].columns
+    if count * rows * columns > MAX_VOXELS:
+        too_many = f"{where} has {count} slices of {rows} x {columns}, too many to hold in memory"
+        raise InputError(f"{too_many}: give one head, or export it smaller")
+    volume = np.empty((count, rows, columns), np.float32)
+    in_file: dict[ImageFile, list[int]] = defaultdict(list)
     for index, header in enumerate(headers):
-        in_file.setdefault(header.file, []).append(index)
+        in_file[header.file].append(index)
     lost: list[int] = []
     repaired: set[str] = set()
-    with Opener() as opener, Decoder() as decoder, quietly():
+    with Opener() as opener, closing(Decoder()) as decoder, quietly():
         for file, indices in in_file.items():
             try:
                 with opener.open(file) as stream:
@@ -90,8 +88,7 @@ def _hounsfield(stored: np.ndarray, header: Header, dataset: Dataset, repaired: 
         if _border(hounsfield, padding) > SURELY_NOT_AIR_HU and _border(turned_back, padding) < SURELY_AIR_HU:
             hounsfield = turned_back
             repaired.add(INVERTED)
-    if padding is not None:
-        hounsfield[padding] = AIR_HU
+    hounsfield[padding] = AIR_HU
     return np.maximum(hounsfield, np.float32(AIR_HU), out=hounsfield)
 
 
@@ -99,19 +96,19 @@ def _scaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     return values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
-def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Return where the image is only filled up, [rows, columns]."""
     given = [Tags(dataset).integer(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if given[0] is None:
-        return None
+        return np.zeros(stored.shape, bool)
     # Unsigned 63536 in the header is the same padding as signed -2000 in the pixels.
     limits = np.array([value for value in given if value is not None]).astype(stored.dtype)
     return (stored >= limits.min()) & (stored <= limits.max())
 
 
-def _border(hounsfield: np.ndarray, padding: np.ndarray | None) -> float:
+def _border(hounsfield: np.ndarray, padding: np.ndarray) -> float:
     """Return the median around the head; NaN where that is padding alone."""
-    outer = np.ones(hounsfield.shape, bool) if padding is None else ~padding
+    outer = ~padding
     margin = max(min(hounsfield.shape) // 32, 1)
     outer[margin:-margin, margin:-margin] = False
     return float(np.median(hounsfield[outer])) if outer.any() else float("nan")

@@ -23,6 +23,14 @@ SAME_POSITION_MM = 0.01
 
 _LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 _SECONDARY = {"DERIVED", "SECONDARY"}
+_ALL_HAVE = (  # the warning where every stack has a drawback, so that one of them is read nevertheless
+    "only series of another part of the body, or longer than a head, are there",
+    "",
+    "only series with a bone kernel are there: its noise looks like blood and hides it",
+    "only series with a contrast agent are there: the agent looks like blood",
+    "only derived or secondary series are there",
+)
+_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _SHARP_KERNEL = re.compile(  # what makers call their kernels for bone, inner ear and lung
     r"BONE|EDGE|LUNG|SHARP"  # GE, and all who use words
     r"|^(?!FC)[A-Z]{1,2}(59|[6-9]\d)(?!\d)"  # Siemens: H60s, Hr60, J70h, Qr59
@@ -54,12 +62,9 @@ def by_study(headers: Iterable[Header]) -> dict[str, list[Header]]:
 
 
 def choose_series(headers: Sequence[Header], series: str | None = None, where: str = "") -> Choice:
-    """Choose the plain, axial, soft-tissue series whose spacing is closest to 5 mm, and order its slices.
+    """Choose of a study the plain, axial, soft-tissue series whose spacing is closest to 5 mm, and order its slices.
 
-    Args:
-        headers: of one study.
-        series: SeriesInstanceUID or SeriesNumber of another one to read.
-        where: the study's path, for errors.
+    `series` is the SeriesInstanceUID or SeriesNumber of another one to read, `where` the study's path, for errors.
     """
     if not headers:
         raise InputError(f"{where} holds no DICOM images: give the folder that holds the scan")
@@ -71,16 +76,17 @@ def choose_series(headers: Sequence[Header], series: str | None = None, where: s
     stacks = [stack for group in by_series.values() for stack in _main_stacks(group, skipped)]
     if series is not None:
         stacks = _asked_for(stacks, series, where, skipped)
-    stacks = _without(stacks, lambda stack: flaw(stack.first), skipped)
+    stacks = _without(stacks, [flaw(stack.first) for stack in stacks], skipped)
     if not stacks:
         listed = "; ".join(skipped[:5]) + (f"; and {len(skipped) - 5} more" if len(skipped) > 5 else "")
         raise InputError(f"{where} holds no axial CT series that can be read ({listed}): give one")
     if len(stacks) > 1 or series is None:
-        for reason, warning in _PREFERENCES:
-            if all(map(reason, stacks)):
+        for number, warning in enumerate(_ALL_HAVE):
+            reasons = [stack.drawbacks[number] for stack in stacks]
+            if all(reasons):
                 warnings += [warning] if warning else []
             else:
-                stacks = _without(stacks, reason, skipped)
+                stacks = _without(stacks, reasons, skipped)
         stacks = _closest_to_usual(stacks, skipped)
     chosen = stacks[0]
     if extra := len(chosen.slices) - len(chosen.ordered):
@@ -116,7 +122,7 @@ def spacings_mm(headers: Sequence[Header]) -> np.ndarray:
 def spacing_warnings(headers: Sequence[Header]) -> list[str]:
     """Return what is uneven about the spacing of slices in order, with each gap in which slices may be missing."""
     spacings = spacings_mm(headers)
-    if len(spacings) == 0 or spacings.max() <= MAX_EVEN_SPACING_RATIO * spacings.min():
+    if not spacings.size or spacings.max() <= MAX_EVEN_SPACING_RATIO * spacings.min():
         return []
     found = [f"the slices are unevenly spaced, {spacings.min():.2f} to {spacings.max():.2f} mm"]
     for index, spacing in enumerate(spacings):
@@ -138,10 +144,7 @@ def flaw(header: Header) -> str | None:
         return "localizer"
     if header.samples != 1:
         return "in colour"
-    geometry = (header.position, header.orientation, header.pixel_spacing)
-    for keyword, value in zip(
-        ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"), geometry, strict=True
-    ):
+    for keyword, value in zip(_GEOMETRY, (header.position, header.orientation, header.pixel_spacing), strict=True):
         if value is None:
             return f"no usable {keyword}"
     tilt = tilt_degrees(slice_normal(header))
@@ -170,8 +173,6 @@ class _Stack:
     @cached_property
     def ordered(self) -> list[Header]:
         """The slices from inferior to superior, one per position: of several the first that was taken."""
-        if flaw(self.first):
-            return self.slices
         positions = positions_mm(self.slices)
         order = np.argsort(positions, kind="stable")
         starts = np.diff(positions[order], prepend=-np.inf) >= SAME_POSITION_MM
@@ -189,25 +190,19 @@ class _Stack:
         number = float(self.first.series_number or math.inf)
         return round(abs(self.spacing - USUAL_SPACING_MM), 2), -len(self.ordered), number, self.first.series
 
-    # Each of these gives the reason why other stacks are better, or None.
-
-    def is_elsewhere(self) -> str | None:
-        part, length = self.first.body_part, np.ptp(positions_mm(self.ordered))
-        if BELOW_HEAD.search(part) and not HEAD.search(part):
-            return f"body part {_as_code(part)}"
-        return f"{length:.0f} mm long, more than a head" if length > MAX_LENGTH_MM else None
-
-    def is_short(self) -> str | None:
-        return f"fewer than {MIN_SLICES} positions" if len(self.ordered) < MIN_SLICES else None
-
-    def is_sharp(self) -> str | None:
-        return f"bone kernel {_as_code(self.first.kernel)}" if _SHARP_KERNEL.search(self.first.kernel) else None
-
-    def is_enhanced(self) -> str | None:
-        return "contrast agent" if self.first.contrast else None
-
-    def is_secondary(self) -> str | None:
-        return "derived or secondary" if _SECONDARY & set(self.first.image_type[:2]) else None
+    @cached_property
+    def drawbacks(self) -> tuple[str, ...]:
+        """Why other stacks are better, the worst first: as `_ALL_HAVE` lists them, "" for what is not so."""
+        first, part, length = self.first, self.first.body_part, np.ptp(positions_mm(self.ordered))
+        is_below = BELOW_HEAD.search(part) and not HEAD.search(part)
+        too_long = f"{length:.0f} mm long, more than a head" if length > MAX_LENGTH_MM else ""
+        return (
+            f"body part {_as_code(part)}" if is_below else too_long,
+            f"fewer than {MIN_SLICES} positions" if len(self.ordered) < MIN_SLICES else "",
+            f"bone kernel {_as_code(first.kernel)}" if _SHARP_KERNEL.search(first.kernel) else "",
+            "contrast agent" if first.contrast else "",
+            "derived or secondary" if _SECONDARY & set(first.image_type[:2]) else "",
+        )
 
 
 def _taken(header: Header) -> tuple[float, float, str, str]:
@@ -224,8 +219,7 @@ def _main_stacks(series: Sequence[Header], skipped: list[str]) -> list[_Stack]:
     distinct: dict[tuple, Header] = {}
     for index, header in enumerate(series):
         distinct.setdefault((header.sop or index, header.frame, header.position), header)
-    copies = len(series) - len(distinct)
-    if copies:
+    if copies := len(series) - len(distinct):
         skipped.append(f"{_Stack(list(series)).label} ({_slices(copies)}): copies of slices that are there")
 
     stacks: list[_Stack] = []
@@ -237,7 +231,7 @@ def _main_stacks(series: Sequence[Header], skipped: list[str]) -> list[_Stack]:
         like.slices.append(header)
     main: dict[bool, _Stack] = {}
     for stack in sorted(stacks, key=lambda stack: (-len(stack.slices), flaw(stack.first) is not None)):
-        largest = main.setdefault(stack.is_sharp() is not None, stack)
+        largest = main.setdefault(bool(_SHARP_KERNEL.search(stack.first.kernel)), stack)
         if stack is not largest:
             other = f"another size or direction than the other {len(largest.slices)}"
             skipped.append(f"{stack.name}: {flaw(stack.first) or other}")
@@ -266,25 +260,15 @@ def _asked_for(stacks: list[_Stack], series: str, where: str, skipped: list[str]
     if count > 1:
         raise InputError(f"{where} holds {count} series of the number {series}: give a SeriesInstanceUID")
     if not found:
-        names = ", ".join(stack.name for stack in stacks)
-        raise InputError(f"{where} holds no series {series}: name one of {names}")
-    return _without(stacks, lambda stack: None if stack in found else "another series was asked for", skipped)
+        raise InputError(f"{where} holds no series {series}: name one of {', '.join(stack.name for stack in stacks)}")
+    skipped += [f"{stack.name}: another series was asked for" for stack in stacks if stack not in found]
+    return found
 
 
-def _without(stacks: Sequence[_Stack], reason: Callable[[_Stack], str | None], skipped: list[str]) -> list[_Stack]:
+def _without(stacks: Sequence[_Stack], reasons: Sequence[str | None], skipped: list[str]) -> list[_Stack]:
     """Return the stacks for which there is no reason to skip them, and note the others."""
-    skipped += [f"{stack.name}: {reason(stack)}" for stack in stacks if reason(stack)]
-    return [stack for stack in stacks if not reason(stack)]
-
-
-# Why a stack is skipped where a better one is there, and the warning where none is, the worst first.
-_PREFERENCES: tuple[tuple[Callable[[_Stack], str | None], str], ...] = (
-    (_Stack.is_elsewhere, "only series of another part of the body, or longer than a head, are there"),
-    (_Stack.is_short, ""),
-    (_Stack.is_sharp, "only series with a bone kernel are there: its noise looks like blood and hides it"),
-    (_Stack.is_enhanced, "only series with a contrast agent are there: the agent looks like blood"),
-    (_Stack.is_secondary, "only derived or secondary series are there"),
-)
+    skipped += [f"{stack.name}: {reason}" for stack, reason in zip(stacks, reasons, strict=True) if reason]
+    return [stack for stack, reason in zip(stacks, reasons, strict=True) if not reason]
 
 
 def _closest_to_usual(stacks: Sequence[_Stack], skipped: list[str]) -> list[_Stack]:

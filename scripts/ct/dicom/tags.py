@@ -3,10 +3,9 @@
 """Looks up values of DICOM tags, whatever was written where they belong."""
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pydicom
@@ -23,12 +22,9 @@ class Tags:
 
     def value(self, keyword: str) -> Any:
         for source in self.sources:
-            try:
-                value = source.get(keyword)
-            except Exception:  # bytes that its type cannot be made of
-                continue
-            if value is not None and value != "" and value != b"":
-                return value
+            with suppress(Exception):  # bytes that its type cannot be made of
+                if (value := source.get(keyword)) not in (None, "", b""):
+                    return value
         return None
 
     def texts(self, keyword: str) -> tuple[str, ...]:
@@ -42,23 +38,17 @@ class Tags:
         return next(iter(self.texts(keyword)), "")
 
     def integer(self, keyword: str) -> int | None:
-        texts = self.texts(keyword)
-        try:
-            return int(texts[0]) if len(texts) == 1 else None
-        except ValueError:
-            return None
+        with suppress(ValueError):
+            (text,) = self.texts(keyword)
+            return int(text)
+        return None
 
-    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        try:
-            numbers = tuple(float(text) for text in self.texts(keyword))
-        except ValueError:
-            return None
-        fits = len(numbers) == count and all(math.isfinite(number) and abs(number) < 1e6 for number in numbers)
-        return numbers if fits else None
-
-    def positive(self, keyword: str, count: int) -> tuple[float, ...] | None:
-        numbers = self.numbers(keyword, count)
-        return numbers if numbers and min(numbers) > 0 else None
+    def numbers(self, keyword: str, count: int, above: float = -1e6) -> tuple[float, ...] | None:
+        with suppress(ValueError):
+            numbers = tuple(map(float, self.texts(keyword)))
+            if len(numbers) == count and all(above < number < 1e6 for number in numbers):  # which NaN is not
+                return numbers
+        return None
 
     def items(self, keyword: str) -> list[Dataset]:
         value = self.value(keyword)
@@ -69,8 +59,7 @@ class Tags:
 def quietly(library: str = "pydicom") -> Iterator[None]:
     """Silence a library's warnings: research data number slices with UIDs that are none ("ID_0a1b...")."""
     logger = logging.getLogger(library)
-    before = logger.disabled
-    logger.disabled = True
+    before, logger.disabled = logger.disabled, True
     try:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")

@@ -58,9 +58,7 @@ class SaveLabelMapd(SaveImaged):
 def label_map(flagged: np.ndarray, volume: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
     """Return uint8 [X, Y, Z] in the axes that the volume had when it was read, and its affine, voxel → RAS mm.
 
-    Args:
-        flagged: (N,) which of its slices to mark.
-        volume: [1, X, Y, N], perhaps turned since.
+    The volume is [1, X, Y, N], perhaps turned since, of whose slices those that are `flagged`, (N,), are marked.
     """
     if not isinstance(volume, MetaTensor) or "original_affine" not in volume.meta:
         raise InputError("the volume has lost its metadata before SaveLabelMapd: copy it right after Orientationd")

@@ -35,27 +35,26 @@ class DrawScand(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
         volume = np.asarray(data[self.volume_key][0]) if self.volume_key in data else None
-        figure = draw_scan(result, volume, self.shown)
-        write_whole(self.output_dir / result.bag_id / "slices.png", png(figure))
+        write_whole(self.output_dir / result.bag_id / "slices.png", png(draw_scan(result, volume, self.shown)))
         return dict(data)
 
 
 def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6) -> Figure:
     """Draw the flagged slices above the attention along the scan; see `DrawScand`, without volume the curve alone."""
-    title = headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged")
     figure = Figure(figsize=(2.2 * shown, 3 if volume is None else 5.2), layout="constrained")
+    title = headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged")
     figure.suptitle(title, parse_math=False)  # a $ in a name is a $
     if volume is None:
         _draw_curve(figure.add_subplot(), result)
         return figure
     candidates = np.flatnonzero(result.flagged) if result.flagged.any() else np.arange(len(result.attention))
-    best = candidates[np.argsort(-result.attention[candidates], kind="stable")][:shown]
+    best = np.sort(candidates[np.argsort(-result.attention[candidates], kind="stable")][:shown])
     grid = figure.add_gridspec(2, shown, height_ratios=[1.15, 1])
     for column in range(shown):
         axes = figure.add_subplot(grid[0, column])
         axes.set_axis_off()
         if column < len(best):
-            _draw_slice(axes, result, volume, int(np.sort(best)[column]))
+            _draw_slice(axes, result, volume, int(best[column]))
     _draw_curve(figure.add_subplot(grid[1, :]), result)
     return figure
 
@@ -69,8 +68,7 @@ def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -
     if result.flagged[index]:
         axes.set_axis_on()
         axes.set(xticks=[], yticks=[])
-        for side in axes.spines.values():
-            side.set(color=FLAGGED, linewidth=2)
+        axes.spines[:].set(color=FLAGGED, linewidth=2)
 
 
 def _draw_curve(axes: Axes, result: BagResult) -> None:

@@ -6,23 +6,16 @@ import io
 import json
 import logging
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai.transforms import SaveImaged
-from pydicom import Dataset
+from pydicom import Dataset, uid
 from pydicom.charset import decode_element
 from pydicom.config import IGNORE, disable_value_validation
 from pydicom.filereader import read_partial
 from pydicom.sr.coding import Code
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    SecondaryCaptureImageStorage,
-    generate_uid,
-)
 from pydicom.valuerep import DA, TM
 
 from scripts.core.files import write_whole
@@ -38,7 +31,8 @@ NO_DATE = ("19000101", "000000")  # of a study without one; today's would make e
 UNKNOWN = Model("unknown", "unknown", "unknown")
 
 _CLASSES = (
-    *(CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, SecondaryCaptureImageStorage),
+    *(uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage),
+    uid.SecondaryCaptureImageStorage,
 )
 _TYPE_2 = [
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -92,15 +86,14 @@ def _identity(result: BagResult) -> Dataset:
     with open_image(result.source, first["file"]) as file:
         header = read_partial(file, lambda tag, *_: tag >= OF_THE_PICTURE, force=True)
     for tag in list(header.keys()):
-        try:
+        is_usable = False
+        with suppress(Exception):  # a damaged value fails in many ways, and the scan was read without it
             decode_element(header[tag], header.get("SpecificCharacterSet"))
             is_usable = bool(header[tag].value) and not header[tag].is_empty
-        except Exception:  # a damaged value fails in many ways, and the scan was read without it
-            is_usable = False
         if not is_usable:
             del header[tag]
     sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    header.SOPClassUID = sop_class if sop_class in _CLASSES else CTImageStorage
+    header.SOPClassUID = sop_class if sop_class in _CLASSES else uid.CTImageStorage
     header.SOPInstanceUID = _file_uid(first)
     if header.get("PatientIdentityRemoved") == "YES" and not any(how in header for how in _HOW_REMOVED):
         header.DeidentificationMethod = "not stated"  # something must be
@@ -110,9 +103,8 @@ def _identity(result: BagResult) -> Dataset:
 def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.ComprehensiveSR":
     """Make a report that is the same at any hour, with UIDs made from its content.
 
-    Args:
-        result: of a scan whose instances have an `id` each, and a `frame` where a file holds several.
-        identity: patient, study and series of the scan, as in its slices.
+    The instances have an `id` each, and a `frame` where a file holds several; the identity is patient, study and
+    series of the scan, as in its slices.
     """
     import highdicom as hd
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -120,10 +112,10 @@ def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.Comprehens
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it reports each step
     model = result.model or UNKNOWN
     images = _referable_images(result, identity)
-    series_uid = generate_uid(entropy_srcs=[images[0].SeriesInstanceUID, *model])
+    series_uid = uid.generate_uid(entropy_srcs=[images[0].SeriesInstanceUID, *model])
     ids = [instance["id"] for instance in result.instances]
     numbers = [result.probability, result.threshold, result.scores.tolist(), result.attention.tolist()]
-    report_uid = generate_uid(entropy_srcs=[series_uid, json.dumps([ids, *numbers, result.threshold_origin])])
+    report_uid = uid.generate_uid(entropy_srcs=[series_uid, json.dumps([ids, *numbers, result.threshold_origin])])
     try:
         date, time = str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
     except (AttributeError, TypeError, ValueError):
@@ -174,7 +166,7 @@ def _file_uid(instance: Mapping[str, Any]) -> str:
 
 def valid_uid(text: str) -> str:
     """Return the UID itself, or where it is none, always the same one in its place."""
-    return text if UID(text, IGNORE).is_valid else str(generate_uid(entropy_srcs=[text]))
+    return text if uid.UID(text, IGNORE).is_valid else str(uid.generate_uid(entropy_srcs=[text]))
 
 
 def _measurement_report(
@@ -183,40 +175,28 @@ def _measurement_report(
     from highdicom import sr
 
     origin = f" ({result.threshold_origin})" if result.threshold_origin else ""
-    algorithm = sr.AlgorithmIdentification(
-        model.name, model.version, [f"threshold {result.threshold}{origin}", f"weights sha256 {model.sha256}"]
-    )
+    parameters = [f"threshold {result.threshold}{origin}", f"weights sha256 {model.sha256}"]
+    algorithm = sr.AlgorithmIdentification(model.name, model.version, parameters)
 
     def group(name: str, figures: Mapping[Code, float], **more: Any) -> sr.MeasurementsAndQualitativeEvaluations:
         return sr.MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=sr.TrackingIdentifier(generate_uid(entropy_srcs=[report_uid, name]), name),
+            tracking_identifier=sr.TrackingIdentifier(uid.generate_uid(entropy_srcs=[report_uid, name]), name),
             measurements=[sr.Measurement(code, float(value), NO_UNITS) for code, value in figures.items()],
             **more,
         )
 
-    groups = [
-        group(
-            str(identity.get("SeriesInstanceUID", images[0].SeriesInstanceUID)),
-            {PROBABILITY: result.probability},
-            algorithm_id=algorithm,
-            qualitative_evaluations=[sr.QualitativeEvaluation(HEMORRHAGE, POSITIVE if result.positive else NEGATIVE)],
-        )
-    ]
+    name = str(identity.get("SeriesInstanceUID", images[0].SeriesInstanceUID))
+    calls = [sr.QualitativeEvaluation(HEMORRHAGE, POSITIVE if result.positive else NEGATIVE)]
+    groups = [group(name, {PROBABILITY: result.probability}, algorithm_id=algorithm, qualitative_evaluations=calls)]
     for index in result.flagged.nonzero()[0].tolist():
         instance, image = result.instances[index], images[index]
         frames = [instance["frame"]] if "frame" in instance else None
-        groups.append(
-            group(
-                str(instance["id"]),
-                {ATTENTION_SHARE: result.attention[index], SCORE: result.scores[index]},
-                finding_type=HEMORRHAGE,
-                source_images=[sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames)],
-            )
-        )
-    device = sr.DeviceObserverIdentifyingAttributes(generate_uid(entropy_srcs=[*model]), name=model.name)
+        source = sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames)
+        figures = {ATTENTION_SHARE: result.attention[index], SCORE: result.scores[index]}
+        groups.append(group(str(instance["id"]), figures, finding_type=HEMORRHAGE, source_images=[source]))
+    device = sr.DeviceObserverIdentifyingAttributes(uid.generate_uid(entropy_srcs=[*model]), name=model.name)
     observer = sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)
     content = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), CT_OF_HEAD, groups)
     comment = sr.TextContentItem(COMMENT, RESEARCH_USE.capitalize(), "CONTAINS")
-    items = content[0].ContentSequence
-    items.insert(len(items) - 1, comment)  # ahead of the measurements, where it is seen
+    content[0].ContentSequence.insert(-1, comment)  # ahead of the measurements, where it is seen
     return content

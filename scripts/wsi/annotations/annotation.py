@@ -46,15 +46,10 @@ class Area(Protocol):
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is annotated on one slide.
+    """What is annotated on one slide."""
 
-    Args:
-        area: what is annotated, from polygons or a mask.
-        counts_from_bounds: the coordinates in its file begin at the bounds of the slide, as those of QuPath.
-    """
-
-    area: Area
-    counts_from_bounds: bool = False
+    area: Area  # of polygons or a mask
+    counts_from_bounds: bool = False  # the coordinates in its file begin at the bounds of the slide, as those of QuPath
 
     def outlines(self) -> list[np.ndarray]:
         """Return polygons (V, 2) to draw, in level-0 pixels."""
@@ -92,8 +87,7 @@ class Annotation:
 
         Areas less than GROW_DISTANCE apart are one lesion, with the rim of half of it around it and its holes; a lesion
         shorter than the sum of ITC_DIAMETER and that distance is excluded. Positions are right to half a cell, and
-        areas smaller than a cell may be lost. Cells are larger for an annotation as wide as a large slide, to save
-        memory.
+        areas smaller than a cell may be lost. Cells are larger for an annotation as wide as a large slide.
         Without `mpp` cells are an eighth of a tile, areas are one where they touch, and none is excluded.
         """
         bounds = self.area.bounds()
@@ -108,14 +102,13 @@ class Annotation:
             return none
         grow = GROW_DISTANCE / 2 / (cell * mpp) if mpp else 0.0
         labels, corner = _grown_and_labelled(covered, grow)
-        count = int(labels.max())
         shortest = (GROW_DISTANCE + ITC_DIAMETER) / (cell * mpp) if mpp else 0.0
         excluded = tuple(int(k) for k in np.flatnonzero(_longest_axes(labels) < shortest) + 1)
         column, row = np.floor((coords + tile / 2 - start) / cell - corner).astype(int).T
         known = (row >= 0) & (row < labels.shape[0]) & (column >= 0) & (column < labels.shape[1])
         of_instance = np.zeros(len(coords), dtype=int)
         of_instance[known] = labels[row[known], column[known]]
-        return Lesions(of_instance, count, excluded)
+        return Lesions(of_instance, int(labels.max()), excluded)
 
 
 def read_annotation(
@@ -139,16 +132,14 @@ def read_annotation(
         with open(path, "rb") as file:
             begin = file.read(16)
         if begin[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or begin.startswith(b"\x89PNG"):
-            problem = f"{path} is a mask, and the values {values} are not all numbers; give those that count"
-            return Annotation(read_mask(path, slide_size, _require(int, values, problem), reach))
+            return Annotation(read_mask(path, slide_size, _require(int, values, f"{path} is a mask"), reach))
         content = _polygon_bytes(path, zipped=begin.startswith(b"\x1f\x8b"))
     except OSError as error:
         raise InputError(f"no annotation can be read from {path}: {error.strerror}; correct the path") from error
     text = content[:64].translate(None, b"\xef\xbb\xbf\xfe\xff\0 \t\r\n")  # without what UTF-8 and UTF-16 put before it
     if not text:
         raise InputError(f"{path} is empty; export the annotations again, as GeoJSON with no feature if there is none")
-    problem = f"{path} holds polygons, and the values {values} are not all class names; give those"
-    names = _require(str, values, problem)
+    names = _require(str, values, f"{path} holds polygons")
     names = names and [name.lower() for name in names]
     if text.startswith(b"<"):
         return Annotation(read_asap(path, content, names))
@@ -159,12 +150,12 @@ def read_annotation(
 
 def joined(several: Sequence[Lesions]) -> Lesions:
     """Return the lesions of a bag of several slides, whose patches follow each other."""
-    before = np.cumsum([0, *(lesions.count for lesions in several)])
-    of_instance = [
-        np.where(each.of_instance, each.of_instance + k, 0) for each, k in zip(several, before, strict=False)
-    ]
-    excluded = tuple(int(k + i) for each, k in zip(several, before, strict=False) for i in each.excluded)
-    return Lesions(np.concatenate([np.zeros(0, int), *of_instance]), int(before[-1]), excluded)
+    whole = Lesions(np.zeros(0, int), 0)
+    for each in several:
+        shifted = np.where(each.of_instance, each.of_instance + whole.count, 0)
+        excluded = whole.excluded + tuple(whole.count + k for k in each.excluded)
+        whole = Lesions(np.concatenate([whole.of_instance, shifted]), whole.count + each.count, excluded)
+    return whole
 
 
 def _polygon_bytes(path: str | Path, zipped: bool) -> bytes:
@@ -178,13 +169,12 @@ def _polygon_bytes(path: str | Path, zipped: bool) -> bytes:
     return content
 
 
-def _require(kind: type[T], values: Sequence[int | str] | None, problem: str) -> list[T] | None:
-    if values is None:
-        return None
-    fitting = [value for value in values if isinstance(value, kind)]
-    if len(fitting) < len(values):
-        raise InputError(problem)
-    return fitting
+def _require(kind: type[T], values: Sequence[int | str] | None, what: str) -> list[T] | None:
+    fitting = [value for value in values or () if isinstance(value, kind)]
+    if len(fitting) < len(values or ()):
+        wanted = "numbers" if kind is int else "class names"
+        raise InputError(f"{what}, and the values {values} are not all {wanted}; give those that count")
+    return None if values is None else fitting
 
 
 def _grown_and_labelled(covered: np.ndarray, grow: float) -> tuple[np.ndarray, np.ndarray]:

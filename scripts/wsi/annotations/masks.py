@@ -5,6 +5,7 @@
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Protocol
 
@@ -32,62 +33,44 @@ class _Image(Protocol):
 
 @dataclass(frozen=True)
 class Mask:
-    """The area where a mask image has one of some values.
-
-    Args:
-        path: of the image.
-        slide_size: width, height of the slide at level 0, which the image covers.
-        values: the values that count, in the first channel; None = any above 0, in any channel.
-    """
+    """The area where a mask image has one of some values."""
 
     path: str | Path
-    slide_size: tuple[int, int]
-    values: Sequence[int] | None
+    slide_size: tuple[int, int]  # width, height at level 0, which the image covers
+    values: Sequence[int] | None  # that count, in the first channel; None = any above 0, in any channel
 
     def bounds(self) -> tuple[float, float, float, float] | None:
-        """Return left, top, right, bottom of what may be annotated."""
         return 0.0, 0.0, *self.slide_size
 
     def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
-        """Return (height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
         covered = np.zeros((height, width), dtype=bool)
         with _open_mask(self.path) as image:
             # the smallest level that still has a pixel for each point
             fine_enough = [i for i, size in enumerate(image.sizes) if self.slide_size[0] <= 1.02 * step * size[0]]
             level = max(fine_enough, default=0)
+            sides = zip(corner, (width, height), image.sizes[level], self.slide_size, strict=True)
             columns, rows = (
                 np.floor((start + step * (np.arange(count) + 0.5)) * pixels / whole).astype(int)
-                for start, count, pixels, whole in zip(
-                    corner, (width, height), image.sizes[level], self.slide_size, strict=True
-                )
+                for start, count, pixels, whole in sides
             )
-            across, down = (
-                np.flatnonzero((pixel >= 0) & (pixel < pixels))
-                for pixel, pixels in zip((columns, rows), image.sizes[level], strict=True)
-            )
-            if len(across) == 0:
-                return covered
-            left, right = columns[across[0]], columns[across[-1]] + 1
-            while len(down):
-                top = rows[down[0]]
+            across = np.flatnonzero((columns >= 0) & (columns < image.sizes[level][0]))
+            down = np.flatnonzero((rows >= 0) & (rows < image.sizes[level][1]))
+            while len(across) and len(down):
+                left, top, right = columns[across[0]], rows[down[0]], columns[across[-1]] + 1
                 end = np.searchsorted(rows[down], top + max(1, PART_PIXELS // (right - left)))
                 points, down = down[:end], down[end:]
                 with _damage_as_input_error(self.path):
                     part = image.read(level, int(left), int(top), int(right - left), int(rows[points[-1]] + 1 - top))
-                part = part[np.ix_(rows[points] - top, columns[across] - left)]
-                covered[np.ix_(points, across)] = self._counts_as_annotated(part)
+                channels = np.atleast_3d(part[np.ix_(rows[points] - top, columns[across] - left)])
+                counts = channels[..., :3] > 0 if self.values is None else np.isin(channels[..., :1], self.values)
+                covered[np.ix_(points, across)] = counts.any(axis=-1)
         return covered
 
     def outlines(self) -> list[np.ndarray]:
         """Return the outlines of what is annotated, along the sides of coarse cells."""
         step = max(1.0, max(self.slide_size) / OUTLINE_CELLS)
-        width, height = (int(np.ceil(side / step)) for side in self.slide_size)
+        width, height = (ceil(side / step) for side in self.slide_size)
         return [ring * step for ring in outlined(self.covered(np.zeros(2), step, height, width))]
-
-    def _counts_as_annotated(self, part: np.ndarray) -> np.ndarray:
-        channels = np.atleast_3d(part)
-        positive = channels[..., :3] > 0 if self.values is None else np.isin(channels[..., :1], self.values)
-        return np.asarray(positive.any(axis=-1))
 
 
 def read_mask(
@@ -99,20 +82,18 @@ def read_mask(
     """Without a size of the slide, the mask is taken to be of full resolution, if it covers what tissue reaches to."""
     with _open_mask(path) as image:
         width, height = image.sizes[0]
-    if slide_size is None:
-        if reach is not None and (reach[0] > width or reach[1] > height):
-            raise InputError(
-                f"{path} is a mask of {width} × {height} pixels, and patches lie beyond it: to know how much smaller "
-                "than the slide it is, give the folder of the slides with --slides"
-            )
-        return Mask(path, (width, height), values)
-    # each side of the mask may be rounded by up to a pixel
-    if abs(width * slide_size[1] - height * slide_size[0]) > sum(slide_size):
-        raise InputError(
-            f"{path} is a mask of {width} × {height} pixels, which is not the shape of the slide of "
-            f"{slide_size[0]} × {slide_size[1]}; give the mask of this slide"
+    across, down = slide_size or (width, height)
+    problem = ""
+    if abs(width * down - height * across) > across + down:  # each side of the mask may be rounded by up to a pixel
+        problem = f"which is not the shape of the slide of {across} × {down}; give the mask of this slide"
+    elif slide_size is None and reach is not None and (reach[0] > width or reach[1] > height):
+        problem = (
+            "and patches lie beyond it: to know how much smaller than the slide it is, give the folder of the slides "
+            "with --slides"
         )
-    return Mask(path, slide_size, values)
+    if problem:
+        raise InputError(f"{path} is a mask of {width} × {height} pixels, {problem}")
+    return Mask(path, (across, down), values)
 
 
 def outlined(cells: np.ndarray) -> list[np.ndarray]:
@@ -132,9 +113,8 @@ def outlined(cells: np.ndarray) -> list[np.ndarray]:
         ring: list[tuple[int, int]] = []
         while not ring or place != start:
             ring.append(place)
-            ends = following[place]
-            place = ends.pop()
-            if not ends:
+            place = following[place].pop()
+            if not following[ring[-1]]:
                 del following[ring[-1]]
         points = np.array(ring, dtype=np.float64)
         straight = (np.roll(points, 1, axis=0) + np.roll(points, -1, axis=0) == 2 * points).all(axis=1)
@@ -146,9 +126,9 @@ def outlined(cells: np.ndarray) -> list[np.ndarray]:
 def _open_mask(path: str | Path) -> Generator[_Image, None, None]:
     with ExitStack() as stack:
         with _damage_as_input_error(path):
-            image = (
-                _of_tiff(path, stack.enter_context(tifffile.TiffFile(path))) if _is_tiff(path) else _WholeImage(path)
-            )
+            with open(path, "rb") as file:
+                is_tiff = file.read(2) in (b"II", b"MM")
+            image = _of_tiff(path, stack.enter_context(tifffile.TiffFile(path))) if is_tiff else _WholeImage(path)
         yield image
 
 
@@ -162,11 +142,6 @@ def _damage_as_input_error(path: str | Path) -> Generator[None, None, None]:
     except Exception as error:  # a damaged file makes them fail in every way
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"the mask {path} cannot be read ({reason}); copy it again, or save it anew") from error
-
-
-def _is_tiff(path: str | Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) in (b"II", b"MM")
 
 
 def _of_tiff(path: str | Path, file: tifffile.TiffFile) -> _Image:
@@ -205,32 +180,24 @@ class _Segments:
         if page.is_memmappable and page.planarconfig == 1:
             pixels: np.ndarray = page.asarray(out="memmap")
             return pixels[top : top + height, left : left + width]
-        segment_height, segment_width = (
-            (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        )
-        if segment_height * segment_width > MOST_PIXELS_OF_A_SEGMENT:
+        high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+        if high * wide > MOST_PIXELS_OF_A_SEGMENT:
             raise InputError(f"{self._path} is one large piece that cannot be read in parts; save the mask in tiles")
-        across, down = -(-page.imagewidth // segment_width), -(-page.imagelength // segment_height)
+        grid = (-1, ceil(page.imagelength / high), ceil(page.imagewidth / wide))
+        numbers = np.arange(len(page.dataoffsets)).reshape(grid)
+        touched = numbers[:, top // high : ceil((top + height) / high), left // wide : ceil((left + width) / wide)]
         part = np.zeros((height, width, page.samplesperpixel), page.dtype)
-        for plane in range(page.samplesperpixel if page.planarconfig == 2 else 1):
-            for row in range(top // segment_height, -(-(top + height) // segment_height)):
-                for column in range(left // segment_width, -(-(left + width) // segment_width)):
-                    segment = self._segment(page, (plane * down + row) * across + column)
-                    if segment is not None:
-                        y, x = row * segment_height - top, column * segment_width - left
-                        segment = segment[max(0, -y) : height - y, max(0, -x) : width - x]
-                        y, x = max(0, y), max(0, x)
-                        channels = slice(plane, plane + segment.shape[2])
-                        part[y : y + segment.shape[0], x : x + segment.shape[1], channels] = segment
+        for index in touched.ravel().tolist():
+            self._file.seek(page.dataoffsets[index])
+            content = self._file.read(page.databytecounts[index])
+            segment, (plane, _, y, x, _), _ = page.decode(content or None, index)
+            if segment is not None:  # the file leaves out what is 0
+                y, x = y - top, x - left
+                segment = segment[0, max(0, -y) : height - y, max(0, -x) : width - x]
+                rows, columns, channels = segment.shape
+                y, x = max(0, y), max(0, x)
+                part[y : y + rows, x : x + columns, plane : plane + channels] = segment
         return part
-
-    def _segment(self, page: tifffile.TiffPage, index: int) -> np.ndarray | None:
-        """(h, w, channels); None where the file leaves it out, as all is 0."""
-        if not page.databytecounts[index]:
-            return None
-        self._file.seek(page.dataoffsets[index])
-        decoded = page.decode(self._file.read(page.databytecounts[index]), index)[0]
-        return None if decoded is None else decoded[0]
 
 
 class _WholeImage:

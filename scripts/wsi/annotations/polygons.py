@@ -30,27 +30,22 @@ class Painted(NamedTuple):
 
 @dataclass(frozen=True)
 class Polygons:
-    """The area of polygons that are painted one over the other.
+    """The area of polygons that are painted one over the other."""
 
-    Args:
-        painted: the polygons, in this order.
-        nonzero: fill a ring that crosses itself by the nonzero rule, as ASAP does, else by the even-odd rule.
-    """
-
-    painted: list[Painted]
-    nonzero: bool = False
+    painted: list[Painted]  # in this order
+    nonzero: bool = (
+        False  # fill a ring that crosses itself by the nonzero rule, as ASAP does, else by the even-odd rule
+    )
 
     def bounds(self) -> tuple[float, float, float, float] | None:
-        """Return left, top, right, bottom of what may be annotated; None if nothing is."""
         rings = [ring for ring, counts in self.painted if counts]
         if not rings:
             return None
-        left, top = np.min([ring.min(axis=0) for ring in rings], axis=0).tolist()
-        right, bottom = np.max([ring.max(axis=0) for ring in rings], axis=0).tolist()
+        points = np.concatenate(rings)
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         return left, top, right, bottom
 
     def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
-        """Return (height, width) bool: whether the points `corner` + `step` × (column + ½, row + ½) are annotated."""
         covered = np.zeros((height, width), dtype=bool)
         for ring, counts in self.painted:
             ring = (ring - corner) / step
@@ -63,7 +58,6 @@ class Polygons:
         return covered
 
     def outlines(self) -> list[np.ndarray]:
-        """Return the rings of all polygons."""
         return [ring for ring, _ in self.painted]
 
 
@@ -72,13 +66,8 @@ def read_geojson(
 ) -> Polygons:
     """Read the polygons of GeoJSON; smaller ones are painted over larger ones, as a normal island in a tumour.
 
-    Objects that nobody drew as a lesion (NOT_DRAWN), and classes that QuPath ignores ("Region*"), are skipped.
-
-    Args:
-        path: of the file, for messages.
-        content: of the file.
-        names: the classes that count; None = all but NO_LESION.
-        origin: where the level-0 coordinates begin that the file counts from.
+    Objects that nobody drew as a lesion (NOT_DRAWN), and classes that QuPath ignores ("Region*"), are skipped. All
+    classes but NO_LESION count, or those of `names`; the file counts from `origin`.
     """
     try:
         found = json.loads(content)
@@ -154,18 +143,15 @@ def _polygons(node: Any, called: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
     match node["type"]:
         case "FeatureCollection":
             yield from _polygons(node["features"], called)
-        case "Feature":
-            if _was_drawn(node):
-                yield from _polygons(node.get("geometry"), _class_names(node))
         case "GeometryCollection":
             yield from _polygons(node["geometries"], called)
+        case "Feature" if _was_drawn(node):
+            yield from _polygons(node.get("geometry"), _class_names(node))
         case "Polygon":
             yield called, node["coordinates"]
         case "MultiPolygon":
             yield from ((called, rings) for rings in node["coordinates"])
-        case "Point" | "MultiPoint" | "LineString" | "MultiLineString":
-            return
-        case unknown:
+        case unknown if unknown not in ("Feature", "Point", "MultiPoint", "LineString", "MultiLineString"):
             raise ValueError(unknown)
 
 
@@ -195,7 +181,7 @@ def _lineage(given: Any) -> list[str]:
 
 def _one_ring(rings: list[Any]) -> np.ndarray:
     outer, *holes = (_closed(ring) for ring in rings)
-    return np.concatenate([outer, *(np.concatenate([hole, outer[:1]]) for hole in holes)])
+    return np.concatenate([outer, *(part for hole in holes for part in (hole, outer[:1]))])
 
 
 def _closed(ring: Any) -> np.ndarray:

@@ -59,27 +59,15 @@ class SlideBag:
     slides: tuple[Slide, ...]
     annotated: bool = False  # its annotations show all that there is to find
 
-    @property
-    def patches(self) -> int:
-        return sum(slide.header.patches for slide in self.slides)
-
     def entry(self) -> dict[str, Any]:
         """Return the bag as a datalist has it."""
-        entry: dict[str, Any] = {
-            "bag_id": self.bag_id,
-            "label": self.label,
-            "image": _one_or_all([slide.image for slide in self.slides]),
-        }
-        patch_labels = [slide.patch_labels for slide in self.slides]
+        paths: dict[str, list[str | None]] = {"image": [slide.image for slide in self.slides]}
         if self.annotated:
-            entry["annotation"] = _one_or_all([slide.annotation for slide in self.slides])
-        if all(patch_labels):  # one without says nothing of its patches
-            entry["instance_label"] = _one_or_all(patch_labels)
-        return entry
-
-
-def _one_or_all(values: Sequence[Any]) -> Any:
-    return values[0] if len(values) == 1 else list(values)
+            paths["annotation"] = [slide.annotation for slide in self.slides]
+        if all(slide.patch_labels for slide in self.slides):  # one without says nothing of its patches
+            paths["instance_label"] = [slide.patch_labels for slide in self.slides]
+        entry = {key: own[0] if len(own) == 1 else own for key, own in paths.items()}
+        return {"bag_id": self.bag_id, "label": self.label, **entry}
 
 
 @dataclass
@@ -94,25 +82,15 @@ class SlideCohort(CohortRemarks):
 
 @dataclass(frozen=True)
 class SlideSources:
-    """Where the slides of a cohort, their labels and their sections are read from.
-
-    Args:
-        files: the feature files.
-        labels: the csv of labels; None takes torchmil's folder of labels.
-        splits: the csv of the sections, which go before those in the csv of labels.
-        classes: as the user listed them.
-        annotations: their folder.
-        label_column: of the csv of labels.
-        slide_table: the csv of the slides of each patient, where that of the labels has a row for each patient.
-    """
+    """Where the slides of a cohort, their labels and their sections are read from."""
 
     files: FeatureFiles
-    labels: Path | None
-    splits: Path | None
-    classes: Sequence[str] | None = None
-    annotations: Path | None = None
+    labels: Path | None  # None takes torchmil's folder of labels
+    splits: Path | None  # the csv of the sections, which go before those in the csv of labels
+    classes: Sequence[str] | None = None  # as the user listed them
+    annotations: Path | None = None  # their folder
     label_column: str = LABEL
-    slide_table: Path | None = None
+    slide_table: Path | None = None  # the slides of each patient, where the labels have a row for each patient
 
 
 def collect_slides(sources: SlideSources) -> SlideCohort:
@@ -130,12 +108,11 @@ def collect_slides(sources: SlideSources) -> SlideCohort:
     known = set()
     for row in tqdm(rows, desc="headers", unit="slide", delay=PROGRESS_AFTER_S):
         path = files.of(row.slide)
-        if path is None:
-            reject("row without a feature file", [row.name])
-            continue
         known.add(path)
         section = row.section if sections is None else sections.get(row.name, "")
-        if row.line not in named:
+        if path is None:
+            reject("row without a feature file", [row.name])
+        elif row.line not in named:
             reject("row without a label", [row.name])
         elif sections is not None and not section:
             reject("slide in no section of the splits", [row.name])
@@ -185,10 +162,8 @@ def _usable_header(path: Path, name: str, cohort: SlideCohort) -> FeatureHeader 
         reason = without_numbers(str(error).replace(str(path), "it").replace(path.name, "it"))
         cohort.rejected.add(f"feature file that cannot be read ({reason})", [name])
         return None
-    if header.patches == 0:
-        cohort.rejected.add("slide without tissue", [name])
-        return None
-    return header
+    cohort.rejected.add("slide without tissue", [name] * (header.patches == 0))
+    return header if header.patches else None
 
 
 def _annotation_of(row: SlideLabel, drawn: Mapping[str, Path], folder: Path, cohort: SlideCohort) -> str | None:
@@ -223,54 +198,46 @@ def _require_one_kind(cohort: SlideCohort) -> None:
         raise InputError(f"{text}: say which folder to take with --features FOLDER")
     pitches = [pitch for slide in cohort.slides if (pitch := slide.header.pitch_um) is not None]
     if pitches and max(pitches) > SAME_PITCH * min(pitches):
-        groups = Counter(round(pitch) for pitch in pitches)
-        listed = ", ".join(f"{count} of {pitch}" for pitch, count in sorted(groups.items()))
+        counts = sorted(Counter(map(round, pitches)).items())
+        listed = ", ".join(f"{count} of {pitch}" for pitch, count in counts)
         cohort.warnings.add("micrometres from patch to patch differ, but a network needs one magnification", [listed])
 
 
 def kinds_that_differ(headers: Sequence[tuple[str, FeatureHeader]]) -> Iterator[str]:
     """Yield what features of one cohort must have in common and have not; of each kind the first slide is named."""
-    dimensions: dict[int, str] = {}
-    encoders: dict[str, str] = {}
+    found: dict[str, dict[Any, str]] = {"numbers per patch": {}, "encoders": {}}
     for name, header in sorted(headers, key=lambda one: one[0]):
-        dimensions.setdefault(header.dimension, f"{header.dimension} ({name})")
+        found["numbers per patch"].setdefault(header.dimension, f"{header.dimension} ({name})")
         if header.encoder:
-            encoders.setdefault(header.encoder.lower(), f"{header.encoder} ({name})")
-    for what, found in (("numbers per patch", dimensions), ("encoders", encoders)):
-        if len(found) > 1:
-            shown = [text for _, text in sorted(found.items())]
-            yield f"the features are not of one kind, their {what} are {' and '.join(shown)}"
+            found["encoders"].setdefault(header.encoder.lower(), f"{header.encoder} ({name})")
+    for what, kinds in found.items():
+        if len(kinds) > 1:
+            shown = " and ".join(kinds[key] for key in sorted(kinds))
+            yield f"the features are not of one kind, their {what} are {shown}"
 
 
 def as_bags(cohort: SlideCohort, by: str) -> list[SlideBag]:
     """Make a bag of each slide, or of the slides of each patient."""
-    if by == "slide":
-        return [
-            SlideBag(slide.bag_id, slide.label, slide.patient, slide.section, (slide,), slide.annotation is not None)
-            for slide in cohort.slides
-        ]
-    binary = cohort.classes == [0, 1]
-    by_patient: dict[str, list[Slide]] = defaultdict(list)
-    for slide in cohort.slides:
-        by_patient[slide.patient].append(slide)
+    groups: dict[str, list[Slide]] = defaultdict(list)
+    for slide in sorted(cohort.slides, key=lambda slide: slide.bag_id):
+        groups[slide.bag_id if by == "slide" else slide.patient].append(slide)
     bags = []
     mixed = 0
-    for patient, slides in by_patient.items():
-        slides.sort(key=lambda slide: slide.bag_id)
-        labels = {slide.label for slide in slides}
-        if len(labels) > 1 and not binary:
-            one, other = slides[0], next(slide for slide in slides if slide.label != slides[0].label)
+    for name, slides in groups.items():
+        one, label = slides[0], max((slide.label for slide in slides), key=lambda label: label == 1)
+        other = next((slide for slide in slides if slide.label != one.label), None)
+        if other is not None and cohort.classes != [0, 1]:
             text = f"{one.bag_id} has the label {one.label}, {other.bag_id} of the same patient {other.label}"
             raise InputError(f"{text}: correct them, or give --by slide")
-        mixed += len(labels) > 1
-        label = max(labels, key=lambda label: label == 1)
-        bag_id = re.sub(r"[\\/]", "_", patient)
+        mixed += other is not None
         for section in dict.fromkeys(slide.section for slide in slides):  # one, or a leak that is refused later
             own = tuple(slide for slide in slides if slide.section == section)
-            bags.append(SlideBag(bag_id, label, patient, section, own, _is_annotated(own, cohort)))
+            bag_id, annotated = re.sub(r"[\\/]", "_", name), _is_annotated(own, cohort)
+            bags.append(SlideBag(bag_id, label, one.patient, section, own, annotated))
     if mixed:
         cohort.notes.append(f"patients with slides of both classes, who count as positive: {mixed}")
-    cohort.notes.append("bags are named after patients, so results will be too")
+    if by == "patient":
+        cohort.notes.append("bags are named after patients, so results will be too")
     return bags
 
 
@@ -298,11 +265,12 @@ def in_sections(bags: Sequence[SlideBag], shares: Shares, seed: int, notes: list
 def count_bags(bags: Sequence[SlideBag], classes: Sequence[Label]) -> dict[str, float]:
     """Return how many bags, slides, patients, patches and bags of each class there are."""
     counts = Counter(bag.label for bag in bags)
+    slides = [slide for bag in bags for slide in bag.slides]
     found: dict[str, float] = {
         "bags": len(bags),
-        "slides": sum(len(bag.slides) for bag in bags),
+        "slides": len(slides),
         "patients": len({bag.patient for bag in bags}),
-        "patches": sum(bag.patches for bag in bags),
+        "patches": sum(slide.header.patches for slide in slides),
     }
     if classes == [0, 1]:
         return {**found, "positive": counts[1], "prevalence": round(counts[1] / len(bags), 4) if bags else 0.0}

@@ -31,18 +31,14 @@ def slide_name(text: str) -> str:
 
 
 class FeatureFiles:
-    """The feature files below a folder.
-
-    Args:
-        folder: what the paths of a datalist are relative to.
-        features: the folder below it that counts, by its name or path, where there are features of several encoders.
-    """
+    """The feature files below a folder; of several encoders those in `features`, the name or path of one in it."""
 
     def __init__(self, folder: Path, features: str | None = None) -> None:
         self.folder = folder
         self.paths = feature_paths(folder)
         if features is not None:
-            self.paths = [path for path in self.paths if _lies_in(path.parent.relative_to(folder), Path(features))]
+            wanted = f"/{Path(features).as_posix()}/"
+            self.paths = [path for path in self.paths if wanted in f"/{path.parent.relative_to(folder).as_posix()}/"]
             if not self.paths:
                 raise InputError(f"{folder} holds no feature files in {features}: give a folder below it that does")
         self._by_name: dict[str, list[Path]] = defaultdict(list)
@@ -52,8 +48,7 @@ class FeatureFiles:
     def of(self, slide: str) -> Path | None:
         """Return the file of a slide, given by its name or by the path of its features below the folder."""
         found = self._by_name.get(slide_name(slide), [])
-        if len(found) > 1:
-            found = [path for path in found if self.relative(path) == slide] or found
+        found = [path for path in found if self.relative(path) == slide] or found
         if len(found) > 1:
             places = " and in ".join(sorted(self.relative(path.parent) for path in found))
             raise InputError(f"{slide_name(slide)} has features in {places}: say which with --features FOLDER")
@@ -63,19 +58,10 @@ class FeatureFiles:
         return relative_to_folder(path, self.folder)
 
 
-def _lies_in(place: Path, wanted: Path) -> bool:
-    length = len(wanted.parts)
-    return any(place.parts[start : start + length] == wanted.parts for start in range(len(place.parts)))
-
-
 def beside_features(path: Path, folder: Path, kind: str) -> Path | None:
     """Find labels of torchmil, those of a slide or of its patches, in a folder beside that of the features."""
-    for parent in path.parents:
-        if (parent / kind / f"{path.stem}.npy").is_file():
-            return parent / kind / f"{path.stem}.npy"
-        if parent == folder:
-            break
-    return None
+    places = (parent / kind / f"{path.stem}.npy" for parent in path.parents if parent.is_relative_to(folder))
+    return next(filter(Path.is_file, places), None)
 
 
 def read_label(path: Path) -> str:

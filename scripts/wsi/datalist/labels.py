@@ -22,11 +22,11 @@ COARSE = ("coarse", "coarse_label")
 FOLD = re.compile(r"splits_(\d+)\.csv")  # of CLAM, one of several
 
 _SECTION_NAMES = {
-    "train": "training", "training": "training",
-    "val": "validation", "valid": "validation", "validation": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-_FLOAT = re.compile(r"(\d+)\.0")  # so pandas writes the number of a slide in a column that has gaps
+    name: section
+    for section, names in zip(SECTIONS, ("train training", "val valid validation", "test testing"), strict=True)
+    for name in names.split()
+}
+_FLOAT = re.compile(r"^(\d+)\.0$")  # so pandas writes the number of a slide in a column that has gaps
 
 
 class SlideLabel(NamedTuple):
@@ -50,19 +50,12 @@ def holds_labels(columns: Collection[str], label: str = LABEL) -> bool:
 
 
 def holds_splits(columns: Collection[str]) -> bool:
-    if LABEL in columns:
-        return False
     named = _one_of(SLIDE, columns) is not None and _one_of(SECTION, columns) is not None
-    return named or len(_section_columns(columns)) > 1
+    return LABEL not in columns and (named or len(_section_columns(columns)) > 1)
 
 
 def read_slide_labels(path: Path, label: str = LABEL) -> list[SlideLabel]:
-    """Read a csv with the columns slide and label, and if wanted patient, section, coarse and annotation.
-
-    Args:
-        path: the csv.
-        label: name of the column of the labels.
-    """
+    """Read a csv with the columns slide and `label`, and if wanted patient, section, coarse and annotation."""
     rows = _read_labels(path, label, SLIDE, "slide")
     require_named_once([(row.line, row.name) for row in rows], path, "slide")
     return rows
@@ -71,12 +64,8 @@ def read_slide_labels(path: Path, label: str = LABEL) -> list[SlideLabel]:
 def read_patient_labels(path: Path, slide_table: Path, label: str = LABEL) -> tuple[list[SlideLabel], list[str]]:
     """Read two csvs, as STAMP's: a row for each slide in the order of the second; and who of the first has no slide.
 
-    A slide of nobody in the first has no label.
-
-    Args:
-        path: with the columns patient and label, and if wanted section and coarse.
-        slide_table: with the columns patient and slide.
-        label: name of the column of the labels.
+    The first has the columns patient and `label`, and if wanted section and coarse; a slide of nobody in it has no
+    label. The second has the columns patient and slide.
     """
     patients = _read_labels(path, label, PATIENT, "patient")
     require_named_once([(row.line, row.patient) for row in patients], path, "patient")
@@ -86,13 +75,12 @@ def read_patient_labels(path: Path, slide_table: Path, label: str = LABEL) -> tu
         raise InputError(f"{slide_table} has no columns patient and slide: name them in its first line")
     slides = list(read_rows(slide_table, (patient, slide)))
     require_named_once([(line, slide_name(name)) for line, (_, name) in slides], slide_table, "slide")
-    known = {row.patient: row for row in patients}
-    owners = {who for _, (who, _) in slides}
-    if not known.keys() & owners:
-        raise InputError(f"{slide_table} names no patient of {path}: give the slide table of these labels")
-    blank = SlideLabel(0, "", "")
+    known, blank = {row.patient: row for row in patients}, SlideLabel(0, "", "")
     rows = [known.get(who, blank)._replace(slide=name, patient=who) for _, (who, name) in slides]
-    return rows, [who for who in known if who not in owners]
+    without_slide = known.keys() - {row.patient for row in rows}
+    if len(without_slide) == len(known):
+        raise InputError(f"{slide_table} names no patient of {path}: give the slide table of these labels")
+    return rows, sorted(without_slide)
 
 
 def _read_labels(path: Path, label: str, named: Sequence[str], what: str) -> list[SlideLabel]:
@@ -121,7 +109,7 @@ def read_splits(path: Path) -> dict[str, str]:
         raise InputError(f"{path} counts slides, it does not name them: give CLAM's splits_0.csv beside it")
     sections: dict[str, str] = {}
     for line, slide, section in _split_rows(path, columns):
-        name = slide_name(_FLOAT.sub(r"\1", slide) if _FLOAT.fullmatch(slide) else slide)
+        name = slide_name(_FLOAT.sub(r"\1", slide))
         if sections.setdefault(name, section) != section:
             raise InputError(f"{path}, line {line} puts {name} into {section}, before {sections[name]}: keep one")
     if not sections:
@@ -156,11 +144,10 @@ def _one_of(names: Sequence[str], columns: Collection[str]) -> str | None:
 
 
 def _section(text: str, path: Path, line: int) -> str:
-    if not text:
-        return ""
-    if text.casefold() not in _SECTION_NAMES:
+    found = _SECTION_NAMES.get(text.casefold(), "")
+    if text and not found:
         raise InputError(f"{path}, line {line}: the section {text!r} is none: give {', '.join(SECTIONS)}")
-    return _SECTION_NAMES[text.casefold()]
+    return found
 
 
 _NUMBER = re.compile(r"(-?\d+)(\.0*)?")  # pandas writes 1.0 where another row has no label
@@ -190,19 +177,25 @@ def as_classes(rows: Sequence[SlideLabel], classes: Sequence[str] | None, path: 
     if classes is not None:
         return {row.line: _of_the_list(row, classes, path) for row in labelled}
     numbers = {row.line: _as_number(row.label) for row in labelled}
-    whole = {line: number for line, number in numbers.items() if number is not None}
-    if not whole:
-        _require_three({row.label for row in labelled}, path)
+    if set(numbers.values()) == {None}:
+        found = _negative_first({row.label for row in labelled})
+        if len(found) == 1:
+            raise InputError(f"{path} has the label {found[0]!r} alone: add slides of another class, or give --classes")
+        if len(found) == 2:
+            text = f"{path} has two labels: say which is negative and which positive"
+            raise InputError(f"{text}, --classes {_typed(found)}")
         return {row.line: row.label for row in labelled}
+    whole: dict[int, Label] = {}
     for row in labelled:
-        if whole.get(row.line, -1) < 0:
+        number = numbers[row.line]
+        if number is None or number < 0:
             text = f"{path}, line {row.line}: the label {row.label!r} is no number from 0, as others are"
             raise InputError(f"{text}: correct it, or name the classes with --classes")
-    found = sorted(set(whole.values()))
-    if len(found) > 1 and found[0] > 0:
-        names = _typed(map(str, found))
+        whole[row.line] = number
+    if len(set(whole.values())) > 1 and 0 not in whole.values():
+        names = _typed(sorted(set(whole.values())))
         raise InputError(f"{path} has no label 0: number the classes from 0, or name them, --classes {names}")
-    return {**whole}
+    return whole
 
 
 def _as_number(text: str) -> int | None:
@@ -212,21 +205,11 @@ def _as_number(text: str) -> int | None:
 
 def _of_the_list(row: SlideLabel, classes: Sequence[str], path: Path) -> Label:
     """Return 0 or 1 for one of two classes, else its name; a number counts for the class it numbers."""
-    number = _as_number(row.label)
-    numbered = number is not None and number in range(len(classes)) and row.label not in classes
-    name = classes[number or 0] if numbered else row.label
-    if name not in classes:
+    number = classes.index(row.label) if row.label in classes else _as_number(row.label)
+    if number is None or number not in range(len(classes)):
         text = f"{path}, line {row.line}: the label {row.label!r} is not one of the classes"
         raise InputError(f"{text}: give {', '.join(classes)}")
-    return classes.index(name) if len(classes) == 2 else name
-
-
-def _require_three(names: set[str], path: Path) -> None:
-    if len(names) == 1:
-        raise InputError(f"{path} has the label {min(names)!r} alone: add slides of another class, or give --classes")
-    if len(names) == 2:
-        typed = _typed(_negative_first(names))
-        raise InputError(f"{path} has two labels: say which is negative and which positive, --classes {typed}")
+    return number if len(classes) == 2 else classes[number]
 
 
 def _negative_first(names: Iterable[str]) -> list[str]:
@@ -238,19 +221,17 @@ def _negative_first(names: Iterable[str]) -> list[str]:
 
 def training_note(classes: Sequence[Label]) -> str:
     """Return how a network is trained on three classes or more."""
-    if tuple(classes) == _BRACS:
-        kind, names = ", those of BRACS", " (or hmil.json) and configs/bracs.json"
-    elif tuple(classes) == _PANDA:
-        kind, names = ", taken for ISUP grades", " (or hmil.json) and configs/panda.json"
-    else:
-        kind, names = "", f" and give --class_names {_typed(map(str, classes))}"
+    kind, names = {
+        _BRACS: (", those of BRACS", " (or hmil.json) and configs/bracs.json"),
+        _PANDA: (", taken for ISUP grades", " (or hmil.json) and configs/panda.json"),
+    }.get(tuple(classes), ("", f" and give --class_names {_typed(classes)}"))
     return (
         f"{len(classes)} classes{kind}: behind train.json name configs/classes.json{names}; {classes[0]}, the first, "
         "counts as the class without a finding, --negative_class none says that every class is a finding"
     )
 
 
-def _typed(names: Iterable[str]) -> str:
+def _typed(names: Iterable[object]) -> str:
     """Return a list as a shell takes it."""
     return '"[' + ",".join(f"'{name}'" for name in names) + ']"'
 
@@ -269,9 +250,7 @@ def in_order(labels: Iterable[Label], classes: Sequence[str] | None) -> list[Lab
 def coarse_of(rows: Sequence[SlideLabel], labels: Mapping[int, Label], path: Path) -> dict[Label, str]:
     """Return the coarse class of each fine one, which must always be the same."""
     seen: dict[Label, SlideLabel] = {}
-    for row in rows:
-        if not row.coarse or row.line not in labels:
-            continue
+    for row in (row for row in rows if row.coarse and row.line in labels):
         before = seen.setdefault(labels[row.line], row)
         if before.coarse != row.coarse:
             text = f"{path}, line {row.line} puts {row.label} under {row.coarse}, line {before.line} under"

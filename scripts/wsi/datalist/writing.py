@@ -4,7 +4,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -46,27 +46,17 @@ PATIENTS = "bags_of_one_patient"  # in the check: a datalist names no patient
 
 @dataclass(frozen=True, kw_only=True)
 class WsiDatalistRequest(DatalistRequest):
-    """What `datalist wsi` is asked for.
-
-    Args:
-        by: "slide" or "patient", what a bag is.
-        splits: the csv of the sections, or CLAM's folder of folds.
-        features: the folder of features that counts, where there are several.
-        annotations: the folder of the annotations.
-        classes: their names, in the order of their numbers.
-        label_column: of the csv of labels.
-        slide_table: the csv of the slides of each patient, where that of the labels has a row for each patient.
-    """
+    """What `datalist wsi` is asked for."""
 
     content = "features"
 
-    by: str = "slide"
-    splits: Path | None = None
-    features: str | None = None
-    annotations: Path | None = None
-    classes: Any = None
+    by: str = "slide"  # or "patient", what a bag is
+    splits: Path | None = None  # the csv of the sections, or CLAM's folder of folds
+    features: str | None = None  # the folder of features that counts, where there are several
+    annotations: Path | None = None  # their folder
+    classes: Any = None  # their names, in the order of their numbers
     label_column: str = LABEL
-    slide_table: Path | None = None
+    slide_table: Path | None = None  # the slides of each patient, where the labels have a row for each patient
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +87,7 @@ def write_wsi_datalist(request: WsiDatalistRequest) -> str:
     text = as_text(sections)
     bags = [bag for own in sections.values() for bag in own]
     leakage = leakage_of_slides(json.loads(text), {bag.bag_id: bag.patient for bag in bags})
+    headers = [slide.header for slide in cohort.slides]
     about = {
         "labels": sources.labels and sources.labels.name,
         "slide_table": sources.slide_table and sources.slide_table.name,
@@ -104,7 +95,11 @@ def write_wsi_datalist(request: WsiDatalistRequest) -> str:
         "by": request.by,
         "classes": cohort.classes,
         **({"coarse": {str(fine): coarse for fine, coarse in cohort.coarse.items()}} if cohort.coarse else {}),
-        "features": _kinds(cohort),
+        "features": {
+            "forms": dict(sorted(Counter(header.format for header in headers).items())),
+            "encoder": next((header.encoder for header in headers if header.encoder), ""),
+            "dimension": headers[0].dimension,
+        },
         PATIENTS: _of_one_patient(bags) if cohort.patients_known else None,
     }
     checked = CheckedDatalist(text, leakage, counts, cohort, about, splits or sources.labels)
@@ -140,7 +135,7 @@ def splits_in(folder: Path, labels: Path | None) -> Path | None:
     found = _csv_files(folder, holds_splits)
     if not found and labels is not None:
         found = _csv_files(labels.parent, holds_splits)
-    return _only_one([path for path in found if FOLD.fullmatch(path.name)][:1] or found, "splits")
+    return _only_one(_folds(found)[:1] or found, "splits")
 
 
 def _only_one(found: Sequence[Path], flag: str) -> Path | None:
@@ -151,32 +146,32 @@ def _only_one(found: Sequence[Path], flag: str) -> Path | None:
 
 
 def _csv_files(folder: Path, is_kind: Callable[[set[str]], bool]) -> list[Path]:
-    """Return the csv files with columns of a kind, folds by their number; what is no csv is passed over."""
-
-    def order(path: Path) -> tuple[int, str]:
-        fold = FOLD.fullmatch(path.name)
-        return (int(fold[1]) if fold else 0, path.name)
-
+    """Return the csv files with columns of a kind; what is no csv is passed over."""
     found = []
-    for path in sorted(folder.glob("*.csv"), key=order):
+    for path in sorted(folder.glob("*.csv")):
         with suppress(InputError):
             found += [path] * is_kind(column_names(path))
     return found
+
+
+def _folds(paths: Iterable[Path]) -> list[Path]:
+    """Return those that are CLAM's folds, by their number."""
+    numbers = {path: int(fold[1]) for path in paths if (fold := FOLD.fullmatch(path.name))}
+    return sorted(numbers, key=numbers.__getitem__)
 
 
 def _fold_of(splits: Path) -> Path:
     if splits.is_file():
         return splits
     found = _csv_files(splits, holds_splits)
-    folds = [path for path in found if FOLD.fullmatch(path.name)] or found
-    if not folds:
+    if not found:
         what = "holds no splits_0.csv" if splits.is_dir() else "does not exist"
         raise InputError(f"{splits} {what}: give a csv, or a folder of CLAM's, with --splits")
-    return folds[0]
+    return (_folds(found) or found)[0]
 
 
 def _other_folds(splits: Path) -> str:
-    folds = [path for path in splits.parent.glob("splits_*.csv") if FOLD.fullmatch(path.name)]
+    folds = _folds(splits.parent.glob("splits_*.csv"))
     if len(folds) < 2 or splits not in folds:
         return ""
     return f", one of {len(folds)} folds (--splits FILE takes another)"
@@ -184,11 +179,12 @@ def _other_folds(splits: Path) -> str:
 
 def _warn_of_pitches(cohort: SlideCohort) -> None:
     pitches = pitches_of_unknown_scale([slide.header for slide in cohort.slides])
-    cohort.warnings.add(
-        "level-0 pixels from patch to patch differ and micrometres per pixel are not known, so the magnifications may "
-        "(python -m scripts doctor wsi shows which with --slides or --slide_mpp)",
-        [", ".join(f"{slides} of {pitch:.0f}" for pitch, slides in pitches)] if len(pitches) > 1 else [],
-    )
+    if len(pitches) > 1:
+        cohort.warnings.add(
+            "level-0 pixels from patch to patch differ and micrometres per pixel are not known, so the magnifications "
+            "may (python -m scripts doctor wsi shows which with --slides or --slide_mpp)",
+            [", ".join(f"{slides} of {pitch:.0f}" for pitch, slides in pitches)],
+        )
 
 
 def pitches_of_unknown_scale(headers: Sequence[FeatureHeader]) -> list[tuple[float, int]]:
@@ -198,21 +194,10 @@ def pitches_of_unknown_scale(headers: Sequence[FeatureHeader]) -> list[tuple[flo
         return []
     groups: list[list[float]] = []
     for pitch in sorted(header.pitch for header in in_pixels):
-        if groups and pitch <= SAME_PITCH * groups[-1][0]:
-            groups[-1].append(pitch)
-        else:
-            groups.append([pitch])
+        if not groups or pitch > SAME_PITCH * groups[-1][0]:
+            groups.append([])
+        groups[-1].append(pitch)
     return [(median(group), len(group)) for group in groups]
-
-
-def _kinds(cohort: SlideCohort) -> dict[str, Any]:
-    """Return the formats, encoder and dimension of the features."""
-    headers = [slide.header for slide in cohort.slides]
-    return {
-        "forms": dict(sorted(Counter(header.format for header in headers).items())),
-        "encoder": next((header.encoder for header in headers if header.encoder), ""),
-        "dimension": headers[0].dimension,
-    }
 
 
 def _of_one_patient(bags: Sequence[SlideBag]) -> list[list[str]]:
@@ -224,12 +209,7 @@ def _of_one_patient(bags: Sequence[SlideBag]) -> list[list[str]]:
 
 
 def leakage_of_slides(datalist: Mapping[str, Sequence[Mapping[str, Any]]], patients: Mapping[str, str]) -> Leakage:
-    """Return how many patients and slides are in more than one section.
-
-    Args:
-        datalist: section -> bags.
-        patients: bag_id -> patient; a bag that is not among them is of a patient of its own.
-    """
+    """Return how many patients and slides are in two sections; a bag of no known patient has one of its own."""
     of_patient: Owners = defaultdict(dict)
     of_slide: Owners = defaultdict(dict)
     for section, bags in datalist.items():

@@ -6,9 +6,11 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from scripts.core.cli import PROGRESS_AFTER_S
@@ -27,14 +29,7 @@ Named = tuple[str, Path, dict[str, Any]]  # what a slide is called, its features
 
 
 def examine_wsi(path: Path, datalist: Path | None, output_dir: Path, options: ExamOptions) -> Iterator[Finding]:
-    """Examine the computer, then a datalist and its features, or features or slides below a folder, or one file.
-
-    Args:
-        path: a folder of features or slides, or one file of either.
-        datalist: by default the one in the folder.
-        output_dir: where results would go.
-        options: how features are read.
-    """
+    """Examine the computer, then a datalist and its features, or features or slides below a folder, or one file."""
     yield from examine_computer(output_dir, WHOLE_SLIDES)
     try:
         options.require_valid()
@@ -63,18 +58,17 @@ def _examine_folder(path: Path, datalist: Path | None, options: ExamOptions) -> 
         yield from _examine_labels(path, files)
         named: list[Named] = [(name, file, {}) for name, file in zip(_slide_names(files), files.paths, strict=True)]
     else:
-        sections: dict[str, Entries] = {}
         given = sections_in(datalist)
         names = class_names(given)
+        sections: dict[str, Entries] = {section: [] for section in given}
         for section, own in given.items():
-            sections[section] = []
             missing = _missing(own, path)
             if missing:
                 text = f"{section}: {len(missing)} of {len(own)} bags lack a feature file, such as {missing[0]}"
-                finding = Finding(Level.FAIL, text, "extract the features, or make the datalist again")
+                yield Finding(Level.FAIL, text, "extract the features, or make the datalist again")
             else:
                 finding, sections[section] = examine_section(datalist, section, own, path, names, "bags")
-            yield finding
+                yield finding
         yield _examine_leaks(sections, datalist)
         named = [each for bags in sections.values() for bag in bags for each in _files_of(bag, names)]
         yield from _examine_rest(named, files)
@@ -95,21 +89,29 @@ def class_names(sections: Mapping[str, Any]) -> list[str] | None:
     labels = {bag["label"] for bag in bags if isinstance(bag.get("label"), (int, str))}
     if labels <= {0, 1}:
         return None
-    numbers = [label for label in labels if isinstance(label, int)]
-    if len(numbers) < len(labels):
-        return [str(name) for name in in_order({str(label) for label in labels}, None)]
-    return [str(number) for number in range(max(numbers) + 1)] if min(numbers) >= 0 else None
+    if any(isinstance(label, str) for label in labels):
+        labels = {str(label) for label in labels}
+    elif min(labels) < 0:
+        return None
+    return [str(label) for label in in_order(labels, None)]
 
 
 def _missing(given: Any, folder: Path) -> list[str]:
     """Return the paths of features that do not exist."""
-    images = [bag.get("image") for bag in given if isinstance(bag, dict)] if isinstance(given, list) else []
-    paths = [path for image in images for path in (image if isinstance(image, list) else [image])]
+    bags = [bag for bag in given if isinstance(bag, dict)] if isinstance(given, list) else []
+    paths = [path for bag in bags for path in ensure_tuple(bag.get("image"))]
     return [path for path in paths if isinstance(path, str) and not (folder / path).exists()]
 
 
 def _examine_leaks(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist: Path) -> Finding:
-    patients = _known_patients(sections, datalist)
+    """Patients are known by the check that was written beside the datalist, or by names that state them."""
+    check_file = datalist.with_name(f"{datalist.stem}_check.json")
+    names = [bag["bag_id"] for bags in sections.values() for bag in bags]
+    patients = {name: patient for name in names if (patient := patient_in(name)) is not None}
+    with suppress(OSError, ValueError, LookupError, TypeError):  # there is none, or it knows of no patient
+        groups = json.loads(check_file.read_text())[PATIENTS]
+        together = {name: f"{group[0]} and others" for group in groups for name in group}
+        patients = {name: name for name in names} | patients | together
     leakage = leakage_of_slides(sections, patients)
     if patients or leakage.example:
         return examine_leakage(leakage, "wsi")
@@ -117,26 +119,12 @@ def _examine_leaks(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist
     return Finding(Level.WARN, text, "make sure that nobody is in two, or give the csv a column patient")
 
 
-def _known_patients(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist: Path) -> dict[str, str]:
-    """Return bag_id -> patient, by the check that was written beside the datalist, or by names that state it."""
-    check_file = datalist.with_name(f"{datalist.stem}_check.json")
-    names = [bag["bag_id"] for bags in sections.values() for bag in bags]
-    patients = {name: patient for name in names if (patient := patient_in(name)) is not None}
-    try:
-        groups = json.loads(check_file.read_text())[PATIENTS]
-        together = {name: f"{group[0]} and others" for group in groups for name in group}
-        patients = {name: name for name in names} | patients | together
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        pass  # there is none, it is of another program, or knew of no patient
-    return patients
-
-
 def _files_of(bag: Mapping[str, Any], names: Sequence[str] | None) -> Iterator[Named]:
-    images = [bag["image"]] if isinstance(bag["image"], str) else bag["image"]
+    images = ensure_tuple(bag["image"])
     for number, image in enumerate(images):
-        about: dict[str, Any] = {"label": bag.get("label")} if names is None and len(images) == 1 else {}
-        for key in ("annotation", "instance_label"):
-            about[key] = _of_slide(bag, key, number, len(images))
+        about = {key: _of_slide(bag, key, number, len(images)) for key in ("annotation", "instance_label")}
+        if names is None and len(images) == 1:
+            about["label"] = bag.get("label")
         yield slide_name(image) if len(images) > 1 else bag["bag_id"], Path(image), about
 
 
@@ -169,9 +157,8 @@ def _examine_labels(path: Path, files: FeatureFiles) -> Iterator[Finding]:
     except InputError as error:
         yield Finding(Level.WARN, str(error))
         return
-    for remarks in (cohort.rejected, cohort.warnings):
-        for line in remarks.as_lines():
-            yield Finding(Level.WARN, line, "correct it, or it is rejected" if remarks is cohort.rejected else "")
+    yield from (Finding(Level.WARN, line, "correct it, or it is rejected") for line in cohort.rejected.as_lines())
+    yield from (Finding(Level.WARN, line) for line in cohort.warnings.as_lines())
     yield Finding(Level.INFO, f"{len(cohort.slides)} slides have a label", f"python -m scripts datalist wsi {path}")
 
 
@@ -179,8 +166,8 @@ def _examine_rest(named: Sequence[Named], files: FeatureFiles) -> Iterator[Findi
     """Examine feature files without a label, in the folders that the datalist uses."""
     used = {os.path.abspath(path) for _, path, _ in named}
     folders = {os.path.dirname(path) for path in used}
-    rest = [path for path in files.paths if os.path.abspath(path) not in used]
-    rest = [path for path in rest if os.path.dirname(os.path.abspath(path)) in folders]
+    paths = {os.path.abspath(path): path for path in files.paths}
+    rest = [path for place, path in paths.items() if place not in used and os.path.dirname(place) in folders]
     if rest:
         text = f"feature files in no section: {len(rest)}, such as {files.relative(rest[0])}"
         yield Finding(Level.INFO, text, "slides without tissue are rejected; label the others, if they are meant")
@@ -192,22 +179,19 @@ def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Findin
     filled = [(name, header) for name, header in headers if header.patches > 0]
     if not filled:
         return
-    degrees = sorted(each.degree for _, each in examined if each.degree > 0) or [0.0]
+    degrees = [each.degree for _, each in examined if each.degree > 0] or [0.0]
+    ends = " to ".join(dict.fromkeys(f"{degree:.1f}" for degree in (min(degrees), max(degrees))))
     forms = [f"{count} {form}" for form, count in sorted(Counter(header.format for _, header in filled).items())]
     units = sorted({header.unit for _, header in filled})
     origins = sorted({header.pitch_from.partition(",")[0] for _, header in filled})
-    text = (
-        f"{_listed(forms)}, in {_listed(units)}, pitch from {_listed(origins)}, "
-        f"{' to '.join(dict.fromkeys(f'{degree:.1f}' for degree in (degrees[0], degrees[-1])))} of 8 neighbours"
-    )
+    text = f"{_listed(forms)}, in {_listed(units)}, pitch from {_listed(origins)}, {ends} of 8 neighbours"
     yield Finding(Level.INFO, text)
     yield from _examine_encoders(filled)
     yield from _magnification([header for _, header in filled])
     of_content: dict[str, list[str]] = defaultdict(list)
     for name, each in examined:
-        if each.content:
-            of_content[each.content].append(name)
-    copies = [names for names in of_content.values() if len(names) > 1]
+        of_content[each.content].append(name)
+    copies = [names for content, names in of_content.items() if content and len(names) > 1]
     if copies:
         text = f"{sum(map(len, copies))} slides have the features of another one, such as {' and '.join(copies[0][:2])}"
         yield Finding(Level.WARN, text, "keep one of each, or extract the features again")
@@ -269,15 +253,15 @@ def _examine_slides_of(examined: Sequence[tuple[Path, FeatureHeader | None]], fo
 
 def _examine_slides(paths: Sequence[Path], folder: Path, headers: Mapping[str, FeatureHeader]) -> Iterator[Finding]:
     """Examine slides themselves; the headers are those of their features, where there are some."""
-    names = [slide_name(path.name) for path in paths]
-    shown = tqdm(zip(paths, names, strict=True), "slides", len(paths), unit="slide", delay=PROGRESS_AFTER_S)
-    yield from folded((examine_slide(path, headers.get(name)) for path, name in shown), "slides", "megapixels")
-    todo = [path.name for path, name in zip(paths, names, strict=True) if name not in headers]
+    named = [(slide_name(path.name), path) for path in paths]
+    shown = tqdm(named, "slides", unit="slide", delay=PROGRESS_AFTER_S)
+    yield from folded((examine_slide(path, headers.get(name)) for name, path in shown), "slides", "megapixels")
+    todo = [path.name for name, path in named if name not in headers]
     if todo:
         command = f"python -m monai.bundle run --config_file configs/features.json --slides {folder}"
         text = f"{len(todo)} of {len(paths)} slides have no features yet, such as {todo[0]}"
         yield Finding(Level.INFO, text, f"{command} --output_dir FEATURES")
-    without = headers.keys() - set(names)
+    without = headers.keys() - dict(named)
     if without:
         text = f"{len(without)} of {len(headers)} feature files have no slide in {folder}, such as {min(without)}"
         yield Finding(Level.INFO, text)

@@ -15,7 +15,7 @@ import openslide
 from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
-from scripts.core.units import Level0Coords
+from scripts.core.units import Level0Coords, MicronsPerPixel
 from scripts.doctor.findings import Finding, Level
 from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.features.base import MICROMETRES, FeatureFile, FeatureHeader
@@ -34,40 +34,26 @@ _AGAIN = "extract the features again"
 
 @dataclass
 class Examined:
-    """What was found in a feature file.
-
-    Args:
-        header: None where the file cannot be read.
-        degree: neighbours of a patch on average.
-        content: the same for files of the same features; "" where they were not read.
-    """
+    """What was found in a feature file."""
 
     finding: Finding
-    header: FeatureHeader | None = None
-    degree: float = 0.0
-    content: str = ""
+    header: FeatureHeader | None = None  # None where the file cannot be read
+    degree: float = 0.0  # neighbours of a patch on average
+    content: str = ""  # the same for files of the same features; "" where they were not read
 
 
 @dataclass(frozen=True)
 class ExamOptions:
-    """How files are examined, which is as a run would read them.
+    """How files are examined, which is as a run would read them."""
 
-    Args:
-        slides: the folder of the slides of the features.
-        quick: do not read the features themselves.
-        slide_mpp: micrometres per pixel of slides whose features do not state it.
-        annotation_values: which values of a mask or classes of polygons count.
-    """
-
-    slides: Path | None = None
-    quick: bool = False
-    slide_mpp: float | None = None
-    annotation_values: Any = None
+    slides: Path | None = None  # the folder of the slides of the features
+    quick: bool = False  # do not read the features themselves
+    slide_mpp: float | None = None  # micrometres per pixel of slides whose features do not state it
+    annotation_values: Any = None  # which values of a mask or classes of polygons count
 
     def require_valid(self) -> None:
         mpp = self.slide_mpp
-        is_number = isinstance(mpp, (int, float)) and not isinstance(mpp, bool)
-        if mpp is not None and not (is_number and 0 < mpp < math.inf):
+        if mpp is not None and not (type(mpp) in (int, float) and 0 < mpp < math.inf):
             raise InputError(f"--slide_mpp {mpp!r}: give the micrometres per pixel, a number above 0")
 
     @cached_property
@@ -76,14 +62,7 @@ class ExamOptions:
 
 
 def examine_features(path: Path, name: str, options: ExamOptions, bag: Mapping[str, Any] | None = None) -> Examined:
-    """Examine a feature file of any format.
-
-    Args:
-        path: the file.
-        name: what the slide is called.
-        options: what is looked at.
-        bag: its annotation, instance_label and label, where a datalist gives them.
-    """
+    """Examine a feature file of a slide called `name`; `bag` holds what a datalist states of it."""
     examined = Examined(Finding(Level.PASS, "", name=name))
     try:
         with open_features(path) as file:
@@ -133,7 +112,7 @@ def _read_all(file: FeatureFile) -> tuple[int, str]:
     spoilt = 0
     for start in range(0, file.header.patches, _BLOCK):
         block = np.ascontiguousarray(file.read(start, start + _BLOCK))
-        spoilt += len(block) - int(np.isfinite(block).all(axis=1).sum())
+        spoilt += int((~np.isfinite(block).all(axis=1)).sum())
         digest.update(block.data)
     return spoilt, digest.hexdigest()
 
@@ -171,12 +150,7 @@ def _positive(given: Any, patches: int) -> int:
 
 
 def examine_slide(path: Path, header: FeatureHeader | None = None) -> Finding:
-    """Examine a slide as OpenSlide sees it, and whether features are of it.
-
-    Args:
-        path: the slide.
-        header: of its features, where there are some.
-    """
+    """Examine a slide as OpenSlide sees it, and whether the features with this header are of it."""
     try:
         with open_slide(path) as slide:
             width, height = slide.dimensions
@@ -187,15 +161,17 @@ def examine_slide(path: Path, header: FeatureHeader | None = None) -> Finding:
             levels = ", ".join(f"{downsample:.4g}" for downsample in slide.level_downsamples)
             vendor = slide.properties.get(openslide.PROPERTY_NAME_VENDOR, "a vendor not known")
             text = f"{width} x {height} pixels, levels at {levels}, {vendor}"
-            unknown: Any = math.nan
-            mpp = read_mpp(slide, path, unknown)
+            mpp = read_mpp(slide, path, MicronsPerPixel(math.nan))
         if header is not None and header.slide_size not in (None, (width, height)):
             size = f"{header.slide_size[0]} x {header.slide_size[1]} pixels"
             raise InputError(f"its features are of a slide of {size} ({text}): {_AGAIN}")
     except InputError as error:
         return Finding(Level.FAIL, str(error), name=path.stem)
-    known = Finding(Level.PASS, f"{text}, {mpp:.4g} micrometres per pixel", "", path.stem, width * height // 10**6)
+    megapixels = width * height // 10**6
     if math.isnan(mpp):
-        fix = "give them with --slide_mpp when its features are extracted"
-        return known._replace(level=Level.WARN, text=f"no plausible micrometres per pixel ({text})", fix=fix)
-    return known
+        text, fix = (
+            f"no plausible micrometres per pixel ({text})",
+            "give them with --slide_mpp when extracting features",
+        )
+        return Finding(Level.WARN, text, fix, path.stem, megapixels)
+    return Finding(Level.PASS, f"{text}, {mpp:.4g} micrometres per pixel", "", path.stem, megapixels)

@@ -26,7 +26,7 @@ from scripts.core.units import Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.lattice import commonest_distance, fit
 
 PIXELS, MICROMETRES = "level-0 pixels", "micrometres"
-HDF5, NPY, ZIP, PICKLE = b"\x89HDF\r\n\x1a\n", b"\x93NUMPY", b"PK\x03\x04", b"\x80"  # what files begin with
+ZIP = b"PK\x03\x04"  # what a zipped file begins with
 MOST_COMPRESSED = 1100  # deflate makes data 1032 times smaller at best: a file that claims more is damaged
 MOST_PITCHES = 2**20  # from one end of a slide to the other; a float32 holds such numbers exactly
 TILE_OF_A_LONE_PATCH = 256.0
@@ -69,13 +69,14 @@ class FeatureHeader:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as result.json keeps it, where the format goes by "form"."""
-        return {"form": self.format, **{key: value for key, value in asdict(self).items() if key != "format"}}
+        plain = asdict(self)
+        return {"form": plain.pop("format"), **plain}
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> "FeatureHeader":
         """Return what `as_json` gave, which JSON may have made lists of."""
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
-        return FeatureHeader(**{"format": plain.pop("form"), **plain})
+        return FeatureHeader(format=plain.pop("form"), **plain)
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,8 @@ class FeatureFile:
             return np.zeros((0, self.header.dimension), dtype=np.float32)
         with one_line_damage(self.path):
             rows = self.rows(start, stop)
-        kept = np.float16 if rows.dtype == np.float16 else np.float32
         with np.errstate(over="ignore"):  # it becomes infinite, and is refused as such
-            return rows.astype(kept, copy=False)
+            return rows.astype(np.float16 if rows.dtype == np.float16 else np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ class Head:
         if dataset.shape is None or dataset.dtype.kind not in "fiub":
             what = "empty" if dataset.shape is None else dataset.dtype
             raise InputError(f"{name} of {self.path} are {what}, not numbers; extract its features again")
-        claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
-        _refuse_claim(self.path, dataset.shape, claimed, dataset.id.get_storage_size())
+        _refuse_claim(self.path, dataset.shape, dataset.dtype.itemsize, dataset.id.get_storage_size())
         return dataset
 
 
@@ -185,9 +184,6 @@ def feature_file(format: Format, head: Head) -> FeatureFile:
     return FeatureFile(path, header, coords, stored.features.rows)
 
 
-# --- arrays as h5py, numpy and torch keep them
-
-
 @contextmanager
 def one_line_damage(path: Path) -> Iterator[None]:
     """Turn what h5py, numpy or torch raise into one line; only around their calls, as a fault of ours is none of it."""
@@ -215,9 +211,9 @@ def opened_hdf5(path: Path) -> Iterator[Head]:
             file.close()
 
 
-def _refuse_claim(path: Path, shape: Sequence[int], claimed: int, stored: int) -> None:
+def _refuse_claim(path: Path, shape: Sequence[int], itemsize: int, stored: int) -> None:
     stored = min(stored, path.stat().st_size)
-    if claimed > MOST_COMPRESSED * stored:
+    if math.prod(shape) * itemsize > MOST_COMPRESSED * stored:
         raise InputError(f"{path} claims {tuple(shape)} numbers and holds {stored} bytes; extract its features again")
 
 
@@ -226,9 +222,10 @@ def attributes_of(owner: h5py.HLObject) -> dict[str, Any]:
     known = {}
     for name, value in owner.attrs.items():
         plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-        if isinstance(plain, (bytes, str)):
-            text = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
-            plain = " ".join(text.encode(errors="replace").decode().split())  # it will stand in a line of text
+        if isinstance(plain, str):
+            plain = plain.encode(errors="replace")
+        if isinstance(plain, bytes):
+            plain = " ".join(plain.decode(errors="replace").split())  # it will stand in a line of text
         if plain not in (None, "None", ""):
             known[name] = plain
     return known
@@ -238,11 +235,10 @@ def hdf5_features(path: Path, dataset: h5py.Dataset) -> StoredFeatures:
     """Return the features of a dataset (N, D) or (1, N, D)."""
     leading, offset = dataset.ndim == 3, dataset.id.get_offset()
     shape = dataset.shape[1:] if leading and len(dataset) == 1 else dataset.shape
-    if offset is None or dataset.file.userblock_size > 0:  # in chunks: HDF5 must put the rows together
-        return StoredFeatures(shape, dataset.dtype, lambda a, b: dataset[0, a:b] if leading else dataset[a:b])
-    return StoredFeatures(
-        shape, dataset.dtype, mapped_rows(path, dataset.dtype, offset, shape[-1] if len(shape) > 1 else 0)
-    )
+    rows: Rows = lambda start, stop: dataset[0, start:stop] if leading else dataset[start:stop]  # noqa: E731
+    if offset is not None and dataset.file.userblock_size == 0:  # not in chunks, which HDF5 must put together
+        rows = mapped_rows(path, dataset.dtype, offset, shape[-1] if len(shape) > 1 else 0)
+    return StoredFeatures(shape, dataset.dtype, rows)
 
 
 def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
@@ -259,16 +255,14 @@ def torch_features(path: Path) -> StoredFeatures:
     """Return the features of a torch file of one tensor, mapped into memory where the file allows it."""
     with one_line_damage(path), path.open("rb") as raw:
         is_mapped = raw.read(len(ZIP)) == ZIP
+    whole = _tensor(path, is_mapped)
 
-    def numbers(part: Tensor) -> np.ndarray:
+    def rows(start: int, stop: int) -> np.ndarray:
+        part = (_tensor(path, True) if is_mapped else whole)[start:stop]  # a map of its own goes with the block
         found: np.ndarray = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
         return found
 
-    features = _tensor(path, is_mapped)
-    shape, dtype = tuple(features.shape), numbers(features[:0]).dtype
-    if is_mapped:  # mapped anew for each block, so that its memory is given back
-        return StoredFeatures(shape, dtype, lambda start, stop: numbers(_tensor(path, is_mapped)[start:stop]))
-    return StoredFeatures(shape, dtype, lambda start, stop: numbers(features[start:stop]))
+    return StoredFeatures(tuple(whole.shape), rows(0, 0).dtype, rows)
 
 
 def _tensor(path: Path, is_mapped: bool) -> Tensor:
@@ -280,21 +274,16 @@ def _tensor(path: Path, is_mapped: bool) -> Tensor:
         if not isinstance(content, Tensor) or content.layout != torch.strided or content.is_quantized:
             what = "tensor of another kind" if isinstance(content, Tensor) else type(content).__name__
             raise InputError(f"{path} holds a {what}, not one tensor of features as CLAM's do; give the h5 file")
-        _refuse_claim(path, content.shape, content.numel() * content.element_size(), path.stat().st_size)
+        _refuse_claim(path, content.shape, content.element_size(), path.stat().st_size)
         return content.detach()
-
-
-# --- what attributes state
 
 
 def number(attributes: Attributes, name: str) -> float | None:
     """Return one finite number; CLAM gives a pair for x and y, which are the same but for rounding."""
     value = attributes.get(name)
-    if isinstance(value, list) and value:
-        value = value[0]
     try:
-        found = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
+        found = float(value[0] if isinstance(value, list) else value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, IndexError):
         return None
     return found if math.isfinite(found) else None
 
@@ -314,7 +303,7 @@ def _encoder(path: Path, attributes: Attributes) -> str:
     """Return what an attribute states, or a folder called features_<encoder> as TRIDENT's and torchmil's are."""
     if isinstance(stated := attributes.get("encoder"), str):
         return stated
-    folders = [above.name for above in list(path.absolute().parents)[:2]]
+    folders = [above.name for above in path.absolute().parents[:2]]
     return next((name.removeprefix("features_") for name in folders if name.startswith("features_")), "")
 
 

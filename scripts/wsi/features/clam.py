@@ -3,7 +3,6 @@
 """CLAM: h5 with `features` and `coords`, or a .pt of the features alone; `patches/<id>.h5` states the pitch."""
 
 from pathlib import Path
-from typing import Any
 
 from scripts.core.errors import InputError
 from scripts.wsi.features.base import (
@@ -34,9 +33,9 @@ class Clam:
 def read_hdf5(head: Head) -> Stored:
     """Return `features` and `coords`; how the patches were cut is stated in the file, or in the one of the patches."""
     features, coords = head.dataset("features"), head.dataset("coords")
-    attributes = {**attributes_of(features), **head.attributes, **attributes_of(coords)}
+    attributes: Attributes = {**attributes_of(features), **head.attributes, **attributes_of(coords)}
     if "patch_size" not in attributes:
-        attributes |= attributes_of_patches(head.path)
+        attributes = {**attributes, **attributes_of_patches(head.path)}
     return Stored(hdf5_features(head.path, features), coords[()], attributes, *_pitch_and_tile(attributes))
 
 
@@ -44,8 +43,7 @@ def read_torch(head: Head) -> Stored:
     """Return the features of a .pt with the coords of the h5 file that has as many patches."""
     path, features = head.path, torch_features(head.path)
     candidates = [h5_beside(path), *files_of_patches(path)]
-    found = [candidate for candidate in candidates if candidate.is_file()]
-    if not found:
+    if not (found := [candidate for candidate in candidates if candidate.is_file()]):
         wanted = ", ".join(map(str, candidates))
         raise InputError(f"{path} holds features alone, and there is none of {wanted}; put one there, or give the h5")
     for candidate in found:
@@ -83,10 +81,10 @@ def h5_beside(path: Path) -> Path:
 def files_of_patches(path: Path) -> list[Path]:
     """Return where CLAM and TRIDENT state how the patches of a feature file were cut."""
     names = (f"{path.stem}.h5", f"{path.stem}_patches.h5")
-    return [above / "patches" / name for above in list(path.parents)[1:3] for name in names]
+    return [above / "patches" / name for above in path.parents[1:3] for name in names]
 
 
-def attributes_of_patches(path: Path) -> dict[str, Any]:
+def attributes_of_patches(path: Path) -> Attributes:
     """Return what the file of the patches states; empty where there is none."""
     candidate = next((candidate for candidate in files_of_patches(path) if candidate.is_file()), None)
     if candidate is None:

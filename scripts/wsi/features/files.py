@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find feature files, and open one of any format."""
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import h5py
@@ -15,9 +14,6 @@ from scripts.core.errors import InputError
 from scripts.core.files import require_finite
 from scripts.core.units import Level0Coords
 from scripts.wsi.features.base import (
-    HDF5,
-    NPY,
-    PICKLE,
     ZIP,
     FeatureFile,
     FeatureHeader,
@@ -26,6 +22,7 @@ from scripts.wsi.features.base import (
     feature_file,
     one_line_damage,
     opened_hdf5,
+    positive,
 )
 from scripts.wsi.features.clam import Clam, files_of_patches, h5_beside
 from scripts.wsi.features.smooth_mil import OWN_FORMAT, PatchFeatures, SmoothMil
@@ -35,6 +32,7 @@ from scripts.wsi.features.trident import Trident
 from scripts.wsi.features.uni2h import Uni2h
 
 FORMATS: Sequence[Format] = (SmoothMil(), Stamp(), Torchmil(), Trident(), Uni2h(), Clam())  # the first that reads it
+KIND_OF_FILE = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", ZIP: "torch", b"\x80": "torch"}  # by how files begin
 
 FEATURE_SUFFIXES = (".h5", ".npy", ".pt")  # where a slide has two in one place, the first wins
 DEEPEST = 3  # folders below the one that is given: torchmil's patches_512/features/features_UNI
@@ -70,25 +68,22 @@ def read_own_header(path: str | Path) -> FeatureHeader:
 def read_features(path: str | Path) -> PatchFeatures:
     """Read one file of this project's own format, or raise one line that says why it is none."""
     header = read_own_header(path)
-    with open_features(path) as file:
+    with open_features(path) as file, h5py.File(path, "r") as raw:
         features = file.read(0, header.patches)
-    require_finite(path, features)
-    with h5py.File(path, "r") as raw:
-        thumbnail = raw["thumbnail"][()] if "thumbnail" in raw else None
-        downsample = float(raw.attrs.get("thumbnail_downsample", math.nan))
-    return PatchFeatures(
-        features=features,
-        coords=Level0Coords(file.coords),
-        pitch=header.pitch,
-        tile=header.tile,
-        mpp=header.mpp,
-        encoder=header.encoder,
-        slide_id=header.slide_id,
-        slide_size=header.slide_size or (0, 0),
-        thumbnail=thumbnail,
-        thumbnail_downsample=None if math.isnan(downsample) else downsample,
-        origin=header.origin or (0, 0),
-    )
+        require_finite(path, features)
+        return PatchFeatures(
+            features=features,
+            coords=Level0Coords(file.coords),
+            pitch=header.pitch,
+            tile=header.tile,
+            mpp=header.mpp,
+            encoder=header.encoder,
+            slide_id=header.slide_id,
+            slide_size=header.slide_size or (0, 0),
+            thumbnail=raw["thumbnail"][()] if "thumbnail" in raw else None,
+            thumbnail_downsample=positive(raw.attrs, "thumbnail_downsample"),
+            origin=header.origin or (0, 0),
+        )
 
 
 @contextmanager
@@ -98,18 +93,15 @@ def _opened_head(path: Path) -> Iterator[Head]:
         raise InputError(f"{path} is a folder; give one of the feature files in it")
     if not path.is_file():
         raise InputError(f"no feature file {path}; correct the path or extract the features first")
-    with one_line_damage(path):
-        with path.open("rb") as raw:
-            start = raw.read(8)
-        kind = "npy" if start.startswith(NPY) else "torch" if start.startswith((ZIP, PICKLE)) else ""
-        is_hdf5 = not kind and (start == HDF5 or h5py.is_hdf5(path))  # which may begin behind a block of the user's
-    if is_hdf5:
-        with opened_hdf5(path) as head:
-            yield head
-    elif kind:
-        yield Head(path, kind)
-    else:
+    with one_line_damage(path), path.open("rb") as raw:
+        begin = raw.read(8)
+        kind = next((kind for start, kind in KIND_OF_FILE.items() if begin.startswith(start)), "")
+        if not kind and h5py.is_hdf5(path):  # which may begin behind a block of the user's
+            kind = "hdf5"
+    if not kind:
         raise InputError(f"{path} is not an HDF5, npy or pt file, or is damaged; give a feature file, or extract again")
+    with opened_hdf5(path) if kind == "hdf5" else nullcontext(Head(path, kind)) as head:
+        yield head
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -137,8 +129,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
         below = Path(parent)
         deep = len(below.relative_to(folder).parts) == DEEPEST
         # TRIDENT's slide_features_… are of whole slides
-        wanted = [name for name in subfolders if not name.startswith((".", "slide_features"))]
-        subfolders[:] = [] if deep else [name for name in wanted if name not in OTHER_FOLDERS]
+        others = OTHER_FOLDERS | {name for name in subfolders if name.startswith((".", "slide_features"))}
+        subfolders[:] = [] if deep else [name for name in subfolders if name not in others]
         suffixes = FEATURE_SUFFIXES if HOLDS_ARRAYS.fullmatch(below.resolve().name) else FEATURE_SUFFIXES[:1]
         for name in sorted(names):
             if Path(name).suffix.lower() in suffixes and not name.startswith(".") and name not in OTHER_FILES:

@@ -42,7 +42,7 @@ def fit(coords: np.ndarray, pitch: float) -> Fit:
         return Fit(0, 0, 1)
     on_one_lattice = np.rint((coords - coords.min(axis=0)) / pitch)
     crowded = 1 - len(distinct(on_one_lattice)) / len(coords)
-    regular = float(np.abs(_turns(coords, pitch).mean(axis=0)).min())
+    regular = float(np.abs(np.exp(2j * np.pi / pitch * coords).mean(axis=0)).min())
     return Fit(mean_degree(on_lattice(coords, pitch)), crowded, regular)
 
 
@@ -106,28 +106,19 @@ def distinct(cells: np.ndarray) -> np.ndarray:
 
 def side_by_side(cells: np.ndarray, piece: np.ndarray) -> np.ndarray:
     """Move each piece to columns of its own, apart from the others'. piece: (N,) numbers from 0."""
-    pieces = int(piece.max()) + 1
-    low, high = np.full((pieces, 2), np.iinfo(np.int64).max), np.full((pieces, 2), np.iinfo(np.int64).min)
+    _, first, piece = np.unique(piece, return_index=True, return_inverse=True)  # a number may be missing
+    low, high = cells[first], cells[first]
     np.minimum.at(low, piece, cells)
     np.maximum.at(high, piece, cells)
-    occupied = low[:, 0] <= high[:, 0]  # a number may be missing
-    low[~occupied], high[~occupied] = 0, -FREE_COLUMNS - 1
     columns = high[:, 0] - low[:, 0] + 1 + FREE_COLUMNS
-    start = np.cumsum(columns) - columns
+    low[:, 0] -= np.cumsum(columns) - columns
     moved: np.ndarray = cells - low[piece]
-    moved[:, 0] += start[piece]
     return moved
-
-
-def _turns(coords: np.ndarray, pitch: float) -> np.ndarray:
-    """Return how far coords lie off the multiples of the pitch, as points on the unit circle."""
-    turns: np.ndarray = np.exp(2j * np.pi * (coords / pitch))
-    return turns
 
 
 def _cells(coords: np.ndarray, pitch: float, piece: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the cells on the lattice of each one's own piece, and how far off it the worst lies, in pitches."""
-    turns = _turns(coords, pitch)
+    turns = np.exp(2j * np.pi / pitch * coords)  # how far they lie off the multiples, on the unit circle
     sums = [np.bincount(piece, turn.real) + 1j * np.bincount(piece, turn.imag) for turn in turns.T]
     offset = np.angle(np.stack(sums, axis=1)) / (2 * np.pi)
     exact = coords / pitch - offset[piece]
@@ -137,12 +128,10 @@ def _cells(coords: np.ndarray, pitch: float, piece: np.ndarray) -> tuple[np.ndar
 
 def _pieces(coords: np.ndarray, pitch: float) -> np.ndarray:
     """Return numbers (N,) from 0: what hangs together by steps of one pitch was cut on one lattice."""
-    n = len(coords)
-    reach = (1 + OFF_A_STEP) * pitch
-    _, near = cKDTree(coords).query(coords, k=min(AROUND, n), p=np.inf, distance_upper_bound=reach)
-    near = near.reshape(n, -1)
-    here, there = np.nonzero(near < n)
-    there = near[here, there]
+    n, reach = len(coords), (1 + OFF_A_STEP) * pitch
+    _, near = cKDTree(coords).query(coords, k=range(1, min(AROUND, n) + 1), p=np.inf, distance_upper_bound=reach)
+    here, nth = np.nonzero(near < n)
+    there = near[here, nth]
     steps = (coords[there] - coords[here]) / pitch
     whole = (np.abs(steps - np.rint(steps)) <= OFF_A_STEP).all(axis=1)
     graph = coo_matrix((np.ones(whole.sum()), (here[whole], there[whole])), shape=(n, n))

@@ -47,27 +47,30 @@ class PatchFeatures:
 
 def write_features(path: str | Path, slide: PatchFeatures) -> None:
     """Write the file whole or not at all: an interrupted run leaves nothing that looks finished."""
-    _check_arrays(path, slide.features, slide.coords)
-    require_finite(path, slide.features)
+    features, coords = slide.features, slide.coords
+    are_numbers = features.dtype in (np.float32, np.float16) and np.issubdtype(coords.dtype, np.integer)
+    if features.ndim != 2 or coords.shape != (len(features), 2) or not are_numbers:
+        raise InputError(
+            f"features {features.dtype} {features.shape} and coords {coords.dtype} {coords.shape} should be float32 or "
+            f"float16 (N, D) and integers (N, 2) (file {path}); extract the features again"
+        )
+    require_finite(path, features)
     with whole_file(Path(path)) as beside, h5py.File(beside, "w") as file:
-        file["features"] = slide.features
-        file["coords"] = slide.coords
+        file["features"], file["coords"] = features, coords
         if slide.thumbnail is not None:
             file.create_dataset("thumbnail", data=slide.thumbnail, compression="gzip")
-        width, height = slide.slide_size
-        bounds_x, bounds_y = slide.origin
         file.attrs.update(
             format=OWN_FORMAT,
             slide_id=slide.slide_id,
             encoder=slide.encoder,
             pitch_level0=slide.pitch,
             tile_level0=slide.tile,
-            mpp=_or_nan(slide.mpp),
-            slide_width=width,
-            slide_height=height,
-            bounds_x=bounds_x,
-            bounds_y=bounds_y,
-            thumbnail_downsample=_or_nan(slide.thumbnail_downsample),
+            mpp=math.nan if slide.mpp is None else slide.mpp,
+            slide_width=slide.slide_size[0],
+            slide_height=slide.slide_size[1],
+            bounds_x=slide.origin[0],
+            bounds_y=slide.origin[1],
+            thumbnail_downsample=math.nan if slide.thumbnail_downsample is None else slide.thumbnail_downsample,
         )
 
 
@@ -90,9 +93,8 @@ class SmoothMil:
         missing = [name for name in OWN_ATTRIBUTES if name not in coords.file.attrs]
         if missing:
             raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
-        if coords.dtype.kind == "f" and coords.size and coords.shape == (*features.shape[:1], 2):
-            what = f"features {features.dtype} and coords {coords.dtype}"
-            raise InputError(f"{what} should be floats and integers (file {path}); extract the features again")
+        if coords.dtype.kind == "f" and coords.size:
+            raise InputError(f"coords {coords.dtype} should be integers (file {path}); extract the features again")
         pitch, tile = positive(attributes, "pitch_level0"), positive(attributes, "tile_level0")
         if pitch is None or tile is None:
             raise InputError(f"{path} states no pitch_level0 or tile_level0 above 0; extract its features again")
@@ -108,17 +110,3 @@ class SmoothMil:
             mpp=positive(attributes, "mpp"),
             origin=(int(number(attributes, "bounds_x") or 0), int(number(attributes, "bounds_y") or 0)),
         )
-
-
-def _check_arrays(path: str | Path, features: np.ndarray, coords: np.ndarray) -> None:
-    advice = f"(file {path}); extract the features again"
-    if features.ndim != 2 or coords.shape != (len(features), 2):
-        raise InputError(f"features {features.shape} and coords {coords.shape} should be (N, D) and (N, 2) {advice}")
-    if features.dtype not in (np.float32, np.float16) or not np.issubdtype(coords.dtype, np.integer):
-        raise InputError(
-            f"features {features.dtype} and coords {coords.dtype} should be float32 or float16 and integers {advice}"
-        )
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -30,14 +30,10 @@ class Stamp:
     def read(self, head: Head) -> Stored:
         path, attributes = head.path, head.attributes
         if (whole := attributes.get("feat_type")) in WHOLE:
-            raise InputError(
-                f"{path} holds the features of a whole {whole}, not of its patches; give those of the tiles"
-            )
+            raise InputError(f"{path} holds the features of a whole {whole}, not of its patches; give those of tiles")
         if _is_multiplex(head):
-            raise InputError(
-                f"{path} is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not "
-                "known; give a file with `coords`"
-            )
+            problem = "is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not known"
+            raise InputError(f"{path} {problem}; give a file with `coords`")
         features, stored = head.dataset("feats"), head.dataset("coords")
         attributes = {**attributes_of(features), **attributes, **attributes_of(stored)}
         if (unit := str(attributes.get("unit", "um"))).lower() not in NAMES_OF_MICROMETRES:

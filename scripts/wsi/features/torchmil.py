@@ -43,14 +43,13 @@ class Torchmil:
 def files_of_coords(path: Path) -> list[Path]:
     """Return where the coords may lie: beside features/features_<encoder>, or a folder less deep."""
     names = dict.fromkeys([path.name, f"{path.stem}.h5", f"{path.stem}.npy"])
-    return [above / "coords" / name for above in list(path.parents)[1:3] for name in names]
+    return [above / "coords" / name for above in path.parents[1:3] for name in names]
 
 
 def _coords_of_bag(path: Path) -> np.ndarray:
-    candidates = files_of_coords(path)
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    found = next((candidate for candidate in files_of_coords(path) if candidate.is_file()), None)
     if found is None:
-        wanted = " or ".join(map(str, candidates))
+        wanted = " or ".join(map(str, files_of_coords(path)))
         raise InputError(f"{path} holds no `coords`, and there is no {wanted}; put the coords of its patches there")
     if found.suffix.lower() == ".npy":
         return np.array(_array(found))

@@ -2,17 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """UNI2-h, as its makers release features: h5 as CLAM's, both arrays with a leading axis of 1."""
 
-from scripts.wsi.features.base import Head, Stored
-from scripts.wsi.features.clam import read_hdf5
+from scripts.wsi.features.base import Head
+from scripts.wsi.features.clam import Clam
 
 
-class Uni2h:
+class Uni2h(Clam):
     """One slide as a batch of one."""
 
     name = "UNI2-h"
 
     def reads(self, head: Head) -> bool:
         return "features" in head.hdf5 and head.dataset("features").ndim == 3
-
-    def read(self, head: Head) -> Stored:
-        return read_hdf5(head)

@@ -18,7 +18,6 @@ from scripts.core.files import whole_file
 from scripts.core.record import RESEARCH_USE, BagResult
 from scripts.outputs.drawing import called
 from scripts.outputs.scores import normalisation
-from scripts.wsi.features.base import PIXELS
 from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of, with_warnings
 
 TIMES_AVERAGE = "attention (times the average)"
@@ -49,24 +48,21 @@ class SaveGeoJSONd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
         slides = slides_of(result)
-        stems = file_stems(slides) if len(slides) > 1 else ["tiles"]
         warnings: list[str] = []
-        for stem, slide in zip(stems, slides, strict=True):
-            if slide.header.unit != PIXELS:
+        for stem, slide in zip(file_stems(slides, "tiles"), slides, strict=True):
+            if slide.in_pixels:
+                path = self.output_dir / result.bag_id / f"{stem}.geojson.gz"
+                write_geojson(path, result, slide, self.regions_above)
+            else:
                 warnings.append(
                     f"no GeoJSON of {slide.header.slide_id}: its coordinates are {slide.header.unit} and its pixels "
                     "are of unknown size; give --slides or --slide_mpp"
                 )
-                continue
-            path = self.output_dir / result.bag_id / f"{stem}.geojson.gz"
-            write_geojson(path, result, slide, self.regions_above)
         return with_warnings(data, warnings)
 
 
-def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_above: float = 2.0) -> None:
+def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_above: float) -> None:
     """Write the file whole or not at all; the same result gives the same bytes."""
-    ids = _Identifiers(f"{result.bag_id}/{slide.header.slide_id}")
-    metadata = _metadata(result, slide, regions_above)
     with (
         whole_file(path) as beside,
         beside.open("wb") as raw,
@@ -74,7 +70,7 @@ def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_abo
     ):
         file.write(b'{"type":"FeatureCollection","features":[')
         separator = b"\n"
-        for block in _feature_texts(ids, metadata, slide, regions_above):
+        for block in _feature_texts(result, slide, regions_above):
             file.write(separator + block.encode())
             separator = b",\n"
         file.write(b"\n]}\n")
@@ -88,13 +84,7 @@ class Region(NamedTuple):
 
 
 def regions(coords: np.ndarray, tile: float, above: np.ndarray) -> list[Region]:
-    """Return the areas that the chosen patches cover together, those with the most patches first.
-
-    Args:
-        coords: (n, 2) top-left x, y.
-        tile: that a patch spans.
-        above: (n,) bool, which are chosen.
-    """
+    """Return the areas that patches at coords (n, 2) with `above` (n,) cover together, the most patches first."""
     chosen = np.flatnonzero(above)
     if len(chosen) == 0:
         return []
@@ -126,42 +116,33 @@ def _rows_of_tiles(corners: np.ndarray, tile: float) -> np.ndarray:
 
 
 def _snapped(edges: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the edges, each moved onto the nearest of the others that is within a rounding error."""
+    """Return the edges, each moved onto the last of the others that is within a rounding error."""
     known = np.unique(others)
-    after = np.searchsorted(known, edges)
-    candidates = known[np.stack([np.maximum(after - 1, 0), np.minimum(after, len(known) - 1)])]
-    nearest = np.take_along_axis(candidates, np.abs(candidates - edges).argmin(axis=0)[None], axis=0)[0]
-    return np.where(np.abs(nearest - edges) <= SAME_EDGE, nearest, edges)
+    last = known[np.searchsorted(known, edges + SAME_EDGE, side="right") - 1]
+    return np.where(np.abs(last - edges) <= SAME_EDGE, last, edges)
 
 
-class _Identifiers:
-    """UUIDs for the objects of a slide, the same in each run; hashing each of 100,000 would take long."""
-
-    def __init__(self, name: str) -> None:
-        digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()
-        self.start = f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-8{digest[15:18]}-"  # version 8: our own scheme
-
-    def of(self, number: int) -> str:
-        return f"{self.start}{number:012x}"
-
-
-def _feature_texts(
-    ids: _Identifiers, metadata: dict[str, str], slide: SlideResult, regions_above: float
-) -> Iterator[str]:
-    """Give the features as text, regions first."""
+def _feature_texts(result: BagResult, slide: SlideResult, regions_above: float) -> Iterator[str]:
+    """Give the features as text, regions first; their UUIDs are the same in each run."""
     if not (np.isfinite(slide.attention).all() and np.isfinite(slide.scores).all()):
         raise InputError(f"the network gives no numbers for {slide.header.slide_id}: check its weights")
+    digest = hashlib.sha256(f"{result.bag_id}/{slide.header.slide_id}".encode(errors="replace")).hexdigest()
+    # version 8 is a scheme of one's own: all begin alike and end in a number, as hashing 100,000 would take long
+    identity = f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-8{digest[15:18]}-%012x"
+    metadata = _metadata(result, slide, regions_above)
     count = len(slide.scores)
     above = slide.flagged & (slide.times_average > regions_above)
     for number, region in enumerate(regions(slide.coords.astype(float), slide.header.tile, above)):
-        yield json.dumps(_region_feature(ids.of(count + number), number, region, metadata, slide), ensure_ascii=False)
+        properties = {"objectType": "annotation", **_region_properties(number, region, slide), "metadata": metadata}
+        shifted = shapely.transform(region.area, lambda points: np.round(points - slide.origin, 2))
+        geometry = shapely.geometry.mapping(shifted)
+        feature = {"type": "Feature", "id": identity % (count + number), "geometry": geometry, "properties": properties}
+        yield json.dumps(feature, ensure_ascii=False)
     for start in range(0, count, TILES_PER_TEXT):
-        yield _tile_features(ids, slide, range(start, min(start + TILES_PER_TEXT, count)))
+        yield _tile_features(identity, slide, range(start, min(start + TILES_PER_TEXT, count)))
 
 
-def _region_feature(
-    identity: str, number: int, region: Region, metadata: dict[str, str], slide: SlideResult
-) -> dict[str, Any]:
+def _region_properties(number: int, region: Region, slide: SlideResult) -> dict[str, Any]:
     attention = slide.times_average[region.tiles]
     measurements = {
         "tiles": len(region.tiles),
@@ -172,32 +153,26 @@ def _region_feature(
         measurements["area mm²"] = region.area.area * slide.header.mpp**2 / 1e6
     if slide.truth is not None:
         measurements["annotated tiles"] = int(slide.truth[region.tiles].sum())
-    shifted = shapely.transform(region.area, lambda points: np.round(points - _origin(slide), 2))
-    name = f"region {number + 1}" if shifted.geom_type == "Polygon" else "smaller regions"
-    properties = {
-        "objectType": "annotation",
-        "name": name,
+    return {
+        "name": f"region {number + 1}" if region.area.geom_type == "Polygon" else "smaller regions",
         "classification": REGION,
         "measurements": {key: round(value, 6) for key, value in measurements.items()},
-        "metadata": metadata,
     }
-    geometry = shapely.geometry.mapping(shifted)
-    return {"type": "Feature", "id": identity, "geometry": geometry, "properties": properties}
 
 
-def _tile_features(ids: _Identifiers, slide: SlideResult, block: range) -> str:
+def _tile_features(identity: str, slide: SlideResult, block: range) -> str:
     """Return a block of tiles as text, by one template: json.dumps would take three times as long."""
     measured = {TIMES_AVERAGE: slide.times_average, "score": slide.scores}
     if slide.truth is not None:
         measured["annotated"] = slide.truth
     names = ",".join(f'"{name}":%.7g' for name in measured)
     feature = (
-        f'{{"type":"Feature","id":"{ids.start}%012x","geometry":{{"type":"Polygon","coordinates":'
+        f'{{"type":"Feature","id":"{identity}","geometry":{{"type":"Polygon","coordinates":'
         "[[[%.10g,%.10g],[%.10g,%.10g],[%.10g,%.10g],[%.10g,%.10g],[%.10g,%.10g]]]},"
         f'"properties":{{"objectType":"tile","classification":%s,"measurements":{{{names}}}}}}}'
     )
     part = slice(block.start, block.stop)
-    near = slide.coords[part] - np.array(_origin(slide), dtype=float)
+    near = slide.coords[part] - np.array(slide.origin, dtype=float)
     (left, top), (right, bottom) = np.round(near, 2).T.tolist(), np.round(near + slide.header.tile, 2).T.tolist()
     kinds = [json.dumps(kind) for kind in (OTHER_TILE, FLAGGED_TILE)]
     classification = [kinds[flagged] for flagged in slide.flagged[part].tolist()]
@@ -206,11 +181,6 @@ def _tile_features(ids: _Identifiers, slide: SlideResult, block: range) -> str:
         *(values[part].tolist() for values in measured.values()), strict=True,
     )  # fmt: skip
     return ",\n".join(map(feature.__mod__, rows))
-
-
-def _origin(slide: SlideResult) -> tuple[int, int]:
-    """Return the level-0 pixel that QuPath takes for 0, 0: (0, 0) for most slides."""
-    return slide.header.origin or (0, 0)
 
 
 def _metadata(result: BagResult, slide: SlideResult, regions_above: float) -> dict[str, str]:

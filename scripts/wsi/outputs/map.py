@@ -3,7 +3,7 @@
 """map.png, a picture per slide: the slide, its attention map, and the patches with the most attention."""
 
 import textwrap
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,37 +78,38 @@ class DrawSlided(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
         slides = slides_of(result)
-        stems = file_stems(slides) if len(slides) > 1 else ["map"]
+        given = data.get("annotation") or ""  # a batch cannot hold None: an empty path says the same
+        annotations = [given] * len(slides) if isinstance(given, str) else given
         warnings: list[str] = []
-        for stem, slide, truth in zip(
-            stems, slides, _annotation_of_each(data.get("annotation"), len(slides)), strict=True
-        ):
+        for stem, slide, annotation in zip(file_stems(slides, "map"), slides, annotations, strict=True):
             view = view_slide(slide, self.slides)
             try:
-                figure = self._drawn(result, slide, view, truth)
+                figure = self._drawn(result, view, annotation)
             except (InputError, openslide.OpenSlideError) as error:
-                if view.path is None:
+                if view.facts is None:
                     raise
-                view = view.without_slide(f"the slide is left out of its map: {error}")
-                figure = self._drawn(result, slide, view, truth)
+                view = SlideView(slide, warnings=(f"the slide is left out of its map: {error}",))
+                figure = self._drawn(result, view, annotation)
             warnings.extend(view.warnings)
             write_whole(self.output_dir / result.bag_id / f"{stem}.png", png(figure, DPI))
         return with_warnings(data, warnings)
 
-    def _drawn(self, result: BagResult, slide: SlideResult, view: SlideView, truth: str | None) -> Figure:
-        if truth and view.in_pixels:  # a batch cannot hold None: an empty path says the same
-            annotation = read_annotation(truth, view.size, self.annotation_values, view.origin)
-            view = replace(view, outlines=annotation.outlines())
-        return draw_slide(result, slide, view, self.shown)
+    def _drawn(self, result: BagResult, view: SlideView, annotation: str | None) -> Figure:
+        slide = view.slide
+        if annotation and slide.in_pixels:
+            truth = read_annotation(annotation, slide.header.slide_size, self.annotation_values, slide.origin)
+            view = replace(view, outlines=truth.outlines())
+        return draw_slide(result, view, self.shown)
 
 
-def draw_slide(result: BagResult, slide: SlideResult, view: SlideView, shown: int = 8) -> Figure:
+def draw_slide(result: BagResult, view: SlideView, shown: int) -> Figure:
     """Return the picture of one slide of a bag, with at most `shown` patches below it."""
+    slide = view.slide
     several = len(result.about["slides"]) > 1
     name = f"{result.bag_id}, slide {slide.header.slide_id}" if several else result.bag_id
     findings = f"{slide.flagged.sum()} of {len(slide.scores)} patches flagged"
     headlines = [line for part in headline(result, findings, name).splitlines() for line in textwrap.wrap(part, 120)]
-    chosen = most_attention(slide, view, shown)
+    chosen = most_attention(slide, shown)
     patches = view.tiles(chosen, PATCH_PIXELS)
     sheet = _Sheet(view.window, len(headlines), len(patches))
     figure = sheet.figure
@@ -117,18 +118,23 @@ def draw_slide(result: BagResult, slide: SlideResult, view: SlideView, shown: in
         figure.text(0.5, height, line, ha="center", va="center", fontsize=11, parse_math=False)
     plain, overlaid = (_panel(sheet, view, number) for number in range(2))
     _draw_slide(plain, view, chosen if patches else [], LEAST_SQUARE / sheet.scale)
-    _draw_attention(overlaid, slide.times_average, view)
-    overlaid.set_title(_attention_title(result, slide), fontsize=10)
+    image, extent = lattice_image(slide.times_average, view)
+    overlaid.imshow(image, extent=extent, cmap=COLOURS, norm=ATTENTION_SCALE, alpha=ALPHA, interpolation="nearest")
+    highest = result.times_average.max(initial=0)  # of the bag: one of its slides may have little of the attention
+    even = len(result.attention) > 1 and highest < NEARLY_EVEN
+    title = "attention of each patch" + (f" (nearly even: at most {highest:.2f} × the average)" if even else "")
+    overlaid.set_title(title if len(slide.attention) else "no tissue", fontsize=10)
     bar = sheet.axes("colour bar", *sheet.bar)
     figure.colorbar(ScalarMappable(ATTENTION_SCALE, COLOURS), cax=bar, alpha=ALPHA, extend="both")
     bar.set_ylabel(f"attention, times the\naverage of {'all slides' if several else 'the slide'}", fontsize=9)
     bar.set_yticks([0.1, 1, 10], labels=["0.1", "1", "10"])
     _draw_scale(sheet, view)
-    _draw_patches(sheet, slide, view, chosen, patches)
+    if patches:
+        _draw_patches(sheet, slide, chosen, patches)
     return figure
 
 
-def most_attention(slide: SlideResult, view: SlideView, shown: int) -> list[int]:
+def most_attention(slide: SlideResult, shown: int) -> list[int]:
     """Return the patches with the most attention: flagged ones first, and of these first those that do not overlap."""
     left, apart = np.ones((2, len(slide.attention)), dtype=bool)
     chosen: list[int] = []
@@ -139,17 +145,14 @@ def most_attention(slide: SlideResult, view: SlideView, shown: int) -> list[int]
         best = int(np.where(candidates, slide.attention, -np.inf).argmax())
         chosen.append(best)
         left[best] = False
-        apart &= (np.abs(view.coords - view.coords[best]) >= view.tile - ROUNDING).any(axis=1)
+        apart &= (np.abs(slide.coords - slide.coords[best]) >= slide.header.tile - ROUNDING).any(axis=1)
     return sorted(chosen, key=lambda index: -slide.attention[index])
 
 
 class _Sheet:
     """The layout in inches from the upper left corner; nothing overlaps, whatever the shape of the slide.
 
-    Args:
-        window: left, top, right, bottom of what is drawn of the slide.
-        headlines: lines above the panels.
-        patches: patches in the strip below.
+    It has so many headlines, two panels that show the window of the slide, and so many patches in the strip below.
     """
 
     def __init__(self, window: tuple[float, float, float, float], headlines: int, patches: int) -> None:
@@ -159,15 +162,11 @@ class _Sheet:
         column = WIDTH - 2 * MARGIN - BAR_SPACE if wide else COLUMN
         highest = HIGHEST_OF_WIDE if wide else HIGHEST
         self.scale = min(column / width, highest / height)  # inches per unit of the window
-        panel = (width * self.scale, height * self.scale)
-        first = 0.12 + LINE * headlines + TITLE
-        self.panels = [
-            (MARGIN + (column - panel[0]) / 2, first, *panel),
-            (MARGIN + (column - panel[0]) / 2, first + panel[1] + TITLE, *panel)
-            if wide
-            else (MARGIN + column + MARGIN + (column - panel[0]) / 2, first, *panel),
-        ]
-        last = self.panels[1][1] + panel[1]
+        across, down = width * self.scale, height * self.scale
+        first, start = 0.12 + LINE * headlines + TITLE, MARGIN + (column - across) / 2
+        second = (start, first + down + TITLE) if wide else (start + column + MARGIN, first)
+        self.panels = [(start, first, across, down), (*second, across, down)]
+        last = second[1] + down
         length = max(min(last - first, 3.0), LEAST_BAR)
         self.bar = (WIDTH - MARGIN - BAR_SPACE + 0.15, first, 0.15, length)
         self.under = last + 0.05
@@ -185,11 +184,10 @@ class _Sheet:
         place = (left / WIDTH, self.up(top + height), width / WIDTH, height / self.height)
         return self.figure.add_axes(place, label=label)
 
-    def patch_places(self, patches: int) -> Iterator[tuple[float, float, float, float]]:
-        for number in range(patches):
-            row, column = divmod(number, PATCHES_IN_A_ROW)
-            left = MARGIN + column * (self.patch + PATCH_GAP)
-            yield left, self.strip + TITLE + row * self.row, self.patch, self.patch
+    def patch_place(self, number: int) -> tuple[float, float, float, float]:
+        row, column = divmod(number, PATCHES_IN_A_ROW)
+        left = MARGIN + column * (self.patch + PATCH_GAP)
+        return left, self.strip + TITLE + row * self.row, self.patch, self.patch
 
 
 def _panel(sheet: _Sheet, view: SlideView, number: int) -> Axes:
@@ -198,6 +196,8 @@ def _panel(sheet: _Sheet, view: SlideView, number: int) -> Axes:
     if view.thumbnail is not None:
         pixels, downsample = view.thumbnail
         axes.imshow(pixels, extent=(0, pixels.shape[1] * downsample, pixels.shape[0] * downsample, 0))
+    for outline in view.outlines:
+        axes.fill(*outline.T, fill=False, edgecolor=TRUTH, linewidth=1.6)
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
     return axes
 
@@ -205,39 +205,18 @@ def _panel(sheet: _Sheet, view: SlideView, number: int) -> Axes:
 def _draw_slide(axes: Axes, view: SlideView, chosen: Sequence[int], least: float) -> None:
     title = ["slide"]
     if view.thumbnail is None:
-        covered, extent = lattice_image(np.ones(len(view.coords)), view)
+        covered, extent = lattice_image(np.ones(len(view.slide.coords)), view)
         axes.imshow(covered, extent=extent, cmap="Greys", vmin=0, vmax=4, interpolation="nearest")
         title = ["where the slide has patches"]
     if view.outlines:
-        _draw_outlines(axes, view.outlines)
         title.append("green: as annotated")
     if len(chosen):
-        side = max(view.tile, least)  # of a small patch, a mark that can be seen
-        corners = side * (np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - 0.5)
-        middles = view.coords[chosen] + view.tile / 2
-        squares = list(middles[:, None] + corners)
+        tile = view.slide.header.tile
+        corners = max(tile, least) * (np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - 0.5)  # a mark that can be seen
+        squares = list(view.slide.coords[chosen, None] + tile / 2 + corners)
         axes.add_collection(PolyCollection(squares, facecolors="none", edgecolors=CHOSEN_COLOUR, linewidths=1.2))
         title.append("squares: the patches below")
     axes.set_title("; ".join(title), fontsize=10)
-
-
-def _draw_attention(axes: Axes, values: np.ndarray, view: SlideView) -> None:
-    image, extent = lattice_image(values, view)
-    axes.imshow(image, extent=extent, cmap=COLOURS, norm=ATTENTION_SCALE, alpha=ALPHA, interpolation="nearest")
-    _draw_outlines(axes, view.outlines)
-
-
-def _attention_title(result: BagResult, slide: SlideResult) -> str:
-    if len(slide.attention) == 0:
-        return "no tissue"
-    highest = result.times_average.max()  # of the bag: one of its slides may have little of the attention
-    even = len(result.attention) > 1 and highest < NEARLY_EVEN
-    return "attention of each patch" + (f" (nearly even: at most {highest:.2f} × the average)" if even else "")
-
-
-def _draw_outlines(axes: Axes, outlines: Sequence[np.ndarray]) -> None:
-    for outline in outlines:
-        axes.fill(*outline.T, fill=False, edgecolor=TRUTH, linewidth=1.6)
 
 
 def lattice_image(values: np.ndarray, view: SlideView) -> tuple[np.ndarray, tuple[float, float, float, float]]:
@@ -246,12 +225,12 @@ def lattice_image(values: np.ndarray, view: SlideView) -> tuple[np.ndarray, tupl
     A pixel is a quarter of a patch, or as small as the picture can show.
     """
     left, top, right, bottom = view.window
-    cell = max(view.tile / 4, max(right - left, bottom - top) / MOST_CELLS)
+    coords, tile = view.slide.coords - np.array([left, top]), view.slide.header.tile
+    cell = max(tile / 4, max(right - left, bottom - top) / MOST_CELLS)
     width, height = (int(np.ceil(side / cell)) for side in (right - left, bottom - top))
-    corner = np.array([left, top])
-    first = np.rint((view.coords - corner) / cell).astype(int)
-    behind = np.maximum(np.rint((view.coords - corner + view.tile) / cell).astype(int), first + 1)
-    total, count = np.zeros(width * height), np.zeros(width * height)
+    first = np.rint(coords / cell).astype(int)
+    behind = np.maximum(np.rint((coords + tile) / cell).astype(int), first + 1)
+    total, count = np.zeros((2, width * height))
     spans = int((behind - first).max(initial=0))
     for dy, dx in np.ndindex(spans, spans):
         x, y = first[:, 0] + dx, first[:, 1] + dy
@@ -265,54 +244,36 @@ def lattice_image(values: np.ndarray, view: SlideView) -> tuple[np.ndarray, tupl
 
 
 def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
-    """Draw a bar of round length below the slide, where it hides no tissue."""
-    left, _, panel, _ = sheet.panels[-1] if sheet.panels[0][0] == sheet.panels[1][0] else sheet.panels[0]
+    """Draw a bar below the slide, where it hides no tissue; its length is …, 1, 2, 5, 10, … micrometres."""
+    left, _, panel, _ = sheet.panels[0]
     width = max(panel, COLUMN / 2)  # a narrow slide still has room for the text
     axes = sheet.axes("scale", left, sheet.under, width, SCALE)
     axes.set_axis_off()
     axes.set(xlim=(0, width / sheet.scale), ylim=(0, 1))
-    if view.microns_per_unit is None:
+    microns_per_unit = view.slide.header.mpp if view.slide.in_pixels else 1
+    if microns_per_unit is None:
         axes.text(0, 0.5, "no scale bar: micrometres per pixel are not known", fontsize=9, color="grey", va="center")
         return
-    microns = round_length(panel / sheet.scale * view.microns_per_unit * 0.3)
-    length = microns / view.microns_per_unit
+    longest = panel / sheet.scale * microns_per_unit * 0.3
+    decade = 10.0 ** np.floor(np.log10(longest))
+    microns = decade * max(step for step in (1, 2, 5) if step * decade <= longest * (1 + 1e-9))
+    length = microns / microns_per_unit
     axes.plot([0, length], [0.5, 0.5], color="black", linewidth=4, solid_capstyle="butt", clip_on=False)
     text = f"{microns / 1000:g} mm" if microns >= 1000 else f"{microns:g} µm"
     axes.text(length + 0.08 / sheet.scale, 0.5, text, fontsize=9, va="center")
 
 
-def round_length(longest: float) -> float:
-    """Return the largest of …, 1, 2, 5, 10, 20, … that is not above `longest`."""
-    decade = 10.0 ** np.floor(np.log10(longest))
-    return float(decade * max(step for step in (1, 2, 5) if step * decade <= longest * (1 + 1e-9)))
-
-
-def _draw_patches(
-    sheet: _Sheet, slide: SlideResult, view: SlideView, chosen: Sequence[int], patches: Sequence[np.ndarray]
-) -> None:
-    if not patches:
-        return
+def _draw_patches(sheet: _Sheet, slide: SlideResult, chosen: Sequence[int], patches: Sequence[np.ndarray]) -> None:
     title = "the patches with the most attention" + (", red: flagged" if slide.flagged[chosen].any() else "")
     if (np.delete(slide.attention, chosen) > slide.attention[chosen].min()).any():
         title += "; left out: patches that overlap one of these"
     sheet.figure.text(0.5, sheet.up(sheet.strip + TITLE / 2), title, ha="center", va="center", fontsize=10)
-    for index, pixels, place in zip(chosen, patches, sheet.patch_places(len(patches)), strict=True):
-        axes = sheet.axes(f"patch {index}", *place)
+    for number, (index, pixels) in enumerate(zip(chosen, patches, strict=True)):
+        axes = sheet.axes(f"patch {index}", *sheet.patch_place(number))
         axes.imshow(pixels, interpolation="antialiased")
         axes.set(xticks=[], yticks=[])
         if slide.flagged[index]:
             for side in axes.spines.values():
                 side.set(color=FLAGGED, linewidth=2)
-        x, y = np.rint(view.coords[index]).astype(int)
+        x, y = np.rint(slide.coords[index]).astype(int)
         axes.set_xlabel(f"{slide.times_average[index]:.2f} × average\nx {x}, y {y}", fontsize=8)
-
-
-def _annotation_of_each(annotation: str | Sequence[str | None] | None, slides: int) -> Sequence[str | None]:
-    """Return the path of the annotation of each slide of a bag."""
-    if annotation is None:
-        return [None] * slides
-    if isinstance(annotation, str):
-        annotation = [annotation]
-    if len(annotation) != slides:
-        raise InputError(f"{len(annotation)} annotations for the {slides} slides of a bag: give one for each, or null")
-    return annotation

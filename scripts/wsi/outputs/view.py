@@ -3,9 +3,9 @@
 """One slide as it is drawn and exported: its patches, and the pixels of the slide."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
@@ -13,9 +13,9 @@ import numpy as np
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, PatchCoordinates
-from scripts.core.units import Level0Pixels, MicronsPerPixel
+from scripts.core.units import Level0Pixels
 from scripts.wsi.features.base import PIXELS, FeatureHeader
-from scripts.wsi.slides.slide import SlideFolder, best_level, open_slide, read_facts, read_overview, read_square
+from scripts.wsi.slides.slide import SlideFacts, SlideFolder, best_level, open_slide, read_overview, read_square
 
 OVERVIEW_SIDE = 1024
 LEAST_TILE_PIXELS = 32  # a tile with fewer, cut from a thumbnail, shows nothing
@@ -33,6 +33,16 @@ class SlideResult:
     times_average: np.ndarray  # (n,) of the whole bag
     flagged: np.ndarray  # (n,) bool
     truth: np.ndarray | None
+
+    @property
+    def in_pixels(self) -> bool:
+        """Whether coords are level-0 pixels; else micrometres, and the size of a pixel is unknown."""
+        return self.header.unit == PIXELS
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """The level-0 pixel that QuPath takes for 0, 0: (0, 0) for most slides."""
+        return self.header.origin or (0, 0)
 
 
 def slides_of(result: BagResult) -> list[SlideResult]:
@@ -66,136 +76,82 @@ class Thumbnail(NamedTuple):
 
 @dataclass(frozen=True)
 class SlideView:
-    """The patches of one slide in one unit, and the file of the slide if it was found."""
+    """One slide of a result with its pictures."""
 
-    coords: np.ndarray  # (n, 2) top-left x, y
-    tile: float
-    unit: str  # of coords and tile: level-0 pixels, or micrometres where the size of a pixel is unknown
-    mpp: MicronsPerPixel | None  # of level 0
-    size: tuple[int, int] | None  # width, height in level-0 pixels
-    origin: tuple[int, int]  # level-0 pixels: where a viewer puts its 0, 0
-    features: Path  # may hold a thumbnail
-    path: Path | None = None  # of the slide
-    scanned: tuple[int, int, int, int] | None = (
-        None  # left, top, right, bottom; the rest of a slide may be empty canvas
-    )
+    slide: SlideResult
+    facts: SlideFacts | None = None  # of the file of the slide, if it was found and is of these features
     outlines: Sequence[np.ndarray] = ()  # (V, 2) polygons of the annotation, in level-0 pixels
     warnings: tuple[str, ...] = ()
-
-    def without_slide(self, warning: str) -> "SlideView":
-        """Return the view without the file of the slide, and with a warning that says why."""
-        return replace(self, path=None, scanned=None, warnings=(*self.warnings, warning))
-
-    @property
-    def in_pixels(self) -> bool:
-        """Whether coords and tile are in level-0 pixels."""
-        return self.unit == PIXELS
-
-    @property
-    def microns_per_unit(self) -> float | None:
-        """Micrometres of one unit of coords, None if unknown."""
-        return self.mpp if self.in_pixels else 1.0
 
     @property
     def window(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of what is drawn: all of the slide, or without its picture where it has patches."""
-        if self.scanned is not None:
-            left, top, right, bottom = self.scanned
-            return float(left), float(top), float(right), float(bottom)
-        if self.size is not None and self.thumbnail is not None:
-            return 0.0, 0.0, float(self.size[0]), float(self.size[1])
-        if len(self.coords) == 0 and not self.outlines:
-            return 0.0, 0.0, self.tile, self.tile
-        known = np.concatenate(
-            [self.coords, self.coords + self.tile, *self.outlines]
-        )  # an annotation may have no patches
-        (left, top), (right, bottom) = known.min(0) - self.tile, known.max(0) + self.tile
-        return float(left), float(top), float(right), float(bottom)
+        coords, tile, size = self.slide.coords, self.slide.header.tile, self.slide.header.slide_size
+        if self.facts is not None:  # the rest of a slide may be empty canvas
+            (left, top), (width, height) = self.facts.origin, self.facts.scanned
+            return left, top, left + width, top + height
+        if size is not None and self.thumbnail is not None:
+            return 0, 0, *size
+        if len(coords) == 0 and not self.outlines:
+            return 0, 0, tile, tile
+        known = np.concatenate([coords, coords + tile, *self.outlines])  # an annotation may have no patches
+        (left, top), (right, bottom) = known.min(0) - tile, known.max(0) + tile
+        return left, top, right, bottom
 
     @cached_property
     def thumbnail(self) -> Thumbnail | None:
         """The one stored with the features, else one made of the slide."""
-        if not self.in_pixels:
+        if not self.slide.in_pixels:
             return None
-        stored = _stored_thumbnail(self.features)
-        return _read_thumbnail(self.path) if stored is None and self.path is not None else stored
+        with suppress(OSError, KeyError), h5py.File(self.slide.source) as file:  # of another format, or moved since
+            return Thumbnail(file["thumbnail"][()], float(file.attrs["thumbnail_downsample"]))
+        if self.facts is None:
+            return None
+        downsample = max(max(self.facts.scanned) / OVERVIEW_SIDE, 1.0)
+        with open_slide(self.facts.path) as opened:
+            return Thumbnail(read_overview(opened, downsample), downsample)
 
     def tiles(self, chosen: Sequence[int], pixels: int) -> list[np.ndarray]:
         """Return (pixels, pixels, 3) uint8 of each chosen patch; none if no picture shows them well enough."""
-        if not self.in_pixels:
+        corners, tile = self.slide.coords[chosen], self.slide.header.tile
+        if self.facts is not None:
+            with open_slide(self.facts.path) as opened:
+                level = best_level(opened.level_downsamples, Level0Pixels(tile / pixels))
+                side = max(round(tile / opened.level_downsamples[level]), 1)
+                places = np.rint(corners).astype(int).tolist()
+                return [read_square(opened, (x, y), level, side, pixels) for x, y in places]
+        if self.thumbnail is None or tile / self.thumbnail.downsample < LEAST_TILE_PIXELS:
             return []
-        if self.path is not None:
-            return _read_patches(self.path, self.coords[chosen], self.tile, pixels)
-        if self.thumbnail is None or self.tile / self.thumbnail.downsample < LEAST_TILE_PIXELS:
-            return []
-        first = np.rint(self.coords[chosen] / self.thumbnail.downsample).astype(int)
-        side = round(self.tile / self.thumbnail.downsample)
-        return [self.thumbnail.pixels[y : y + side, x : x + side] for x, y in first.tolist()]
+        side = round(tile / self.thumbnail.downsample)
+        places = np.rint(corners / self.thumbnail.downsample).astype(int).tolist()
+        return [self.thumbnail.pixels[y : y + side, x : x + side] for x, y in places]
 
 
 def view_slide(slide: SlideResult, slides: SlideFolder) -> SlideView:
     """Return the view of a slide, with its file if that is in the folder; a warning says why it cannot be used."""
-    header = slide.header
-    view = SlideView(
-        coords=np.asarray(slide.coords, dtype=float),
-        tile=float(header.tile),
-        unit=header.unit,
-        mpp=header.mpp,
-        size=header.slide_size,
-        origin=header.origin or (0, 0),
-        features=Path(slide.source),
-    )
     try:
-        found = slides.find(header.slide_id, slide.source)
-        if found is None or not view.in_pixels:
-            return view
-        found.require_same(header, view.coords)
+        found = slides.find(slide.header.slide_id, slide.source)
+        if found is None or not slide.in_pixels:
+            return SlideView(slide)
+        found.require_same(slide.header, slide.coords)
     except InputError as error:
-        return view.without_slide(str(error))
-    (left, top), (width, height) = found.origin, found.scanned
-    return replace(view, path=found.path, scanned=(left, top, left + width, top + height))
+        return SlideView(slide, warnings=(str(error),))
+    return SlideView(slide, found)
 
 
-def file_stems(slides: Sequence[SlideResult]) -> list[str]:
-    """Return a file name without suffix for each slide of a bag, made from its id; no two are the same."""
+def file_stems(slides: Sequence[SlideResult], alone: str) -> list[str]:
+    """Return a file name without suffix for each slide of a bag, made of its id, or `alone` for one; all differ."""
     stems: list[str] = []
     for slide in slides:
         stem = slide.header.slide_id.translate(str.maketrans("/\\\0", "___")).lstrip(".") or "slide"
         while stem in stems:
             stem += "_"
         stems.append(stem)
-    return stems
+    return stems if len(slides) > 1 else [alone]
 
 
 def with_warnings(data: Mapping[Hashable, Any], warnings: Sequence[str]) -> dict[Hashable, Any]:
     """Return the data with these warnings added to its `result`, each once."""
     result: BagResult = data["result"]
-    known = result.about.get("warnings", [])
-    if set(warnings) <= set(known):
-        return dict(data)
-    about = {**result.about, "warnings": list(dict.fromkeys([*known, *warnings]))}
-    return {**data, "result": replace(result, about=about)}
-
-
-def _stored_thumbnail(features: Path) -> Thumbnail | None:
-    """Read the thumbnail that a feature file of our own format may hold."""
-    try:
-        with h5py.File(features) as file:
-            if "thumbnail" not in file:
-                return None
-            return Thumbnail(file["thumbnail"][()], float(file.attrs["thumbnail_downsample"]))
-    except (OSError, KeyError):  # another format, or moved since
-        return None
-
-
-def _read_thumbnail(path: Path) -> Thumbnail:
-    downsample = max(max(read_facts(path).scanned) / OVERVIEW_SIDE, 1.0)
-    with open_slide(path) as slide:
-        return Thumbnail(read_overview(slide, downsample), downsample)
-
-
-def _read_patches(path: Path, corners: np.ndarray, tile: float, pixels: int) -> list[np.ndarray]:
-    with open_slide(path) as slide:
-        level = best_level(slide.level_downsamples, Level0Pixels(tile / pixels))
-        side = max(round(tile / slide.level_downsamples[level]), 1)
-        return [read_square(slide, (x, y), level, side, pixels) for x, y in np.rint(corners).astype(int).tolist()]
+    all_warnings = list(dict.fromkeys([*result.about.get("warnings", []), *warnings]))
+    return {**data, "result": replace(result, about={**result.about, "warnings": all_warnings})}

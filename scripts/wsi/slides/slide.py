@@ -3,8 +3,7 @@
 """Slides by OpenSlide: found in a folder, opened, their metadata, and tiles at a wanted resolution."""
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,17 +41,17 @@ class TilePlan:
 
 
 def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the slides below a folder, or those of a list, in order of their names.
-
-    Names must differ, as each names a feature file. In a list any file is allowed, such as one of a DICOM slide.
-    """
-    if isinstance(slides, (str, Path)):
-        paths = _slides_below(Path(slides))
-    else:
-        paths = sorted((Path(path) for path in slides), key=lambda path: path.name)
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
+    """Return the slides below a folder, or any files of a list, in order of their names: each names a feature file."""
+    if not isinstance(slides, (str, Path)):
+        paths = [Path(path) for path in slides]
+        if missing := [path for path in paths if not path.is_file()]:
             raise InputError(f"no slide {missing[0]}; correct its path in --slides")
+    elif not Path(slides).is_dir():
+        raise InputError(f"no directory of slides {slides}; put them there, or give theirs with --slides")
+    elif not (paths := list(_slides_below(Path(slides)))):
+        suffixes = " ".join(sorted(SLIDE_SUFFIXES))
+        raise InputError(f"no slide in {slides} ({suffixes}); put slides there, or give their folder with --slides")
+    paths = sorted(paths, key=lambda path: (path.name, path))
     by_name: dict[str, Path] = {}
     for path in paths:
         other = by_name.setdefault(path.stem, path)
@@ -61,15 +60,11 @@ def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
     return paths
 
 
-def _slides_below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise InputError(f"no directory of slides {folder}; put them there, or give theirs with --slides")
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
-    paths = [path for path in files if not path.name.startswith(".")]  # what a Mac leaves on other disks
-    if not paths:
-        suffixes = " ".join(sorted(SLIDE_SUFFIXES))
-        raise InputError(f"no slide in {folder} ({suffixes}); put slides there, or give their folder with --slides")
-    return sorted(paths, key=lambda path: (path.name, path))
+def _slides_below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        is_hidden = path.name.startswith(".")  # what a Mac leaves on other disks
+        if path.suffix.lower() in SLIDE_SUFFIXES and not is_hidden and path.is_file():
+            yield path
 
 
 def open_slide(path: Path) -> openslide.OpenSlide:
@@ -114,8 +109,7 @@ def _without_folder(error: openslide.OpenSlideError, path: Path) -> str:
 def read_mpp(slide: openslide.OpenSlide, path: str | Path, otherwise: MicronsPerPixel | None) -> MicronsPerPixel:
     """Return what the slide states if that is plausible, else the value `otherwise` of the user."""
     name = Path(path).name
-    stated = str(slide.properties.get(openslide.PROPERTY_NAME_MPP_X, ""))
-    x, y = _float_or_nan(stated), _float_or_nan(slide.properties.get(openslide.PROPERTY_NAME_MPP_Y, ""))
+    x, y = _stated(slide, openslide.PROPERTY_NAME_MPP_X), _stated(slide, openslide.PROPERTY_NAME_MPP_Y)
     low, high = PLAUSIBLE_MPP
     if low <= x <= high:
         if abs(y / x - 1) > SAME_SCALE:
@@ -123,24 +117,22 @@ def read_mpp(slide: openslide.OpenSlide, path: str | Path, otherwise: MicronsPer
             raise InputError(f"{name} has {pixels}: convert it to square pixels, or remove it")
         return MicronsPerPixel(x)
     if otherwise is None:
-        found = f"states {stated[:20]!r} micrometres per pixel" if stated else "states no micrometres per pixel"
-        raise InputError(f"{name} {found}: say how many it has with --slide_mpp")
+        text = str(slide.properties.get(openslide.PROPERTY_NAME_MPP_X, ""))[:20]
+        found = repr(text) if text else "no"
+        raise InputError(f"{name} states {found} micrometres per pixel: say how many it has with --slide_mpp")
     return otherwise
 
 
 def read_origin(slide: openslide.OpenSlide) -> tuple[int, int]:
     """Return the corner of the scanned bounds, which other programs take for 0, 0; (0, 0) where a slide states none."""
-    x, y = (
-        _float_or_nan(slide.properties.get(name, ""))
-        for name in (openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y)
-    )
+    x, y = _stated(slide, openslide.PROPERTY_NAME_BOUNDS_X), _stated(slide, openslide.PROPERTY_NAME_BOUNDS_Y)
     return (int(x), int(y)) if math.isfinite(x) and math.isfinite(y) else (0, 0)
 
 
-def _float_or_nan(text: str) -> float:
+def _stated(slide: openslide.OpenSlide, name: str) -> float:
     try:
-        return float(text)
-    except ValueError:
+        return float(slide.properties[name])
+    except (KeyError, ValueError):
         return math.nan
 
 
@@ -161,9 +153,8 @@ def plan_tiles(
     """Plan how to read tiles of `tile_size` pixels at `mpp` of a slide with `slide_mpp` at level 0."""
     downsample = mpp / slide_mpp
     if downsample * MOST_ENLARGEMENT < 1:
-        raise InputError(
-            f"{Path(path).name} has {slide_mpp:g} micrometres per pixel, coarser than mpp {mpp:g}; choose a larger one"
-        )
+        coarse = f"{slide_mpp:g} micrometres per pixel, coarser than mpp {mpp:g}"
+        raise InputError(f"{Path(path).name} has {coarse}; choose a larger one")
     level = best_level(slide.level_downsamples, downsample)
     scale = downsample / slide.level_downsamples[level]
     return TilePlan(
@@ -184,8 +175,7 @@ def read_square(
     if region.getchannel("A").getextrema() != (255, 255):  # what was never scanned is transparent, else it were black
         region = Image.alpha_composite(Image.new("RGBA", region.size, "white"), region)
     image = region.convert("RGB")
-    if side != pixels:
-        # PIL averages over all it covers
+    if side != pixels:  # PIL averages over all it covers
         image = image.resize((pixels, pixels), Image.Resampling.BILINEAR, box=(0, 0, side, side))
     return np.asarray(image)
 
@@ -220,8 +210,7 @@ class SlideFacts:
         """Refuse features of another slide with the same name; coords: (N, 2) in level-0 pixels."""
         centres = coords + header.tile / 2
         if header.slide_size not in (None, self.size) or (len(centres) and (centres > self.size).any()):
-            width, height = self.size
-            problem = f"has {width} × {height} pixels, and its features are of another slide's"
+            problem = f"has {' × '.join(map(str, self.size))} pixels, and its features are of another slide's"
             raise InputError(f"{self.path.name} {problem}: give the slide that they were made of")
 
 
@@ -234,11 +223,7 @@ class Completed(NamedTuple):
 
 
 class SlideFolder:
-    """Finds slides by name in a folder or below it.
-
-    Args:
-        folder: of the slides; None = no slide is ever found.
-    """
+    """Finds slides by name in a folder or below it; without a folder, none."""
 
     def __init__(self, folder: str | None) -> None:
         if folder is not None and not Path(folder).is_dir():
@@ -257,10 +242,7 @@ class SlideFolder:
     def completed(
         self, header: FeatureHeader, coords: np.ndarray, features: str | Path, slide_mpp: float | None = None
     ) -> Completed:
-        """Add the metadata that features lack, from the slide, else from the user; micrometres become pixels.
-
-        A slide that cannot be used becomes a warning.
-        """
+        """Add what features lack, from the slide (or a warning), else from the user; micrometres become pixels."""
         if None not in (header.slide_size, header.mpp, header.origin):
             return Completed(header, coords)
         try:
@@ -271,12 +253,8 @@ class SlideFolder:
     @cached_property
     def _paths(self) -> dict[str, Path]:
         """The path of every slide by its name without suffix; of two with one name, that of the upper folder."""
-        found: dict[str, Path] = {}
-        for folder, folders, names in os.walk(self.folder or "."):
-            folders.sort()
-            for path in (Path(folder, name) for name in sorted(names)):
-                if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith("."):
-                    found.setdefault(path.stem, path)
+        paths = sorted(_slides_below(Path(self.folder or ".")), key=lambda path: (len(path.parts), path))
+        found = {path.stem: path for path in reversed(paths)}
         # TRIDENT calls the features of x.ome.tif x
         return {name.removesuffix(".ome"): path for name, path in found.items()} | found
 
@@ -285,10 +263,9 @@ def read_facts(path: Path) -> SlideFacts:
     """Read the metadata of a slide."""
     with open_slide(path) as slide:
         try:
-            stated = read_mpp(slide, path, MicronsPerPixel(np.nan))
-            origin = read_origin(slide)
+            mpp, origin = read_mpp(slide, path, MicronsPerPixel(math.nan)), read_origin(slide)
             scanned = scanned_sides(slide.properties, origin, slide.dimensions)
-            return SlideFacts(path, slide.dimensions, None if np.isnan(stated) else stated, origin, scanned)
+            return SlideFacts(path, slide.dimensions, None if math.isnan(mpp) else mpp, origin, scanned)
         except openslide.OpenSlideError as error:
             raise damaged(path, error) from error
 
@@ -307,17 +284,15 @@ def scanned_sides(properties: Mapping[str, str], origin: tuple[int, int], size: 
 def _completed(
     header: FeatureHeader, coords: np.ndarray, slide: SlideFacts | None, slide_mpp: float | None
 ) -> Completed:
-    of_slide = None if slide is None else slide.mpp
-    of_user = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
-    mpp = next((each for each in (header.mpp, of_slide, of_user) if each is not None), None)
+    stated = (header.mpp, slide.mpp if slide else None, slide_mpp)
+    mpp = next((MicronsPerPixel(each) for each in stated if each is not None), None)
+    header = replace(header, mpp=mpp)
     if header.unit == MICROMETRES and mpp is not None:
         pitch, tile = Level0Pixels(header.pitch / mpp), Level0Pixels(header.tile / mpp)
         header = replace(header, unit=PIXELS, pitch=pitch, tile=tile)
         coords = np.rint(coords / mpp).astype(np.int64)
-    header = replace(header, mpp=mpp)
     if slide is not None:
         if header.unit == PIXELS:
             slide.require_same(header, coords)
-        origin = slide.origin if header.origin is None else header.origin
-        header = replace(header, slide_size=slide.size, origin=origin)
+        header = replace(header, slide_size=slide.size, origin=header.origin or slide.origin)
     return Completed(header, coords)

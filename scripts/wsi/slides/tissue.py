@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the tissue of a slide lies, and which tiles show it."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -50,42 +51,29 @@ def tissue_mask(image: np.ndarray, tissue: TissueMask) -> np.ndarray:
     """Return (h, w) bool for an (h, w, 3) uint8 image."""
     mask = np.asarray(tissue(np.ascontiguousarray(image.transpose(2, 0, 1))))
     if mask.shape != (1, *image.shape[:2]):
-        raise InputError(
-            f"the tissue mask of an image of {image.shape[0]} × {image.shape[1]} pixels is {mask.shape}: "
-            "`tissue` must give [1, h, w] for [3, h, w]"
-        )
+        given = f"the tissue mask of an image of {image.shape[0]} × {image.shape[1]} pixels is {mask.shape}"
+        raise InputError(f"{given}: `tissue` must give [1, h, w] for [3, h, w]")
     found: np.ndarray = mask[0] > 0
     return found
 
 
 def tissue_tiles(slide: openslide.OpenSlide, plan: TilePlan, tissue: TissueMask, threshold: float) -> Level0Coords:
     """Return the tiles, row by row, that lie wholly in the slide and are tissue for at least the threshold."""
-    width, height = slide.dimensions
-    if min(width, height) < plan.tile:
+    if min(slide.dimensions) < plan.tile:
         return Level0Coords(np.zeros((0, 2), np.int64))
     downsample = plan.tile / MASK_PIXELS
     mask = torch.from_numpy(tissue_mask(read_overview(slide, downsample), tissue)).float()
     fractions = avg_pool2d(mask[None], MASK_PIXELS, stride=1)[0].numpy()  # of the tile whose first pixel is here
-    x, y = _starts(width, plan), _starts(height, plan)
+    rounding = 1e-6  # a tile that fits to the pixel must not be lost to floating point
+    x, y = (
+        np.arange(int((length - plan.tile) / plan.pitch + rounding) + 1) * plan.pitch for length in slide.dimensions
+    )  # where the tiles of a row and of a column begin, in level-0 pixels
     fraction = fractions[np.ix_(np.rint(y / downsample).astype(int), np.rint(x / downsample).astype(int))]
     row, column = np.nonzero(fraction >= threshold)
     return Level0Coords(np.rint(np.stack([x[column], y[row]], axis=1)).astype(np.int64))
 
 
-def _starts(length: int, plan: TilePlan) -> np.ndarray:
-    """Return where the tiles of one row or column begin, in level-0 pixels."""
-    rounding = 1e-6  # a tile that fits to the pixel must not be lost to floating point
-    return np.arange(int((length - plan.tile) / plan.pitch + rounding) + 1) * plan.pitch
-
-
 def mask_settings(tissue: TissueMask) -> dict[str, Any]:
     """Return the name of a mask and its settings in plain values: two masks with the same find the same tissue."""
-    return {"name": type(tissue).__name__, **{name: _plain_setting(value) for name, value in vars(tissue).items()}}
-
-
-def _plain_setting(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain_setting(inner) for key, inner in value.items()}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return getattr(value, "__name__", type(value).__name__)
+    text = json.dumps(vars(tissue), default=lambda value: getattr(value, "__name__", type(value).__name__))
+    return {"name": type(tissue).__name__, **json.loads(text)}

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +15,6 @@ from tests.ct.datalist import test_cq500
 from tests.ct.rsna_cohort import CORRUPT, Scan, write_rsna_cohort
 from tests.ct.studies import write_series
 
-SHARES = (0.7, 0.1, 0.2)
-
 
 def write(folder: Path, **given: Any) -> str:
     return write_ct_datalist(CtDatalistRequest(folder=folder, **given))
@@ -27,9 +24,6 @@ class Written(NamedTuple):
     folder: Path
     truth: list[Scan]
     summary: str
-
-    def json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -55,55 +49,48 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
-def test_training_can_load_every_section(rsna: Written) -> None:
+def bags_in(folder: Path) -> Any:
+    return json.loads((folder / "datalist.json").read_text())
+
+
+def check_in(folder: Path) -> Any:
+    return json.loads((folder / "datalist_check.json").read_text())
+
+
+def test_training_can_load_every_section_and_nothing_names_a_patient(rsna: Written) -> None:
     bags = {section: load_bags(str(rsna.folder / "datalist.json"), section, str(rsna.folder)) for section in SECTIONS}
     assert sum(map(len, bags.values())) == 40
-    for section in SECTIONS:
-        assert {bag["label"] for bag in bags[section]} == {0, 1}
-        for bag in bags[section]:
-            assert bag["label"] == max(bag["instance_label"].values())
-            assert len(bag["instance_label"]) == len(bag["image"])
+    written = rsna.summary + json.dumps([bags_in(rsna.folder), check_in(rsna.folder)])
+    assert not any(scan.patient in written or scan.study in written for scan in rsna.truth)
+    for own in bags.values():
+        assert {max(bag["instance_label"].values()) for bag in own} == {bag["label"] for bag in own} == {0, 1}
+        assert all(len(bag["instance_label"]) == len(bag["image"]) for bag in own)
 
 
 def test_the_check_counts_what_is_there(rsna: Written) -> None:
     """Counted here from the datalist and the cohort's own truth, by other means than the program's."""
-    datalist, check = rsna.json("datalist.json"), rsna.json("datalist_check.json")
+    check = check_in(rsna.folder)
     study = {sop: scan for scan in rsna.truth for sop in scan.slices}
-    patients = {}
-    for section in SECTIONS:
-        scans = [study[next(iter(bag["instance_label"]))] for bag in datalist[section]]
-        patients[section] = {scan.patient for scan in scans}
-        positive = sum(scan.positive for scan in scans)
-        assert check["sections"][section] == {
-            "scans": len(scans),
-            "patients": len(patients[section]),
-            "slices": sum(len(set(scan.slices) - {CORRUPT}) for scan in scans),
-            "positive_scans": positive,
-            "prevalence": round(positive / len(scans), 4),
-        }
+    in_sections = {
+        section: [study[next(iter(bag["instance_label"]))] for bag in bags]
+        for section, bags in bags_in(rsna.folder).items()
+    }
+    for section, scans in {**in_sections, "total": rsna.truth}.items():
+        patients, positive = {scan.patient for scan in scans}, sum(scan.positive for scan in scans)
+        slices = sum(len(set(scan.slices) - {CORRUPT}) for scan in scans)
+        counts = [len(scans), len(patients), slices, positive, round(positive / len(scans), 4)]
+        assert list(check["sections"][section].values()) == counts
     total = check["sections"]["total"]
-    assert (total["scans"], total["slices"]) == (40, len(study) - 1)
-    assert total["patients"] == len({scan.patient for scan in rsna.truth}) == sum(map(len, patients.values()))
-    assert check["leakage"] == {
-        "patients": total["patients"], "patients_in_several_sections": 0, "slices": total["slices"],
-        "slices_in_several_sections": 0,
-    }  # fmt: skip
-    assert {kind: about["count"] for kind, about in check["rejected"].items()} == {
-        "row that stands there again": 24, "file that holds no complete image": 1,
-    }  # fmt: skip
+    assert list(total) == ["scans", "patients", "slices", "positive_scans", "prevalence"]
+    assert sum(check["sections"][section]["patients"] for section in SECTIONS) == total["patients"]
+    assert list(check["leakage"].values()) == [total["patients"], 0, total["slices"], 0]
+    rejected = {kind: about["count"] for kind, about in check["rejected"].items()}
+    assert rejected == {"row that stands there again": 24, "file that holds no complete image": 1}
     assert (check["seed"], check["subtype"], check["labels"]) == (0, "any", "stage_2_train.csv")
-    assert check["shares"] == {"training": 0.7, "validation": 0.1, "test": 0.2}
     lines = rsna.summary.splitlines()
     assert lines[4].split() == ["total", *(f"{value:g}" for value in total.values())]
     assert f"rejected: file that holds no complete image: 1, such as stage_2_train/{CORRUPT}.dcm" in lines
     assert lines[-1] == f"written: {rsna.folder}/datalist.json, datalist_check.json and .headers.jsonl"
-
-
-def test_nothing_tells_who_the_patients_are(rsna: Written) -> None:
-    written = "".join((rsna.folder / name).read_text() for name in ("datalist.json", "datalist_check.json"))
-    for scan in rsna.truth:
-        assert scan.patient not in rsna.summary + written
-        assert scan.study not in rsna.summary + written
 
 
 def test_a_second_run_reads_no_header_again_and_writes_the_same(rsna: Written, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,30 +102,16 @@ def test_a_second_run_reads_no_header_again_and_writes_the_same(rsna: Written, m
     assert (rsna.folder / "datalist.json").read_bytes() == before
 
 
-def test_the_order_of_files_does_not_matter(rsna: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    walk = os.walk
-
-    def backwards(*given: Any, **options: Any) -> Any:
-        for folder, subfolders, names in walk(*given, **options):
-            yield folder, subfolders, names[::-1]
-
-    monkeypatch.setattr("os.walk", backwards)
-    monkeypatch.setattr("scripts.ct.dicom.files.sorted", lambda names: list(names), raising=False)
-    write(rsna.folder, output=tmp_path / "other.json")
-    assert (tmp_path / "other.json").read_bytes() == (rsna.folder / "datalist.json").read_bytes()
-    assert files(tmp_path) == {"other.json", "other_check.json", ".headers.jsonl"}
-
-
 def test_the_seed_and_the_shares_decide(rsna: Written, tmp_path: Path) -> None:
     written = []
-    for seed, shares in ((0, SHARES), (1, SHARES), (0, [0.5, 0.25, 0.25]), (0, (1, 0, 0))):
-        write(rsna.folder, output=tmp_path / "datalist.json", seed=seed, shares=shares)
-        written.append(json.loads((tmp_path / "datalist.json").read_text()))
-    assert written[0] == rsna.json("datalist.json") != written[1]
-    assert 7 <= len(written[2]["validation"]) <= 13
-    assert [len(bags) for bags in written[3].values()] == [40, 0, 0]
-    notes = json.loads((tmp_path / "datalist_check.json").read_text())["notes"]
-    assert notes == ["validation is empty", "test is empty"]
+    for given in ({"seed": 1}, {"shares": [0.5, 0.25, 0.25]}, {"shares": (1, 0, 0)}):
+        write(rsna.folder, output=tmp_path / "datalist.json", **given)
+        written.append(bags_in(tmp_path))
+    assert written[0] != bags_in(rsna.folder)
+    assert 7 <= len(written[1]["validation"]) <= 13
+    assert [len(bags) for bags in written[2].values()] == [40, 0, 0]
+    assert check_in(tmp_path)["notes"] == ["validation is empty", "test is empty"]
+    assert files(tmp_path) == {"datalist.json", "datalist_check.json", ".headers.jsonl"}
 
 
 def test_cq500_is_seen_from_its_csv(tmp_path: Path) -> None:
@@ -146,10 +119,9 @@ def test_cq500_is_seen_from_its_csv(tmp_path: Path) -> None:
         test_cq500.case(tmp_path, number)
     test_cq500.write_reads(tmp_path, {number: (number % 2, 1, 0) for number in range(4)})
     summary = write(tmp_path)
-    datalist = json.loads((tmp_path / "datalist.json").read_text())
-    bags = {bag["bag_id"]: bag for section in datalist.values() for bag in section}
-    assert {name: bag["label"] for name, bag in bags.items()} == {f"CQ500CT{n}": n % 2 for n in range(4)}
-    assert all("instance_label" not in bag for bag in bags.values())
+    bags = [bag for section in bags_in(tmp_path).values() for bag in section]
+    assert {bag["bag_id"]: bag["label"] for bag in bags} == {f"CQ500CT{n}": n % 2 for n in range(4)}
+    assert not any("instance_label" in bag for bag in bags)
     assert "warning: series N (N slices): bone kernel BONE: 4, such as CQ500CT0: series 4 (12 slices)" in summary
     assert "leakage: 0 of 4 patients and 0 of 48 slices" in summary
 
@@ -157,43 +129,26 @@ def test_cq500_is_seen_from_its_csv(tmp_path: Path) -> None:
 def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cohort / "labels.csv").rename(cohort / "mine.csv")
     write(cohort, labels=Path("mine.csv"))
-    assert (cohort / "datalist.json").is_file()
-    here = cohort / "here"
-    here.mkdir()
-    (here / "mine.csv").write_text("name,nothing\n")
-    monkeypatch.chdir(here)
+    (cohort / "s0" / "mine.csv").write_text("name,nothing\n")
+    monkeypatch.chdir(cohort / "s0")
     with pytest.raises(InputError, match=r"^mine.csv has no columns scan, label"):  # what lies here goes before
         write(cohort, labels=Path("mine.csv"))
 
 
-def test_a_patient_in_two_sections_stops_it(cohort: Path) -> None:
+@pytest.mark.parametrize("patient", ["P1", ""])
+def test_a_patient_or_a_nameless_study_in_two_sections_stops_it(cohort: Path, patient: str) -> None:
     """s0 and s1 are of one patient; nothing is left behind."""
+    for n in range(2):
+        write_series(cohort / f"s{n}", f"1.{n}", count=9, study="1.9", patient=patient)
     sections = ("training", "test", "training", "test", "training", "test")
     labels(cohort, *(f"s{n},{n % 2},{section}" for n, section in enumerate(sections)), columns="scan,label,section")
-    message = r"^1 of 5 patients and 0 of 54 slices would be .* \(of s0 and s1\): correct patient or section in .*/lab"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"^1 of 5 patients and 0 of 54 slices .* \(of s0 and s1\): correct .*/labels"):
         write(cohort)
     assert files(cohort) == {"labels.csv", ".headers.jsonl"}
     by_name = "\n".join(f"s{n},{n % 2},{section},p{n}" for n, section in enumerate(sections))
     labels(cohort, by_name, columns="scan,label,section,patient")  # the user knows better than the headers
     write(cohort)
-    assert json.loads((cohort / "datalist_check.json").read_text())["leakage"]["patients"] == 6
-
-
-def test_series_of_one_study_without_a_patient_id_stay_together(tmp_path: Path) -> None:
-    for number in range(12):
-        write_series(tmp_path / f"s{number}", f"1.{number}", count=5, study=f"1.{number // 2}.9", patient="")
-    lines = [f"s{number},{number // 2 % 2}" for number in range(12)]
-    labels(tmp_path, *lines)
-    for seed in range(3):
-        write(tmp_path, seed=seed)
-        datalist = json.loads((tmp_path / "datalist.json").read_text())
-        studies = [{int(bag["bag_id"][1:]) // 2 for bag in datalist[section]} for section in SECTIONS]
-        assert sum(map(len, studies)) == len(set.union(*studies)) == 6
-    sections = [f"{line},{'test' if number == 1 else 'training'}" for number, line in enumerate(lines)]
-    labels(tmp_path, *sections, columns="scan,label,section")
-    with pytest.raises(InputError, match=r"^1 of \d patients and 0 of \d+ slices would be .* \(of s0 and s1\): "):
-        write(tmp_path)
+    assert check_in(cohort)["leakage"]["patients"] == 6
 
 
 def test_a_column_of_patients_that_contradicts_the_headers_is_reported(tmp_path: Path) -> None:
@@ -207,8 +162,7 @@ def test_a_column_of_patients_that_contradicts_the_headers_is_reported(tmp_path:
         lines = (f"x{n},{n % 2},{section},mine{n}" for n, section in enumerate(sections))
         labels(tmp_path, *lines, columns="scan,label,section,patient")
         summary = write(tmp_path)
-        warnings = json.loads((tmp_path / "datalist_check.json").read_text())["warnings"]
-        assert warnings.get(CONTRADICTION, {"examples": []})["examples"] == contradicted
+        assert check_in(tmp_path)["warnings"].get(CONTRADICTION, {"examples": []})["examples"] == contradicted
         assert (f"warning: {CONTRADICTION}: 2, such as x0 and x1" in summary.splitlines()) == bool(contradicted)
 
 
@@ -223,32 +177,26 @@ def test_one_patient_id_for_all_is_refused(tmp_path: Path) -> None:
     assert "warning: most scans carry one PatientID, is it that of nobody?: 1, such as 4 scans\n" in write(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
+def test_what_cannot_be_done_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds none of stage_2_train.csv, reads.csv, labels.csv: name .* --labels"):
+        write(tmp_path)
+    labels(tmp_path, "a,1")
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"subtype": "subdural"}, r"--subtype subdural is for RSNA's csv of slices, which .*/labels\.csv is not"),
         ({"labels": Path("none.csv")}, r"cannot read none\.csv \(No such file or directory\): give .* --labels"),
         ({"output": Path("/proc/none/x.json")}, "cannot write to /proc/none"),
         ({"folder": Path("none")}, "none is not a folder: give the one that holds the scans$"),
-    ],
-)
-def test_what_cannot_be_done_is_refused(cohort: Path, given: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=f"^{message}"):
-        write(**{"folder": cohort, **given})
-    assert files(cohort) == {"labels.csv"}
-
-
-def test_labels_that_are_missing_or_many_or_of_another_kind_are_refused(cohort: Path) -> None:
-    shutil.copy(cohort / "labels.csv", cohort / "reads.csv")
-    with pytest.raises(InputError, match=r"holds reads.csv and labels.csv: name .* --labels FILE$"):
-        write(cohort)
-    (cohort / "reads.csv").unlink()
-    labels(cohort, "a,b", columns="image,class")
+    )
+    for given, message in refused:
+        with pytest.raises(InputError, match=f"^{message}"):
+            write(**{"folder": tmp_path, **given})
+    labels(tmp_path, "a,b", columns="image,class")
     with pytest.raises(InputError, match=r"labels.csv has no columns scan, label, or ID, Label .*, or name, R1:ICH"):
-        write(cohort)
-    (cohort / "labels.csv").unlink()
-    with pytest.raises(InputError, match=r"holds none of stage_2_train.csv, reads.csv, labels.csv: name .* --labels"):
-        write(cohort)
+        write(tmp_path)
+    shutil.copy(tmp_path / "labels.csv", tmp_path / "reads.csv")
+    with pytest.raises(InputError, match=r"holds reads.csv and labels.csv: name .* --labels FILE$"):
+        write(tmp_path)
+    assert files(tmp_path) == {"labels.csv", "reads.csv"}
 
 
 def test_a_cohort_without_a_scan_is_refused(cohort: Path) -> None:

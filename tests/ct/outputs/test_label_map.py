@@ -9,7 +9,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -18,39 +17,33 @@ from monai.transforms import Compose, LoadImaged, Orientationd, SaveImaged
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
 from scripts.ct.outputs.label_map import EXTENSIONS, SaveLabelMapd
-from scripts.ct.reader import SeriesReader
-from tests.ct.series import write_series
-from tests.ct.volumes import LPS_TO_RAS, parse_volume
+from scripts.ct.reader import SeriesReader, load_series
+from tests.ct.volumes import parse_volume
 from tests.shared_data import shared_data
 
 SIZE = (5, 4, 6)  # no two axes alike
-SHARES = (0.05, 0.3, 0.05, 0.25, 0.05, 0.3)  # three of six slices are above the average
+SHARES = np.array([0.05, 0.3, 0.05, 0.25, 0.05, 0.3])  # three of six slices are above the average
 FLAGGED = (1, 3, 5)
 # A gantry tilted by 18 degrees.
 SHEARED = np.array([[0.5, 0, 0, -10], [0, 0.45, 0, 20], [0, 0.15, 5, -30], [0, 0, 0, 1]])
 
 
-def result(probability: float = 0.8, attention: tuple[float, ...] = SHARES) -> BagResult:
-    shares = np.array(attention)
-    return BagResult("scan_7", "scans/7", probability, 0.5, shares, shares, [{"id": i} for i in range(len(shares))])
+def result(probability: float = 0.8, attention: np.ndarray = SHARES) -> BagResult:
+    instances = [{"id": index} for index in range(len(attention))]
+    return BagResult("scan_7", "scans/7", probability, 0.5, attention, attention, instances)
 
 
 def load(path: Path, reader: Any = "NibabelReader") -> dict[Hashable, Any]:
     """As the pipeline does it: the scan in LPS axes, slices from inferior to superior."""
-    steps = [
-        LoadImaged("volume", reader=reader, ensure_channel_first=True),
-        Orientationd("volume", axcodes="LPS", labels=None),
-    ]
-    loaded: dict[Hashable, Any] = Compose(steps)({"volume": str(path)})
+    read = LoadImaged("volume", reader=reader, ensure_channel_first=True)
+    loaded: dict[Hashable, Any] = Compose([read, Orientationd("volume", axcodes="LPS", labels=None)])({"volume": path})
     return loaded
 
 
 def nifti(path: Path, axes: str) -> Path:
     """A scan whose voxels hold the number of their slice, counted upwards, stored along these axes."""
     upright = nib.Nifti1Image(np.broadcast_to(np.arange(SIZE[2], dtype=np.int16), SIZE), SHEARED)
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(axes))
-    )
+    turn = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, (("R", "A", "S"), tuple(axes))))
     upright.as_reoriented(turn).to_filename(path)
     return path
 
@@ -69,7 +62,7 @@ def save(volume: Any, folder: Path, found: BagResult, extension: str = ".nrrd") 
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
-@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SRA"])
+@pytest.mark.parametrize("axes", ["LPS", "PIR", "SRA"])
 def test_it_has_the_axes_the_shape_and_the_place_of_the_file(axes: str, extension: str, tmp_path: Path) -> None:
     scan: Any = nib.load(nifti(tmp_path / "scan.nii", axes))
     for reader in ("NibabelReader", SeriesReader()):
@@ -83,63 +76,24 @@ def test_it_has_the_axes_the_shape_and_the_place_of_the_file(axes: str, extensio
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_the_shear_of_a_real_tilted_scan_survives(extension: str, tmp_path: Path) -> None:
     folder = shared_data("ct_dicom/ge_head_tilt18")
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.glob("*.dcm")]
-    lowest, *_, highest = sorted((header.ImagePositionPatient for header in headers), key=lambda position: position[2])
-    across = np.array(headers[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
-    height, width = headers[0].Rows - 1, headers[0].Columns - 1
-    last = len(headers) - 1
-
-    volume = load(folder, SeriesReader())["volume"]
-    shares = np.full(len(headers), 0.1 / last)
-    shares[last] = 0.9
-    marks, affine = save(volume, tmp_path, result(attention=tuple(shares)), extension)
-    assert marks.shape == (width + 1, height + 1, last + 1)
-    np.testing.assert_array_equal(np.unique(np.nonzero(marks)[2]), [last])
-    assert marks[..., last].all()
-    down = across[1] * float(headers[0].PixelSpacing[0]) * height
-    right = across[0] * float(headers[0].PixelSpacing[1]) * width
-    corners = {
-        (0, 0, 0): np.array(lowest),
-        (width, height, 0): np.array(lowest) + right + down,
-        (0, 0, last): np.array(highest),
-        (width, height, last): np.array(highest) + right + down,
-    }
-    for voxel, lps in corners.items():
-        np.testing.assert_allclose(affine @ [*voxel, 1], LPS_TO_RAS @ [*lps, 1], atol=1e-3)
+    scan = load_series(folder)
+    shares = np.linspace(0, 1, scan.array.shape[2]) ** 50  # the highest slices alone are above the average
+    found = result(attention=shares / shares.sum())
+    marks, affine = save(load(folder, SeriesReader())["volume"], tmp_path, found, extension)
+    np.testing.assert_array_equal(marks, np.broadcast_to(found.flagged, scan.array.shape))
+    np.testing.assert_allclose(affine, scan.affine, atol=1e-4)
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
-@pytest.mark.parametrize("row", [1.0, -1.0])
-@pytest.mark.parametrize("column", [1.0, -1.0])
-def test_negated_cosines_mirror_nothing(row: float, column: float, extension: str, tmp_path: Path) -> None:
-    stored = np.repeat(np.arange(SIZE[2], dtype=np.int16)[:, None, None], 20, axis=1).repeat(7, axis=2)
-    stored[:, :4] = 0  # no two ends alike
-    scan = write_series(tmp_path / "dicom", stored, ImageOrientationPatient=[row, 0.0, 0.0, 0.0, column, 0.0])
-    volume = load(scan, SeriesReader())["volume"]
-    marks, affine = save(volume, tmp_path / "out", result(), extension)
-    first = pydicom.dcmread(scan / "000.dcm")
-    down, across = (float(value) for value in first.PixelSpacing)
-    for index in FLAGGED:
-        lps = np.array(pydicom.dcmread(scan / f"{index:03d}.dcm").ImagePositionPatient, float)
-        for x, y in ((0, 0), (6, 19)):
-            corner = LPS_TO_RAS @ [lps[0] + row * across * x, lps[1] + column * down * y, lps[2], 1]
-            voxel = np.rint(np.linalg.inv(affine) @ corner)[:3].astype(int)
-            np.testing.assert_allclose(affine @ [*voxel, 1], corner, atol=1e-4)
-            assert marks[tuple(voxel)] == 1
-    assert marks.sum() == len(FLAGGED) * 20 * 7
-
-
-@pytest.mark.parametrize("extension", EXTENSIONS)
-def test_a_second_run_gives_the_same_file_and_a_negative_scan_no_mark(
-    extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_the_same_at_any_hour(extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = load(nifti(tmp_path / "scan.nii", "LPS"))["volume"]
+    contents = set()
+    for now in (1e9, 2e9):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        save(volume, tmp_path / "out", result(), extension)
+        contents.add((tmp_path / "out" / "scan_7" / f"flagged{extension}").read_bytes())
+    assert len(contents) == 1
     assert not save(volume, tmp_path / "negative", result(probability=0.2), extension)[0].any()
-    save(volume, tmp_path / "one", result(), extension)
-    monkeypatch.setattr("time.time", lambda: 2e9)
-    save(volume, tmp_path / "two", result(), extension)
-    one, two = ((tmp_path / run / "scan_7" / f"flagged{extension}").read_bytes() for run in ("one", "two"))
-    assert one == two
 
 
 @pytest.mark.parametrize("volume", [torch.zeros(1, *SIZE), MetaTensor(torch.zeros(1, *SIZE))])
@@ -153,14 +107,11 @@ def test_a_volume_that_nobody_knows_the_place_of_is_refused(volume: torch.Tensor
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_itk_nifti_alone_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extension_that_is_unknown_or_needs_itk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"extension \.vtk is not known: give one of \.nrrd, \.mha, \.nii\.gz, \.nii"):
+        SaveLabelMapd("out", ".vtk")
     volume = load(nifti(tmp_path / "scan.nii", "LPS"))["volume"]
     monkeypatch.setitem(sys.modules, "itk", None)
     with pytest.raises(InputError, match="pip install itk-io"):
         save(volume, tmp_path / "mha", result(), ".mha")
     save(volume, tmp_path / "nii", result(), ".nii")
-
-
-def test_an_unknown_extension_is_refused_before_any_scan_is_read() -> None:
-    with pytest.raises(InputError, match=r"extension \.vtk is not known: give one of \.nrrd, \.mha, \.nii\.gz, \.nii"):
-        SaveLabelMapd("out", ".vtk")

@@ -49,20 +49,17 @@ def drawn(*polygons: np.ndarray) -> Annotation:
 @pytest.mark.parametrize(("covered", "expected"), [(0.45, False), (0.5, False), (0.55, True), (1.0, True)])
 def test_a_tile_is_positive_if_more_than_half_is_annotated(covered: float, expected: bool) -> None:
     polygon = rectangle(1000, 2000, 1000 + covered * TILE, 2000 + TILE)
-    assert drawn(polygon).tile_labels(lattice(1, 1, (1000, 2000)), TILE).tolist() == [expected]
-
-
-def test_two_polygons_that_overlap_are_not_subtracted_from_one_another() -> None:
-    whole = rectangle(0, 0, TILE, TILE)
-    assert drawn(whole, whole).tile_labels(lattice(1, 1), TILE).tolist() == [True]
+    for several in ([polygon], [polygon, polygon]):  # they are not subtracted from one another
+        assert drawn(*several).tile_labels(lattice(1, 1, (1000, 2000)), TILE).tolist() == [expected]
 
 
 def test_no_polygon_and_no_tile() -> None:
-    assert drawn().tile_labels(lattice(2, 1), TILE).tolist() == [False, False]
-    none = Level0Coords(np.zeros((0, 2), int))
-    assert drawn(np.zeros((3, 2))).tile_labels(none, TILE).shape == (0,)
-    assert drawn().lesions(lattice(2, 1), TILE, MPP).of_instance.tolist() == [0, 0]
-    assert drawn(np.zeros((3, 2))).lesions(lattice(2, 1), TILE, MPP).count == 0
+    two, none = lattice(2, 1), Level0Coords(np.zeros((0, 2), int))
+    for nothing in (drawn(), drawn(np.zeros((3, 2)))):
+        assert nothing.tile_labels(two, TILE).tolist() == [False, False]
+        assert nothing.tile_labels(none, TILE).shape == (0,)
+        lesions = nothing.lesions(two, TILE, MPP)
+        assert (lesions.of_instance.tolist(), lesions.count) == ([0, 0], 0)
     assert drawn(rectangle(0, 0, 900, 900)).lesions(none, TILE, MPP).count == 1
 
 
@@ -110,16 +107,6 @@ def centred_at(*places_um: tuple[float, float]) -> Level0Coords:
     return Level0Coords(np.rint(np.array(places_um) / MPP - TILE / 2).astype(int))
 
 
-def test_areas_less_than_75_micrometres_apart_are_one_lesion() -> None:
-    squares = [square(0, 0), square(360, 0), square(0, 400)]  # 60 to the right of the first; 100 below it
-    middles = centred_at((150, 150), (510, 150), (150, 550))
-    found = drawn(*squares).lesions(middles, TILE, MPP)
-    assert (found.count, found.excluded) == (2, ())
-    first, second, third = found.of_instance.tolist()
-    assert first == second != third
-    assert {first, third} == {1, 2}
-
-
 def test_a_patch_is_in_the_lesion_whose_rim_its_centre_lies_in() -> None:
     places = centred_at((280, 150), (325, 150), (350, 150), (-30, -30), (-20, -20))
     found = drawn(square(0, 0)).lesions(places, TILE, MPP)
@@ -133,8 +120,8 @@ def test_a_hole_that_a_lesion_closes_in_is_part_of_it() -> None:
     assert ring.lesions(middle, TILE, MPP).of_instance.tolist() == [1]
 
 
-@pytest.mark.parametrize("turned", [0.0, 0.6, np.pi / 4])
-@pytest.mark.parametrize(("length", "is_itc"), [(100, True), (180, True), (220, False), (400, False)])
+@pytest.mark.parametrize("turned", [0.0, 0.6])
+@pytest.mark.parametrize(("length", "is_itc"), [(180, True), (220, False)])
 def test_a_lesion_shorter_than_200_micrometres_is_excluded(length: float, is_itc: bool, turned: float) -> None:
     lesion = ellipse(1000, 1000, length / 2 / MPP, 60 / 2 / MPP, turned)
     found = drawn(lesion, square(2000, 2000)).lesions(centred_at((500, 500), (2150, 2150)), TILE, MPP)
@@ -148,9 +135,8 @@ def test_lesions_are_the_groups_of_circles_that_single_linkage_makes(seed: int) 
     centre, radius = rng.uniform(0, 4000, (25, 2)), rng.uniform(40, 250, 25)  # micrometres
     gap = cdist(centre, centre) - radius - radius[:, None]
     np.fill_diagonal(gap, 0)
-    if ((gap > 60) & (gap < 90)).any():  # too near to the 75 to say
-        keep = ~((gap > 60) & (gap < 90)).any(axis=0)
-        centre, radius, gap = centre[keep], radius[keep], gap[np.ix_(keep, keep)]
+    keep = ~((gap > 60) & (gap < 90)).any(axis=0)  # the others are too near to the 75 to say
+    centre, radius, gap = centre[keep], radius[keep], gap[np.ix_(keep, keep)]
     expected = fcluster(linkage(squareform(np.maximum(gap, 0), checks=False), "single"), 75, "distance")
     circles = [ellipse(x, y, r, r) / MPP for (x, y), r in zip(centre, radius, strict=True)]
     found = drawn(*circles).lesions(centred_at(*centre), TILE, MPP)
@@ -159,26 +145,6 @@ def test_lesions_are_the_groups_of_circles_that_single_linkage_makes(seed: int) 
     for place, group, length in zip(found.of_instance.tolist(), expected, 2 * radius, strict=True):
         if (expected == group).sum() == 1 and abs(length - 200) > 10:
             assert (place in found.excluded) == (length < 200), length
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_lesions_are_those_of_monai(seed: int) -> None:
-    pytest.importorskip("skimage", reason="MONAI's own functions for lesions need scikit-image")
-    from monai.apps.pathology.utils import compute_isolated_tumor_cells, compute_multi_instance_mask
-
-    rng = np.random.default_rng(seed)
-    numbers = rng.uniform((400, 400, 30, 30, 0), (3600, 3600, 250, 150, 3), (25, 5))
-    shapes = [ellipse(*of_one) for of_one in numbers.tolist()]
-    annotation = drawn(*shapes, rectangle(0, 0, 1, 1), rectangle(4095, 4095, 4096, 4096))  # so that its bounds are ours
-    mask = annotation.area.covered(np.zeros(2), 16.0, 256, 256).astype(np.uint8)  # of 8 micrometres
-    labels = compute_multi_instance_mask(mask, 75 / (8 * 2))
-    itc = compute_isolated_tumor_cells(labels, (200 + 75) / 8)
-    row, column = (np.arange(256 * 256) // 256, np.arange(256 * 256) % 256)
-    found = annotation.lesions(Level0Coords(np.stack([column, row], axis=1) * 16), Level0Pixels(16.0), MPP)
-    assert found.count == labels.max() > 4
-    assert found.of_instance.reshape(256, 256).tolist() == labels.tolist()
-    assert list(found.excluded) == itc
-    assert len(itc) > 0
 
 
 def test_without_a_scale_areas_join_where_they_touch_and_none_is_excluded() -> None:
@@ -202,66 +168,42 @@ def test_the_lesions_of_several_slides_are_counted_on() -> None:
 
 # Files, recognised by their content.
 
-SQUARE = {"type": "Polygon", "coordinates": [rectangle(0, 0, 512, 512).tolist()]}
+SQUARE = json.dumps({"type": "Polygon", "coordinates": [rectangle(0, 0, 512, 512).tolist()]})
 
 
+@pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("name", ["a.geojson", "a.json", "a.txt", "a.xml"])
-def test_geojson_is_recognised_by_its_content(tmp_path: Path, name: str, encoding: str) -> None:
-    (tmp_path / name).write_bytes(("\n " + json.dumps(SQUARE)).encode(encoding))
-    labels = read_annotation(tmp_path / name).tile_labels(lattice(3, 1), TILE)
-    assert labels.tolist() == [True, True, False]
-
-
-def test_what_qupath_zipped_is_read(tmp_path: Path) -> None:
-    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(json.dumps(SQUARE).encode()))
-    assert len(read_annotation(tmp_path / "a.geojson.gz").outlines()) == 1
-    (tmp_path / "b.geojson.gz").write_bytes(gzip.compress(json.dumps(SQUARE).encode())[:-9])
-    with pytest.raises(InputError, match=r"b.geojson.gz is damaged .*; export the annotations again"):
-        read_annotation(tmp_path / "b.geojson.gz")
-
-
-def test_qupath_counts_from_the_bounds_of_a_slide(tmp_path: Path) -> None:
-    (tmp_path / "a.geojson").write_text(json.dumps(SQUARE))
-    labels = read_annotation(tmp_path / "a.geojson", origin=(512, 0)).tile_labels(lattice(4, 1), TILE)
-    assert labels.tolist() == [False, False, True, True]
+def test_geojson_is_recognised_by_its_content_and_counts_from_the_bounds(
+    tmp_path: Path, encoding: str, zipped: bool
+) -> None:
+    content = f"\n {SQUARE}".encode(encoding)
+    (tmp_path / "a.xml").write_bytes(gzip.compress(content) if zipped else content)
+    for origin, expected in ((0, [True, True, False, False]), (512, [False, False, True, True])):
+        labels = read_annotation(tmp_path / "a.xml", origin=(origin, 0)).tile_labels(lattice(4, 1), TILE)
+        assert labels.tolist() == expected
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "is empty; export the annotations again"),
-        (b"\xef\xbb\xbf \n", "is empty; export the annotations again"),
         (b"not json", "is no annotation; give GeoJSON, the XML of ASAP, or a mask as TIFF or PNG"),
-        (b"\x89HDF\r\n\x1a\n", "is no annotation; give GeoJSON"),
-        (gzip.compress(b"", mtime=0), "is empty; export the annotations again"),  # the hour would be in the test's name
-        (b"\x1f\x8b", "is damaged"),
+        (gzip.compress(b"", mtime=0), "is empty; export the annotations again"),
+        (gzip.compress(SQUARE.encode(), mtime=0)[:-9], "is damaged .*; export the annotations again"),
+        (SQUARE.encode() * 9, "holds more than a gigabyte; export the annotations alone"),
+        (SQUARE.encode(), r"holds polygons, and the values \[1\] are not all class names; give those"),
+        (None, "^no annotation can be read from .*a.geojson: No such file or directory; correct the path"),
     ],
+    ids=range(7),
 )
-def test_a_file_that_is_no_annotation_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_no_annotation_is_named(
+    tmp_path: Path, content: bytes | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 600)
     path = tmp_path / "a.geojson"
-    path.write_bytes(content)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        read_annotation(path)
+        read_annotation(path, values=[1] if "values" in message else None)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_file_too_large_to_be_drawn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.geojson").write_text(json.dumps(SQUARE))
-    monkeypatch.setattr(module, "MOST_BYTES", 20)
-    with pytest.raises(InputError, match=r"a.geojson holds more than a gigabyte; export the annotations alone"):
-        read_annotation(tmp_path / "a.geojson")
-
-
-def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no annotation can be read from .*gone.geojson: No such file"):
-        read_annotation(tmp_path / "gone.geojson")
-    with pytest.raises(InputError, match=r"no annotation can be read from .*: Is a directory; correct the path"):
-        read_annotation(tmp_path)
-
-
-def test_values_must_be_of_the_kind_that_the_file_has(tmp_path: Path) -> None:
-    (tmp_path / "a.geojson").write_text(json.dumps(SQUARE))
-    with pytest.raises(InputError, match=r"a.geojson holds polygons, and the values \[1\] are not all class names"):
-        read_annotation(tmp_path / "a.geojson", values=[1])

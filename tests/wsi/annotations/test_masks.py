@@ -13,10 +13,9 @@ import tifffile
 from PIL import Image
 
 from scripts.core.errors import InputError
-from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.core.units import Level0Coords, Level0Pixels
 from scripts.wsi.annotations import masks
 from scripts.wsi.annotations.annotation import Annotation, read_annotation
-from scripts.wsi.annotations.masks import outlined
 from scripts.wsi.annotations.polygons import Painted, Polygons
 
 Write = Callable[[Path, np.ndarray], object]
@@ -34,41 +33,6 @@ def rasterised(downsample: float = 1.0) -> np.ndarray:
     return Polygons([Painted(STAR, True)]).covered(np.zeros(2), downsample, height, width).astype(np.uint8)
 
 
-def in_tiles(path: Path, pixels: np.ndarray) -> None:
-    tifffile.imwrite(path, pixels, tile=(128, 128), compression="zlib")
-
-
-def in_a_pyramid(path: Path, pixels: np.ndarray) -> None:
-    with tifffile.TiffWriter(path) as file:
-        for step in (1, 2, 4, 8):
-            file.write(
-                pixels[step // 2 :: step, step // 2 :: step], tile=(128, 128), metadata=None, subfiletype=int(step > 1)
-            )
-
-
-def in_one_piece(path: Path, pixels: np.ndarray) -> None:
-    tifffile.imwrite(path, pixels)
-
-
-def of_lzw(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels).save(path, "TIFF", compression="tiff_lzw")
-
-
-def of_lzw_in_tiles(path: Path, pixels: np.ndarray) -> None:
-    """As CAMELYON16's masks and PANDA's: libtiff takes the tags of tiles from PIL."""
-    Image.fromarray(pixels).save(path, "TIFF", compression="tiff_lzw", tiffinfo={322: 128, 323: 128})
-
-
-def as_png(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels).save(path, "PNG")
-
-
-def as_png_with_a_palette(path: Path, pixels: np.ndarray) -> None:
-    image = Image.fromarray(pixels).convert("P")
-    image.putpalette([255, 255, 255, 0, 0, 0])  # what is 0 is white
-    image.save(path, "PNG")
-
-
 def in_red(pixels: np.ndarray) -> np.ndarray:
     return np.stack([pixels, np.zeros_like(pixels), np.zeros_like(pixels)], axis=2)
 
@@ -77,17 +41,43 @@ def tiff(kind: Callable[[np.ndarray], Any] = np.uint8, **written: Any) -> Write:
     return lambda path, pixels: tifffile.imwrite(path, kind(pixels), **written)
 
 
+def by_pil(form: str, kind: Callable[[np.ndarray], Any] = np.asarray, **written: Any) -> Write:
+    return lambda path, pixels: Image.fromarray(kind(pixels)).save(path, form, **written)
+
+
+def in_a_pyramid(path: Path, pixels: np.ndarray) -> None:
+    with tifffile.TiffWriter(path) as file:
+        for step in (1, 2, 4, 8):
+            level = pixels[step // 2 :: step, step // 2 :: step]
+            file.write(level, tile=(128, 128), metadata=None, subfiletype=int(step > 1))
+
+
+def as_png_with_a_palette(path: Path, pixels: np.ndarray) -> None:
+    image = Image.fromarray(pixels).convert("P")
+    image.putpalette([255, 255, 255, 0, 0, 0])  # what is 0 is white
+    image.save(path, "PNG")
+
+
+IN_TILES: dict[str, Any] = {"tile": (128, 128), "compression": "zlib"}
 FORMATS: dict[str, Write] = {
-    **{write.__name__: write for write in (in_tiles, in_a_pyramid, in_one_piece, of_lzw, of_lzw_in_tiles, as_png)},
+    "tiles": tiff(**IN_TILES),
+    "a pyramid": in_a_pyramid,
+    "one piece": tiff(),
+    "LZW": by_pil("TIFF", compression="tiff_lzw"),
+    "LZW in tiles": by_pil(
+        "TIFF", compression="tiff_lzw", tiffinfo={322: 128, 323: 128}
+    ),  # as CAMELYON16's and PANDA's
     "compressed strips": tiff(rowsperstrip=37, compression="zlib"),
     "sixteen bits": tiff(np.uint16, tile=(64, 128), compression="zlib"),
     "big endian": tiff(np.uint16, rowsperstrip=50, byteorder=">", bigtiff=True),
-    "one bit": lambda path, pixels: Image.fromarray(pixels > 0).save(path, "TIFF", compression="group4"),
-    "colours": tiff(in_red, tile=(128, 128), photometric="rgb", compression="zlib"),
+    "one bit": by_pil("TIFF", lambda pixels: pixels > 0, compression="group4"),
+    "colours": tiff(in_red, photometric="rgb", **IN_TILES),
     "planes": tiff(lambda p: np.moveaxis(in_red(p), 2, 0), tile=(128, 128), photometric="rgb", planarconfig="separate"),
-    "opaque PNG": lambda p, red: Image.fromarray(np.dstack([in_red(red), np.full_like(red, 255)])).save(p, "PNG"),
+    "PNG": by_pil("PNG"),
+    "opaque PNG": by_pil("PNG", lambda pixels: np.dstack([in_red(pixels), np.full_like(pixels, 255)])),
     "PNG with a palette": as_png_with_a_palette,
 }
+write_in_tiles, write_whole = FORMATS["tiles"], FORMATS["one piece"]
 
 
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
@@ -95,21 +85,14 @@ def test_a_mask_of_any_form_labels_the_tiles_that_the_polygon_does(tmp_path: Pat
     write(tmp_path / "mask", rasterised())
     mask, expected = read_annotation(tmp_path / "mask", SIZE), POLYGON.tile_labels(COORDS, TILE)
     assert 20 < expected.sum() < 80
-    assert mask.tile_labels(COORDS, TILE).tolist() == labels_by_counting(rasterised()) == expected.tolist()
+    assert mask.tile_labels(COORDS, TILE).tolist() == expected.tolist()
 
 
-def labels_by_counting(pixels: np.ndarray) -> list[bool]:
-    """Of every fourth pixel, as a tile of 64 is sampled at 16 × 16 points."""
-    side = int(TILE)
-    return [bool(pixels[y : y + side, x : x + side][2::4, 2::4].sum() > 128) for x, y in COORDS]
-
-
-@pytest.mark.parametrize("write", [in_tiles, in_a_pyramid, of_lzw_in_tiles, as_png])
-def test_the_values_that_count_can_be_chosen(tmp_path: Path, write: Write) -> None:
+@pytest.mark.parametrize("form", ["tiles", "a pyramid", "LZW in tiles", "PNG", "colours"])
+def test_the_values_that_count_can_be_chosen(tmp_path: Path, form: str) -> None:
     grades = np.zeros((640, 896), np.uint8)
-    grades[:128, :192], grades[256:320] = 3, 5
-    grades[320:384] = 1
-    write(tmp_path / "mask", grades)
+    grades[:128, :192], grades[256:320], grades[320:384] = 3, 5, 1
+    FORMATS[form](tmp_path / "mask", grades)
     for values, expected in (
         ([3, 4, 5], (PLACES[:, 1] == 4) | ((PLACES[:, 1] < 2) & (PLACES[:, 0] < 3))),
         ([5], PLACES[:, 1] == 4),
@@ -122,17 +105,9 @@ def test_the_values_that_count_can_be_chosen(tmp_path: Path, write: Write) -> No
         read_annotation(tmp_path / "mask", values=["Tumor"])
 
 
-def test_a_value_in_any_channel_counts_and_a_chosen_one_in_the_first(tmp_path: Path) -> None:
-    green = np.zeros((640, 896, 3), np.uint8)
-    green[:64, :64, 1] = 255
-    Image.fromarray(green).save(tmp_path / "mask.png")
-    assert read_annotation(tmp_path / "mask.png").tile_labels(COORDS, TILE).sum() == 1
-    assert read_annotation(tmp_path / "mask.png", values=[255]).tile_labels(COORDS, TILE).sum() == 0
-
-
-@pytest.mark.parametrize("downsample", [2, 3.7, 8])
+@pytest.mark.parametrize("downsample", [3.7, 8])
 def test_a_smaller_mask_covers_the_whole_slide(tmp_path: Path, downsample: float) -> None:
-    in_tiles(tmp_path / "mask.tif", rasterised(downsample))
+    write_in_tiles(tmp_path / "mask.tif", rasterised(downsample))
     labels = read_annotation(tmp_path / "mask.tif", SIZE).tile_labels(COORDS, TILE)
     share = np.array([rasterised()[y : y + 64, x : x + 64].mean() for x, y in COORDS])
     clear = np.abs(share - 0.5) > 0.1
@@ -140,22 +115,15 @@ def test_a_smaller_mask_covers_the_whole_slide(tmp_path: Path, downsample: float
     assert (labels == (share > 0.5))[clear].all()
 
 
-def test_tiles_beyond_the_slide_are_not_annotated(tmp_path: Path) -> None:
-    in_tiles(tmp_path / "mask.tif", np.ones((128, 128), np.uint8))
+def test_a_value_in_any_channel_counts_and_a_chosen_one_in_the_first_and_nothing_beyond_the_slide(
+    tmp_path: Path,
+) -> None:
+    green = np.zeros((128, 128, 3), np.uint8)
+    green[:, :, 1] = 255
+    Image.fromarray(green).save(tmp_path / "mask.png")
     coords = Level0Coords(np.array([(0, 0), (-64, 0), (96, 0), (90, 0), (500, 500)]))
-    labels = read_annotation(tmp_path / "mask.tif").tile_labels(coords, TILE)
-    assert labels.tolist() == [True, False, False, True, False]
-
-
-@pytest.mark.parametrize("write", [in_a_pyramid, in_tiles])
-def test_lesions_of_a_mask_are_those_of_the_polygons(tmp_path: Path, write: Write) -> None:
-    far_apart = [STAR / 4, STAR / 4 + (600, 20), STAR / 4 + (20, 450), STAR / 12 + (620, 500)]
-    polygons = Polygons([Painted(ring, True) for ring in far_apart])
-    write(tmp_path / "mask.tif", polygons.covered(np.zeros(2), 1.0, 700, 900).astype(np.uint8))
-    of_mask = read_annotation(tmp_path / "mask.tif", SIZE).lesions(COORDS, TILE, MicronsPerPixel(2.0))
-    of_polygons = Annotation(polygons).lesions(COORDS, TILE, MicronsPerPixel(2.0))
-    assert (of_mask.count, of_mask.excluded) == (of_polygons.count, of_polygons.excluded) == (4, (4,))
-    assert (of_mask.of_instance == of_polygons.of_instance).mean() > 0.95
+    for values, expected in ((None, [True, False, False, True, False]), ([255], [False] * 5)):
+        assert read_annotation(tmp_path / "mask.png", values=values).tile_labels(coords, TILE).tolist() == expected
 
 
 def test_no_finer_level_is_read_than_needed(tmp_path: Path) -> None:
@@ -187,54 +155,49 @@ def test_a_large_mask_is_read_in_parts(tmp_path: Path, values: type[np.generic])
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_outlines_are_drawn_around_the_cells(seed: int) -> None:
+def test_outlines_are_drawn_around_the_cells(seed: int, tmp_path: Path) -> None:
     cells = np.random.default_rng(seed).random((12, 17)) < 0.5
+    write_whole(tmp_path / "mask.tif", cells)
+    rings = read_annotation(tmp_path / "mask.tif", (17, 12)).outlines()
     refilled = np.zeros_like(cells)
-    for ring in outlined(cells):
+    for ring in rings:
         refilled ^= Polygons([Painted(ring, True)]).covered(np.zeros(2), 1.0, 12, 17)
+        assert (np.diff(ring, axis=0, append=ring[:1]) != 0).sum() == len(ring)  # along the sides of cells
     assert (refilled == cells).all()
-    assert outlined(np.zeros((3, 3), bool)) == []
-
-
-def test_the_outline_of_a_mask_is_that_of_the_polygon(tmp_path: Path) -> None:
     box = np.zeros((700, 900), np.uint8)
     box[100:300, 200:600] = 1
-    in_one_piece(tmp_path / "mask.tif", box)
+    write_whole(tmp_path / "mask.tif", box)
     (ring,) = read_annotation(tmp_path / "mask.tif", (9000, 7000)).outlines()
-    assert len(ring) == 4  # no point along a side
-    assert ring.min(axis=0) == pytest.approx([2000, 1000], abs=10)
-    assert ring.max(axis=0) == pytest.approx([6000, 3000], abs=10)
+    corners = [[2000, 1000], [2000, 3000], [6000, 1000], [6000, 3000]]  # no point along a side
+    np.testing.assert_allclose(sorted(ring.tolist()), corners, atol=10)
 
 
 @pytest.mark.parametrize("size", [(900, 700), (1799, 1400), (3601, 2799), (90000, 70000), (90, 70)])
-def test_a_mask_of_the_slides_shape_is_taken(tmp_path: Path, size: tuple[int, int]) -> None:
-    in_one_piece(tmp_path / "mask.tif", rasterised())
+def test_a_mask_must_have_the_shape_of_the_slide(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_whole(tmp_path / "mask.tif", rasterised())
     assert read_annotation(tmp_path / "mask.tif", size).area.bounds() == (0, 0, *size)
+    with pytest.raises(
+        InputError, match=r"mask.tif is a mask of 900 × 700 pixels, which is not the shape of the slide"
+    ):
+        read_annotation(tmp_path / "mask.tif", (size[1], size[0] + 2))
 
 
-@pytest.mark.parametrize("size", [(700, 900), (9000, 7500), (9100, 7000)])
-def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
-    in_one_piece(tmp_path / "mask.tif", rasterised())
-    message = rf"mask.tif is a mask of 900 × 700 pixels, which is not the shape of the slide of {size[0]} × {size[1]}; "
-    with pytest.raises(InputError, match=message):
-        read_annotation(tmp_path / "mask.tif", size)
-
-
-def test_a_piece_too_large_to_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tifffile.imwrite(tmp_path / "mask.tif", rasterised(), rowsperstrip=700, compression="zlib")
-    monkeypatch.setattr(masks, "MOST_PIXELS_OF_A_SEGMENT", 1000)
-    with pytest.raises(InputError, match=r"mask.tif is one large piece .*; save the mask in tiles"):
-        read_annotation(tmp_path / "mask.tif").tile_labels(COORDS, TILE)
-
-
-@pytest.mark.parametrize("write", [as_png, of_lzw])
-def test_a_mask_too_large_to_be_read_whole_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (tiff(rowsperstrip=700, compression="zlib"), "mask is one large piece .*; save the mask in tiles"),
+        (FORMATS["PNG"], "mask is too large to be read whole; save it as a TIFF in tiles"),
+        (FORMATS["LZW"], "mask is too large to be read whole; save it as a TIFF in tiles"),
+    ],
+)
+def test_a_mask_too_large_to_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write, message: str
 ) -> None:
     write(tmp_path / "mask", rasterised())
+    monkeypatch.setattr(masks, "MOST_PIXELS_OF_A_SEGMENT", 1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(InputError, match=r"mask is too large to be read whole; save it as a TIFF in tiles"):
-        read_annotation(tmp_path / "mask")
+    with pytest.raises(InputError, match=message):
+        read_annotation(tmp_path / "mask").tile_labels(COORDS, TILE)
 
 
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)

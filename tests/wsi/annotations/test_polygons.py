@@ -67,11 +67,9 @@ def test_every_way_to_write_a_polygon_is_read(tmp_path: Path) -> None:
     for content, areas in [
         (polygon(square), [100.0]),
         (polygon(square[:-1]), [100.0]),  # not closed
-        (feature(polygon(square)), [100.0]),
         ({"type": "FeatureCollection", "features": [feature(multi), feature(None)]}, [100.0, 16.0]),
         ([feature(polygon(square)), feature({"type": "Point", "coordinates": [1, 2]})], [100.0]),
         ({"type": "GeometryCollection", "geometries": [polygon(square), multi]}, [100.0, 100.0, 16.0]),
-        ({"type": "FeatureCollection", "features": []}, []),
         ({"type": "Feature", "geometry": polygon(square), "properties": None}, [100.0]),
         ([{"type": "Feature", "properties": {}}, feature(polygon()), feature(polygon(square))], [100.0]),
         ([feature({"type": "MultiPolygon", "coordinates": [[[]], [square]]}), feature(None)], [100.0]),
@@ -83,35 +81,30 @@ def test_every_way_to_write_a_polygon_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clockwise", [True, False])
 def test_a_hole_is_not_annotated_whichever_way_it_turns(tmp_path: Path, clockwise: bool) -> None:
-    hole = tiles(1, 1, 3, 2)
-    rings = [tiles(0, 0, 4, 4), hole[::-1] if clockwise else hole, tiles(0, 3, 1, 4)]
-    everything = [[column, row] for row in range(4) for column in range(4)]
-    holes = [[1, 1], [2, 1], [0, 3]]
-    assert annotated(tmp_path, polygon(*rings)) == [place for place in everything if place not in holes]
+    hole = tiles(1, 0, 3, 1)
+    rings = [tiles(0, 0, 4, 2), hole[::-1] if clockwise else hole, tiles(0, 1, 1, 2)]
+    assert annotated(tmp_path, polygon(*rings)) == [[0, 0], [3, 0], [1, 1], [2, 1], [3, 1]]
 
 
-@pytest.mark.parametrize("name", ["Normal", "normal", "Ignore*", "Exclusion", "Benign", "Negative", "Background", "_2"])
-def test_a_class_that_says_it_is_no_lesion_does_not_count_and_is_cut_out(tmp_path: Path, name: str) -> None:
-    alone, tumour = feature(polygon(tiles(4, 3, 5, 4)), name), feature(polygon(tiles(0, 0, 3, 1)), "Tumor")
-    inside = feature(polygon(tiles(1, 0, 2, 1)), name)
-    for order in ([alone, tumour, inside], [inside, tumour, alone]):
-        assert annotated(tmp_path, order) == [[0, 0], [2, 0]]
+NO_LESIONS = ["Normal", "normal", "Ignore*", "Exclusion", "Benign", "Negative", "Background", "_2"]
 
 
-def test_a_tumour_in_normal_tissue_counts(tmp_path: Path) -> None:
-    tumour = feature(polygon(tiles(2, 2, 3, 3)), "Tumor")
-    assert annotated(tmp_path, [tumour, feature(polygon(tiles(0, 0, 5, 5)), "Normal")]) == [[2, 2]]
-
-
-@pytest.mark.parametrize("name", ["Tumor", "Region 1", "metastases", "", None])
-def test_any_other_class_counts_and_none_does(tmp_path: Path, name: str | None) -> None:
-    assert annotated(tmp_path, feature(polygon(tiles(1, 2, 2, 3)), name)) == [[1, 2]]
-
-
-def test_a_region_that_qupath_ignores_changes_nothing(tmp_path: Path) -> None:
-    tumour = feature(polygon(tiles(0, 0, 3, 1)), "Tumor")
-    regions = [feature(polygon(tiles(*place)), "Region*") for place in ((1, 0, 2, 1), (0, 0, 6, 5))]
-    assert annotated(tmp_path, [tumour, *regions]) == [[0, 0], [1, 0], [2, 0]]
+@pytest.mark.parametrize("name", [*NO_LESIONS, "Region*", "Tumor", "Region 1", "", None])
+def test_a_class_that_says_it_is_no_lesion_is_cut_out_and_a_region_changes_nothing(
+    tmp_path: Path, name: str | None
+) -> None:
+    row = feature(polygon(tiles(0, 0, 3, 1)), "Tumor")
+    inside, alone, around = (
+        feature(polygon(tiles(*place)), name) for place in ((1, 0, 2, 1), (4, 3, 5, 4), (0, 2, 3, 5))
+    )
+    island = feature(polygon(tiles(1, 3, 2, 4)), "Tumor")  # the smaller are painted over the larger
+    wanted = [[0, 0], [1, 0], [2, 0], *([x, y] for y in (2, 3, 4) for x in (0, 1, 2)), [4, 3]]
+    if name in NO_LESIONS:
+        wanted = [[0, 0], [2, 0], [1, 3]]
+    elif name == "Region*":
+        wanted = [[0, 0], [1, 0], [2, 0], [1, 3]]
+    for order in ([alone, around, row, inside, island], [island, inside, row, around, alone]):
+        assert annotated(tmp_path, order) == sorted(wanted, key=lambda place: place[::-1])
 
 
 def of_kind(key: str, kind: Any, column: int) -> dict[str, Any]:
@@ -121,34 +114,19 @@ def of_kind(key: str, kind: Any, column: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("key", ["objectType", "object_type", "type", "id"])
-@pytest.mark.parametrize(
-    ("kind", "annotation"),
-    [
+def test_what_nobody_drew_as_a_lesion_is_none(tmp_path: Path, key: str) -> None:
+    for kind, annotation in (
         ("detection", "annotation"),
-        ("Cell", "Annotation"),
-        ("TileObject", "AnnotationObject"),
-        ("PathDetectionObject", "PathAnnotationObject"),
+        ("TileObject", ""),
         ("path_cell_object", "path-annotation-object"),
-        ("tmaCore", "roi"),
-        ("tma_core", ""),
         ("tma-core", None),
         ("TMACoreObject", "8d1b7a4e-1f5a-4d92-9f0f-9a0f5f0f8a11"),
-        ("root", "tumor"),
         ("PathRootObject", 7),
-    ],
-)
-def test_what_nobody_drew_as_a_lesion_is_none(tmp_path: Path, key: str, kind: str, annotation: Any) -> None:
-    assert annotated(tmp_path, [of_kind(key, kind, 0), of_kind(key, annotation, 2)]) == [[2, 0]]
-
-
-def test_the_newest_place_of_a_kind_is_believed(tmp_path: Path) -> None:
-    places = ["objectType", "object_type", "type"]
-    for newest in range(3):
-        for found in (True, False):
-            kinds = {key: "annotation" if (key == places[newest]) ^ found else "tile" for key in places[newest:]}
-            older = "PathAnnotationObject" if found else "PathTileObject"
-            drawn = {**feature(polygon(tiles(0, 0, 1, 1)), **kinds), "id": older}
-            assert annotated(tmp_path, drawn) == ([] if found else [[0, 0]])
+    ):
+        assert annotated(tmp_path, [of_kind(key, kind, 0), of_kind(key, annotation, 2)]) == [[2, 0]]
+    if key != "id":  # an older place is not asked
+        assert annotated(tmp_path, {**of_kind(key, "annotation", 0), "id": "PathTileObject"}) == [[0, 0]]
+        assert annotated(tmp_path, {**of_kind(key, "tile", 0), "id": "PathAnnotationObject"}) == []
 
 
 DERIVED = [
@@ -167,6 +145,7 @@ DERIVED = [
         *((each, ["Stroma: Positive", "Tumor"], False) for each in DERIVED),
         *((each, ["Positive"], True) for each in DERIVED[2:4]),  # by its own name
         ({"name": "c", "parentClass": {"name": "B", "parentClass": {"name": "A"}}}, ["a: b: c"], True),
+        ("Benign", ["In-situ tumor", "benign"], True),
         ({"names": ["Tumor", "Negative"]}, None, True),  # negative for a stain
         ({"name": "Negative", "parentClass": {"name": "Tumor"}}, None, True),
         *((each, None, False) for each in ({"names": ["Normal"]}, "Normal", {"names": ["Ignore*"]})),
@@ -176,15 +155,8 @@ def test_a_class_is_known_by_its_own_name_and_by_the_full_one(
     tmp_path: Path, classification: Any, asked: list[str] | None, counts: bool
 ) -> None:
     drawn = feature(polygon(tiles(1, 2, 2, 3)), classification=classification)
-    assert annotated(tmp_path, drawn, asked) == ([[1, 2]] if counts else [])
-
-
-def test_the_classes_that_count_can_be_named(tmp_path: Path) -> None:
-    stroma = feature(polygon(tiles(0, 0, 3, 3)), "Stroma")
-    tumour = feature(polygon(tiles(1, 1, 2, 2)), "In-situ tumor")
-    benign = feature(polygon(tiles(4, 4, 5, 5)), "Benign")
-    assert annotated(tmp_path, [tumour, stroma, benign], ["in-situ Tumor", "benign"]) == [[1, 1], [4, 4]]
-    assert len(annotated(tmp_path, [tumour, stroma, benign], ["Stroma"])) == 8  # without the tumour within
+    around = feature(polygon(tiles(1, 2, 3, 3)), asked[0] if asked else None)
+    assert annotated(tmp_path, [drawn, around], asked) == [[1, 2]] * counts + [[2, 2]]  # what does not count is cut out
 
 
 # ASAP
@@ -207,63 +179,43 @@ def asap(*drawn: str, groups: Sequence[str] = ("_2",)) -> str:
     )
 
 
-def test_a_polygon_of_asap_is_the_same_as_in_geojson(tmp_path: Path) -> None:
-    angle = np.linspace(0, 2 * np.pi, 61)[:-1]
-    star = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (400 + 200 * np.cos(5 * angle))[:, None] + 640
-    ring = [[float(x), float(y)] for x, y in star]
-    in_xml = annotated(tmp_path, asap(drawn_in_asap(ring)))
-    assert in_xml == annotated(tmp_path, polygon(ring))
-    assert len(in_xml) > 3
-
-
-@pytest.mark.parametrize("group", ["_0", "_1", "Tumor", "metastases", "None"])
-@pytest.mark.parametrize("kind", ["Polygon", "Spline", "Rectangle"])
-def test_groups_of_camelyon_that_are_tumour_count(tmp_path: Path, group: str, kind: str) -> None:
-    assert annotated(tmp_path, asap(drawn_in_asap(tiles(1, 2, 2, 3)[:-1], group, kind))) == [[1, 2]]
-
-
-@pytest.mark.parametrize("group", ["_2", "Exclusion", "normal"])
-def test_groups_that_are_none_are_cut_out_of_all_others(tmp_path: Path, group: str) -> None:
-    hole = drawn_in_asap(tiles(1, 0, 3, 1), group)
-    island = drawn_in_asap(tiles(1, 0, 2, 1), "_0")  # CAMELYON16's own masks paint _2 last
-    assert annotated(tmp_path, asap(hole, drawn_in_asap(tiles(0, 0, 4, 1), "_1"), island)) == [[0, 0], [3, 0]]
-
-
-@pytest.mark.parametrize("values", [None, ["Tumor"]])
-def test_what_is_in_no_group_is_left_out_where_others_are_in_one(tmp_path: Path, values: list[str] | None) -> None:
-    tumour, other = drawn_in_asap(tiles(0, 0, 2, 1), "Tumor"), drawn_in_asap(tiles(1, 0, 3, 1))
-    without = drawn_in_asap(tiles(4, 4, 5, 5)).replace('PartOfGroup="None"', "")
-    content = asap(tumour, other, without, groups=["tumor"])
-    assert annotated(tmp_path, content, values) == [[0, 0], [1, 0]]  # nothing is cut out of it, either
+@pytest.mark.parametrize("kind", ["Polygon", "Spline", "Rectangle", "Dot", "PointSet", "Measurement"])
+def test_what_has_an_area_counts_in_any_group_but_those_of_no_lesion(tmp_path: Path, kind: str) -> None:
+    """What is no lesion is painted last, as in CAMELYON16's own masks; of a rectangle two corners may be given."""
+    has_area = kind in ("Polygon", "Spline", "Rectangle")
+    for group in ("_0", "_1", "Tumor", "metastases", "None"):
+        square = drawn_in_asap(tiles(1, 2, 2, 3)[:-1], group, kind)
+        assert annotated(tmp_path, asap(square, drawn_in_asap([[1, 1], [2, 2]]))) == ([[1, 2]] if has_area else [])
+    for group in ("_2", "Exclusion", "normal"):
+        hole, island = drawn_in_asap(tiles(1, 0, 3, 1), group, kind), drawn_in_asap(tiles(1, 0, 2, 1), "_0")
+        wanted = [[0, 0], [3, 0]] if has_area else [[0, 0], [1, 0], [2, 0], [3, 0]]
+        assert annotated(tmp_path, asap(hole, drawn_in_asap(tiles(0, 0, 4, 1), "_1"), island)) == wanted
+    corners = drawn_in_asap([[3 * TILE, 2 * TILE], [1 * TILE, 1 * TILE]], "_0", kind)
+    assert annotated(tmp_path, asap(corners)) == ([[1, 1], [2, 1]] if kind == "Rectangle" else [])
 
 
 @pytest.mark.parametrize(
-    ("first", "groups", "asked"),
+    ("first", "groups", "asked", "counts"),
     [
-        ("Tumor", ["Tumor"], ["Tumor", "None"]),  # it is asked for
-        ("Tumor", [], None),  # no group is declared
-        *(("None", groups, None) for groups in ([], ["Tumor"], ["None"], ["Tumor", "Normal"])),  # all is in none
-        ("None", ["Exclusion"], None),  # the groups are of what is no lesion
+        *(("Tumor", ["tumor"], asked, False) for asked in (None, ["Tumor"])),  # others are in a group that is declared
+        ("Tumor", ["Tumor"], ["Tumor", "None"], True),  # it is asked for
+        ("Tumor", [], None, True),  # no group is declared
+        *(("None", groups, None, True) for groups in ([], ["Tumor"], ["None"], ["Tumor", "Normal"])),  # all is in none
+        ("None", ["Exclusion"], None, True),  # the groups are of what is no lesion
     ],
 )
-def test_what_is_in_no_group_counts_otherwise(
-    tmp_path: Path, first: str, groups: list[str], asked: list[str] | None
+def test_what_is_in_no_group_is_left_out_where_others_are_in_one(
+    tmp_path: Path, first: str, groups: list[str], asked: list[str] | None, counts: bool
 ) -> None:
-    drawn = drawn_in_asap(tiles(0, 0, 2, 1), first), drawn_in_asap(tiles(3, 0, 4, 1))
+    without = drawn_in_asap(tiles(4, 4, 5, 5)).replace('PartOfGroup="None"', "")
+    drawn = drawn_in_asap(tiles(0, 0, 2, 1), first), drawn_in_asap(tiles(1, 0, 4, 1)), without
     hole = [drawn_in_asap(tiles(1, 0, 2, 1), "Exclusion")] if "Exclusion" in groups else []
-    wanted = [[0, 0], [3, 0]] if hole else [[0, 0], [1, 0], [3, 0]]
+    wanted = [[0, 0], [1, 0], *([[2, 0], [3, 0]] if counts else [])]
+    if hole:
+        wanted.remove([1, 0])
+    if counts and (asked is None or "" in asked):
+        wanted.append([4, 4])
     assert annotated(tmp_path, asap(*drawn, *hole, groups=groups), asked) == wanted
-
-
-def test_a_rectangle_may_be_given_by_two_corners(tmp_path: Path) -> None:
-    corners = [[3 * TILE, 2 * TILE], [1 * TILE, 1 * TILE]]
-    assert annotated(tmp_path, asap(drawn_in_asap(corners, "_0", "Rectangle"))) == [[1, 1], [2, 1]]
-
-
-@pytest.mark.parametrize("kind", ["Dot", "PointSet", "Measurement"])
-def test_types_without_an_area_are_left_out(tmp_path: Path, kind: str) -> None:
-    drawn = drawn_in_asap(tiles(0, 0, 2, 2), "_0", kind)
-    assert annotated(tmp_path, asap(drawn, drawn_in_asap([[1, 1], [2, 2]]), drawn_in_asap([]))) == []
 
 
 BILLION_LAUGHS = (
@@ -277,19 +229,19 @@ BILLION_LAUGHS = (
     [
         *((text, "is not JSON; export the annotations as GeoJSON") for text in ("{not json", "[" * 100_000)),
         *((text, "is not valid GeoJSON") for text in ('{"type": "Circle"}', '{"features": []}', "[1]")),
-        ('{"type": "Polygon", "coordinates": null}', "is not valid GeoJSON"),
-        ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}', "is not valid GeoJSON"),
-        ('{"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [2, 2]]]}', "is not valid GeoJSON"),
-        ('{"type": "Polygon", "coordinates": [[[NaN, 0], [1, 1], [2, 2]]]}', "is not valid GeoJSON"),
+        *(
+            (f'{{"type": "Polygon", "coordinates": {rings}}}', "is not valid GeoJSON")
+            for rings in ("null", "[[[0, 0], [1, 1]]]", '[[["a", 0], [1, 1], [2, 2]]]', "[[[NaN, 0], [1, 1], [2, 2]]]")
+        ),
         ('{"type": "Feature", "geometry": null, "properties": [1]}', "is not valid GeoJSON"),
         ("<ASAP_Annotations>", "is not XML that can be read .*; export the annotations again"),
-        ("<", "is not XML that can be read"),
         ('<?xml version="1.0" encoding="klingon"?><a/>', "is not XML that can be read"),
         (BILLION_LAUGHS, "is not XML that can be read .it has a DOCTYPE."),
         ("<Annotations><Annotation /></Annotations>", "is XML, but not of ASAP; export the annotations as GeoJSON"),
-        (asap('<Annotation><Coordinate Order="0" X="1" /></Annotation>'), "has a coordinate that is no number"),
-        (asap(drawn_in_asap([[float("nan"), 0], [1, 1], [0, 1]])), "has a coordinate that is no number"),
-        (asap('<Annotation><Coordinate Order="0" X="1,5" Y="2"/></Annotation>'), "has a coordinate that is no number"),
+        *(
+            (asap(f'<Annotation><Coordinate Order="0" {place}/></Annotation>'), "has a coordinate that is no number")
+            for place in ('X="1"', 'X="NaN" Y="2"', 'X="1,5" Y="2"')
+        ),
     ],
 )
 def test_a_file_of_neither_format_is_named(tmp_path: Path, text: str, message: str) -> None:

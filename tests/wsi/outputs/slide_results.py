@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from scripts.core.record import BagResult, PatchCoordinates
-from scripts.core.units import Level0Pixels, MicronsPerPixel
+from scripts.core.units import Level0Pixels
 from scripts.wsi.features.base import FeatureHeader
 
 TILE = 512
@@ -19,14 +19,7 @@ SCAN_MPP = 0.5
 
 
 def header(
-    patches: int,
-    slide_id: str = "slide 7",
-    pitch: float = TILE,
-    tile: float | None = None,
-    unit: str = "level-0 pixels",
-    mpp: float | None = 0.25,
-    slide_size: tuple[int, int] | None = None,
-    origin: tuple[int, int] = (0, 0),
+    patches: int, slide_id: str = "slide 7", pitch: float = TILE, tile: float | None = None, **given: Any
 ) -> FeatureHeader:
     return FeatureHeader(
         format="smooth-mil",
@@ -37,10 +30,7 @@ def header(
         pitch=Level0Pixels(pitch),
         pitch_from="pitch_level0",
         tile=Level0Pixels(pitch if tile is None else tile),
-        unit=unit,
-        mpp=None if mpp is None else MicronsPerPixel(mpp),
-        slide_size=slide_size,
-        origin=origin,
+        **{"unit": "level-0 pixels", "mpp": 0.25, "slide_size": None, **given},
     )
 
 

@@ -7,14 +7,16 @@ import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-import openslide
 import pytest
 
 from scripts.core.errors import InputError
 from scripts.core.units import MicronsPerPixel
 from scripts.wsi.slides.slide import (
+    SLIDE_SUFFIXES,
     find_slides,
     open_slide,
     plan_tiles,
@@ -24,17 +26,6 @@ from scripts.wsi.slides.slide import (
     read_square,
 )
 from tests.wsi.slide_files import extract, tissue, write_slide
-
-
-class Stated(openslide.OpenSlide):
-    """A slide of which only the properties are known."""
-
-    def __init__(self, properties: dict[str, str]) -> None:
-        self.stated = properties
-
-    @property
-    def properties(self) -> dict[str, str]:
-        return self.stated
 
 
 def test_what_was_never_scanned_is_white(tmp_path: Path) -> None:
@@ -59,43 +50,36 @@ def test_an_overview_in_blocks_has_no_seams(tmp_path: Path, monkeypatch: pytest.
     np.testing.assert_allclose(overview[..., 1][inner], (places[0] * 255 / 500)[inner], atol=2)
 
 
-def test_slides_are_found_at_any_depth_but_not_what_is_hidden(tmp_path: Path) -> None:
-    for name in ("b.SVS", "1/c.ndpi", "1/2/a.svs", "1/._a.svs", "1/a/Dat_1.dat", "a.xml"):
+def test_slides_are_found_at_any_depth_but_not_what_is_hidden_and_a_list_is_taken_as_it_is(tmp_path: Path) -> None:
+    """A DICOM slide is named by any of its files."""
+    for name in ("b.SVS", "1/c.ndpi", "1/2/a.svs", "1/._a.svs", "1/a/Dat_1.dat", "a.xml", "dicom/a.dcm"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.tif").mkdir()
     assert find_slides(tmp_path) == [tmp_path / "1/2/a.svs", tmp_path / "b.SVS", tmp_path / "1/c.ndpi"]
-
-
-def test_a_list_of_slides_is_taken_as_it_is(tmp_path: Path) -> None:
-    """A DICOM slide is named by any of its files."""
-    for name in ("b.svs", "other.svs", "dicom/a.dcm"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_slides([str(tmp_path / "b.svs"), tmp_path / "dicom/a.dcm"]) == [
+    assert find_slides([str(tmp_path / "b.SVS"), tmp_path / "dicom/a.dcm"]) == [
         tmp_path / "dicom/a.dcm",
-        tmp_path / "b.svs",
+        tmp_path / "b.SVS",
     ]
     with pytest.raises(InputError, match=r"no slide .*gone.svs; correct its path in --slides"):
-        find_slides([tmp_path / "b.svs", tmp_path / "gone.svs"])
+        find_slides([tmp_path / "b.SVS", tmp_path / "gone.svs"])
+
+
+def stated(kind: str, x: str | None, y: str | None) -> Any:
+    """A slide of which only two properties are known."""
+    given = {f"openslide.{kind}-{axis}": text for axis, text in (("x", x), ("y", y)) if text is not None}
+    return SimpleNamespace(properties=given)
 
 
 @pytest.mark.parametrize(
-    ("properties", "mpp"),
+    ("x", "y", "mpp"),
     [
-        ({"openslide.mpp-x": "0.2527", "openslide.mpp-y": "0.2528"}, 0.2527),
-        ({"openslide.mpp-x": "0.25"}, 0.25),
-        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "nan"}, 0.25),
-        ({"openslide.mpp-x": "352.8", "openslide.mpp-y": "352.8"}, None),
-        ({"openslide.mpp-x": "0"}, None),
-        ({"openslide.mpp-x": "inf"}, None),
-        ({"openslide.mpp-x": "0,25"}, None),
-        ({}, None),
+        *(("0.2527", "0.2528", 0.2527), ("0.25", None, 0.25), ("0.25", "nan", 0.25), ("352.8", "352.8", None)),
+        *((never, None, None) for never in ("0", "inf", "0,25", None)),
     ],
 )
-def test_the_scale_is_what_the_slide_says_if_it_can_be_true(properties: dict[str, str], mpp: float | None) -> None:
-    slide = Stated(properties)
-    other = MicronsPerPixel(0.4)
+def test_the_scale_is_what_the_slide_states_if_it_can_be_true(x: str | None, y: str | None, mpp: float | None) -> None:
+    slide, other = stated("mpp", x, y), MicronsPerPixel(0.4)
     assert read_mpp(slide, "a.svs", other) == (other if mpp is None else mpp)
     if mpp is None:
         with pytest.raises(InputError, match=r"^a.svs states .*micrometres per pixel: say how many .*--slide_mpp$"):
@@ -103,39 +87,22 @@ def test_the_scale_is_what_the_slide_says_if_it_can_be_true(properties: dict[str
 
 
 def test_pixels_that_are_not_square_are_refused() -> None:
-    slide = Stated({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"})
-    with pytest.raises(InputError, match=r"a.svs has pixels of 0.25 × 0.5 micrometres: convert it to square pixels"):
-        read_mpp(slide, "/somewhere/a.svs", MicronsPerPixel(0.25))
+    with pytest.raises(InputError, match=r"^a.svs has pixels of 0.25 × 0.5 micrometres: convert it to square pixels"):
+        read_mpp(stated("mpp", "0.25", "0.5"), "/somewhere/a.svs", MicronsPerPixel(0.25))
 
 
 @pytest.mark.parametrize(
-    ("properties", "origin"),
-    [
-        ({"openslide.bounds-x": "1024", "openslide.bounds-y": "77"}, (1024, 77)),
-        ({"openslide.bounds-x": "1024"}, (0, 0)),
-        ({"openslide.bounds-x": "?", "openslide.bounds-y": "77"}, (0, 0)),
-        ({}, (0, 0)),
-    ],
+    ("x", "y", "origin"),
+    [("1024", "77", (1024, 77)), ("1024", None, (0, 0)), ("?", "77", (0, 0)), (None, None, (0, 0))],
 )
-def test_the_origin_is_the_corner_of_the_bounds(properties: dict[str, str], origin: tuple[int, int]) -> None:
-    assert read_origin(Stated(properties)) == origin
-
-
-def test_more_pixels_than_a_slide_of_glass_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_slide(tmp_path / "a.tif", tissue(100, 200), mpp=0.5, downsamples=(1,))
-    open_slide(path).close()
-    monkeypatch.setattr("scripts.wsi.slides.slide.MOST_PIXELS", 19_999)
-    with pytest.raises(InputError, match=r"^a.tif says that it has 200 × 100 pixels: it is damaged; copy it again or"):
-        open_slide(path)
+def test_the_origin_is_the_corner_of_the_bounds(x: str | None, y: str | None, origin: tuple[int, int]) -> None:
+    assert read_origin(stated("bounds", x, y)) == origin
 
 
 PYRAMIDS = [
     ((1, 2, 4), 1.5, 0, 1.5),
     ((1, 2, 4), 2, 1, 1),
-    ((1, 2, 4), 4, 2, 1),
-    ((1, 4, 16), 2, 0, 2),
     ((1, 4, 16), 6, 1, 1.5),
-    ((1, 3, 9), 3, 1, 1),
     ((1, 3, 9), 4, 1, 4 / 3),
     ((1, 5), 7.5, 1, 1.5),
     ((1,), 4, 0, 4),
@@ -171,8 +138,17 @@ def test_a_tile_of_any_pyramid_shows_its_place(
 # Damaged and hostile slides: each ends in features of finite values or in one clear line.
 
 SLIDES = 36
-
 Damage = Callable[[bytes, random.Random], bytes]
+
+
+def directories(content: bytes) -> list[tuple[int, int]]:
+    """Where the tags of each page begin and end."""
+    found, at = [], struct.unpack_from("<I", content, 4)[0]
+    while at:
+        (count,) = struct.unpack_from("<H", content, at)
+        found.append((at, at + 2 + count * 12 + 4))
+        (at,) = struct.unpack_from("<I", content, at + 2 + count * 12)
+    return found
 
 
 def cut(content: bytes, rng: random.Random) -> bytes:
@@ -188,22 +164,6 @@ def flip_bits_of_the_directories(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def zero_a_stretch(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    start = rng.randrange(len(content))
-    end = min(len(content), start + rng.choice([10, 1000, 100_000]))
-    changed[start:end] = bytes(end - start)
-    return bytes(changed)
-
-
-def absurd_values(content: bytes, rng: random.Random) -> bytes:
-    """A tag of the first directory gets a value that no scanner would write."""
-    start, end = directories(content)[0]
-    tag = struct.unpack_from("<H", content, rng.randrange((end - start - 6) // 12) * 12 + start + 2)[0]
-    value = rng.choice([0, 1, 7, 255, 2**15, 2**16 - 1, 2**30, 2**31 - 1, 2**32 - 1])
-    return with_tag(content, tag, value)
-
-
 def with_tag(content: bytes, tag: int, value: int) -> bytes:
     changed = bytearray(content)
     start, end = directories(content)[0]
@@ -213,34 +173,11 @@ def with_tag(content: bytes, tag: int, value: int) -> bytes:
     return bytes(changed)
 
 
-def absurd_resolution(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    number = struct.pack("<II", 40_000, 1)
-    while number in changed:
-        at = changed.index(number)
-        values = (0, 1), (1, 0), (0, 0), (2**32 - 1, 1), (1, 2**32 - 1), (500_000, 1), (600, 1), (40_000, 3)
-        changed[at : at + 8] = struct.pack("<II", *rng.choice(values))
-    return bytes(changed)
-
-
 def something_else(_: bytes, rng: random.Random) -> bytes:
     return rng.choice([b"", b"II*\0", b"MM\0*", b"II+\0" + bytes(40), b"<xml/>", rng.randbytes(5000), bytes(5000)])
 
 
-def directories(content: bytes) -> list[tuple[int, int]]:
-    """Where the tags of each page begin and end."""
-    found, at = [], struct.unpack_from("<I", content, 4)[0]
-    while at:
-        (count,) = struct.unpack_from("<H", content, at)
-        found.append((at, at + 2 + count * 12 + 4))
-        (at,) = struct.unpack_from("<I", content, at + 2 + count * 12)
-    return found
-
-
-DAMAGES: tuple[Damage, ...] = (
-    *(cut, flip_bits_of_the_directories, zero_a_stretch, absurd_values, absurd_resolution, something_else),
-)
-SUFFIXES = (".tif", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
+DAMAGES = (cut, flip_bits_of_the_directories, something_else)
 
 
 def extracted(folder: Path) -> str:
@@ -263,12 +200,9 @@ def extracted(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    folder = tmp_path_factory.mktemp("intact")
-    pictures = [tissue(400, 500), tissue(300, 700, seed=1)]
-    return [
-        write_slide(folder / f"{number}.tif", picture, 0.25, downsamples).read_bytes()
-        for number, (picture, downsamples) in enumerate(zip(pictures, [(1, 2, 4), (1,)], strict=True))
-    ]
+    path = tmp_path_factory.mktemp("intact") / "a.tif"
+    pictures: list[Any] = [(tissue(400, 500), 0.25, (1, 2, 4)), (tissue(300, 700, seed=1), 0.25, (1,))]
+    return [write_slide(path, *picture).read_bytes() for picture in pictures]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -276,25 +210,22 @@ def test_damage_ends_in_features_or_in_one_line(damage: Damage, intact: list[byt
     ends = []
     for seed in range(SLIDES // len(DAMAGES)):
         rng = random.Random(f"{damage.__name__} {seed}")
-        suffix = ".tif" if seed % 2 else rng.choice(SUFFIXES)
+        suffix = ".tif" if seed % 2 else rng.choice(sorted(SLIDE_SUFFIXES))
         path = tmp_path / f"{seed}/slides/damaged{suffix}"
         path.parent.mkdir(parents=True)
         path.write_bytes(damage(intact[seed % 2], rng))
         ends.append(extracted(tmp_path / str(seed)))
     if damage is something_else:
         assert all("is not a slide that OpenSlide reads" in end for end in ends)
-    if damage in (cut, absurd_resolution):
+    if damage is cut:
         assert any(end != "features" for end in ends)
 
 
-WIDTH, TILE_WIDTH = 256, 322
-
-
 @pytest.mark.parametrize(
-    ("tag", "value", "problem"),
+    ("tag", "value", "problem"),  # the width of the image, and of its tiles
     [
-        (WIDTH, 2**20, "it has 1048576 × 400 pixels, and 250 × 200 when it is made smaller"),
-        (TILE_WIDTH, 2**28, "its tiles have 268435456 × 128 pixels"),
+        (256, 2**20, "it has 1048576 × 400 pixels, and 250 × 200 when it is made smaller"),
+        (322, 2**28, "its tiles have 268435456 × 128 pixels"),
     ],
 )
 def test_sizes_that_cannot_be_true_are_refused(
@@ -311,3 +242,12 @@ def test_tiny_images_have_few_tiles_or_none(size: tuple[int, int], tmp_path: Pat
     write_slide(tmp_path / "slides/damaged.tif", tissue(*size), mpp=0.25, downsamples=(1,))
     assert extracted(tmp_path) == "features"
     assert len(extract(tmp_path)["damaged"].coords) == (size == (128, 128))
+
+
+def test_more_pixels_than_a_slide_of_glass_has_are_refused(
+    intact: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides/damaged.tif").write_bytes(intact[0])
+    monkeypatch.setattr("scripts.wsi.slides.slide.MOST_PIXELS", 199_999)
+    assert "damaged.tif says that it has 500 × 400 pixels: it is damaged" in extracted(tmp_path)
