@@ -39,7 +39,7 @@ NEW_KEYS = {  # that a file may add
     "onnx": {"onnx_path"},
     "streaming": {"block_size"},
     "on_features": {"in_features", "find"},  # the second is a key of inference.json
-    "evaluate": {"ckpt_path", "section"},
+    "evaluate": {"ckpt_path", "section", "operating_point"},
     "multi_gpu_inference": {"initialize", "finalize"},
     "encoder_monai": {"encoder_weights"},
     "encoder_torchscript": {"encoder_weights"},
@@ -110,10 +110,12 @@ def test_a_bag_is_prepared_collated_asked_and_judged_the_same_wherever(bundle: s
     wanted = preparation(train)
     assert wanted
     assert wanted == preparation(evaluate) == preparation(inference)
-    keys = of_network(bundle) | references(wanted) | {"threshold", "network_def", "prepare_batch"}
+    keys = of_network(bundle) | references(wanted) | {"network_def", "prepare_batch"}
     assert keys >= {"ct": {"image_size", "channels", "windows"}, "wsi": {"in_features"}}[bundle]
     for key in keys:
         assert train[key] == evaluate[key] == inference[key], key
+    for key in ("operating_point", "threshold", "scaling"):
+        assert evaluate[key] == inference[key], key
     collate = inference["dataloader#collate_fn"]
     assert train["train#dataloader#collate_fn"] == evaluate["validate#dataloader#collate_fn"] == collate
     assert evaluate["validate#inferer"] == inference["inferer"]

@@ -194,7 +194,8 @@ class BagResultd(Transform):
         about = json.loads(data.get("about", "{}"))
         logits = data["logits"].float()  # [classes]
         classes = None if len(logits) == 1 else self._classes(logits)
-        probability = float(torch.sigmoid(self.slope * logits + self.intercept)[0]) if classes is None else classes.probability
+        calibrated = self.slope * logits + self.intercept
+        probability = float(torch.sigmoid(calibrated)[0]) if classes is None else classes.probability
         row = 0 if classes is None or len(data["scores"]) == 1 else classes.finding  # of a network that scores by class
         lesions = None
         if "lesion" in data:

@@ -67,15 +67,54 @@ class Cases:
 
         return figure
 
+    def curves(self, score: np.ndarray, at: float = 0.9) -> dict[str, Figure]:
+        """Return the area under precision and recall, and the best of one rate where the other is at least `at`."""
+        order = np.argsort(-score, kind="stable")
+        truth, bag = self.truth[order], self.bag[order]
+        last = np.append(np.diff(score[order]) != 0, True)  # of the cases that score alike: they are called together
+        known = not np.isnan(score).any()
+
+        def rates(weight_of_bag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            weight = weight_of_bag[bag]
+            hits, alarms = ((weight * each).cumsum()[last] for each in (truth, ~truth))
+            return np.append(0, hits), np.append(0, alarms)  # at first nothing is called
+
+        def average_precision(weight_of_bag: np.ndarray) -> float:
+            hits, alarms = rates(weight_of_bag)
+            precision = hits[1:] / np.maximum(hits[1:] + alarms[1:], 1)
+            return float((np.diff(hits) * precision).sum() / hits[-1]) if known and hits[-1] else np.nan
+
+        def best_at(weight_of_bag: np.ndarray, wanted: int) -> float:
+            hits, alarms = rates(weight_of_bag)
+            if not (known and hits[-1] and alarms[-1]):
+                return np.nan
+            both = np.stack([hits / hits[-1], 1 - alarms / alarms[-1]])  # sensitivity and specificity
+            return float(both[wanted, both[1 - wanted] >= at - 1e-9].max())
+
+        return {
+            "average_precision": average_precision,
+            f"sensitivity_at_specificity_{at:g}": lambda weight_of_bag: best_at(weight_of_bag, 0),
+            f"specificity_at_sensitivity_{at:g}": lambda weight_of_bag: best_at(weight_of_bag, 1),
+        }
+
+    def auroc_within(self, score: np.ndarray) -> Figure:
+        """Return the mean AUROC of the cases within each bag that has cases of both kinds."""
+        of_bag = [self.bag == k for k in range(self.bags)]
+        has_both = np.array([len(set(self.truth[mine])) == 2 for mine in of_bag])
+        within = [Cases([self.truth[mine]]).auroc(score[mine])(np.ones(1)) for mine in of_bag]
+        return self._ratio_of_bags(np.where(has_both, within, 0.0), 1.0 * has_both)
+
     def agreement(self, called: np.ndarray) -> dict[str, Figure]:
         """Return the agreement of calls, (N,) 0 or 1, with the truth."""
         truth, called = self.truth, called.astype(bool)
         hit = truth & called
+        recall, specificity = self._ratio(hit, truth), self._ratio(~truth & ~called, ~truth)
         return {
             "accuracy": self._ratio(truth == called, np.ones_like(truth)),
+            "balanced_accuracy": lambda weight_of_bag: (recall(weight_of_bag) + specificity(weight_of_bag)) / 2,
             "precision": self._ratio(hit, called),
-            "recall": self._ratio(hit, truth),
-            "specificity": self._ratio(~truth & ~called, ~truth),
+            "recall": recall,
+            "specificity": specificity,
             "f1": self._ratio(2.0 * hit, 1.0 * called + truth),
         }
 
@@ -93,7 +132,10 @@ class Cases:
     def _ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> Figure:
         """Return the ratio of two sums over the cases."""
         above, below = (np.bincount(self.bag, each, self.bags) for each in (numerator, denominator))
+        return self._ratio_of_bags(above, below)
 
+    @staticmethod
+    def _ratio_of_bags(above: np.ndarray, below: np.ndarray) -> Figure:
         def figure(weight_of_bag: np.ndarray) -> float:
             whole = (weight_of_bag * below).sum()  # not by @: its threads wait for each other on a busy machine
             return float((weight_of_bag * above).sum() / whole) if whole else np.nan

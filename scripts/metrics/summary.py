@@ -11,6 +11,7 @@ import numpy as np
 from scripts.core.record import BagResult, Lesions
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, quadratic_kappa
 from scripts.metrics.froc import lesion_froc
+from scripts.metrics.intervals import auroc, wilson
 
 
 def cohort_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
@@ -23,11 +24,28 @@ def cohort_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
         ("instance", _of_instances, _with_annotation(labelled, "truth", _no_truth)),
         ("lesion", lesion_froc, _with_annotation(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
     )
-    return {
+    by_bootstrap = {
         f"{prefix}_{name}": interval
         for prefix, group, bags in groups
         if bags
         for name, interval in bootstrap(len(bags), group(bags)).items()
+    }
+    known = _intervals_of_bags(labelled)
+    return {name: known.get(name, interval) for name, interval in by_bootstrap.items()}
+
+
+def _intervals_of_bags(results: Sequence[BagResult]) -> dict[str, Interval]:
+    """What needs no bootstrap: it would give [1, 1] where no bag is mistaken."""
+    truth = np.array([r.label_positive for r in results], dtype=bool)
+    called = np.array([r.positive for r in results], dtype=bool)
+    right, classes = truth == called, [r.classes.called == r.label for r in results if r.classes is not None]
+    return {
+        "bag_auroc": auroc(truth, np.array([r.probability for r in results])),
+        "bag_accuracy": wilson(right.sum(), len(right)),
+        "bag_precision": wilson(right[called].sum(), called.sum()),
+        "bag_recall": wilson(right[truth].sum(), truth.sum()),
+        "bag_specificity": wilson(right[~truth].sum(), (~truth).sum()),
+        "class_accuracy": wilson(sum(classes), len(classes)),
     }
 
 
@@ -38,7 +56,12 @@ def _of_bags(results: Sequence[BagResult]) -> dict[str, Figure]:
     bags = Cases([np.array([r.label_positive]) for r in results])
     probability = np.array([r.probability for r in results])
     called = np.array([r.positive for r in results])
-    return {"auroc": bags.auroc(probability), **bags.agreement(called), **bags.calibration(probability)}
+    return {
+        "auroc": bags.auroc(probability),
+        **bags.curves(probability),
+        **bags.agreement(called),
+        **bags.calibration(probability),
+    }
 
 
 def _of_classes(results: Sequence[BagResult]) -> dict[str, Figure]:
@@ -70,6 +93,7 @@ def _of_instances(results: Sequence[BagResult]) -> dict[str, Figure]:
     return {
         "auroc_gated": instances.auroc(np.where(gate, scores, scores.min())),  # a floor in bags called negative
         "auroc_ungated": instances.auroc(scores),
+        "auroc_within_bags": instances.auroc_within(scores),
         "auroc_weighted": instances.auroc(np.concatenate([r.attention * r.probability for r in results])),
         **instances.agreement(np.concatenate([r.flagged for r in results])),
     }

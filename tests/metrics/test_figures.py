@@ -28,12 +28,19 @@ def test_a_bag_drawn_again_counts_again_and_all_is_scikit_learns(bags: list[tupl
     weight = np.array([times for _, times in bags])
     score = np.array([score for of_bag, _ in bags for _, score in of_bag])
     truth, drawn = np.array([case for of_bag, times in bags for case in of_bag * times]).T
-    got = {"auroc": cases.auroc(score), **cases.agreement(score > 2), **cases.calibration(score / 5)}
+    got = {"auroc": cases.auroc(score), **cases.curves(score)}
+    got |= {**cases.agreement(score > 2), **cases.calibration(score / 5)}
     called, probability, undefined = drawn > 2, drawn / 5, {"zero_division": np.nan}
     share_positive, predicted = calibration_curve(truth, probability, n_bins=10)
     share = np.histogram(-probability, -np.linspace(0, 1, 11)[::-1])[0][::-1] / len(truth)  # bins closed above
+    both = len(set(truth)) == 2
+    alarms, hits, _ = sk.roc_curve(truth, drawn, drop_intermediate=False) if both else np.full((3, 1), np.nan)
     wanted = {
-        "auroc": sk.roc_auc_score(truth, drawn) if len(set(truth)) == 2 else np.nan,
+        "auroc": sk.roc_auc_score(truth, drawn) if both else np.nan,
+        "average_precision": sk.average_precision_score(truth, drawn) if truth.any() else np.nan,
+        "sensitivity_at_specificity_0.9": hits[alarms <= 0.1 + 1e-9].max() if both else np.nan,
+        "specificity_at_sensitivity_0.9": 1 - alarms[hits >= 0.9 - 1e-9].min() if both else np.nan,
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, called) if both else np.nan,
         "accuracy": sk.accuracy_score(truth, called),
         "precision": sk.precision_score(truth, called, **undefined),
         "recall": sk.recall_score(truth, called, **undefined),

@@ -43,7 +43,11 @@ def test_every_figure_by_hand() -> None:
     assert values(COHORT) == pytest.approx(
         {
             "bag_auroc": 3 / 4,  # .9 beats both negatives, .2 beats .1 but not .3
+            "bag_average_precision": (1 + 2 / 3) / 2,
+            "bag_sensitivity_at_specificity_0.9": 1 / 2,
+            "bag_specificity_at_sensitivity_0.9": 1 / 2,
             "bag_accuracy": 3 / 4,
+            "bag_balanced_accuracy": (1 / 2 + 1) / 2,
             "bag_precision": 1,
             "bag_recall": 1 / 2,
             "bag_specificity": 1,
@@ -52,8 +56,10 @@ def test_every_figure_by_hand() -> None:
             "bag_calibration_error": (0.1 + 0.8 + 0.3 + 0.1) / 4,  # each in a bin of its own
             "instance_auroc_gated": (6 + 5 / 2) / 12,  # 5 beats six; 4, in a bag called negative, ties with five
             "instance_auroc_ungated": 10 / 12,  # 5 and 4 lose to 6 alone
+            "instance_auroc_within_bags": 1,  # in each positive bag the one is above the other
             "instance_auroc_weighted": (6 + 9 / 2) / 12,  # .8 × .9 beats six; .9 × .2 ties with .2 × .9
             "instance_accuracy": 7 / 8,  # one flagged, rightly; one missed in a bag called negative
+            "instance_balanced_accuracy": (1 / 2 + 1) / 2,
             "instance_precision": 1,
             "instance_recall": 1 / 2,
             "instance_specificity": 1,
@@ -62,27 +68,37 @@ def test_every_figure_by_hand() -> None:
     )
 
 
-AUROCS = {"bag_auroc", "instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_weighted"}
+AT = {"bag_sensitivity_at_specificity_0.9", "bag_specificity_at_sensitivity_0.9"}
+AUROCS = {"bag_auroc", *AT, *(f"instance_auroc_{kind}" for kind in ("gated", "ungated", "weighted", "within_bags"))}
+BALANCED = {"bag_balanced_accuracy", "instance_balanced_accuracy"}
 
 
 def test_what_is_undefined_is_nan() -> None:
     negative = [bag(0.2, 0, [1.0, 2.0], [0, 0]), bag(0.1, 0, [1.0], [0])]
     of_positives = {f"{of}_{name}" for of in ("bag", "instance") for name in ("precision", "recall", "f1")}
-    assert undefined(negative) == AUROCS | of_positives
+    assert undefined(negative) == AUROCS | BALANCED | of_positives | {"bag_average_precision"}
     assert cohort_metrics(negative)["instance_specificity"] == (1, 1, 1)
     one = [bag(0.75, 1, [1.0], [1])]
-    assert undefined(one) == AUROCS | {"bag_specificity", "instance_specificity"}
+    assert undefined(one) == AUROCS | BALANCED | {"bag_specificity", "instance_specificity"}
     assert values(one)["bag_calibration_error"] == 0.25
     broken = [*COHORT, bag(np.nan, 1, [np.nan, np.nan], [1, 0], [np.nan, np.nan])]  # the network answered NaN
-    assert undefined(broken) == AUROCS | {"bag_brier_score", "bag_calibration_error"}
+    assert undefined(broken) == AUROCS | {"bag_average_precision", "bag_brier_score", "bag_calibration_error"}
     assert values(broken)["bag_recall"] == 1 / 3
 
 
 def test_draws_without_a_figure_do_not_count() -> None:
     """A draw of these four lacks the positive bag one time in three: it has no recall, and a precision of 0."""
     figures = cohort_metrics([COHORT[0], *[bag(0.6, 0, [1.0], None)] * 3])
-    assert (figures["bag_recall"], figures["bag_precision"].low) == ((1, 1, 1), 0)
-    assert cohort_metrics(COHORT)["bag_auroc"] == cohort_metrics(COHORT)["bag_auroc"]  # the same each time
+    assert (figures["instance_recall"], figures["instance_precision"].low) == ((1, 1, 1), 0)
+    assert cohort_metrics(COHORT) == cohort_metrics(COHORT)  # the same each time
+
+
+def test_bags_that_are_all_right_are_no_certainty() -> None:
+    figures = cohort_metrics([bag(0.9, 1, [1.0], None)] * 10 + [bag(0.2, 0, [1.0], None)] * 10)
+    for name, least in (("auroc", 0.8), ("accuracy", 0.83), ("recall", 0.72), ("specificity", 0.72)):
+        value, low, high = figures[f"bag_{name}"]
+        assert (value, high) == (1, 1)
+        assert least < low < 0.9
 
 
 def test_what_is_unknown_has_no_figures() -> None:
