@@ -3,6 +3,7 @@
 """A small cohort of results, and readers of what is written of it."""
 
 import csv
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,4 +48,5 @@ def strict_json(path: Path) -> Any:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    return json.loads(path.read_text(), parse_constant=refuse)
+    content = path.read_bytes()
+    return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content, parse_constant=refuse)

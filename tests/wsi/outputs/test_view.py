@@ -68,36 +68,31 @@ def test_of_a_slide_below_the_folder_what_was_scanned_is_drawn(scanned: Path, mo
     assert view.thumbnail.downsample == 1  # by the part that is shown
 
 
-def test_a_slide_whose_size_of_a_pixel_nobody_knows_is_not_drawn(scanned: Path) -> None:
-    view = seen(scanned.parent, unit="micrometres", mpp=None)
-    assert (view.slide.in_pixels, view.facts, view.thumbnail, view.tiles([0], 64)) == (False, None, None, [])
-
-
 @pytest.mark.parametrize(
-    ("wrong", "problem"),
+    ("given", "problem"),
     [
         ({"slide_size": (9000, 7000)}, "slide 7.TIFF has 1280 × 1024 pixels, and its features are of another slide's"),
-        ({"coords": grid(6, 4, 256)}, "slide 7.TIFF has 1280 × 1024 pixels, and its features are of another slide's"),
         ({"slide_id": "gone", "source": "gone.h5"}, "no slide gone in the folder of slides"),
+        ({"unit": "micrometres", "mpp": None}, None),  # nobody knows the size of a pixel
     ],
 )
-def test_a_slide_that_is_another_or_gone_is_left_out_with_a_warning(
-    scanned: Path, wrong: dict[str, Any], problem: str
+def test_a_slide_that_is_another_or_gone_or_of_unknown_scale_is_left_out(
+    scanned: Path, given: dict[str, Any], problem: str | None
 ) -> None:
-    view = seen(scanned.parent, **wrong)
-    assert view.facts is None
-    assert [warning.startswith(problem) for warning in view.warnings] == [True]
+    view = seen(scanned.parent, **given)
+    assert (view.facts, view.thumbnail, view.tiles([0], 64)) == (None, None, [])
+    assert view.slide.in_pixels == (problem is not None)
+    assert [warning.startswith(str(problem)) for warning in view.warnings] == [True] * view.slide.in_pixels
 
 
-def test_the_tiles_are_the_pixels_of_the_slide_large_ones_of_a_smaller_level(scanned: Path) -> None:
-    chosen = [0, 7, 19]
-    for (x, y), tile in zip(PLACES[chosen].tolist(), seen(scanned.parent).tiles(chosen, 256), strict=True):
+def test_tiles_are_pixels_of_the_slide_at_a_fit_level_and_the_thumbnail_of_the_features_or_else_of_the_slide(
+    scanned: Path, tmp_path: Path
+) -> None:
+    chosen, view = [0, 7, 19], seen(scanned.parent)
+    for (x, y), tile in zip(PLACES[chosen].tolist(), view.tiles(chosen, 256), strict=True):
         np.testing.assert_array_equal(tile, region(scanned, (x, y), 0, (256, 256)))
     (tile,) = seen(scanned.parent, np.array([[0, 0]]), pitch=1024).tiles([0], 256)
     np.testing.assert_array_equal(tile, region(scanned, (0, 0), 1, (256, 256)))
-
-
-def test_the_thumbnail_is_that_of_the_features_else_that_of_the_slide(scanned: Path, tmp_path: Path) -> None:
     stored = seen(scanned.parent, source=own_form(tmp_path / "a.h5", STORED)).thumbnail
     made = seen(scanned.parent, source=own_form(tmp_path / "b.h5", None)).thumbnail
     assert stored is not None
