@@ -11,13 +11,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
 from scripts.networks import MILNetwork
 from scripts.weights.convert import convert_checkpoint
 from scripts.weights.torchmil import TorchmilSettings
-from tests.shared_data import ROOT, shared_data
+from tests.shared_data import shared_data
+from tests.weights.configured import network
 from tests.weights.tf_checkpoint import full_names, sa_dmil_tensors, write_checkpoint
 
 FEATURES, HIDDEN = 6, 4
@@ -39,14 +39,7 @@ def smabmil(tmp_path: Path) -> Path:
 
 
 def loaded(bundle: str, model: Path, *overrides: Path) -> MILNetwork:
-    """What inference makes of the files: the network of the configs with the weights in it."""
-    config = ConfigParser()
-    config.read_config([ROOT / "configs" / bundle / "inference.json", *overrides])
-    config["ckpt_path"], config["device"] = str(model), "cpu"
-    network = config.get_parsed_content("network_def")
-    assert isinstance(network, MILNetwork)
-    network.load_state_dict(torch.load(model, weights_only=True))
-    return network.eval()
+    return network(bundle, torch.load(model, weights_only=True), *overrides)
 
 
 @pytest.mark.parametrize("given", ["att.ckpt.index", "att.ckpt.data-00000-of-00001", "."])
@@ -78,8 +71,9 @@ def test_torchmil_becomes_a_model_and_its_network(tmp_path: Path, key: str | Non
     config = json.loads(override.read_text(encoding="utf-8"))
     assert config == json.loads(model.with_suffix(".origin.json").read_text())["config"]
     assert (config["in_features"], config["network_def"]["aggregator"]["steps"]) == (FEATURES, 7)
-    network = loaded("wsi", model, override)
-    predicted = network.predict(torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]]))
+    predicted = loaded("wsi", model, override).predict(
+        torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]])
+    )
     # four equal patches, all neighbours of each other, stay as they are: f = 4 tanh(6), z = 1, logit 6
     torch.testing.assert_close(predicted.scores, torch.full((1, 1, 4), 4 * float(np.tanh(6))))
     torch.testing.assert_close(predicted.logits, torch.tensor([[6.0]]))

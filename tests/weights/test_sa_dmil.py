@@ -11,28 +11,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from monai.bundle import ConfigParser
 from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
-from scripts.networks import MILNetwork
 from scripts.weights import sa_dmil
 from scripts.weights.sa_dmil import data_path, masked_crc32c, read_tensors
 from tests.shared_data import ROOT, shared_data
+from tests.weights.configured import network
 from tests.weights.tf_checkpoint import entry, full_names, header, sa_dmil_tensors, table, write_checkpoint
 
 SLOTS, SLICES = 57, 24  # of the fixed input; the rest is padding
-
-
-def network(state: dict[str, Tensor], *overrides: str) -> MILNetwork:
-    """The network of configs/ct as it is, with these weights."""
-    config = ConfigParser()
-    config.read_config([ROOT / "configs" / "ct" / f"{name}.json" for name in ("inference", *overrides)])
-    made = config.get_parsed_content("network_def")
-    assert isinstance(made, MILNetwork)
-    made.load_state_dict(state)  # strict: nothing is missing, nothing is left
-    return made.eval()
 
 
 TENSORS_OF_ONE, TENSORS_OF_TWO = sa_dmil_tensors(outputs=1), sa_dmil_tensors(outputs=2)
@@ -41,7 +30,7 @@ TENSORS_OF_ONE, TENSORS_OF_TWO = sa_dmil_tensors(outputs=1), sa_dmil_tensors(out
 @pytest.mark.parametrize("tensors", [TENSORS_OF_ONE, TENSORS_OF_TWO])
 def test_attention_and_head_compute_the_formula_of_the_original(tensors: dict[str, np.ndarray]) -> None:
     """A softmax of two outputs is the sigmoid of the one logit made of them."""
-    made = network(sa_dmil.state_dict(full_names(tensors)))
+    made = network("ct", sa_dmil.state_dict(full_names(tensors)))
     h = np.random.default_rng(3).standard_normal((5, 1152)) / 100
     f = (np.tanh(h @ tensors["12/v"]) / (1 + np.exp(-h @ tensors["12/u"]))) @ tensors["12/w"]
     a = np.exp(f) / np.exp(f).sum()
@@ -91,7 +80,7 @@ def test_the_released_weights_answer_as_the_original_does(name: str) -> None:
     low = np.random.default_rng(20231).random((SLICES, 16, 16, 3), dtype=np.float32)
     slices = np.kron(low, np.ones((1, 32, 32, 1), np.float32))  # slice, row, column, window
     state, seen = sa_dmil.state_dict(tensors), dict[str, Tensor]()
-    released = network(state, "released")
+    released = network("ct", state, ROOT / "configs" / "ct" / "released.json")
     released.encoder.register_forward_hook(lambda _, __, out: seen.update(features=out[0].t()))
     released.aggregator.register_forward_hook(lambda _, __, out: seen.update(z=out.embedding, a=out.attention[0, 0]))
     with torch.no_grad():

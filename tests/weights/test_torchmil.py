@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.networks import MILNetwork
 from scripts.weights.torchmil import TorchmilSettings, convert_state
-from tests.shared_data import ROOT
+from tests.weights.configured import network
 
 FEATURES, HIDDEN, HEADS = 8, 5, 2
 COORDS = torch.tensor([[0, 0, 1, 1, 2, 3, 9], [0, 1, 0, 2, 1, 3, 9]]).float()  # the last has no neighbour
@@ -129,19 +128,13 @@ def transformed_by_formula(x: Tensor, state: dict[str, Tensor], settings: Torchm
     return layer_norm(y, state, "transformer_encoder.norm")
 
 
-def network(state: dict[str, Tensor], definition: dict[str, Any]) -> MILNetwork:
-    """As inference makes it, from the JSON."""
-    config = ConfigParser()
-    config.read_config(ROOT / "configs" / "wsi" / "inference.json")
-    config["network_def"] = json.loads(json.dumps(definition))
-    made = config.get_parsed_content("network_def")
-    assert isinstance(made, MILNetwork)
-    made.load_state_dict(state)  # strict
-    return made.eval()
+def converted(theirs: dict[str, Tensor], settings: TorchmilSettings) -> MILNetwork:
+    state, definition = convert_state(theirs, settings)
+    return network("wsi", state, network_def=json.loads(json.dumps(definition)))
 
 
 def assert_same(theirs: dict[str, Tensor], settings: TorchmilSettings, layers: int = 0) -> None:
-    made = network(*convert_state(theirs, settings))
+    made = converted(theirs, settings)
     exact = {name: tensor.double() for name, tensor in theirs.items()}
     x_given = torch.randn(COORDS.shape[1], FEATURES, generator=torch.Generator().manual_seed(1))
     x = x_given.double()
@@ -162,7 +155,7 @@ def test_the_pool_gives_what_torchmil_gives(placement: str, mode: str, fixed: bo
     settings = TorchmilSettings(placement=placement, mode=mode, alpha=0.2 if fixed else None)
     theirs = state_of_pool(coef=None if fixed else 1.7)
     assert_same(theirs, settings)
-    smooth: Any = network(*convert_state(theirs, settings)).aggregator.smooth
+    smooth: Any = converted(theirs, settings).aggregator.smooth
     assert ("alpha_logit" in dict(smooth.named_parameters())) == (not fixed)
     if fixed:
         assert float(smooth.alpha) == pytest.approx(0.8 if mode == "approx" else 0.2)
@@ -184,42 +177,31 @@ def test_the_transformer_gives_what_torchmil_gives_with_trained_and_fixed_alphas
     assert (definition["aggregator"]["alpha"], definition["aggregator"]["pool"]["alpha"]) == (0.8, "trainable")
 
 
-def test_the_names_of_a_wrapper_and_the_loss_are_left_out() -> None:
+def test_a_wrapper_and_the_loss_are_left_out_and_what_is_written_is_float32_and_shares_no_memory() -> None:
     theirs = {**state_of_pool(), "criterion.pos_weight": torch.tensor(2.0)}  # the loss is part of torchmil's network
     wanted, definition = convert_state(theirs, TorchmilSettings())
     for wrapper in ("module.", "net.model."):
-        found, other = convert_state({wrapper + name: tensor for name, tensor in theirs.items()}, TorchmilSettings())
+        wrapped = {wrapper + name: tensor.double() for name, tensor in theirs.items()}
+        found, other = convert_state(wrapped, TorchmilSettings())
         assert other == definition
-        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-
-
-def test_what_is_written_shares_no_memory_and_is_float32() -> None:
-    """A view of a large tensor would be saved with all of it."""
-    ours, _ = convert_state({name: tensor.double() for name, tensor in state_of_pool().items()}, TorchmilSettings())
-    assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
-    assert all(tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in ours.values())
-
-
-def without(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {other: tensor for other, tensor in state.items() if not other.startswith(name)}
-
-
-def changed(state: dict[str, Tensor], name: str, *shape: int) -> dict[str, Tensor]:
-    return {**state, name: torch.zeros(shape)}
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)  # of one type
+        # a view of a large tensor would be saved with all of it
+        assert all(tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in found.values())
 
 
 POOL, TRANSFORMER, LAYER = state_of_pool(), state_of_transformer(), "transformer_encoder.layers"
+WITHOUT_MLP = {name: tensor for name, tensor in TRANSFORMER.items() if f"{LAYER}.1.mlp" not in name}
 
 
 @pytest.mark.parametrize(
     ("theirs", "settings", "message"),
     [
         ({}, {}, "holds no tensor `last_layer.weight`: give the state dict of torchmil's"),
-        (changed(POOL, "feat_ext.0.weight", 1), {}, "`feat_ext.0.weight`, for which .* without a feature extractor"),
-        (changed(TRANSFORMER, f"{LAYER}.0.att_proj.weight", 1), {}, "transf_att_dim = the number of features"),
-        (without(f"{LAYER}.1.mlp", TRANSFORMER), {}, f"no tensor `{LAYER}.1.mlp_module.0.weight`: .* transf_use_mlp"),
-        (changed(POOL, "last_layer.weight", 2, FEATURES), {}, r"of the shape \(2, 8\) instead of \(1, 8\)"),
-        (changed(POOL, "last_layer.weight"), {}, r"of the shape \(\) instead of \(1, 1\)"),
+        (POOL | {"feat_ext.0.weight": torch.zeros(1)}, {}, "`feat_ext.0.weight`, .* without a feature extractor"),
+        (TRANSFORMER | {f"{LAYER}.0.att_proj.weight": torch.zeros(1)}, {}, "transf_att_dim = the number of features"),
+        (WITHOUT_MLP, {}, f"no tensor `{LAYER}.1.mlp_module.0.weight`: .* transf_use_mlp"),
+        (POOL | {"last_layer.weight": torch.zeros(2, FEATURES)}, {}, r"of the shape \(2, 8\) instead of \(1, 8\)"),
+        (POOL | {"last_layer.weight": torch.zeros(())}, {}, r"of the shape \(\) instead of \(1, 1\)"),
         (state_of_pool(coef=None), {}, "holds no trained alpha `pool.sm.sm.coef`: give .* --alpha 0.5"),
         (state_of_transformer(coefs=(0.4, None)), {}, f"no trained alpha `{LAYER}.1.att_module.sm.sm.coef`"),
         (POOL, {"alpha": 0.5}, "every alpha .* was trained, .*: leave out --alpha"),
