@@ -154,14 +154,6 @@ def test_what_is_not_the_same_is_done_again(tmp_path: Path) -> None:
         assert len(ResultsFolder(str(tmp_path), bags("d"), "one").unfinished()) == 1
 
 
-def test_nothing_of_an_earlier_run_is_taken_for_this_one(tmp_path: Path) -> None:
-    finished(tmp_path, COHORT[0])
-    report(tmp_path, COHORT)
-    with pytest.raises(InputError, match=r"^d is empty$"):
-        report(tmp_path, [{"bag_id": "d", "failed": "d is empty"}])
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["summary.csv"]
-
-
 def test_the_tables_hold_what_was_there_what_was_read_what_is_empty_and_what_failed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -180,7 +172,10 @@ def test_the_tables_hold_what_was_there_what_was_read_what_is_empty_and_what_fai
     assert {row["bag_id"] for row in table(tmp_path / "instances.csv")} == {"a", "b", "d"}
     assert strict_json(tmp_path / "metrics.json")["bags"] == 3
     assert "2 read, 1 skipped (already there), 1 failed, 1 empty (nothing to read); 1 called positive" in caplog.text
-    assert not (tmp_path / "c" / "result.json").exists()
+    with pytest.raises(InputError, match=r"^d is empty$"):
+        report(tmp_path, [{"bag_id": "d", "failed": "d is empty"}])
+    # nothing of an earlier run is taken for this one
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["summary.csv"]
     reporting(tmp_path, instance_table=False).run(batches)  # without a failure
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"summary.csv", "metrics.json"}
 

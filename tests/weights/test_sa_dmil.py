@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of
 from scripts.weights import sa_dmil
 from scripts.weights.sa_dmil import data_path, masked_crc32c, read_tensors
 from tests.shared_data import ROOT, shared_data
@@ -62,13 +61,6 @@ def test_other_tensors_are_refused(name: str, shape: Any, message: str) -> None:
         del other[name]
     with pytest.raises(InputError, match=message):
         sa_dmil.state_dict(full_names(other))
-
-
-def test_a_released_file_is_known_by_its_hash() -> None:
-    assert sa_dmil.released_as("57ae38f0" + "1" * 56) == "att_0_9"
-    assert sa_dmil.released_as("fc734d20" + "1" * 56) is None  # the whole hash is known
-    data = shared_data("sa_mil/checkpoints/att_0_5.ckpt.data-00000-of-00001")
-    assert sa_dmil.released_as(sha256_of(data)) == "att_0_5"
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist, squareform
 
-from scripts.core.errors import InputError
 from scripts.core.record import Lesions
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.wsi.annotations import annotation as module
@@ -161,29 +160,3 @@ def test_geojson_is_recognised_by_its_content_and_counts_from_the_bounds(
     for left in (0, 2):
         labels = read_annotation(tmp_path / "a.xml", origin=(left * 256, 0)).tile_labels(lattice(4, 1), TILE)
         assert np.flatnonzero(labels).tolist() == [left, left + 1]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is empty; export the annotations again"),
-        (b"not json", "is no annotation; give GeoJSON, the XML of ASAP, or a mask as TIFF or PNG"),
-        (gzip.compress(b"", mtime=0), "is empty; export the annotations again"),
-        (gzip.compress(SQUARE.encode(), mtime=0)[:-9], "is damaged .*; export the annotations again"),
-        (SQUARE.encode() * 9, "holds more than a gigabyte; export the annotations alone"),
-        (SQUARE.encode(), r"holds polygons, and the values \[1\] are not all class names; give those"),
-        (None, "^no annotation can be read from .*a.geojson: No such file or directory; correct the path"),
-    ],
-    ids=range(7),
-)
-def test_a_file_that_is_no_annotation_is_named(
-    tmp_path: Path, content: bytes | None, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 600)
-    path = tmp_path / "a.geojson"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
-        read_annotation(path, values=[1] if "values" in message else None)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)

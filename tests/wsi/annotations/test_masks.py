@@ -64,9 +64,8 @@ FORMATS: dict[str, Write] = {
     "a pyramid": in_a_pyramid,
     "one piece": tiff(),
     "LZW": by_pil("TIFF", compression="tiff_lzw"),
-    "LZW in tiles": by_pil(
-        "TIFF", compression="tiff_lzw", tiffinfo={322: 128, 323: 128}
-    ),  # as CAMELYON16's and PANDA's
+    # as CAMELYON16's and PANDA's
+    "LZW in tiles": by_pil("TIFF", compression="tiff_lzw", tiffinfo={322: 128, 323: 128}),
     "compressed strips": tiff(rowsperstrip=37, compression="zlib"),
     "sixteen bits": tiff(np.uint16, tile=(64, 128), compression="zlib"),
     "big endian": tiff(np.uint16, rowsperstrip=50, byteorder=">", bigtiff=True),
