@@ -44,9 +44,10 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def strict_json(path: Path) -> Any:
+def strict_json(path: Path) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    content = path.read_bytes()
-    return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content, parse_constant=refuse)
+    text = path.read_bytes()
+    content: dict[str, Any] = json.loads(gzip.decompress(text) if path.suffix == ".gz" else text, parse_constant=refuse)
+    return content

@@ -99,6 +99,7 @@ TENSORS: dict[str, np.ndarray] = {
     "empty": np.zeros((0, 3), np.float32),
     "step": np.array(4800),
 }
+INDEX, DATA = "weights.ckpt.index", "weights.ckpt.data-00000-of-00001"
 ENTRY = entry(1, (4, 2), 0, 32, masked_crc32c(bytes(32)))
 
 
@@ -128,55 +129,55 @@ def test_the_checksum_is_crc_32c(content: bytes, checksum: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("of_data", "change", "message"),
+    ("name", "content", "message"),
     [
-        (True, None, "cannot be read (No such file or directory): a checkpoint is an .index and its .data-00000-of-"),
-        (False, None, "cannot be read (No such file or directory)"),
-        (False, lambda content: b"x" * 200, "is no index of a TensorFlow 2 checkpoint"),
-        (True, lambda content: content[:-1], "ends before 'step' does: download or copy it again"),
-        (True, lambda content: b"", "is too short (0 bytes)"),
-        (True, lambda content: content[:-1] + b"x", "(the checksum of 'step' is wrong): download"),
-    ],
-)
-def test_a_damaged_or_missing_file_is_named(tmp_path: Path, of_data: bool, change: Any, message: str) -> None:
-    index = write_checkpoint(tmp_path, TENSORS)
-    assert_read(read_tensors(index))
-    path = data_path(index) if of_data else index
-    if change is None:
-        path.unlink()
-    else:
-        path.write_bytes(change(path.read_bytes()))
-    refusal = str(read_or_refused(index))
-    assert refusal.startswith(str(path))
-    assert message in refusal
-
-
-@pytest.mark.parametrize(
-    ("written", "message"),
-    [
-        (table({b"": header(shards=2)}), "lie in 2 files instead of one: save"),
-        (table({b"": header(big_endian=True)}), "is of a big-endian machine: save"),
-        (table({b"": header()}, kind=1), "is compressed (kind 1): save the checkpoint again without compression"),
-        (table({b"": header()}, named=2), "is damaged (blocks overlap)"),  # else it could be read for ever
+        (
+            DATA,
+            None,
+            "00001 cannot be read (No such file or directory): a checkpoint is an .index and its .data-00000-of-",
+        ),
+        (DATA, lambda content: content[:-1], "00001 ends before 'step' does: download or copy it again"),
+        (DATA, lambda content: b"", "00001 is too short (0 bytes)"),
+        (DATA, lambda content: content[:-1] + b"x", "(the checksum of 'step' is wrong): download"),
+        (INDEX, None, ".index cannot be read (No such file or directory)"),
+        (INDEX, b"x" * 200, ".index is no index of a TensorFlow 2 checkpoint"),
+        (INDEX, table({b"": header(shards=2)}), "lie in 2 files instead of one: save"),
+        (INDEX, table({b"": header(big_endian=True)}), "is of a big-endian machine: save"),
+        (
+            INDEX,
+            table({b"": header()}, kind=1),
+            ".index is compressed (kind 1): save the checkpoint again without compression",
+        ),
+        (
+            INDEX,
+            table({b"": header()}, named=2),
+            ".index is damaged (blocks overlap)",
+        ),  # else it could be read for ever
         *[
-            (table({b"": header(), b"two\nlines": message}), problem)
+            (INDEX, table({b"": header(), b"two\nlines": message}), problem)
             for message, problem in [
-                (entry(8, (1,), 0, 8, 0), r"holds 'two\nlines' of the unknown type 8: save"),
-                (entry(1, (2**63, 0), 0, 0, masked_crc32c(b"")), "disagree on the size of"),
-                (entry(1, (2**58,), 0, 2**60, 0), "is too short (8 bytes)"),
+                (entry(8, (1,), 0, 8, 0), r"00001 holds 'two\nlines' of the unknown type 8: save"),
+                (entry(1, (2**63, 0), 0, 0, masked_crc32c(b"")), "00001 and its index disagree on the size of"),
+                (entry(1, (2**58,), 0, 2**60, 0), "00001 is too short ("),
                 (entry(1, (2,), 0, 8, 0) + b"\x3a\x00", "in slices: save"),
-                (b"\x12\x02\x10\x00", "is damaged (a number stands for a message)"),
-                (b"\xff" * 20, "is damaged (a number has no end)"),
+                (b"\x12\x02\x10\x00", ".index is damaged (a number stands for a message)"),
+                (b"\xff" * 20, ".index is damaged (a number has no end)"),
             ]
         ],
     ],
+    ids=range(16),
 )
-def test_what_cannot_be_used_is_refused(tmp_path: Path, written: bytes, message: str) -> None:
-    index = tmp_path / "x.index"
-    index.write_bytes(written)
-    data_path(index).write_bytes(bytes(8))
+def test_what_is_missing_or_damaged_or_cannot_be_used_is_named(
+    tmp_path: Path, name: str, content: Any, message: str
+) -> None:
+    index, path = write_checkpoint(tmp_path, TENSORS), tmp_path / name
+    assert_read(read_tensors(index))
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content(path.read_bytes()) if callable(content) else content)
     refusal = str(read_or_refused(index))
-    assert refusal.startswith(str(tmp_path / "x."))
+    assert refusal.startswith(str(tmp_path / "weights.ckpt."))
     assert message in refusal
 
 

@@ -30,8 +30,7 @@ MOST_BYTES = 30 * 2**20  # of 100,000 tiles, whose text has 45
 
 def saved(folder: Path, result: BagResult, **given: Any) -> dict[str, Any]:
     SaveGeoJSONd(str(folder), **given)({"result": result})
-    written: dict[str, Any] = strict_json(folder / result.bag_id / "tiles.geojson.gz")
-    return written
+    return strict_json(folder / result.bag_id / "tiles.geojson.gz")
 
 
 def of_type(collection: dict[str, Any], kind: str) -> list[dict[str, Any]]:

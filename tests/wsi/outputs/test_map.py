@@ -34,11 +34,11 @@ SQUARE = np.array([[100.0, 100.0], [400.0, 100.0], [400.0, 300.0], [100.0, 300.0
 
 def small(source: str = "nowhere.h5", size: tuple[int, int] = (875, 625), **given: Any) -> BagResult:
     about = header(3, pitch=TILE, mpp=given.pop("mpp", 0.25), slide_size=size)
-    return bag(PLACES, given.pop("attention", SHARES), about, [source], **given)
+    return bag(PLACES, given.pop("attention", SHARES), about, source=source, **given)
 
 
 def two_slides(attention: Sequence[float]) -> BagResult:
-    return bag([PLACES, PLACES], attention, [header(3, name, pitch=TILE) for name in "ab"])
+    return bag([PLACES, PLACES], attention, *(header(3, name, pitch=TILE) for name in "ab"))
 
 
 def drawn(
@@ -274,14 +274,14 @@ def test_nothing_overlaps_whatever_the_shape_of_the_slide(
     size = columns * rows
     about = header(size, mpp=mpp, slide_size=(columns * 512, rows * 512))
     source = own_form(tmp_path / "a.h5", None if mpp is None else BLANK, 100)
-    assert_readable(drawn(bag(grid(columns, rows), np.ones(size), about, [source]), outlines=[SQUARE]))
+    assert_readable(drawn(bag(grid(columns, rows), np.ones(size), about, source=source), outlines=[SQUARE]))
 
 
 @pytest.mark.parametrize("shown", [1, 8, 17])
 def test_nothing_overlaps_with_a_strip_and_long_names(scanned: Path, shown: int) -> None:
     coords = np.concatenate([grid(5, 4, 256) + shift for shift in (0, 1)])
     headers = [header(40, "slide 7", pitch=256, tile=200), header(3, "x" * 200, pitch=256)]
-    result = bag([coords, coords[:3]], np.arange(1.0, 44), headers, bag_id="patient " * 24 + "$x_{$", label=1)
+    result = bag([coords, coords[:3]], np.arange(1.0, 44), *headers, bag_id="patient " * 24 + "$x_{$", label=1)
     figure = drawn(result, slides=scanned.parent, shown=shown, outlines=[SQUARE])
     assert len(strip(figure)) == shown
     assert_readable(figure)
@@ -306,7 +306,7 @@ def test_each_slide_has_a_png_of_its_own_and_the_annotation_of_its_file(
     Image.fromarray(pixels).save(mask)
     places = {"a": PLACES, "b": PLACES[:0]}
     headers = [header(len(own), name, pitch=TILE, slide_size=(875, 625), origin=(7, 8)) for name, own in places.items()]
-    several, alone = bag(list(places.values()), np.ones(3), headers), small()
+    several, alone = bag(list(places.values()), np.ones(3), *headers), small()
     cases: list[tuple[BagResult, Any, Any]] = [
         (several, [str(polygon), ""], None), (several, [None, str(mask)], [2]), (alone, None, None)
     ]  # fmt: skip
