@@ -127,8 +127,8 @@ def finished(folder: Path, *results: BagResult) -> None:
         SaveResultd(str(folder), "one")({"result": done, "input": input_of(*bags(done.bag_id))})
 
 
-def test_what_is_done_is_not_done_again_and_several_processes_share_the_bags(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_done_is_not_done_again_stays_in_the_tables_and_is_shared_among_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     finished(tmp_path, COHORT[0], COHORT[1])
 
@@ -137,6 +137,13 @@ def test_what_is_done_is_not_done_again_and_several_processes_share_the_bags(
         return [bag["bag_id"] for bag in folder.unfinished()], list(folder.finished)
 
     assert divided() == (["a", "c", "e"], ["b", "d"])
+    folder = ResultsFolder(str(tmp_path), bags("b", "d"), "one")
+    handlers = [CohortReport(str(tmp_path), folder)]
+    with caplog.at_level("INFO", logger="scripts.outputs.report"):
+        BagEvaluator(torch.device("cpu"), folder.unfinished(), torch.nn.Identity(), val_handlers=handlers).run()
+    for name in ("summary.csv", "instances.csv"):
+        assert {row["bag_id"] for row in table(tmp_path / name)} == {"b", "d"}
+    assert "0 read, 2 skipped (already there)" in caplog.text
     for rank, wanted in ((0, (["a", "c", "e"], [])), (1, ([], ["b", "d"]))):
         two_processes(monkeypatch, rank)
         assert divided() == wanted
@@ -178,17 +185,6 @@ def test_the_tables_hold_what_was_there_what_was_read_what_is_empty_and_what_fai
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["summary.csv"]
     reporting(tmp_path, instance_table=False).run(batches)  # without a failure
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"summary.csv", "metrics.json"}
-
-
-def test_a_run_of_which_all_is_already_there_keeps_its_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    finished(tmp_path, *COHORT)
-    folder = ResultsFolder(str(tmp_path), bags("a", "b", "c", "d"), "one")
-    handlers = [CohortReport(str(tmp_path), folder)]
-    with caplog.at_level("INFO", logger="scripts.outputs.report"):
-        BagEvaluator(torch.device("cpu"), folder.unfinished(), torch.nn.Identity(), val_handlers=handlers).run()
-    for name in ("summary.csv", "instances.csv"):
-        assert {row["bag_id"] for row in table(tmp_path / name)} == set("abcd")
-    assert "0 read, 4 skipped (already there)" in caplog.text
 
 
 def test_classes_stand_in_the_table_by_their_names(tmp_path: Path) -> None:

@@ -131,11 +131,7 @@ def test_the_checksum_is_crc_32c(content: bytes, checksum: int) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            DATA,
-            None,
-            "00001 cannot be read (No such file or directory): a checkpoint is an .index and its .data-00000-of-",
-        ),
+        (DATA, None, "00001 cannot be read (No such file or directory): a checkpoint is an .index and its .data"),
         (DATA, lambda content: content[:-1], "00001 ends before 'step' does: download or copy it again"),
         (DATA, lambda content: b"", "00001 is too short (0 bytes)"),
         (DATA, lambda content: content[:-1] + b"x", "(the checksum of 'step' is wrong): download"),
@@ -143,11 +139,7 @@ def test_the_checksum_is_crc_32c(content: bytes, checksum: int) -> None:
         (INDEX, b"x" * 200, ".index is no index of a TensorFlow 2 checkpoint"),
         (INDEX, table({b"": header(shards=2)}), "lie in 2 files instead of one: save"),
         (INDEX, table({b"": header(big_endian=True)}), "is of a big-endian machine: save"),
-        (
-            INDEX,
-            table({b"": header()}, kind=1),
-            ".index is compressed (kind 1): save the checkpoint again without compression",
-        ),
+        (INDEX, table({b"": header()}, kind=1), ".index is compressed (kind 1): save the checkpoint again"),
         (
             INDEX,
             table({b"": header()}, named=2),

@@ -59,10 +59,8 @@ def test_slides_are_found_at_any_depth_but_not_what_is_hidden_and_a_list_is_take
         (tmp_path / name).touch()
     (tmp_path / "folder.tif").mkdir()
     assert find_slides(tmp_path) == [tmp_path / "1/2/a.svs", tmp_path / "b.SVS", tmp_path / "1/c.ndpi"]
-    assert find_slides([str(tmp_path / "b.SVS"), tmp_path / "dicom/a.dcm"]) == [
-        tmp_path / "dicom/a.dcm",
-        tmp_path / "b.SVS",
-    ]
+    named = [tmp_path / "dicom/a.dcm", tmp_path / "b.SVS"]
+    assert find_slides([str(named[1]), named[0]]) == named
     with pytest.raises(InputError, match=r"no slide .*gone.svs; correct its path in --slides"):
         find_slides([tmp_path / "b.SVS", tmp_path / "gone.svs"])
 
@@ -154,6 +152,7 @@ def flip_bits_of_the_directories(content: bytes, rng: random.Random) -> bytes:
     changed = bytearray(content)
     with tifffile.TiffFile(BytesIO(content)) as file:
         for page in file.pages:
+            assert isinstance(page, tifffile.TiffPage)
             for _ in range(rng.choice([0, 1, 3])):
                 changed[page.offset + rng.randrange(2 + 12 * len(page.tags) + 4)] ^= 1 << rng.randrange(8)
     return bytes(changed)

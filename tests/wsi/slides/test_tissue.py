@@ -68,11 +68,9 @@ def test_masks_are_told_apart_by_name_and_settings() -> None:
         return float(image.max()) / 2
 
     assert mask_settings(ChromaMask(20)) == {"name": "ChromaMask", "least_chroma": 20}
-    assert mask_settings(ForegroundMask({"R": 200, "G": by_half})) == {
-        "name": "ForegroundMask",
-        "thresholds": {"R": 200.0, "G": "by_half"},
-        "invert": False,
-    }
+    thresholds = {"R": 200.0, "G": "by_half"}
+    wanted = {"name": "ForegroundMask", "thresholds": thresholds, "invert": False}
+    assert mask_settings(ForegroundMask({"R": 200, "G": by_half})) == wanted
 
 
 def test_the_mask_of_the_how_to_is_one() -> None:
