@@ -16,8 +16,7 @@ from scripts.ct.dicom.headers import read_headers
 from scripts.ct.doctor import examine_ct, examine_scan
 from scripts.doctor.findings import Finding, Level
 from tests.ct.rsna_cohort import write_rsna_cohort
-from tests.ct.series import compress, phantom, tilted, write_enhanced
-from tests.ct.studies import HEAD, write_series
+from tests.ct.series import HEAD, compress, phantom, tilted, write_enhanced, write_head
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +33,7 @@ def cohort(folder: Path, **tags: Any) -> Path:
     """s0 to s5, of a patient each, every second one positive, two in each section."""
     bags = []
     for n in range(6):
-        write_series(folder / f"s{n}", f"1.{n}", study=f"1.{n}.9", **{"patient": f"P{n}", **tags})
+        write_head(folder / f"s{n}", f"1.{n}", study=f"1.{n}.9", **{"patient": f"P{n}", **tags})
         bags.append({"bag_id": f"s{n}", "image": f"s{n}", "label": n % 2})
     write_datalist(folder, training=bags[:2], validation=bags[2:4], test=bags[4:])
     return folder
@@ -56,10 +55,8 @@ def test_scans_below_a_folder_or_one_scan(tmp_path: Path) -> None:
     assert none == f"FAIL  {tmp_path / 'none'} does not exist: check the path"
     (none,) = examine(tmp_path)
     assert none.startswith(f"FAIL  {tmp_path} holds no scan (DICOM, NIfTI, NRRD, MetaImage)")
-    write_series(
-        tmp_path / "a" / "b", "1.1", patient="SECRET-ID", PatientName="Secret^Name", SeriesDescription="Secret"
-    )
-    write_series(tmp_path / "c", "1.2", study="1.8", Modality="MR")
+    write_head(tmp_path / "a" / "b", "1.1", patient="SECRET-ID", PatientName="Secret^Name", SeriesDescription="Secret")
+    write_head(tmp_path / "c", "1.2", study="1.8", Modality="MR")
     first, good, bad = examine(tmp_path)
     assert first == f"PASS  {tmp_path} holds 2 scans"
     assert good.startswith("PASS  a_b: 10 slices of ")
@@ -143,7 +140,7 @@ def test_any_flaw_of_a_section_is_one_line(tmp_path: Path) -> None:
 
 def test_patients_and_slices_in_two_sections_fail(tmp_path: Path) -> None:
     cohort(tmp_path)
-    write_series(tmp_path / "s2", "1.2", study="1.2.9", patient="P0")
+    write_head(tmp_path / "s2", "1.2", study="1.2.9", patient="P0")
     leak = examine(tmp_path)[3]
     assert leak.startswith("FAIL  1 of 5 patients and 0 of 60 slices are in more than one section (of s0 and s2): make")
     shutil.rmtree(tmp_path / "s5")
@@ -163,13 +160,13 @@ def examined(path: Path, **bag: Any) -> Finding:
 
 
 def test_a_good_scan_is_described(tmp_path: Path) -> None:
-    write_series(tmp_path / "a", "1.1", count=12, step=4.5, numbers=range(1, 13))
+    write_head(tmp_path / "a", "1.1", count=12, step=4.5, numbers=range(1, 13))
     text = (
         "12 slices of 16 x 16, spacing 4.50 mm, tilt 0.0 degrees, InstanceNumber ascending, Explicit VR Little Endian"
     )
     assert examined(tmp_path / "a") == Finding(Level.PASS, text, name="x", size=12)
     tilt, pixels = list(tilted(12)), phantom(1, 20)[0]
-    write_series(tmp_path / "b", "1.2", count=1, ImageOrientationPatient=tilt, implicit=True, pixels=pixels)
+    write_head(tmp_path / "b", "1.2", count=1, ImageOrientationPatient=tilt, implicit=True, pixels=pixels)
     assert examined(tmp_path / "b").text == (
         "few slices for a head (1 slices of 20 x 20, tilt 12.0 degrees, InstanceNumber missing, "
         "Implicit VR Little Endian)"
@@ -181,20 +178,20 @@ def test_a_good_scan_is_described(tmp_path: Path) -> None:
     [(range(10, 0, -1), "descending"), ([1, 3, 2, 4, 5, 6, 7, 8, 9, 10], "out of order"), ([1] * 10, "out of order")],
 )
 def test_how_instance_numbers_run_is_reported(tmp_path: Path, numbers: Any, order: str) -> None:
-    write_series(tmp_path, "1.1", numbers=numbers)
+    write_head(tmp_path, "1.1", numbers=numbers)
     finding = examined(tmp_path)
     assert (finding.level, f"InstanceNumber {order}" in finding.text) == (Level.PASS, True)
 
 
 def test_what_is_skipped_is_named_with_its_reason(tmp_path: Path) -> None:
-    write_series(tmp_path, "1.1", SeriesNumber=2)
-    write_series(tmp_path, "1.2", SeriesNumber=3, ConvolutionKernel="BONE")
-    write_series(tmp_path, "1.3", SeriesNumber=1, count=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_head(tmp_path, "1.1", SeriesNumber=2)
+    write_head(tmp_path, "1.2", SeriesNumber=3, ConvolutionKernel="BONE")
+    write_head(tmp_path, "1.3", SeriesNumber=1, count=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     finding = examined(tmp_path)
     assert finding.level == Level.PASS
     assert "; skipped series 1 (1 slice): localizer, " in finding.text
     assert "series 3 (10 slices): bone kernel BONE" in finding.text
-    write_series(tmp_path, "1.4", study="1.8")
+    write_head(tmp_path, "1.4", study="1.8")
     assert examined(tmp_path) == Finding(Level.FAIL, "it holds 2 studies: give each a folder", name="x")
 
 
@@ -212,7 +209,7 @@ WRAPPED = np.where(HEAD < 0, HEAD + 4096, HEAD).astype(np.uint16)
     ],
 )
 def test_implausible_hounsfield_units_are_reported(tmp_path: Path, pixels: np.ndarray, remarks: list[str]) -> None:
-    write_series(tmp_path, "1.1", pixels=pixels, BitsStored=12, HighBit=11)
+    write_head(tmp_path, "1.1", pixels=pixels, BitsStored=12, HighBit=11)
     finding = examined(tmp_path)
     assert finding.level == Level.WARN
     for text, wanted in zip(finding.text.split(" (10 slices")[0].split("; "), remarks, strict=True):
@@ -220,7 +217,7 @@ def test_implausible_hounsfield_units_are_reported(tmp_path: Path, pixels: np.nd
 
 
 def test_a_damaged_compressed_slice_fails_with_its_syntax(tmp_path: Path) -> None:
-    write_series(tmp_path, "1.1")
+    write_head(tmp_path, "1.1")
     compress(tmp_path / "1.1_005.dcm", JPEG2000Lossless)
     content = (tmp_path / "1.1_005.dcm").read_bytes()
     (tmp_path / "1.1_005.dcm").write_bytes(content.replace(b"\xff\x4f\xff\x51", b"none"))  # how JPEG 2000 starts
@@ -230,7 +227,7 @@ def test_a_damaged_compressed_slice_fails_with_its_syntax(tmp_path: Path) -> Non
 
 def test_files_that_hold_nothing_are_reported(tmp_path: Path) -> None:
     assert examined(tmp_path).text == "it holds no images: give the folder that holds the scan"
-    write_series(tmp_path, "1.1", count=29)
+    write_head(tmp_path, "1.1", count=29)
     why, findings = "1.1_000.dcm holds no complete image", []
     for index in range(29):
         (tmp_path / f"1.1_{index:03d}.dcm").write_bytes(b"")
@@ -257,7 +254,7 @@ def test_files_that_hold_nothing_are_reported(tmp_path: Path) -> None:
 def test_labels_of_slices_must_fit_them_and_the_scan(
     tmp_path: Path, label: int, given: Any, level: Level, remark: str
 ) -> None:
-    write_series(tmp_path, "1.1")
+    write_head(tmp_path, "1.1")
     finding = examined(tmp_path, label=label, instance_label=given)
     assert finding.level == level
     assert finding.text.startswith(remark)

@@ -10,7 +10,7 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.ct.datalist.cq500 import collect_cq500, read_majority_labels
 from scripts.ct.datalist.images import Cohort
-from tests.ct.studies import write_series
+from tests.ct.series import write_head
 
 VOTES = {0: (1, 1, 0), 1: (0, 1, 0), 7: (1, 1, 1)}
 
@@ -19,9 +19,9 @@ def case(folder: Path, number: int) -> Path:
     """Thick, thin and bone series, as CQ500 has them; none says who the patient is."""
     study = folder / f"CQ500CT{number} CQ500CT{number}" / "Unknown Study"
     common: dict[str, Any] = {"study": f"1.{number}", "patient": "anonymous"}
-    write_series(study / "CT Plain", f"1.{number}.1", count=12, SeriesNumber=2, **common)
-    write_series(study / "CT 0.625mm", f"1.{number}.2", count=20, step=0.625, SeriesNumber=3, **common)
-    write_series(study / "CT Bone", f"1.{number}.3", count=12, SeriesNumber=4, ConvolutionKernel="BONE", **common)
+    write_head(study / "CT Plain", f"1.{number}.1", count=12, SeriesNumber=2, **common)
+    write_head(study / "CT 0.625mm", f"1.{number}.2", count=20, step=0.625, SeriesNumber=3, **common)
+    write_head(study / "CT Bone", f"1.{number}.3", count=12, SeriesNumber=4, ConvolutionKernel="BONE", **common)
     return study.parent
 
 

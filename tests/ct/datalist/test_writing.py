@@ -13,7 +13,7 @@ from scripts.ct.datalist.writing import CONTRADICTION, CtDatalistRequest, write_
 from scripts.datalist.tables import SECTIONS
 from tests.ct.datalist import test_cq500
 from tests.ct.rsna_cohort import CORRUPT, Scan, write_rsna_cohort
-from tests.ct.studies import write_series
+from tests.ct.series import write_head
 
 
 def write(folder: Path, **given: Any) -> str:
@@ -36,7 +36,7 @@ def rsna(tmp_path_factory: pytest.TempPathFactory) -> Written:
 def cohort(tmp_path: Path) -> Path:
     """Six scans of five patients with labels.csv."""
     for n in range(6):
-        write_series(tmp_path / f"s{n}", f"1.{n}", count=9, study=f"1.{n}.9", patient=f"P{max(n, 1)}")
+        write_head(tmp_path / f"s{n}", f"1.{n}", count=9, study=f"1.{n}.9", patient=f"P{max(n, 1)}")
     labels(tmp_path, *(f"s{n},{n % 2}" for n in range(6)))
     return tmp_path
 
@@ -139,7 +139,7 @@ def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.
 def test_a_patient_or_a_nameless_study_in_two_sections_stops_it(cohort: Path, patient: str) -> None:
     """s0 and s1 are of one patient; nothing is left behind."""
     for n in range(2):
-        write_series(cohort / f"s{n}", f"1.{n}", count=9, study="1.9", patient=patient)
+        write_head(cohort / f"s{n}", f"1.{n}", count=9, study="1.9", patient=patient)
     sections = ("training", "test", "training", "test", "training", "test")
     labels(cohort, *(f"s{n},{n % 2},{section}" for n, section in enumerate(sections)), columns="scan,label,section")
     with pytest.raises(InputError, match=r"^1 of 5 patients and 0 of 54 slices .* \(of s0 and s1\): correct .*/labels"):
@@ -158,7 +158,7 @@ def test_a_column_of_patients_that_contradicts_the_headers_is_reported(tmp_path:
         (lambda n: "ANON" if n < 4 else "P", []),  # it is that of nobody
     ):
         for n in range(6):
-            write_series(tmp_path / f"x{n}", f"1.{n}", count=5, study=f"1.{n}.9", patient=patient_of(n))
+            write_head(tmp_path / f"x{n}", f"1.{n}", count=5, study=f"1.{n}.9", patient=patient_of(n))
         lines = (f"x{n},{n % 2},{section},mine{n}" for n, section in enumerate(sections))
         labels(tmp_path, *lines, columns="scan,label,section,patient")
         summary = write(tmp_path)
@@ -168,11 +168,11 @@ def test_a_column_of_patients_that_contradicts_the_headers_is_reported(tmp_path:
 
 def test_one_patient_id_for_all_is_refused(tmp_path: Path) -> None:
     for number in range(4):
-        write_series(tmp_path / f"s{number}", f"1.{number}", study=f"1.{number}.9", patient="ANON")
+        write_head(tmp_path / f"s{number}", f"1.{number}", study=f"1.{number}.9", patient="ANON")
     labels(tmp_path, *(f"s{number},{number % 2}" for number in range(4)))
     with pytest.raises(InputError, match=rf"^the 4 scans in {tmp_path} are of one patient: give a column patient"):
         write(tmp_path)
-    write_series(tmp_path / "s4", "1.4", study="1.40", patient="P4")
+    write_head(tmp_path / "s4", "1.4", study="1.40", patient="P4")
     labels(tmp_path, *(f"s{number},{number % 2}" for number in range(5)))
     assert "warning: most scans carry one PatientID, is it that of nobody?: 1, such as 4 scans\n" in write(tmp_path)
 
