@@ -122,20 +122,16 @@ def test_flaws_of_the_datalist_are_reported(tmp_path: Path) -> None:
     assert found[2].startswith("PASS  test")
     assert [line[:9] for line in found[4:]] == ["PASS  s5:", "FAIL  s4:"]
     assert "lacks 9 of its 10 slices" in found[5]
+    flawed: list[Any] = ["x", {"s0": 1}, ["s0"], [{"image": 3}], [{"image": ["s0"], "label": 1}], [None]]
+    for bags in flawed:
+        write_datalist(tmp_path, **{**sections(cohort(tmp_path)), "training": bags})
+        assert [line[:5] for line in examine(tmp_path)] == ["FAIL ", *["PASS "] * 7]
     for text in ("training: a", "[1, 2]"):
         file.write_text(text)
         (only,) = examine(tmp_path)
         assert only.startswith(f"FAIL  the datalist {file} ")
     (only,) = examine(tmp_path, tmp_path / "none.json")
     assert only.startswith(f"FAIL  cannot read the datalist {tmp_path / 'none.json'} (No such file or directory)")
-
-
-def test_any_flaw_of_a_section_is_one_line(tmp_path: Path) -> None:
-    given = sections(cohort(tmp_path))
-    flawed: list[Any] = ["x", {"s0": 1}, ["s0"], [{"image": 3}], [{"image": ["s0"], "label": 1}], [None]]
-    for bags in flawed:
-        write_datalist(tmp_path, **{**given, "training": bags})
-        assert [line[:5] for line in examine(tmp_path)] == ["FAIL ", *["PASS "] * 7]
 
 
 def test_patients_and_slices_in_two_sections_fail(tmp_path: Path) -> None:
@@ -171,16 +167,11 @@ def test_a_good_scan_is_described(tmp_path: Path) -> None:
         "few slices for a head (1 slices of 20 x 20, tilt 12.0 degrees, InstanceNumber missing, "
         "Implicit VR Little Endian)"
     )
-
-
-@pytest.mark.parametrize(
-    ("numbers", "order"),
-    [(range(10, 0, -1), "descending"), ([1, 3, 2, 4, 5, 6, 7, 8, 9, 10], "out of order"), ([1] * 10, "out of order")],
-)
-def test_how_instance_numbers_run_is_reported(tmp_path: Path, numbers: Any, order: str) -> None:
-    write_head(tmp_path, "1.1", numbers=numbers)
-    finding = examined(tmp_path)
-    assert (finding.level, f"InstanceNumber {order}" in finding.text) == (Level.PASS, True)
+    swapped = [1, 3, 2, *range(4, 11)]
+    for numbers, order in ((range(10, 0, -1), "descending"), (swapped, "out of order"), ([1] * 10, "out of order")):
+        write_head(tmp_path / "c", "1.3", numbers=numbers)
+        finding = examined(tmp_path / "c")
+        assert (finding.level, f"InstanceNumber {order}" in finding.text) == (Level.PASS, True)
 
 
 def test_what_is_skipped_is_named_with_its_reason(tmp_path: Path) -> None:
@@ -242,28 +233,20 @@ def test_files_that_hold_nothing_are_reported(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("label", "given", "level", "remark"),
-    [
-        (0, {f"1.1.{k + 1}": 0 for k in range(10)}, Level.PASS, "10 slices"),
-        (0, {f"1.1.{k + 1}": 0 for k in range(8)}, Level.FAIL, "instance_label of x lacks 2 of its 10 slices"),
-        (0, [0] * 9 + [1], Level.WARN, "label 0 contradicts its slices, 1 of 10 positive (10 slices"),
-        (1, [0] * 10, Level.WARN, "label 1 contradicts its slices, 0 of 10 positive (10 slices"),
-    ],
-)
-def test_labels_of_slices_must_fit_them_and_the_scan(
-    tmp_path: Path, label: int, given: Any, level: Level, remark: str
-) -> None:
-    write_head(tmp_path, "1.1")
-    finding = examined(tmp_path, label=label, instance_label=given)
-    assert finding.level == level
-    assert finding.text.startswith(remark)
-
-
-def test_frames_are_labelled_one_by_one(tmp_path: Path) -> None:
-    write_enhanced(tmp_path / "all.dcm", phantom(9), [(0.0, 0.0, 5.0 * k) for k in range(9)], SOPInstanceUID="1.5")
-    assert "label" not in examined(tmp_path, label=0, instance_label={f"1.5/{k + 1}": 0 for k in range(9)}).text
-    assert "lacks 9 of its 9 slices" in examined(tmp_path, label=0, instance_label={"1.5": 0}).text
+def test_labels_of_slices_or_frames_must_fit_them_and_the_scan(tmp_path: Path) -> None:
+    write_head(tmp_path / "a", "1.1")
+    write_enhanced(tmp_path / "all", phantom(9), [(0.0, 0.0, 5.0 * k) for k in range(9)], SOPInstanceUID="1.5")
+    cases: tuple[tuple[str, int, Any, Level, str], ...] = (
+        ("a", 0, {f"1.1.{k + 1}": 0 for k in range(10)}, Level.PASS, "10 slices"),
+        ("a", 0, {f"1.1.{k + 1}": 0 for k in range(8)}, Level.FAIL, "instance_label of x lacks 2 of its 10 slices"),
+        ("a", 0, [0] * 9 + [1], Level.WARN, "label 0 contradicts its slices, 1 of 10 positive (10 slices"),
+        ("a", 1, [0] * 10, Level.WARN, "label 1 contradicts its slices, 0 of 10 positive (10 slices"),
+        ("all", 0, {f"1.5/{k + 1}": 0 for k in range(9)}, Level.WARN, "0.0% of the middle slice"),  # nothing of labels
+        ("all", 0, {"1.5": 0}, Level.FAIL, "instance_label of x lacks 9 of its 9 slices"),
+    )
+    for name, label, given, level, remark in cases:
+        finding = examined(tmp_path / name, label=label, instance_label=given)
+        assert (finding.level, finding.text[: len(remark)]) == (level, remark)
 
 
 def test_volumes_are_examined_too(tmp_path: Path) -> None:

@@ -50,11 +50,9 @@ def test_a_case_depends_neither_on_the_parity_of_its_number_nor_on_how_many_foll
 
 @pytest.mark.slow
 def test_labels_are_those_of_the_slices_and_annotations_and_a_second_run_changes_nothing(cohort: Path) -> None:
-    scans, slides = (
-        [bag for section, count in zip(SECTIONS, COUNTS, strict=True) for bag in listed[section][:count]]
-        for listed in (json.loads((cohort / task / "datalist.json").read_text()) for task in ("ct", "wsi"))
-    )
-    assert len(scans) == len(slides) == sum(COUNTS)
+    listed = [json.loads((cohort / task / "datalist.json").read_text()) for task in ("ct", "wsi")]
+    assert [tuple(len(bags[section]) for section in SECTIONS) for bags in listed] == [COUNTS, COUNTS]
+    scans, slides = ([bag for section in SECTIONS for bag in bags[section]] for bags in listed)
     patients = set()
     for bag in scans:
         headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in (cohort / "ct" / bag["image"]).iterdir()]
