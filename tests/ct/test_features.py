@@ -181,10 +181,8 @@ def test_two_stages_say_what_one_does(scans: Path, tmp_path: Path) -> None:
     head = network(Features(width), width).eval()
     left = {name: value for name, value in whole.state_dict().items() if not name.startswith("encoder.")}
     head.load_state_dict(left)
-    scan, features = (
-        scan_bag(scans, listed(scans)["training"][0]),
-        SliceFeaturesd("image")({"image": str(tmp_path / "a.h5")}),
-    )
+    scan = scan_bag(scans, listed(scans)["training"][0])
+    features = SliceFeaturesd("image")({"image": str(tmp_path / "a.h5")})
     with torch.no_grad():
         one, two = (
             net.predict(bag["image"][None], bag["coords"][None], bag["mask"][None])

@@ -354,11 +354,18 @@ def test_a_volume_of_four_axes_or_in_colour_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", EVERY_SUFFIX)
-def test_a_damaged_volume_is_refused_in_one_line_and_nothing_is_printed(
+def test_a_damaged_or_huge_volume_is_refused_in_one_line_and_nothing_is_printed(
     tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_volume(tmp_path / f"scan{suffix}", voxels((9, 9, 9)), np.eye(4))
     whole, raw = path.read_bytes(), path.with_suffix(".raw")
+    huge = gzip.decompress(whole) if suffix == ".nii.gz" else whole
+    if suffix.startswith(".nii"):
+        huge = huge[:40] + struct.pack("<8h", 3, 32767, 32767, 32767, 1, 1, 1, 1) + huge[56:]
+    huge = huge.replace(b"9 9 9", b"32767 32767 32767")
+    path.write_bytes(gzip.compress(huge) if suffix == ".nii.gz" else huge)
+    assert refusal(path)
+    path.write_bytes(whole)
     truncate(raw if raw.exists() else path, 0.6)
     assert "cannot be read as" in refusal(path)
     path.write_bytes(whole[: len(whole) // 3] if raw.exists() else whole[:60])
@@ -367,20 +374,6 @@ def test_a_damaged_volume_is_refused_in_one_line_and_nothing_is_printed(
         assert "copy or convert it again" in refusal(path)
         with pytest.raises(InputError, match="cannot be read as"):
             volume_shape(path)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
-def test_a_volume_that_claims_to_be_huge_is_refused(
-    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = write_volume(tmp_path / f"scan{suffix}", voxels(), np.eye(4))
-    content = bytearray(path.read_bytes() if suffix != ".nii.gz" else gzip.decompress(path.read_bytes()))
-    if suffix.startswith(".nii"):
-        content[40:56] = struct.pack("<8h", 3, 32767, 32767, 32767, 1, 1, 1, 1)
-    content = content.replace(b"5 4 3", b"32767 32767 32767")
-    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else bytes(content))
-    assert refusal(path)
     assert capfd.readouterr() == ("", "")
 
 

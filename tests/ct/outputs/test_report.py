@@ -53,18 +53,15 @@ def written(found: BagResult, folder: Path) -> hd.sr.ComprehensiveSR:
 
 def plain_series(folder: Path, names: Sequence[str] = tuple("abcdef"), **tags: Any) -> list[dict[str, Any]]:
     write_series(folder, ramp(len(names)), names=names, **{**STUDY, **tags})
-    return [{"id": sop_uid(index), "position_mm": 5.0 * index, "file": name} for index, name in enumerate(names)]
+    uid = tags.get("SeriesInstanceUID", SERIES_UID)
+    return [{"id": sop_uid(k, uid), "position_mm": 5.0 * k, "file": name} for k, name in enumerate(names)]
 
 
 def rsna_series(folder: Path) -> list[dict[str, Any]]:
     """As that data set has them: no UID is one, and nearly all else is gone."""
-    folder.mkdir()
-    names = [f"ID_{index:09x}" for index in range(6)]
-    tags: dict[str, Any] = {"SeriesInstanceUID": "ID_0000abcde", "StudyInstanceUID": "ID_5eed", "PatientName": None}
+    gone: dict[str, Any] = dict.fromkeys(STUDY)
     with pydicom.config.disable_value_validation():
-        for name, pixels in zip(names, ramp(6), strict=True):
-            write_slice(folder / name, pixels, SOPInstanceUID=name, **tags)
-    return [{"id": name, "position_mm": 5.0 * index, "file": name} for index, name in enumerate(names)]
+        return plain_series(folder, **gone | {"SeriesInstanceUID": "ID_0000abcde", "StudyInstanceUID": "ID_5eed"})
 
 
 def multi_frame(folder: Path) -> list[dict[str, Any]]:
