@@ -75,8 +75,8 @@ def write_series(
     names = [f"{index:03d}.dcm" for index in range(len(stored))] if names is None else names
     for index, pixels in enumerate(stored):
         uid = sop_uid(index, tags.get("SeriesInstanceUID", SERIES_UID))
-        own = {"SOPInstanceUID": uid, "ImagePositionPatient": list(positions[index])}
-        own["InstanceNumber"] = None if numbers is None else numbers[index]
+        number = None if numbers is None else numbers[index]
+        own = {"SOPInstanceUID": uid, "ImagePositionPatient": list(positions[index]), "InstanceNumber": number}
         (folder / names[index]).parent.mkdir(parents=True, exist_ok=True)
         write_slice(folder / names[index], pixels, **{**own, **tags})
     return folder

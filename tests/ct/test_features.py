@@ -160,7 +160,8 @@ def test_a_bag_of_features_is_the_bag_of_the_scan_in_a_datalist_like_the_given_o
         (new,) = listed(tmp_path)[section]
         assert new == {**item, "bag_id": names[section], "image": f"{names[section]}.h5"}
         wanted = scan_bag(scans, item)
-        got = SliceFeaturesd("image")({**new, "image": str(tmp_path / new["image"])})
+        given: dict[Any, Any] = {**new, "image": str(tmp_path / new["image"])}
+        got = SliceFeaturesd("image")(given)
         torch.testing.assert_close(got["image"], wanted["image"].mean(dim=(1, 2)))
         for key in ("coords", "mask", "label", "instance_label"):
             assert torch.equal(got[key], wanted[key]), key

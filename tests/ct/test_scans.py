@@ -69,9 +69,9 @@ def test_a_zip_or_a_folder_beside_slices_is_a_scan_of_its_own(tmp_path: Path) ->
     write_series(tmp_path / "c" / "d", ramp(2), StudyInstanceUID="1.2.4")
     write_series(tmp_path / "e" / "f", ramp(2))
     for folder, name, place in (("a", "b", "b.zip"), ("c", "d", "d"), ("e", "f", "f")):
-        tags = {} if folder == "e" else {"StudyInstanceUID": "1.2.3"}  # strays that name no study hide it neither
-        write_series(tmp_path / folder, ramp(2), **tags)
-        beside = f"{folder}_{hashed(tags.get('StudyInstanceUID', str(tmp_path / folder)))}"
+        study = None if folder == "e" else "1.2.3"  # strays that name no study hide nothing either
+        write_series(tmp_path / folder, ramp(2), StudyInstanceUID=study)
+        beside = f"{folder}_{hashed(study or str(tmp_path / folder))}"
         files = [str(tmp_path / folder / file) for file in ("000.dcm", "001.dcm")]
         assert found(tmp_path / folder) == {beside: files, name: str(tmp_path / folder / place)}
 

@@ -157,7 +157,7 @@ PLAIN_SERIES = (
     *("CT HEAD WO IV CONTRAST", "HEAD W/OUT CONTRAST", "HEAD NO IV CONTRAST", "HEAD NO I.V. CONTRAST"),
 )
 ENHANCED_SERIES = ("CT POST CONTRAST THIN", "Head C+ 5mm", "CTA Head", "HEAD W IV CONTRAST")
-PARTS: tuple[tuple[str | None, str, str], ...] = (  # tag, description, what is known
+PARTS: tuple[tuple[str | None, str | None, str], ...] = (  # tag, description, what is known
     ("HEAD", "Chest", "HEAD"),
     ("abdomen", "Head", "ABDOMEN"),
     ("", "CT CHEST 5mm", "CHEST"),
