@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic feature files as other people's programs leave them, each on a grid that is known."""
+"""Synthetic feature files as this project and other people's programs leave them, each on a grid that is known."""
 
 import json
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import numpy as np
 import torch
 from monai.transforms import LoadImaged
 
+from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
+from scripts.networks.graph import build_graph
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from scripts.wsi.reader import FeatureReader
 from scripts.wsi.transforms import PatchBagd, PatchBlocksd
 
 DIMENSION = 8
 PITCH = 512
+NOTHING: Mapping[str, Any] = {}
 CELLS = np.array([[4, 9], [5, 9], [9, 7], [4, 8], [5, 7], [8, 8], [10, 9]])
 
 
@@ -33,27 +38,44 @@ def some_features(patches: int, dimension: int = DIMENSION, seed: int = 0, dtype
     return np.random.default_rng(seed).normal(size=(patches, dimension)).astype(dtype)
 
 
+def grid(patches: int, pitch: float = PITCH, columns: int = 4) -> np.ndarray:
+    """(N, 2) corners, row by row."""
+    return np.stack(np.divmod(np.arange(patches), columns)[::-1], axis=1) * pitch
+
+
+def random_features(name: str, patches: int = 12, dimension: int = 4) -> np.ndarray:
+    """Different for every name."""
+    return some_features(patches, dimension, seed=zlib.crc32(name.encode()))
+
+
 def edges_of(cells: np.ndarray) -> set[tuple[int, int]]:
     """Pairs (i, j), i < j, of the cells that touch, corners included: what the graph of a bag should be."""
     apart = np.abs(cells[:, None] - cells[None]).max(axis=2)
     return {(int(i), int(j)) for i, j in zip(*np.nonzero(apart == 1), strict=True) if i < j}
 
 
-def write_own(folder: Path, slide_id: str, coords: np.ndarray, pitch: float, **changes: Any) -> Path:
-    """This project's own format."""
+def graph_edges(bag: Mapping[Any, Any]) -> set[tuple[int, int]]:
+    """The pairs that the graph of a loaded bag has."""
+    graph = build_graph(bag["coords"][None], bag["mask"][None])
+    step, here = torch.nonzero(graph.weights[0] > 0, as_tuple=True)
+    return {(int(i), int(j)) for i, j in zip(here, graph.neighbours[0][step, here], strict=True) if i < j}
+
+
+def own(path: Path, patches: int = 12, dimension: int = 4, **changes: Any) -> Path:
+    """This project's own format: 12 patches, 3 rows of 4, so the mean degree is (4·3 + 6·5 + 2·8) / 12 = 58 / 12."""
     usual: dict[str, Any] = {
-        "features": some_features(len(coords)),
-        "coords": coords,
-        "pitch": pitch,
-        "tile": pitch,
-        "mpp": None,
-        "encoder": "mean colour",
-        "slide_id": slide_id,
-        "slide_size": (20_000, 10_000),
-        "origin": (300, 200),
+        "features": random_features(path.stem, patches, dimension),
+        "coords": Level0Coords(grid(patches)),
+        "pitch": Level0Pixels(PITCH),
+        "tile": Level0Pixels(PITCH),
+        "mpp": MicronsPerPixel(0.25),
+        "encoder": "tiny",
+        "slide_id": path.stem,
+        "slide_size": (4096, 4096),
     }
-    write_features(folder / f"{slide_id}.h5", PatchFeatures(**{**usual, **changes}))
-    return folder / f"{slide_id}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_features(path, PatchFeatures(**{**usual, **changes}))
+    return path
 
 
 def write_clam(
@@ -79,8 +101,7 @@ def write_clam(
                 downsampled_level_dim=(5000 // custom_downsample, 4000 // custom_downsample),
                 level_dim=(5000, 4000),
             )
-            newer = {"patch_size": patch_size, "name": slide_id, "save_path": str(folder)}
-            dataset.attrs.update({"wsi_name": slide_id} if older else newer)
+            dataset.attrs.update({} if older else {"patch_size": patch_size})
     torch.save(torch.from_numpy(features), folder / "pt_files" / f"{slide_id}.pt")
     if only_pt:
         return folder / "pt_files" / f"{slide_id}.pt"
@@ -93,9 +114,9 @@ def write_clam(
 
 
 def write_trident(
-    folder: Path, slide_id: str, coords: np.ndarray, patch_size: int = 256, patch_size_level0: int = 512,
-    overlap: int | None = 0, magnifications: tuple[int | None, int | None] = (40, 20), encoder: str = "uni_v1",
-    features: np.ndarray | None = None, as_pt: bool = False,
+    folder: Path, slide_id: str, coords: np.ndarray, patch_size_level0: int = 512, overlap: int | None = 0,
+    magnifications: tuple[int | None, int | None] = (40, 20), encoder: str = "uni_v1",
+    features: np.ndarray | None = None, as_pt: bool = False, size: tuple[int, int] = (60_000, 50_000),
 ) -> Path:  # fmt: skip
     """An h5, or a .pt of one tensor with `patches` beside."""
     features = some_features(len(coords)) if features is None else features
@@ -104,22 +125,21 @@ def write_trident(
     for place in (path, patches) if as_pt else (path,):
         place.parent.mkdir(parents=True, exist_ok=True)
     attributes = {
-        "patch_size": patch_size,
+        "patch_size": 256,
         "patch_size_level0": patch_size_level0,
         "overlap": overlap,
         "level0_magnification": magnifications[0],
         "target_magnification": magnifications[1],
-        "level0_width": 60_000,
-        "level0_height": 50_000,
+        "level0_width": size[0],
+        "level0_height": size[1],
         "name": slide_id,
-        "savetodir": str(folder),
     }
     with h5py.File(patches if as_pt else path, "w") as file:
         if as_pt:
             torch.save(torch.from_numpy(features), path)
         else:
             file.create_dataset("features", data=features, chunks=(1, *features.shape[1:]) if len(coords) else None)
-            file["features"].attrs.update(name=slide_id, savetodir=str(folder), encoder=encoder)
+            file["features"].attrs.update(name=slide_id, encoder=encoder)
         file["coords"] = np.asarray(coords, np.int64)
         for name, value in attributes.items():
             file["coords"].attrs[name] = "None" if value is None else value
@@ -154,24 +174,57 @@ def write_stamp(
 
 
 def write_torchmil(
-    folder: Path, bag: str, coords: np.ndarray, labels: np.ndarray, encoder: str = "resnet50", suffix: str = ".npy"
-) -> Path:
-    """An array per file, .npy or .h5."""
+    folder: Path, bag: str, coords: np.ndarray, labels: np.ndarray | None = None, suffix: str = ".npy",
+    features: str = "features_resnet50",
+) -> Path:  # fmt: skip
+    """An array per file, .npy or .h5; of its published cohorts `features` is features/features_UNI."""
+    labels = np.zeros(len(coords), int) if labels is None else labels
     arrays = {
-        f"features_{encoder}": some_features(len(coords)),
-        "coords": coords,
-        "patch_labels": labels,
-        "labels": np.array(int(labels.any())),
+        ("features", features): some_features(len(coords)),
+        ("coords", "coords"): coords,
+        ("inst_labels", "patch_labels"): labels,
+        ("labels", "labels"): np.array(int(labels.any())),
     }
-    for name, array in arrays.items():
-        path = folder / name / f"{bag}{suffix}"
+    for (name, place), array in arrays.items():
+        path = folder / place / f"{bag}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".npy":
             np.save(path, array)
             continue
         with h5py.File(path, "w") as file:
-            file[name.removesuffix(f"_{encoder}").replace("patch", "inst")] = array
-    return folder / f"features_{encoder}" / f"{bag}{suffix}"
+            file[name] = array
+    return folder / features / f"{bag}{suffix}"
+
+
+# Whole cohorts: each slide has 12 patches, and features unlike those of any other.
+
+
+def clam(folder: Path, name: str) -> Path:
+    """Its two files of a slide, without an attribute."""
+    return write_clam(folder, name, grid(12), patch_size=None, features=random_features(name))
+
+
+def trident(
+    folder: Path, name: str, encoder: str = "uni_v1", patches: int = 12, target: int = 20, known: bool = True
+) -> Path:
+    """Of a slide at 40x, patches of 256 pixels at 20x, so of 512 at level 0; the 40x is stated, or not."""
+    side = 256 * 40 // target
+    return write_trident(
+        folder / f"{target}x_256px_0px_overlap", name, grid(patches, side), side, encoder=encoder, size=(2048, 1024),
+        magnifications=(40 if known else None, target), features=random_features(f"{name} {encoder}", patches),
+    )  # fmt: skip
+
+
+def torchmil(root: Path, name: str, positive: int, features: str = "features_UNI") -> Path:
+    """A slide is positive if any of its patches is."""
+    return write_torchmil(root / "patches_512", name, grid(12), np.arange(12) < positive, features=features)
+
+
+def write(path: Path, *lines: str) -> Path:
+    """A csv, or any text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def load_image() -> LoadImaged:
@@ -179,8 +232,9 @@ def load_image() -> LoadImaged:
     return LoadImaged(keys="image", reader=reader, image_only=True)
 
 
-def load(**item: object) -> dict:
-    return PatchBagd("image")(load_image()(item))  # not composed: an error comes as it is
+def load(settings: Mapping[str, Any] = NOTHING, /, **item: Any) -> dict:
+    """With settings of the transform; not composed, so that an error comes as it is."""
+    return PatchBagd(**settings)(load_image()(item))
 
 
 def in_blocks(**item: Any) -> dict:

@@ -24,7 +24,7 @@ from scripts.wsi.features.files import read_features
 from scripts.wsi.slides.slide import open_slide, plan_tiles
 from scripts.wsi.slides.tissue import ChromaMask
 from tests.shared_data import ROOT, shared_data
-from tests.wsi.feature_trees import write
+from tests.wsi.foreign_features import write
 from tests.wsi.slide_files import MeanColour, extract, glass, grid, tissue, write_slide
 
 CONFIG = ROOT / "configs" / "wsi" / "features.json"

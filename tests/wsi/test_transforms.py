@@ -14,11 +14,10 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from PIL import Image
 
 from scripts.core.errors import EmptyBagError, InputError
-from scripts.networks.graph import build_graph
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import read_header
 from scripts.wsi.reader import read_blocks
-from scripts.wsi.transforms import PatchBagd, PatchBlocksd, collate_bags, one_bag
+from scripts.wsi.transforms import PatchBlocksd, collate_bags, one_bag
 from tests.wsi import foreign_features as foreign
 from tests.wsi.foreign_features import CELLS, DIMENSION, PITCH, in_blocks, load, some_features, tissue, write_cells
 from tests.wsi.slide_files import glass, write_slide
@@ -30,11 +29,6 @@ NO_CELLS = np.zeros((0, 2), int)
 def about(bag: Mapping[Any, Any]) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(bag["about"])
     return content
-
-
-def load_with(settings: Mapping[str, Any], **item: Any) -> dict[Hashable, Any]:
-    """With settings of the transform."""
-    return PatchBagd(**settings)(foreign.load_image()(item))
 
 
 def around_three(folder: Path) -> str:
@@ -76,7 +70,7 @@ class TestTruth:
         }
         with pytest.raises(InputError, match=r"s.h5 gives micrometres and .*a.geojson pixels.*--slides or .*--slide_"):
             load(**item)
-        bag = load_with({"slide_mpp": 0.25}, **item)
+        bag = load({"slide_mpp": 0.25}, **item)
         assert bag["instance_label"].tolist() == [[1, 1, 0, 1, 0, 0, 0]]
         np.testing.assert_array_equal(bag["stored_coords"][1:].T.numpy(), CELLS * PITCH)
         (slide,) = about(bag)["slides"]
@@ -93,7 +87,7 @@ class TestTruth:
         wanted = ((CELLS >= (4, 8)) & (CELLS < (6, 10))).all(axis=1)
         slides: dict[str, Any] = {"slides": str(tmp_path / "slides")}
         item: dict[Hashable, Any] = {"image": path, "annotation": drawn}
-        for bag in (load_with(slides, image=path, annotation=drawn), PatchBlocksd(**slides)(item)):
+        for bag in (load(slides, image=path, annotation=drawn), PatchBlocksd(**slides)(item)):
             assert (bag["instance_label"][0].numpy() == wanted).all()
             (slide,) = about(bag)["slides"]
             assert (slide["origin"], slide["slide_size"], slide["mpp"]) == ([2048, 4096], [6000, 5200], 0.5)
@@ -113,7 +107,7 @@ class TestTruth:
             load(image=path, annotation=small)
         assert load(image=path, annotation=whole)["instance_label"].all()
         write_slide(tmp_path / "slides" / "a.tiff", glass(10 * PITCH, 11 * PITCH), 0.5)
-        known = load_with({"slides": str(tmp_path / "slides")}, image=path, annotation=small)
+        known = load({"slides": str(tmp_path / "slides")}, image=path, annotation=small)
         assert known["instance_label"].all()
         assert about(known)["warnings"] == []
 
@@ -171,10 +165,8 @@ class TestSeveralSlides:
         bag = load(image=paths, bag_id="p")
         n, m = len(first), len(second)
         np.testing.assert_array_equal(bag["image"].t().numpy(), np.concatenate([some_features(n), some_features(m)]))
-        graph = build_graph(bag["coords"][None], bag["mask"][None])
-        step, here = torch.nonzero(graph.weights[0] > 0, as_tuple=True)
-        pairs = {(int(i), int(j)) for i, j in zip(here, graph.neighbours[0][step, here], strict=True) if i < j}
-        assert pairs == foreign.edges_of(first) | {(i + n, j + n) for i, j in foreign.edges_of(second)}
+        beside = {(i + n, j + n) for i, j in foreign.edges_of(second)}
+        assert foreign.graph_edges(bag) == foreign.edges_of(first) | beside
         assert bag["coords"][0, n:].min() - bag["coords"][0, :n].max() == 5
         stored = np.column_stack([np.repeat([0, 2], [n, m]), np.concatenate([first * PITCH, second * 224])])
         np.testing.assert_array_equal(bag["stored_coords"].T.numpy(), stored)
@@ -193,7 +185,7 @@ class TestSeveralSlides:
         assert (bag["instance_label"][0].numpy() == np.concatenate([inside, 0 * inside, inside])).all()
         assert (bag["lesion"][0].numpy() == np.concatenate([inside, 0 * inside, 2 * inside])).all()
         for given, mpp, count in ((annotation, None, 1), (annotation, 0.25, 0), ([None] * 3, None, 0)):
-            warnings = about(load_with({"slide_mpp": mpp}, image=paths, annotation=given))["warnings"]
+            warnings = about(load({"slide_mpp": mpp}, image=paths, annotation=given))["warnings"]
             assert sum(warning.startswith(WITHOUT_SIZE) for warning in warnings) == count
         assert about(bag)["lesions"]["count"] == 2
 

@@ -25,7 +25,7 @@ from scripts.wsi.datalist.labels import (
     training_note,
 )
 from tests.shared_data import ROOT
-from tests.wsi.feature_trees import write
+from tests.wsi.foreign_features import write
 
 CSV = Path("labels.csv")
 BRACS = ["N", "PB", "UDH", "FEA", "ADH", "DCIS", "IC"]

@@ -10,7 +10,7 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.wsi.datalist.labels import training_note
 from scripts.wsi.datalist.writing import WsiDatalistRequest, leakage_of_slides, write_wsi_datalist
-from tests.wsi.feature_trees import clam, grid, own, torchmil, trident, write
+from tests.wsi.foreign_features import clam, grid, own, torchmil, trident, write
 
 COARSE = {"benign": ["N", "PB", "UDH"], "atypical": ["FEA", "ADH"], "malignant": ["DCIS", "IC"]}
 BRACS = {fine: coarse for coarse, own in COARSE.items() for fine in own}
@@ -145,7 +145,7 @@ def test_clam_from_csv_and_splits_to_a_datalist(tmp_path: Path) -> None:
 
 def test_torchmil_without_any_csv_of_labels(tmp_path: Path) -> None:
     for n in range(20):
-        torchmil(tmp_path, f"b{n:02d}", n % 2, positive=3 * (n % 2))
+        torchmil(tmp_path, f"b{n:02d}", 3 * (n % 2))
     rows = [f"{n},b{n:02d},{'train' if n < 16 else 'test'}" for n in range(20)]
     write(tmp_path / "splits.csv", ",bag_name,split", *rows, "20,b20,train")
     summary = make(tmp_path)
@@ -156,7 +156,7 @@ def test_torchmil_without_any_csv_of_labels(tmp_path: Path) -> None:
     assert [len(bags) for bags in datalist(tmp_path).values()] == [14, 2, 4]
     assert [bag["bag_id"] for bag in datalist(tmp_path)["test"]] == ["b16", "b17", "b18", "b19"]
     assert "note: the sections given have no validation, so 0.125 of training was drawn for it\n" in summary
-    assert check(tmp_path)["features"] == {"forms": {"torchmil": 20}, "encoder": "UNI", "dimension": 4}
+    assert check(tmp_path)["features"] == {"forms": {"torchmil": 20}, "encoder": "UNI", "dimension": 8}
     make(tmp_path, shares=(1, 0, 0))  # who wants no validation gets none
     assert [len(bags) for bags in datalist(tmp_path).values()] == [16, 0, 4]
     (tmp_path / "patches_512" / "labels" / "b01.npy").unlink()

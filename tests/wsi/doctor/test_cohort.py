@@ -12,7 +12,7 @@ from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
 from scripts.wsi.doctor import cohort as slide_doctor
 from scripts.wsi.doctor.cohort import class_names, examine_wsi
 from scripts.wsi.doctor.slide import ExamOptions
-from tests.wsi.feature_trees import clam, grid, own, random_features, trident, write
+from tests.wsi.foreign_features import clam, grid, own, random_features, trident, write, write_stamp
 from tests.wsi.slide_files import tissue, write_slide
 
 
@@ -49,11 +49,9 @@ def rewrite(folder: Path, content: Any) -> None:
     (folder / "datalist.json").write_text(json.dumps(content))
 
 
-def stamp(path: Path) -> Path:
-    with h5py.File(path, "w") as file:
-        file["feats"], file["coords"] = random_features(path.stem), grid(12, 128.0).astype(np.float32)
-        file.attrs.update(unit="um", tile_size_um=128.0)
-    return path
+def stamp(folder: Path, name: str) -> Path:
+    """It says micrometres alone."""
+    return write_stamp(folder, name, grid(12, 128.0), attributes=False, unit="um", tile_size_um=128.0)
 
 
 def slides(folder: Path, **mpp: float) -> Path:
@@ -162,7 +160,7 @@ def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     tumor = {"classification": {"name": "Tumor"}}
     drawn = {"type": "Feature", "properties": tumor, "geometry": {"type": "Polygon", "coordinates": [ring]}}
     write(tmp_path / "s.geojson", json.dumps({"type": "FeatureCollection", "features": [drawn]}))
-    image = stamp(tmp_path / "s.h5").name
+    image = stamp(tmp_path, "s").name
     write_slide(tmp_path / "slides" / "s.tif", tissue(1536, 2048), 0.25)
 
     def line(label: int = 1, **options: Any) -> str:
@@ -233,7 +231,7 @@ def test_scanners_differ_by_a_few_percent_and_a_lone_patch_by_anything(tmp_path:
 def test_formats_and_units_are_reported(tmp_path: Path) -> None:
     trident(tmp_path, "a", "tiny")
     own(tmp_path / "features" / "b.h5")
-    stamp(tmp_path / "features" / "c.h5")
+    stamp(tmp_path / "features", "c")
     found = examine(tmp_path)
     assert (
         "INFO  1 STAMP, 1 TRIDENT and 1 smooth-mil, in level-0 pixels and micrometres, pitch from patch_size_level0 "

@@ -7,13 +7,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from monai.transforms import Compose, LoadImaged
 
+from scripts.core.errors import InputError
 from scripts.doctor.findings import Finding, Level
 from scripts.wsi.doctor.slide import ExamOptions, examine_features, examine_slide
-from scripts.wsi.reader import FeatureReader
-from scripts.wsi.transforms import PatchBagd
-from tests.wsi.feature_trees import clam, grid, own, random_features, write
+from tests.wsi.foreign_features import clam, grid, load, own, random_features, write
 from tests.wsi.slide_files import tissue, write_slide
 
 USUAL, QUICK = ExamOptions(), ExamOptions(quick=True)
@@ -82,11 +80,8 @@ def test_patches_at_one_place_fail_as_the_run_does(tmp_path: Path, aside: int) -
     twice[[3, 9]] = twice[2] + aside, twice[2] - aside
     path = own(tmp_path / "s1.h5", 24, coords=twice)
     assert found(path, QUICK).startswith("FAIL  s1: 2 of 24 patches lie where another lies: ")
-    reader: Any = FeatureReader()  # MONAI's annotation forgets that it takes an instance
-    loader = Compose([LoadImaged("image", reader=reader, image_only=True), PatchBagd()])
-    with pytest.raises(RuntimeError) as run:
-        loader({"image": str(path), "bag_id": "s1"})
-    assert "3 patches at the same place" in str(run.value.__cause__)
+    with pytest.raises(InputError, match="3 patches at the same place"):
+        load(image=str(path))
 
 
 def test_labels_of_patches_are_held_against_the_slide(tmp_path: Path) -> None:
