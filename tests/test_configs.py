@@ -124,9 +124,7 @@ def test_a_bag_is_prepared_collated_asked_and_judged_the_same_wherever(bundle: s
 @each_bundle
 def test_training_adds_chance_alone(bundle: str) -> None:
     config = parser(bundle, "train")
-    training, validation = (
-        config.get_parsed_content(f"{name}#preprocessing").transforms for name in ("train", "validate")
-    )
+    training, validation = (config.get_parsed_content(f"{x}#preprocessing").transforms for x in ("train", "validate"))
     chance = [isinstance(step, RandomizableTrait) for step in training]
     assert chance == [False] * len(validation) + [True] * (len(training) - len(validation))
     assert list(map(type, training[: len(validation)])) == list(map(type, validation))
@@ -160,9 +158,7 @@ def cached(tmp_path: Path) -> ConfigParser:
     return config
 
 
-def test_all_before_the_first_random_transform_is_cached_once_for_training_and_validation(
-    cached: ConfigParser, tmp_path: Path
-) -> None:
+def test_what_is_before_the_first_random_transform_is_cached_once(cached: ConfigParser, tmp_path: Path) -> None:
     training, validation = (cached.get_parsed_content(f"{name}#dataset") for name in ("train", "validate"))
     training.transform.set_random_state(seed=3)
     before = training[0]

@@ -55,10 +55,7 @@ def test_a_name_stays_a_name(cohort: Path) -> None:
         ),
         *(({"image": image}, r'"training"\[0\] names no "image"') for image in (None, [], ["a", 1])),
         ({"image": "gone"}, r"\(gone\): .*gone does not exist: check --dataset_dir"),
-        (
-            {"image": ["a/1", "a/3", "c/1"], "bag_id": "x"},
-            r"\(x\): .*a/3 does not exist \(2 of its 3 files\): check --",
-        ),
+        ({"image": ["a/1", "a/3", "c/1"], "bag_id": "x"}, r"\(x\): .*a/3 does not exist \(2 of its 3 files\)"),
         ({"image": ["a", "b"], "label": 1}, r'\[0\] is a list of files without a name: give it a "bag_id"$'),
         *((given, r'"training"\[0\] is .*, not an object: give \{"image": ') for given in ("a", None, ["a"])),
     ],

@@ -61,20 +61,35 @@ def graph_edges(bag: Mapping[Any, Any]) -> set[tuple[int, int]]:
     return {(int(i), int(j)) for i, j in zip(here, graph.neighbours[0][step, here], strict=True) if i < j}
 
 
-def own(path: Path, patches: int = 12, dimension: int = 4, **changes: Any) -> Path:
-    """This project's own format: 12 patches, 3 rows of 4, so the mean degree is (4·3 + 6·5 + 2·8) / 12 = 58 / 12."""
+def own_slide(name: str, patches: int = 12, dimension: int = 4, **changes: Any) -> PatchFeatures:
+    """12 patches, 3 rows of 4: the mean degree is (4·3 + 6·5 + 2·8) / 12 = 58 / 12."""
     usual: dict[str, Any] = {
-        "features": random_features(path.stem, patches, dimension),
+        "features": random_features(name, patches, dimension),
         "coords": Level0Coords(grid(patches)),
         "pitch": Level0Pixels(PITCH),
         "tile": Level0Pixels(PITCH),
         "mpp": MicronsPerPixel(0.25),
         "encoder": "tiny",
-        "slide_id": path.stem,
+        "slide_id": name,
         "slide_size": (4096, 4096),
     }
+    return PatchFeatures(**{**usual, **changes})
+
+
+def own(path: Path, patches: int = 12, dimension: int = 4, **changes: Any) -> Path:
+    """This project's own format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_features(path, PatchFeatures(**{**usual, **changes}))
+    write_features(path, own_slide(path.stem, patches, dimension, **changes))
+    return path
+
+
+def write_h5(path: Path, attributes: Mapping[str, Any] = NOTHING, rows: int | None = None, **arrays: Any) -> Path:
+    """A dataset of each array, in chunks of so many rows or in one piece, and attributes of the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=(rows, *array.shape[1:]) if rows and array.size else None)
+        file.attrs.update(attributes)
     return path
 
 
@@ -88,7 +103,7 @@ def write_clam(
     Of the older way, these stand on the patches themselves, and say no size.
     """
     features = some_features(len(coords)) if features is None else features
-    for name in ("h5_files", "pt_files", "patches"):
+    for name in ("pt_files", "patches"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     if patch_size is not None:
         with h5py.File(folder / "patches" / f"{slide_id}.h5", "w") as file:
@@ -105,12 +120,7 @@ def write_clam(
     torch.save(torch.from_numpy(features), folder / "pt_files" / f"{slide_id}.pt")
     if only_pt:
         return folder / "pt_files" / f"{slide_id}.pt"
-    path = folder / "h5_files" / f"{slide_id}.h5"
-    with h5py.File(path, "w") as file:
-        in_chunks = len(features) > 0
-        file.create_dataset("features", data=features, chunks=(1, features.shape[1]) if in_chunks else None)
-        file.create_dataset("coords", data=coords, chunks=(1, 2) if in_chunks else None)
-    return path
+    return write_h5(folder / "h5_files" / f"{slide_id}.h5", rows=1, features=features, coords=coords)
 
 
 def write_trident(
@@ -147,30 +157,19 @@ def write_trident(
 
 
 def write_uni2h(folder: Path, slide_id: str, coords: np.ndarray) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slide_id}.h5"
-    with h5py.File(path, "w") as file:
-        file["features"] = some_features(len(coords))[None]
-        file["coords"], file["coords_patching"] = coords[None], coords
-        file["annots"] = np.zeros((1, len(coords), 1), np.int64)
-    return path
+    features, nothing = some_features(len(coords)), np.zeros((1, len(coords), 1), np.int64)
+    arrays = {"features": features[None], "coords": coords[None], "coords_patching": coords, "annots": nothing}
+    return write_h5(folder / f"{slide_id}.h5", **arrays)
 
 
 def write_stamp(
     folder: Path, slide_id: str, coords_um: np.ndarray, tile_um: float = 256.0, attributes: bool = True, **more: Any
 ) -> Path:
     """Without the attributes as of version 1."""
-    folder.mkdir(parents=True, exist_ok=True)
+    stated = {"stamp_version": "2.3.0", "extractor": "uni2", "unit": "um", "tile_size_um": tile_um, "tile_size_px": 224}
+    features = some_features(len(coords_um), dtype=np.float16)
     path = folder / f"{slide_id}.h5"
-    with h5py.File(path, "w") as file:
-        file["feats"] = some_features(len(coords_um), dtype=np.float16)
-        file["coords"] = coords_um
-        if attributes:
-            file.attrs.update(
-                stamp_version="2.3.0", extractor="uni2", unit="um", tile_size_um=tile_um, tile_size_px=224
-            )
-        file.attrs.update(more)
-    return path
+    return write_h5(path, {**(stated if attributes else {}), **more}, feats=features, coords=coords_um)
 
 
 def write_torchmil(
@@ -190,9 +189,8 @@ def write_torchmil(
         path.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".npy":
             np.save(path, array)
-            continue
-        with h5py.File(path, "w") as file:
-            file[name] = array
+        else:
+            write_h5(path, **{name: array})
     return folder / features / f"{bag}{suffix}"
 
 
@@ -220,6 +218,12 @@ def torchmil(root: Path, name: str, positive: int, features: str = "features_UNI
     return write_torchmil(root / "patches_512", name, grid(12), np.arange(12) < positive, features=features)
 
 
+def datalist(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What was written for such a cohort."""
+    content: dict[str, list[dict[str, Any]]] = json.loads((folder / "datalist.json").read_text())
+    return content
+
+
 def write(path: Path, *lines: str) -> Path:
     """A csv, or any text."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,19 +231,14 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def load_image() -> LoadImaged:
-    reader: Any = FeatureReader()  # MONAI's annotation forgets that it takes an instance
-    return LoadImaged(keys="image", reader=reader, image_only=True)
-
-
 def load(settings: Mapping[str, Any] = NOTHING, /, **item: Any) -> dict:
     """With settings of the transform; not composed, so that an error comes as it is."""
-    return PatchBagd(**settings)(load_image()(item))
+    reader: Any = FeatureReader()  # MONAI's annotation forgets that it takes an instance
+    return PatchBagd(**settings)(LoadImaged("image", reader=reader, image_only=True)(item))
 
 
-def in_blocks(**item: Any) -> dict:
-    bag: Any = item
-    return PatchBlocksd("image")(bag)
+def in_blocks(settings: Mapping[str, Any] = NOTHING, /, **item: Any) -> dict:
+    return PatchBlocksd(**settings)(item)
 
 
 def write_cells(folder: Path, name: str = "a", cells: np.ndarray = CELLS, **given: Any) -> str:
@@ -247,7 +246,9 @@ def write_cells(folder: Path, name: str = "a", cells: np.ndarray = CELLS, **give
 
 
 def square(folder: Path, name: str, left: float, top: float, side: float) -> str:
+    """An annotation of a tumour."""
     ring = [[left, top], [left + side, top], [left + side, top + side], [left, top + side], [left, top]]
+    drawn = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
     path = folder / f"{name}.geojson"
-    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    path.write_text(json.dumps({**drawn, "properties": {"classification": {"name": "Tumor"}}}))
     return str(path)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
@@ -12,7 +11,18 @@ from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
 from scripts.wsi.doctor import cohort as slide_doctor
 from scripts.wsi.doctor.cohort import class_names, examine_wsi
 from scripts.wsi.doctor.slide import ExamOptions
-from tests.wsi.foreign_features import clam, grid, own, random_features, trident, write, write_stamp
+from tests.wsi.foreign_features import (
+    clam,
+    datalist,
+    grid,
+    own,
+    random_features,
+    square,
+    trident,
+    write,
+    write_h5,
+    write_stamp,
+)
 from tests.wsi.slide_files import tissue, write_slide
 
 
@@ -38,11 +48,6 @@ def cohort(tmp_path: Path) -> Path:
         own(tmp_path / "features" / f"s{n:02d}.h5")
     make(tmp_path, *(f"p{n // 2},s{n:02d},{n // 2 % 2}" for n in range(20)))
     return tmp_path
-
-
-def sections(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    content: dict[str, list[dict[str, Any]]] = json.loads((folder / "datalist.json").read_text())
-    return content
 
 
 def rewrite(folder: Path, content: Any) -> None:
@@ -78,7 +83,7 @@ def test_a_cohort_that_can_be_trained_on(cohort: Path) -> None:
 
 
 def test_patients_in_two_sections_are_known_by_the_check_or_by_their_names(cohort: Path) -> None:
-    content = sections(cohort)
+    content = datalist(cohort)
     moved = content["training"].pop()["bag_id"]
     content["test"].append({"bag_id": moved, "image": f"features/{moved}.h5", "label": 0})
     rewrite(cohort, content)
@@ -96,7 +101,7 @@ def test_patients_in_two_sections_are_known_by_the_check_or_by_their_names(cohor
 
 
 def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
-    content = sections(cohort)
+    content = datalist(cohort)
     gone = content["training"][0]["image"]
     (cohort / gone).unlink()
     own(cohort / "features" / "new.h5")
@@ -111,7 +116,7 @@ def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
 
 
 def test_classes_by_name_are_counted(cohort: Path) -> None:
-    content = sections(cohort)
+    content = datalist(cohort)
     for bags in content.values():
         for n, bag in enumerate(bags):
             bag["label"] = ["N", "IC", "PB"][n % 3]
@@ -143,7 +148,7 @@ def test_one_bag_of_several_slides_is_examined_slide_by_slide(cohort: Path) -> N
     assert "PASS  19 slides of 12 patches" in found
     given: Any
     for given in (["drawn/s03.geojson"], "drawn/s03.geojson"):
-        content = sections(cohort)
+        content = datalist(cohort)
         bag = content["training"][0]
         bag["annotation"] = given
         rewrite(cohort, content)
@@ -156,10 +161,7 @@ def test_one_bag_of_several_slides_is_examined_slide_by_slide(cohort: Path) -> N
 
 def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     """A square over four patches, on a slide that says micrometres alone."""
-    ring = [[0, 0], [1024, 0], [1024, 1024], [0, 1024], [0, 0]]
-    tumor = {"classification": {"name": "Tumor"}}
-    drawn = {"type": "Feature", "properties": tumor, "geometry": {"type": "Polygon", "coordinates": [ring]}}
-    write(tmp_path / "s.geojson", json.dumps({"type": "FeatureCollection", "features": [drawn]}))
+    square(tmp_path, "s", 0, 0, 1024)
     image = stamp(tmp_path, "s").name
     write_slide(tmp_path / "slides" / "s.tif", tissue(1536, 2048), 0.25)
 
@@ -221,8 +223,7 @@ def test_two_pitches_without_micrometres_are_warned_of(tmp_path: Path) -> None:
 def test_scanners_differ_by_a_few_percent_and_a_lone_patch_by_anything(tmp_path: Path) -> None:
     for n, pitch in enumerate((512.0, 530.0)):
         own(tmp_path / f"s{n}.h5", coords=np.rint(grid(12, pitch)).astype(int), pitch=pitch, tile=pitch, mpp=None)
-    with h5py.File(tmp_path / "s2.h5", "w") as file:
-        file["features"], file["coords"] = random_features("s2", 1), grid(1)
+    write_h5(tmp_path / "s2.h5", features=random_features("s2", 1), coords=grid(1))
     assert examine(tmp_path)[-1].startswith("INFO  micrometres per pixel are known of no slide")
     own(tmp_path / "s3.h5", coords=grid(12, 540), pitch=540, tile=540, mpp=None)
     assert examine(tmp_path)[-1].startswith("WARN  521 (2 slides) and 540 (1 slide) level-0 pixels")

@@ -119,9 +119,7 @@ def test_a_slide_is_read_by_openslide_with_its_scale(tmp_path: Path) -> None:
     assert re.match(r"WARN  s1: no plausible micrometres per pixel \(512 x 512 pixels, .* with --slide_mpp", unknown)
 
 
-def test_a_slide_that_is_none_or_cut_short_fails(tmp_path: Path) -> None:
-    finding = examine_slide(write(tmp_path / "s1.svs", "no slide"))
-    assert str(finding).startswith("FAIL  s1: s1.svs is not a slide that OpenSlide reads")
+def test_a_slide_that_is_damaged_fails(tmp_path: Path) -> None:
     cut = write_slide(tmp_path / "s2.tif", tissue(512, 512), 0.5, downsamples=[1])
     content = bytearray(cut.read_bytes())
     content[len(content) // 4 : len(content) // 4 * 3] = bytes(len(content) // 4 * 2)

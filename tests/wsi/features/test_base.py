@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from tests.wsi.foreign_features import (
     tissue,
     write_cells,
     write_clam,
+    write_h5,
     write_stamp,
     write_torchmil,
     write_trident,
@@ -186,7 +186,7 @@ def test_a_slide_without_tissue(tmp_path: Path, shape: tuple[int, ...]) -> None:
     header = read_header(write_trident(tmp_path, "s", coords, features=nothing))
     assert (header.format, header.patches, header.dimension) == ("TRIDENT", 0, DIMENSION if len(shape) == 2 else 0)
     assert (float(header.pitch), float(header.tile)) == (512, 512)
-    for write in (partial(write_clam, patch_size=None), write_stamp, write_torchmil, write_own, write_uni2h):
+    for write in (write_clam, write_stamp, write_torchmil, write_own, write_uni2h):
         assert read_header(write(tmp_path, "s", np.zeros((0, 2), int))).patches == 0
 
 
@@ -261,10 +261,7 @@ MESSAGES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda f: text(f / "a.npy", b"\x93NUMPY\x01\x00"), "a.npy is damaged or cut short"),
     (lambda f: pt(f, {"a": torch.zeros(2)}), "s.pt holds a dict, not one tensor of features as CLAM's do"),
     (lambda f: pt(f, np.zeros((3, 4))), "s.pt holds something else than one tensor, or is damaged; give the h5"),
-    (
-        lambda f: stamp_without(f, feat_type="slide"),
-        "features of a whole slide, not of its patches; give those of tiles",
-    ),
+    (lambda f: stamp_without(f, feat_type="slide"), "of a whole slide, not of its patches; give those of tiles"),
     (
         lambda f: rewritten(stamp_without(f, unit="px"), coord_x=[1], coord_y=[1]),
         "is of a multiplex image, by STAMP: .* a level that is not known; give a file with `coords`",
@@ -294,9 +291,7 @@ MESSAGES: list[tuple[Callable[[Path], Path], str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), MESSAGES)
-def test_what_cannot_be_read_is_reported_in_one_line(
-    tmp_path: Path, make: Callable[[Path], Path], message: str
-) -> None:
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
     path = make(tmp_path)
     with pytest.raises(InputError, match=message) as caught, open_features(path):
         pass
@@ -350,8 +345,7 @@ def test_a_bag_of_torchmil_says_where_coords_were_looked_for(tmp_path: Path, suf
         if place.suffix == ".npy":
             np.save(place, coords)
         else:
-            with h5py.File(place, "w") as file:
-                file["places"] = coords
+            write_h5(place, places=coords)
         with open_features(bag) as found:
             np.testing.assert_array_equal(found.coords, coords)
         if place.suffix == ".h5":  # among other datasets they must go by their name
@@ -418,7 +412,7 @@ def test_a_bag_is_in_memory_once(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this system does not state the peak of a process' memory")
     coords = np.stack(np.divmod(np.arange(PATCHES), 200), axis=1) * 512
-    for name in ("coords", "h5_files", "features_x"):
+    for name in ("coords", "features_x"):
         (tmp_path / name).mkdir()
     paths = []
     for dtype in ("float32", "float16"):
@@ -427,11 +421,10 @@ def test_a_bag_is_in_memory_once(tmp_path: Path) -> None:
         paths += [tmp_path / "features_x" / f"{dtype}.npy", tmp_path / "features_x" / f"{dtype}.pt"]
         np.save(paths[-2], features)
         torch.save(torch.from_numpy(features), paths[-1])
-        for place, chunks in (("h5_files", None), ("features_x", (1000, 512))):
-            paths.append(tmp_path / place / f"{dtype}.h5")
-            with h5py.File(paths[-1], "w") as file:
-                file["coords"] = coords
-                file.create_dataset("features", data=features, chunks=chunks)
+        paths += [
+            write_h5(tmp_path / place / f"{dtype}.h5", rows=rows, features=features, coords=coords)
+            for place, rows in (("h5_files", None), ("features_x", 1000))
+        ]
     ended = subprocess.run(
         [sys.executable, "-c", LOAD_EACH, *paths],
         cwd=Path(__file__).parents[3],
