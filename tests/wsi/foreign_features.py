@@ -103,23 +103,18 @@ def write_clam(
     Of the older way, these stand on the patches themselves, and say no size.
     """
     features = some_features(len(coords)) if features is None else features
-    for name in ("pt_files", "patches"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     if patch_size is not None:
-        with h5py.File(folder / "patches" / f"{slide_id}.h5", "w") as file:
-            dataset = file.create_dataset("coords", data=coords, chunks=(1, 2) if len(coords) else None)
-            if older:
-                dataset = file.create_dataset("imgs", (len(coords), 4, 4, 3), np.uint8, chunks=(1, 4, 4, 3))
-            dataset.attrs.update(
-                patch_level=level,
-                downsample=downsample,
-                downsampled_level_dim=(5000 // custom_downsample, 4000 // custom_downsample),
-                level_dim=(5000, 4000),
-            )
-            dataset.attrs.update({} if older else {"patch_size": patch_size})
-    torch.save(torch.from_numpy(features), folder / "pt_files" / f"{slide_id}.pt")
+        images = {"imgs": np.zeros((len(coords), 4, 4, 3), np.uint8)} if older else {}
+        patches = write_h5(folder / "patches" / f"{slide_id}.h5", rows=1, coords=coords, **images)
+        stated = {"patch_level": level, "downsample": downsample, "level_dim": (5000, 4000)}
+        stated["downsampled_level_dim"] = (5000 // custom_downsample, 4000 // custom_downsample)
+        with h5py.File(patches, "r+") as file:
+            file["imgs" if older else "coords"].attrs.update(stated if older else {**stated, "patch_size": patch_size})
+    path = folder / "pt_files" / f"{slide_id}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(torch.from_numpy(features), path)
     if only_pt:
-        return folder / "pt_files" / f"{slide_id}.pt"
+        return path
     return write_h5(folder / "h5_files" / f"{slide_id}.h5", rows=1, features=features, coords=coords)
 
 

@@ -219,8 +219,7 @@ def test_what_cannot_be_read_is_reported_at_the_end_and_the_rest_is_there(folder
         assert str(folder) not in reason
         (folder / "slides" / name).unlink()
     assert set(extract(folder, slide_mpp=0.25)) == {"a", "b", "f"}
-    left = sorted(path.name for path in (folder / "features").iterdir())
-    assert left == ["a.h5", "b.h5", "f.h5", "settings.json"]
+    assert sorted(path.name for path in (folder / "features").iterdir()) == ["a.h5", "b.h5", "f.h5", "settings.json"]
 
 
 def test_what_is_wrong_with_the_directory_is_reported_first(tmp_path: Path) -> None:

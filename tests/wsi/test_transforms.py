@@ -111,7 +111,6 @@ class TestTruth:
         hint = " (annotation_values says what counts as annotated)"
         cases: list[tuple[dict[str, Any], list[str]]] = [
             ({"annotation": drawn, "label": 1}, []),
-            ({"annotation": nowhere, "label": 0}, []),
             ({"annotation": drawn}, []),
             ({"annotation": nowhere, "label": 1}, [f"label 1, though none of its patches is annotated{hint}"]),
             ({"annotation": drawn, "label": 0}, [f"label 0, though 3 of its patches are annotated{hint}"]),

@@ -187,7 +187,9 @@ def test_encoders_dimensions_and_magnifications_must_be_alike_and_features_diffe
     own(cohort / "features" / "s03.h5", encoder="other", dimension=5, mpp=0.5)
     own(cohort / "features" / "s04.h5", mpp=None)
     own(cohort / "features" / "s05.h5", encoder="")
-    own(cohort / "features" / "s06.h5", features=random_features("s07"))
+    own(cohort / "features" / "s06.h5", features=random_features("s07"), coords=grid(12) + 1000)
+    almost = random_features("s09") + (np.arange(12) == 11)[:, None]  # a copy but for its last patch
+    own(cohort / "features" / "s08.h5", features=almost.astype(np.float32))
     dimensions, encoders, magnifications, copies = examine(cohort)[-4:]
     fault = "FAIL  the features are not of one kind, their"
     assert dimensions.startswith(f"{fault} numbers per patch are 4 (s00) and 5 (s03): extract")
@@ -234,10 +236,9 @@ def test_formats_and_units_are_reported(tmp_path: Path) -> None:
     own(tmp_path / "features" / "b.h5")
     stamp(tmp_path / "features", "c")
     found = examine(tmp_path)
-    assert (
-        "INFO  1 STAMP, 1 TRIDENT and 1 smooth-mil, in level-0 pixels and micrometres, pitch from patch_size_level0 "
-        "less overlap, pitch_level0 and tile_size_um, 4.8 of 8 neighbours"
-    ) in found
+    units, pitches = "level-0 pixels and micrometres", "patch_size_level0 less overlap, pitch_level0 and tile_size_um"
+    formats = f"INFO  1 STAMP, 1 TRIDENT and 1 smooth-mil, in {units}, pitch from {pitches}, 4.8 of 8 neighbours"
+    assert formats in found
     assert "PASS  128 micrometres from patch to patch" in found  # of all of them
 
 

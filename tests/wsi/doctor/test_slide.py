@@ -11,7 +11,7 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.doctor.findings import Finding, Level
 from scripts.wsi.doctor.slide import ExamOptions, examine_features, examine_slide
-from tests.wsi.foreign_features import clam, grid, load, own, random_features, write
+from tests.wsi.foreign_features import clam, grid, load, own, write
 from tests.wsi.slide_files import tissue, write_slide
 
 USUAL, QUICK = ExamOptions(), ExamOptions(quick=True)
@@ -44,16 +44,6 @@ def test_numbers_that_are_none_fail_unless_nobody_looks(tmp_path: Path, value: f
         file["features"][17, 2] = file["features"][4999, 0] = value
     assert found(path).startswith("FAIL  s1: 2 of 5000 patches hold NaN or infinite values: ")
     assert found(path, QUICK).startswith("PASS  s1: ")
-
-
-def test_copies_are_known_by_their_features(tmp_path: Path) -> None:
-    def content(features: np.ndarray, options: ExamOptions = USUAL, **changes: Any) -> str:
-        return examine_features(own(tmp_path / "a.h5", 5000, features=features, **changes), "a", options).content
-
-    features = random_features("x", 5000)
-    other = features + (np.arange(5000) == 4999)[:, None]
-    assert content(features) == content(features, coords=grid(5000) + 1000) != content(other)
-    assert content(features, QUICK) == ""
 
 
 FAR = np.array([[0, 0], [5000, 9000], [20000, 1000], [31000, 30000]])

@@ -325,10 +325,7 @@ def test_features_alone_say_where_coords_were_looked_for(tmp_path: Path) -> None
         read_header(path)
     for place in ("features/h5_files/s.h5", "features/patches/s.h5", "patches/s.h5"):
         assert str(tmp_path / place) in str(caught.value)
-    (tmp_path / "patches").mkdir()
-    with h5py.File(tmp_path / "patches" / "s.h5", "w") as file:
-        file["coords"] = on_grid(tissue(), 256)
-        file["coords"].attrs.update(patch_size=256, downsample=1.0)
+    write_clam(tmp_path, "s", on_grid(tissue(), 256))
     assert read_header(path).pitch_from == DOWNSAMPLED
 
 

@@ -9,14 +9,12 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from monai.data import MetaTensor
 
 from scripts.core.errors import InputError
 from scripts.wsi.features.files import read_header
-from scripts.wsi.reader import FeatureReader, read_blocks
-from scripts.wsi.transforms import PatchBagd, PatchBlocksd
+from scripts.wsi.reader import read_blocks
 from tests.wsi.features.test_base import CASES
-from tests.wsi.foreign_features import tissue
+from tests.wsi.foreign_features import in_blocks, load, tissue
 
 FILES = 45
 CELLS = tissue(9, 7)
@@ -80,13 +78,12 @@ def _other_array(path: Path, rng: np.random.Generator) -> None:
 
 
 def _other_content(path: Path, rng: np.random.Generator) -> None:
-    n = len(CELLS)
     contents: list[Any] = [
         torch.zeros(1).expand(10**9, 1000),
-        torch.zeros(n, 8, dtype=torch.int32),
-        torch.zeros(n, 8).to_sparse(),
-        torch.full((n, 8), float("nan")),
-        torch.zeros(n, 8, dtype=torch.complex64),
+        torch.zeros(len(CELLS), 8, dtype=torch.int32),
+        torch.zeros(len(CELLS), 8).to_sparse(),
+        torch.full((len(CELLS), 8), float("nan")),
+        torch.zeros(len(CELLS), 8, dtype=torch.complex64),
     ]
     torch.save(contents[rng.integers(len(contents))], path)
 
@@ -94,13 +91,8 @@ def _other_content(path: Path, rng: np.random.Generator) -> None:
 def use(path: Path, whole: bool) -> str:
     """Why it cannot be used, empty if it can; any other error than of input is a fault."""
     try:
-        if whole:
-            image, meta = FeatureReader().get_data([str(path)])
-            bag = PatchBagd()({"image": MetaTensor(image, meta=meta)})
-            features = bag["image"]
-        else:
-            bag = PatchBlocksd()({"image": str(path)})
-            features = torch.cat(list(read_blocks(bag["image"], 16)), dim=2)[0]
+        bag = (load if whole else in_blocks)(image=str(path))
+        features = bag["image"] if whole else torch.cat(list(read_blocks(bag["image"], 16)), dim=2)[0]
     except InputError as error:
         return str(error)
     n = bag["mask"].shape[1]
