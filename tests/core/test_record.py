@@ -4,7 +4,7 @@
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ PIXELS = Level0Pixels(256)
 HEADER = FeatureHeader("CLAM", 2, 4, "one", "", PIXELS, "given", PIXELS, "level-0 pixels", None, (1024, 512))
 
 
-def item(*logits: float, **more: Any) -> dict[Hashable, Any]:
+def item(*logits: float, **more: Any) -> Any:  # a dict, whose keys MONAI calls Hashable
     """As decollated from a batch: five places, of which three are real."""
     return {
         "bag_id": "scan",

@@ -104,7 +104,7 @@ def write_clam(
     """
     features = some_features(len(coords)) if features is None else features
     if patch_size is not None:
-        images = {"imgs": np.zeros((len(coords), 4, 4, 3), np.uint8)} if older else {}
+        images: dict[str, Any] = {"imgs": np.zeros((len(coords), 4, 4, 3), np.uint8)} if older else {}
         patches = write_h5(folder / "patches" / f"{slide_id}.h5", rows=1, coords=coords, **images)
         stated = {"patch_level": level, "downsample": downsample, "level_dim": (5000, 4000)}
         stated["downsampled_level_dim"] = (5000 // custom_downsample, 4000 // custom_downsample)
@@ -152,9 +152,9 @@ def write_trident(
 
 
 def write_uni2h(folder: Path, slide_id: str, coords: np.ndarray) -> Path:
-    features, nothing = some_features(len(coords)), np.zeros((1, len(coords), 1), np.int64)
-    arrays = {"features": features[None], "coords": coords[None], "coords_patching": coords, "annots": nothing}
-    return write_h5(folder / f"{slide_id}.h5", **arrays)
+    path, nothing = folder / f"{slide_id}.h5", np.zeros((1, len(coords), 1), np.int64)
+    features = some_features(len(coords))[None]
+    return write_h5(path, features=features, coords=coords[None], coords_patching=coords, annots=nothing)
 
 
 def write_stamp(
@@ -173,7 +173,7 @@ def write_torchmil(
 ) -> Path:  # fmt: skip
     """An array per file, .npy or .h5; of its published cohorts `features` is features/features_UNI."""
     labels = np.zeros(len(coords), int) if labels is None else labels
-    arrays = {
+    arrays: dict[tuple[str, str], Any] = {
         ("features", features): some_features(len(coords)),
         ("coords", "coords"): coords,
         ("inst_labels", "patch_labels"): labels,
@@ -233,7 +233,8 @@ def load(settings: Mapping[str, Any] = NOTHING, /, **item: Any) -> dict:
 
 
 def in_blocks(settings: Mapping[str, Any] = NOTHING, /, **item: Any) -> dict:
-    return PatchBlocksd(**settings)(item)
+    bag: Any = item
+    return PatchBlocksd(**settings)(bag)
 
 
 def write_cells(folder: Path, name: str = "a", cells: np.ndarray = CELLS, **given: Any) -> str:

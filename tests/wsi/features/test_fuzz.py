@@ -80,7 +80,6 @@ def _other_array(path: Path, rng: np.random.Generator) -> None:
 def _other_content(path: Path, rng: np.random.Generator) -> None:
     contents: list[Any] = [
         torch.zeros(1).expand(10**9, 1000),
-        torch.zeros(len(CELLS), 8, dtype=torch.int32),
         torch.zeros(len(CELLS), 8).to_sparse(),
         torch.full((len(CELLS), 8), float("nan")),
         torch.zeros(len(CELLS), 8, dtype=torch.complex64),

@@ -23,7 +23,7 @@ SLIDE = own_slide(
     thumbnail_downsample=1000.0, origin=(70, 900),
 )  # fmt: skip
 HALF = dataclasses.replace(SLIDE, features=SLIDE.features.astype(np.float16))
-NO_TISSUE = {"features": SLIDE.features[:0], "coords": SLIDE.coords[:0]}
+NO_TISSUE: dict[str, Any] = {"features": SLIDE.features[:0], "coords": SLIDE.coords[:0]}
 UNKNOWN = dataclasses.replace(SLIDE, mpp=None, thumbnail=None, thumbnail_downsample=None, **NO_TISSUE)
 
 
