@@ -242,8 +242,8 @@ def test_a_head_stands_on_slices_and_on_features_and_what_is_not_sa_dmil_has_no_
         instances, mask = torch.rand(1, width, 5), torch.ones(1, 1, 5)
         pooled = network.aggregator(instances, mask, network.graph(None, mask))
         assert network.head(pooled.embedding).shape == (1, 1)
-    assert parser("ct", "train", *head).get_parsed_content("loss").alpha == (0 if head else 0.5)
-    assert parser("ct", "train", "attention").get_parsed_content("loss").alpha == 0
+    assert parser("ct", "train", *head).get_parsed_content("loss").penalty_weight == (0 if head else 0.5)
+    assert parser("ct", "train", "attention").get_parsed_content("loss").penalty_weight == 0
 
 
 def test_json_is_in_the_form_of_the_zoo() -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 from monai.utils import ensure_tuple
 
-from scripts.core.bags import Image
 from scripts.core.errors import InputError
 from scripts.ct.dicom.files import ImageFile, is_zip, walk
 from scripts.ct.dicom.headers import Header, read_headers
 from scripts.ct.dicom.series import by_study
 from scripts.ct.reader import VOLUME_SUFFIXES, is_volume
+
+Image = str | list[str]  # a path, or the files of a study
 
 MAX_NAME_BYTES = 100  # an output folder is named after a scan, and files in it are too
 
