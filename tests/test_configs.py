@@ -49,8 +49,6 @@ NEW_KEYS = {  # that a file may add
     },
 }
 
-ELSEWHERE = NEW_KEYS.keys() - {"on_features"}  # what they change is not in both train.json and inference.json
-
 each_bundle = pytest.mark.parametrize("bundle", BUNDLES)
 
 
@@ -126,9 +124,7 @@ def test_a_bag_is_prepared_collated_asked_and_judged_the_same_wherever(bundle: s
 @each_bundle
 def test_training_adds_chance_alone(bundle: str) -> None:
     config = parser(bundle, "train")
-    training, validation = (
-        config.get_parsed_content(f"{name}#preprocessing").transforms for name in ("train", "validate")
-    )
+    training, validation = (config.get_parsed_content(f"{x}#preprocessing").transforms for x in ("train", "validate"))
     chance = [isinstance(step, RandomizableTrait) for step in training]
     assert chance == [False] * len(validation) + [True] * (len(training) - len(validation))
     assert list(map(type, training[: len(validation)])) == list(map(type, validation))
@@ -162,9 +158,7 @@ def cached(tmp_path: Path) -> ConfigParser:
     return config
 
 
-def test_all_before_the_first_random_transform_is_cached_once_for_training_and_validation(
-    cached: ConfigParser, tmp_path: Path
-) -> None:
+def test_what_is_before_the_first_random_transform_is_cached_once(cached: ConfigParser, tmp_path: Path) -> None:
     training, validation = (cached.get_parsed_content(f"{name}#dataset") for name in ("train", "validate"))
     training.transform.set_random_state(seed=3)
     before = training[0]
@@ -199,7 +193,7 @@ def test_an_override_changes_what_is_there_and_does_to_inference_what_it_does_to
         assert {key for key in content(path) if key not in base} == NEW_KEYS.get(path.stem, set()), path
         same = [key for key, value in content(path).items() if key in base and base[key] == value]
         assert set(same) <= {"output_dir"}, path  # evaluation says once more where it writes
-        if path.stem in ELSEWHERE:
+        if path.stem in NEW_KEYS.keys() - {"on_features"}:  # it changes what train.json or inference.json lacks
             continue
         inference, of_this = ConfigParser(content(path.parent / "inference.json")), of_network(bundle) | {"network_def"}
         assert all(key in inference for key in content(path) if key.split("#")[0] in of_this), path

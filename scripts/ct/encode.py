@@ -47,6 +47,8 @@ class SliceEncoder(nn.Module):
             logger.warning("the encoder's weights are random, good for a trial alone: give a model.pt (--ckpt_path)")
             _draw_weights(encoder, seed)
             origin = f"random, seed {seed}"
+        elif not Path(ckpt_path).is_file():
+            raise InputError(f"{ckpt_path} is missing: train or convert weights first, or give --ckpt_path FILE")
         else:
             state: dict[str, Tensor] = torch.load(ckpt_path, map_location="cpu", weights_only=True)
             prefix = "encoder."

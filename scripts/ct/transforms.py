@@ -131,7 +131,8 @@ class SliceWindowsd(MapTransform):
         for key in self.key_iterator(item):
             scan = convert_to_tensor(item[key], dtype=torch.float32, track_meta=False)
             slices = scan[0].permute(2, 1, 0).contiguous()  # [N, rows, columns]
-            channels = (slices[:, None] - lows).div_(widths).clamp_(0, 1)  # [N, windows, rows, columns]
+            channels = slices[:, None].sub(lows.to(slices)).div_(widths.to(slices))  # [N, windows, rows, columns]
+            channels.clamp_(0, 1)
             if channels.shape[-2:] != (self.size, self.size):
                 # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
                 channels = interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)

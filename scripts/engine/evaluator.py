@@ -44,8 +44,9 @@ class BagEvaluator(SupervisedEvaluator):
                 self.fire_event(event)  # all is already there: report it
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> Any:
-        if FAILED in batchdata or EMPTY in batchdata:
-            return [{key: value for key, (value,) in batchdata.items()}]
+        for key in (FAILED, EMPTY):
+            if key in batchdata:
+                return [{"bag_id": batchdata["bag_id"][0], key: batchdata[key][0]}]
         try:
             return super()._iteration(engine, batchdata)
         except Exception as error:

@@ -69,7 +69,7 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
     answer = _Answer(network)
     bag = answer.example(image, image.shape[-1])
     last = tuple({one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag)
-    with warnings.catch_warnings(), torch.no_grad(), _quiet():
+    with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnx_ir", "onnxscript"):
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
             answer, bag, dynamo=True, dynamic_shapes=last, input_names=INPUTS, output_names=OUTPUTS, verbose=False
@@ -88,14 +88,16 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter tells each of its steps, by several loggers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+def _quiet(*names: str) -> Iterator[None]:
+    """The exporter logs each of its steps."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.disable(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _largest_difference(path: Path, answer: _Answer, image: Tensor) -> float | None:

@@ -8,7 +8,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -236,8 +235,11 @@ def _bundle_configs(bundle_root: str) -> tuple[list[Config], list[Config]]:
     if not (folder / "inference.json").is_file():
         folder = Path(bundle_root) / "configs"
     for path in sorted(folder.glob("*.json")):
-        with suppress(ValueError, OSError):  # notes of the user's own, which no run reads
+        try:
             found[path.name] = _load_config(path)
+        except (ValueError, OSError) as error:
+            if path.name in SHIPPED:  # others are notes of the user's own, which no run reads
+                raise InputError(f"{path} is no JSON that can be read ({error}): restore it") from error
     return list(found.values()), [found[name] for name in SHIPPED if name in found]
 
 

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of an evaluation: which figures are computed of the bags, classes, instances and lesions of a cohort."""
+"""The metrics of an evaluation: which figures are computed of the bags, classes, instances and lesions of a cohort.
+
+A new metric is computed in figures.py, or in a file of its own, and named in one of the groups below.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

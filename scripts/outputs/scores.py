@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """scores.h5, the numbers of every patch of a bag: written, and read back without loss by a run that resumes.
 
-Its datasets are the fields of ``Scores``: ``slide`` if the bag has several, ``truth`` and ``lesion`` where they are
-known. Attributes: ``unit`` of ``coords``, ``normalisation`` of ``normalised``; of the root ``format``, ``bag_id``,
+Its datasets are those of ``Scores``: ``slide`` if the bag has several, ``truth`` where it is known, and where lesions
+are, ``lesion`` with ``count`` and ``excluded``. Attributes: ``unit`` of ``coords``, ``normalisation`` of
+``normalised``; of the root ``format`` ("smooth-mil-scores/1"), ``bag_id``,
 ``slides`` (JSON text), ``note``, and of the model ``model_name``, ``model_version`` and ``model_sha256``.
 """
 

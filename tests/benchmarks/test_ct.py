@@ -9,20 +9,12 @@ import pytest
 
 from benchmarks.ct import CONFIGS, Inference, profile
 
-pytestmark = pytest.mark.slow  # each runs a bundle
 
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ct")
-
-
-@pytest.fixture(scope="module")
-def measured(home: Path) -> dict[str, Any]:
-    return profile(str(home), scans=2, overrides=["small.json"], calls=1, untimed=0)
-
-
-def test_every_step_of_the_config_is_timed_and_the_parts_make_the_whole(home: Path, measured: dict[str, Any]) -> None:
+@pytest.mark.slow
+def test_every_step_of_the_config_is_timed_and_the_bare_parts_work_on_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = profile(str(tmp_path), scans=2, overrides=["small.json"], calls=1, untimed=0)
     config = json.loads((CONFIGS / "inference.json").read_text())
     steps = [step for key in ("preprocessing", "postprocessing") for step in config[key]["transforms"]]
     parts, whole = measured["part of it"], measured["whole"]["all"]
@@ -30,16 +22,11 @@ def test_every_step_of_the_config_is_timed_and_the_parts_make_the_whole(home: Pa
     assert min(parts.values()) >= 0
     assert sum(parts.values()) == pytest.approx(whole)
     assert measured["ratio"] == pytest.approx(whole / sum(measured["bare"].values()))
-    results = [json.loads(path.read_text()) for path in (home / "results").rglob("result.json")]
+    results = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob("result.json")]
     assert len(results) == 2
-    assert measured["slices"] == sum(len(result["instances"]) for result in results)
     assert all(any(instance["flagged"] for instance in result["instances"]) for result in results)
 
-
-def test_the_bare_parts_work_on_all_of_it(
-    home: Path, measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inference, decoded = Inference(str(home), 2, ["small.json"]), []
+    inference, decoded = Inference(str(tmp_path), 2, ["small.json"]), []
     decode = pydicom.FileDataset.convert_pixel_data
 
     def counted(file: pydicom.FileDataset, *args: Any) -> None:
@@ -48,6 +35,6 @@ def test_the_bare_parts_work_on_all_of_it(
 
     monkeypatch.setattr(pydicom.FileDataset, "convert_pixel_data", counted)
     inference.read_pixels()
-    assert sorted(decoded) == sorted(map(str, (home / "scans").rglob("*.dcm")))
-    assert len(decoded) == measured["slices"]
+    assert sorted(decoded) == sorted(map(str, (tmp_path / "scans").rglob("*.dcm")))
+    assert len(decoded) == measured["slices"] == sum(len(result["instances"]) for result in results)
     assert sum(int(bag["mask"].sum()) for bag in inference.bags()) == measured["slices"]

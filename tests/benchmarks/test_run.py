@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,9 +90,6 @@ def test_a_disturbed_process_is_run_again_only_with_patience(
         assert runner.where()["share of the cores that other work took"] == "50 %"
 
 
-WHERE = {"processor": "one of paper", "cores": "2"}
-
-
 def test_the_exponent_is_the_power_of_n_and_fixed_cost_hides_growth_until_bags_are_large() -> None:
     for power in (0.5, 2.0):
         assert exponent({n: 3e-6 * n**power for n in (1_000, 5_000, 200_000)}) == pytest.approx(power)
@@ -112,15 +110,13 @@ def test_targets_are_judged_and_numbers_rounded() -> None:
     assert spread([0.3, 0.1, 0.2]) == "0.2 (0.1 to 0.3) s"
 
 
-def section(name: str, quick: bool = False) -> Section:
-    targets = [Target("ours", 0.2, 0.1, "s"), Target("faster", 20.0, 15, "×", at_least=True), Target("theirs", None, 1)]
+def test_the_page_judges_targets_of_a_full_run_and_sections_come_back_in_order(tmp_path: Path) -> None:
+    targets = [Target("ours", 0.2, 0.1, "s"), Target("faster", 20.0, 15, "×", at_least=True)]
+    targets.append(Target("theirs", None, 1))
     tables = [Table(["case", "seconds"], [["a|b", "0.2"]], "A caption:")]
-    figures = {"cases": [{"seconds": [0.2]}]}
-    return Section(name, f"Title of {name}", "How it was done.", quick, WHERE, targets, tables, figures)
-
-
-def test_the_page_judges_targets_of_a_full_run_alone() -> None:
-    text, quick = page([section("smap")], "Preface."), page([section("smap", quick=True)], "Preface.")
+    where, figures = {"processor": "one of paper", "cores": "2"}, {"cases": [{"seconds": [0.2]}]}
+    smap = Section("smap", "Title of smap", "How it was done.", False, where, targets, tables, figures)
+    text, quick = page([smap], "Preface."), page([replace(smap, quick=True)], "Preface.")
     assert "| ours | 0.2 s | ≤ 0.1 s | missed |" in text
     assert "| faster | 20× | ≥ 15× | reached |" in text
     assert "| theirs | – | ≤ 1 | not measured |" in text
@@ -128,10 +124,7 @@ def test_the_page_judges_targets_of_a_full_run_alone() -> None:
     assert "Measured on processor one of paper, cores 2." in text
     assert "not judged" in quick
     assert not any(verdict in quick for verdict in ("| missed |", "| reached |"))
-
-
-def test_sections_come_back_from_their_files_in_the_order_of_the_run(tmp_path: Path) -> None:
-    wanted = [section("smap"), section("growth")]
+    wanted = [smap, replace(smap, name="growth", title="Title of growth")]
     for each in reversed(wanted):
         each.write(tmp_path)
     (tmp_path / "hmil.json").write_text('{"a result": "of another kind"}')

@@ -9,16 +9,14 @@ import pytest
 from benchmarks import slide_cohort
 from benchmarks.slide_cohort import FIGURES, NETWORKS, RESULTS, SEEDS, SETTINGS, SLIDES, TILE_SIZE, compare, table
 
-Given = list[tuple[tuple[str, ...], dict[str, Any]]]  # files and keys of each command
 
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> Given:
-    """The commands that were given; evaluation leaves its figures."""
-    given: Given = []
+def test_both_networks_get_the_same_but_for_their_file_and_what_is_there_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[tuple[tuple[str, ...], dict[str, Any]]] = []  # files and keys of each
 
     def bundle(*files: str, **keys: Any) -> None:
-        given.append((files, keys))
+        commands.append((files, keys))
         if "evaluate.json" in files:
             figures = {name: {"value": 0.5, "low": 0.25, "high": 0.75} for name in FIGURES}
             keys["output_dir"].mkdir(parents=True)
@@ -26,12 +24,6 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Given:
 
     monkeypatch.setattr(slide_cohort, "_bundle", bundle)
     monkeypatch.setattr(slide_cohort, "write_demo_data", lambda *args, **keys: None)
-    return given
-
-
-def test_both_networks_get_the_same_but_for_their_file_and_what_is_there_is_not_made_again(
-    commands: Given, tmp_path: Path
-) -> None:
     first = compare(tmp_path, seeds=[3])
     trainings = {files: keys for files, keys in commands if files[0] == "train.json" and "evaluate.json" not in files}
     assert set(trainings) == {("train.json",), ("train.json", "abmil.json")}

@@ -14,36 +14,26 @@ from scripts.wsi.features.files import read_features
 pytestmark = pytest.mark.slow  # each runs a bundle
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("wsi")
-
-
-@pytest.fixture(scope="module")
-def measured(home: Path) -> dict[str, Any]:
-    return extraction_profile(str(home), slides=2, tiles=18, calls=1, untimed=0)
-
-
-def test_the_share_is_that_of_the_figures_by_the_extractor_of_the_config(home: Path, measured: dict[str, Any]) -> None:
-    tiles, whole, bare = measured["tiles"], measured["whole"]["all"], measured["bare"]
+def test_the_share_is_that_of_the_figures_and_the_bare_parts_read_and_encode_the_same_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = extraction_profile(str(tmp_path), slides=2, tiles=18, calls=1, untimed=0)
+    tiles, bare = measured["tiles"], measured["bare"]
     assert set(bare) == {"reading", "encoder"}
-    assert measured["tiles per second"] == pytest.approx(tiles / whole)
+    assert measured["tiles per second"] == pytest.approx(tiles / measured["whole"]["all"])
     assert measured["bound"] == pytest.approx(tiles / sum(bare.values()))
     assert measured["share of the bound"] == pytest.approx(measured["tiles per second"] / measured["bound"])
-    extractor = Extraction(str(home), 2, 18, []).extractor
+    with_resnet = Extraction(str(tmp_path), 2, 18, ["encoder_monai.json"]).extractor
+    assert with_resnet.encoder_name.startswith("resnet18")
+    extraction = Extraction(str(tmp_path), 2, 18, [])
+    extractor = extraction.extractor
     assert (extractor.num_workers, extractor.tile_size, extractor.mpp) == (WORKERS, TILE, MPP) == (2, 256, 0.5)
     assert extractor.encoder_name == "seeded_tile_cnn_0"
-    assert Extraction(str(home), 2, 18, ["encoder_monai.json"]).extractor.encoder_name.startswith("resnet18")
-    for path in sorted((home / "slides").iterdir()):  # read as they are stored
+    for path in sorted((tmp_path / "slides").iterdir()):  # read as they are stored
         with openslide.OpenSlide(path) as slide:
             assert slide.dimensions == (3 * TILE, 3 * TILE)
             assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == MPP
 
-
-def test_the_bare_parts_read_and_encode_the_same_tiles(
-    home: Path, measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extraction = Extraction(str(home), 2, 18, [])
     read: list[tuple[int, int]] = []
     seen: list[int] = []
     read_region = openslide.OpenSlide.read_region
@@ -53,13 +43,12 @@ def test_the_bare_parts_read_and_encode_the_same_tiles(
         return read_region(slide, place, *rest)
 
     monkeypatch.setattr(openslide.OpenSlide, "read_region", counted)
-    encoder = extraction.extractor.encoder.get_submodule("encoder")
-    encoder.register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
+    extractor.encoder.get_submodule("encoder").register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
     extraction.bare()
-    coords = [read_features(file).coords for file in sorted((home / "features").glob("*.h5"))]
+    coords = [read_features(file).coords for file in sorted((tmp_path / "features").glob("*.h5"))]
     assert len(coords) == 2
     assert read == [tuple(place) for place in np.concatenate(coords).tolist()]
-    assert sum(seen) == measured["tiles"] == len(read) > 9
+    assert sum(seen) == tiles == len(read) > 9
 
 
 def test_inference_is_timed_from_the_feature_file_to_all_results(tmp_path: Path) -> None:

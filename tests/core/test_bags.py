@@ -55,10 +55,7 @@ def test_a_name_stays_a_name(cohort: Path) -> None:
         ),
         *(({"image": image}, r'"training"\[0\] names no "image"') for image in (None, [], ["a", 1])),
         ({"image": "gone"}, r"\(gone\): .*gone does not exist: check --dataset_dir"),
-        (
-            {"image": ["a/1", "a/3", "c/1"], "bag_id": "x"},
-            r"\(x\): .*a/3 does not exist \(2 of its 3 files\): check --",
-        ),
+        ({"image": ["a/1", "a/3", "c/1"], "bag_id": "x"}, r"\(x\): .*a/3 does not exist \(2 of its 3 files\)"),
         ({"image": ["a", "b"], "label": 1}, r'\[0\] is a list of files without a name: give it a "bag_id"$'),
         *((given, r'"training"\[0\] is .*, not an object: give \{"image": ') for given in ("a", None, ["a"])),
     ],
@@ -77,11 +74,11 @@ def test_each_folder_is_listed_once(cohort: Path) -> None:
 
 
 def test_flaws_of_the_file_are_reported(cohort: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot read the datalist .*none\.json \(No such file"):
-        load_bags(str(cohort / "none.json"), "training", str(cohort))
     (cohort / "text.json").write_text("training: a")
-    with pytest.raises(InputError, match=r"text\.json is not JSON"):
-        load_bags(str(cohort / "text.json"), "training", str(cohort))
+    wrong = {"none": r"cannot read the datalist .*none\.json \(No such file", "text": r"text\.json is not JSON"}
+    for name, message in wrong.items():
+        with pytest.raises(InputError, match=message):
+            load_bags(str(cohort / f"{name}.json"), "training", str(cohort))
     with pytest.raises(InputError, match='has no bags under "training"'):
         loaded(cohort)
 

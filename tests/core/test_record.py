@@ -4,7 +4,7 @@
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ PIXELS = Level0Pixels(256)
 HEADER = FeatureHeader("CLAM", 2, 4, "one", "", PIXELS, "given", PIXELS, "level-0 pixels", None, (1024, 512))
 
 
-def item(*logits: float, **more: Any) -> dict[Hashable, Any]:
+def item(*logits: float, **more: Any) -> Any:  # a dict, whose keys MONAI calls Hashable
     """As decollated from a batch: five places, of which three are real."""
-    given: dict[Hashable, Any] = {
+    return {
         "bag_id": "scan",
         "source": "scans/scan",
         "logits": torch.tensor(logits or [2.0]),
@@ -34,9 +34,8 @@ def item(*logits: float, **more: Any) -> dict[Hashable, Any]:
         "attention": torch.tensor([[0.1, 0.6, 0.3, 0.0, 0.0]]),
         "mask": torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]]),
         "instances": json.dumps([{"id": name} for name in "abc"]),
+        **more,
     }
-    given.update(more)
-    return given
 
 
 def result(logit: float = 2.0, threshold: float = 0.5, slots: int | None = None, **more: Any) -> BagResult:

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import UID
 
-from tests.ct.series import tilted, write_slice
+from tests.ct.series import phantom, tilted, write_slice
 
 SUBTYPES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
 CORRUPT = "ID_6431af929"  # RSNA's own corrupt file
@@ -18,7 +18,7 @@ TWICE = 4  # slices whose six rows stand twice in the csv
 FIELD_OF_VIEW = 230.0  # mm
 TILTS = (0.0, -15.0, 8.0, 0.0, 20.0)  # degrees
 NOISE_FRAMES = 64
-AIR, BRAIN, SKULL, BLOOD = -1000, 35, 900, 75  # HU
+BLOOD = 45  # HU above the brain
 PADDING = -2000
 
 
@@ -82,8 +82,8 @@ def _write(folder: Path, scan: Scan, rng: np.random.Generator, frames: np.ndarra
     size = frames.shape[-1]
     degrees = TILTS[number % len(TILTS)]
     tilt = np.radians(degrees)
-    step, padded = rng.uniform(4.0, 5.5), number % 3 == 1
-    spot = rng.uniform(-0.12, 0.12, 2)  # where every slice that may bleed shows brain
+    step = rng.uniform(4.0, 5.5)
+    row, column = (rng.uniform(0.3, 0.5, 2) * size).astype(int)  # of a corner of its bleed
     own = {
         "PatientName": None,
         "PatientID": scan.patient,
@@ -98,32 +98,14 @@ def _write(folder: Path, scan: Scan, rng: np.random.Generator, frames: np.ndarra
         "RescaleIntercept": "-1024",
     }  # the few tags that RSNA left
     for index, (sop, bleeds) in enumerate(zip(scan.slices, scan.bleeding, strict=True)):
-        noise = frames[int(rng.integers(len(frames)))]
-        hounsfield = _slice(size, index / len(scan.slices), spot if bleeds else None) + noise
-        stored = hounsfield + np.int16(1024)
-        if padded:
-            stored[_spread(size, 1.0) > 1] = PADDING
+        stored = phantom(1, size)[0] + frames[int(rng.integers(len(frames)))] + np.int16(1024)
+        if bleeds:
+            stored[row : row + size // 6, column : column + size // 6] += BLOOD
+        if number % 3 == 1:
+            stored[0] = PADDING
         first_pixel = np.array([-1.0, -np.cos(tilt), np.sin(tilt)]) * FIELD_OF_VIEW / 2 + (0, 0, index * step)
         place = {"SOPInstanceUID": UID(sop), "ImagePositionPatient": [f"{value:.6f}" for value in first_pixel]}
         write_slice(folder / f"{sop}.dcm", stored, implicit=number % 2 == 1, **{**own, **place})
-
-
-def _slice(size: int, height: float, spot: np.ndarray | None) -> np.ndarray:
-    """int16 HU: skull around brain in air, and blood around `spot` (a share of the field of view off its middle)."""
-    radius = 0.75 * np.sqrt(max(0.15, 1 - ((height - 0.35) / 0.75) ** 2))
-    spread = _spread(size, radius)
-    image = np.full((size, size), AIR, dtype=np.int16)
-    image[spread < 1] = SKULL
-    image[spread < 0.85] = BRAIN
-    if spot is not None:
-        image[(_spread(size, 0.2, spot) < 1) & (spread < 0.85)] = BLOOD
-    return image
-
-
-def _spread(size: int, radius: float, centre: np.ndarray | tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """[rows, columns] squared distance to `centre` over squared `radius`; 1 is half the field of view."""
-    axis = (np.arange(size) + 0.5) * 2 / size - 1
-    return ((axis[:, None] - 2 * centre[0]) ** 2 + (axis[None] - 2 * centre[1]) ** 2) / radius**2
 
 
 def _write_csv(path: Path, scans: list[Scan], rng: np.random.Generator) -> None:

@@ -67,14 +67,16 @@ def write_series(
     stored: np.ndarray,
     positions: Sequence[tuple[float, float, float]] | None = None,
     names: Sequence[str] | None = None,
+    numbers: Sequence[int] | None = None,
     **tags: Any,
 ) -> Path:
-    """`stored` is [slices, rows, columns]; slice k gets sop_uid(k) of its series, positions[k] and names[k]."""
+    """`stored` is [slices, rows, columns]; slice k gets sop_uid(k) of its series, and the k-th of each list given."""
     positions = couch(len(stored)) if positions is None else positions
     names = [f"{index:03d}.dcm" for index in range(len(stored))] if names is None else names
     for index, pixels in enumerate(stored):
         uid = sop_uid(index, tags.get("SeriesInstanceUID", SERIES_UID))
-        own = {"SOPInstanceUID": uid, "ImagePositionPatient": list(positions[index])}
+        number = None if numbers is None else numbers[index]
+        own = {"SOPInstanceUID": uid, "ImagePositionPatient": list(positions[index]), "InstanceNumber": number}
         (folder / names[index]).parent.mkdir(parents=True, exist_ok=True)
         write_slice(folder / names[index], pixels, **{**own, **tags})
     return folder
@@ -89,16 +91,24 @@ def phantom(count: int = 10, size: int = 32) -> np.ndarray:
     return heads + np.arange(count, dtype=np.int16)[:, None, None] * (heads == 30)
 
 
-def study(folder: Path, number: int, count: int = 10, spacing: float = 5.0, **tags: Any) -> np.ndarray:
-    """One series of a study that has several, beside the others; what its slices show is returned.
+HEAD = phantom(1, size=16)[0]
 
-    Its first slice lies lowest; its brain is as bright as its number says.
-    """
-    shown, uid = phantom(count) + np.int16(number), f"{STUDY_UID}.{number}"
-    places, names = [(0.0, 0.0, k * spacing) for k in range(count)], [f"{number}-{k:03d}" for k in range(count)]
-    own = {"StudyInstanceUID": STUDY_UID, "SeriesInstanceUID": uid, "SeriesNumber": number}
-    write_series(folder, shown, places, names, **{**own, **tags})
-    return shown
+
+def write_head(
+    folder: Path,
+    uid: str,
+    count: int = 10,
+    step: float = 5.0,
+    patient: str = "P1",
+    study: str = "1.9",
+    pixels: np.ndarray = HEAD,
+    **tags: Any,
+) -> list[str]:
+    """A series beside the others of its study, all slices with the same pixels; their SOPInstanceUIDs."""
+    own = {"SeriesInstanceUID": uid, "StudyInstanceUID": study, "PatientID": patient}
+    names = [f"{uid}_{index:03d}.dcm" for index in range(count)]
+    write_series(folder, np.stack([pixels] * count), couch(count, step, 0.0), names, **{**own, **tags})
+    return [sop_uid(index, uid) for index in range(count)]
 
 
 def write_enhanced(

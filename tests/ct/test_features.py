@@ -90,11 +90,6 @@ def scan_bag(folder: Path, item: dict[str, Any]) -> dict[Hashable, Any]:
     return bag
 
 
-def features_bag(path: Path, **item: Any) -> dict[Hashable, Any]:
-    given: dict[Any, Any] = {**item, "image": str(path)}
-    return SliceFeaturesd("image")(given)
-
-
 def listed(path: Path) -> dict[str, list[dict[str, Any]]]:
     content: dict[str, list[dict[str, Any]]] = json.loads((path / "datalist.json").read_text())
     return content
@@ -112,15 +107,19 @@ def some_scan(slices: int = 3) -> SliceFeatures:
     )
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    for scan in (some_scan(), replace(some_scan(1), sop_instance_uids=[], about={})):
+def test_what_is_written_is_read_and_what_is_not_of_the_same_slices_is_not_written(tmp_path: Path) -> None:
+    unlike: list[dict[str, Any]] = [{"positions_mm": np.zeros(2)}, {"sop_instance_uids": ["1"]}]
+    for change in (*unlike, {"features": np.zeros(3, np.float32)}):
+        with pytest.raises(InputError, match=r"a.h5: .* should be of the same slices; extract the features"):
+            write_slice_features(tmp_path / "a.h5", replace(some_scan(), **change))
+    assert list(tmp_path.iterdir()) == []
+    for scan in (replace(some_scan(1), sop_instance_uids=[], about={}), some_scan()):
         write_slice_features(tmp_path / "a.h5", scan)
         back = read_slice_features(tmp_path / "a.h5")
         np.testing.assert_array_equal(back.features, scan.features)
         np.testing.assert_array_equal(back.positions_mm, scan.positions_mm)
         assert replace(back, features=scan.features, positions_mm=scan.positions_mm) == scan
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
-    write_slice_features(tmp_path / "a.h5", some_scan())
     with h5py.File(tmp_path / "a.h5") as file:  # as documented
         shapes = {"features": (3, 4), "positions_mm": (3,), "sop_instance_uids": (3,), "about": ()}
         assert {name: data.shape for name, data in file.items()} == shapes
@@ -150,15 +149,6 @@ def test_a_spoilt_file_is_named_in_one_line(tmp_path: Path, spoil: Callable, mes
             read_slice_features(place)
 
 
-@pytest.mark.parametrize(
-    "change", [{"positions_mm": np.zeros(2)}, {"sop_instance_uids": ["1"]}, {"features": np.zeros(3, np.float32)}]
-)
-def test_what_is_not_of_the_same_slices_is_not_written(tmp_path: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"a.h5: .* should be of the same slices; extract the features"):
-        write_slice_features(tmp_path / "a.h5", replace(some_scan(), **change))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_bag_of_features_is_the_bag_of_the_scan_in_a_datalist_like_the_given_one(scans: Path, tmp_path: Path) -> None:
     extract(scans, tmp_path)
     names = {"training": "a", "test": "second"}
@@ -170,7 +160,8 @@ def test_a_bag_of_features_is_the_bag_of_the_scan_in_a_datalist_like_the_given_o
         (new,) = listed(tmp_path)[section]
         assert new == {**item, "bag_id": names[section], "image": f"{names[section]}.h5"}
         wanted = scan_bag(scans, item)
-        got = features_bag(tmp_path / new["image"], **{key: new[key] for key in ("label", "instance_label")})
+        given: dict[Any, Any] = {**new, "image": str(tmp_path / new["image"])}
+        got = SliceFeaturesd("image")(given)
         torch.testing.assert_close(got["image"], wanted["image"].mean(dim=(1, 2)))
         for key in ("coords", "mask", "label", "instance_label"):
             assert torch.equal(got[key], wanted[key]), key
@@ -191,7 +182,8 @@ def test_two_stages_say_what_one_does(scans: Path, tmp_path: Path) -> None:
     head = network(Features(width), width).eval()
     left = {name: value for name, value in whole.state_dict().items() if not name.startswith("encoder.")}
     head.load_state_dict(left)
-    scan, features = scan_bag(scans, listed(scans)["training"][0]), features_bag(tmp_path / "a.h5")
+    scan = scan_bag(scans, listed(scans)["training"][0])
+    features = SliceFeaturesd("image")({"image": str(tmp_path / "a.h5")})
     with torch.no_grad():
         one, two = (
             net.predict(bag["image"][None], bag["coords"][None], bag["mask"][None])
@@ -275,16 +267,13 @@ def test_a_scan_that_fails_is_named_at_the_end(scans: Path, tmp_path: Path, work
     assert len(listed(output)["test"]) == 1
 
 
-def test_without_a_datalist_every_scan_is_found_and_none_is_written(scans: Path, tmp_path: Path) -> None:
+def test_without_a_datalist_every_scan_is_found_and_one_that_is_none_is_refused(scans: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no feature file \(\*.h5\) in .*; extract the features first"):
         find_slice_features(tmp_path)
     extract(scans, tmp_path, datalist=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
     with pytest.raises(InputError, match="holds the datalist of the scans themselves: give another output_dir"):
         extract(scans, scans)
-
-
-def test_a_datalist_that_is_none_is_refused(scans: Path, tmp_path: Path) -> None:
     sections = {"training": [{"image": "a", "bag_id": "x"}], "test": [{"image": "b.nii.gz", "bag_id": "x"}]}
     (tmp_path / "twice.json").write_text(json.dumps(sections))
     (tmp_path / "list.json").write_text("[]")
@@ -313,9 +302,6 @@ def test_random_weights_come_from_the_seed_and_leave_chance_alone(
         torch.save(network(slice_cnn(), 36).state_dict(), tmp_path / "model.pt")
         names.add(SliceEncoder(slice_cnn(), str(tmp_path / "model.pt")).name)
     assert len(names) == 2
-
-
-def test_weights_without_an_encoder_are_refused(tmp_path: Path) -> None:
     torch.save({"head.weight": torch.zeros(1)}, tmp_path / "head.pt")
     with pytest.raises(InputError, match=r"head.pt holds no weights of an encoder"):
         SliceEncoder(slice_cnn(), str(tmp_path / "head.pt"))

@@ -9,7 +9,7 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.ct.reader import load_scan
 from scripts.ct.scans import find_scans
-from tests.ct.series import couch, phantom, ramp, study, write_enhanced, write_series, write_slice, zipped
+from tests.ct.series import couch, phantom, ramp, write_enhanced, write_head, write_series, write_slice, zipped
 
 
 def hashed(study: str) -> str:
@@ -35,11 +35,19 @@ def test_folders_and_files_are_named_by_their_place(tmp_path: Path) -> None:
     ]
 
 
-def test_a_study_in_several_folders_is_one_scan(tmp_path: Path) -> None:
+def test_a_study_in_several_folders_is_one_scan_and_a_copy_of_it_another_but_key_images_are_none(
+    tmp_path: Path,
+) -> None:
     for number, name in enumerate(("a", "b/c")):
-        study(tmp_path / "x" / name, number, StudyInstanceUID="1.2.3")
-        study(tmp_path / "y" / "z" / name, number, StudyInstanceUID="1.2.4")
-    assert found(tmp_path) == {"x": str(tmp_path / "x"), "y_z": str(tmp_path / "y" / "z")}
+        for place, study in (("x", "1.3"), ("copy", "1.3"), ("y/z", "1.4")):
+            write_head(tmp_path / place / name, f"{study}.{number}", study=study)
+    names = ("copy", "x", "y_z")
+    assert found(tmp_path) == {name: str(tmp_path / name.replace("_", "/")) for name in names}
+    write_head(tmp_path / "copy" / "key images", "1.3.0", count=2, study="1.3")
+    assert tuple(found(tmp_path)) == names
+    for uid in ("1.1", "1.2"):  # without UIDs nothing is a copy
+        write_head(tmp_path / "copy" / "deep" / uid, uid, SOPInstanceUID=None)
+    assert list(found(tmp_path / "copy" / "deep")) == ["deep"]
 
 
 def test_the_studies_of_one_folder_are_told_apart(tmp_path: Path) -> None:
@@ -59,12 +67,13 @@ def test_the_studies_of_one_folder_are_told_apart(tmp_path: Path) -> None:
 def test_a_zip_or_a_folder_beside_slices_is_a_scan_of_its_own(tmp_path: Path) -> None:
     zipped(write_series(tmp_path / "other", ramp(2), StudyInstanceUID="1.2.4"), tmp_path / "a" / "b.zip")
     write_series(tmp_path / "c" / "d", ramp(2), StudyInstanceUID="1.2.4")
-    for folder, name, beside in (("a", "b", "b.zip"), ("c", "d", "d")):
-        write_series(tmp_path / folder, ramp(2), StudyInstanceUID="1.2.3")
-        assert found(tmp_path / folder) == {
-            f"{folder}_{hashed('1.2.3')}": [str(tmp_path / folder / file) for file in ("000.dcm", "001.dcm")],
-            name: str(tmp_path / folder / beside),
-        }
+    write_series(tmp_path / "e" / "f", ramp(2))
+    for folder, name, place in (("a", "b", "b.zip"), ("c", "d", "d"), ("e", "f", "f")):
+        study = None if folder == "e" else "1.2.3"  # strays that name no study hide nothing either
+        write_series(tmp_path / folder, ramp(2), StudyInstanceUID=study)
+        beside = f"{folder}_{hashed(study or str(tmp_path / folder))}"
+        files = [str(tmp_path / folder / file) for file in ("000.dcm", "001.dcm")]
+        assert found(tmp_path / folder) == {beside: files, name: str(tmp_path / folder / place)}
 
 
 def test_a_series_and_a_file_of_several_frames_are_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,13 +84,6 @@ def test_a_series_and_a_file_of_several_frames_are_scans(tmp_path: Path, monkeyp
     assert find_scans(str(folder)) == [{"image": str(folder), "bag_id": "scan7"}]
     monkeypatch.chdir(folder)
     assert find_scans(".") == [{"image": ".", "bag_id": "scan7"}]
-
-
-def test_stray_slices_do_not_hide_the_cohort(tmp_path: Path) -> None:
-    write_slice(tmp_path / "stray", ramp(1)[0])
-    write_series(tmp_path / "deeper", ramp(2))
-    stray = f"{tmp_path.name}_{hashed(str(tmp_path))}"
-    assert found(tmp_path) == {"deeper": str(tmp_path / "deeper"), stray: str(tmp_path / "stray")}
 
 
 def test_a_scan_that_cannot_be_read_is_found_too(tmp_path: Path) -> None:
@@ -104,18 +106,6 @@ def test_names_that_meet_and_folders_without_scans_are_refused(tmp_path: Path) -
     write_series(tmp_path / "a_b", ramp(1))
     with pytest.raises(InputError, match=r"a/b and .*a_b would both be named a_b: rename one"):
         find_scans(tmp_path)
-
-
-def test_a_copy_of_a_study_is_a_scan_of_its_own_and_key_images_are_none(tmp_path: Path) -> None:
-    for copy in ("one", "other"):
-        for number, series in enumerate(("thin", "thick")):
-            study(tmp_path / copy / series, number)
-    assert list(found(tmp_path)) == ["one", "other"]
-    study(tmp_path / "one" / "key images", 0, count=2)
-    assert list(found(tmp_path)) == ["one", "other"]
-    for number, name in enumerate(("thin", "thick")):  # without UIDs nothing is a copy
-        study(tmp_path / "other" / "deep" / name, number, SOPInstanceUID=None, StudyInstanceUID="1.2.9")
-    assert list(found(tmp_path / "other" / "deep")) == ["deep"]
 
 
 def test_slices_that_name_no_study_join_the_one_in_their_folder(tmp_path: Path) -> None:

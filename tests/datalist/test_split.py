@@ -75,9 +75,7 @@ def test_every_class_is_spread_by_the_shares(patients: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(("rare", "common"), [("ADH", "N"), ("ZZ", "N"), (2, 0)])
-def test_a_patient_of_several_classes_counts_for_the_rarest_name_and_the_highest_number(
-    rare: int | str, common: int | str
-) -> None:
+def test_a_patient_counts_for_the_rarest_name_or_the_highest_number(rare: int | str, common: int | str) -> None:
     """So no section lacks the rare class though all of its patients have common slides too."""
     both = [Bag(f"r{n}{label}", label, f"r{n}") for n in range(10) for label in (rare, common)]
     sections = split(both + [bag(n, common) for n in range(90)], USUAL, 0)

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -71,14 +71,10 @@ def test_a_datalist_written_by_hand_is_kept_unless_forced(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_takes_no_files_asks_for_an_output(tmp_path: Path) -> None:
-    request = Request(folder=tmp_path)
     with patch("tempfile.TemporaryFile", side_effect=PermissionError):
-        for each, advice in (
-            (request, "--output FILE"),
-            (replace(request, output=tmp_path / "a.json"), "another folder"),
-        ):
+        for output, advice in ((None, "--output FILE"), (tmp_path / "a.json", "another folder")):
             with pytest.raises(InputError, match=rf"{tmp_path}.* give .*{advice}$"):
-                destination(each)
+                destination(Request(folder=tmp_path, output=output))
 
 
 def test_shares_and_a_folder_that_are_none_are_refused(tmp_path: Path) -> None:

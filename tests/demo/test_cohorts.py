@@ -23,13 +23,6 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def entries(root: Path) -> list[dict[str, Any]]:
-    """The bags of a cohort, of which each section has as many as were asked for."""
-    sections = json.loads((root / "datalist.json").read_text())
-    assert tuple(len(sections[section]) for section in SECTIONS) == COUNTS
-    return [entry for section in SECTIONS for entry in sections[section]]
-
-
 def modified(root: Path) -> dict[str, int]:
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*")}
 
@@ -56,28 +49,23 @@ def test_a_case_depends_neither_on_the_parity_of_its_number_nor_on_how_many_foll
 
 
 @pytest.mark.slow
-def test_scan_labels_are_those_of_its_own_slices(cohort: Path) -> None:
+def test_labels_are_those_of_the_slices_and_annotations_and_a_second_run_changes_nothing(cohort: Path) -> None:
+    listed = [json.loads((cohort / task / "datalist.json").read_text()) for task in ("ct", "wsi")]
+    assert [tuple(len(bags[section]) for section in SECTIONS) for bags in listed] == [COUNTS, COUNTS]
+    scans, slides = ([bag for section in SECTIONS for bag in bags[section]] for bags in listed)
     patients = set()
-    for entry in entries(cohort / "ct"):
-        headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in (cohort / "ct" / entry["image"]).iterdir()]
-        assert {header.SOPInstanceUID for header in headers} == set(entry["instance_label"])
-        assert max(entry["instance_label"].values()) == entry["label"]
+    for bag in scans:
+        headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in (cohort / "ct" / bag["image"]).iterdir()]
+        assert {header.SOPInstanceUID for header in headers} == set(bag["instance_label"])
+        assert max(bag["instance_label"].values()) == bag["label"]
         patients |= {header.PatientID for header in headers}
     assert len(patients) == sum(COUNTS)
-
-
-@pytest.mark.slow
-def test_slides_open_and_only_positives_are_annotated(cohort: Path) -> None:
-    for entry in entries(cohort / "wsi"):
-        assert entry["image"] == f"features/{entry['bag_id']}.h5"
-        regions = json.loads((cohort / "wsi" / entry["annotation"]).read_text())["features"]
-        assert bool(regions) == bool(entry["label"])
-        with openslide.OpenSlide(cohort / "wsi" / "slides" / f"{entry['bag_id']}.tif") as slide:
+    for bag in slides:
+        assert bag["image"] == f"features/{bag['bag_id']}.h5"
+        regions = json.loads((cohort / "wsi" / bag["annotation"]).read_text())["features"]
+        assert bool(regions) == bool(bag["label"])
+        with openslide.OpenSlide(cohort / "wsi" / "slides" / f"{bag['bag_id']}.tif") as slide:
             assert slide.level_count >= 3
-
-
-@pytest.mark.slow
-def test_a_second_run_changes_nothing(cohort: Path) -> None:
     before = modified(cohort)
     assert not [path for path in before if ".partial" in path]
     write_demo_data(cohort, ct_cases=COUNTS, wsi_cases=COUNTS)

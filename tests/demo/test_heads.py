@@ -14,7 +14,6 @@ from demo.cohorts import plan_cases
 from demo.heads import Head, header_style, plan_head, slice_uids, write_series
 
 AWKWARD = 2  # tilted, shuffled, padded, and numbered from the top
-Series = tuple[Head, list[pydicom.FileDataset]]  # along the normal
 
 
 @cache
@@ -27,38 +26,36 @@ def along_normal(dataset: pydicom.Dataset) -> float:
     return float(np.dot(np.cross(orientation[:3], orientation[3:]), np.array(dataset.ImagePositionPatient, float)))
 
 
-@pytest.fixture(scope="module")
-def awkward(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    folder = tmp_path_factory.mktemp("series")
-    write_series(head(AWKWARD), "scan_002", 0, folder)
-    return head(AWKWARD), sorted(map(pydicom.dcmread, folder.iterdir()), key=along_normal)
-
-
-def test_position_along_the_normal_recovers_the_order_that_names_and_numbers_hide(awkward: Series) -> None:
-    phantom, ordered = awkward
+def test_a_series_is_a_complete_synthetic_ct_of_the_phantom_sheared_along_the_table(tmp_path: Path) -> None:
+    """In the order along the normal, which names and numbers hide."""
+    phantom = head(AWKWARD)
+    write_series(phantom, "scan_002", 0, tmp_path)
+    files = sorted(map(pydicom.dcmread, tmp_path.iterdir()), key=along_normal)
     uids = slice_uids("scan_002", 0, phantom.plan.geometry.slices)
-    assert [ds.SOPInstanceUID for ds in ordered] == uids
-    assert [ds.SOPInstanceUID for ds in sorted(ordered, key=lambda ds: str(ds.filename))] != uids
-    assert [ds.SOPInstanceUID for ds in sorted(ordered, key=lambda ds: int(ds.InstanceNumber))] == uids[::-1]
-
-
-def test_rescaled_pixels_are_the_phantoms_hounsfield_units(awkward: Series) -> None:
-    phantom, ordered = awkward
-    for index, dataset in enumerate(ordered):
+    assert [ds.SOPInstanceUID for ds in files] == uids
+    assert [ds.SOPInstanceUID for ds in sorted(files, key=lambda ds: str(ds.filename))] != uids
+    assert [ds.SOPInstanceUID for ds in sorted(files, key=lambda ds: int(ds.InstanceNumber))] == uids[::-1]
+    assert len(set(uids)) == len(files)
+    assert len({ds.SeriesInstanceUID for ds in files}) == 1
+    type_2 = ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "StudyID")
+    for index, dataset in enumerate(files):
         hounsfield = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
         assert np.abs(hounsfield - phantom.hounsfield(index))[phantom.in_circle].max() <= 0.501
         assert (dataset.pixel_array[~phantom.in_circle] == dataset.PixelPaddingValue).all()
-    assert dataset.PixelPaddingValue == -2000
-
-
-def test_tilted_volume_is_sheared_along_the_table(awkward: Series) -> None:
-    phantom, ordered = awkward
-    steps = np.diff([np.array(ds.ImagePositionPatient, float) for ds in ordered], axis=0)
-    assert np.allclose(steps[:, :2], 0)
-    assert np.allclose(steps[:, 2], phantom.plan.geometry.table_step, atol=1e-5)
-    _, cosine, sine = np.array(ordered[0].ImageOrientationPatient[3:], float)
-    assert np.degrees(np.arctan2(sine, cosine)) == pytest.approx(float(ordered[0].GantryDetectorTilt), abs=1e-4)
-    assert float(ordered[0].GantryDetectorTilt) != 0
+        assert dataset.PixelPaddingValue == -2000
+        assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
+        assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+        assert dataset.SOPInstanceUID.is_valid
+        assert dataset.SOPClassUID == pydicom.uid.CTImageStorage
+        assert dataset.PatientName == "SYNTHETIC^scan_002"
+        assert all("SYNTHETIC" in text for text in (dataset.Manufacturer, dataset.ImageComments))
+        assert dataset.BurnedInAnnotation == "NO"
+        assert all(name in dataset for name in type_2)
+    steps = np.diff([np.array(ds.ImagePositionPatient, float) for ds in files], axis=0)
+    assert np.allclose(steps, (0, 0, phantom.plan.geometry.table_step), atol=1e-5)
+    _, cosine, sine = np.array(files[0].ImageOrientationPatient[3:], float)
+    assert np.degrees(np.arctan2(sine, cosine)) == pytest.approx(float(files[0].GantryDetectorTilt), abs=1e-4)
+    assert float(files[0].GantryDetectorTilt) != 0
 
 
 def test_tilted_slices_cut_the_anatomy_where_their_header_says() -> None:
@@ -78,20 +75,7 @@ def test_tilted_slices_cut_the_anatomy_where_their_header_says() -> None:
     assert np.sum(np.array(distances) < max(body.radii)) >= 10
 
 
-def test_header_is_a_complete_ct_image_that_admits_to_be_synthetic(awkward: Series, tmp_path: Path) -> None:
-    _, files = awkward
-    type_2 = ("PatientBirthDate", "PatientSex", "ReferringPhysicianName", "AccessionNumber", "StudyID")
-    for dataset in files:
-        assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
-        assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
-        assert dataset.SOPInstanceUID.is_valid
-        assert dataset.SOPClassUID == pydicom.uid.CTImageStorage
-        assert dataset.PatientName == "SYNTHETIC^scan_002"
-        assert all("SYNTHETIC" in text for text in (dataset.Manufacturer, dataset.ImageComments))
-        assert dataset.BurnedInAnnotation == "NO"
-        assert all(name in dataset for name in type_2)
-    assert len({ds.SOPInstanceUID for ds in files}) == len(files)
-    assert len({ds.SeriesInstanceUID for ds in files}) == 1
+def test_instance_numbers_are_missing_where_that_is_the_style(tmp_path: Path) -> None:
     case = next(case for case in range(9) if header_style(case).instance_numbers == "missing")
     write_series(head(case), "scan", 0, tmp_path)
     assert not any("InstanceNumber" in pydicom.dcmread(path, stop_before_pixels=True) for path in tmp_path.iterdir())

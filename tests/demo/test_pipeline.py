@@ -68,17 +68,12 @@ def test_a_step_runs_again_if_it_changed_or_one_before_it_ran_or_it_failed_in_be
 
 def test_a_failure_is_one_line_that_names_the_log_and_what_failed_is_tried_again(demo: Demo) -> None:
     cure = demo.home / "cure"
-    demo.ct = [
-        demo.step("good"),
-        demo.step("bad", f"print('much')\nopen({str(cure)!r})"),
-        demo.step("later", after=("bad",)),
-    ]
+    bad = demo.step("bad", f"print('much')\nopen({str(cure)!r})")
+    demo.ct = [demo.step("good"), bad, demo.step("later", after=("bad",))]
     demo.wsi = [demo.step("mute", "raise SystemExit(3)")]
     assert sorted(demo.run()) == ["bad", "good", "mute"]  # `later` is not tried
-    bad, mute = demo.errors
-    assert bad.startswith("error: step bad failed: FileNotFoundError")
-    assert bad.endswith("demo/logs/bad.log)")
-    assert mute.endswith("demo/logs/mute.log)")
+    assert demo.errors[0].startswith("error: step bad failed: FileNotFoundError")
+    assert [error.split("demo/logs/")[-1] for error in demo.errors] == ["bad.log)", "mute.log)"]
     assert (demo.home / "logs" / "bad.log").read_text().startswith("much\n")
     assert demo.pages == 0
     cure.touch()
@@ -131,7 +126,7 @@ def test_the_commands_name_files_and_keys_that_exist_and_write_below_the_folder_
 
 
 @each_task
-def test_the_arms_differ_in_smoothness_alone_and_each_is_evaluated_as_it_was_trained(task: str) -> None:
+def test_the_arms_differ_in_smoothness_alone_and_each_has_a_cache_and_is_evaluated_as_it_was_trained(task: str) -> None:
     steps = commands(task)
     for arm in ARMS:
         train, evaluate = steps[f"{task}-train-{arm}"], steps[f"{task}-evaluate-{arm}"]
@@ -145,13 +140,8 @@ def test_the_arms_differ_in_smoothness_alone_and_each_is_evaluated_as_it_was_tra
     inference = steps[f"{task}-inference"]
     assert options(inference)["ckpt_path"] == options(smooth)["ckpt_dir"] + "/model.pt"
     assert inference.after == (smooth.name,)
-
-
-@each_task
-def test_the_seed_is_that_of_the_data_and_of_the_training_and_has_a_cache_of_its_own(task: str) -> None:
-    """A prepared bag is known by its path and label, which may be those of another seed's."""
-    given = {(seed, arm): options(commands(task, seed)[f"{task}-train-{arm}"]) for seed in (7, 8) for arm in ARMS}
-    assert all(keys["seed"] == str(seed) for (seed, _), keys in given.items())
-    assert len({keys["cache_dir"] for keys in given.values()}) == 4
+    given = [options(commands(task, seed)[f"{task}-train-{arm}"]) for seed in (7, 8) for arm in ARMS]
+    assert [keys["seed"] for keys in given] == ["7", "7", "8", "8"]
+    assert len({keys["cache_dir"] for keys in given}) == 4  # a bag is known by its path, which may be another's
     data = list(commands(task, 7)[f"{task}-data"].command)
     assert data[data.index("--seed") + 1] == "7"

@@ -3,6 +3,7 @@
 """A small cohort of results, and readers of what is written of it."""
 
 import csv
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,8 +44,10 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def strict_json(path: Path) -> Any:
+def strict_json(path: Path) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    return json.loads(path.read_text(), parse_constant=refuse)
+    text = path.read_bytes()
+    content: dict[str, Any] = json.loads(gzip.decompress(text) if path.suffix == ".gz" else text, parse_constant=refuse)
+    return content

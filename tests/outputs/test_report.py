@@ -70,7 +70,7 @@ def test_the_tables_have_a_row_per_bag_and_per_instance_in_order(tmp_path: Path)
     assert [row["bag_id"] for row in table(tmp_path / "summary.csv")] == ["e"]
 
 
-def test_the_metrics_are_those_of_sklearn_and_the_engine_learns_them(tmp_path: Path) -> None:
+def test_the_metrics_are_those_of_sklearn_or_null_and_the_engine_learns_them(tmp_path: Path) -> None:
     engine = reporting(tmp_path)
     engine.state.metrics["another"] = 3
     engine.run([COHORT])
@@ -90,11 +90,7 @@ def test_the_metrics_are_those_of_sklearn_and_the_engine_learns_them(tmp_path: P
     assert all(written[name]["low"] <= written[name]["value"] <= written[name]["high"] for name in wanted)
     assert {name: engine.state.metrics[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
     assert engine.state.metrics["another"] == 3
-
-
-def test_a_figure_that_is_not_defined_is_null(tmp_path: Path) -> None:
-    """With one class alone there is no ROC curve, and NaN is not JSON."""
-    report(tmp_path, COHORT[:2])
+    report(tmp_path, COHORT[:2])  # with one class alone there is no ROC curve, and NaN is not JSON
     written = strict_json(tmp_path / "metrics.json")
     assert written["bag_auroc"] == {"value": None, "low": None, "high": None}
     assert written["bag_accuracy"]["value"] == 0.5
@@ -131,8 +127,8 @@ def finished(folder: Path, *results: BagResult) -> None:
         SaveResultd(str(folder), "one")({"result": done, "input": input_of(*bags(done.bag_id))})
 
 
-def test_what_is_done_is_not_done_again_and_several_processes_share_the_bags(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_done_is_not_done_again_stays_in_the_tables_and_is_shared_among_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     finished(tmp_path, COHORT[0], COHORT[1])
 
@@ -141,6 +137,13 @@ def test_what_is_done_is_not_done_again_and_several_processes_share_the_bags(
         return [bag["bag_id"] for bag in folder.unfinished()], list(folder.finished)
 
     assert divided() == (["a", "c", "e"], ["b", "d"])
+    folder = ResultsFolder(str(tmp_path), bags("b", "d"), "one")
+    handlers = [CohortReport(str(tmp_path), folder)]
+    with caplog.at_level("INFO", logger="scripts.outputs.report"):
+        BagEvaluator(torch.device("cpu"), folder.unfinished(), torch.nn.Identity(), val_handlers=handlers).run()
+    for name in ("summary.csv", "instances.csv"):
+        assert {row["bag_id"] for row in table(tmp_path / name)} == {"b", "d"}
+    assert "0 read, 2 skipped (already there)" in caplog.text
     for rank, wanted in ((0, (["a", "c", "e"], [])), (1, ([], ["b", "d"]))):
         two_processes(monkeypatch, rank)
         assert divided() == wanted
@@ -158,54 +161,30 @@ def test_what_is_not_the_same_is_done_again(tmp_path: Path) -> None:
         assert len(ResultsFolder(str(tmp_path), bags("d"), "one").unfinished()) == 1
 
 
-def test_nothing_of_an_earlier_run_is_taken_for_this_one(tmp_path: Path) -> None:
-    finished(tmp_path, COHORT[0])
-    report(tmp_path, COHORT)
-    with pytest.raises(InputError, match=r"^d is empty$"):
-        report(tmp_path, [{"bag_id": "d", "failed": "d is empty"}])
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["summary.csv"]
-
-
-def test_the_tables_hold_what_was_there_what_was_read_and_what_failed(
+def test_the_tables_hold_what_was_there_what_was_read_what_is_empty_and_what_failed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    finished(tmp_path, COHORT[0])
+    finished(tmp_path, COHORT[0], COHORT[2])  # c as it was before its features were made anew
     folder = ResultsFolder(str(tmp_path), bags("a", "b", "d", "e"), "one")
+    batches = [[COHORT[1]], [{"bag_id": "c", "empty": "c.h5 holds no patches"}], [COHORT[3]]]
     failed = {"bag_id": "e", "failed": "e is empty: copy it again"}
     with (
         caplog.at_level("INFO", logger="scripts.outputs.report"),
         pytest.raises(InputError, match=r"^1 of 4 failed: e is empty: copy it again; correct and run again, "),
     ):
-        reporting(tmp_path, folder).run([[COHORT[1]], [failed], [COHORT[3]]])
+        reporting(tmp_path, folder).run([*batches, [failed]])
     rows = table(tmp_path / "summary.csv")
-    status = {"a": "done", "b": "done", "d": "done", "e": "failed"}
-    assert {row["bag_id"]: row["status"] for row in rows} == status
-    assert rows[-1]["error"] == "e is empty: copy it again"
+    assert " ".join(f"{row['bag_id']} {row['status']}" for row in rows) == "a done b done d done e failed c empty"
+    assert [row["error"] for row in rows[3:]] == ["e is empty: copy it again", "c.h5 holds no patches"]
     assert {row["bag_id"] for row in table(tmp_path / "instances.csv")} == {"a", "b", "d"}
     assert strict_json(tmp_path / "metrics.json")["bags"] == 3
-    assert "2 read, 1 skipped (already there), 1 failed; 1 called positive" in caplog.text
-
-
-def test_a_run_of_which_all_is_already_there_keeps_its_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    finished(tmp_path, *COHORT)
-    folder = ResultsFolder(str(tmp_path), bags("a", "b", "c", "d"), "one")
-    handlers = [CohortReport(str(tmp_path), folder)]
-    with caplog.at_level("INFO", logger="scripts.outputs.report"):
-        BagEvaluator(torch.device("cpu"), folder.unfinished(), torch.nn.Identity(), val_handlers=handlers).run()
-    for name in ("summary.csv", "instances.csv"):
-        assert {row["bag_id"] for row in table(tmp_path / name)} == set("abcd")
-    assert "0 read, 4 skipped (already there)" in caplog.text
-
-
-def test_a_slide_without_tissue_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    finished(tmp_path, COHORT[0])  # as it was before its features were made anew
-    with caplog.at_level("INFO", logger="scripts.outputs.report"):
-        reporting(tmp_path, instance_table=False).run([[{"bag_id": "d", "empty": "d.h5 holds no patches"}, COHORT[1]]])
-    done, empty = table(tmp_path / "summary.csv")
-    assert (done["bag_id"], done["status"]) == ("b", "done")
-    assert (empty["bag_id"], empty["status"], empty["error"]) == ("d", "empty", "d.h5 holds no patches")
-    assert "1 read, 1 empty (nothing to read)" in caplog.text
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"summary.csv", "metrics.json"}
+    assert "2 read, 1 skipped (already there), 1 failed, 1 empty (nothing to read); 1 called positive" in caplog.text
+    with pytest.raises(InputError, match=r"^d is empty$"):
+        report(tmp_path, [{"bag_id": "d", "failed": "d is empty"}])
+    # nothing of an earlier run is taken for this one
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["summary.csv"]
+    reporting(tmp_path, instance_table=False).run(batches)  # without a failure
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"summary.csv", "metrics.json"}
 
 
 def test_classes_stand_in_the_table_by_their_names(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
 from scripts.networks import MILNetwork
 from scripts.weights.convert import convert_checkpoint
+from scripts.weights.sa_dmil import released_as
 from scripts.weights.torchmil import TorchmilSettings
-from tests.shared_data import ROOT, shared_data
+from tests.shared_data import shared_data
+from tests.weights.configured import network
 from tests.weights.tf_checkpoint import full_names, sa_dmil_tensors, write_checkpoint
 
 FEATURES, HIDDEN = 6, 4
@@ -39,14 +40,7 @@ def smabmil(tmp_path: Path) -> Path:
 
 
 def loaded(bundle: str, model: Path, *overrides: Path) -> MILNetwork:
-    """What inference makes of the files: the network of the configs with the weights in it."""
-    config = ConfigParser()
-    config.read_config([ROOT / "configs" / bundle / "inference.json", *overrides])
-    config["ckpt_path"], config["device"] = str(model), "cpu"
-    network = config.get_parsed_content("network_def")
-    assert isinstance(network, MILNetwork)
-    network.load_state_dict(torch.load(model, weights_only=True))
-    return network.eval()
+    return network(bundle, torch.load(model, weights_only=True), *overrides)
 
 
 @pytest.mark.parametrize("given", ["att.ckpt.index", "att.ckpt.data-00000-of-00001", "."])
@@ -62,7 +56,9 @@ def test_sa_dmil_becomes_a_model_of_the_ct_bundle(tmp_path: Path, given: str, ca
         assert fact in caplog.text
 
 
-def test_a_released_checkpoint_is_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_released_checkpoint_is_recognised_by_its_hash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert released_as("57ae38f0" + "1" * 56) == "att_0_9"
+    assert released_as("fc734d20" + "1" * 56) is None  # the whole hash is known
     with caplog.at_level(logging.INFO):
         convert_checkpoint(shared_data("sa_mil/checkpoints/baseline.ckpt.index"), tmp_path)
     assert "SA-DMIL, released as baseline (sha256 fc734d204520" in caplog.text
@@ -70,26 +66,28 @@ def test_a_released_checkpoint_is_recognised(tmp_path: Path, caplog: pytest.LogC
     assert "badly calibrated" in caplog.text
 
 
-@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
-def test_torchmil_becomes_a_model_and_its_network(tmp_path: Path, key: str | None) -> None:
-    torch.save(SMABMIL if key is None else {"epoch": 3, key: SMABMIL}, tmp_path / "best.ckpt")
-    model, override = tmp_path / "smabmil.pt", tmp_path / "smabmil.json"
-    convert_checkpoint(tmp_path / "best.ckpt", model, settings=TorchmilSettings(steps=7))
+def test_torchmil_becomes_a_model_and_its_network_the_same_whatever_holds_the_weights(tmp_path: Path) -> None:
+    given, model, override = (tmp_path / name for name in ("best.ckpt", "smabmil.pt", "smabmil.json"))
+    parameters = {name: torch.nn.Parameter(tensor) for name, tensor in SMABMIL.items()}
+    written = set()
+    for held in (
+        SMABMIL,
+        parameters,
+        *({"epoch": 3, key: SMABMIL} for key in ("state_dict", "model_state_dict", "model")),
+    ):
+        torch.save(held, given)
+        convert_checkpoint(given, model, settings=TorchmilSettings(steps=7), force=True)
+        written.add(model.read_bytes())
+    assert len(written) == 1
     config = json.loads(override.read_text(encoding="utf-8"))
     assert config == json.loads(model.with_suffix(".origin.json").read_text())["config"]
     assert (config["in_features"], config["network_def"]["aggregator"]["steps"]) == (FEATURES, 7)
-    network = loaded("wsi", model, override)
-    predicted = network.predict(torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]]))
+    predicted = loaded("wsi", model, override).predict(
+        torch.ones(1, FEATURES, 4), torch.tensor([[[0.0, 0, 1, 1], [0, 1, 0, 1]]])
+    )
     # four equal patches, all neighbours of each other, stay as they are: f = 4 tanh(6), z = 1, logit 6
     torch.testing.assert_close(predicted.scores, torch.full((1, 1, 4), 4 * float(np.tanh(6))))
     torch.testing.assert_close(predicted.logits, torch.tensor([[6.0]]))
-
-
-def test_the_same_weights_make_the_same_bytes_whatever_holds_them(smabmil: Path, tmp_path: Path) -> None:
-    torch.save({name: torch.nn.Parameter(tensor) for name, tensor in SMABMIL.items()}, tmp_path / "parameters.pt")
-    convert_checkpoint(smabmil, tmp_path / "a.pt")
-    convert_checkpoint(tmp_path / "parameters.pt", tmp_path / "other.pt")
-    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
 
 
 @pytest.mark.parametrize("there", ["out.pt", "out.json", "out.origin.json"])
@@ -103,17 +101,17 @@ def test_nothing_is_overwritten_unless_forced(smabmil: Path, tmp_path: Path, the
     loaded("wsi", tmp_path / "out.pt", tmp_path / "out.json")
 
 
-def test_a_bad_checkpoint_and_a_failed_write_leave_no_file(smabmil: Path, tmp_path: Path) -> None:
+def test_a_failed_write_and_an_output_that_cannot_be_leave_no_file(smabmil: Path, tmp_path: Path) -> None:
     with (
         patch.object(Path, "write_text", side_effect=OSError("the disk is full")),  # behind the weights
         pytest.raises(OSError, match="full"),
     ):
         convert_checkpoint(smabmil, tmp_path / "out" / "out.pt")
     assert list((tmp_path / "out").iterdir()) == []
-    torch.save({**SMABMIL, "pool.sm.sm.coef": torch.tensor(-1.0)}, smabmil)
-    with pytest.raises(InputError, match="coef"):
-        convert_checkpoint(smabmil, tmp_path / "new" / "out.pt")
-    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match=r"out.pth is neither a folder nor a .pt file: give models, or models/model"):
+        convert_checkpoint(smabmil, tmp_path / "out.pth")
+    with pytest.raises(InputError, match=r"cannot write to .*: give another folder"):
+        convert_checkpoint(smabmil, smabmil / "out.pt")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +126,7 @@ def test_a_bad_checkpoint_and_a_failed_write_leave_no_file(smabmil: Path, tmp_pa
         ("list.pt", None, "list.pt holds no state dict: save it with torch.save"),
         ("numbers.pt", None, "numbers.pt holds no state dict"),
         ("other.index", None, "layer_with_weights-0/kernel .* it is missing: give one of the checkpoints"),
+        ("coef.pt", None, "`pool.sm.sm.coef` is -1.0"),
         ("two", None, "two holds 2 .index files: give one checkpoint by its name"),
         ("list.pt", "keras", "--kind 'keras' is not known: give sa-dmil or torchmil"),
     ],
@@ -137,21 +136,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str, kind: str |
     (tmp_path / "code.pt").write_bytes(pickle.dumps({"model": Path("x")}))
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"epoch": 3}, tmp_path / "numbers.pt")
+    torch.save({**SMABMIL, "pool.sm.sm.coef": torch.tensor(-1.0)}, tmp_path / "coef.pt")
     torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / "scripted.pt"))
     write_checkpoint(tmp_path, {"dense/kernel": np.ones(3, np.float32)}, "other")
     for name_of_index in ("a.index", "b.index"):
         (tmp_path / "two").mkdir(exist_ok=True)
         (tmp_path / "two" / name_of_index).touch()
     with pytest.raises(InputError, match=message) as error:
-        convert_checkpoint(tmp_path / name, tmp_path / "out.pt", kind=kind)
+        convert_checkpoint(tmp_path / name, tmp_path / "new" / "out.pt", kind=kind)
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "out.pt").exists()
-
-
-def test_an_output_that_cannot_be_is_refused(smabmil: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"out.pth is neither a folder nor a .pt file: give models, or models/model.pt"
-    ):
-        convert_checkpoint(smabmil, tmp_path / "out.pth")
-    with pytest.raises(InputError, match=r"cannot write to .*: give another folder"):
-        convert_checkpoint(smabmil, smabmil / "out.pt")
+    assert not (tmp_path / "new").exists()

@@ -11,28 +11,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from monai.bundle import ConfigParser
 from torch import Tensor
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of
-from scripts.networks import MILNetwork
 from scripts.weights import sa_dmil
 from scripts.weights.sa_dmil import data_path, masked_crc32c, read_tensors
 from tests.shared_data import ROOT, shared_data
+from tests.weights.configured import network
 from tests.weights.tf_checkpoint import entry, full_names, header, sa_dmil_tensors, table, write_checkpoint
 
 SLOTS, SLICES = 57, 24  # of the fixed input; the rest is padding
-
-
-def network(state: dict[str, Tensor], *overrides: str) -> MILNetwork:
-    """The network of configs/ct as it is, with these weights."""
-    config = ConfigParser()
-    config.read_config([ROOT / "configs" / "ct" / f"{name}.json" for name in ("inference", *overrides)])
-    made = config.get_parsed_content("network_def")
-    assert isinstance(made, MILNetwork)
-    made.load_state_dict(state)  # strict: nothing is missing, nothing is left
-    return made.eval()
 
 
 TENSORS_OF_ONE, TENSORS_OF_TWO = sa_dmil_tensors(outputs=1), sa_dmil_tensors(outputs=2)
@@ -41,7 +29,7 @@ TENSORS_OF_ONE, TENSORS_OF_TWO = sa_dmil_tensors(outputs=1), sa_dmil_tensors(out
 @pytest.mark.parametrize("tensors", [TENSORS_OF_ONE, TENSORS_OF_TWO])
 def test_attention_and_head_compute_the_formula_of_the_original(tensors: dict[str, np.ndarray]) -> None:
     """A softmax of two outputs is the sigmoid of the one logit made of them."""
-    made = network(sa_dmil.state_dict(full_names(tensors)))
+    made = network("ct", sa_dmil.state_dict(full_names(tensors)))
     h = np.random.default_rng(3).standard_normal((5, 1152)) / 100
     f = (np.tanh(h @ tensors["12/v"]) / (1 + np.exp(-h @ tensors["12/u"]))) @ tensors["12/w"]
     a = np.exp(f) / np.exp(f).sum()
@@ -75,13 +63,6 @@ def test_other_tensors_are_refused(name: str, shape: Any, message: str) -> None:
         sa_dmil.state_dict(full_names(other))
 
 
-def test_a_released_file_is_known_by_its_hash() -> None:
-    assert sa_dmil.released_as("57ae38f0" + "1" * 56) == "att_0_9"
-    assert sa_dmil.released_as("fc734d20" + "1" * 56) is None  # the whole hash is known
-    data = shared_data("sa_mil/checkpoints/att_0_5.ckpt.data-00000-of-00001")
-    assert sa_dmil.released_as(sha256_of(data)) == "att_0_5"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["baseline", "att_0_5"])
 def test_the_released_weights_answer_as_the_original_does(name: str) -> None:
@@ -91,7 +72,7 @@ def test_the_released_weights_answer_as_the_original_does(name: str) -> None:
     low = np.random.default_rng(20231).random((SLICES, 16, 16, 3), dtype=np.float32)
     slices = np.kron(low, np.ones((1, 32, 32, 1), np.float32))  # slice, row, column, window
     state, seen = sa_dmil.state_dict(tensors), dict[str, Tensor]()
-    released = network(state, "released")
+    released = network("ct", state, ROOT / "configs" / "ct" / "released.json")
     released.encoder.register_forward_hook(lambda _, __, out: seen.update(features=out[0].t()))
     released.aggregator.register_forward_hook(lambda _, __, out: seen.update(z=out.embedding, a=out.attention[0, 0]))
     with torch.no_grad():
@@ -118,6 +99,7 @@ TENSORS: dict[str, np.ndarray] = {
     "empty": np.zeros((0, 3), np.float32),
     "step": np.array(4800),
 }
+INDEX, DATA = "weights.ckpt.index", "weights.ckpt.data-00000-of-00001"
 ENTRY = entry(1, (4, 2), 0, 32, masked_crc32c(bytes(32)))
 
 
@@ -147,55 +129,47 @@ def test_the_checksum_is_crc_32c(content: bytes, checksum: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("of_data", "change", "message"),
+    ("name", "content", "message"),
     [
-        (True, None, "cannot be read (No such file or directory): a checkpoint is an .index and its .data-00000-of-"),
-        (False, None, "cannot be read (No such file or directory)"),
-        (False, lambda content: b"x" * 200, "is no index of a TensorFlow 2 checkpoint"),
-        (True, lambda content: content[:-1], "ends before 'step' does: download or copy it again"),
-        (True, lambda content: b"", "is too short (0 bytes)"),
-        (True, lambda content: content[:-1] + b"x", "(the checksum of 'step' is wrong): download"),
-    ],
-)
-def test_a_damaged_or_missing_file_is_named(tmp_path: Path, of_data: bool, change: Any, message: str) -> None:
-    index = write_checkpoint(tmp_path, TENSORS)
-    assert_read(read_tensors(index))
-    path = data_path(index) if of_data else index
-    if change is None:
-        path.unlink()
-    else:
-        path.write_bytes(change(path.read_bytes()))
-    refusal = str(read_or_refused(index))
-    assert refusal.startswith(str(path))
-    assert message in refusal
-
-
-@pytest.mark.parametrize(
-    ("written", "message"),
-    [
-        (table({b"": header(shards=2)}), "lie in 2 files instead of one: save"),
-        (table({b"": header(big_endian=True)}), "is of a big-endian machine: save"),
-        (table({b"": header()}, kind=1), "is compressed (kind 1): save the checkpoint again without compression"),
-        (table({b"": header()}, named=2), "is damaged (blocks overlap)"),  # else it could be read for ever
+        (DATA, None, "00001 cannot be read (No such file or directory): a checkpoint is an .index and its .data"),
+        (DATA, lambda content: content[:-1], "00001 ends before 'step' does: download or copy it again"),
+        (DATA, lambda content: b"", "00001 is too short (0 bytes)"),
+        (DATA, lambda content: content[:-1] + b"x", "(the checksum of 'step' is wrong): download"),
+        (INDEX, None, ".index cannot be read (No such file or directory)"),
+        (INDEX, b"x" * 200, ".index is no index of a TensorFlow 2 checkpoint"),
+        (INDEX, table({b"": header(shards=2)}), "lie in 2 files instead of one: save"),
+        (INDEX, table({b"": header(big_endian=True)}), "is of a big-endian machine: save"),
+        (INDEX, table({b"": header()}, kind=1), ".index is compressed (kind 1): save the checkpoint again"),
+        (
+            INDEX,
+            table({b"": header()}, named=2),
+            ".index is damaged (blocks overlap)",
+        ),  # else it could be read for ever
         *[
-            (table({b"": header(), b"two\nlines": message}), problem)
+            (INDEX, table({b"": header(), b"two\nlines": message}), problem)
             for message, problem in [
-                (entry(8, (1,), 0, 8, 0), r"holds 'two\nlines' of the unknown type 8: save"),
-                (entry(1, (2**63, 0), 0, 0, masked_crc32c(b"")), "disagree on the size of"),
-                (entry(1, (2**58,), 0, 2**60, 0), "is too short (8 bytes)"),
+                (entry(8, (1,), 0, 8, 0), r"00001 holds 'two\nlines' of the unknown type 8: save"),
+                (entry(1, (2**63, 0), 0, 0, masked_crc32c(b"")), "00001 and its index disagree on the size of"),
+                (entry(1, (2**58,), 0, 2**60, 0), "00001 is too short ("),
                 (entry(1, (2,), 0, 8, 0) + b"\x3a\x00", "in slices: save"),
-                (b"\x12\x02\x10\x00", "is damaged (a number stands for a message)"),
-                (b"\xff" * 20, "is damaged (a number has no end)"),
+                (b"\x12\x02\x10\x00", ".index is damaged (a number stands for a message)"),
+                (b"\xff" * 20, ".index is damaged (a number has no end)"),
             ]
         ],
     ],
+    ids=range(16),
 )
-def test_what_cannot_be_used_is_refused(tmp_path: Path, written: bytes, message: str) -> None:
-    index = tmp_path / "x.index"
-    index.write_bytes(written)
-    data_path(index).write_bytes(bytes(8))
+def test_what_is_missing_or_damaged_or_cannot_be_used_is_named(
+    tmp_path: Path, name: str, content: Any, message: str
+) -> None:
+    index, path = write_checkpoint(tmp_path, TENSORS), tmp_path / name
+    assert_read(read_tensors(index))
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content(path.read_bytes()) if callable(content) else content)
     refusal = str(read_or_refused(index))
-    assert refusal.startswith(str(tmp_path / "x."))
+    assert refusal.startswith(str(tmp_path / "weights.ckpt."))
     assert message in refusal
 
 

@@ -9,53 +9,43 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from scripts.core.errors import InputError
 from scripts.networks import MILNetwork
 from scripts.weights.torchmil import TorchmilSettings, convert_state
-from tests.shared_data import ROOT
+from tests.weights.configured import network
 
-FEATURES, HIDDEN, HEADS = 8, 5, 2
+FEATURES, HIDDEN, HEADS, LAYER = 8, 5, 2, "transformer_encoder.layers"
 COORDS = torch.tensor([[0, 0, 1, 1, 2, 3, 9], [0, 1, 0, 2, 1, 3, 9]]).float()  # the last has no neighbour
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "gelu": torch.nn.functional.gelu}
 
 
-def state_of_pool(coef: float | None = 1.7, normalised: tuple[str, ...] = ()) -> dict[str, Tensor]:
+def state_of_pool(coef: float | None = 1.7, normalised: tuple[str, ...] = (), **others: nn.Module) -> dict[str, Tensor]:
     """SmABMIL: names as torchmil gives them, random numbers."""
     torch.manual_seed(0)
-    state = {"last_layer.weight": torch.randn(1, FEATURES), "last_layer.bias": torch.randn(1)}
-    state["pool.proj1.bias"] = torch.randn(HIDDEN)
-    for name, shape in (("proj1", (HIDDEN, FEATURES)), ("proj2", (1, HIDDEN))):
-        if name in normalised:
-            at = f"pool.{name}.parametrizations.weight"
-            state[f"{at}.original"] = torch.randn(shape)
-            for vector, length in zip("uv", shape, strict=True):
-                state[f"{at}.0._{vector}"] = torch.nn.functional.normalize(torch.randn(length), dim=0)
-        else:
-            state[f"pool.{name}.weight"] = torch.randn(shape)
-    if coef is not None:
-        state["pool.sm.sm.coef"] = torch.tensor(coef)
-    return state
+    pool = nn.ModuleDict({"proj1": nn.Linear(FEATURES, HIDDEN), "proj2": nn.Linear(HIDDEN, 1, bias=False)})
+    for name in normalised:
+        spectral_norm(pool[name])
+    state = nn.ModuleDict({"last_layer": nn.Linear(FEATURES, 1), "pool": pool, **others}).state_dict()
+    for name, tensor in state.items():
+        if not name.endswith(("._u", "._v")):
+            tensor.normal_(std=0.7)
+    return {**state} if coef is None else {**state, "pool.sm.sm.coef": torch.tensor(coef)}
 
 
-def state_of_transformer(
-    coefs: tuple[float | None, ...] = (0.4, 2.5), pool_coef: float | None = 1.7
-) -> dict[str, Tensor]:
+def state_of_transformer(coefs: tuple[float | None, ...] = (0.4, 2.5)) -> dict[str, Tensor]:
     """SmTransformerABMIL with a layer for each coefficient."""
-    state, wide = state_of_pool(pool_coef), 4 * FEATURES
-    shapes = {"mlp_module.0": (wide, FEATURES), "mlp_module.3": (FEATURES, wide), "norm1": (FEATURES,)}
-    shapes["norm2"] = (FEATURES,)
-    for layer, coef in enumerate(coefs):
-        at = f"transformer_encoder.layers.{layer}."
-        state[f"{at}att_module.qkv_nn.weight"] = torch.randn(3 * FEATURES, FEATURES) / 2
-        for name, shape in shapes.items():
-            state[f"{at}{name}.weight"], state[f"{at}{name}.bias"] = torch.randn(shape), torch.randn(shape[:1])
-        if coef is not None:
-            state[f"{at}att_module.sm.sm.coef"] = torch.tensor(coef)
-    state["transformer_encoder.norm.weight"], state["transformer_encoder.norm.bias"] = torch.randn(2, FEATURES)
-    return state
+    layers, wide = nn.ModuleList(), 4 * FEATURES
+    for _ in coefs:
+        attention = nn.ModuleDict({"qkv_nn": nn.Linear(FEATURES, 3 * FEATURES, bias=False)})
+        mlp = nn.Sequential(nn.Linear(FEATURES, wide), nn.GELU(), nn.Dropout(), nn.Linear(wide, FEATURES))
+        norms = {name: nn.LayerNorm(FEATURES) for name in ("norm1", "norm2")}
+        layers.append(nn.ModuleDict({"att_module": attention, "mlp_module": mlp, **norms}))
+    encoder = nn.ModuleDict({"layers": layers, "norm": nn.LayerNorm(FEATURES)})
+    smooth = {f"{LAYER}.{i}.att_module.sm.sm.coef": torch.tensor(c) for i, c in enumerate(coefs) if c is not None}
+    return state_of_pool(transformer_encoder=encoder) | smooth
 
 
 def adjacency() -> Tensor:
@@ -129,19 +119,13 @@ def transformed_by_formula(x: Tensor, state: dict[str, Tensor], settings: Torchm
     return layer_norm(y, state, "transformer_encoder.norm")
 
 
-def network(state: dict[str, Tensor], definition: dict[str, Any]) -> MILNetwork:
-    """As inference makes it, from the JSON."""
-    config = ConfigParser()
-    config.read_config(ROOT / "configs" / "wsi" / "inference.json")
-    config["network_def"] = json.loads(json.dumps(definition))
-    made = config.get_parsed_content("network_def")
-    assert isinstance(made, MILNetwork)
-    made.load_state_dict(state)  # strict
-    return made.eval()
+def converted(theirs: dict[str, Tensor], settings: TorchmilSettings) -> MILNetwork:
+    state, definition = convert_state(theirs, settings)
+    return network("wsi", state, network_def=json.loads(json.dumps(definition)))
 
 
 def assert_same(theirs: dict[str, Tensor], settings: TorchmilSettings, layers: int = 0) -> None:
-    made = network(*convert_state(theirs, settings))
+    made = converted(theirs, settings)
     exact = {name: tensor.double() for name, tensor in theirs.items()}
     x_given = torch.randn(COORDS.shape[1], FEATURES, generator=torch.Generator().manual_seed(1))
     x = x_given.double()
@@ -162,7 +146,7 @@ def test_the_pool_gives_what_torchmil_gives(placement: str, mode: str, fixed: bo
     settings = TorchmilSettings(placement=placement, mode=mode, alpha=0.2 if fixed else None)
     theirs = state_of_pool(coef=None if fixed else 1.7)
     assert_same(theirs, settings)
-    smooth: Any = network(*convert_state(theirs, settings)).aggregator.smooth
+    smooth: Any = converted(theirs, settings).aggregator.smooth
     assert ("alpha_logit" in dict(smooth.named_parameters())) == (not fixed)
     if fixed:
         assert float(smooth.alpha) == pytest.approx(0.8 if mode == "approx" else 0.2)
@@ -184,42 +168,30 @@ def test_the_transformer_gives_what_torchmil_gives_with_trained_and_fixed_alphas
     assert (definition["aggregator"]["alpha"], definition["aggregator"]["pool"]["alpha"]) == (0.8, "trainable")
 
 
-def test_the_names_of_a_wrapper_and_the_loss_are_left_out() -> None:
+def test_a_wrapper_and_the_loss_are_left_out_and_what_is_written_is_float32_and_shares_no_memory() -> None:
     theirs = {**state_of_pool(), "criterion.pos_weight": torch.tensor(2.0)}  # the loss is part of torchmil's network
     wanted, definition = convert_state(theirs, TorchmilSettings())
     for wrapper in ("module.", "net.model."):
-        found, other = convert_state({wrapper + name: tensor for name, tensor in theirs.items()}, TorchmilSettings())
+        wrapped = {wrapper + name: tensor.double() for name, tensor in theirs.items()}
+        found, other = convert_state(wrapped, TorchmilSettings())
         assert other == definition
-        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)  # of one type
+        # a view of a large tensor would be saved with all of it
+        assert all(tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in found.values())
 
 
-def test_what_is_written_shares_no_memory_and_is_float32() -> None:
-    """A view of a large tensor would be saved with all of it."""
-    ours, _ = convert_state({name: tensor.double() for name, tensor in state_of_pool().items()}, TorchmilSettings())
-    assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
-    assert all(tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in ours.values())
-
-
-def without(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {other: tensor for other, tensor in state.items() if not other.startswith(name)}
-
-
-def changed(state: dict[str, Tensor], name: str, *shape: int) -> dict[str, Tensor]:
-    return {**state, name: torch.zeros(shape)}
-
-
-POOL, TRANSFORMER, LAYER = state_of_pool(), state_of_transformer(), "transformer_encoder.layers"
+POOL, TRANSFORMER = state_of_pool(), state_of_transformer()
+WITHOUT_MLP = {name: tensor for name, tensor in TRANSFORMER.items() if f"{LAYER}.1.mlp" not in name}
 
 
 @pytest.mark.parametrize(
     ("theirs", "settings", "message"),
     [
         ({}, {}, "holds no tensor `last_layer.weight`: give the state dict of torchmil's"),
-        (changed(POOL, "feat_ext.0.weight", 1), {}, "`feat_ext.0.weight`, for which .* without a feature extractor"),
-        (changed(TRANSFORMER, f"{LAYER}.0.att_proj.weight", 1), {}, "transf_att_dim = the number of features"),
-        (without(f"{LAYER}.1.mlp", TRANSFORMER), {}, f"no tensor `{LAYER}.1.mlp_module.0.weight`: .* transf_use_mlp"),
-        (changed(POOL, "last_layer.weight", 2, FEATURES), {}, r"of the shape \(2, 8\) instead of \(1, 8\)"),
-        (changed(POOL, "last_layer.weight"), {}, r"of the shape \(\) instead of \(1, 1\)"),
+        (POOL | {"feat_ext.0.weight": torch.zeros(1)}, {}, "`feat_ext.0.weight`, .* without a feature extractor"),
+        (TRANSFORMER | {f"{LAYER}.0.att_proj.weight": torch.zeros(1)}, {}, "transf_att_dim = the number of features"),
+        (WITHOUT_MLP, {}, f"no tensor `{LAYER}.1.mlp_module.0.weight`: .* transf_use_mlp"),
+        (POOL | {"last_layer.weight": torch.zeros(2, FEATURES)}, {}, r"of the shape \(2, 8\) instead of \(1, 8\)"),
         (state_of_pool(coef=None), {}, "holds no trained alpha `pool.sm.sm.coef`: give .* --alpha 0.5"),
         (state_of_transformer(coefs=(0.4, None)), {}, f"no trained alpha `{LAYER}.1.att_module.sm.sm.coef`"),
         (POOL, {"alpha": 0.5}, "every alpha .* was trained, .*: leave out --alpha"),
@@ -230,7 +202,6 @@ POOL, TRANSFORMER, LAYER = state_of_pool(), state_of_transformer(), "transformer
         (POOL, {"placement": "none"}, "--placement 'none' is not known: give early, mid, late"),
         (POOL, {"steps": 0}, "--steps 0 is no whole number above 0"),
         (POOL, {"alpha": 1.0}, "--alpha 1.0 does not lie between 0 and 1: give the sm_alpha"),
-        (POOL, {"alpha": "trainable"}, "--alpha 'trainable' does not lie between 0 and 1"),
         (POOL, {"add_input": "no"}, "--add_input 'no' .*: give --add_input or --noadd_input"),
     ],
 )

@@ -24,7 +24,7 @@ from scripts.wsi.features.files import read_features
 from scripts.wsi.slides.slide import open_slide, plan_tiles
 from scripts.wsi.slides.tissue import ChromaMask
 from tests.shared_data import ROOT, shared_data
-from tests.wsi.feature_trees import write
+from tests.wsi.foreign_features import write
 from tests.wsi.slide_files import MeanColour, extract, glass, grid, tissue, write_slide
 
 CONFIG = ROOT / "configs" / "wsi" / "features.json"
@@ -35,10 +35,6 @@ def folder(tmp_path: Path) -> Path:
     """With one slide, all of it tissue: 4 tiles of 64 pixels at 0.5."""
     write_slide(tmp_path / "slides/a.tif", tissue(256, 256), mpp=0.25)
     return tmp_path
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -215,20 +211,15 @@ def test_what_cannot_be_read_is_reported_at_the_end_and_the_rest_is_there(folder
         f"4 of 6 slides failed (b.tif, c.svs, d.tif, e.tif): {why}; correct and run again, what is done is skipped "
         "(all reasons: failed.csv)"
     )
-    header, *rows = csv.reader((folder / "features/failed.csv").read_text().splitlines())
-    assert (header, rows[0]) == (["slide", "error"], ["b.tif", why])
-    starts = (
-        "c.svs is not a slide that OpenSlide reads",
-        "d.tif is damaged",
-        "e.tif has 1 micrometres per pixel, coarser",
-    )
-    for (_, reason), start in zip(rows[1:], starts, strict=True):
-        assert reason.startswith(start)
+    header, first, *others = csv.reader((folder / "features/failed.csv").read_text().splitlines())
+    assert (header, first) == (["slide", "error"], ["b.tif", why])
+    facts = ("is not a slide that OpenSlide reads", "is damaged", "has 1 micrometres per pixel, coarser")
+    for (name, reason), fact in zip(others, facts, strict=True):
+        assert reason.startswith(f"{name} {fact}")
         assert str(folder) not in reason
-    for name in ("c.svs", "d.tif", "e.tif"):
         (folder / "slides" / name).unlink()
     assert set(extract(folder, slide_mpp=0.25)) == {"a", "b", "f"}
-    assert names(folder / "features") == ["a.h5", "b.h5", "f.h5", "settings.json"]
+    assert sorted(path.name for path in (folder / "features").iterdir()) == ["a.h5", "b.h5", "f.h5", "settings.json"]
 
 
 def test_what_is_wrong_with_the_directory_is_reported_first(tmp_path: Path) -> None:
@@ -256,10 +247,7 @@ class Wants224(torch.nn.Module):
     [
         ({"encoder_name": None}, r"the encoder does not say its name: .*\(--encoder_name NAME\)"),
         ({"encoder": torch.nn.Identity()}, r"gave \(1, 3, 64, 64\) for 1 images; it must give"),
-        (
-            {"encoder": torch.nn.MaxPool2d(64, return_indices=True)},
-            r"the encoder gave a tuple; it must give one tensor \[B, D\]",
-        ),
+        ({"encoder": torch.nn.MaxPool2d(64, return_indices=True)}, "gave a tuple; it must give one tensor"),
         ({"encoder": Wants224()}, r"takes no tiles of 64 × 64 pixels \(Input height .*; give another"),
         ({"output_dir": "/dev/null/features"}, "cannot write to /dev/null/features .*: give another folder"),
         ({"batch_size": 0}, "must be 1 or more"),
@@ -269,9 +257,7 @@ class Wants224(torch.nn.Module):
         ({"slide_mpp": float("nan")}, "slide_mpp nan; give micrometres per pixel"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_any_slide(
-    tmp_path: Path, settings: dict[str, Any], message: str
-) -> None:
+def test_what_makes_no_sense_is_refused_first(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     write(tmp_path / "slides/a.svs", "never opened")
     with pytest.raises(InputError, match=message):
         extract(tmp_path, **settings)

@@ -51,10 +51,6 @@ def small_network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
 
 
-def short_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
 def test_tiles_are_normalised_by_mean_and_spread() -> None:
     tiles, mean, std = torch.rand(2, 3, 8, 8), torch.tensor([0.7, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1])
     encoder = TileEncoder(nn.AdaptiveAvgPool2d(1), "colours", None, mean=mean.tolist(), std=std.tolist())
@@ -82,7 +78,7 @@ def test_the_weights_of_a_file_are_used_and_name_the_encoder(tmp_path: Path) -> 
         torch.save(content, path)
         encoder = TileEncoder(small_network(), "small", str(path), leave_out=["fc."], **PLAIN).eval()
         torch.testing.assert_close(encoder(tiles), trained(tiles).flatten(1))
-        assert encoder.name == f"small (sha256 {short_sha256(path)})"
+        assert encoder.name == f"small (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
 
 
 def test_without_weights_they_are_random_but_the_same_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -128,14 +124,5 @@ def test_a_file_of_something_else_or_none_is_refused(tmp_path: Path, backbone: n
         with pytest.raises(InputError, match=r"weights.pt: .*--encoder_w|holds no weights|no TorchScript") as caught:
             TileEncoder(backbone, "colours", str(path))
         assert "\n" not in str(caught.value)
-
-
-def test_a_torchscript_file_needs_no_network(tmp_path: Path) -> None:
-    path = tmp_path / "encoder.pt"
-    torch.jit.script(nn.AdaptiveAvgPool2d(1)).save(path)
-    encoder = TileEncoder(None, "torchscript", str(path), **PLAIN)
-    tiles = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(encoder(tiles), tiles.mean(dim=(2, 3)))
-    assert encoder.name == f"torchscript (sha256 {short_sha256(path)})"
     with pytest.raises(InputError, match="a TorchScript encoder needs its file: --encoder_weights FILE"):
         TileEncoder(None, "torchscript", None)

@@ -3,20 +3,17 @@
 """Feature files are checked before a run, and read whole or in blocks."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from scripts.core.errors import InputError
 from scripts.engine.provenance import Origin
 from scripts.wsi.reader import FeatureReader, checked_bags, read_blocks
 from tests.wsi import foreign_features as foreign
-from tests.wsi.foreign_features import CELLS, DIMENSION, load, some_features, tissue, write_cells
+from tests.wsi.foreign_features import CELLS, DIMENSION, load, tissue, write_cells
 
 EMPTY = np.zeros((0, 2), int)
 
@@ -24,37 +21,6 @@ EMPTY = np.zeros((0, 2), int)
 def entry(folder: Path, name: str = "a", cells: np.ndarray = CELLS, **given: Any) -> dict[str, Any]:
     """Of a datalist."""
     return {"image": write_cells(folder, name, cells, **given)}
-
-
-FORMS: dict[str, Callable[[Path, str, np.ndarray], Path]] = {
-    "clam": foreign.write_clam,
-    "pt": partial(foreign.write_clam, only_pt=True),
-    "trident": partial(foreign.write_trident, overlap=128),
-    "uni2h": foreign.write_uni2h,
-    "stamp": foreign.write_stamp,
-    "torchmil": lambda folder, name, coords: foreign.write_torchmil(folder, name, coords, np.zeros(len(coords))),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_blocks_make_the_whole_of_every_form(tmp_path: Path, form: str) -> None:
-    coords = tissue() * 256
-    path = str(FORMS[form](tmp_path, "s", coords))
-    whole = load(image=path)["image"]
-    np.testing.assert_array_equal(
-        whole.t(), some_features(len(coords), dtype=np.float16 if form == "stamp" else np.float32)
-    )
-    for size in (1, 37, len(coords), 1000):
-        blocks = list(read_blocks(path, size))  # kept: what was read earlier stays what it was
-        assert max(block.shape[2] for block in blocks) == min(size, len(coords))
-        assert torch.equal(torch.cat(blocks, dim=2)[0], whole)
-
-
-def test_what_is_wrong_survives_load_image(tmp_path: Path) -> None:
-    (tmp_path / "text.h5").write_text("hello")
-    with pytest.raises(InputError, match=r"text.h5 is not an HDF5") as caught:
-        foreign.load_image()({"image": str(tmp_path / "text.h5")})
-    assert "\n" not in str(caught.value)
 
 
 def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
@@ -102,7 +68,7 @@ def test_before_a_training_every_slide_must_be_usable(tmp_path: Path) -> None:
         checked_bags([bad, empty, good], require_all=True)
 
 
-def test_the_encoder_is_one_and_that_of_the_network_unless_the_user_knows_better(tmp_path: Path) -> None:
+def test_encoder_and_length_are_those_of_the_network_unless_the_user_knows_another_name(tmp_path: Path) -> None:
     bags = [entry(tmp_path, encoder=name) for name in ("uni_v1", "UNI_v1", "gpfm")]
     with pytest.raises(InputError, match=r"features_gpfm/a.h5 are of the encoder gpfm, those in .* of uni_v1"):
         checked_bags(bags)
@@ -110,14 +76,10 @@ def test_the_encoder_is_one_and_that_of_the_network_unless_the_user_knows_better
     with pytest.raises(InputError, match="of the encoder uni_v1, the network was trained on those of gpfm"):
         checked_bags(bags[:2], trained_with=network)
     assert [bag["encoder"] for bag in checked_bags(bags[:2], trained_with=Origin("UNI_V1", 0.0))] == ["uni_v1"] * 2
-    assert [bag["encoder"] for bag in checked_bags(bags, encoder="GPFM", trained_with=network)] == ["GPFM"] * 3
-
-
-def test_features_of_another_length_are_refused_before_anything_is_read(tmp_path: Path) -> None:
-    bags = [entry(tmp_path)]
-    assert len(checked_bags(bags, in_features=DIMENSION)) == 1
+    known = checked_bags(bags, encoder="GPFM", trained_with=network, in_features=DIMENSION)
+    assert [bag["encoder"] for bag in known] == ["GPFM"] * 3
     with pytest.raises(InputError, match=rf"has {DIMENSION} features for each patch, the network takes 1024: give"):
-        checked_bags(bags, in_features=1024)
+        checked_bags(bags[:1], in_features=1024)
 
 
 def test_a_bag_whose_file_was_made_anew_is_another_one(tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ class Images:
         self.folder = folder
         self.headers, self.rejected = read_headers(root, index, progress=True)
         files = {header.file.path for header in self.headers} | {rejected.file.path for rejected in self.rejected}
-        self._files_in = Counter(place for file in files for place in (file, *file.parents))
+        self._files_below: Counter[Path] = Counter()
+        for parent, count in Counter(file.parent for file in files).items():
+            self._files_below.update(dict.fromkeys((parent, *parent.parents), count))
 
     def relative(self, path: Path) -> str:
         return relative_to_folder(path, self.folder)
@@ -105,8 +107,11 @@ class Images:
     def _named(self, planes: Sequence[Header]) -> str | list[str]:
         """Return the folder, zip or file that holds just these planes, or else the list of their files."""
         files = list(dict.fromkeys(plane.file.path for plane in planes))
-        place = Path(os.path.commonpath(files))
-        return self.relative(place) if self._files_in[place] == len(files) else [self.relative(file) for file in files]
+        if len(files) == 1:
+            return self.relative(files[0])
+        folder = Path(os.path.commonpath([file.parent for file in files]))
+        all_of_it = self._files_below[folder] == len(files)
+        return self.relative(folder) if all_of_it else [self.relative(file) for file in files]
 
     def leakage(self, datalist: Datalist, patients: Mapping[str, str]) -> tuple[Leakage, list[str]]:
         """Return the leakage by the headers of the files that a datalist names; a volume is one slice.

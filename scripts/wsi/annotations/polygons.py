@@ -33,9 +33,7 @@ class Polygons:
     """The area of polygons that are painted one over the other."""
 
     painted: list[Painted]  # in this order
-    nonzero: bool = (
-        False  # fill a ring that crosses itself by the nonzero rule, as ASAP does, else by the even-odd rule
-    )
+    nonzero: bool = False  # how a ring is filled that crosses itself: as ASAP does, else by the even-odd rule
 
     def bounds(self) -> tuple[float, float, float, float] | None:
         rings = [ring for ring, counts in self.painted if counts]
@@ -151,7 +149,9 @@ def _polygons(node: Any, called: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
             yield called, node["coordinates"]
         case "MultiPolygon":
             yield from ((called, rings) for rings in node["coordinates"])
-        case unknown if unknown not in ("Feature", "Point", "MultiPoint", "LineString", "MultiLineString"):
+        case "Feature" | "Point" | "MultiPoint" | "LineString" | "MultiLineString":
+            return  # nothing that has an area, or nobody drew it
+        case unknown:
             raise ValueError(unknown)
 
 

@@ -162,8 +162,10 @@ def _usable_header(path: Path, name: str, cohort: SlideCohort) -> FeatureHeader 
         reason = without_numbers(str(error).replace(str(path), "it").replace(path.name, "it"))
         cohort.rejected.add(f"feature file that cannot be read ({reason})", [name])
         return None
-    cohort.rejected.add("slide without tissue", [name] * (header.patches == 0))
-    return header if header.patches else None
+    if header.patches == 0:
+        cohort.rejected.add("slide without tissue", [name])
+        return None
+    return header
 
 
 def _annotation_of(row: SlideLabel, drawn: Mapping[str, Path], folder: Path, cohort: SlideCohort) -> str | None:

@@ -36,7 +36,7 @@ class FeatureFiles:
     def __init__(self, folder: Path, features: str | None = None) -> None:
         self.folder = folder
         self.paths = feature_paths(folder)
-        if features is not None:
+        if features is not None and Path(features) != Path():
             wanted = f"/{Path(features).as_posix()}/"
             self.paths = [path for path in self.paths if wanted in f"/{path.parent.relative_to(folder).as_posix()}/"]
             if not self.paths:

@@ -235,10 +235,12 @@ def hdf5_features(path: Path, dataset: h5py.Dataset) -> StoredFeatures:
     """Return the features of a dataset (N, D) or (1, N, D)."""
     leading, offset = dataset.ndim == 3, dataset.id.get_offset()
     shape = dataset.shape[1:] if leading and len(dataset) == 1 else dataset.shape
-    rows: Rows = lambda start, stop: dataset[0, start:stop] if leading else dataset[start:stop]  # noqa: E731
     if offset is not None and dataset.file.userblock_size == 0:  # not in chunks, which HDF5 must put together
         rows = mapped_rows(path, dataset.dtype, offset, shape[-1] if len(shape) > 1 else 0)
-    return StoredFeatures(shape, dataset.dtype, rows)
+        return StoredFeatures(shape, dataset.dtype, rows)
+    return StoredFeatures(
+        shape, dataset.dtype, lambda start, stop: dataset[0, start:stop] if leading else dataset[start:stop]
+    )
 
 
 def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
@@ -255,14 +257,16 @@ def torch_features(path: Path) -> StoredFeatures:
     """Return the features of a torch file of one tensor, mapped into memory where the file allows it."""
     with one_line_damage(path), path.open("rb") as raw:
         is_mapped = raw.read(len(ZIP)) == ZIP
-    whole = _tensor(path, is_mapped)
+    whole: Tensor | None = _tensor(path, is_mapped)
+    assert whole is not None
+    shape, whole = tuple(whole.shape), None if is_mapped else whole
 
     def rows(start: int, stop: int) -> np.ndarray:
-        part = (_tensor(path, True) if is_mapped else whole)[start:stop]  # a map of its own goes with the block
+        part = (_tensor(path, True) if whole is None else whole)[start:stop]  # a map of its own goes with the block
         found: np.ndarray = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
         return found
 
-    return StoredFeatures(tuple(whole.shape), rows(0, 0).dtype, rows)
+    return StoredFeatures(shape, rows(0, 0).dtype, rows)
 
 
 def _tensor(path: Path, is_mapped: bool) -> Tensor:

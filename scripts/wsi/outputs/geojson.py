@@ -116,10 +116,12 @@ def _rows_of_tiles(corners: np.ndarray, tile: float) -> np.ndarray:
 
 
 def _snapped(edges: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the edges, each moved onto the last of the others that is within a rounding error."""
+    """Return the edges, each moved onto the nearest of the others that is within a rounding error."""
     known = np.unique(others)
-    last = known[np.searchsorted(known, edges + SAME_EDGE, side="right") - 1]
-    return np.where(np.abs(last - edges) <= SAME_EDGE, last, edges)
+    after = np.searchsorted(known, edges)
+    candidates = known[np.stack([np.maximum(after - 1, 0), np.minimum(after, len(known) - 1)])]
+    nearest = np.take_along_axis(candidates, np.abs(candidates - edges).argmin(axis=0)[None], axis=0)[0]
+    return np.where(np.abs(nearest - edges) <= SAME_EDGE, nearest, edges)
 
 
 def _feature_texts(result: BagResult, slide: SlideResult, regions_above: float) -> Iterator[str]:

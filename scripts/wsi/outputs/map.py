@@ -78,8 +78,11 @@ class DrawSlided(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
         slides = slides_of(result)
-        given = data.get("annotation") or ""  # a batch cannot hold None: an empty path says the same
-        annotations = [given] * len(slides) if isinstance(given, str) else given
+        given = data.get("annotation") or [""] * len(slides)  # a batch cannot hold None: an empty path says the same
+        annotations = [given] if isinstance(given, str) else given
+        if len(annotations) != len(slides):
+            count = f"{len(annotations)} annotations for the {len(slides)} slides of a bag"
+            raise InputError(f"{count}: give one for each, or null")
         warnings: list[str] = []
         for stem, slide, annotation in zip(file_stems(slides, "map"), slides, annotations, strict=True):
             view = view_slide(slide, self.slides)

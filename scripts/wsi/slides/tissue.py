@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the tissue of a slide lies, and which tiles show it."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -75,5 +74,12 @@ def tissue_tiles(slide: openslide.OpenSlide, plan: TilePlan, tissue: TissueMask,
 
 def mask_settings(tissue: TissueMask) -> dict[str, Any]:
     """Return the name of a mask and its settings in plain values: two masks with the same find the same tissue."""
-    text = json.dumps(vars(tissue), default=lambda value: getattr(value, "__name__", type(value).__name__))
-    return {"name": type(tissue).__name__, **json.loads(text)}
+    return {"name": type(tissue).__name__, **{name: _plain_setting(value) for name, value in vars(tissue).items()}}
+
+
+def _plain_setting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain_setting(inner) for key, inner in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__name__", type(value).__name__)

@@ -10,7 +10,7 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.ct.datalist.cq500 import collect_cq500, read_majority_labels
 from scripts.ct.datalist.images import Cohort
-from tests.ct.studies import write_series
+from tests.ct.series import write_head
 
 VOTES = {0: (1, 1, 0), 1: (0, 1, 0), 7: (1, 1, 1)}
 
@@ -19,9 +19,9 @@ def case(folder: Path, number: int) -> Path:
     """Thick, thin and bone series, as CQ500 has them; none says who the patient is."""
     study = folder / f"CQ500CT{number} CQ500CT{number}" / "Unknown Study"
     common: dict[str, Any] = {"study": f"1.{number}", "patient": "anonymous"}
-    write_series(study / "CT Plain", f"1.{number}.1", count=12, SeriesNumber=2, **common)
-    write_series(study / "CT 0.625mm", f"1.{number}.2", count=20, step=0.625, SeriesNumber=3, **common)
-    write_series(study / "CT Bone", f"1.{number}.3", count=12, SeriesNumber=4, ConvolutionKernel="BONE", **common)
+    write_head(study / "CT Plain", f"1.{number}.1", count=12, SeriesNumber=2, **common)
+    write_head(study / "CT 0.625mm", f"1.{number}.2", count=20, step=0.625, SeriesNumber=3, **common)
+    write_head(study / "CT Bone", f"1.{number}.3", count=12, SeriesNumber=4, ConvolutionKernel="BONE", **common)
     return study.parent
 
 
@@ -71,7 +71,7 @@ def test_a_case_may_be_the_zip_it_came_in_or_lie_deeper(folder: Path) -> None:
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def test_rows_and_cases_that_lack_the_other_or_any_image_are_left_out(folder: Path) -> None:
+def test_cases_that_lack_rows_or_images_are_left_out_and_one_that_is_there_twice_is_refused(folder: Path) -> None:
     write_reads(folder, {0: (1, 1, 1), 3: (1, 1, 1), 7: (0, 0, 0)})
     shutil.rmtree(folder / "CQ500CT0 CQ500CT0" / "Unknown Study")
     cohort = collect(folder)
@@ -81,9 +81,6 @@ def test_rows_and_cases_that_lack_the_other_or_any_image_are_left_out(folder: Pa
         "row without its folder: 1, such as CQ500-CT-3",
         "scan that holds no images that can be read: 1, such as CQ500CT0: holds no images that can be read",
     ]
-
-
-def test_a_case_that_is_there_twice_and_a_folder_without_cases_are_refused(folder: Path) -> None:
     twice = folder / "again" / "CQ500-CT-0"
     twice.mkdir(parents=True)
     with pytest.raises(InputError, match=rf"{folder}/CQ500CT0 CQ500CT0 and {twice} are of one case"):

@@ -12,16 +12,16 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.ct.datalist.folder import ScanLabel, collect_folder, read_scan_labels
 from scripts.ct.datalist.images import Cohort
-from tests.ct.studies import write_series
+from tests.ct.series import write_head
 from tests.ct.volumes import write_nrrd
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Scans of every form: folders, nested ones, a zip, one DICOM file, NIfTI and NRRD."""
-    write_series(tmp_path / "scans" / "a", "1.1", study="1.10", patient="P1")
-    write_series(tmp_path / "scans" / "b" / "series", "1.2", study="1.20", patient="P1")
-    write_series(tmp_path / "unpacked", "1.3", study="1.30", patient="P2")
+    write_head(tmp_path / "scans" / "a", "1.1", study="1.10", patient="P1")
+    write_head(tmp_path / "scans" / "b" / "series", "1.2", study="1.20", patient="P1")
+    write_head(tmp_path / "unpacked", "1.3", study="1.30", patient="P2")
     shutil.make_archive(str(tmp_path / "c"), "zip", tmp_path / "unpacked")
     shutil.rmtree(tmp_path / "unpacked")
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 7), np.float32), np.eye(4)), tmp_path / "d.nii.gz")
@@ -35,13 +35,27 @@ def collect(folder: Path, *lines: str, columns: str = "scan,label") -> Cohort:
     return collect_folder(folder, labels, folder / "index.jsonl")[0]
 
 
-def test_a_scan_may_have_any_form(folder: Path) -> None:
-    cohort = collect(folder, "scans/a,1", "scans/b,0", "c.zip,1", "d.nii.gz,0", "./e.nrrd,1")
-    assert [(scan.bag_id, scan.image, scan.label, scan.slices) for scan in cohort.scans] == [
+def test_a_scan_may_have_any_form_and_lie_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    shutil.copy(folder / "d.nii.gz", other / "far.nii.gz")
+    write_head(other / "near", "1.7")
+    elsewhere = (f"{other}/far.nii.gz,1", f"{os.path.relpath(other / 'near', folder)},0")
+    cohort = collect(folder, "scans/a,1", "scans/b,0", "c.zip,1", "d.nii.gz,0", "./e.nrrd,1", *elsewhere)
+    assert [(scan.bag_id, scan.image, scan.label, scan.slices) for scan in cohort.scans[:5]] == [
         ("scans_a", "scans/a", 1, 10), ("scans_b", "scans/b/series", 0, 10), ("c", "c.zip", 1, 10),
         ("d", "d.nii.gz", 0, 7), ("e", "e.nrrd", 1, 9),
     ]  # fmt: skip
+    wanted = [(f"{other}/far.nii.gz", 7), (f"{other}/near", 10)]
+    assert [(scan.image, scan.slices) for scan in cohort.scans[5:]] == wanted
+    assert not any("/" in scan.bag_id for scan in cohort.scans)
     assert cohort.rejected.as_json() == {}
+
+    sops = write_head(folder / "scans" / "a", "1.4", study="1.10", ConvolutionKernel="BONE", SeriesNumber=9)
+    cohort = collect(folder, "scans/a,1")
+    (scan,) = cohort.scans
+    assert scan.image == [f"scans/a/1.1_{index:03d}.dcm" for index in range(10)]  # of several series
+    assert not set(scan.sops) & set(sops)
+    assert list(cohort.warnings.as_json()) == ["series N (N slices): bone kernel BONE"]
 
 
 def test_patients_come_from_the_headers_or_from_the_table(folder: Path) -> None:
@@ -59,31 +73,12 @@ def test_patients_come_from_the_headers_or_from_the_table(folder: Path) -> None:
 
 def test_without_a_patient_id_a_study_is_a_patient_and_slices_without_a_uid_are_no_copies(tmp_path: Path) -> None:
     for number, study in ((1, "1.1.9"), (2, "1.2.9"), (3, "1.1.9"), (4, "")):
-        write_series(tmp_path / f"s{number}", f"1.{number}", study=study, patient="", SOPInstanceUID="")
+        write_head(tmp_path / f"s{number}", f"1.{number}", study=study, patient="", SOPInstanceUID="")
     cohort = collect(tmp_path, "s1,0", "s2,1", "s3,0", "s4,0")
     one, two, again, nameless = (scan.patient for scan in cohort.scans)
     assert (one == again, len({one, two, nameless})) == (True, 3)
     assert [(scan.slices, scan.sops) for scan in cohort.scans] == [(10, ())] * 4
     assert cohort.warnings.as_lines() == ["no PatientID, so its study is taken for a patient: 4, such as s1"]
-
-
-def test_several_series_become_a_list_of_files(folder: Path) -> None:
-    sops = write_series(folder / "scans" / "a", "1.4", study="1.10", ConvolutionKernel="BONE", SeriesNumber=9)
-    cohort = collect(folder, "scans/a,1")
-    (scan,) = cohort.scans
-    assert scan.image == [f"scans/a/1.1_{index:03d}.dcm" for index in range(10)]
-    assert not set(scan.sops) & set(sops)
-    assert list(cohort.warnings.as_json()) == ["series N (N slices): bone kernel BONE"]
-
-
-def test_scans_elsewhere_keep_their_whole_path(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    other = tmp_path_factory.mktemp("other")
-    shutil.copy(folder / "d.nii.gz", other / "far.nii.gz")
-    write_series(other / "near", "1.7")
-    near = os.path.relpath(other / "near", folder)
-    scans = collect(folder, f"{other}/far.nii.gz,1", f"{near},0").scans
-    assert [(scan.image, scan.slices) for scan in scans] == [(f"{other}/far.nii.gz", 7), (f"{other}/near", 10)]
-    assert not any("/" in scan.bag_id for scan in scans)
 
 
 def test_a_scan_may_be_named_in_several_ways(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +105,8 @@ def test_what_cannot_be_read_is_left_out_and_images_in_no_row_are_counted(folder
     (folder / "broken.nii.gz").write_bytes(b"nothing")
     (folder / "empty").mkdir()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 7, 2), np.float32), np.eye(4)), folder / "four.nii")
-    write_series(folder / "two", "1.5", study="1.50")
-    write_series(folder / "two", "1.6", study="1.60")
+    write_head(folder / "two", "1.5", study="1.50")
+    write_head(folder / "two", "1.6", study="1.60")
     cohort = collect(folder, "c.zip,1", "broken.nii.gz,1", "empty,0", "four.nii,1", "two,0")
     assert [scan.bag_id for scan in cohort.scans] == ["c"]
     assert cohort.rejected.as_lines() == [

@@ -13,7 +13,7 @@ from scripts.ct.datalist.writing import CONTRADICTION, CtDatalistRequest, write_
 from scripts.datalist.tables import SECTIONS
 from tests.ct.datalist import test_cq500
 from tests.ct.rsna_cohort import CORRUPT, Scan, write_rsna_cohort
-from tests.ct.studies import write_series
+from tests.ct.series import write_head
 
 
 def write(folder: Path, **given: Any) -> str:
@@ -36,7 +36,7 @@ def rsna(tmp_path_factory: pytest.TempPathFactory) -> Written:
 def cohort(tmp_path: Path) -> Path:
     """Six scans of five patients with labels.csv."""
     for n in range(6):
-        write_series(tmp_path / f"s{n}", f"1.{n}", count=9, study=f"1.{n}.9", patient=f"P{max(n, 1)}")
+        write_head(tmp_path / f"s{n}", f"1.{n}", count=9, study=f"1.{n}.9", patient=f"P{max(n, 1)}")
     labels(tmp_path, *(f"s{n},{n % 2}" for n in range(6)))
     return tmp_path
 
@@ -93,16 +93,14 @@ def test_the_check_counts_what_is_there(rsna: Written) -> None:
     assert lines[-1] == f"written: {rsna.folder}/datalist.json, datalist_check.json and .headers.jsonl"
 
 
-def test_a_second_run_reads_no_header_again_and_writes_the_same(rsna: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_reads_no_header_again_and_the_seed_and_the_shares_decide(
+    rsna: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = (rsna.folder / "datalist.json").read_bytes()
-    read: list[object] = []
-    monkeypatch.setattr("pydicom.dcmread", lambda *given, **kwargs: read.append(given))
-    assert write(rsna.folder) == rsna.summary
-    assert read == []
+    with monkeypatch.context() as patch:
+        patch.delattr("pydicom.dcmread")  # reading would raise
+        assert write(rsna.folder) == rsna.summary
     assert (rsna.folder / "datalist.json").read_bytes() == before
-
-
-def test_the_seed_and_the_shares_decide(rsna: Written, tmp_path: Path) -> None:
     written = []
     for given in ({"seed": 1}, {"shares": [0.5, 0.25, 0.25]}, {"shares": (1, 0, 0)}):
         write(rsna.folder, output=tmp_path / "datalist.json", **given)
@@ -126,9 +124,15 @@ def test_cq500_is_seen_from_its_csv(tmp_path: Path) -> None:
     assert "leakage: 0 of 4 patients and 0 of 48 slices" in summary
 
 
-def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (cohort / "labels.csv").rename(cohort / "mine.csv")
-    write(cohort, labels=Path("mine.csv"))
+def test_the_csv_may_be_named_from_the_folder_and_one_without_a_scan_is_refused(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cohort / "none").mkdir()
+    (cohort / "mine.csv").write_text("scan,label\nnone,1")
+    reasons = "image in no scan that has a row: 54, .*; scan that holds no images that can be read: 1, such as none"
+    with pytest.raises(InputError, match=rf"^{cohort} holds no scan that can be used: {reasons}"):
+        write(cohort, labels=Path("mine.csv"))
+    assert files(cohort) == {"labels.csv", "mine.csv", ".headers.jsonl"}
     (cohort / "s0" / "mine.csv").write_text("name,nothing\n")
     monkeypatch.chdir(cohort / "s0")
     with pytest.raises(InputError, match=r"^mine.csv has no columns scan, label"):  # what lies here goes before
@@ -139,7 +143,7 @@ def test_the_csv_may_be_named_from_the_folder(cohort: Path, monkeypatch: pytest.
 def test_a_patient_or_a_nameless_study_in_two_sections_stops_it(cohort: Path, patient: str) -> None:
     """s0 and s1 are of one patient; nothing is left behind."""
     for n in range(2):
-        write_series(cohort / f"s{n}", f"1.{n}", count=9, study="1.9", patient=patient)
+        write_head(cohort / f"s{n}", f"1.{n}", count=9, study="1.9", patient=patient)
     sections = ("training", "test", "training", "test", "training", "test")
     labels(cohort, *(f"s{n},{n % 2},{section}" for n, section in enumerate(sections)), columns="scan,label,section")
     with pytest.raises(InputError, match=r"^1 of 5 patients and 0 of 54 slices .* \(of s0 and s1\): correct .*/labels"):
@@ -151,30 +155,25 @@ def test_a_patient_or_a_nameless_study_in_two_sections_stops_it(cohort: Path, pa
     assert check_in(cohort)["leakage"]["patients"] == 6
 
 
-def test_a_column_of_patients_that_contradicts_the_headers_is_reported(tmp_path: Path) -> None:
+def test_patients_of_the_headers_that_a_column_contradicts_or_that_are_one_are_reported(tmp_path: Path) -> None:
     sections = ("training", "test", "training", "test", "training", "training")
     for patient_of, contradicted in (
         (lambda n: f"P{n // 2}", ["x0 and x1", "x2 and x3"]),
         (lambda n: "ANON" if n < 4 else "P", []),  # it is that of nobody
     ):
         for n in range(6):
-            write_series(tmp_path / f"x{n}", f"1.{n}", count=5, study=f"1.{n}.9", patient=patient_of(n))
+            write_head(tmp_path / f"x{n}", f"1.{n}", count=5, study=f"1.{n}.9", patient=patient_of(n))
         lines = (f"x{n},{n % 2},{section},mine{n}" for n, section in enumerate(sections))
         labels(tmp_path, *lines, columns="scan,label,section,patient")
         summary = write(tmp_path)
         assert check_in(tmp_path)["warnings"].get(CONTRADICTION, {"examples": []})["examples"] == contradicted
         assert (f"warning: {CONTRADICTION}: 2, such as x0 and x1" in summary.splitlines()) == bool(contradicted)
-
-
-def test_one_patient_id_for_all_is_refused(tmp_path: Path) -> None:
-    for number in range(4):
-        write_series(tmp_path / f"s{number}", f"1.{number}", study=f"1.{number}.9", patient="ANON")
-    labels(tmp_path, *(f"s{number},{number % 2}" for number in range(4)))
+    labels(tmp_path, *(f"x{n},{n % 2}" for n in range(4)))
     with pytest.raises(InputError, match=rf"^the 4 scans in {tmp_path} are of one patient: give a column patient"):
         write(tmp_path)
-    write_series(tmp_path / "s4", "1.4", study="1.40", patient="P4")
-    labels(tmp_path, *(f"s{number},{number % 2}" for number in range(5)))
-    assert "warning: most scans carry one PatientID, is it that of nobody?: 1, such as 4 scans\n" in write(tmp_path)
+    labels(tmp_path, *(f"x{n},{n % 2}" for n in range(5)))
+    nobody = "warning: most scans carry one PatientID, is it that of nobody?: 1, such as 4 scans\n"
+    assert nobody in write(tmp_path, force=True)
 
 
 def test_what_cannot_be_done_is_refused_and_nothing_written(tmp_path: Path) -> None:
@@ -197,12 +196,3 @@ def test_what_cannot_be_done_is_refused_and_nothing_written(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"holds reads.csv and labels.csv: name .* --labels FILE$"):
         write(tmp_path)
     assert files(tmp_path) == {"labels.csv", "reads.csv"}
-
-
-def test_a_cohort_without_a_scan_is_refused(cohort: Path) -> None:
-    (cohort / "none").mkdir()
-    labels(cohort, "none,1")
-    reasons = "image in no scan that has a row: 54, .*; scan that holds no images that can be read: 1, such as none"
-    with pytest.raises(InputError, match=rf"^{cohort} holds no scan that can be used: {reasons}"):
-        write(cohort)
-    assert files(cohort) == {"labels.csv", ".headers.jsonl"}

@@ -26,21 +26,14 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def deadly(intact: bytes) -> bytes:
-    """Its header and its stream do not agree, over which the codec ends the process."""
-    dataset = pydicom.dcmread(io.BytesIO(intact))
-    dataset.BitsAllocated = 32
-    content = io.BytesIO()
-    dataset.save_as(content)
-    return content.getvalue()
-
-
 def test_a_stream_that_ends_its_process_costs_one_slice_and_no_process_is_left(
-    intact: bytes, deadly: bytes, capfd: pytest.CaptureFixture[str]
+    intact: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    dataset, deadly = pydicom.dcmread(io.BytesIO(intact)), io.BytesIO()
+    dataset.BitsAllocated = 32  # header and stream do not agree, over which the codec ends the process
+    dataset.save_as(deadly)
     with closing(Decoder()) as decoder:
-        for content in (deadly, b"nonsense"):
+        for content in (deadly.getvalue(), b"nonsense"):
             np.testing.assert_array_equal(decoder.decode(intact), phantom(1)[0])
             with pytest.raises(ValueError, match="the pixels cannot be decoded"):
                 decoder.decode(content)

@@ -18,11 +18,11 @@ from scripts.ct.dicom.headers import Header, Rejected, read_headers
 from tests.ct.series import AXIAL, SERIES_UID, couch, ramp, sop_uid, write_enhanced, write_series, write_slice, zipped
 
 
-def one_header(path: Path, **tags: Any) -> Header:
-    write_slice(path, ramp(1)[0], **tags)
-    (header,), rejected = read_headers(path)
+def value_of(field: str, folder: Path, **tags: Any) -> Any:
+    write_slice(folder / "a", ramp(1)[0], **tags)
+    (header,), rejected = read_headers(folder / "a")
     assert rejected == []
-    return header
+    return getattr(header, field)
 
 
 def sops(headers: list[Header]) -> list[str]:
@@ -147,7 +147,7 @@ def test_geometry_that_makes_no_sense_is_none(tmp_path: Path) -> None:
         ("pixel_spacing", {"PixelSpacing": [-1, 0.5]}),
         ("thickness", {"SliceThickness": 0}),
     ):
-        assert getattr(one_header(tmp_path / "a", **tags), field) is None, tags
+        assert value_of(field, tmp_path, **tags) is None, tags
 
 
 PLAIN_AGENTS = ("", "NONE", "NO CONTRAST", "Without contrast", "NONE GIVEN", "NON", "W/O", "N/A")
@@ -157,32 +157,29 @@ PLAIN_SERIES = (
     *("CT HEAD WO IV CONTRAST", "HEAD W/OUT CONTRAST", "HEAD NO IV CONTRAST", "HEAD NO I.V. CONTRAST"),
 )
 ENHANCED_SERIES = ("CT POST CONTRAST THIN", "Head C+ 5mm", "CTA Head", "HEAD W IV CONTRAST")
+PARTS: tuple[tuple[str | None, str | None, str], ...] = (  # tag, description, what is known
+    ("HEAD", "Chest", "HEAD"),
+    ("abdomen", "Head", "ABDOMEN"),
+    ("", "CT CHEST 5mm", "CHEST"),
+    (None, "Thorax_ABDOMEN", "THORAX"),
+    (None, "C-spine thin", "C-SPINE"),
+    *((None, text, "") for text in (None, "Head and neck", "Brain lung", "Mr Chesterton, Miss Armstrong")),
+)
+KERNELS = ((None, "Thin bone, Mr X", "BONE"), ("H30s", "Thin bone", "H30s"), (None, "Mr Boneham", ""))
 
 
-def test_contrast_agent(tmp_path: Path) -> None:
+def test_contrast_agent_part_of_the_body_and_kernel_are_known_by_their_tag_or_a_description(tmp_path: Path) -> None:
     for expected, agents, series in ((False, PLAIN_AGENTS, PLAIN_SERIES), (True, AGENTS, ENHANCED_SERIES)):
         for agent in agents:
-            assert one_header(tmp_path / "a", ContrastBolusAgent=agent).contrast is expected, agent
+            assert value_of("contrast", tmp_path, ContrastBolusAgent=agent) is expected, agent
         for name in series:
-            assert one_header(tmp_path / "a", SeriesDescription=name).contrast is expected, name
-    both = one_header(tmp_path / "a", SeriesDescription="Head without contrast", ContrastBolusAgent="OMNIPAQUE")
-    assert not both.contrast
-
-
-def test_the_part_of_the_body_and_the_kernel_are_known_by_a_description_where_no_tag_says_them(tmp_path: Path) -> None:
-    for given, description, part in (
-        ("HEAD", "Chest", "HEAD"),
-        ("abdomen", "Head", "ABDOMEN"),
-        ("", "CT CHEST 5mm", "CHEST"),
-        (None, "Thorax_ABDOMEN", "THORAX"),
-        (None, "C-spine thin", "C-SPINE"),
-        *((None, text, "") for text in (None, "Head and neck", "Brain lung", "Mr Chesterton, Miss Armstrong")),
-    ):
-        header = one_header(tmp_path / "a", BodyPartExamined=given, SeriesDescription=description)
-        assert header.body_part == part, description
-    assert one_header(tmp_path / "a", SeriesDescription="Thin bone, Mr X").kernel == "BONE"
-    assert one_header(tmp_path / "a", SeriesDescription="Thin bone", ConvolutionKernel="H30s").kernel == "H30s"
-    assert one_header(tmp_path / "a", SeriesDescription="Mr Boneham").kernel == ""
+            assert value_of("contrast", tmp_path, SeriesDescription=name) is expected, name
+    both = {"SeriesDescription": "Head without contrast", "ContrastBolusAgent": "OMNIPAQUE"}
+    assert not value_of("contrast", tmp_path, **both)
+    for field, tag, cases in (("body_part", "BodyPartExamined", PARTS), ("kernel", "ConvolutionKernel", KERNELS)):
+        for given, description, known in cases:
+            value = value_of(field, tmp_path, **{tag: given, "SeriesDescription": description})
+            assert value == known, description
 
 
 def test_each_frame_of_an_enhanced_file_has_a_header(tmp_path: Path) -> None:
@@ -198,17 +195,6 @@ def test_each_frame_of_an_enhanced_file_has_a_header(tmp_path: Path) -> None:
         assert header.acquisition == 1
     path = write_enhanced(tmp_path / "other", ramp(4), couch(4), NumberOfFrames=9)
     assert read_headers(path)[1] == [Rejected(ImageFile(path), "claims 9 frames and describes 4")]
-
-
-def test_a_zip_is_read_where_it_lies(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "scan", ramp(3), names=["a/b/1", "a/2", "3"])
-    (folder / "notes.txt").write_text("not DICOM")
-    archive = zipped(folder, tmp_path / "scan.zip")
-    headers, rejected = read_headers(archive)
-    assert [(header.file.member, header.file.name) for header in headers] == [("3", "3"), ("a/2", "2"), ("a/b/1", "1")]
-    assert (sops(headers), rejected) == ([sop_uid(2), sop_uid(1), sop_uid(0)], [])
-    assert sorted(tmp_path.iterdir()) == [folder, archive]
-    assert len(read_headers(tmp_path)[0]) == 6  # found in a folder too
 
 
 def test_zips_that_are_damaged_or_encrypted_or_claim_gigabytes(tmp_path: Path) -> None:
@@ -231,17 +217,22 @@ def test_zips_that_are_damaged_or_encrypted_or_claim_gigabytes(tmp_path: Path) -
         assert [rejected.reason for rejected in read_headers(archive)[1]] == [reason]
 
 
-def test_a_slice_is_found_again_inside_or_is_an_error(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "scan", ramp(1))
-    archive = tmp_path / "scan.zip"
-    with zipfile.ZipFile(archive, "w") as opened:
-        opened.write(folder / "000.dcm", "x/../../evil\n")
-    (header,), _ = read_headers(archive)
-    assert header.file.name == "evil?"
-    with open_image(str(archive), header.file.relative_to(archive)) as stream:
-        assert stream.read() == (folder / "000.dcm").read_bytes()
+def test_a_zip_is_read_where_it_lies_and_a_slice_found_again_inside_or_an_error(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "scan", ramp(2), names=["b", "a/1"])
+    (folder / "notes.txt").write_text("not DICOM")
+    archive = zipped(folder, tmp_path / "scan.zip")
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("x/../../evil\n", (folder / "b").read_bytes())
+    headers, rejected = read_headers(archive)
+    assert [(header.file.member, header.file.name) for header in headers[:2]] == [("a/1", "1"), ("b", "b")]
+    assert (sops(headers), rejected) == ([sop_uid(1), sop_uid(0), sop_uid(0)], [])
+    assert headers[2].file.name == "evil?"
+    for header in headers[1:]:
+        with open_image(str(archive), header.file.relative_to(archive)) as stream:
+            assert stream.read() == (folder / "b").read_bytes()
     assert sorted(tmp_path.iterdir()) == [folder, archive]
-    for source in (folder, archive, folder / "000.dcm"):
+    assert len(read_headers(tmp_path)[0]) == 2 + 3  # found in a folder too
+    for source in (folder, archive, folder / "b"):
         with pytest.raises(InputError, match=r"cannot open gone/x of .*: leave the scan where it was read"):
             open_image(str(source), "gone/x")
 
@@ -315,9 +306,5 @@ def test_an_interruption_loses_little(tmp_path: Path, names: list[str], monkeypa
     names.clear()
     assert len(read_headers(folder, index)[0]) == 25
     assert names == [f"{k:03d}.dcm" for k in range(20, 25)]
-
-
-def test_an_index_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    write_series(tmp_path / "scan", ramp(1))
     with pytest.raises(InputError, match=r"cannot write the index .*: give another place"):
-        read_headers(tmp_path / "scan", tmp_path / "scan" / "000.dcm" / "index")
+        read_headers(folder, folder / "000.dcm" / "index")

@@ -74,26 +74,22 @@ def test_it_has_the_axes_the_shape_and_the_place_of_the_file(axes: str, extensio
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
-def test_the_shear_of_a_real_tilted_scan_survives(extension: str, tmp_path: Path) -> None:
+def test_the_shear_of_a_real_tilted_scan_survives_and_the_file_is_the_same_at_any_hour(
+    extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = shared_data("ct_dicom/ge_head_tilt18")
     scan = load_series(folder)
     shares = np.linspace(0, 1, scan.array.shape[2]) ** 50  # the highest slices alone are above the average
-    found = result(attention=shares / shares.sum())
-    marks, affine = save(load(folder, SeriesReader())["volume"], tmp_path, found, extension)
-    np.testing.assert_array_equal(marks, np.broadcast_to(found.flagged, scan.array.shape))
-    np.testing.assert_allclose(affine, scan.affine, atol=1e-4)
-
-
-@pytest.mark.parametrize("extension", EXTENSIONS)
-def test_the_file_is_the_same_at_any_hour(extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    volume = load(nifti(tmp_path / "scan.nii", "LPS"))["volume"]
+    found, volume = result(attention=shares / shares.sum()), load(folder, SeriesReader())["volume"]
     contents = set()
     for now in (1e9, 2e9):
         monkeypatch.setattr("time.time", lambda now=now: now)
-        save(volume, tmp_path / "out", result(), extension)
-        contents.add((tmp_path / "out" / "scan_7" / f"flagged{extension}").read_bytes())
+        marks, affine = save(volume, tmp_path, found, extension)
+        contents.add((tmp_path / "scan_7" / f"flagged{extension}").read_bytes())
     assert len(contents) == 1
-    assert not save(volume, tmp_path / "negative", result(probability=0.2), extension)[0].any()
+    np.testing.assert_array_equal(marks, np.broadcast_to(found.flagged, scan.array.shape))
+    np.testing.assert_allclose(affine, scan.affine, atol=1e-4)
+    assert not save(volume, tmp_path / "negative", result(probability=0.2, attention=shares), extension)[0].any()
 
 
 @pytest.mark.parametrize("volume", [torch.zeros(1, *SIZE), MetaTensor(torch.zeros(1, *SIZE))])

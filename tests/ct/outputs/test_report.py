@@ -29,7 +29,6 @@ MODEL = Model("hemorrhage_ct_smooth_mil", "0.3.0", "ab" * 32)
 SHARES = (0.05, 0.3, 0.05, 0.25, 0.05, 0.3)  # three of six slices are above the average
 FLAGGED = (1, 3, 5)
 FILE_UID = "1.2.826.0.1.3680043.8.498.5"
-Found = tuple[Path, list[dict[str, Any]]]  # a folder of slices, and the instances of its scan
 PATIENT = {"PatientName": "Müller^Jörg", "PatientBirthDate": "19500102", "PatientSex": "M"}
 VISIT = {"StudyDate": "20190817", "StudyTime": "101112.5", "StudyID": "S-1", "AccessionNumber": "A-1"}
 STUDY: dict[str, Any] = {**PATIENT, **VISIT, "StudyInstanceUID": STUDY_UID, "SpecificCharacterSet": "ISO_IR 100"}
@@ -54,18 +53,15 @@ def written(found: BagResult, folder: Path) -> hd.sr.ComprehensiveSR:
 
 def plain_series(folder: Path, names: Sequence[str] = tuple("abcdef"), **tags: Any) -> list[dict[str, Any]]:
     write_series(folder, ramp(len(names)), names=names, **{**STUDY, **tags})
-    return [{"id": sop_uid(index), "position_mm": 5.0 * index, "file": name} for index, name in enumerate(names)]
+    uid = tags.get("SeriesInstanceUID", SERIES_UID)
+    return [{"id": sop_uid(k, uid), "position_mm": 5.0 * k, "file": name} for k, name in enumerate(names)]
 
 
 def rsna_series(folder: Path) -> list[dict[str, Any]]:
     """As that data set has them: no UID is one, and nearly all else is gone."""
-    folder.mkdir()
-    names = [f"ID_{index:09x}" for index in range(6)]
-    tags: dict[str, Any] = {"SeriesInstanceUID": "ID_0000abcde", "StudyInstanceUID": "ID_5eed", "PatientName": None}
+    gone: dict[str, Any] = dict.fromkeys(STUDY)
     with pydicom.config.disable_value_validation():
-        for name, pixels in zip(names, ramp(6), strict=True):
-            write_slice(folder / name, pixels, SOPInstanceUID=name, **tags)
-    return [{"id": name, "position_mm": 5.0 * index, "file": name} for index, name in enumerate(names)]
+        return plain_series(folder, **gone | {"SeriesInstanceUID": "ID_0000abcde", "StudyInstanceUID": "ID_5eed"})
 
 
 def multi_frame(folder: Path) -> list[dict[str, Any]]:
@@ -78,17 +74,6 @@ def multi_frame(folder: Path) -> list[dict[str, Any]]:
 def tilted_scan(folder: Path) -> list[dict[str, Any]]:
     files = sorted(folder.glob("*.dcm"))
     return [{"id": str(pydicom.dcmread(file).SOPInstanceUID), "file": file.name} for file in files]
-
-
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    folder = tmp_path_factory.mktemp("series")
-    return folder, plain_series(folder)
-
-
-@pytest.fixture(scope="module")
-def report(series: Found, tmp_path_factory: pytest.TempPathFactory) -> hd.sr.ComprehensiveSR:
-    return written(result(*series), tmp_path_factory.mktemp("report"))
 
 
 def groups(report: hd.sr.ComprehensiveSR) -> list[MeasurementsAndQualitativeEvaluations]:
@@ -130,18 +115,15 @@ def test_each_flagged_slice_has_a_group_that_names_its_image_or_frame(in_one_fil
     assert len(report.get_evidence()) == (1 if in_one_file else 6)
 
 
-def test_the_answer_comes_back_to_the_last_digit(report: hd.sr.ComprehensiveSR, series: Found, tmp_path: Path) -> None:
+def test_the_answer_comes_back_to_the_last_digit_with_the_study_the_network_and_what_it_is_not_for(
+    tmp_path: Path,
+) -> None:
+    found = result(tmp_path / "series", plain_series(tmp_path / "series"))
+    report = written(found, tmp_path)
     scan = groups(report)[0]
     assert (figures(scan), calls(scan)) == ({"122157": 0.731234567890123}, [("Intracranial hemorrhage", "Positive")])
     assert (scan.tracking_identifier, scan.finding_type) == (SERIES_UID, None)  # who looks for findings gets slices
-    negative = written(result(*series, probability=0.125, model=None), tmp_path)
-    (scan,) = groups(negative)  # and none of a slice
-    assert (figures(scan), calls(scan)) == ({"122157": 0.125}, [("Intracranial hemorrhage", "Negative")])
-    assert ("Algorithm Name", "unknown") in texts(negative)
-    assert {uid for *_, uid, _ in negative.get_evidence()} == {sop_uid(index) for index in range(6)}
 
-
-def test_the_network_its_threshold_and_what_it_is_not_for_stand_in_the_report(report: hd.sr.ComprehensiveSR) -> None:
     said = texts(report)
     assert said[:2] == [("Device Observer Name", MODEL.name), ("Comment", "Research use only, not for diagnosis")]
     assert {("Algorithm Name", MODEL.name), ("Algorithm Version", "0.3.0")} <= set(said)
@@ -151,13 +133,17 @@ def test_the_network_its_threshold_and_what_it_is_not_for_stand_in_the_report(re
     assert report.ContentQualification == "RESEARCH"
     assert (report.ManufacturerModelName, report.SoftwareVersions) == (MODEL.name, "0.3.0")
 
-
-def test_it_belongs_to_the_study_of_the_scan_in_a_series_of_its_own(report: hd.sr.ComprehensiveSR) -> None:
     identity = {**STUDY, "PatientID": "SECRET-ID", "SpecificCharacterSet": "ISO_IR 192"}
     assert {keyword: report[keyword].value for keyword in identity} == identity
     assert report.SeriesInstanceUID != SERIES_UID
     assert [str(report.ContentDate), str(report.ContentTime)] == ["20190817", "101112.5"]
     assert {(study, series) for study, series, *_ in report.get_evidence()} == {(STUDY_UID, SERIES_UID)}
+
+    negative = written(replace(found, probability=0.125, model=None), tmp_path)
+    (scan,) = groups(negative)  # and none of a slice
+    assert (figures(scan), calls(scan)) == ({"122157": 0.125}, [("Intracranial hemorrhage", "Negative")])
+    assert ("Algorithm Name", "unknown") in texts(negative)
+    assert {uid for *_, uid, _ in negative.get_evidence()} == {sop_uid(index) for index in range(6)}
 
 
 def test_a_name_keeps_its_letters_and_is_printed_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -203,18 +189,16 @@ def test_uids_that_are_none_are_replaced_and_the_original_ones_are_kept_as_names
     assert (of_rsna.StudyInstanceUID, of_rsna.PatientName) == (valid_uid("ID_5eed"), "")
 
 
-def test_a_second_run_and_other_file_names_give_the_same_file(tmp_path: Path) -> None:
+def test_other_file_names_give_the_same_file_and_what_says_something_else_another(tmp_path: Path) -> None:
     contents = set()
     for names in ("abcdef", "badcfe"):
-        written(result(tmp_path / names, plain_series(tmp_path / names, names)), tmp_path)
+        found = result(tmp_path / names, plain_series(tmp_path / names, names))
+        report = written(found, tmp_path)
         contents.add((tmp_path / "scan 7" / "report.dcm").read_bytes())
     assert len(contents) == 1
-
-
-def test_what_says_something_else_is_another(series: Found, report: hd.sr.ComprehensiveSR, tmp_path: Path) -> None:
     others: list[dict[str, Any]] = [{"threshold_origin": "given"}, {"model": MODEL._replace(sha256="c")}]
     for other in others:
-        another = written(replace(result(*series), **other), tmp_path)
+        another = written(replace(found, **other), tmp_path)
         assert another.SOPInstanceUID != report.SOPInstanceUID
         assert (another.SeriesInstanceUID == report.SeriesInstanceUID) == ("model" not in other)
 

@@ -64,9 +64,8 @@ FORMATS: dict[str, Write] = {
     "a pyramid": in_a_pyramid,
     "one piece": tiff(),
     "LZW": by_pil("TIFF", compression="tiff_lzw"),
-    "LZW in tiles": by_pil(
-        "TIFF", compression="tiff_lzw", tiffinfo={322: 128, 323: 128}
-    ),  # as CAMELYON16's and PANDA's
+    # as CAMELYON16's and PANDA's
+    "LZW in tiles": by_pil("TIFF", compression="tiff_lzw", tiffinfo={322: 128, 323: 128}),
     "compressed strips": tiff(rowsperstrip=37, compression="zlib"),
     "sixteen bits": tiff(np.uint16, tile=(64, 128), compression="zlib"),
     "big endian": tiff(np.uint16, rowsperstrip=50, byteorder=">", bigtiff=True),
@@ -115,9 +114,7 @@ def test_a_smaller_mask_covers_the_whole_slide(tmp_path: Path, downsample: float
     assert (labels == (share > 0.5))[clear].all()
 
 
-def test_a_value_in_any_channel_counts_and_a_chosen_one_in_the_first_and_nothing_beyond_the_slide(
-    tmp_path: Path,
-) -> None:
+def test_any_channel_counts_a_chosen_value_in_the_first_and_nothing_beyond_the_slide(tmp_path: Path) -> None:
     green = np.zeros((128, 128, 3), np.uint8)
     green[:, :, 1] = 255
     Image.fromarray(green).save(tmp_path / "mask.png")
@@ -176,9 +173,7 @@ def test_outlines_are_drawn_around_the_cells(seed: int, tmp_path: Path) -> None:
 def test_a_mask_must_have_the_shape_of_the_slide(tmp_path: Path, size: tuple[int, int]) -> None:
     write_whole(tmp_path / "mask.tif", rasterised())
     assert read_annotation(tmp_path / "mask.tif", size).area.bounds() == (0, 0, *size)
-    with pytest.raises(
-        InputError, match=r"mask.tif is a mask of 900 × 700 pixels, which is not the shape of the slide"
-    ):
+    with pytest.raises(InputError, match=r"mask.tif is a mask of 900 × 700 pixels, which is not the shape of the sl"):
         read_annotation(tmp_path / "mask.tif", (size[1], size[0] + 2))
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Polygons come out of GeoJSON and ASAP's XML as they were drawn, and are filled where they should be."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Coords, Level0Pixels
@@ -30,7 +32,9 @@ def tiles(left: int, top: int, right: int, bottom: int) -> Ring:
 
 def saved(folder: Path, content: Any) -> Path:
     path = folder / "annotation"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    if not isinstance(content, str | bytes):
+        content = json.dumps(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
@@ -53,11 +57,6 @@ def polygon(*rings: Ring) -> dict[str, Any]:
     return {"type": "Polygon", "coordinates": list(rings)}
 
 
-def shoelace(ring: np.ndarray) -> float:
-    following = np.roll(ring, -1, axis=0)
-    return 0.5 * abs(float(np.sum(ring[:, 0] * following[:, 1] - ring[:, 1] * following[:, 0])))
-
-
 # GeoJSON
 
 
@@ -76,14 +75,13 @@ def test_every_way_to_write_a_polygon_is_read(tmp_path: Path) -> None:
         ([{"type": "Feature"}, feature(polygon([])), feature(None)], []),
     ]:
         outlines = read_annotation(saved(tmp_path, content)).outlines()
-        assert [shoelace(ring) for ring in outlines] == areas
+        assert [shapely.Polygon(ring).area for ring in outlines] == areas
 
 
-@pytest.mark.parametrize("clockwise", [True, False])
-def test_a_hole_is_not_annotated_whichever_way_it_turns(tmp_path: Path, clockwise: bool) -> None:
-    hole = tiles(1, 0, 3, 1)
-    rings = [tiles(0, 0, 4, 2), hole[::-1] if clockwise else hole, tiles(0, 1, 1, 2)]
-    assert annotated(tmp_path, polygon(*rings)) == [[0, 0], [3, 0], [1, 1], [2, 1], [3, 1]]
+def test_a_hole_is_not_annotated_whichever_way_it_turns(tmp_path: Path) -> None:
+    for hole in (tiles(1, 0, 3, 1), tiles(1, 0, 3, 1)[::-1]):
+        rings = [tiles(0, 0, 4, 2), hole, tiles(0, 1, 1, 2)]
+        assert annotated(tmp_path, polygon(*rings)) == [[0, 0], [3, 0], [1, 1], [2, 1], [3, 1]]
 
 
 NO_LESIONS = ["Normal", "normal", "Ignore*", "Exclusion", "Benign", "Negative", "Background", "_2"]
@@ -224,30 +222,40 @@ BILLION_LAUGHS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        *((text, "is not JSON; export the annotations as GeoJSON") for text in ("{not json", "[" * 100_000)),
-        *((text, "is not valid GeoJSON") for text in ('{"type": "Circle"}', '{"features": []}', "[1]")),
-        *(
-            (f'{{"type": "Polygon", "coordinates": {rings}}}', "is not valid GeoJSON")
-            for rings in ("null", "[[[0, 0], [1, 1]]]", '[[["a", 0], [1, 1], [2, 2]]]', "[[[NaN, 0], [1, 1], [2, 2]]]")
-        ),
-        ('{"type": "Feature", "geometry": null, "properties": [1]}', "is not valid GeoJSON"),
-        ("<ASAP_Annotations>", "is not XML that can be read .*; export the annotations again"),
-        ('<?xml version="1.0" encoding="klingon"?><a/>', "is not XML that can be read"),
-        (BILLION_LAUGHS, "is not XML that can be read .it has a DOCTYPE."),
-        ("<Annotations><Annotation /></Annotations>", "is XML, but not of ASAP; export the annotations as GeoJSON"),
-        *(
-            (asap(f'<Annotation><Coordinate Order="0" {place}/></Annotation>'), "has a coordinate that is no number")
-            for place in ('X="1"', 'X="NaN" Y="2"', 'X="1,5" Y="2"')
-        ),
-    ],
-)
-def test_a_file_of_neither_format_is_named(tmp_path: Path, text: str, message: str) -> None:
-    path = saved(tmp_path, text)
+SQUARE = json.dumps(polygon(tiles(0, 0, 2, 2))).encode()
+REFUSED: list[tuple[str | bytes | None, str]] = [
+    (None, "^no annotation can be read from .*annotation: No such file or directory; correct the path"),
+    *((empty, "is empty; export the annotations again") for empty in (b"", gzip.compress(b""))),
+    (gzip.compress(SQUARE)[:-9], "is damaged .*; export the annotations again"),
+    ("not json", "is no annotation; give GeoJSON, the XML of ASAP, or a mask as TIFF or PNG"),
+    (SQUARE * 2000, "holds more than a gigabyte; export the annotations alone"),
+    (SQUARE, r"holds polygons, and the values \[1\] are not all class names; give those"),
+    *((text, "is not JSON; export the annotations as GeoJSON") for text in ("{not json", "[" * 100_000)),
+    *((text, "is not valid GeoJSON") for text in ('{"type": "Circle"}', '{"features": []}', "[1]")),
+    *(
+        (f'{{"type": "Polygon", "coordinates": {rings}}}', "is not valid GeoJSON")
+        for rings in ("null", "[[[0, 0], [1, 1]]]", '[[["a", 0], [1, 1], [2, 2]]]', "[[[NaN, 0], [1, 1], [2, 2]]]")
+    ),
+    ('{"type": "Feature", "geometry": null, "properties": [1]}', "is not valid GeoJSON"),
+    ("<ASAP_Annotations>", "is not XML that can be read .*; export the annotations again"),
+    ('<?xml version="1.0" encoding="klingon"?><a/>', "is not XML that can be read"),
+    (BILLION_LAUGHS, "is not XML that can be read .it has a DOCTYPE."),
+    ("<Annotations><Annotation /></Annotations>", "is XML, but not of ASAP; export the annotations as GeoJSON"),
+    *(
+        (asap(f'<Annotation><Coordinate Order="0" {place}/></Annotation>'), "has a coordinate that is no number")
+        for place in ('X="1"', 'X="NaN" Y="2"', 'X="1,5" Y="2"')
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_a_file_that_is_no_annotation_is_named(
+    tmp_path: Path, content: str | bytes | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.wsi.annotations.annotation.MOST_BYTES", 100_000)
+    path = tmp_path / "annotation" if content is None else saved(tmp_path, content)
     with pytest.raises(InputError, match=message) as caught:
-        read_annotation(path)
+        read_annotation(path, values=[1] if "values" in message else None)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -7,7 +7,7 @@ import pytest
 
 from scripts.core.errors import InputError
 from scripts.wsi.datalist.files import FeatureFiles, beside_features, find_annotations, read_label, slide_name
-from tests.wsi.feature_trees import own, torchmil, trident, write
+from tests.wsi.foreign_features import own, torchmil, trident, write
 
 ROOT = "20x_256px_0px_overlap"
 
@@ -41,7 +41,7 @@ def test_of_two_encoders_one_must_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("features", ["features_UNI", "features/features_UNI"])
 def test_labels_of_torchmil_lie_in_a_folder_above(tmp_path: Path, features: str) -> None:
-    path = torchmil(tmp_path, "s1", 1, features=features)
+    path = torchmil(tmp_path, "s1", 1, features)
     label = tmp_path / "patches_512" / "labels" / "s1.npy"
     assert beside_features(path, tmp_path, "labels") == label
     assert read_label(label) == "1"

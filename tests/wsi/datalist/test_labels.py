@@ -25,7 +25,7 @@ from scripts.wsi.datalist.labels import (
     training_note,
 )
 from tests.shared_data import ROOT
-from tests.wsi.feature_trees import write
+from tests.wsi.foreign_features import write
 
 CSV = Path("labels.csv")
 BRACS = ["N", "PB", "UDH", "FEA", "ADH", "DCIS", "IC"]
@@ -63,18 +63,6 @@ def test_a_csv_that_is_wrong_is_refused_with_its_line(tmp_path: Path, lines: lis
     path = write(tmp_path / "some.csv", *lines)
     with pytest.raises(InputError, match=f"^{re.escape(f'{path}{message}')}"):
         (read_slide_labels if "label" in lines[0] else read_splits)(path)
-
-
-def test_the_two_tables_of_stamp(tmp_path: Path) -> None:
-    """A row for each patient with labels of many kinds, and a row for each slide."""
-    clinical = write(tmp_path / "clini.csv", "PATIENT,AGE,isMSIH", "p1,5,MSIH", "p2,6,nonMSIH", "p3,7,MSIH", "p4,8,NA")
-    slides = write(tmp_path / "slide.csv", "PATIENT,FILENAME", "p1,a.h5", "p1,b.h5", "p2,c.h5", "p9,d.h5", "p4,e.h5")
-    rows, without_slide = read_patient_labels(clinical, slides, "isMSIH")
-    assert [(row.line, row.slide, row.label, row.patient) for row in rows] == [
-        *((2, slide, "MSIH", "p1") for slide in ("a.h5", "b.h5")), (3, "c.h5", "nonMSIH", "p2"),
-        (0, "d.h5", "", "p9"), (5, "e.h5", "", "p4"),
-    ]  # fmt: skip
-    assert without_slide == ["p3"]
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,10 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.wsi.datalist.labels import training_note
 from scripts.wsi.datalist.writing import WsiDatalistRequest, leakage_of_slides, write_wsi_datalist
-from tests.wsi.feature_trees import clam, grid, own, torchmil, trident, write
+from tests.wsi.foreign_features import clam, datalist, grid, own, torchmil, trident, write
 
 COARSE = {"benign": ["N", "PB", "UDH"], "atypical": ["FEA", "ADH"], "malignant": ["DCIS", "IC"]}
 BRACS = {fine: coarse for coarse, own in COARSE.items() for fine in own}
-
-
-def datalist(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    content: dict[str, list[dict[str, Any]]] = json.loads((folder / "datalist.json").read_text())
-    return content
 
 
 def entries(folder: Path) -> dict[str, dict[str, Any]]:
@@ -145,7 +140,7 @@ def test_clam_from_csv_and_splits_to_a_datalist(tmp_path: Path) -> None:
 
 def test_torchmil_without_any_csv_of_labels(tmp_path: Path) -> None:
     for n in range(20):
-        torchmil(tmp_path, f"b{n:02d}", n % 2, positive=3 * (n % 2))
+        torchmil(tmp_path, f"b{n:02d}", 3 * (n % 2))
     rows = [f"{n},b{n:02d},{'train' if n < 16 else 'test'}" for n in range(20)]
     write(tmp_path / "splits.csv", ",bag_name,split", *rows, "20,b20,train")
     summary = make(tmp_path)
@@ -156,7 +151,7 @@ def test_torchmil_without_any_csv_of_labels(tmp_path: Path) -> None:
     assert [len(bags) for bags in datalist(tmp_path).values()] == [14, 2, 4]
     assert [bag["bag_id"] for bag in datalist(tmp_path)["test"]] == ["b16", "b17", "b18", "b19"]
     assert "note: the sections given have no validation, so 0.125 of training was drawn for it\n" in summary
-    assert check(tmp_path)["features"] == {"forms": {"torchmil": 20}, "encoder": "UNI", "dimension": 4}
+    assert check(tmp_path)["features"] == {"forms": {"torchmil": 20}, "encoder": "UNI", "dimension": 8}
     make(tmp_path, shares=(1, 0, 0))  # who wants no validation gets none
     assert [len(bags) for bags in datalist(tmp_path).values()] == [16, 0, 4]
     (tmp_path / "patches_512" / "labels" / "b01.npy").unlink()
@@ -270,14 +265,8 @@ def test_csvs_are_found_by_their_columns_among_others(cohort: Path) -> None:
     write(cohort / "other.csv", "bag_name,split", "s00,train")
     refused(cohort, f"{cohort} holds other.csv and splits_0_bool.csv: ", "--splits FILE", label_column="msi")
     refused(cohort, f"{cohort / 'features'} holds no splits_0.csv: ", label_column="msi", splits=cohort / "features")
-
-
-def test_a_flag_that_makes_no_sense_is_refused(cohort: Path) -> None:
-    none = Path("none")
+    refused(cohort, "none does not exist: give a csv, or a folder of CLAM's, with --splits", splits=Path("none"))
     refused(cohort, "--by 'case' is not known: give slide or patient", by="case")
-    refused(cohort, "none does not exist: give a csv, or a folder of CLAM's, with --splits", splits=none)
-    refused(cohort, "none is not a folder: give the one of the annotations", annotations=none)
-    refused(cohort, "cannot read none (No such file or directory): give the labels", labels=none)
 
 
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
@@ -295,10 +284,12 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
 
 
 def test_stamp_from_its_two_tables_to_a_datalist(tmp_path: Path) -> None:
-    for n in range(6):
+    """A row for each patient with labels of many kinds, and a row for each slide."""
+    for n in range(7):
         own(tmp_path / f"s{n}.h5")
-    write(tmp_path / "clini.csv", "PATIENT,AGE,MSI", *(f"p{n},{50 + n},{('no', 'yes')[n % 2]}" for n in range(5)))
-    write(tmp_path / "slide.csv", "PATIENT,FILENAME", *(f"p{n},s{k}.h5" for k, n in enumerate((0, 0, 1, 2, 3, 9))))
+    known = zip(range(6), ("no", "yes", "no", "yes", "no", "NA"), strict=True)
+    write(tmp_path / "clini.csv", "PATIENT,AGE,MSI", *(f"p{n},{50 + n},{label}" for n, label in known))
+    write(tmp_path / "slide.csv", "PATIENT,FILENAME", *(f"p{n},s{k}.h5" for k, n in enumerate((0, 0, 1, 2, 3, 9, 5))))
     tables = {"label_column": "MSI", "slide_table": Path("slide.csv")}
     refused(tmp_path, "holds no csv with the columns slide and MSI", **tables)
     make(tmp_path, labels=Path("clini.csv"), classes=["no", "yes"], by="patient", **tables)
@@ -306,6 +297,6 @@ def test_stamp_from_its_two_tables_to_a_datalist(tmp_path: Path) -> None:
     assert bags == {"p0": (0, ["s0.h5", "s1.h5"]), "p1": (1, "s2.h5"), "p2": (0, "s3.h5"), "p3": (1, "s4.h5")}
     assert check(tmp_path)["slide_table"] == "slide.csv"
     assert check(tmp_path)["rejected"] == {
-        "row without a label": {"count": 1, "examples": ["s5"]},
+        "row without a label": {"count": 2, "examples": ["s5", "s6"]},
         "patient without a slide": {"count": 1, "examples": ["p4"]},
     }

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
@@ -12,7 +11,18 @@ from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
 from scripts.wsi.doctor import cohort as slide_doctor
 from scripts.wsi.doctor.cohort import class_names, examine_wsi
 from scripts.wsi.doctor.slide import ExamOptions
-from tests.wsi.feature_trees import clam, grid, own, random_features, trident, write
+from tests.wsi.foreign_features import (
+    clam,
+    datalist,
+    grid,
+    own,
+    random_features,
+    square,
+    trident,
+    write,
+    write_h5,
+    write_stamp,
+)
 from tests.wsi.slide_files import tissue, write_slide
 
 
@@ -40,20 +50,13 @@ def cohort(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sections(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    content: dict[str, list[dict[str, Any]]] = json.loads((folder / "datalist.json").read_text())
-    return content
-
-
 def rewrite(folder: Path, content: Any) -> None:
     (folder / "datalist.json").write_text(json.dumps(content))
 
 
-def stamp(path: Path) -> Path:
-    with h5py.File(path, "w") as file:
-        file["feats"], file["coords"] = random_features(path.stem), grid(12, 128.0).astype(np.float32)
-        file.attrs.update(unit="um", tile_size_um=128.0)
-    return path
+def stamp(folder: Path, name: str) -> Path:
+    """It says micrometres alone."""
+    return write_stamp(folder, name, grid(12, 128.0), attributes=False, unit="um", tile_size_um=128.0)
 
 
 def slides(folder: Path, **mpp: float) -> Path:
@@ -80,7 +83,7 @@ def test_a_cohort_that_can_be_trained_on(cohort: Path) -> None:
 
 
 def test_patients_in_two_sections_are_known_by_the_check_or_by_their_names(cohort: Path) -> None:
-    content = sections(cohort)
+    content = datalist(cohort)
     moved = content["training"].pop()["bag_id"]
     content["test"].append({"bag_id": moved, "image": f"features/{moved}.h5", "label": 0})
     rewrite(cohort, content)
@@ -98,7 +101,7 @@ def test_patients_in_two_sections_are_known_by_the_check_or_by_their_names(cohor
 
 
 def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
-    content = sections(cohort)
+    content = datalist(cohort)
     gone = content["training"][0]["image"]
     (cohort / gone).unlink()
     own(cohort / "features" / "new.h5")
@@ -113,7 +116,7 @@ def test_labels_without_files_and_files_without_labels(cohort: Path) -> None:
 
 
 def test_classes_by_name_are_counted(cohort: Path) -> None:
-    content = sections(cohort)
+    content = datalist(cohort)
     for bags in content.values():
         for n, bag in enumerate(bags):
             bag["label"] = ["N", "IC", "PB"][n % 3]
@@ -145,7 +148,7 @@ def test_one_bag_of_several_slides_is_examined_slide_by_slide(cohort: Path) -> N
     assert "PASS  19 slides of 12 patches" in found
     given: Any
     for given in (["drawn/s03.geojson"], "drawn/s03.geojson"):
-        content = sections(cohort)
+        content = datalist(cohort)
         bag = content["training"][0]
         bag["annotation"] = given
         rewrite(cohort, content)
@@ -158,11 +161,8 @@ def test_one_bag_of_several_slides_is_examined_slide_by_slide(cohort: Path) -> N
 
 def test_annotations_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
     """A square over four patches, on a slide that says micrometres alone."""
-    ring = [[0, 0], [1024, 0], [1024, 1024], [0, 1024], [0, 0]]
-    tumor = {"classification": {"name": "Tumor"}}
-    drawn = {"type": "Feature", "properties": tumor, "geometry": {"type": "Polygon", "coordinates": [ring]}}
-    write(tmp_path / "s.geojson", json.dumps({"type": "FeatureCollection", "features": [drawn]}))
-    image = stamp(tmp_path / "s.h5").name
+    square(tmp_path, "s", 0, 0, 1024)
+    image = stamp(tmp_path, "s").name
     write_slide(tmp_path / "slides" / "s.tif", tissue(1536, 2048), 0.25)
 
     def line(label: int = 1, **options: Any) -> str:
@@ -187,7 +187,9 @@ def test_encoders_dimensions_and_magnifications_must_be_alike_and_features_diffe
     own(cohort / "features" / "s03.h5", encoder="other", dimension=5, mpp=0.5)
     own(cohort / "features" / "s04.h5", mpp=None)
     own(cohort / "features" / "s05.h5", encoder="")
-    own(cohort / "features" / "s06.h5", features=random_features("s07"))
+    own(cohort / "features" / "s06.h5", features=random_features("s07"), coords=grid(12) + 1000)
+    almost = random_features("s09") + (np.arange(12) == 11)[:, None]  # a copy but for its last patch
+    own(cohort / "features" / "s08.h5", features=almost.astype(np.float32))
     dimensions, encoders, magnifications, copies = examine(cohort)[-4:]
     fault = "FAIL  the features are not of one kind, their"
     assert dimensions.startswith(f"{fault} numbers per patch are 4 (s00) and 5 (s03): extract")
@@ -223,8 +225,7 @@ def test_two_pitches_without_micrometres_are_warned_of(tmp_path: Path) -> None:
 def test_scanners_differ_by_a_few_percent_and_a_lone_patch_by_anything(tmp_path: Path) -> None:
     for n, pitch in enumerate((512.0, 530.0)):
         own(tmp_path / f"s{n}.h5", coords=np.rint(grid(12, pitch)).astype(int), pitch=pitch, tile=pitch, mpp=None)
-    with h5py.File(tmp_path / "s2.h5", "w") as file:
-        file["features"], file["coords"] = random_features("s2", 1), grid(1)
+    write_h5(tmp_path / "s2.h5", features=random_features("s2", 1), coords=grid(1))
     assert examine(tmp_path)[-1].startswith("INFO  micrometres per pixel are known of no slide")
     own(tmp_path / "s3.h5", coords=grid(12, 540), pitch=540, tile=540, mpp=None)
     assert examine(tmp_path)[-1].startswith("WARN  521 (2 slides) and 540 (1 slide) level-0 pixels")
@@ -233,12 +234,11 @@ def test_scanners_differ_by_a_few_percent_and_a_lone_patch_by_anything(tmp_path:
 def test_formats_and_units_are_reported(tmp_path: Path) -> None:
     trident(tmp_path, "a", "tiny")
     own(tmp_path / "features" / "b.h5")
-    stamp(tmp_path / "features" / "c.h5")
+    stamp(tmp_path / "features", "c")
     found = examine(tmp_path)
-    assert (
-        "INFO  1 STAMP, 1 TRIDENT and 1 smooth-mil, in level-0 pixels and micrometres, pitch from patch_size_level0 "
-        "less overlap, pitch_level0 and tile_size_um, 4.8 of 8 neighbours"
-    ) in found
+    units, pitches = "level-0 pixels and micrometres", "patch_size_level0 less overlap, pitch_level0 and tile_size_um"
+    formats = f"INFO  1 STAMP, 1 TRIDENT and 1 smooth-mil, in {units}, pitch from {pitches}, 4.8 of 8 neighbours"
+    assert formats in found
     assert "PASS  128 micrometres from patch to patch" in found  # of all of them
 
 

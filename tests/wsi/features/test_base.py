@@ -14,22 +14,22 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, LoadImaged
 
 from scripts.core.errors import InputError
-from scripts.networks.graph import build_graph
 from scripts.wsi.features.files import feature_paths, files_of, find_features, open_features, read_header
-from scripts.wsi.reader import FeatureReader
-from scripts.wsi.transforms import PatchBagd
+from scripts.wsi.reader import read_blocks
 from tests.wsi.foreign_features import (
     CELLS,
     DIMENSION,
     edges_of,
+    graph_edges,
+    load,
+    own,
     some_features,
     tissue,
     write_cells,
     write_clam,
-    write_own,
+    write_h5,
     write_stamp,
     write_torchmil,
     write_trident,
@@ -44,18 +44,6 @@ def on_grid(cells: np.ndarray, pitch: float) -> np.ndarray:
     return np.rint(CORNER + cells * pitch).astype(np.int64)
 
 
-def load(path: Path | str) -> dict[str, Any]:
-    reader: Any = FeatureReader()
-    return Compose([LoadImaged("image", reader=reader), PatchBagd()])({"image": str(path), "bag_id": "a"})
-
-
-def edges_found(path: Path) -> set[tuple[int, int]]:
-    bag = load(path)
-    graph = build_graph(bag["coords"][None], bag["mask"][None])
-    step, here = torch.nonzero(graph.weights[0] > 0, as_tuple=True)
-    return {(int(i), int(j)) for i, j in zip(here, graph.neighbours[0][step, here], strict=True) if i < j}
-
-
 class Case(NamedTuple):
     name: str
     write: Callable[[Path, np.ndarray], Path]
@@ -67,58 +55,52 @@ class Case(NamedTuple):
     unit: str = "level-0 pixels"
 
 
-def trident(pitch: float = 512, **given: Any) -> Callable[[Path, np.ndarray], Path]:
-    return lambda folder, cells: write_trident(folder, "s", on_grid(cells, pitch), **given)
+def cut(write: Callable[..., Path], pitch: float, /, **given: Any) -> Callable[[Path, np.ndarray], Path]:
+    """A writer of a slide whose patches lie so far apart."""
+    return lambda folder, cells: write(folder, "s", on_grid(cells, pitch), **given)
 
 
 def stamp(stride: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
     return lambda folder, cells: write_stamp(folder, "s", cells * stride + [0.25, 17.5], **given)
 
 
-def torchmil(suffix: str) -> Callable[[Path, np.ndarray], Path]:
-    return lambda folder, cells: write_torchmil(folder, "s", on_grid(cells, 512), np.zeros(len(cells)), suffix=suffix)
-
-
-def own(pitch: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
-    return lambda folder, cells: write_own(folder, "s", on_grid(cells, pitch), pitch, **given)
-
-
-def clam(pitch: float, **given: Any) -> Callable[[Path, np.ndarray], Path]:
-    return lambda folder, cells: write_clam(folder, "s", on_grid(cells, pitch), **given)
+def write_own(folder: Path, name: str, coords: np.ndarray, **given: Any) -> Path:
+    return own(folder / f"{name}.h5", coords=coords, features=some_features(len(coords)), **given)
 
 
 LESS_OVERLAP, DOWNSAMPLED = "patch_size_level0 less overlap", "patch_size x downsample"
 NEAREST, STAMP_1 = "commonest nearest distance", "tiles of 256 micrometres as STAMP 1 cuts them"
 OTHERWISE = NEAREST + ", as the patches do not lie {} apart (" + DOWNSAMPLED + ")"
 UM = ("", "micrometres")  # no encoder, and the unit
-NO_MAGNIFICATION: dict[str, Any] = {"magnifications": (None, None), "encoder": "conch_v15"}
+CONCH: dict[str, Any] = {"magnifications": (None, None), "encoder": "conch_v15"}
 STAMP_2: dict[str, Any] = {"tile_um": 128, "extractor": "h-optimus-0-0a1b2c3d"}
 SIZE: dict[str, Any] = {"attributes": False, "tile_size": 224}
 SIZE_UM: dict[str, Any] = {**SIZE, "unit": "um"}
+OWN: dict[str, Any] = {"pitch": 513.026, "tile": 1026.052}
 CASES = [
-    Case("TRIDENT 40x to 20x", trident(), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
-    Case("TRIDENT half overlapping", trident(256, overlap=128), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
-    Case("TRIDENT, overlap None", trident(512, overlap=None), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
-    Case("TRIDENT, no magnification", trident(**NO_MAGNIFICATION), "TRIDENT", 512, LESS_OVERLAP, 512, "conch_v15"),
-    Case("TRIDENT .pt", trident(256, overlap=128, as_pt=True), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
-    Case("CLAM", clam(1024, downsample=(4.00012, 4.0002)), "CLAM", 1024.03, DOWNSAMPLED, 1024.03),
-    Case("CLAM, one downsample", clam(512, downsample=2.0, level=1), "CLAM", 512, DOWNSAMPLED, 512),
-    Case("CLAM without patches", clam(448, patch_size=None), "CLAM", 448, NEAREST, 448),
-    Case("CLAM .pt", clam(512, downsample=2.0, only_pt=True), "CLAM", 512, DOWNSAMPLED, 512),
-    Case("CLAM of old", clam(448, older=True), "CLAM", 448, NEAREST, 448),
-    Case("CLAM .pt of old", clam(448, older=True, only_pt=True), "CLAM", 448, NEAREST, 448),
-    Case("CLAM, half a step", clam(128), "CLAM", 128, OTHERWISE.format(256), 256),
-    Case("CLAM, downsample cut", clam(768, downsample=3.9998), "CLAM", 768, OTHERWISE.format("1023.95"), 1023.9488),
-    Case("UNI2-h", lambda folder, cells: write_uni2h(folder, "s", on_grid(cells, 512)), "UNI2-h", 512, NEAREST, 512),
+    Case("TRIDENT 40x to 20x", cut(write_trident, 512), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
+    Case("TRIDENT half overlapping", cut(write_trident, 256, overlap=128), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
+    Case("TRIDENT, overlap None", cut(write_trident, 512, overlap=None), "TRIDENT", 512, LESS_OVERLAP, 512, "uni_v1"),
+    Case("TRIDENT, no magnification", cut(write_trident, 512, **CONCH), "TRIDENT", 512, LESS_OVERLAP, 512, "conch_v15"),
+    Case("TRIDENT .pt", cut(write_trident, 256, overlap=128, as_pt=True), "TRIDENT", 256, LESS_OVERLAP, 512, "uni_v1"),
+    Case("CLAM", cut(write_clam, 1024, downsample=(4.00012, 4.0002)), "CLAM", 1024.03, DOWNSAMPLED, 1024.03),
+    Case("CLAM, one downsample", cut(write_clam, 512, downsample=2.0, level=1), "CLAM", 512, DOWNSAMPLED, 512),
+    Case("CLAM without patches", cut(write_clam, 448, patch_size=None), "CLAM", 448, NEAREST, 448),
+    Case("CLAM .pt", cut(write_clam, 512, downsample=2.0, only_pt=True), "CLAM", 512, DOWNSAMPLED, 512),
+    Case("CLAM of old", cut(write_clam, 448, older=True), "CLAM", 448, NEAREST, 448),
+    Case("CLAM .pt of old", cut(write_clam, 448, older=True, only_pt=True), "CLAM", 448, NEAREST, 448),
+    Case("CLAM, half a step", cut(write_clam, 128), "CLAM", 128, OTHERWISE.format(256), 256),
+    Case("CLAM, rounded", cut(write_clam, 768, downsample=3.9998), "CLAM", 768, OTHERWISE.format("1023.95"), 1023.9488),
+    Case("UNI2-h", cut(write_uni2h, 512), "UNI2-h", 512, NEAREST, 512),
     Case("STAMP", stamp(256), "STAMP", 256, "tile_size_um", 256, "uni2", "micrometres"),
     Case("STAMP, early 2", stamp(128, **STAMP_2), "STAMP", 128, "tile_size_um", 128, "h-optimus-0", "micrometres"),
     Case("STAMP 1", stamp(224, attributes=False), "STAMP", 256, STAMP_1, 256, *UM),
     Case("STAMP 1 with a size", stamp(224, **SIZE), "STAMP", 256, STAMP_1, 256, *UM),
     Case("STAMP without a unit", stamp(256, attributes=False), "STAMP", 256, NEAREST, 256, *UM),
     Case("STAMP with a unit and a size", stamp(224, **SIZE_UM), "STAMP", 224, "tile_size", 224, *UM),
-    Case("torchmil", torchmil(".npy"), "torchmil", 512, NEAREST, 512, "resnet50"),
-    Case("torchmil, .h5", torchmil(".h5"), "torchmil", 512, NEAREST, 512, "resnet50"),
-    Case("our own", own(513.026, tile=1026.052), "smooth-mil", 513.026, "pitch_level0", 1026.052, "mean colour"),
+    Case("torchmil", cut(write_torchmil, 512), "torchmil", 512, NEAREST, 512, "resnet50"),
+    Case("torchmil, .h5", cut(write_torchmil, 512, suffix=".h5"), "torchmil", 512, NEAREST, 512, "resnet50"),
+    Case("our own", cut(write_own, 513.026, **OWN), "smooth-mil", 513.026, "pitch_level0", 1026.052, "tiny"),
 ]
 
 
@@ -132,7 +114,12 @@ def test_pitch_adjacency_features_and_coords_are_those_that_were_stored(tmp_path
     assert header.pitch_from == case.pitch_from
     assert header.tile == pytest.approx(case.tile, rel=1e-4)
     assert (header.encoder, header.unit) == (case.encoder, case.unit)
-    assert edges_found(path) == edges_of(cells)
+    bag = load(image=str(path))
+    assert graph_edges(bag) == edges_of(cells)
+    for size in (1, 37, len(cells), 1000):
+        blocks = list(read_blocks(str(path), size))  # kept: what was read earlier stays what it was
+        assert max(block.shape[2] for block in blocks) == min(size, len(cells))
+        assert torch.equal(torch.cat(blocks, dim=2)[0], bag["image"])
     with open_features(path) as file:
         whole = some_features(len(cells), dtype=np.float16 if case.format == "STAMP" else np.float32)
         assert file.read(0, len(cells)).dtype == whole.dtype
@@ -159,8 +146,8 @@ def test_what_the_files_say_of_the_slide(tmp_path: Path) -> None:
     coords = on_grid(tissue(), 512)
     found = read_header(write_trident(tmp_path, "TCGA.1", coords))
     assert (found.slide_id, found.slide_size, found.mpp, found.origin) == ("TCGA.1", (60_000, 50_000), None, None)
-    own = read_header(write_own(tmp_path, "a slide", coords, 512))
-    assert (own.slide_id, own.slide_size, own.origin) == ("a slide", (20_000, 10_000), (300, 200))
+    found = read_header(own(tmp_path / "a slide.h5", origin=(300, 200)))
+    assert (found.slide_id, found.slide_size, found.mpp, found.origin) == ("a slide", (4096, 4096), 0.25, (300, 200))
     assert read_header(write_uni2h(tmp_path, "s", coords)).slide_size is None
 
 
@@ -171,7 +158,7 @@ def test_coords_that_are_rounded_and_off_by_pixels(tmp_path: Path, pitch: float)
     off = np.random.default_rng(1).integers(-3, 4, cells.shape)
     path = write_clam(tmp_path, "s", on_grid(cells, pitch) + off, patch_size=None)
     assert read_header(path).pitch == pytest.approx(pitch, rel=1e-3)
-    assert edges_found(path) == edges_of(cells)
+    assert graph_edges(load(image=str(path))) == edges_of(cells)
 
 
 def test_each_contour_of_clam_has_a_lattice_of_its_own(tmp_path: Path) -> None:
@@ -180,7 +167,7 @@ def test_each_contour_of_clam_has_a_lattice_of_its_own(tmp_path: Path) -> None:
     for shift in ([30.5, 0.5], [21.5, 3.3], [9.4, 6.6]):
         at = [on_grid(first, 256), np.rint(on_grid(second, 256) + 256 * np.array(shift)).astype(int)]
         path = write_clam(tmp_path, "s", np.concatenate(at))
-        edges, n = edges_found(path), len(first)
+        edges, n = graph_edges(load(image=str(path))), len(first)
         assert {(i, j) for i, j in edges if j < n} == edges_of(first)
         assert {(i - n, j - n) for i, j in edges if i >= n} == edges_of(second)
 
@@ -199,9 +186,8 @@ def test_a_slide_without_tissue(tmp_path: Path, shape: tuple[int, ...]) -> None:
     header = read_header(write_trident(tmp_path, "s", coords, features=nothing))
     assert (header.format, header.patches, header.dimension) == ("TRIDENT", 0, DIMENSION if len(shape) == 2 else 0)
     assert (float(header.pitch), float(header.tile)) == (512, 512)
-    for write in (clam(448, patch_size=None), stamp(256), torchmil(".npy"), own(512)):
-        assert read_header(write(tmp_path, np.zeros((0, 2), int))).patches == 0
-    assert read_header(write_uni2h(tmp_path, "s", np.zeros((0, 2), int))).patches == 0
+    for write in (write_clam, write_stamp, write_torchmil, write_own, write_uni2h):
+        assert read_header(write(tmp_path, "s", np.zeros((0, 2), int))).patches == 0
 
 
 class TestWhereFilesAre:
@@ -224,7 +210,7 @@ class TestWhereFilesAre:
         clam = write_clam(tmp_path / "clam", "a", coords).parents[1]
         names = ("pt_files/a.pt", "h5_files/a.h5", "patches/a.h5")
         assert files_of(clam / names[0]) == [clam / name for name in names]
-        npy = write_torchmil(tmp_path / "torchmil", "a", coords, np.zeros(len(coords)))
+        npy = write_torchmil(tmp_path / "torchmil", "a", coords)
         assert files_of(str(npy)) == [npy, tmp_path / "torchmil" / "coords" / "a.npy"]
         assert files_of(tmp_path / "gone.h5") == []
 
@@ -260,7 +246,7 @@ def stamp_without(folder: Path, **more: Any) -> Path:
 
 
 def with_array(folder: Path, array: np.ndarray, where: str = "features_resnet50") -> Path:
-    path = write_torchmil(folder, "s", on_grid(tissue(), 256), np.zeros(1))
+    path = write_torchmil(folder, "s", on_grid(tissue(), 256))
     np.save(folder / where / "s.npy", array, allow_pickle=True)
     return path
 
@@ -275,10 +261,7 @@ MESSAGES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda f: text(f / "a.npy", b"\x93NUMPY\x01\x00"), "a.npy is damaged or cut short"),
     (lambda f: pt(f, {"a": torch.zeros(2)}), "s.pt holds a dict, not one tensor of features as CLAM's do"),
     (lambda f: pt(f, np.zeros((3, 4))), "s.pt holds something else than one tensor, or is damaged; give the h5"),
-    (
-        lambda f: stamp_without(f, feat_type="slide"),
-        "features of a whole slide, not of its patches; give those of tiles",
-    ),
+    (lambda f: stamp_without(f, feat_type="slide"), "of a whole slide, not of its patches; give those of tiles"),
     (
         lambda f: rewritten(stamp_without(f, unit="px"), coord_x=[1], coord_y=[1]),
         "is of a multiplex image, by STAMP: .* a level that is not known; give a file with `coords`",
@@ -308,9 +291,7 @@ MESSAGES: list[tuple[Callable[[Path], Path], str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), MESSAGES)
-def test_what_cannot_be_read_is_reported_in_one_line(
-    tmp_path: Path, make: Callable[[Path], Path], message: str
-) -> None:
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
     path = make(tmp_path)
     with pytest.raises(InputError, match=message) as caught, open_features(path):
         pass
@@ -344,17 +325,14 @@ def test_features_alone_say_where_coords_were_looked_for(tmp_path: Path) -> None
         read_header(path)
     for place in ("features/h5_files/s.h5", "features/patches/s.h5", "patches/s.h5"):
         assert str(tmp_path / place) in str(caught.value)
-    (tmp_path / "patches").mkdir()
-    with h5py.File(tmp_path / "patches" / "s.h5", "w") as file:
-        file["coords"] = on_grid(tissue(), 256)
-        file["coords"].attrs.update(patch_size=256, downsample=1.0)
+    write_clam(tmp_path, "s", on_grid(tissue(), 256))
     assert read_header(path).pitch_from == DOWNSAMPLED
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])
 def test_a_bag_of_torchmil_says_where_coords_were_looked_for(tmp_path: Path, suffix: str) -> None:
     coords = on_grid(tissue(), 256)
-    bag = write_torchmil(tmp_path / "set", "s", coords, np.zeros(1), suffix=suffix)
+    bag = write_torchmil(tmp_path / "set", "s", coords, suffix=suffix)
     (tmp_path / "set" / "coords" / f"s{suffix}").unlink()
     with pytest.raises(InputError, match=r"no `coords`, and .*; put the coords of its patches there") as caught:
         read_header(bag)
@@ -364,8 +342,7 @@ def test_a_bag_of_torchmil_says_where_coords_were_looked_for(tmp_path: Path, suf
         if place.suffix == ".npy":
             np.save(place, coords)
         else:
-            with h5py.File(place, "w") as file:
-                file["places"] = coords
+            write_h5(place, places=coords)
         with open_features(bag) as found:
             np.testing.assert_array_equal(found.coords, coords)
         if place.suffix == ".h5":  # among other datasets they must go by their name
@@ -405,7 +382,7 @@ def test_a_claim_beyond_what_is_stored_is_refused_before_memory_is_taken(tmp_pat
 LOAD_EACH = """
 import gc, json, re, sys
 from pathlib import Path
-from tests.wsi.features.test_base import load
+from tests.wsi.foreign_features import load
 
 def memory(which):  # bytes
     return 1024 * int(re.search(rf"{which}:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -414,12 +391,12 @@ def times_of_array(path, copied=False):
     gc.collect()
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    array = load(path)["image"]
+    array = load(image=path)["image"]
     held = array.clone() if copied else None
     return (memory("VmHWM") - before) / array.nbytes, list(array.shape), array.t().is_contiguous()
 
 for path in sys.argv[1:]:
-    load(path)  # what a first time needs for ever
+    load(image=path)  # what a first time needs for ever
 print(json.dumps([times_of_array(sys.argv[1], True), *map(times_of_array, sys.argv[1:])]))
 """
 
@@ -432,7 +409,7 @@ def test_a_bag_is_in_memory_once(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this system does not state the peak of a process' memory")
     coords = np.stack(np.divmod(np.arange(PATCHES), 200), axis=1) * 512
-    for name in ("coords", "h5_files", "features_x"):
+    for name in ("coords", "features_x"):
         (tmp_path / name).mkdir()
     paths = []
     for dtype in ("float32", "float16"):
@@ -441,11 +418,10 @@ def test_a_bag_is_in_memory_once(tmp_path: Path) -> None:
         paths += [tmp_path / "features_x" / f"{dtype}.npy", tmp_path / "features_x" / f"{dtype}.pt"]
         np.save(paths[-2], features)
         torch.save(torch.from_numpy(features), paths[-1])
-        for place, chunks in (("h5_files", None), ("features_x", (1000, 512))):
-            paths.append(tmp_path / place / f"{dtype}.h5")
-            with h5py.File(paths[-1], "w") as file:
-                file["coords"] = coords
-                file.create_dataset("features", data=features, chunks=chunks)
+        paths += [
+            write_h5(tmp_path / place / f"{dtype}.h5", rows=rows, features=features, coords=coords)
+            for place, rows in (("h5_files", None), ("features_x", 1000))
+        ]
     ended = subprocess.run(
         [sys.executable, "-c", LOAD_EACH, *paths],
         cwd=Path(__file__).parents[3],

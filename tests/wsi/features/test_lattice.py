@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from scripts.wsi.features.lattice import commonest_distance, distinct, fit, mean_degree, on_lattice, side_by_side
+from scripts.wsi.features.lattice import commonest_distance, distinct, fit, mean_degree, on_lattice
 from tests.wsi.foreign_features import edges_of, tissue
 
 
@@ -55,11 +55,6 @@ def test_fit_tells_a_wrong_pitch() -> None:
         assert not wrong.good
         assert right.is_better_than(wrong)
         assert not wrong.is_better_than(right)
-
-
-def test_side_by_side() -> None:
-    places = np.array([[7, 1], [9, -2], [0, 0], [100, 50]])
-    assert side_by_side(places, np.array([0, 0, 3, 2])).tolist() == [[0, 3], [2, 0], [12, 0], [7, 0]]
 
 
 def test_each_place_once() -> None:

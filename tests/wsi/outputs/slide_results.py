@@ -37,23 +37,19 @@ def header(
 def bag(
     coords: np.ndarray | Sequence[np.ndarray],
     attention: np.ndarray | Sequence[float],
-    headers: FeatureHeader | Sequence[FeatureHeader] | None = None,
-    sources: Sequence[str] = (),
+    *headers: FeatureHeader,
+    source: str | None = None,
     **given: Any,
 ) -> BagResult:
     """A bag of one slide, or of several; attention is made to sum to 1."""
-    places = [coords] if isinstance(coords, np.ndarray) else list(coords)
-    if headers is None:
-        headers = [header(len(own), f"slide {number}") for number, own in enumerate(places)]
-    if isinstance(headers, FeatureHeader):
-        headers = [headers]
-    sources = sources or [f"features/{each.slide_id}.h5" for each in headers]
-    about = [{**each.as_json(), "source": path} for each, path in zip(headers, sources, strict=True)]
+    places = [coords] if isinstance(coords, np.ndarray) else coords
+    headers = headers or tuple(header(len(own), f"slide {number}") for number, own in enumerate(places))
+    about = [{**each.as_json(), "source": source or f"features/{each.slide_id}.h5"} for each in headers]
     shares = np.asarray(attention, dtype=np.float64)
     return BagResult(
         **{
             "bag_id": "bag 7",
-            "source": sources[0],
+            "source": about[0]["source"],
             "probability": 0.9,
             "threshold": 0.5,
             "scores": np.log(np.maximum(shares, 1e-6)).astype(np.float32),

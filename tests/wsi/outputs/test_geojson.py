@@ -3,7 +3,6 @@
 """GeoJSON as QuPath reads it: asked of another parser, and each tile and region of an oracle that is not shapely."""
 
 import dataclasses
-import gzip
 import json
 import time
 import tracemalloc
@@ -21,6 +20,7 @@ from scipy.ndimage import gaussian_filter, label
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes, Model
 from scripts.wsi.outputs.geojson import MOST_REGIONS, TIMES_AVERAGE, SaveGeoJSONd, regions
+from tests.outputs.results import strict_json
 from tests.wsi.outputs.slide_results import TILE, bag, grid, header
 
 RNG = np.random.default_rng(0)
@@ -28,17 +28,9 @@ HIGH, LOW = 8.0, 0.5
 MOST_BYTES = 30 * 2**20  # of 100,000 tiles, whose text has 45
 
 
-def saved(folder: Path, result: BagResult, name: str = "tiles", **given: Any) -> dict[str, Any]:
+def saved(folder: Path, result: BagResult, **given: Any) -> dict[str, Any]:
     SaveGeoJSONd(str(folder), **given)({"result": result})
-    return strict(folder / result.bag_id / f"{name}.geojson.gz")
-
-
-def strict(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    content: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()), parse_constant=refuse)
-    return content
+    return strict_json(folder / result.bag_id / "tiles.geojson.gz")
 
 
 def of_type(collection: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -52,19 +44,11 @@ def marked(shape: Sequence[str], mpp: float | None = 0.25, **given: Any) -> BagR
     return bag(grid(columns, rows), np.where(high.ravel(), HIGH, LOW), header(high.size, mpp=mpp), **given)
 
 
-@pytest.fixture(scope="module")
-def result() -> BagResult:
-    coords = grid(40, 30)[RNG.random(1200) < 0.8]
-    return bag(coords, RNG.exponential(size=len(coords)) ** 2)
-
-
-@pytest.fixture(scope="module")
-def written(result: BagResult, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return saved(tmp_path_factory.mktemp("geojson"), result)
-
-
-def test_it_is_valid_geojson_as_the_reader_of_qupath_wants_it(written: dict[str, Any]) -> None:
+def test_it_is_geojson_as_qupath_reads_it_of_a_square_with_its_numbers_for_each_patch(tmp_path: Path) -> None:
     """What qupath.lib.io.PathObjectTypeAdapters asks of each: an object of numbers, texts, three whole colours."""
+    coords = grid(40, 30)[RNG.random(1200) < 0.8]
+    result = bag(coords, RNG.exponential(size=len(coords)) ** 2)
+    written = saved(tmp_path, result)
     collection = geojson.loads(json.dumps(written))
     assert isinstance(collection, geojson.FeatureCollection)
     assert collection.is_valid
@@ -79,14 +63,10 @@ def test_it_is_valid_geojson_as_the_reader_of_qupath_wants_it(written: dict[str,
         assert all(isinstance(number, (int, float)) for number in properties["measurements"].values())
         assert all(isinstance(text, str) for text in properties.get("metadata", {}).values())
     assert len({feature["id"] for feature in written["features"]}) == len(written["features"])
-
-
-def test_every_tile_is_the_square_of_its_patch_with_its_numbers(written: dict[str, Any], result: BagResult) -> None:
     tiles = of_type(written, "tile")
-    assert len(tiles) == len(result.scores)
     rings = np.array([tile["geometry"]["coordinates"] for tile in tiles])[:, 0]  # (N, 5, 2)
     corners = np.array([[0, 0], [TILE, 0], [TILE, TILE], [0, TILE], [0, 0]])
-    np.testing.assert_array_equal(rings, result.instances.coords[:, None] + corners)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(rings, coords[:, None] + corners)
     measured = [tile["properties"]["measurements"] for tile in tiles]
     np.testing.assert_allclose([each[TIMES_AVERAGE] for each in measured], result.times_average, rtol=1e-6)
     np.testing.assert_allclose([each["score"] for each in measured], result.scores, rtol=1e-6)
@@ -112,29 +92,23 @@ def test_a_region_states_what_its_numbers_mean_and_what_it_is_not_for(
 
 
 @pytest.mark.parametrize("mpp", [0.25, None])
-def test_tiles_side_by_side_are_one_region_and_its_numbers_are_theirs(tmp_path: Path, mpp: float | None) -> None:
-    result = marked(["##.....", "#......", "....#..", "......."], mpp, truth=np.array([1, 1] + [0] * 26))
-    first, second = of_type(saved(tmp_path, result), "annotation")
+def test_tiles_side_by_side_are_one_region_with_their_numbers_and_holes(tmp_path: Path, mpp: float | None) -> None:
+    shape = ["##...###..", "#....#.#..", ".....###..", "..........", "....#.....", "..........", ".........."]
+    result = marked(shape, mpp, truth=np.array([1, 1] + [0] * 68))
+    ring, corner, single = of_type(saved(tmp_path, result), "annotation")
     high = float(result.times_average.max())
     numbers = {"tiles": 3, f"mean {TIMES_AVERAGE}": high, f"highest {TIMES_AVERAGE}": high, "annotated tiles": 2}
     if mpp is not None:
         numbers["area mm²"] = 3 * (TILE * mpp / 1000) ** 2
-    assert first["properties"]["measurements"] == pytest.approx(numbers, abs=1e-5)
-    assert second["properties"]["measurements"]["annotated tiles"] == 0
-    assert [each["properties"]["name"] for each in (first, second)] == ["region 1", "region 2"]
+    assert corner["properties"]["measurements"] == pytest.approx(numbers, abs=1e-5)
+    assert single["properties"]["measurements"]["annotated tiles"] == 0
+    assert [each["properties"]["name"] for each in (ring, corner, single)] == ["region 1", "region 2", "region 3"]
     wanted = shapely.Polygon(np.array([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]]) * TILE)
-    assert shapely.geometry.shape(first["geometry"]).equals(wanted)
-    assert shapely.geometry.shape(second["geometry"]).equals(shapely.box(4 * TILE, 2 * TILE, 5 * TILE, 3 * TILE))
-
-
-def test_a_hole_stays_a_hole(tmp_path: Path) -> None:
-    written = saved(tmp_path, marked(["###.......", "#.#.......", "###.......", *[".........."] * 3]))
-    (region,) = of_type(written, "annotation")
-    outer, hole = region["geometry"]["coordinates"]
-    assert shapely.Polygon(outer).area == 9 * TILE**2
-    assert shapely.Polygon(hole).area == TILE**2
-    assert shapely.LinearRing(outer).is_ccw  # as RFC 7946 wants it
-    assert not shapely.LinearRing(hole).is_ccw
+    assert shapely.geometry.shape(corner["geometry"]).equals(wanted)
+    assert shapely.geometry.shape(single["geometry"]).equals(shapely.box(4 * TILE, 4 * TILE, 5 * TILE, 5 * TILE))
+    outer, hole = map(shapely.LinearRing, ring["geometry"]["coordinates"])
+    assert [shapely.Polygon(each).area for each in (outer, hole)] == [9 * TILE**2, TILE**2]
+    assert (outer.is_ccw, hole.is_ccw) == (True, False)  # as RFC 7946 wants it
 
 
 @pytest.mark.parametrize("pitch", [512, 506.7, 113.3333])
@@ -183,19 +157,25 @@ def test_regions_are_of_flagged_tiles_above_the_threshold_of_the_user(tmp_path: 
 @pytest.mark.parametrize("origin", [(200, 300), None])
 def test_the_bounds_are_taken_off_and_fractions_of_a_pixel_kept(tmp_path: Path, origin: tuple[int, int] | None) -> None:
     coords = np.array([[500.25, 600.5], [2000, 2000]]) + (origin or (0, 0))
-    about = dataclasses.replace(header(2, pitch=512.82), origin=origin)
+    about = header(2, pitch=512.82, origin=origin)
     written = saved(tmp_path, bag(coords, [HIGH, LOW], about), regions_above=1)
-    region, first, _ = (np.array(feature["geometry"]["coordinates"][0]) for feature in written["features"])
-    for ring in (region, first):
+    for feature in written["features"][:2]:  # the region, and its tile
+        ring = np.array(feature["geometry"]["coordinates"][0])
         assert (ring.min(axis=0).tolist(), ring.max(axis=0).tolist()) == ([500.25, 600.5], [1013.07, 1113.32])
 
 
-def test_micrometres_without_a_slide_are_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_micrometres_without_a_slide_are_left_out_with_a_warning_and_what_is_no_number_is_refused(
+    tmp_path: Path,
+) -> None:
     result = bag(grid(4, 1) * 0.5, [9, 1, 1, 1], header(4, unit="micrometres", mpp=None))
     (warning,) = SaveGeoJSONd(str(tmp_path))({"result": result})["result"].about["warnings"]
     assert list(tmp_path.iterdir()) == []
     assert warning.startswith("no GeoJSON of slide 7: its coordinates are micrometres")
     assert warning.endswith("give --slides or --slide_mpp")
+    result = dataclasses.replace(marked(["#..."]), scores=np.array([1, np.nan, 1, 1], dtype=np.float32))
+    with pytest.raises(InputError, match=r"^the network gives no numbers for slide 7: check its weights$"):
+        SaveGeoJSONd(str(tmp_path))({"result": result})
+    assert not list(tmp_path.rglob("*.gz"))
 
 
 def test_each_slide_of_a_bag_has_a_file_of_its_own(tmp_path: Path) -> None:
@@ -203,7 +183,7 @@ def test_each_slide_of_a_bag_has_a_file_of_its_own(tmp_path: Path) -> None:
     SaveGeoJSONd(str(tmp_path), regions_above=1)({"result": result})
     files = sorted((tmp_path / "bag 7").iterdir())
     assert [path.name for path in files] == [f"slide {number}.geojson.gz" for number in range(3)]
-    first, second, empty = (strict(path) for path in files)
+    first, second, empty = (strict_json(path) for path in files)
     assert empty == {"type": "FeatureCollection", "features": []}
     both = [*first["features"], *second["features"]]
     assert len({feature["id"] for feature in both}) == len(both)
@@ -226,13 +206,6 @@ def test_the_same_result_gives_the_same_bytes_and_another_bag_other_ids(
     assert not {feature["id"] for feature in first["features"]} & {feature["id"] for feature in other["features"]}
 
 
-def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
-    result = dataclasses.replace(marked(["#..."]), scores=np.array([1, np.nan, 1, 1], dtype=np.float32))
-    with pytest.raises(InputError, match=r"^the network gives no numbers for slide 7: check its weights$"):
-        SaveGeoJSONd(str(tmp_path))({"result": result})
-    assert not (tmp_path / "bag 7" / "tiles.geojson.gz").exists()
-
-
 @pytest.mark.slow
 def test_a_hundred_thousand_tiles_take_little_time_and_memory(tmp_path: Path) -> None:
     field = gaussian_filter(np.random.default_rng(0).normal(size=(250, 400)), 2)
@@ -247,4 +220,4 @@ def test_a_hundred_thousand_tiles_take_little_time_and_memory(tmp_path: Path) ->
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < MOST_BYTES
-    assert 2 < len(of_type(strict(tmp_path / "bag 7" / "tiles.geojson.gz"), "annotation")) <= MOST_REGIONS
+    assert 2 < len(of_type(strict_json(tmp_path / "bag 7" / "tiles.geojson.gz"), "annotation")) <= MOST_REGIONS

@@ -34,11 +34,11 @@ SQUARE = np.array([[100.0, 100.0], [400.0, 100.0], [400.0, 300.0], [100.0, 300.0
 
 def small(source: str = "nowhere.h5", size: tuple[int, int] = (875, 625), **given: Any) -> BagResult:
     about = header(3, pitch=TILE, mpp=given.pop("mpp", 0.25), slide_size=size)
-    return bag(PLACES, given.pop("attention", SHARES), about, [source], **given)
+    return bag(PLACES, given.pop("attention", SHARES), about, source=source, **given)
 
 
 def two_slides(attention: Sequence[float]) -> BagResult:
-    return bag([PLACES, PLACES], attention, [header(3, name, pitch=TILE) for name in "ab"])
+    return bag([PLACES, PLACES], attention, *(header(3, name, pitch=TILE) for name in "ab"))
 
 
 def drawn(
@@ -55,10 +55,6 @@ def of_label(figure: Figure, label: str) -> Axes:
 
 def panels(figure: Figure) -> list[Axes]:
     return [of_label(figure, label) for label in ("slide", "attention")]
-
-
-def attention_title(result: BagResult, number: int = 0) -> str:
-    return of_label(drawn(result, number), "attention").get_title()
 
 
 def strip(figure: Figure) -> dict[int, Axes]:
@@ -99,29 +95,20 @@ def viewed(coords: np.ndarray, tile: float, size: tuple[int, int] | None = None)
     return SlideView(slide, size and SlideFacts(Path(), size, None, (0, 0), size))
 
 
-def test_there_are_no_seams_between_tiles_that_are_rounded_apart() -> None:
+def test_of_tiles_rounded_apart_overlapping_or_tiny_each_is_drawn_where_it_lies() -> None:
     coords = grid(40, 30, 113.33)
     image, extent = lattice_image(np.arange(1200.0), viewed(coords, 113.33))
     inside = image[np.isfinite(image).any(axis=1)][:, np.isfinite(image).any(axis=0)]
-    assert np.isfinite(inside).all()
-    middles = coords + 113.33 / 2
-    assert [value_at(image, extent, x, y) for x, y in middles] == np.arange(1200.0).tolist()
-
-
-def test_where_patches_overlap_it_is_their_mean() -> None:
+    assert np.isfinite(inside).all()  # no seams
+    assert [value_at(image, extent, x, y) for x, y in coords + 113.33 / 2] == np.arange(1200.0).tolist()
     image, extent = lattice_image(np.array([1.0, 3.0]), viewed(np.array([[0, 0], [50, 0]]), 100, (200, 100)))
-    assert [value_at(image, extent, x, 50) for x in (25, 75, 125)] == [1, 2, 3]
-    assert np.isnan(value_at(image, extent, 175, 50))
-
-
-def test_small_patches_of_a_large_slide_stay_in_their_places_and_the_image_stays_small() -> None:
+    np.testing.assert_equal([value_at(image, extent, x, 50) for x in (25, 75, 125, 175)], [1, 2, 3, np.nan])
     coords = grid(3000, 3, 64) + np.array([0, 90_000])
     image, extent = lattice_image(np.arange(9000.0) % 3000, viewed(coords, 64, (192_000, 96_000)))
     assert max(image.shape) <= 1600
     cell = extent[1] / image.shape[1]
     for index in (0, 1499, 2999, 8999):
-        x, y = coords[index] + 32
-        assert abs(value_at(image, extent, x, y) - index % 3000) <= cell / 64 + 1
+        assert abs(value_at(image, extent, *(coords[index] + 32)) - index % 3000) <= cell / 64 + 1
 
 
 def test_both_halves_show_the_slide_in_level_0_pixels_and_the_annotation(tmp_path: Path) -> None:
@@ -153,26 +140,26 @@ def test_without_a_picture_of_the_slide_its_patches_are_shown_as_places() -> Non
     assert of_label(figure, "scale").texts[0].get_text() == "no scale bar: micrometres per pixel are not known"
 
 
-def test_the_colours_mean_the_same_on_every_slide_and_are_explained() -> None:
+def test_the_colours_mean_the_same_on_every_slide_and_are_explained_and_nearly_even_attention_is_called_so() -> None:
     """A scale of each slide's own would make a negative slide glow like a positive one."""
-    peaked = small(attention=(0.9, 0.05, 0.05))
-    for result, of in ((small(), "the slide"), (peaked, "the slide"), (two_slides(range(1, 7)), "all slides")):
-        figure = drawn(result)
+    alone, several = bag(PLACES[:1], [1.0], header(1, pitch=TILE)), two_slides([1, 1, 1, 1, 1, 9])
+    for result, number, even in (
+        (small(), 0, ""),
+        (small(attention=(0.9, 0.05, 0.05)), 0, ""),
+        (small(attention=(0.501, 0.25, 0.249)), 0, ""),
+        (small(attention=(0.498, 0.251, 0.251)), 0, " (nearly even: at most 1.49 × the average)"),
+        (small(attention=(1, 1, 1)), 0, " (nearly even: at most 1.00 × the average)"),
+        (alone, 0, ""),
+        *((several, number, "") for number in (0, 1)),  # even in the first, but not in the whole bag
+    ):
+        figure = drawn(result, number)
+        assert of_label(figure, "attention").get_title() == f"attention of each patch{even}"
         assert of_label(figure, "attention").images[-1].get_clim() == (0.1, 10)
         bar = of_label(figure, "colour bar")
-        assert bar.get_ylabel() == f"attention, times the\naverage of {of}"
+        assert (
+            bar.get_ylabel() == f"attention, times the\naverage of {'all slides' if result is several else 'the slide'}"
+        )
         assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0.1", "1", "10"]
-
-
-def test_attention_that_is_nearly_even_in_the_whole_bag_is_called_so() -> None:
-    for shares, highest in (((1, 1, 1), "1.00"), ((0.498, 0.251, 0.251), "1.49")):
-        title = attention_title(small(attention=shares))
-        assert title == f"attention of each patch (nearly even: at most {highest} × the average)"
-    alone = bag(PLACES[:1], [1.0], header(1, pitch=TILE))
-    several = two_slides([1, 1, 1, 1, 1, 9])
-    peaked = small(attention=(0.501, 0.25, 0.249))
-    for result, number in ((peaked, 0), (alone, 0), (several, 0), (several, 1)):
-        assert attention_title(result, number) == "attention of each patch"
 
 
 def test_the_headline_states_what_was_found_and_what_it_is_not_for() -> None:
@@ -230,14 +217,7 @@ def test_the_chosen_patches_have_the_most_attention_and_do_not_overlap(tile: flo
         assert min(np.abs(coords[chosen] - coords[index]).max(axis=1)) < tile
 
 
-def test_of_few_patches_all_are_shown_and_corners_that_are_whole_pixels_make_no_overlap() -> None:
-    for tile in (100, 250):
-        assert chosen_of(grid(3, 1, 100), [0.1, 0.7, 0.2], tile) == [1, 2, 0]
-    assert chosen_of(np.zeros((0, 2)), [], 100) == []
-    assert chosen_of(grid(40, 1, 256.51), np.arange(40.0, 0, -1), 256.51) == list(range(8))
-
-
-def test_flagged_patches_go_first_and_those_that_overlap_fill_up() -> None:
+def test_flagged_patches_go_first_then_those_apart_and_of_few_all_are_shown() -> None:
     coords = np.array([[0, 0], [50, 0], [400, 0], [0, 50], [800, 0]])
     for shown, probability, wanted in (
         (2, 0.9, [0, 2]),  # flagged, and apart
@@ -246,6 +226,10 @@ def test_flagged_patches_go_first_and_those_that_overlap_fill_up() -> None:
         (3, 0.2, [0, 2, 4]),  # nothing is flagged in a negative slide
     ):
         assert chosen_of(coords, [9, 8, 7, 2, 1], 100, shown, probability) == wanted
+    for tile in (100, 250):
+        assert chosen_of(grid(3, 1, 100), [0.1, 0.7, 0.2], tile) == [1, 2, 0]
+    assert chosen_of(np.zeros((0, 2)), [], 100) == []
+    assert chosen_of(grid(40, 1, 256.51), np.arange(40.0, 0, -1), 256.51) == list(range(8))  # whole pixels, no overlap
 
 
 @pytest.mark.parametrize("probability", [0.9, 0.2])
@@ -283,21 +267,21 @@ def assert_readable(figure: Figure) -> None:
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(1, 1), (30, 20), (1000, 1), (1, 1000), (22, 10), (21, 10)])
-@pytest.mark.parametrize(("mpp", "pictured"), [(0.25, True), (None, False)])
+@pytest.mark.parametrize("mpp", [0.25, None])
 def test_nothing_overlaps_whatever_the_shape_of_the_slide(
-    tmp_path: Path, columns: int, rows: int, mpp: float | None, pictured: bool
+    tmp_path: Path, columns: int, rows: int, mpp: float | None
 ) -> None:
-    coords = grid(columns, rows)
-    about = header(len(coords), mpp=mpp, slide_size=(columns * 512, rows * 512))
-    source = own_form(tmp_path / "a.h5", BLANK if pictured else None, 100)
-    assert_readable(drawn(bag(coords, np.ones(len(coords)), about, [source]), outlines=[SQUARE]))
+    size = columns * rows
+    about = header(size, mpp=mpp, slide_size=(columns * 512, rows * 512))
+    source = own_form(tmp_path / "a.h5", None if mpp is None else BLANK, 100)
+    assert_readable(drawn(bag(grid(columns, rows), np.ones(size), about, source=source), outlines=[SQUARE]))
 
 
 @pytest.mark.parametrize("shown", [1, 8, 17])
 def test_nothing_overlaps_with_a_strip_and_long_names(scanned: Path, shown: int) -> None:
     coords = np.concatenate([grid(5, 4, 256) + shift for shift in (0, 1)])
     headers = [header(40, "slide 7", pitch=256, tile=200), header(3, "x" * 200, pitch=256)]
-    result = bag([coords, coords[:3]], np.arange(1.0, 44), headers, bag_id="patient " * 24 + "$x_{$", label=1)
+    result = bag([coords, coords[:3]], np.arange(1.0, 44), *headers, bag_id="patient " * 24 + "$x_{$", label=1)
     figure = drawn(result, slides=scanned.parent, shown=shown, outlines=[SQUARE])
     assert len(strip(figure)) == shown
     assert_readable(figure)
@@ -322,23 +306,22 @@ def test_each_slide_has_a_png_of_its_own_and_the_annotation_of_its_file(
     Image.fromarray(pixels).save(mask)
     places = {"a": PLACES, "b": PLACES[:0]}
     headers = [header(len(own), name, pitch=TILE, slide_size=(875, 625), origin=(7, 8)) for name, own in places.items()]
-    several, alone = bag(list(places.values()), np.ones(3), headers), small()
+    several, alone = bag(list(places.values()), np.ones(3), *headers), small()
     cases: list[tuple[BagResult, Any, Any]] = [
         (several, [str(polygon), ""], None), (several, [None, str(mask)], [2]), (alone, None, None)
     ]  # fmt: skip
     for result, annotation, values in cases:
         data: dict[Hashable, Any] = {"result": result, "annotation": annotation}
         assert DrawSlided(str(tmp_path / "out"), annotation_values=values)(data) == data
-    assert [len(outlines) for outlines in outlined] == [1, 0, 0, 1, 0]
+    first, second = (tmp_path / folder / "bag 7/map.png" for folder in ("out", "again"))
+    DrawSlided(str(tmp_path / "again"))({"result": alone})
+    assert first.read_bytes() == second.read_bytes()
+    assert [len(outlines) for outlines in outlined] == [1, 0, 0, 1, 0, 0]
     for (outline,) in (outlined[0], outlined[3]):
         assert (outline.min(axis=0).tolist(), outline.max(axis=0).tolist()) == ([100, 100], [400, 300])
     assert sorted(path.name for path in (tmp_path / "out/bag 7").iterdir()) == ["a.png", "b.png", "map.png"]
-    with Image.open(tmp_path / "out/bag 7/map.png") as image:
-        image.load()
-    DrawSlided(str(tmp_path / "again"))({"result": alone})
-    first, second = (tmp_path / folder / "bag 7/map.png" for folder in ("out", "again"))
-    assert first.read_bytes() == second.read_bytes()
-    assert attention_title(several, 1) == "no tissue"
+    Image.open(first).verify()
+    assert of_label(drawn(several, 1), "attention").get_title() == "no tissue"
 
 
 def test_a_slide_that_breaks_while_it_is_read_is_a_warning_and_its_map_drawn(

@@ -3,7 +3,7 @@
 """Where the patches of a slide lie, and what its picture is read from."""
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ STORED = np.random.default_rng(1).integers(0, 256, (128, 160, 3), dtype=np.uint8
 def seen(
     slides: Path | None = None, coords: np.ndarray = PLACES, source: str = "features/slide 7.h5", **said: Any
 ) -> SlideView:
-    result = bag(coords, np.ones(len(coords)), header(len(coords), **{"pitch": 256, **said}), [source])
+    result = bag(coords, np.ones(len(coords)), header(len(coords), **{"pitch": 256, **said}), source=source)
     return view_slide(slides_of(result)[0], SlideFolder(None if slides is None else str(slides)))
 
 
@@ -43,17 +43,11 @@ def test_without_a_picture_of_the_slide_as_much_is_drawn_as_has_patches_or_truth
         assert dataclasses.replace(before, outlines=[outline]).window == (left, top, 9256, 6256)
 
 
-@pytest.mark.parametrize(("downsample", "shown"), [(8.0, True), (8.1, False)])
-def test_of_a_stored_picture_the_whole_is_drawn_and_tiles_are_cut_where_it_shows_something(
-    tmp_path: Path, downsample: float, shown: bool
-) -> None:
-    """256 level-0 pixels are 32 of it, or fewer."""
-    view = seen(source=own_form(tmp_path / "a.h5", STORED, downsample), slide_size=(16_000, 12_800))
-    assert view.window == (0, 0, 16_000, 12_800)
-    tiles = view.tiles([6], 224)
-    assert len(tiles) == shown
-    if shown:
-        np.testing.assert_array_equal(tiles[0], STORED[32:64, 32:64])
+def test_of_a_stored_picture_the_whole_is_drawn_and_tiles_are_cut_where_it_shows_something(tmp_path: Path) -> None:
+    for downsample, tiles in ((8.0, [STORED[32:64, 32:64]]), (8.1, [])):  # 256 level-0 pixels are 32 of it, or fewer
+        view = seen(source=own_form(tmp_path / "a.h5", STORED, downsample), slide_size=(16_000, 12_800))
+        assert view.window == (0, 0, 16_000, 12_800)
+        np.testing.assert_equal(view.tiles([6], 224), tiles)
 
 
 def test_of_a_slide_below_the_folder_what_was_scanned_is_drawn(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,36 +62,31 @@ def test_of_a_slide_below_the_folder_what_was_scanned_is_drawn(scanned: Path, mo
     assert view.thumbnail.downsample == 1  # by the part that is shown
 
 
-def test_a_slide_whose_size_of_a_pixel_nobody_knows_is_not_drawn(scanned: Path) -> None:
-    view = seen(scanned.parent, unit="micrometres", mpp=None)
-    assert (view.slide.in_pixels, view.facts, view.thumbnail, view.tiles([0], 64)) == (False, None, None, [])
-
-
 @pytest.mark.parametrize(
-    ("wrong", "problem"),
+    ("given", "problem"),
     [
         ({"slide_size": (9000, 7000)}, "slide 7.TIFF has 1280 × 1024 pixels, and its features are of another slide's"),
-        ({"coords": grid(6, 4, 256)}, "slide 7.TIFF has 1280 × 1024 pixels, and its features are of another slide's"),
         ({"slide_id": "gone", "source": "gone.h5"}, "no slide gone in the folder of slides"),
+        ({"unit": "micrometres", "mpp": None}, None),  # nobody knows the size of a pixel
     ],
 )
-def test_a_slide_that_is_another_or_gone_is_left_out_with_a_warning(
-    scanned: Path, wrong: dict[str, Any], problem: str
+def test_a_slide_that_is_another_or_gone_or_of_unknown_scale_is_left_out(
+    scanned: Path, given: dict[str, Any], problem: str | None
 ) -> None:
-    view = seen(scanned.parent, **wrong)
-    assert view.facts is None
-    assert [warning.startswith(problem) for warning in view.warnings] == [True]
+    view = seen(scanned.parent, **given)
+    assert (view.facts, view.thumbnail, view.tiles([0], 64)) == (None, None, [])
+    assert view.slide.in_pixels == (problem is not None)
+    assert [warning.startswith(str(problem)) for warning in view.warnings] == [True] * view.slide.in_pixels
 
 
-def test_the_tiles_are_the_pixels_of_the_slide_large_ones_of_a_smaller_level(scanned: Path) -> None:
-    chosen = [0, 7, 19]
-    for (x, y), tile in zip(PLACES[chosen].tolist(), seen(scanned.parent).tiles(chosen, 256), strict=True):
+def test_tiles_are_pixels_of_the_slide_at_a_fit_level_and_the_thumbnail_of_the_features_or_else_of_the_slide(
+    scanned: Path, tmp_path: Path
+) -> None:
+    chosen, view = [0, 7, 19], seen(scanned.parent)
+    for (x, y), tile in zip(PLACES[chosen].tolist(), view.tiles(chosen, 256), strict=True):
         np.testing.assert_array_equal(tile, region(scanned, (x, y), 0, (256, 256)))
     (tile,) = seen(scanned.parent, np.array([[0, 0]]), pitch=1024).tiles([0], 256)
     np.testing.assert_array_equal(tile, region(scanned, (0, 0), 1, (256, 256)))
-
-
-def test_the_thumbnail_is_that_of_the_features_else_that_of_the_slide(scanned: Path, tmp_path: Path) -> None:
     stored = seen(scanned.parent, source=own_form(tmp_path / "a.h5", STORED)).thumbnail
     made = seen(scanned.parent, source=own_form(tmp_path / "b.h5", None)).thumbnail
     assert stored is not None
@@ -109,17 +98,14 @@ def test_the_thumbnail_is_that_of_the_features_else_that_of_the_slide(scanned: P
     np.testing.assert_allclose(made.pixels.mean(axis=(0, 1)), whole.mean(axis=(0, 1)), atol=1)
 
 
-@pytest.mark.parametrize(
-    ("ids", "stems"),
-    [
+def test_every_slide_of_a_bag_has_a_file_name_of_its_own() -> None:
+    for ids, stems in (
         (["../alone"], ["map"]),
         (["a", "a", "a"], ["a", "a_", "a__"]),
         (["../up", "a/b", "a\\b", "."], ["_up", "a_b", "a_b_", "slide"]),
-    ],
-)
-def test_every_slide_of_a_bag_has_a_file_name_of_its_own(ids: Sequence[str], stems: Sequence[str]) -> None:
-    slides = slides_of(bag([grid(1, 1)] * len(ids), np.ones(len(ids)), [header(1, each) for each in ids]))
-    assert file_stems(slides, "map") == stems
+    ):
+        slides = slides_of(bag([grid(1, 1)] * len(ids), np.ones(len(ids)), *(header(1, each) for each in ids)))
+        assert file_stems(slides, "map") == stems
 
 
 def test_a_warning_is_added_once_and_the_result_that_was_given_stays_as_it_was() -> None:

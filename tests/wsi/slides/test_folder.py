@@ -16,7 +16,7 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader
-from scripts.wsi.slides.slide import SlideFolder, read_facts, scanned_sides
+from scripts.wsi.slides.slide import SlideFolder, read_facts
 from tests.shared_data import shared_data
 from tests.wsi.slide_files import glass, write_slide
 
@@ -77,15 +77,17 @@ def test_micrometres_become_pixels_where_the_slide_or_the_user_says_how_large_th
     np.testing.assert_array_equal(coords, COORDS / 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "features"),
-    [("batch 2/slide 7.TIFF", "slide 7.h5"), ("slide 8.ome.tif", "slide 8.ome.h5"), ("slide 8.ome.tif", "slide 8.h5")],
-)
-def test_a_slide_is_found_by_the_name_of_its_features_too(slides: Path, name: str, features: str) -> None:
+def test_a_slide_is_found_by_the_name_of_its_features_too_and_a_folder_that_is_none_refused(slides: Path) -> None:
     """TRIDENT's older and newer name of x.ome.tif too."""
-    found = SlideFolder(str(slides)).find("an id of the laboratory", f"features/{features}")
-    assert found is not None
-    assert found.path == slides / name
+    for name, of in (
+        ("batch 2/slide 7.TIFF", "slide 7"),
+        *(("slide 8.ome.tif", of) for of in ("slide 8.ome", "slide 8")),
+    ):
+        found = SlideFolder(str(slides)).find("an id of the laboratory", f"features/{of}.h5")
+        assert found is not None
+        assert found.path == slides / name
+    with pytest.raises(InputError, match=r"^no folder of slides .*nowhere: give the folder that holds them"):
+        SlideFolder(str(slides / "nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -93,13 +95,9 @@ def test_a_slide_is_found_by_the_name_of_its_features_too(slides: Path, name: st
     [
         ({"slide_id": "gone"}, r"^no slide gone in the folder of slides: of it only what its features say is known$"),
         ({"slide_id": "broken"}, r"^broken.svs is not a slide that OpenSlide reads \(.*\); remove or convert it$"),
-        (
-            {"slide_size": (9000, 7000)},
-            "^slide 7.TIFF has 640 × 512 pixels, and its features are of another slide's: give",
-        ),
-        (
-            {"tile": Level0Pixels(300)},
-            "^slide 7.TIFF has 640 × 512 pixels, and its features are of another slide's: give",
+        *(
+            (other, "^slide 7.TIFF has 640 × 512 pixels, and its features are of another slide's: give")
+            for other in ({"slide_size": (9000, 7000)}, {"tile": Level0Pixels(300)})
         ),
         ({}, r"^slide 7.TIFF is damaged \(a tag\); copy or scan it again, or remove it$"),
     ],
@@ -116,24 +114,6 @@ def test_a_slide_that_cannot_be_read_or_is_another_is_a_warning_and_the_user_is_
     np.testing.assert_array_equal(coords, COORDS)
     assert re.search(problem, warning)
     assert str(slides) not in warning
-
-
-def test_a_folder_that_is_none_is_refused_before_hours_of_work(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^no folder of slides .*nowhere: give the folder that holds them"):
-        SlideFolder(str(tmp_path / "nowhere"))
-
-
-@pytest.mark.parametrize(
-    ("stated", "wanted"),
-    [(("3000", "2000"), (3000, 2000)), ((None, None), (8700, 6800)), (("99999", "2000"), (8700, 2000)),
-     (("0", "-5"), (8700, 6800)), (("wide", ""), (8700, 6800))],
-)  # fmt: skip
-def test_what_was_scanned_is_what_the_slide_says_within_reason(
-    stated: tuple[str | None, str | None], wanted: tuple[int, int]
-) -> None:
-    names = ("openslide.bounds-width", "openslide.bounds-height")
-    properties = {name: text for name, text in zip(names, stated, strict=True) if text is not None}
-    assert scanned_sides(properties, (300, 200), (9000, 7000)) == wanted
 
 
 def test_a_slide_of_the_trade_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

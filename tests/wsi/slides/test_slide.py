@@ -4,14 +4,15 @@
 
 import math
 import random
-import struct
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from scripts.core.errors import InputError
 from scripts.core.units import MicronsPerPixel
@@ -24,6 +25,7 @@ from scripts.wsi.slides.slide import (
     read_origin,
     read_overview,
     read_square,
+    scanned_sides,
 )
 from tests.wsi.slide_files import extract, tissue, write_slide
 
@@ -57,10 +59,8 @@ def test_slides_are_found_at_any_depth_but_not_what_is_hidden_and_a_list_is_take
         (tmp_path / name).touch()
     (tmp_path / "folder.tif").mkdir()
     assert find_slides(tmp_path) == [tmp_path / "1/2/a.svs", tmp_path / "b.SVS", tmp_path / "1/c.ndpi"]
-    assert find_slides([str(tmp_path / "b.SVS"), tmp_path / "dicom/a.dcm"]) == [
-        tmp_path / "dicom/a.dcm",
-        tmp_path / "b.SVS",
-    ]
+    named = [tmp_path / "dicom/a.dcm", tmp_path / "b.SVS"]
+    assert find_slides([str(named[1]), named[0]]) == named
     with pytest.raises(InputError, match=r"no slide .*gone.svs; correct its path in --slides"):
         find_slides([tmp_path / "b.SVS", tmp_path / "gone.svs"])
 
@@ -84,19 +84,21 @@ def test_the_scale_is_what_the_slide_states_if_it_can_be_true(x: str | None, y: 
     if mpp is None:
         with pytest.raises(InputError, match=r"^a.svs states .*micrometres per pixel: say how many .*--slide_mpp$"):
             read_mpp(slide, "a.svs", None)
-
-
-def test_pixels_that_are_not_square_are_refused() -> None:
     with pytest.raises(InputError, match=r"^a.svs has pixels of 0.25 × 0.5 micrometres: convert it to square pixels"):
-        read_mpp(stated("mpp", "0.25", "0.5"), "/somewhere/a.svs", MicronsPerPixel(0.25))
+        read_mpp(stated("mpp", "0.25", "0.5"), "/somewhere/a.svs", other)
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "origin"),
-    [("1024", "77", (1024, 77)), ("1024", None, (0, 0)), ("?", "77", (0, 0)), (None, None, (0, 0))],
-)
-def test_the_origin_is_the_corner_of_the_bounds(x: str | None, y: str | None, origin: tuple[int, int]) -> None:
-    assert read_origin(stated("bounds", x, y)) == origin
+def test_the_origin_is_the_corner_of_the_bounds_and_what_was_scanned_as_large_as_stated_within_reason() -> None:
+    assert read_origin(stated("bounds", "1024", "77")) == (1024, 77)
+    for x, y in (("1024", None), ("?", "77"), (None, None)):
+        assert read_origin(stated("bounds", x, y)) == (0, 0)
+    names = ("openslide.bounds-width", "openslide.bounds-height")
+    for sides, wanted in (
+        (("3000", "2000"), (3000, 2000)),
+        (("99999", "2000"), (8700, 2000)),
+        *((sides, (8700, 6800)) for sides in ((), ("0", "-5"), ("wide", ""))),
+    ):
+        assert scanned_sides(dict(zip(names, sides, strict=False)), (300, 200), (9000, 7000)) == wanted
 
 
 PYRAMIDS = [
@@ -141,16 +143,6 @@ SLIDES = 36
 Damage = Callable[[bytes, random.Random], bytes]
 
 
-def directories(content: bytes) -> list[tuple[int, int]]:
-    """Where the tags of each page begin and end."""
-    found, at = [], struct.unpack_from("<I", content, 4)[0]
-    while at:
-        (count,) = struct.unpack_from("<H", content, at)
-        found.append((at, at + 2 + count * 12 + 4))
-        (at,) = struct.unpack_from("<I", content, at + 2 + count * 12)
-    return found
-
-
 def cut(content: bytes, rng: random.Random) -> bytes:
     return content[: rng.randrange(len(content))]
 
@@ -158,18 +150,11 @@ def cut(content: bytes, rng: random.Random) -> bytes:
 def flip_bits_of_the_directories(content: bytes, rng: random.Random) -> bytes:
     """Where the sizes, places and resolutions are."""
     changed = bytearray(content)
-    for start, end in directories(content):
-        for _ in range(rng.choice([0, 1, 3])):
-            changed[rng.randrange(start, end)] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def with_tag(content: bytes, tag: int, value: int) -> bytes:
-    changed = bytearray(content)
-    start, end = directories(content)[0]
-    for at in range(start + 2, end - 4, 12):
-        if struct.unpack_from("<H", content, at)[0] == tag:
-            struct.pack_into("<I", changed, at + 8, value)
+    with tifffile.TiffFile(BytesIO(content)) as file:
+        for page in file.pages:
+            assert isinstance(page, tifffile.TiffPage)
+            for _ in range(rng.choice([0, 1, 3])):
+                changed[page.offset + rng.randrange(2 + 12 * len(page.tags) + 4)] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
@@ -222,18 +207,23 @@ def test_damage_ends_in_features_or_in_one_line(damage: Damage, intact: list[byt
 
 
 @pytest.mark.parametrize(
-    ("tag", "value", "problem"),  # the width of the image, and of its tiles
+    ("tag", "value", "most", "problem"),
     [
-        (256, 2**20, "it has 1048576 × 400 pixels, and 250 × 200 when it is made smaller"),
-        (322, 2**28, "its tiles have 268435456 × 128 pixels"),
+        ("ImageWidth", 2**20, 10**12, "it has 1048576 × 400 pixels, and 250 × 200 when it is made smaller"),
+        ("TileWidth", 2**28, 10**12, "its tiles have 268435456 × 128 pixels"),
+        ("ImageWidth", 500, 199_999, "it has 500 × 400 pixels"),
     ],
 )
 def test_sizes_that_cannot_be_true_are_refused(
-    tag: int, value: int, problem: str, intact: list[bytes], tmp_path: Path
+    tag: str, value: int, most: int, problem: str, intact: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last would end the process, for want of memory in OpenSlide; the other would be read for hours."""
-    (tmp_path / "slides").mkdir()
-    (tmp_path / "slides/damaged.tif").write_bytes(with_tag(intact[0], tag, value))
+    """The tiles would end the process, for want of memory in OpenSlide; the others would be read for hours."""
+    monkeypatch.setattr("scripts.wsi.slides.slide.MOST_PIXELS", most)
+    path = tmp_path / "slides/damaged.tif"
+    path.parent.mkdir()
+    path.write_bytes(intact[0])
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags[tag].overwrite(value)
     assert f"damaged.tif says that {problem}: it is damaged; copy it again or remove it" in extracted(tmp_path)
 
 
@@ -242,12 +232,3 @@ def test_tiny_images_have_few_tiles_or_none(size: tuple[int, int], tmp_path: Pat
     write_slide(tmp_path / "slides/damaged.tif", tissue(*size), mpp=0.25, downsamples=(1,))
     assert extracted(tmp_path) == "features"
     assert len(extract(tmp_path)["damaged"].coords) == (size == (128, 128))
-
-
-def test_more_pixels_than_a_slide_of_glass_has_are_refused(
-    intact: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "slides").mkdir()
-    (tmp_path / "slides/damaged.tif").write_bytes(intact[0])
-    monkeypatch.setattr("scripts.wsi.slides.slide.MOST_PIXELS", 199_999)
-    assert "damaged.tif says that it has 500 × 400 pixels: it is damaged" in extracted(tmp_path)

@@ -52,16 +52,13 @@ def test_tiles_are_kept_where_the_tissue_is_more_than_the_threshold(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
-def test_it_takes_and_gives_what_masks_of_monai_do(kind: type) -> None:
+def test_it_takes_and_gives_what_masks_of_monai_do_and_another_shape_is_refused(kind: type) -> None:
     image = np.zeros((3, 4, 5), np.uint8)
     image[0, 1, 2] = 200
     ours, theirs = ChromaMask()(kind(image)), ForegroundMask(threshold=100)(kind(image))
     assert ours.shape == theirs.shape == (1, 4, 5)
     assert isinstance(ours, torch.Tensor) == (kind is not np.asarray)
     assert np.argwhere(np.asarray(ours)).tolist() == [[0, 1, 2]]
-
-
-def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match=r"the tissue mask of an image of 4 × 5 pixels is \(3, 4, 5\): `tissue` must"):
         tissue_mask(glass(4, 5), lambda image: image)
 
@@ -71,11 +68,9 @@ def test_masks_are_told_apart_by_name_and_settings() -> None:
         return float(image.max()) / 2
 
     assert mask_settings(ChromaMask(20)) == {"name": "ChromaMask", "least_chroma": 20}
-    assert mask_settings(ForegroundMask({"R": 200, "G": by_half})) == {
-        "name": "ForegroundMask",
-        "thresholds": {"R": 200.0, "G": "by_half"},
-        "invert": False,
-    }
+    thresholds = {"R": 200.0, "G": "by_half"}
+    wanted = {"name": "ForegroundMask", "thresholds": thresholds, "invert": False}
+    assert mask_settings(ForegroundMask({"R": 200, "G": by_half})) == wanted
 
 
 def test_the_mask_of_the_how_to_is_one() -> None:
