@@ -83,7 +83,8 @@ def one_line_errors() -> None:
         if message is None:
             sys.__excepthook__(kind, error, trace)
         else:
-            print(f"error: {message}", file=sys.stderr)
+            over_bar = "\r\033[K" if sys.stderr.isatty() else ""  # a progress bar may stand in this line
+            print(f"{over_bar}error: {message}", file=sys.stderr)
 
     sys.excepthook = show
 
