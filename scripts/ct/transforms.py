@@ -94,8 +94,8 @@ def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
 def slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.Tensor:
     """Return the labels [1, N] in the order of the slices, each of which must have one."""
     if isinstance(given, Mapping):
-        if lacks := [id_ for id_ in ids if id_ not in given]:
-            what = f"{len(lacks)} of its {len(ids)} slices (first {lacks[0]})"
+        if lacks := sum(id_ not in given for id_ in ids):
+            what = f"{lacks} of its {len(ids)} slices"
             raise InputError(f"instance_label of {bag_id} lacks {what}: label every SOPInstanceUID or none")
         given = [given[id_] for id_ in ids]
     labels = torch.as_tensor(given, dtype=torch.float32).reshape(-1)

@@ -112,7 +112,7 @@ def test_instance_labels_follow_the_slices_or_are_refused_with_the_name_of_the_s
         bag = ScanBagd("image")({"image": scan(3), "instance_label": labels})
         torch.testing.assert_close(bag["instance_label"], torch.tensor([[0.0, 1.0, 1.0]]))
     del by_uid[sop_uid(1)]
-    lacks: dict[str, Any] = {f"scan7 lacks 1 of its 3 slices .first {sop_uid(1)}": by_uid}
+    lacks: dict[str, Any] = {"scan7 lacks 1 of its 3 slices: label every SOPInstanceUID or none": by_uid}
     for says, unfit in {**lacks, "scan7 has 2 entries for 3 slices": [0, 1]}.items():
         with pytest.raises(InputError, match=says):
             ScanBagd("image")({"image": scan(3), "instance_label": unfit, "bag_id": "scan7"})
