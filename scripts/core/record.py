@@ -177,8 +177,6 @@ class BagResultd(Transform):
         self.names = tuple(map(str, class_names or ()))
         if not 0 <= threshold <= 1:
             raise InputError(f"the threshold {threshold} is no probability: give one from 0 to 1 with --threshold")
-        if self.names and threshold != 0.5:
-            raise InputError(f"of several classes the likeliest is called, at no threshold: leave out {threshold}")
         coarse = {fine: coarse for coarse, own in (hierarchy or {}).items() for fine in own}
         if hierarchy and self.names != tuple(coarse):
             raise InputError(
@@ -193,6 +191,12 @@ class BagResultd(Transform):
         label, truth = data.get("label"), data.get("instance_label")
         about = json.loads(data.get("about", "{}"))
         logits = data["logits"].float()  # [classes]
+        if not logits.isfinite().all():
+            raise InputError(
+                f"the network gives no finite logits for {data['bag_id']}: check its weights and the bag's values"
+            )
+        if len(logits) > 1 and self.threshold != 0.5:
+            raise InputError(f"of several classes the likeliest is called, at no threshold: leave out {self.threshold}")
         classes = None if len(logits) == 1 else self._classes(logits)
         calibrated = self.slope * logits + self.intercept
         probability = float(torch.sigmoid(calibrated)[0]) if classes is None else classes.probability

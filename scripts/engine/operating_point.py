@@ -8,6 +8,7 @@ finite where no bag is mistaken. One of several classes gets a temperature, 1 / 
 
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,8 +50,13 @@ def read_operating_point(ckpt_path: str) -> OperatingPoint:
             logger.warning("%s was chosen for other weights than %s: the default is used", path.name, ckpt_path)
             return OperatingPoint()
         slope, intercept = map(float, stored["scaling"])
-        return OperatingPoint(float(stored["threshold"]), (slope, intercept), str(stored["origin"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        threshold = float(stored["threshold"])
+        if not (0 <= threshold <= 1 and 0 < slope < math.inf and math.isfinite(intercept)):
+            raise ValueError("no threshold and scaling")
+        point = OperatingPoint(threshold, (slope, intercept), str(stored["origin"]))
+        logger.info("threshold %.3g (%s)", *point[::2])
+        return point
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path} holds no operating point: train again, or remove it for the default") from error
 
 
@@ -63,6 +69,8 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
     rule, least = _parse(target)
     bags = f"{len(labels)} validation bags"
     if logits.shape[1] > 1:
+        if len(labels) < 2 * FEWEST:
+            return OperatingPoint(origin=f"the default: {bags} are too few to fit a temperature on")
         slope = _temperature_slope(logits, labels)
         return OperatingPoint(0.5, (slope, 0.0), f"temperature {1 / slope:.3g} fitted on {bags}")
     positive = labels > 0.5
@@ -70,20 +78,19 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
     if few < FEWEST:
         return OperatingPoint(origin=f"the default: {bags} with {few} of one kind are too few to choose on")
     scaling = _platt(logits[:, 0], positive)
-    if scaling[0] <= 0:
+    spread = np.ptp(logits) / max(1.0, float(np.abs(logits).max()))
+    if scaling[0] <= 0 or spread < 1e-6:
         return OperatingPoint(origin=f"the default: on {bags} positive ones scored no higher than negative ones")
     probability = 1 / (1 + np.exp(-(scaling[0] * logits[:, 0] + scaling[1])))
     cuts = np.unique(probability)
-    cuts = np.concatenate([cuts[:1] / 2, (cuts[:-1] + cuts[1:]) / 2])  # below all, and between each two
+    cuts = np.concatenate([cuts[:1] / 2, (cuts[:-1] + cuts[1:]) / 2, (cuts[-1:] + 1) / 2])  # around and between all
     called = probability > cuts[:, None]  # [cuts, bags]
     sensitivity, specificity = called[:, positive].mean(axis=1), (~called)[:, ~positive].mean(axis=1)
     if rule == "youden":
         best = int(np.argmax(sensitivity + specificity))
-    elif rule == "sensitivity":
-        best = int(np.flatnonzero(sensitivity >= least - 1e-9)[-1])
     else:
-        enough = np.flatnonzero(specificity >= least - 1e-9)
-        best = int(enough[0]) if len(enough) else len(cuts) - 1
+        kept, other = (sensitivity, specificity) if rule == "sensitivity" else (specificity, sensitivity)
+        best = max(np.flatnonzero(kept >= least - 1e-9).tolist(), key=lambda cut: (other[cut], kept[cut]))
     of = f"{positive.sum()} positive and {(~positive).sum()} negative validation bags"
     seen = f"sensitivity {sensitivity[best]:.3g}, specificity {specificity[best]:.3g} there"
     scaled = f"probability is sigmoid({scaling[0]:.3g} · logit {scaling[1]:+.3g})"

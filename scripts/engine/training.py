@@ -3,6 +3,7 @@
 """What a training needs beside its engine: it resumes, it stops before it loses a model, it knows how far it is."""
 
 import logging
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.data import Dataset
+from monai.data.utils import set_rnd
+from monai.engines import Trainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import CheckpointSaver, EarlyStopHandler
-from monai.transforms import Randomizable
 from monai.utils import set_determinism
 from torch import nn
 
@@ -28,15 +30,45 @@ from scripts.engine.provenance import network_settings, origin_file
 logger = logging.getLogger(__name__)
 
 
-def run_name(path: str, prefix: str = "train") -> str:
-    """Return the MLflow run of the unfinished training in a file, or a new name: a resumed training is one run."""
-    if Path(path).is_file():
-        return str(torch.load(path, map_location="cpu", weights_only=True).get("run_name", "")) or run_name("", prefix)
-    return time.strftime(f"{prefix}_%Y%m%d_%H%M%S")
+def run_name(path: str, settings: Mapping[str, Any]) -> str:
+    """Return the MLflow run of the unfinished training in a file, or a new name: a resumed training is one run.
+
+    Other settings than those of the unfinished training are refused, unless its first epoch was not whole.
+
+    Args:
+        path: file of the state.
+        settings: as of ResumeTraining.
+    """
+    state = _read_state(Path(path))
+    same = all(state["settings"].get(key) == str(now) for key, now in settings.items())
+    if state["epoch"] > 0:
+        _refuse_other_settings(Path(path), state["settings"], settings)
+    return str(state["run_name"]) if same and state["run_name"] else time.strftime("train_%Y%m%d_%H%M%S")
+
+
+def _refuse_other_settings(path: Path, before: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    for name, now in settings.items():
+        if before.get(name) != str(now):
+            raise InputError(
+                f"{path} is an unfinished training with {name} {before.get(name)}, not {now}: "
+                "give that again to go on with it, or delete the file to begin anew"
+            )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {"epoch": 0, "settings": {}, "run_name": ""}
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("epoch", "settings", "run_name", "parts", "best_metric", "best_metric_epoch"):
+            state[key]
+        return state
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is damaged, or of an earlier version: delete it to begin anew") from error
 
 
 def criterion(metrics: Mapping[str, Metric], best_by: str) -> dict[str, Metric]:
-    """Return the metric of the validation by which the best network is chosen."""
+    """Return the metric by which the best network is chosen: the lowest val_loss, or the highest of any other."""
     if best_by not in metrics:
         raise InputError(f"--best_by {best_by} is no metric of the validation: one of {', '.join(metrics)} is wanted")
     return {best_by: metrics[best_by]}
@@ -54,6 +86,8 @@ class EpochSeeds:
     """
 
     def __init__(self, seed: int, dataset: Dataset) -> None:
+        if seed < 0:
+            raise InputError(f"--seed is {seed}: give 0 or more")
         self.seed = seed
         self.dataset = dataset
 
@@ -64,8 +98,7 @@ class EpochSeeds:
         seeds = np.random.SeedSequence([self.seed, engine.state.epoch, _rank()])
         seed = int(seeds.generate_state(1)[0])
         set_determinism(seed)
-        if isinstance(self.dataset.transform, Randomizable):
-            self.dataset.transform.set_random_state(seed)
+        set_rnd(self.dataset, seed)
 
 
 class ClipGradients:
@@ -88,38 +121,48 @@ class ClipGradients:
 
 
 class StopIfNotFinite:
-    """An ignite handler of the trainer that ends it with one line at the first loss or logit that is not finite.
+    """An ignite handler of the trainer and of its validator that ends a training where numbers are not finite.
 
-    A loss is checked before its gradient is taken and logits before the best network is chosen, so the weights that
-    were kept are those of the best finite epoch.
+    A loss is checked before its gradient is taken; logits and the criterion before the best network is chosen, so the
+    weights that were kept are those of the best finite epoch. In the validator it stands before the saver.
 
     Args:
-        evaluator: that of the validation.
         model: file of the best network.
     """
 
-    def __init__(self, evaluator: Engine, model: str) -> None:
-        self.evaluator = evaluator
+    def __init__(self, model: str) -> None:
         self.model = Path(model)
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.check_loss)
-        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self.check_logits)
+        if isinstance(engine, Trainer):
+            engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.check_loss)
+        else:
+            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.check_logits)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_criterion)
 
     def check_loss(self, engine: Engine) -> None:
         loss: torch.Tensor = engine.state.output["loss"]  # type: ignore[index]
-        if not torch.isfinite(loss):
+        finite = torch.isfinite(loss.detach()).float()
+        if dist.is_initialized():
+            dist.all_reduce(finite, dist.ReduceOp.MIN)  # or the other processes would wait for this one
+        if not finite:
             batch: Mapping[str, Any] = engine.state.batch  # type: ignore[assignment]
             self._stop(f"the training loss is {loss.item()}", engine, batch["bag_id"], self._at_fault(engine, batch))
 
     def check_logits(self, engine: Engine) -> None:
-        bags: Sequence[Mapping[str, Any]] = engine.state.batch  # type: ignore[assignment]
-        results: Sequence[Mapping[str, Any]] = engine.state.output  # type: ignore[assignment]
-        lost = [
-            bag["bag_id"] for bag, of_bag in zip(bags, results, strict=True) if not of_bag["logits"].isfinite().all()
-        ]
+        logits: torch.Tensor = engine.state.output["pred"]["logits"]  # type: ignore[index]
+        bags: Sequence[str] = engine.state.batch["bag_id"]  # type: ignore[index]
+        lost = [bag for bag, finite in zip(bags, logits.isfinite().all(dim=1), strict=True) if not finite]
         if lost:
             self._stop("logits of the validation are not finite", engine, lost, [])
+
+    def check_criterion(self, engine: Any) -> None:
+        name = engine.state.key_metric_name
+        if not np.isfinite(engine.state.metrics[name]):
+            raise InputError(
+                f"{name} is {engine.state.metrics[name]} in epoch {engine.state.epoch}: an AUROC needs validation bags "
+                "of both kinds; give another --best_by, or other bags for the validation"
+            )
 
     @staticmethod
     @torch.no_grad()
@@ -141,8 +184,9 @@ class StopIfNotFinite:
             todo = "of its batch only that is not: look at its values, or take it out of the datalist"
         else:
             todo = "give a smaller --learning_rate, or --clip_gradient 1"
-        best = getattr(self.evaluator.state, "best_metric_epoch", -1)
-        kept = f"the best network so far, of epoch {best}, is in {self.model}" if best > 0 else "no network was kept"
+        if engine.state.epoch > 1:
+            todo += f", and delete {self.model.with_name('unfinished.pt')}"
+        kept = f"the best network so far is in {self.model}" if self.model.is_file() else "no network was kept"
         raise InputError(f"{where}: {todo}; {kept}")
 
 
@@ -179,7 +223,8 @@ class ResumeTraining:
         self.path = Path(path)
         self.model = Path(model)
         self.network = getattr(network, "module", network)  # DDP wraps the network
-        self.settings = {name: str(value) for name, value in {**network_settings(network), **settings}.items()}
+        self.settings = {name: str(value) for name, value in {**settings, **network_settings(network)}.items()}
+        self.settings["processes"] = str(dist.get_world_size() if dist.is_initialized() else 1)
         self.evaluator = evaluator
         self.saver = saver
         self.early_stop = early_stop
@@ -193,19 +238,12 @@ class ResumeTraining:
 
     def resume(self, engine: Engine) -> None:
         """Load the state of an unfinished training, or keep the model of an earlier, finished one."""
-        state: dict[str, Any] = {"epoch": 0}
-        if self.path.is_file():
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        state = _read_state(self.path)
         if state["epoch"] == 0:  # nothing to resume
             self._keep_earlier_model()
             self.save(engine)
             return
-        for name, now in self.settings.items():
-            if (then := state["settings"].get(name)) != now:
-                raise InputError(
-                    f"{self.path} is an unfinished training with {name} {then}, not {now}: "
-                    "give that again to go on with it, or delete the file to begin anew"
-                )
+        _refuse_other_settings(self.path, state["settings"], self.settings)
         try:
             for name, part in self._parts(engine).items():
                 part.load_state_dict(state["parts"][name])
@@ -213,12 +251,21 @@ class ResumeTraining:
             raise InputError(
                 f"{self.path} is an unfinished training of another network: delete it, or give another --ckpt_dir"
             ) from error
-        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
-        if state["best_metric_epoch"] > 0:
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
+        if state["best_metric_epoch"] > 0 and self._model_is_whole():
             vars(self.evaluator.state).update({name: state[name] for name in ("best_metric", "best_metric_epoch")})
             highest = self.evaluator.metric_cmp_fn(1, 0)  # type: ignore[attr-defined]  # of the criterion, or the lowest
             self.saver.load_state_dict({"_saved": [(state["best_metric"] * (1 if highest else -1), self.path.name)]})
         logger.info("training goes on after epoch %d (to begin anew, delete %s)", state["epoch"], self.path)
+
+    def _model_is_whole(self) -> bool:
+        try:
+            torch.load(self.model, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            logger.warning("%s was lost in the interruption: the best network from here on is kept", self.model)
+            return False
+        return True
 
     def _parts(self, engine: Engine) -> dict[str, Any]:
         scaler = getattr(engine, "scaler", None)  # of mixed precision
@@ -244,7 +291,6 @@ class ResumeTraining:
             "run_name": self.run_name,
             "parts": {name: part.state_dict() for name, part in self._parts(engine).items()},
             "epoch": engine.state.epoch,
-            "iteration": engine.state.iteration,
             "best_metric": float(getattr(self.evaluator.state, "best_metric", -1)),
             "best_metric_epoch": int(getattr(self.evaluator.state, "best_metric_epoch", -1)),
         }
@@ -259,7 +305,9 @@ class ResumeTraining:
         epochs, best = engine.state.epoch, getattr(self.evaluator.state, "best_metric_epoch", -1)
         if best > 0:
             logger.info("trained for %d epochs; the best is epoch %d: %s", epochs, best, self.model)
-        if best == epochs:
+        group = engine.optimizer.param_groups[0]  # type: ignore[attr-defined]
+        fell = group["lr"] < 0.1 * group.get("initial_lr", 0)
+        if best == self.evaluator.state.epoch and not fell:  # that of the last validation
             logger.warning("the best epoch is the last: the training had not converged; give more --max_epochs")
 
 

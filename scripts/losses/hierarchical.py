@@ -137,6 +137,7 @@ class HierarchicalLoss(nn.Module):
 
     def _contrast(self, features: Tensor, label: Tensor) -> Tensor:
         others, other_label = self.remembered or (features[:0].detach(), label[:0])
+        others, other_label = others.to(features), other_label.to(label)  # a resumed memory comes from a file
         loss = supervised_contrast(features, label, others, other_label, self.temperature)
         if features.requires_grad:  # bags of an evaluation must not enter the memory
             latest, latest_label = torch.cat([features.detach(), others]), torch.cat([label, other_label])

@@ -9,7 +9,6 @@ DeLong on the logit scale, or Newcombe's (method 5, 2006) where DeLong's varianc
 import math
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 
@@ -33,32 +32,11 @@ def auroc(truth: np.ndarray, score: np.ndarray, confidence: float = 0.95) -> Int
         return Interval(math.nan, math.nan, math.nan)
     of_positive, of_negative = placements(truth, score)
     value = float(of_positive.mean())
-    error = math.sqrt(_variance(of_positive, of_negative))
-    if error == 0 or value in (0, 1):
+    error = math.sqrt(sum(float(each.var()) / max(len(each) - 1, 1) for each in (of_positive, of_negative)))
+    if error == 0 or value in (0, 1) or min(len(of_positive), len(of_negative)) == 1:
         return Interval(value, *_newcombe(value, len(of_positive), len(of_negative), confidence))
     logit, half = math.log(value / (1 - value)), _z(confidence) * error / (value * (1 - value))
     return Interval(value, 1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit)))
-
-
-class Difference(NamedTuple):
-    """One AUROC less another on the same bags, its interval, and the p-value of no difference."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-
-
-def auroc_difference(truth: np.ndarray, one: np.ndarray, other: np.ndarray, confidence: float = 0.95) -> Difference:
-    """Return DeLong's paired comparison of two scores, (n,), of the same bags."""
-    truth = truth.astype(bool)
-    of_one, of_other = placements(truth, one), placements(truth, other)
-    value = float(of_one[0].mean() - of_other[0].mean())
-    error = math.sqrt(_variance(of_one[0] - of_other[0], of_one[1] - of_other[1]))
-    if error == 0:
-        return Difference(value, value, value, 1.0 if value == 0 else 0.0)
-    half = _z(confidence) * error
-    return Difference(value, max(value - half, -1.0), min(value + half, 1.0), 2 * NormalDist().cdf(-abs(value) / error))
 
 
 def placements(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,11 +48,6 @@ def placements(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
         return (less + at_most) / 2 / len(among)  # a tie counts half
 
     return share_below(positive, negative), 1 - share_below(negative, positive)
-
-
-def _variance(of_positive: np.ndarray, of_negative: np.ndarray) -> float:
-    """DeLong's variance of a mean of placements; one case of a kind says nothing of its spread."""
-    return sum(float(each.var(ddof=1)) / len(each) for each in (of_positive, of_negative) if len(each) > 1)
 
 
 def _newcombe(value: float, positives: int, negatives: int, confidence: float) -> tuple[float, float]:

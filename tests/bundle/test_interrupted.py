@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from scripts.engine.operating_point import read_operating_point
 from tests.bundle.commands import TORCHRUN, bundle, message_of, run, run_here, write_cohort
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interrupted")]
@@ -53,10 +54,11 @@ def killed(folder: Path, files: list[str], launcher: tuple[str, ...], step: int,
 
 
 def require_same(one: Path, other: Path) -> None:
-    """The same best network, and one MLflow run with the same curve."""
+    """The same best network and operating point, and one MLflow run with the same curve."""
     weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (one, other)]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-6, rtol=0)
+    assert read_operating_point(str(one / "model.pt")) == read_operating_point(str(other / "model.pt"))
     curves = []
     for folder in (one, other):
         with sqlite3.connect(folder / "mlruns.db") as db:
@@ -84,6 +86,15 @@ def test_two_killed_processes_end_as_unbroken_ones(scans: Path, tmp_path: Path, 
     killed(tmp_path, files, TORCHRUN, step, **places(scans, tmp_path / "killed"), **keys)
     run(*command(files, TORCHRUN, **places(scans, tmp_path / "killed"), **keys), cwd=bundle("ct"))
     require_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_after_an_interruption_in_its_first_epoch_other_settings_are_another_run(scans: Path, tmp_path: Path) -> None:
+    keys = {**places(scans, tmp_path), **KEYS, "num_workers": 0}
+    killed(tmp_path, ["configs/train.json"], (sys.executable,), 1, **keys)
+    run_here("ct", ["train"], **{**keys, "learning_rate": 0.002, "max_epochs": 1})
+    with sqlite3.connect(tmp_path / "mlruns.db") as db:
+        rates = db.execute("select value from params where key = 'learning_rate' order by value").fetchall()
+    assert rates == [("0.001",), ("0.002",)]
 
 
 def test_a_learning_rate_that_destroys_the_network_ends_in_one_line(scans: Path, tmp_path: Path) -> None:

@@ -170,7 +170,6 @@ ORDER = "the hierarchy has N, FEA, DCIS: give the classes of the hierarchy"  # w
     [
         ({"threshold": 1.5}, "the threshold 1.5 is no probability: give one from 0 to 1 with --threshold"),
         ({"threshold": float("nan")}, "the threshold nan is no probability"),
-        ({"threshold": 0.9, "class_names": NAMES}, "the likeliest is called, at no threshold: leave out 0.9"),
         *(
             ({"class_names": NAMES, "negative_class": unknown}, "give one of N, FEA, DCIS, its number from 0, or none")
             for unknown in (3, -1, "LCIS", 0.5)
@@ -178,6 +177,20 @@ ORDER = "the hierarchy has N, FEA, DCIS: give the classes of the hierarchy"  # w
         *(({"class_names": names, "hierarchy": GROUPS}, ORDER) for names in (NAMES[::-1], NAMES[:2], None)),
     ],
 )
-def test_what_would_do_nothing_or_harm_is_refused(given: dict[str, Any], message: str) -> None:
+def test_options_that_would_do_nothing_or_harm_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         BagResultd(**given)
+
+
+def test_answers_that_are_no_numbers_or_would_be_called_at_a_threshold_of_another_network_are_refused() -> None:
+    with pytest.raises(InputError, match=r"the likeliest is called, at no threshold: leave out 0\.9"):
+        BagResultd(0.9, class_names=NAMES)(item(1.0, 2.0, 3.0))
+    with pytest.raises(InputError, match="the network gives no finite logits for scan: check its weights"):
+        result(float("nan"))
+
+
+def test_probabilities_are_those_of_the_scaled_logits() -> None:
+    scaled = BagResultd(scaling=(0.5, -1.0))(item(4.0))["result"]
+    assert scaled.probability == pytest.approx(1 / (1 + np.exp(-1)))
+    classes = BagResultd(class_names=NAMES, scaling=(0.5, 0.0))(item(2.0, 4.0, 6.0))["result"].classes
+    np.testing.assert_allclose(classes.probabilities, np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum(), rtol=1e-6)

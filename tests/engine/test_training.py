@@ -82,6 +82,7 @@ class Run:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=lr)
         schedule = WarmupCosineSchedule(optimizer, 2, epochs, warmup_multiplier=0.3)
         self.scheduler = LrScheduleHandler(schedule, print_lr=False)  # type: ignore[arg-type]
+        stop = StopIfNotFinite(str(folder / "model.pt"))
         self.saver = CheckpointSaver(
             str(folder), {"model": self.network}, save_key_metric=True, key_metric_filename="model.pt",
             key_metric_negative_sign=True,
@@ -94,7 +95,7 @@ class Run:
             CPU, DataLoader(Dataset(bags()), batch_size=1), self.network, inferer=BagInferer(),
             prepare_batch=PrepareBatchExtraInput({"mask": "mask"}),
             postprocessing=FlattenSubKeysd("pred", sub_keys=["logits"]), key_val_metric={"val_loss": loss},
-            val_handlers=[self.saver, self.early_stop], metric_cmp_fn=lambda now, best: now < best,
+            val_handlers=[stop, self.saver, self.early_stop], metric_cmp_fn=lambda now, best: now < best,
         )  # fmt: skip
         self.loss = SmoothMILLoss(alpha=0.1)
         self.rates: list[float] = []
@@ -102,7 +103,7 @@ class Run:
             CPU, epochs, loader, self.network, optimizer, self.loss,
             prepare_batch=PrepareBatchExtraInput({"mask": "mask"}),
             train_handlers=[
-                EpochSeeds(7, dataset), StopIfNotFinite(self.evaluator, str(folder / "model.pt")),
+                EpochSeeds(7, dataset), stop,
                 self.scheduler, ValidationHandler(1, self.evaluator),
                 ResumeTraining(
                     str(folder / "unfinished.pt"), str(folder / "model.pt"), {"learning_rate": lr}, self.network,
@@ -219,9 +220,17 @@ def test_one_whose_first_epoch_was_not_whole_may_begin_anew_with_other_settings(
 
 
 def test_a_resumed_training_is_the_run_that_it_was(tmp_path: Path) -> None:
-    assert run_name(str(tmp_path / "unfinished.pt")).startswith("train_2")
+    state, settings = str(tmp_path / "unfinished.pt"), {"learning_rate": 0.05}
+    assert run_name(state, settings).startswith("train_2")
     interrupted(tmp_path, stop_after=1)
-    assert run_name(str(tmp_path / "unfinished.pt")) == "the run"
+    assert run_name(state, settings) == "the run"
+    assert run_name(state, {"learning_rate": 0.5}).startswith("train_2")  # of the first epoch nothing is kept
+    interrupted(tmp_path, stop_after=5)
+    with pytest.raises(InputError, match=r"with learning_rate 0\.05, not 0\.5: give that again"):
+        run_name(state, {"learning_rate": 0.5})
+    Path(state).write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"unfinished\.pt is damaged, or of an earlier version: delete it"):
+        run_name(state, settings)
 
 
 def with_nan(k: int) -> list[dict[str, Any]]:
@@ -247,7 +256,7 @@ def test_a_training_that_diverges_stops_and_the_best_finite_network_stays(tmp_pa
         InputError, match=r"in epoch 3, at bag \d, bag \d: give a smaller --learning_rate, or --clip"
     ) as e:
         run.trainer.run()
-    assert f"the best network so far, of epoch 2, is in {tmp_path}/model.pt" in str(e.value)
+    assert f"delete {tmp_path}/unfinished.pt; the best network so far is in {tmp_path}/model.pt" in str(e.value)
     assert all(value.isfinite().all() for value in torch.load(tmp_path / "model.pt", weights_only=True).values())
 
 

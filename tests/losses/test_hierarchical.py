@@ -167,6 +167,14 @@ def test_a_bag_is_contrasted_with_the_latest_before_it(memory: int) -> None:
         assert got[i] == pytest.approx(wanted.item(), abs=1e-5)
 
 
+def test_a_resumed_training_contrasts_with_the_bags_of_before() -> None:
+    loss, resumed = (HierarchicalLoss(PAIRS, parts=["L_scl"], beta=0.0) for _ in range(2))
+    for i in range(3):
+        contrast(loss, i)
+    resumed.load_state_dict(loss.state_dict())
+    assert contrast(resumed, 3).item() == contrast(loss, 3).item() > 0
+
+
 def test_the_gradient_stays_in_the_bag_and_an_evaluation_is_not_remembered() -> None:
     loss, first, second = HierarchicalLoss(PAIRS, parts=["L_scl"], beta=0.0), feature(0), feature(2)
     contrast(loss, 0, first.detach())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
-from scripts.metrics.intervals import auroc, auroc_difference, wilson
+from scripts.metrics.intervals import auroc, wilson
 
 
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -27,10 +27,10 @@ def two_normals(
     return truth, generator.normal(truth * np.sqrt(2) * norm.ppf(auc), 1.0)
 
 
-@pytest.mark.parametrize(("auc", "bags"), [(0.85, 24), (0.85, 60), (0.97, 60)])
-def test_an_auroc_is_covered_in_93_to_97_of_100_cohorts(auc: float, bags: int) -> None:
+@pytest.mark.parametrize(("auc", "positives", "negatives"), [(0.85, 12, 12), (0.85, 18, 42), (0.97, 30, 30)])
+def test_an_auroc_is_covered_in_93_to_97_of_100_cohorts(auc: float, positives: int, negatives: int) -> None:
     generator = np.random.default_rng(1)
-    intervals = [auroc(*two_normals(auc, bags // 2, bags // 2, generator)) for _ in range(1000)]
+    intervals = [auroc(*two_normals(auc, positives, negatives, generator)) for _ in range(1000)]
     assert 0.93 <= np.mean([low <= auc <= high for _, low, high in intervals]) <= 0.97
 
 
@@ -44,26 +44,19 @@ def test_a_cohort_without_error_is_no_certainty(count: int) -> None:
     assert wilson(count, count).low < 1
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=30))
-def test_the_values_are_those_of_scikit_learn_and_lie_within(cases: list[tuple[bool, int, int]]) -> None:
-    truth, one, other = (np.array(column) for column in zip(*cases, strict=True))
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=4, max_size=30))
+def test_the_values_are_those_of_scikit_learn_and_lie_within(cases: list[tuple[bool, int]]) -> None:
+    truth, one = (np.array(column) for column in zip(*cases, strict=True))
     if truth.all() or not truth.any():
         assert np.isnan(auroc(truth, one)).all()
         return
     value, low, high = auroc(truth, one)
     assert value == pytest.approx(roc_auc_score(truth, one))
     assert 0 <= low <= value <= high <= 1
-    forth, back = auroc_difference(truth, one, other), auroc_difference(truth, other, one)
-    assert forth.value == pytest.approx(value - roc_auc_score(truth, other))
-    assert (back.value, back.low, back.high, back.p) == pytest.approx((-forth.value, -forth.high, -forth.low, forth.p))
 
 
-def test_two_scores_that_are_equally_good_differ_by_chance_in_5_of_100_cohorts() -> None:
-    generator = np.random.default_rng(2)
-    found = []
-    for _ in range(2000):
-        truth = np.repeat([0, 1], 40)
-        common = generator.normal(truth, 1.0)
-        one, other = (common + generator.normal(0, 0.7, 80) for _ in range(2))
-        found.append(auroc_difference(truth, one, other).p < 0.05)
-    assert 0.035 <= np.mean(found) <= 0.065
+def test_a_lone_positive_bag_says_little() -> None:
+    """DeLong's variance of one case is not known, which is not 0."""
+    generator = np.random.default_rng(1)
+    intervals = [auroc(*two_normals(0.85, 1, 20, generator)) for _ in range(1000)]
+    assert np.mean([low <= 0.85 <= high for _, low, high in intervals]) >= 0.93
