@@ -30,10 +30,11 @@ class Trained(NamedTuple):
         return [word for key, value in self.keys.items() for word in (f"--{key}", json.dumps(value))]
 
 
-TASKS = [pytest.param(task, marks=pytest.mark.xdist_group(task)) for task in ("ct", "wsi")]
+TASKS = [pytest.param(task, marks=pytest.mark.xdist_group(f"commands {task}")) for task in ("ct", "wsi")]
+each_trained = pytest.mark.parametrize("trained", TASKS, indirect=True, scope="module")  # else its marks are lost
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(scope="module")
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     """Trained by the real command from another working directory, with tracking asked for on the command line."""
     task: str = request.param
@@ -54,6 +55,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     shutil.rmtree(home)
 
 
+@each_trained
 def test_training_from_another_folder_leaves_a_model_and_tracked_metrics(trained: Trained) -> None:
     weights = torch.load(trained.results / "model.pt", weights_only=True)
     assert all(value.isfinite().all() for value in weights.values())
@@ -66,6 +68,7 @@ def test_training_from_another_folder_leaves_a_model_and_tracked_metrics(trained
     assert set(steps) == {1, 2}
 
 
+@each_trained
 def test_two_processes_train_with_gloo(trained: Trained, tmp_path: Path) -> None:
     run(
         *TORCHRUN, "-m", "monai.bundle", "run", "--config_file",
@@ -83,6 +86,7 @@ def test_two_processes_train_with_gloo(trained: Trained, tmp_path: Path) -> None
     assert not (tmp_path / "unfinished.pt").exists()
 
 
+@each_trained
 def test_two_processes_evaluate_as_one_does(trained: Trained, tmp_path: Path) -> None:
     """Three bags on two processes: none is lost, none counts twice."""
     keys = {"dataset_dir": str(trained.data), "ckpt_dir": str(trained.results)}
@@ -108,6 +112,7 @@ def test_the_metadata_are_valid_and_the_network_takes_and_gives_what_they_say(ta
     assert "data shape of network is verified with no error" in ended.stdout + ended.stderr
 
 
+@each_trained
 def test_an_exported_network_gives_the_same_logits(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +137,7 @@ def test_an_exported_network_gives_the_same_logits(
         torch.testing.assert_close(exported(bag, coords), network(bag, coords))
 
 
+@each_trained
 def test_no_required_property_is_missing(trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(bundle(trained.task))
     (tmp_path / "model.pt").write_bytes(b"")
