@@ -142,10 +142,12 @@ class StopIfNotFinite:
 
     def check_loss(self, engine: Engine) -> None:
         loss: torch.Tensor = engine.state.output["loss"]  # type: ignore[index]
-        finite = torch.isfinite(loss.detach()).float()
+        finite = torch.tensor(float(torch.isfinite(loss)), device=loss.device)
         if dist.is_initialized():
             dist.all_reduce(finite, dist.ReduceOp.MIN)  # or the other processes would wait for this one
         if not finite:
+            if torch.isfinite(loss):
+                raise InputError(f"the training loss of another process is not finite in epoch {engine.state.epoch}")
             batch: Mapping[str, Any] = engine.state.batch  # type: ignore[assignment]
             self._stop(f"the training loss is {loss.item()}", engine, batch["bag_id"], self._at_fault(engine, batch))
 

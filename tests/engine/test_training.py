@@ -271,6 +271,14 @@ def test_a_network_that_loses_its_numbers_in_an_epochs_last_step_is_never_the_be
     assert not (tmp_path / "model.pt").exists()
 
 
+def test_a_criterion_that_is_no_number_stops_before_a_network_is_chosen_by_it(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.evaluator.state.key_metric_name = "val_bag_auroc"
+    run.evaluator.state.metrics["val_bag_auroc"] = torch.nan  # of bags of one kind
+    with pytest.raises(InputError, match=r"val_bag_auroc is nan in epoch 0: an AUROC needs validation bags of both"):
+        StopIfNotFinite("model.pt").check_criterion(run.evaluator)
+
+
 def test_gradients_are_clipped_before_the_step() -> None:
     weight = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
