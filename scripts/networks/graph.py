@@ -202,10 +202,11 @@ def laplacian(x: Tensor, graph: Graph) -> Tensor:
     if graph.neighbours.shape[1] == 0:
         raise ValueError("the network uses no neighbours: give it spatial_dims 1 (slices) or 2 (patches)")
     b, d, n = x.shape
+    degree = graph.weights.to(x.dtype).sum(dim=1, keepdim=True)  # [B, 1, N]
+    dx = degree * x  # [B, D, N]
     neighbours, weights = table_of(graph)
     ax = neighbour_sum(rows_of(x), neighbours, weights.to(x.dtype)).view(b, n, d).transpose(1, 2)  # [B, D, N]
-    degree = graph.weights.to(x.dtype).sum(dim=1, keepdim=True)  # [B, 1, N]
-    return degree * x - ax
+    return dx - ax
 
 
 def normalised(graph: Graph) -> Graph:
