@@ -80,7 +80,9 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
     scaling = _platt(logits[:, 0], positive)
     spread = np.ptp(logits) / max(1.0, float(np.abs(logits).max()))
     if scaling[0] <= 0 or spread < 1e-6:
-        return OperatingPoint(origin=f"the default: on {bags} positive ones scored no higher than negative ones")
+        return OperatingPoint(
+            origin=f"the default: on {bags} no scaling fits, as probabilities would fall where logits rise"
+        )
     probability = 1 / (1 + np.exp(-(scaling[0] * logits[:, 0] + scaling[1])))
     cuts = np.unique(probability)
     cuts = np.concatenate([cuts[:1] / 2, (cuts[:-1] + cuts[1:]) / 2, (cuts[-1:] + 1) / 2])  # around and between all

@@ -39,7 +39,7 @@ def run_name(path: str, settings: Mapping[str, Any]) -> str:
         path: file of the state.
         settings: as of ResumeTraining.
     """
-    state = _read_state(Path(path))
+    state = _read_unfinished(Path(path))
     same = all(state["settings"].get(key) == str(now) for key, now in settings.items())
     if state["epoch"] > 0:
         _refuse_other_settings(Path(path), state["settings"], settings)
@@ -55,7 +55,7 @@ def _refuse_other_settings(path: Path, before: Mapping[str, str], settings: Mapp
             )
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_unfinished(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {"epoch": 0, "settings": {}, "run_name": ""}
     try:
@@ -110,6 +110,8 @@ class ClipGradients:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        if not max_norm > 0:
+            raise InputError(f"--clip_gradient is {max_norm}: give a number above 0, or leave it out")
         self.optimizer = optimizer
         self.max_norm = max_norm
 
@@ -240,7 +242,7 @@ class ResumeTraining:
 
     def resume(self, engine: Engine) -> None:
         """Load the state of an unfinished training, or keep the model of an earlier, finished one."""
-        state = _read_state(self.path)
+        state = _read_unfinished(self.path)
         if state["epoch"] == 0:  # nothing to resume
             self._keep_earlier_model()
             self.save(engine)

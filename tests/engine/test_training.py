@@ -286,6 +286,8 @@ def test_gradients_are_clipped_before_the_step() -> None:
     weight.grad = torch.tensor([3.0, 4.0])
     optimizer.step()
     torch.testing.assert_close(weight.data, torch.tensor([-0.3, -0.4]))
+    with pytest.raises(InputError, match="--clip_gradient is 0: give a number above 0"):
+        ClipGradients(optimizer, 0)
 
 
 def test_a_criterion_that_is_no_metric_is_refused_with_those_there_are() -> None:
