@@ -54,7 +54,7 @@ def read_operating_point(ckpt_path: str) -> OperatingPoint:
         if not (0 <= threshold <= 1 and 0 < slope < math.inf and math.isfinite(intercept)):
             raise ValueError("no threshold and scaling")
         point = OperatingPoint(threshold, (slope, intercept), str(stored["origin"]))
-        logger.info("threshold %.3g (%s)", *point[::2])
+        logger.info("operating point beside the weights: threshold %.3g (%s)", *point[::2])
         return point
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path} holds no operating point: train again, or remove it for the default") from error
