@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage bench docs lint format clean
+.PHONY: help demo test check soak coverage bench docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -22,13 +22,16 @@ check: .venv/ready  ## style, types and the fast tests: the loop while working
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak"
 
 test: lint  ## lint, types, every test and the real bundle commands
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+soak: .venv/ready  ## tests of many minutes: trainings killed at random steps, disks that fill
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
+
 coverage: .venv/ready  ## the share of lines that the fast tests reach
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow" --cov --cov-report=term
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak" --cov --cov-report=term
 
 bench: .venv/ready  ## speed and memory beside torchmil, which it installs into .venv-peers, in benchmarks/results
 	@$(BIN)/python -m benchmarks
