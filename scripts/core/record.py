@@ -16,6 +16,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
 
 RESEARCH_USE = "research use only, not for diagnosis"
+NO_THRESHOLD = "none: the most probable class is called"
 
 
 class Model(NamedTuple):
@@ -107,6 +108,7 @@ class BagResult:
     lesions: Lesions | None = None  # where each lesion is known
     classes: Classes | None = None  # None: a network of one logit
     threshold_origin: str = ""  # who chose it, and on what
+    logits: tuple[float, ...] = ()  # of the network, before any scaling
     model: Model | None = None
     about: dict[str, Any] = field(default_factory=dict)  # of the bag: a scan's tilt, spacings, warnings
     slots: int | None = None  # instances the average attention is taken over; None = the real ones
@@ -160,6 +162,7 @@ class BagResultd(Transform):
         hierarchy: coarse class → its fine classes, which are those of class_names in their order.
         negative_class: the class without a finding, its number or name; "none" where every class is one.
         scaling: slope and intercept of the logits on their way to probabilities; of several classes the slope alone.
+        threshold_origin: who chose the threshold, and on what.
     """
 
     def __init__(
@@ -170,8 +173,10 @@ class BagResultd(Transform):
         hierarchy: Mapping[str, Sequence[str]] | None = None,
         negative_class: int | str | None = 0,
         scaling: Sequence[float] = (1.0, 0.0),
+        threshold_origin: str = "",
     ) -> None:
         self.threshold = threshold
+        self.threshold_origin = threshold_origin
         self.slope, self.intercept = scaling
         self.slots = slots
         self.names = tuple(map(str, class_names or ()))
@@ -210,6 +215,8 @@ class BagResultd(Transform):
             source=data["source"],
             probability=probability,
             threshold=self.threshold if classes is None else None,
+            threshold_origin=self.threshold_origin if classes is None else NO_THRESHOLD,
+            logits=tuple(logits.tolist()),
             scores=_real_values(data["scores"], real, row),
             attention=_real_values(data["attention"], real, row),
             instances=_instances_of(data, real),
@@ -231,21 +238,17 @@ class BagResultd(Transform):
 
 
 class SignResultd(Transform):
-    """Enter into the `result` which network it is from, and where its threshold comes from.
+    """Enter into the `result` which network it is from.
 
     Args:
         model: the network.
-        threshold_origin: who chose the threshold, and on what.
     """
 
-    def __init__(self, model: "ModelCard", threshold_origin: str) -> None:
+    def __init__(self, model: "ModelCard") -> None:
         self.model = model
-        self.threshold_origin = threshold_origin
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["result"]
-        origin = self.threshold_origin if result.classes is None else "none: the most probable class is called"
-        return {**data, "result": replace(result, model=self.model.read(), threshold_origin=origin)}
+        return {**data, "result": replace(data["result"], model=self.model.read())}
 
 
 class ModelCard:

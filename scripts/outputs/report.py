@@ -201,11 +201,15 @@ def _failures_line(failures: Mapping[str, str], others: int) -> str:
 
 def _summary_row(result: BagResult) -> dict[str, Any]:
     row: dict[str, Any] = {"bag_id": result.bag_id, "status": "done"}
-    row |= {"probability": round(result.probability, 6), "positive": int(result.positive)}
-    if result.classes is not None:
-        fine = dict(zip(result.classes.names, map(float, result.classes.probabilities), strict=True))
+    row |= {"probability": _digits(result.probability), "positive": int(result.positive)}
+    if result.classes is None:
+        row |= {"logit": _digits(*result.logits), "threshold": result.threshold} if result.logits else {}
+    else:
+        names = result.classes.names
+        row |= {f"logit({name})": _digits(logit) for name, logit in zip(names, result.logits, strict=False)}
+        fine = dict(zip(names, map(float, result.classes.probabilities), strict=True))
         coarse = {f"coarse {name}": p for name, p in result.classes.of_groups.items()}
-        row |= {"called": result.verdict, **{f"p({name})": round(p, 6) for name, p in {**fine, **coarse}.items()}}
+        row |= {"called": result.verdict, **{f"p({name})": _digits(p) for name, p in {**fine, **coarse}.items()}}
     return {
         **row,
         "label": result.true_verdict if result.classes else "" if result.label is None else result.label,
@@ -215,13 +219,22 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
     }
 
 
+def _digits(value: float) -> float:
+    """As many as a network's numbers have: fewer would make ties of what it tells apart."""
+    return float(f"{value:.9g}")
+
+
 def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Any]) -> dict[str, Any]:
     labels = [r.label_positive for r in results if r.label_positive is not None]
     figures = {  # NaN is not JSON
         name: {key: None if math.isnan(value) else round(value, 6) for key, value in figure._asdict().items()}
         for name, figure in metrics.items()
     }
-    return {"bags": len(labels), "positive_bags": sum(labels), **figures}
+    one = results[0]
+    called_by: dict[str, Any] = {"threshold": one.threshold, "threshold_origin": one.threshold_origin}
+    if one.classes is not None:
+        called_by["classes"] = {key: getattr(one.classes, key) for key in ("names", "groups", "negative")}
+    return {"bags": len(labels), "positive_bags": sum(labels), **called_by, **figures}
 
 
 def _closing_line(outcomes: Outcomes, results: Sequence[BagResult], metrics: Mapping[str, Any], where: Path) -> str:

@@ -24,6 +24,7 @@ def as_json(result: BagResult) -> dict[str, Any]:
         "source": result.source,
         "called": result.verdict,
         "probability": result.probability,
+        "logits": list(result.logits),
         "threshold": result.threshold,
         "threshold_origin": result.threshold_origin,
         "positive": result.positive,
@@ -66,6 +67,7 @@ def from_json(content: Mapping[str, Any], folder: Path) -> BagResult:
     return BagResult(
         **{key: content[key] for key in ("bag_id", "source", "probability", "threshold", "threshold_origin", "label")},
         **(_from_scores(folder / SCORES) if content["instances"] == SCORES else _from_rows(content["instances"])),
+        logits=tuple(content["logits"]),
         classes=content["classes"] and _classes_from_json(**content["classes"]),
         model=content["model"] and Model(**content["model"]),
         about=content["about"],

@@ -46,6 +46,7 @@ def result(logit: float = 2.0, threshold: float = 0.5, slots: int | None = None,
 def test_padding_is_gone_and_the_probability_is_the_sigmoid() -> None:
     got = result()
     assert got.probability == pytest.approx(1 / (1 + np.exp(-2)))
+    assert got.logits == (2.0,)
     np.testing.assert_allclose(got.scores, [1, 3, 2])
     np.testing.assert_allclose(got.attention, [0.1, 0.6, 0.3])
     assert (got.label, got.truth, got.label_positive, got.true_verdict) == (None, None, None, "")
@@ -71,7 +72,7 @@ def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_p
     card = ModelCard(str(tmp_path), str(weights))
     assert card.read() == Model("a network", "1.2.3", "")
     weights.write_bytes(b"weights")
-    signed = SignResultd(card, "chosen by hand")(BagResultd()(item()))["result"]
+    signed = SignResultd(card)(BagResultd(threshold_origin="chosen by hand")(item()))["result"]
     assert signed.model == Model("a network", "1.2.3", hashlib.sha256(b"weights").hexdigest())
     assert signed.threshold_origin == "chosen by hand"
     with pytest.raises(InputError, match=r"metadata\.json cannot be read .*--bundle_root"):

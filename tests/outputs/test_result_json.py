@@ -32,6 +32,7 @@ def test_result_json_says_all_there_is_to_say(tmp_path: Path) -> None:
         "called": "positive",
         "positive": True,
         "probability": 0.9,
+        "logits": [],
         "threshold": 0.5,
         "threshold_origin": "",
         "label": 1,
