@@ -5,7 +5,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,19 @@ import numpy as np
 import torch
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
-from mlflow.types.schema import Array, ColSpec, DataType, Schema
+from mlflow.types.schema import Schema, TensorSpec
 from monai.bundle import ConfigParser
-from torch import Tensor
 
 from scripts.engine.evaluator import BagInferer
 from scripts.engine.operating_point import operating_file, read_operating_point
 from scripts.engine.provenance import origin_file
 from scripts.engine.run_record import Record
 
-OPTIONAL = ("coords", "mask")
-ANSWER = {"logits": 1, "probability": 0, "scores": 1, "attention": 1}  # name → dimensions
+OUTPUTS: list[Any] = [
+    *(TensorSpec(np.dtype("float32"), (-1,), name) for name in ("logits", "scores", "attention")),
+    TensorSpec(np.dtype("float64"), (1,), "probability"),
+    TensorSpec(np.dtype("bool"), (1,), "positive"),
+]
 
 
 def save_served(path: Path, weights: Path, record: Record, model_id: str, run_id: str) -> None:
@@ -35,23 +37,18 @@ def save_served(path: Path, weights: Path, record: Record, model_id: str, run_id
         record: of the training.
         model_id, run_id: of the model and of the training in the store.
     """
-    shapes: dict[str, list[int]] = {name: shape for name, shape in record["input"].items() if name != "mask"}
-    inputs: list[Any] = [ColSpec(_numbers(len(shape)), name, name not in OPTIONAL) for name, shape in shapes.items()]
-    inputs.append(ColSpec(_numbers(2), "mask", False))
-    outputs: list[Any] = [ColSpec(_numbers(depth), name) for name, depth in ANSWER.items()]
-    outputs.append(ColSpec(DataType.boolean, "positive"))
+    shapes: dict[str, list[int]] = record["input"]
+    inputs: list[Any] = [TensorSpec(np.dtype("float32"), (*shape[:-1], -1), name) for name, shape in shapes.items()]
     instances = 3 if len(shapes["image"]) == 2 else 1  # a slice is large enough as an example
-    example = {name: np.zeros([*shape[:-1], instances]) for name, shape in shapes.items()}
+    example = {name: np.zeros([*shape[:-1], instances], dtype="float32") for name, shape in shapes.items()}
     if "coords" in example:
-        example["coords"] += np.arange(instances)
+        example["coords"] += np.arange(instances, dtype="float32")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         data.mkdir()
-        for file, name in ((weights, "model.pt"), (origin_file(weights), "model.origin.json")):
-            if file.is_file():
-                shutil.copy(file, data / name)
-        if operating_file(weights).is_file():
-            shutil.copy(operating_file(weights), operating_file(data / "model.pt"))
+        for beside in (Path, origin_file, operating_file):
+            if beside(weights).is_file():
+                shutil.copy(beside(weights), beside(data / "model.pt"))
         (data / "config.json").write_text(json.dumps(record["config"], indent=4))
         save_model(
             path,
@@ -59,15 +56,10 @@ def save_served(path: Path, weights: Path, record: Record, model_id: str, run_id
             data_path=data,
             code_paths=[str(Path(__file__).parents[1])],
             mlflow_model=Model(run_id=run_id, model_id=model_id),
-            signature=ModelSignature(Schema(inputs), Schema(outputs)),
-            input_example={name: values.tolist() for name, values in example.items()},
+            signature=ModelSignature(Schema(inputs), Schema(OUTPUTS)),
+            input_example=example,
             pip_requirements=record["requirements"],
         )
-
-
-def _numbers(dimensions: int) -> Any:
-    """The type of an array in a signature."""
-    return Array(_numbers(dimensions - 1)) if dimensions else DataType.double
 
 
 def _load_pyfunc(path: str) -> "ServedNetwork":
@@ -92,36 +84,19 @@ class ServedNetwork:
         self.network.eval()
         self.read = config.get_parsed_content("validate#postprocessing")
 
-    def predict(self, bags: Any, params: object = None) -> list[dict[str, Any]]:
-        """Return the answer for each row of a table: a bag's image, and coords and mask where they are given."""
-        given: Sequence[dict[str, Any]] = bags.to_dict("records")
-        return [self._answer({key: _tensor(value) for key, value in bag.items() if value is not None}) for bag in given]
-
     @torch.no_grad()
-    def _answer(self, bag: dict[str, Tensor]) -> dict[str, Any]:
-        image = bag["image"]
-        mask = bag.get("mask", torch.ones(1, image.shape[-1]))
-        named = {"coords": bag["coords"][None]} if "coords" in bag else {}
-        prediction = BagInferer()(image[None], self.network, mask=mask[None], **named)
-        instances = json.dumps([{}] * image.shape[-1])
-        about = {"bag_id": "", "source": "", "instances": instances, "mask": mask}
+    def predict(self, bag: Mapping[str, np.ndarray], params: object = None) -> dict[str, Any]:
+        """Return the answer for one bag, of arrays as a bag has them in training, without padding."""
+        image, *coords = (torch.tensor(bag[name])[None] for name in ("image", "coords") if name in bag)
+        mask = torch.ones(1, 1, image.shape[-1])
+        prediction = BagInferer()(image, self.network, **dict(zip(["coords"], coords, strict=False)), mask=mask)
+        about = {"bag_id": "", "source": "", "instances": json.dumps([{}] * image.shape[-1]), "mask": mask[0]}
         read = self.read({**about, "pred": {key: value[0] for key, value in prediction.items()}})
         result = read["result"]
         return {
-            "logits": read["logits"].tolist(),
+            "logits": read["logits"].numpy(),
             "probability": result.probability,
             "positive": result.positive,
-            "scores": result.scores.tolist(),
-            "attention": result.attention.tolist(),
+            "scores": result.scores,
+            "attention": result.attention,
         }
-
-
-def _tensor(values: Any) -> Tensor:
-    """Numbers in lists or in arrays of arrays, as MLflow hands them over."""
-    return torch.tensor(np.array(_lists(values), dtype=np.float32))
-
-
-def _lists(values: Any) -> Any:
-    if isinstance(values, np.ndarray) and values.dtype != object:
-        return values
-    return [_lists(value) for value in values] if isinstance(values, (list, np.ndarray)) else values

@@ -104,7 +104,7 @@ class TrackTraining(_Tracker):
 
     def attach(self, engine: Engine) -> None:
         super().attach(engine)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.see_input)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.see_input)
 
     def begin(self, engine: Engine) -> None:
         self.learning_rate = engine.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
@@ -126,8 +126,7 @@ class TrackTraining(_Tracker):
         """Remember what shape a bag has, for the signature of the model."""
         if not self.record["input"]:
             batch: Mapping[str, Any] = engine.state.batch  # type: ignore[assignment]
-            named = {key: list(batch[key].shape[1:]) for key in ("image", "coords", "mask") if key in batch}
-            self.record["input"] = named
+            self.record["input"] = {key: list(batch[key].shape[1:]) for key in ("image", "coords") if key in batch}
 
     def note(self, engine: Engine) -> None:
         epoch, validation = engine.state.epoch, self.evaluator.state
