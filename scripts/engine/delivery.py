@@ -26,9 +26,10 @@ from mlflow.entities import (
     RunTag,
 )  # fmt: skip
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from monai.utils import path_to_sqlite_uri
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of
+from scripts.core.files import sha256_of, whole_file
 from scripts.engine.run_record import ENDING, Record, effective_uri, read_record, weights_of, write_record
 from scripts.engine.served import save_served
 
@@ -79,7 +80,7 @@ class Courier:
         self.told.set()
         self.thread.join(FILE_WAIT_S if self.uri.startswith("sqlite:") else SERVER_WAIT_S)
         if self.thread.is_alive():
-            self._warn("it has not answered yet")
+            self._warn(self.path, "it has not answered in time")
 
     def _work(self) -> None:
         is_last = False
@@ -87,24 +88,22 @@ class Courier:
             self.told.wait()
             self.told.clear()
             is_last = self.is_last
-            try:
-                for left in undelivered(self.folders):
-                    if left != self.path:
-                        deliver(left)
-                deliver(self.path)
-            except Exception as error:  # a record is kept, whatever MLflow or its server say
-                self._warn(_reason(error))
+            for path in [self.path, *(left for left in undelivered(self.folders) if left != self.path)]:
+                try:
+                    deliver(path)
+                except Exception as error:  # a record is kept, whatever MLflow or its server say
+                    self._warn(path, _reason(error))
 
-    def _warn(self, reason: str) -> None:
+    def _warn(self, path: Path, reason: str) -> None:
         if not self.warned:
             self.warned = True
             logger.warning(
-                "MLflow at %s cannot be told of this run (%s): all of it is in %s, and is delivered by the next run "
-                "here or by `python -m scripts deliver %s`",
+                "MLflow at %s is not told of the run yet (%s): all of it is kept in %s, and is delivered by the next "
+                "run that finds it or by `python -m scripts deliver %s`",
                 self.uri,
                 reason,
-                self.path,
-                self.path.parent,
+                path,
+                path.parent,
             )
 
 
@@ -152,6 +151,7 @@ def deliver(path: Path) -> None:
         if record is None or record["delivered"]:
             return
         uri = effective_uri(record["tracking_uri"])
+        _make_store(uri)
         client = MlflowClient(tracking_uri=uri)
         run = _run_of(client, record, uri)
         judged = _link_judged(client, run, record)
@@ -177,7 +177,21 @@ def _alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):  # by name, as a process that loads bags may have inherited the descriptor
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+def _local_file(uri: str) -> Path | None:
+    return Path(unquote(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
+
+
+def _make_store(uri: str) -> None:
+    """Make a local store whole or not at all: MLflow refuses for good one whose tables were interrupted in the making."""
+    file = _local_file(uri)
+    if file is not None and not file.exists():
+        with whole_file(file) as beside:
+            MlflowClient(tracking_uri=path_to_sqlite_uri(beside)).search_experiments()
 
 
 def _run_of(client: MlflowClient, record: Record, uri: str) -> Any:
@@ -195,9 +209,8 @@ def _run_of(client: MlflowClient, record: Record, uri: str) -> Any:
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     experiment: Any = client.get_experiment_by_name(name)
     if experiment is None:
-        place = None  # the server knows one
-        if uri.startswith("sqlite:///"):
-            place = (Path(unquote(uri.removeprefix("sqlite:///"))).parent / "mlruns").absolute().as_uri()
+        file = _local_file(uri)
+        place = file and (file.parent / "mlruns").absolute().as_uri()  # a server knows one
         with suppress(mlflow.MlflowException):  # another run may have made it just now
             client.create_experiment(name, place, KIND)
         experiment = client.get_experiment_by_name(name)

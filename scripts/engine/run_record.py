@@ -112,7 +112,7 @@ def new_record(
         "artifacts": [],
         "input": {},
         "requirements": [f"{name}=={wanted}" for name, wanted in required.items() if wanted],
-        "config": json.loads(json.dumps(config, default=str)),
+        "config": json.loads(json.dumps(config, default=lambda value: f"<{type(value).__name__}>")),
     }
 
 
