@@ -187,7 +187,7 @@ def _local_file(uri: str) -> Path | None:
 
 
 def _make_store(uri: str) -> None:
-    """Make a local store whole or not at all: MLflow refuses for good one whose tables were interrupted in the making."""
+    """Make a local store whole or not at all: one that was interrupted in the making would be refused for good."""
     file = _local_file(uri)
     if file is not None and not file.exists():
         with whole_file(file) as beside:
@@ -210,7 +210,7 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     experiment: Any = client.get_experiment_by_name(name)
     if experiment is None:
         file = _local_file(uri)
-        place = file and (file.parent / "mlruns").absolute().as_uri()  # a server knows one
+        place = (file.parent / "mlruns").absolute().as_uri() if file else None  # a server knows one
         with suppress(mlflow.MlflowException):  # another run may have made it just now
             client.create_experiment(name, place, KIND)
         experiment = client.get_experiment_by_name(name)
