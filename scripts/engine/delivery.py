@@ -90,9 +90,9 @@ class Courier:
             is_last = self.is_last
             for path in [self.path, *(left for left in undelivered(self.folders) if left != self.path)]:
                 try:
-                    deliver(path)
+                    deliver_record(path)
                 except Exception as error:  # a record is kept, whatever MLflow or its server say
-                    self._warn(path, _reason(error))
+                    self._warn(path, _first_line(error))
 
     def _warn(self, path: Path, reason: str) -> None:
         if not self.warned:
@@ -130,21 +130,21 @@ def deliver_folder(folder: Path) -> None:
             said = "was delivered before"
         else:
             try:
-                deliver(path)
+                deliver_record(path)
                 said = f"{record['run_name']} delivered to {effective_uri(record['tracking_uri'])}"
             except Exception as error:  # one that fails does not keep the others
-                said, failed = f"{record['run_name']} not delivered ({_reason(error)})", failed + 1
+                said, failed = f"{record['run_name']} not delivered ({_first_line(error)})", failed + 1
         print(f"{number}/{len(paths)} {path}: {said}", flush=True)
     if failed:
         raise InputError(f"{failed} of {len(paths)} runs were not delivered: see above, and try again")
 
 
-def _reason(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return line if len(line) < 200 else f"{line[:80]} ... {line[-110:]}"
 
 
-def deliver(path: Path) -> None:
+def deliver_record(path: Path) -> None:
     """Find or create the run of a record in its store, and log what it lacks."""
     with _alone_in(path.parent):
         record = read_record(path)

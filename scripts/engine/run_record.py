@@ -28,7 +28,6 @@ from scripts.core.files import sha256_of, write_whole
 from scripts.engine.provenance import running_config
 
 ENDING = ".run.json"
-RUNNING = "RUNNING"  # MLflow's words, as are FINISHED, FAILED and KILLED
 PACKAGES = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy")
 
 Record = dict[str, Any]
@@ -77,7 +76,7 @@ def new_record(
         bags: section → its bags.
         params: what is logged beside the plain values of the config.
     """
-    config = {key: value for key, value in running_config().get().items() if key != "_meta_"}
+    config = {key: _without_bags(value) for key, value in running_config().get().items() if key != "_meta_"}
     metadata: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         metadata = json.loads((Path(bundle_root) / "configs" / "metadata.json").read_text())
@@ -87,7 +86,7 @@ def new_record(
         for section, known in data.items()
         for name, value in ({**known, "labels": json.dumps(known["labels"])}).items()
     }
-    plain = {key: value for key, value in config.items() if _is_plain(value)}
+    plain = {key: value for key, value in config.items() if _stands_for_itself(value)}
     required = {name: metadata.get(f"{key}_version") for name, key in (("monai", "monai"), ("torch", "pytorch"))}
     required |= {"numpy": metadata.get("numpy_version"), **metadata.get("required_packages_version", {})}
     return {
@@ -95,7 +94,7 @@ def new_record(
         "run_name": run_name,
         "experiment_name": experiment_name,
         "tracking_uri": effective_uri(tracking_uri),
-        "status": RUNNING,
+        "status": "RUNNING",  # as MLflow calls it; then FINISHED, FAILED or KILLED
         "started": now(),
         "ended": None,
         "delivered": False,
@@ -112,13 +111,26 @@ def new_record(
         "artifacts": [],
         "input": {},
         "requirements": [f"{name}=={wanted}" for name, wanted in required.items() if wanted],
-        "config": json.loads(json.dumps(config, default=lambda value: f"<{type(value).__name__}>")),
+        "config": config,
     }
 
 
-def _is_plain(value: object) -> bool:
+def _without_bags(config: Any) -> Any:
+    """A config as JSON has it; bags that a program put into it would name patients."""
+    if isinstance(config, Mapping):
+        return (
+            "<bag>"
+            if {"bag_id", "image"} & config.keys()
+            else {str(key): _without_bags(value) for key, value in config.items()}
+        )
+    if isinstance(config, (list, tuple)):
+        return [_without_bags(value) for value in config]
+    return config if isinstance(config, (int, float, str, type(None))) else f"<{type(config).__name__}>"
+
+
+def _stands_for_itself(value: object) -> bool:
     if isinstance(value, list):
-        return all(map(_is_plain, value))
+        return all(map(_stands_for_itself, value))
     return isinstance(value, (int, float, str)) and not str(value).startswith(("$", "@", "%"))
 
 

@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
 from scripts.engine import delivery
-from scripts.engine.delivery import deliver, deliver_folder
+from scripts.engine.delivery import deliver_folder, deliver_record
 from scripts.engine.run_record import evaluations_file, fingerprint, read_record, run_file
 from scripts.engine.tracking import TrackEvaluation, TrackTraining, alphas
 from scripts.networks import FeatureProjection, MILNetwork, SmoothAttentionPool, SmoothTransformer
@@ -236,7 +236,7 @@ def test_a_training_that_was_killed_stays_running_and_is_delivered_once(tmp_path
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "id": "killed", "status": "RUNNING", "ended": None, "delivered": False}))
     for _ in range(2):
-        deliver(path)
+        deliver_record(path)
     states = [each.info.status for each in MlflowClient(tracking_uri=store).search_runs(["1"])]
     assert sorted(states) == ["FINISHED", "RUNNING"]
     again = read_record(path)
