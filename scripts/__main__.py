@@ -56,9 +56,21 @@ def convert(
     convert_checkpoint(Path(str(checkpoint)), Path(str(output)), kind, settings, force)
 
 
+def deliver(folder: str) -> None:
+    """Deliver to MLflow the runs that it was not told of: every .run.json below a folder, a line for each.
+
+    Args:
+        folder: Of results or of weights, at any height; the environment's MLFLOW_TRACKING_URI names another store.
+    """
+    from scripts.engine.delivery import deliver_folder
+
+    deliver_folder(Path(str(folder)))
+
+
 VERBS: Verbs = {
     "convert": convert,
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},
+    "deliver": deliver,
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
 }
 

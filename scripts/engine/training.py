@@ -26,6 +26,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import whole_file
 from scripts.engine.operating_point import operating_file
 from scripts.engine.provenance import network_settings, origin_file
+from scripts.engine.run_record import run_file
 
 logger = logging.getLogger(__name__)
 
@@ -281,7 +282,7 @@ class ResumeTraining:
         if self.model.is_file() and _rank() == 0 and not self.path.is_file():
             finished = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.model.stat().st_mtime))
             kept = self.model.rename(self.model.with_stem(f"{self.model.stem}_{finished}"))
-            for beside in (origin_file, operating_file):
+            for beside in (origin_file, operating_file, run_file):
                 if beside(self.model).is_file():
                     beside(self.model).rename(beside(kept))
             logger.info("the model of an earlier training is kept as %s", kept)
