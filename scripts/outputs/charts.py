@@ -21,7 +21,7 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 OF_KIND = {"positive": ORANGE, "negative": BLUE, "unknown": GREY}
 BANDS = 3  # curves with bands in one chart; of more they would hide each other
 DOTS = 400  # in one chart
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the fonts of the page
     "svg.hashsalt": "report",
     "font.size": 9,
@@ -52,7 +52,7 @@ def roc(axes: Axes, curves: Mapping[str, Any], called_at: tuple[float, float] | 
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     for (name, curve), colour in zip(curves.items(), _colours(), strict=False):
         points = curve["roc"]
-        axes.plot(points["false_positive_rate"], points["sensitivity"], color=colour, label=name)
+        axes.plot(points["false_positive_rate"], points["sensitivity"], color=colour, label=_label(name))
         _band(axes, points["band"], colour, len(curves))
     if called_at:
         axes.plot(*called_at, "o", color="black", markersize=5, label="the calls")
@@ -64,7 +64,7 @@ def precision_recall(axes: Axes, curves: Mapping[str, Any]) -> None:
     for (name, curve), colour in zip(curves.items(), _colours(), strict=False):
         points = curve["precision_recall"]
         recall, precision = ([points[key][0], *points[key]] for key in ("recall", "precision"))
-        axes.plot([0, *recall[1:]], precision, color=colour, label=name, drawstyle="steps-pre")
+        axes.plot([0, *recall[1:]], precision, color=colour, label=_label(name), drawstyle="steps-pre")
         _band(axes, points["band"], colour, len(curves))
         chance = curve["positive"] / (curve["positive"] + curve["negative"])
         axes.axhline(chance, color=colour, linewidth=0.8, linestyle=":")
@@ -126,12 +126,16 @@ def aurocs(axes: Axes, bags: Sequence[Mapping[str, Any]]) -> None:
 def epochs(axes: Axes, title: str, lines: Mapping[str, Sequence[Sequence[float]]], kept: int | None) -> None:
     """What changed from epoch to epoch of the training; kept: the epoch whose weights these are."""
     for (name, points), colour in zip(lines.items(), _colours(), strict=False):
-        axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=name.replace("_", " "))
+        axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=_label(name.replace("_", " ")))
     if kept is not None:
         axes.axvline(kept, color=GREY, linewidth=0.8, linestyle=":", label="kept")
     axes.set(xlabel="epoch", ylabel=title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.legend(fontsize=8)
+
+
+def _label(name: str) -> str:
+    return name.replace("$", r"\$")  # which would begin a formula
 
 
 def _colours() -> Iterator[str]:

@@ -28,7 +28,8 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 } h2 { font-size: 1.2rem; m
   border-bottom: 1px solid #999; padding-bottom: .2rem }
 .subtitle, .missing, caption, figcaption { color: #555 } .missing { font-style: italic }
 .research { border-left: 4px solid #D55E00; padding: .3rem .8rem; font-weight: bold }
-.wide { overflow-x: auto; margin: 1rem 0 } table { min-width: min(100%, 34rem); border-collapse: collapse; border-bottom: 2px solid #333;
+.wide { overflow-x: auto; margin: 1rem 0 } table { min-width: min(100%, 34rem) }
+table { border-collapse: collapse; border-bottom: 2px solid #333;
   font-size: .9rem } caption { text-align: left; padding-bottom: .4rem }
 thead th { border-top: 2px solid #333; border-bottom: 1px solid #333; vertical-align: bottom }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; font-weight: normal }

@@ -9,7 +9,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def report_content(folder: Path) -> dict[str, Any]:
         "attention_on_truth": attention,
         "cases": _cases(results, attention or []),
     }
-    return plain(content)  # type: ignore[no-any-return]
+    return {name: plain(part) for name, part in content.items()}
 
 
 def training_record(ckpt_path: Path) -> dict[str, Any] | None:
@@ -120,7 +119,7 @@ def _curves(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
 
 def _curve(truth: np.ndarray, score: np.ndarray) -> dict[str, Any]:
     """Every point of both curves, and bands within which 95 % of the draws of bags lie at each place of `AT`."""
-    rates = Cases(truth[:, None]).rates(score)
+    rates = Cases(list(truth[:, None])).rates(score)
     hits, alarms = rates(np.ones(len(truth)))
     drawn = [(h, a) for h, a in map(rates, draws(len(truth))) if h[-1] and a[-1]]
     sensitivity = [np.interp(AT, a / a[-1], h / h[-1]) for h, a in drawn]
@@ -165,7 +164,7 @@ def _unscaled(result: BagResult) -> float:
     if result.classes is None:
         return float(0.5 * (1 + np.tanh(logits[0] / 2)))  # the sigmoid, which does not overflow so
     exponential = np.exp(logits - logits.max())
-    return replace(result.classes, probabilities=exponential / exponential.sum()).probability
+    return result.classes._replace(probabilities=exponential / exponential.sum()).probability
 
 
 def _calibration(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
@@ -177,7 +176,7 @@ def _calibration(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
         mean = probability[of_bin].mean() if bags else None
         bins.append({"bags": bags, "positive": positive, "mean_probability": mean, "share_positive": share})
         bins[-1] |= {"low": low, "high": high}
-    error = Cases(truth[:, None]).calibration(probability)["calibration_error"](np.ones(len(truth)))
+    error = Cases(list(truth[:, None])).calibration(probability)["calibration_error"](np.ones(len(truth)))
     return {"calibration_error": error, "bins": bins}
 
 
@@ -237,7 +236,7 @@ def _attention_on_truth(results: Sequence[BagResult]) -> list[dict[str, Any]] | 
         for result, truth in zip(results, _truths(results), strict=True)
         if truth is not None and 0 < truth.sum() < len(truth)
     ]
-    return sorted(bags, key=lambda bag: -bag["share_of_attention"]) or None  # type: ignore[operator]
+    return sorted(bags, key=lambda bag: -bag["share_of_attention"]) or None
 
 
 def _cases(results: Sequence[BagResult], attention: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
