@@ -87,7 +87,7 @@ def reliability(axes: Axes, counts: Axes, calibration: Mapping[str, Any]) -> Non
         places = np.arange(0.05, 1, 0.1)[: len(bins)] + side
         counts.bar(places, [each["bags"] for each in bins], 0.044, color=colour)
     axes.set(ylim=(-0.02, 1.02), ylabel="share of positive bags")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(fontsize=8)
     counts.set(xlim=(-0.02, 1.02), xlabel="probability", ylabel="bags")
     counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
 
@@ -99,7 +99,7 @@ def histogram(axes: Axes, content: Mapping[str, Any], title: str, in_decades: bo
         axes.stairs(share, content["edges"], fill=True, color=OF_KIND[kind], alpha=0.25)
         axes.stairs(share, content["edges"], color=OF_KIND[kind], label=f"{kind} ({sum(counts):,})")
     if in_decades:
-        axes.set_xscale("log")
+        axes.set_xscale("log" if content["edges"][-1] > 20 * content["edges"][0] else "linear")
         axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlabel=title, ylabel="% of the instances of a kind")
     axes.legend(fontsize=8)
@@ -109,8 +109,8 @@ def shares(axes: Axes, bags: Sequence[Mapping[str, Any]]) -> None:
     """Share of attention on positive instances, sorted, and what even attention would give."""
     rank, thin = np.arange(1, len(bags) + 1), slice(None, None, max(1, len(bags) // DOTS))
     even = [bag["share_of_instances"] for bag in bags]
-    axes.plot(rank[thin], even[thin], ".", color=GREY, markersize=4, label="even attention")
     axes.plot(rank, [bag["share_of_attention"] for bag in bags], color=BLUE, drawstyle="steps-mid", label="attention")
+    axes.plot(rank[thin], even[thin], ".", color=ORANGE, markersize=4, label="even attention")
     _sorted_bags(axes, "share on positive instances")
     axes.legend(fontsize=8)
 

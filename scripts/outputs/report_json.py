@@ -22,7 +22,8 @@ from scripts.outputs.results import read_results, rows_of
 
 CASES = 10  # of each kind
 AT = np.linspace(0, 1, 101)  # where the bands of curves are given
-LOWEST, HIGHEST = -2, 1  # decades of attention as a multiple of its average, from the first bar to at least this
+BARS = 40  # of a histogram
+FAINTEST = 1e-3  # of the average attention; what is fainter is in the first bar
 SHOWN_ELSEWHERE = {"bags", "positive_bags", "threshold", "threshold_origin", "slots"}  # keys of metrics.json
 
 
@@ -203,14 +204,11 @@ def _histograms(results: Sequence[BagResult]) -> dict[str, Any] | None:
     kind = np.concatenate(kinds)
     attention = np.concatenate([result.times_average for result in results])
     score = np.concatenate([result.scores for result in results]).astype(float)
-    top = max(HIGHEST, math.ceil(math.log10(max(np.nanmax(attention), 1e-9))))
-    decades = np.linspace(LOWEST, top, 10 * (top - LOWEST) + 1)
-    seen = score[np.isfinite(score)]
-    between = np.linspace(seen.min(), seen.max() + 1e-6, 41) if len(seen) else np.array([0.0, 1.0])
-    return {
-        "attention_times_average": _histogram(attention, kind, 10**decades),
-        "score": _histogram(score, kind, between),
-    }
+    seen = attention[attention > 0]
+    decades = np.geomspace(max(seen.min(initial=1), FAINTEST), max(seen.max(initial=1), 1) * 1.01, BARS + 1)
+    finite = score[np.isfinite(score)] if np.isfinite(score).any() else np.zeros(1)
+    between = np.linspace(finite.min(), finite.max() + 1e-6, BARS + 1)
+    return {"attention_times_average": _histogram(attention, kind, decades), "score": _histogram(score, kind, between)}
 
 
 def _histogram(values: np.ndarray, kind: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
