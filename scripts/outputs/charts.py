@@ -102,7 +102,8 @@ def histogram(axes: Axes, content: Mapping[str, Any], title: str, in_decades: bo
         axes.set_xscale("log" if content["edges"][-1] > 20 * content["edges"][0] else "linear")
         axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlabel=title, ylabel="% of the instances of a kind")
-    axes.legend(fontsize=8)
+    if content["counts"]:
+        axes.legend(fontsize=8)
 
 
 def shares(axes: Axes, bags: Sequence[Mapping[str, Any]]) -> None:

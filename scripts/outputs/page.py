@@ -35,7 +35,7 @@ thead th { border-top: 2px solid #333; border-bottom: 1px solid #333; vertical-a
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; font-weight: normal }
 td + td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th + th { text-align: right } .facts { border: 0 } .facts td + td { text-align: left; white-space: normal;
-  overflow-wrap: anywhere } .group td { font-weight: bold; padding-top: .7rem }
+  overflow-wrap: anywhere } .facts td:first-child { white-space: nowrap } .group td { font-weight: bold; padding-top: .7rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem }
 figure { margin: 0; break-inside: avoid; max-width: 30rem } svg { width: 100%; height: auto; display: block }
 svg text { font-family: "Helvetica Neue", Arial, "Liberation Sans", sans-serif !important }
@@ -247,11 +247,16 @@ def _training(content: Mapping[str, Any]) -> str:
     if not training or not training["curves"]:
         return _missing("Left out: no record of a training lies beside the weights.")
     drawn = []
-    for title, part in (("loss", "loss"), ("AUROC", "auroc"), ("learning rate", "learning_rate"), ("α", "alpha")):
+    for title, part in (
+        ("loss", "loss"),
+        ("AUROC", "auroc"),
+        ("learning rate", "learning_rate"),
+        ("strength of smoothing α", "alpha"),
+    ):
         lines = {name: points for name, points in training["curves"].items() if part in name}
         if lines:
             chart = charts.svg(charts.epochs, title, lines, training["kept"])
-            drawn.append((chart, f"{title[0].upper()}{title[1:]} by epoch; dotted: the epoch that was kept."))
+            drawn.append((chart, f"By epoch: {title}; dotted: the epoch that was kept."))
     return _charts(*drawn)
 
 

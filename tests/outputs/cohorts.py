@@ -33,9 +33,9 @@ def binary(bags: int = 60) -> list[BagResult]:
     cohort = []
     for number in range(bags):
         positive = number % 3 == 0
-        logit = round(float(generator.normal(1.0 if positive else -1.0, 1.5)), 1)
+        logit = round(float(generator.normal(1.0 if positive else -1.0, 1.5)), 1) if number else -4.0  # a mistake
         truth = [int(positive and place < 2) for place in range(6)]
-        scores = (generator.normal(size=6) + np.array(truth)).tolist()
+        scores = (generator.normal(size=6) + (-2 if number % 4 == 0 else 2) * np.array(truth)).tolist()
         probability = 1 / (1 + np.exp(-(1.5 * logit + 0.3)))
         one = result(NASTY if number == 0 else f"bag_{number:02d}", probability, scores, int(positive), truth)
         cohort.append(replace(one, logits=(logit,), threshold_origin="youden on 20 bags"))

@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,9 @@ def test_bars_hold_all_instances_and_shares_are_those_counted_one_by_one(content
 def test_cases_are_the_worst_in_order_and_the_table_of_calls_is_counted(content: dict[str, Any]) -> None:
     cohort = binary()
     wrong = [one for one in cohort if one.positive != bool(one.label)]
-    wrong.sort(key=lambda one: -max(one.probability, 1 - one.probability))
-    assert [case["bag_id"] for case in content["cases"]["confident_mistakes"]] == [one.bag_id for one in wrong[:10]]
+    surest = sorted((max(one.probability, 1 - one.probability) for one in wrong), reverse=True)[:10]
+    assert [case["confidence"] for case in content["cases"]["confident_mistakes"]] == pytest.approx(surest)
+    assert {case["bag_id"] for case in content["cases"]["confident_mistakes"]} <= {one.bag_id for one in wrong}
     nearest = sorted(cohort, key=lambda one: abs(one.probability - 0.5))[:10]
     assert [case["margin"] for case in content["cases"]["least_certain"]] == pytest.approx(
         [abs(one.probability - 0.5) for one in nearest]
@@ -123,7 +125,7 @@ def test_cases_are_the_worst_in_order_and_the_table_of_calls_is_counted(content:
 
 def test_negative_bags_need_no_truth_and_bags_of_unknown_truth_are_kept_apart(tmp_path: Path) -> None:
     cohort = [result("a", 0.9, [1, 2], 1, [0, 1]), result("b", 0.1, [1, 2, 3], 0), result("c", 0.8, [4], 1)]
-    counts = content_of(tmp_path, cohort)["instances"]["score"]["counts"]
+    counts = content_of(tmp_path, [replace(one, logits=(0.0,)) for one in cohort])["instances"]["score"]["counts"]
     assert {kind: sum(bars) for kind, bars in counts.items()} == {"positive": 1, "negative": 4, "unknown": 1}
 
 
@@ -131,8 +133,7 @@ def test_negative_bags_need_no_truth_and_bags_of_unknown_truth_are_kept_apart(tm
 def test_tiny_cohorts_have_what_can_be_computed(tmp_path: Path, cohort: list[BagResult]) -> None:
     content = content_of(tmp_path, cohort)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
-    kinds = {one.label_positive for one in cohort}
-    assert (content["curves"] is None) == ({True, False} > kinds)
+    assert (content["curves"] is None) == (len({one.label for one in cohort}) < 2)
     assert content["cohort"]["labelled"] == sum(one.label is not None for one in cohort)
 
 
