@@ -7,7 +7,58 @@ from typing import Any
 
 from scripts.core.record import RESEARCH_USE
 
-UNKNOWN = "to be filled in"
+TO_FILL_IN = "to be filled in"
+STATED = ("name", "version", "task", "description", "intended_use", "data_type", "label_classes", "copyright")
+CARD = """# Model Overview
+
+{name} {version}, weights sha256 {sha256}.
+{description}. {task}. {research_use}.
+
+## Data
+
+- Kind: {data_type}
+- Labels: {label_classes}
+- Bags of this evaluation: {bags}; tables written {tables_written}
+- Source and selection: {unknown}
+
+## Training configuration
+
+- Training: {training}; weights kept: {kept}
+- Network and preprocessing: model.origin.json beside the weights
+- Software that the bundle declares: {software}
+
+### Input
+
+{inputs}
+
+### Output
+
+{outputs}
+
+## Performance
+
+Threshold: {threshold}
+
+{performance}
+
+## Limits
+
+- {intended_use}
+- The intervals show the chance in drawing these bags; they say nothing of other scanners, sites or patients
+- Others: {unknown}
+
+## CLAIM 2024
+
+{claim}
+
+# References
+
+{references}
+
+# License
+
+{copyright}. The LICENSE of the bundle is of the software; of weights and data: {unknown}.
+"""
 CLAIM = """
 1 Title names the AI technology|{task}
 2 Abstract
@@ -59,83 +110,39 @@ CLAIM = """
 def model_card(content: Mapping[str, Any]) -> str:
     """Return the card of the content of report.json; what nobody stated is left to be filled in."""
     bundle, cohort, training = content["bundle"] or {}, content["cohort"], content["training"] or {}
-    stated = {
-        key: str(bundle.get(key) or UNKNOWN) for key in ("name", "version", "task", "description", "intended_use")
-    }
-    stated |= {key: str(bundle.get(key) or UNKNOWN) for key in ("data_type", "label_classes", "copyright")}
     own = {name: bundle.get(f"{name}_version") for name in ("monai", "pytorch", "numpy")}
     packages = {**own, **bundle.get("required_packages_version", {})}
     statuses = ", ".join(f"{count} bags {status}" for status, count in cohort["bags"].items())
     epochs = max((len(points) for points in training.get("curves", {}).values()), default=0)
     facts = {
-        **stated,
-        "unknown": UNKNOWN,
+        **{key: str(bundle.get(key) or TO_FILL_IN) for key in STATED},
+        "unknown": TO_FILL_IN,
         "statuses": statuses or "no bag",
         "bags": f"{statuses}; {cohort['labelled']} with a label, {cohort['positive']} of them positive",
-        "software": ", ".join(f"{name} {version}" for name, version in packages.items() if version) or UNKNOWN,
-        "training": f"{epochs} epochs, run {training.get('run_name') or UNKNOWN}" if epochs else UNKNOWN,
-        "kept": UNKNOWN if training.get("kept") is None else f"epoch {training['kept']}",
-        "sha256": content["weights_sha256"] or UNKNOWN,
+        "software": ", ".join(f"{name} {version}" for name, version in packages.items() if version) or TO_FILL_IN,
+        "training": f"{epochs} epochs, run {training.get('run_name') or TO_FILL_IN}" if epochs else TO_FILL_IN,
+        "kept": TO_FILL_IN if training.get("kept") is None else f"epoch {training['kept']}",
+        "sha256": content["weights_sha256"] or TO_FILL_IN,
     }
     formats = bundle.get("network_data_format", {})
-    references = "\n".join(f"- {each}" for each in bundle.get("references", [])) or UNKNOWN
-    return f"""# Model Overview
-
-{stated["name"]} {stated["version"]}, weights sha256 {facts["sha256"]}.
-{stated["description"]}. {stated["task"]}. {RESEARCH_USE.capitalize()}.
-
-## Data
-
-- Kind: {stated["data_type"]}
-- Labels: {stated["label_classes"]}
-- Bags of this evaluation: {facts["bags"]}; tables written {content["tables_written"]}
-- Source and selection: {UNKNOWN}
-
-## Training configuration
-
-- Training: {facts["training"]}; weights kept: {facts["kept"]}
-- Settings: model.origin.json beside the weights
-- Software: {facts["software"]}
-
-### Input
-
-{_arrays(formats.get("inputs", {}))}
-
-### Output
-
-{_arrays(formats.get("outputs", {}))}
-
-## Performance
-
-Threshold: {_threshold(content)}
-
-{_performance(content["figures"])}
-
-## Limits
-
-- {stated["intended_use"]}
-- The intervals show the chance in drawing these bags; they say nothing of other scanners, sites or patients
-- Others: {UNKNOWN}
-
-## CLAIM 2024
-
-{_claim(facts)}
-
-# References
-
-{references}
-
-# License
-
-{stated["copyright"]}. The LICENSE of the bundle is of the software; of weights and data: {UNKNOWN}.
-"""
+    return CARD.format(
+        **facts,
+        research_use=RESEARCH_USE.capitalize(),
+        tables_written=content["tables_written"],
+        inputs=_arrays(formats.get("inputs", {})),
+        outputs=_arrays(formats.get("outputs", {})),
+        threshold=_threshold(content),
+        performance=_performance(content["figures"]),
+        claim=_claim(facts),
+        references="\n".join(f"- {each}" for each in bundle.get("references", [])) or TO_FILL_IN,
+    )
 
 
 def _arrays(formats: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         [name, of.get("format", ""), of.get("spatial_shape", ""), of.get("dtype", "")] for name, of in formats.items()
     ]
-    return _markdown(["name", "content", "shape", "type"], rows) if rows else UNKNOWN
+    return _markdown(["name", "content", "shape", "type"], rows) if rows else TO_FILL_IN
 
 
 def _threshold(content: Mapping[str, Any]) -> str:
@@ -153,7 +160,9 @@ def _performance(figures: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def _claim(facts: Mapping[str, object]) -> str:
     items = (line.partition("|") for line in CLAIM.strip().splitlines())
-    return _markdown(["item", "where or what"], [[item, known.format(**facts) or UNKNOWN] for item, _, known in items])
+    return _markdown(
+        ["item", "where or what"], [[item, known.format(**facts) or TO_FILL_IN] for item, _, known in items]
+    )
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

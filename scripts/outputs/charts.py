@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6E6E6E"
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+OF_CURVES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 OF_KIND = {"positive": ORANGE, "negative": BLUE, "unknown": GREY}
 BANDS = 3  # curves with bands in one chart; of more they would hide each other
 DOTS = 400  # in one chart
@@ -53,7 +53,7 @@ def roc(axes: Axes, curves: Mapping[str, Any], called_at: tuple[float, float] | 
     for (name, curve), colour in zip(curves.items(), _colours(), strict=False):
         points = curve["roc"]
         axes.plot(points["false_positive_rate"], points["sensitivity"], color=colour, label=_label(name))
-        _band(axes, points["band"], colour, len(curves))
+        _shade(axes, points["band"], colour, len(curves))
     if called_at:
         axes.plot(*called_at, "o", color="black", markersize=5, label="the calls")
     _unit_square(axes, "share of negative bags above the threshold", "sensitivity", called_at or len(curves) > 1)
@@ -65,7 +65,7 @@ def precision_recall(axes: Axes, curves: Mapping[str, Any]) -> None:
         points = curve["precision_recall"]
         recall, precision = ([points[key][0], *points[key]] for key in ("recall", "precision"))
         axes.plot([0, *recall[1:]], precision, color=colour, label=_label(name), drawstyle="steps-pre")
-        _band(axes, points["band"], colour, len(curves))
+        _shade(axes, points["band"], colour, len(curves))
         chance = curve["positive"] / (curve["positive"] + curve["negative"])
         axes.axhline(chance, color=colour, linewidth=0.8, linestyle=":")
     _unit_square(axes, "sensitivity (recall)", "precision", len(curves) > 1)
@@ -141,10 +141,10 @@ def _label(name: str) -> str:
 
 def _colours() -> Iterator[str]:
     while True:
-        yield from COLOURS
+        yield from OF_CURVES
 
 
-def _band(axes: Axes, band: Mapping[str, Sequence[float]], colour: str, curves: int) -> None:
+def _shade(axes: Axes, band: Mapping[str, Sequence[float]], colour: str, curves: int) -> None:
     if curves <= BANDS:
         axes.fill_between(band["at"], band["low"], band["high"], color=colour, alpha=0.15, linewidth=0)
 

@@ -35,7 +35,8 @@ thead th { border-top: 2px solid #333; border-bottom: 1px solid #333; vertical-a
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; font-weight: normal }
 td + td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 th + th { text-align: right } .facts { border: 0 } .facts td + td { text-align: left; white-space: normal;
-  overflow-wrap: anywhere } .facts td:first-child { white-space: nowrap } .group td { font-weight: bold; padding-top: .7rem }
+  overflow-wrap: anywhere } .facts td:first-child { white-space: nowrap }
+.group td { font-weight: bold; padding-top: .7rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem }
 figure { margin: 0; break-inside: avoid; max-width: 30rem } svg { width: 100%; height: auto; display: block }
 svg text { font-family: "Helvetica Neue", Arial, "Liberation Sans", sans-serif !important }
@@ -51,7 +52,7 @@ GROUPS = {  # the first word of a figure's name → what it is of
     "lesion": "Lesions",
 }
 WORDS = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
-NO_TRUTH = "Left out: no positive bag has instances that are known to be positive and others known not to be."
+NO_TRUTH = "no positive bag has instances that are known to be positive and others known not to be."
 
 
 class WriteReport:
@@ -107,14 +108,14 @@ def html_page(content: Mapping[str, Any]) -> str:
     bundle = content["bundle"] or {}
     title = " ".join(["Report", *(["of", bundle["name"], bundle["version"]] if bundle else ["of a cohort"])])
     sections = (
-        ("Figures", _figures),
-        ("Calls", _calls),
-        ("Receiver operating characteristic, precision and recall", _curves),
-        ("Calibration", _calibration),
-        ("Attention and scores of instances", _instances),
-        ("Attention against the truth", _attention),
-        ("Training", _training),
-        ("Cases worth looking at", _cases),
+        ("Figures", _figure_section),
+        ("Calls", _call_section),
+        ("Receiver operating characteristic, precision and recall", _curve_section),
+        ("Calibration", _calibration_section),
+        ("Attention and scores of instances", _instance_section),
+        ("Attention against the truth", _attention_section),
+        ("Training", _training_section),
+        ("Cases worth looking at", _case_section),
     )
     body = "\n".join(f"<section><h2>{name}</h2>\n{make(content)}</section>" for name, make in sections)
     references = "".join(f"<li>{html.escape(str(each))}</li>" for each in bundle.get("references", []))
@@ -149,10 +150,10 @@ def _facts(content: Mapping[str, Any]) -> str:
     return f'<table class="facts">{rows}</table>'
 
 
-def _figures(content: Mapping[str, Any]) -> str:
+def _figure_section(content: Mapping[str, Any]) -> str:
     figures = content["figures"]
     if not figures:
-        return _missing("There is no metrics.json, as there was no label when the tables were written.")
+        return _left_out("there is no metrics.json, as there was no label when the tables were written.")
     more = list(dict.fromkeys(key for figure in figures.values() for key in figure if key not in ("low", "high")))[1:]
     rows: list[Sequence[str]] = []
     groups = dict.fromkeys([*GROUPS, *(name.partition("_")[0] for name in figures)])
@@ -171,18 +172,18 @@ def _figures(content: Mapping[str, Any]) -> str:
     return _table(caption, ["", "value", "95 % interval", *more], rows)
 
 
-def _calls(content: Mapping[str, Any]) -> str:
+def _call_section(content: Mapping[str, Any]) -> str:
     confusion = content["confusion"]
     if confusion is None:
-        return _missing("No bag has a label.")
+        return _left_out("no bag has a label.")
     rows = [[name, *map(_number, counts)] for name, counts in zip(confusion["names"], confusion["bags"], strict=True)]
     return _table("Bags by their label (rows) and what they are called (columns).", ["", *confusion["names"]], rows)
 
 
-def _curves(content: Mapping[str, Any]) -> str:
+def _curve_section(content: Mapping[str, Any]) -> str:
     curves = content["curves"]
     if curves is None:
-        return _missing("Left out: a curve wants labelled bags of both kinds.")
+        return _left_out("a curve wants labelled bags of both kinds.")
     called_at = None
     if list(curves) == ["positive"]:
         (right, alarm), (missed, found) = content["confusion"]["bags"]
@@ -195,34 +196,29 @@ def _curves(content: Mapping[str, Any]) -> str:
     )
 
 
-def _calibration(content: Mapping[str, Any]) -> str:
+def _calibration_section(content: Mapping[str, Any]) -> str:
     calibration = content["calibration"]
     if calibration is None:
-        return _missing("Left out: no bag has a label, or every class is a finding.")
+        return _left_out("no bag has a label, or every class is a finding.")
     named = {"before scaling": calibration["before"], "as given": calibration["after"]}
-    errors = "; ".join(f"{name} {_number(of['calibration_error'])}" for name, of in named.items() if of)
+    known = {name: of for name, of in named.items() if of}
+    errors = "; ".join(f"{name} {_number(of['calibration_error'])}" for name, of in known.items())
+    columns = {"bags": "bags", "mean_probability": "mean probability", "share_positive": "positive"}
     rows = [
-        [f"{number / 10:g} to {number / 10 + 0.1:g}"]
-        + [
-            text
-            for of in named.values()
-            for one in [of["bins"][number] if of else {"bags": None}]
-            for text in (_number(one["bags"]), _number(one.get("mean_probability")), _number(one.get("share_positive")))
-        ]
-        for number in range(10)
+        [f"{k / 10:g} to {k / 10 + 0.1:g}", *(_number(of["bins"][k][key]) for of in known.values() for key in columns)]
+        for k in range(10)
     ]
     chart = charts.svg(charts.reliability, calibration, rows=(3, 1))
     caption = f"Reliability with Wilson's intervals, and the bags in each bin. Calibration error: {errors}."
-    columns = ["bags", "mean probability", "positive"]
-    head = ["probability", *(f"{column}, {name}" for name in named for column in columns)]
+    head = ["probability", *(f"{column}, {name}" for name in known for column in columns.values())]
     table = _table("The same in numbers. Before scaling: the sigmoid or softmax of the logits alone.", head, rows)
     return _charts((chart, caption)) + table
 
 
-def _instances(content: Mapping[str, Any]) -> str:
+def _instance_section(content: Mapping[str, Any]) -> str:
     instances = content["instances"]
     if instances is None:
-        return _missing("Left out: there is no instances.csv, or no instance in it.")
+        return _left_out("there is no instances.csv, or no instance in it.")
     attention, score = instances["attention_times_average"], instances["score"]
     title = "attention, as a multiple of the bag's average"
     unknown = " Truth is not known for any: all are drawn as one kind." if set(score["counts"]) == {"unknown"} else ""
@@ -232,20 +228,20 @@ def _instances(content: Mapping[str, Any]) -> str:
     )
 
 
-def _attention(content: Mapping[str, Any]) -> str:
+def _attention_section(content: Mapping[str, Any]) -> str:
     bags = content["attention_on_truth"]
     if bags is None:
-        return _missing(NO_TRUTH)
+        return _left_out(NO_TRUTH)
     return _charts(
         (charts.svg(charts.shares, bags), "Share of each bag's attention on its positive instances."),
         (charts.svg(charts.aurocs, bags), "AUROC of the scores within each bag; dotted: chance."),
     )
 
 
-def _training(content: Mapping[str, Any]) -> str:
+def _training_section(content: Mapping[str, Any]) -> str:
     training = content["training"]
     if not training or not training["curves"]:
-        return _missing("Left out: no record of a training lies beside the weights.")
+        return _left_out("no record of a training lies beside the weights.")
     drawn = []
     for title, part in (
         ("loss", "loss"),
@@ -260,7 +256,7 @@ def _training(content: Mapping[str, Any]) -> str:
     return _charts(*drawn)
 
 
-def _cases(content: Mapping[str, Any]) -> str:
+def _case_section(content: Mapping[str, Any]) -> str:
     cases = content["cases"]
     parts = []
     for key, caption in (
@@ -270,11 +266,11 @@ def _cases(content: Mapping[str, Any]) -> str:
         columns = ("label", "called", "probability", "confidence", "margin")
         rows = [[case["bag_id"], *(_number(case[column]) for column in columns)] for case in cases[key]]
         explained = f"{caption} Confidence: probability of what was called; margin: distance from another call."
-        parts.append(_table(explained, ["bag", *columns], rows) if rows else _missing(f"{caption} None."))
+        parts.append(_table(explained, ["bag", *columns], rows) if rows else _none(caption))
     rows = [[bag["bag_id"], *(_number(bag[key]) for key in list(bag)[1:])] for bag in cases["attention_elsewhere"]]
     caption = "Positive bags whose attention lies elsewhere: their positive instances get less than an even share."
     head = ["bag", "instances", "positive ones", "share of instances", "share of attention", "AUROC within"]
-    parts.append(_table(caption, head, rows) if rows else _missing(f"{caption} None."))
+    parts.append(_table(caption, head, rows) if rows else _none(caption))
     return "\n".join(parts)
 
 
@@ -312,5 +308,9 @@ def _charts(*drawn: tuple[str, str]) -> str:
     return f'<div class="charts">{figures}</div>'
 
 
-def _missing(why: str) -> str:
-    return f'<p class="missing">{html.escape(why)}</p>'
+def _none(caption: str) -> str:
+    return f"<p>{html.escape(caption)} None.</p>"
+
+
+def _left_out(why: str) -> str:
+    return f'<p class="missing">Left out: {html.escape(why)}</p>'

@@ -18,7 +18,7 @@ import numpy as np
 from scripts.core.record import BagResult
 from scripts.metrics.figures import Cases, draws, tenth
 from scripts.metrics.intervals import auroc, wilson
-from scripts.outputs.results import read_results, rows_of
+from scripts.outputs.results import read_results, rows_in
 
 CASES = 10  # of each kind
 AT = np.linspace(0, 1, 101)  # where the bands of curves are given
@@ -39,7 +39,7 @@ def report_content(folder: Path) -> dict[str, Any]:
     content = {
         "tables_written": datetime.fromtimestamp(summary.stat().st_mtime).isoformat(" ", "minutes"),
         "cohort": {
-            "bags": dict(Counter(row["status"] for row in rows_of(summary))),
+            "bags": dict(Counter(row["status"] for row in rows_in(summary))),
             "labelled": len(labelled),
             "positive": sum(bool(result.label_positive) for result in labelled),
             "called_positive": sum(result.positive for result in results),

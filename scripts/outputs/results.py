@@ -21,7 +21,7 @@ def read_results(folder: Path) -> list[BagResult]:
     Bags that failed or are empty have none. What an instance is (its `instances`) stays in the table.
     """
     try:
-        rows = [row for row in rows_of(folder / "summary.csv") if row["status"] == "done"]
+        rows = [row for row in rows_in(folder / "summary.csv") if row["status"] == "done"]
         metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
         instances = folder / "instances.csv"
         of_bag = dict(_columns_of_bags(instances)) if instances.is_file() else {}
@@ -36,7 +36,7 @@ def read_results(folder: Path) -> list[BagResult]:
         ) from error
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
+def rows_in(path: Path) -> list[dict[str, str]]:
     """Return the rows of a table, each by the names of its columns."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

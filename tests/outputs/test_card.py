@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from scripts.outputs.card import UNKNOWN, model_card
+from scripts.outputs.card import TO_FILL_IN, model_card
 from scripts.outputs.report_json import report_content
 from tests.outputs.cohorts import binary, write_tables
 from tests.shared_data import ROOT
@@ -30,12 +30,12 @@ def test_a_card_has_all_sections_and_leaves_open_what_nobody_stated(tmp_path: Pa
     for of_card in items.values():
         assert [int(item.split()[0]) for item, _ in of_card] == list(range(1, 45))
     answers = {int(item.split()[0]): where for item, where in items[card]}
-    assert answers[7] == answers[16] == answers[44] == UNKNOWN
+    assert answers[7] == answers[16] == answers[44] == TO_FILL_IN
     assert answers[25] == "2 epochs, run first"
     assert answers[26] == "epoch 2"
     assert "abc" in answers[43]
     figure = tables["figures"]["bag_auroc"]
     assert f"| bag_auroc | {figure['value']:.3f} | {figure['low']:.3f} | {figure['high']:.3f} |" in card
     assert "Hemorrhage CT smooth MIL" in card
-    assert unknown.count(UNKNOWN) > card.count(UNKNOWN) > 20
+    assert unknown.count(TO_FILL_IN) > card.count(TO_FILL_IN) > 20
     assert "None" not in card + unknown

@@ -16,6 +16,7 @@ from ignite.engine import Engine
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
 from scripts.outputs.page import WriteReport, write_report
+from scripts.outputs.report import CohortReport
 from tests.outputs.cohorts import NASTY, TINY, binary, classed, write_tables
 from tests.outputs.results import strict_json
 from tests.shared_data import ROOT
@@ -87,6 +88,15 @@ def test_the_same_tables_give_the_same_report_which_remembers_its_network(folder
         write_report(folder, folder)
 
 
+def test_bags_that_failed_are_told_after_the_report_of_the_others(tmp_path: Path) -> None:
+    engine = Engine(lambda engine, bags: [{"result": bags[0]}, {"bag_id": "x", "failed": "x is damaged"}])
+    for handler in (CohortReport(str(tmp_path)), WriteReport(str(tmp_path), str(BUNDLE), str(BUNDLE / "LICENSE"))):
+        handler.attach(engine)
+    with pytest.raises(InputError, match=r"^1 of 2 failed: x is damaged; "):
+        engine.run([[TINY["no label"][0]]])
+    assert "1 done, 1 failed" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_classes_are_called_by_their_names(tmp_path: Path) -> None:
     write_tables(tmp_path, classed())
     (tmp_path / "report.json").write_text("damaged")
@@ -103,8 +113,8 @@ def test_a_tiny_cohort_has_a_page_that_says_what_is_left_out_and_why(tmp_path: P
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert page.count("<h2>") == 8
     sections = page.split("<section>")[1:]
-    assert all("<svg" in part or "<table" in part or 'class="missing"' in part for part in sections)
-    assert not re.search(r"\bnan\b|\binf\b|None<", page)
+    assert all(re.search(r"<svg|<table|Left out: |None\.</p>", part) for part in sections)
+    assert not re.search(r"\bnan\b|\binf\b|>None", page)
     assert "no record of a training" in page
 
 
