@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fire
 
-from scripts.core.cli import Verbs, refuse_unknown
+from scripts.core.cli import Verbs, path_or_none, refuse_unknown
 from scripts.ct import cli as ct
 from scripts.engine.launch import one_line_errors
 from scripts.wsi import cli as wsi
@@ -67,11 +67,31 @@ def deliver(folder: str) -> None:
     deliver_folder(Path(str(folder)))
 
 
+def report(folder: str, bundle_root: str | None = None, ckpt_path: str | None = None) -> None:
+    """Write report.html, report.json and model_card.md from the tables in a folder of results.
+
+    FOLDER is the output_dir of an evaluation, which writes its report by itself, of an inference or of a
+    cross-validation. What is not given is taken from an earlier report in FOLDER.
+
+    Args:
+        folder: Holds summary.csv, and as far as they are there metrics.json and instances.csv.
+        bundle_root: The folder of the bundle; its metadata.json names it.
+        ckpt_path: The weights; their sha256 and the record of their training are shown.
+    """
+    import logging
+
+    from scripts.outputs.page import write_report
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(write_report(Path(str(folder)), path_or_none(bundle_root), path_or_none(ckpt_path)))
+
+
 VERBS: Verbs = {
     "convert": convert,
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},
     "deliver": deliver,
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
+    "report": report,
 }
 
 

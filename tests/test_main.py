@@ -40,10 +40,11 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
-        ("", "convert datalist doctor"),
+        ("", "convert datalist doctor report"),
         ("convert", "CHECKPOINT OUTPUT SA-DMIL torchmil --force --placement --heads"),
         ("datalist ct", "FOLDER RSNA CQ500 labels.csv _check.json --labels --output --subtype --shares --seed"),
         ("datalist wsi", "FOLDER CLAM TRIDENT torchmil TCGA --by --splits --classes --annotations --slide_table"),
+        ("report", "FOLDER summary.csv cross-validation --bundle_root --ckpt_path"),
         ("doctor ct", "PATH --datalist --output_dir decoders CUDA tilt"),
         ("doctor wsi", "PATH --slides --quick --slide_mpp --annotation_values OpenSlide NaN neighbours"),
     ],
@@ -82,6 +83,18 @@ def test_neither_a_verb_nor_a_seed_may_be_anything(typed: Typed, capsys: pytest.
     for wing in ("ct", "wsi"):
         with pytest.raises(InputError, match=r"^--seed 'x' is no whole number: give one$"):
             typed("datalist", wing, "data", "--seed", "x")
+
+
+def test_a_report_is_made_of_a_folder_with_results_and_of_no_other(
+    typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=rf"^{tmp_path} holds no results .*: give the output_dir of an evaluation$"):
+        typed("report", str(tmp_path))
+    (tmp_path / "summary.csv").write_text("bag_id,status\n")
+    with pytest.raises(InputError, match=r"none.pt cannot be read \(No such file or directory\): check the path$"):
+        typed("report", str(tmp_path), "--ckpt_path", "none.pt")
+    typed("report", str(tmp_path), "--bundle_root", str(ROOT / "bundle" / "hemorrhage_ct_smooth_mil"))
+    assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 
 
 def answer_within(seconds: int) -> None:
-    """Have MLflow give up a server that does not answer, unless the user has set its limits."""
+    """Have MLflow give up a server that does not answer, and tell its makers nothing, unless the user has set that."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     limits = {"TIMEOUT": seconds, "MAX_RETRIES": 1, "BACKOFF_FACTOR": 1, "BACKOFF_JITTER": 0}
     for name, value in limits.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))

@@ -182,7 +182,7 @@ class TrackEvaluation(_Tracker):
         if report.is_file():
             self.record["artifacts"] = [report.name]
             figures = {name: each for name, each in json.loads(report.read_text()).items() if isinstance(each, dict)}
-            ends = {f"{name}_{end}": each[end] for name, each in figures.items() for end in ("low", "high")}
+            ends = {f"{name}_{end}": each.get(end) for name, each in figures.items() for end in ("low", "high")}
             metrics |= finite_metrics(ends)
         self.record["metrics"] = metrics
         known = self.record["data"][self.section]

@@ -6,7 +6,7 @@ To add a metric: write its figure here (one that needs many lines gets a file, a
 summary.py which it belongs to: bags, classes, instances or lesions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +23,22 @@ class Interval(NamedTuple):
     high: float
 
 
+def draws(bags: int, resamples: int = 1000) -> Iterator[np.ndarray]:
+    """Yield how often each bag counts, (bags,), in draws of as many bags with replacement; always the same draws."""
+    generator = np.random.default_rng(0)
+    return (np.bincount(generator.integers(bags, size=bags), minlength=bags) for _ in range(resamples))
+
+
+def tenth(probability: np.ndarray) -> np.ndarray:
+    """Return the bin of each probability, from 0 to 9: (0, 0.1], (0.1, 0.2], ...; 0 itself is in the first."""
+    return np.digitize(probability, np.arange(1, 10) / 10, right=True)
+
+
 def bootstrap(bags: int, figures: Mapping[str, Figure], resamples: int = 1000) -> dict[str, Interval]:
     """Return figures with 95 % percentile intervals over bags, not instances, drawn with replacement."""
-    generator = np.random.default_rng(0)
-    draws = (np.bincount(generator.integers(bags, size=bags), minlength=bags) for _ in range(resamples))
-    drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws])  # [resamples, figures]
+    drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws(bags, resamples)])
     intervals = {}
-    for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True):
+    for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True):  # [resamples, figures]
         value, known = figure(np.ones(bags)), of_draws[~np.isnan(of_draws)]  # a draw of one class alone has no AUROC
         if np.isnan(value) or len(known) == 0:
             known = np.array([np.nan])
@@ -67,17 +76,23 @@ class Cases:
 
         return figure
 
-    def curves(self, score: np.ndarray, at: float = 0.9) -> dict[str, Figure]:
-        """Return the area under precision and recall, and the best of one rate where the other is at least `at`."""
+    def rates(self, score: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Return a function of the weights: hits and false alarms at each threshold, from above all scores down."""
         order = np.argsort(-score, kind="stable")
         truth, bag = self.truth[order], self.bag[order]
         last = np.append(np.diff(score[order]) != 0, True)  # of the cases that score alike: they are called together
-        known = not np.isnan(score).any()
 
-        def rates(weight_of_bag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def counted(weight_of_bag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             weight = weight_of_bag[bag]
             hits, alarms = ((weight * each).cumsum()[last] for each in (truth, ~truth))
             return np.append(0, hits), np.append(0, alarms)  # at first nothing is called
+
+        return counted
+
+    def curves(self, score: np.ndarray, at: float = 0.9) -> dict[str, Figure]:
+        """Return the area under precision and recall, and the best of one rate where the other is at least `at`."""
+        rates = self.rates(score)
+        known = not np.isnan(score).any()
 
         def average_precision(weight_of_bag: np.ndarray) -> float:
             hits, alarms = rates(weight_of_bag)
@@ -121,7 +136,7 @@ class Cases:
     def calibration(self, probability: np.ndarray) -> dict[str, Figure]:
         """Return the mean squared error of a probability, (N,), and its expected calibration error in ten bins."""
         excess = probability - self.truth
-        bin_of_case = np.digitize(probability, np.arange(1, 10) / 10, right=True)  # (0, 0.1], (0.1, 0.2], ...
+        bin_of_case = tenth(probability)
 
         def calibration_error(weight_of_bag: np.ndarray) -> float:
             weight = weight_of_bag[self.bag]

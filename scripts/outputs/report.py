@@ -112,13 +112,14 @@ class CohortReport:
         self.output_dir = Path(output_dir)
         self.folder = folder
         self.instance_table = instance_table
-        self.own = Outcomes({}, {}, {}, {})
+        self.own = self.of_all = Outcomes({}, {}, {}, {})
 
     def attach(self, engine: Engine) -> None:
         """Register the handler with an evaluator."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.forget)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
+        engine.add_event_handler(Events.COMPLETED, self.refuse)  # once other handlers have read the tables
 
     def forget(self) -> None:
         """Drop what an earlier epoch collected."""
@@ -132,12 +133,16 @@ class CohortReport:
         self.own.empty.update({bag["bag_id"]: bag[EMPTY] for bag in bags if EMPTY in bag})
 
     def report(self, engine: Engine) -> None:
-        """Write the files of the cohort, on the first rank; raise InputError if a bag failed."""
-        everyone = _of_all_ranks(self.own)
+        """Write the files of the cohort, on the first rank."""
+        self.of_all = _of_all_ranks(self.own)
         if not dist.is_initialized() or dist.get_rank() == 0:
-            self._write(engine, everyone)
-        if everyone.failures:
-            raise InputError(_failures_line(everyone.failures, len(everyone.read) + len(everyone.finished)))
+            self._write(engine, self.of_all)
+
+    def refuse(self) -> None:
+        """Raise InputError if a bag failed."""
+        read, finished, failures, _ = self.of_all
+        if failures:
+            raise InputError(_failures_line(failures, len(read) + len(finished)))
 
     def _write(self, engine: Engine, outcomes: Outcomes) -> None:
         by_name = {**outcomes.finished, **outcomes.read}
@@ -234,6 +239,8 @@ def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Any]) -> d
     called_by: dict[str, Any] = {"threshold": one.threshold, "threshold_origin": one.threshold_origin}
     if one.classes is not None:
         called_by["classes"] = {key: getattr(one.classes, key) for key in ("names", "groups", "negative")}
+    if one.slots is not None:
+        called_by["slots"] = one.slots
     return {"bags": len(labels), "positive_bags": sum(labels), **called_by, **figures}
 
 

@@ -4,7 +4,8 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,14 @@ from scripts.core.record import BagResult, Classes
 def read_results(folder: Path) -> list[BagResult]:
     """Return the results in summary.csv, with metrics.json and instances.csv as far as they are there.
 
-    Bags that failed or are empty have none. What an instance is (its `instances`) is as the table says it, in texts.
+    Bags that failed or are empty have none. What an instance is (its `instances`) stays in the table.
     """
     try:
-        rows = [row for row in _table(folder / "summary.csv") if row["status"] == "done"]
+        rows = [row for row in rows_in(folder / "summary.csv") if row["status"] == "done"]
         metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
-        of_bag: dict[str, list[Mapping[str, str]]] = {row["bag_id"]: [] for row in rows}
-        for instance in _table(folder / "instances.csv") if (folder / "instances.csv").is_file() else []:
-            of_bag[instance["bag_id"]].append(instance)
-        return [_result(row, of_bag[row["bag_id"]], metrics) for row in rows]
+        instances = folder / "instances.csv"
+        of_bag = dict(_columns_of_bags(instances)) if instances.is_file() else {}
+        return [_result(row, of_bag.get(row["bag_id"], {}), metrics) for row in rows]
     except OSError as error:
         raise InputError(
             f"{folder} holds no results ({error.strerror}: summary.csv): give the output_dir of an evaluation"
@@ -36,12 +36,24 @@ def read_results(folder: Path) -> list[BagResult]:
         ) from error
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def rows_in(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, each by the names of its columns."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def _result(row: Mapping[str, str], instances: list[Mapping[str, str]], metrics: Mapping[str, Any]) -> BagResult:
+def _columns_of_bags(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield the numbers of one bag after the other, whose rows stand together: a cohort of slides has millions."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        place = {name: number for number, name in enumerate(next(rows))}
+        for bag_id, of_bag in groupby(rows, lambda row: row[place["bag_id"]]):
+            columns = list(zip(*of_bag, strict=True))
+            numbers = {name: columns[place[name]] for name in ("score", "attention", "truth") if name in place}
+            yield bag_id, {name: np.array(list(map(float, of))) for name, of in numbers.items() if of[0]}
+
+
+def _result(row: Mapping[str, str], instances: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> BagResult:
     classes = None
     if "threshold" not in row:  # several classes, of which the likeliest is called
         names = tuple(key[2:-1] for key in row if key.startswith("p(") and not key.startswith("p(coarse "))
@@ -56,10 +68,11 @@ def _result(row: Mapping[str, str], instances: list[Mapping[str, str]], metrics:
         threshold=float(row["threshold"]) if classes is None else None,
         threshold_origin=metrics.get("threshold_origin", ""),
         logits=tuple(float(value) for key, value in row.items() if key.startswith("logit")),
-        scores=np.array([float(each["score"]) for each in instances], dtype=np.float32),
-        attention=np.array([float(each["attention"]) for each in instances], dtype=np.float32),
-        truth=np.array([int(each["truth"]) for each in instances]) if instances and instances[0].get("truth") else None,
-        instances=instances,
+        scores=instances.get("score", np.zeros(0)).astype(np.float32),
+        attention=instances.get("attention", np.zeros(0)).astype(np.float32),
+        truth=instances["truth"].astype(int) if "truth" in instances else None,
+        instances=(),
+        slots=metrics.get("slots"),
         label=None if label == "" else int(label) if classes is None else classes.names.index(label),
         classes=classes,
     )
