@@ -7,9 +7,10 @@ from pathlib import Path
 
 import fire
 
-from scripts.core.cli import Verbs, refuse_unknown
+from scripts.core.cli import Verbs, as_fire_reads, refuse_unknown
 from scripts.ct import cli as ct
 from scripts.engine.launch import one_line_errors
+from scripts.studies.crossval import crossval
 from scripts.wsi import cli as wsi
 
 
@@ -58,6 +59,7 @@ def convert(
 
 VERBS: Verbs = {
     "convert": convert,
+    "crossval": crossval,
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
 }
@@ -66,4 +68,4 @@ VERBS: Verbs = {
 if __name__ == "__main__":
     one_line_errors()
     refuse_unknown(sys.argv[1:], VERBS)
-    fire.Fire(VERBS, name="python -m scripts")
+    fire.Fire(VERBS, as_fire_reads(sys.argv[1:]), name="python -m scripts")
