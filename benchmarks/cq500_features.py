@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slice features of CQ500 that were published as a csv, as head CT reads them: feature files and their datalist.
 
-python -m benchmarks.cq500_features CSV FOLDER: the csv is of github.com/YunanWu2168/Att-based-MIL-and-GPMIL (no licence:
-for evaluation only), 8 features per slice, slices in their order, a label per scan. Every fifth scan is for validation.
+python -m benchmarks.cq500_features CSV FOLDER: the csv is one of github.com/YunanWu2168/Att-based-MIL-and-GPMIL (no
+licence: for evaluation only), 8 features per slice, slices in their order, a label per scan. Every fifth scan goes into
+the validation section.
 """
 
 import csv

@@ -91,7 +91,7 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
 
 
 def choose_threshold(probability: np.ndarray, positive: np.ndarray, target: str) -> tuple[float, str]:
-    """Return the threshold that meets a target best on bags of known labels, (bags,), and in words what it does there."""
+    """Return the threshold that meets a target on labelled bags, (bags,) each, and in words what was seen there."""
     rule, least = _parse(target)
     cuts = np.unique(probability)
     cuts = np.concatenate([cuts[:1] / 2, (cuts[:-1] + cuts[1:]) / 2, (cuts[-1:] + 1) / 2])  # around and between all

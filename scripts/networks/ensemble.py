@@ -31,13 +31,15 @@ class Ensemble(BagNetwork):
         self.slots: Optional[int] = getattr(member, "slots", None)
         self.spatial_dims = int(getattr(member, "spatial_dims", 0))
         self.members = nn.ModuleList([member, *(copy.deepcopy(member) for _ in range(members - 1))])
+        self.slope: Tensor
+        self.intercept: Tensor
         self.register_buffer("slope", torch.ones(members))
         self.register_buffer("intercept", torch.zeros(members))
 
     def __prepare_scriptable__(self) -> "Ensemble":
         """Give TorchScript a copy: it replaces the members, and mistakes others for those that are no longer there."""
         plain = copy.deepcopy(self)
-        plain.replaced = tuple(plain.members)
+        plain.replaced = tuple(plain.members)  # type: ignore[assignment]
         return plain
 
     @torch.jit.export

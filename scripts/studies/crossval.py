@@ -47,9 +47,9 @@ def crossval(
     """Cross-validate a training: every bag is predicted by a network that saw none of its patient.
 
     The bags are those of the sections training and validation; the test section stays closed. Each fold is a run of
-    train.json and one of evaluate.json, in OUTPUT_DIR/repeat_R/fold_K with its datalist, model, results and log; a fifth
-    of the bags that it trains with, by patient, stops it early and sets its operating point. Any other flag is a key of
-    these configs, such as --max_epochs 20. Given again after an interruption, the command does what is left.
+    train.json and one of evaluate.json, in OUTPUT_DIR/repeat_R/fold_K with its datalist, model, results and log; of the
+    bags that it trains with a fifth, by patient, stops it early and sets its operating point. Any other flag is a key
+    of these configs, such as --max_epochs 20. Given again after an interruption, the command does what is left.
 
     OUTPUT_DIR/metrics.json has each figure over all bags, out of fold, and its mean and deviation over the folds;
     summary.csv and instances.csv the predictions of the first repeat; models/model.pt is the ensemble of all networks.
@@ -122,7 +122,9 @@ def _class_names(datalist: Path) -> dict[str, list[str] | None]:
 
 def fold_sections(bags: Sequence[LabelledBag], folds: int, seed: str) -> list[dict[str, list[LabelledBag]]]:
     """Return the datalist of each fold: its bags are the test section, one part of the others the validation."""
-    few = min(Counter(label for label, _ in {(bag.label, bag.patient) for bag in bags}).items(), key=lambda item: item[1])
+    few = min(
+        Counter(label for label, _ in {(bag.label, bag.patient) for bag in bags}).items(), key=lambda item: item[1]
+    )
     if few[1] < folds:
         raise InputError(f"the label {few[0]} has {few[1]} patients, fewer than {folds} folds: give fewer --folds")
     found = []
@@ -155,7 +157,9 @@ def deal(bags: Sequence[LabelledBag], parts: int, seed: str) -> list[list[Labell
 
 def _figures_of(run: Run) -> str:
     metrics = json.loads((run.results / "metrics.json").read_text())
-    figures = [f"{name} {metrics[name]['value']:.3f}" for name in LOGGED if metrics.get(name, {}).get("value") is not None]
+    figures = [
+        f"{name} {metrics[name]['value']:.3f}" for name in LOGGED if metrics.get(name, {}).get("value") is not None
+    ]
     return f"{', '.join(figures)} of {metrics['bags']} bags"
 
 
@@ -181,7 +185,10 @@ def pool(study: Study, repeats: Sequence[Sequence[Run]]) -> str:
     spread = {}
     for name in figures:
         known = [value for one in of_folds if (value := one.get(name, {}).get("value")) is not None]
-        spread[name] = {"mean": float(np.mean(known or np.nan)), "sd": float(np.std(known, ddof=1)) if known[1:] else 0.0}
+        spread[name] = {
+            "mean": float(np.mean(known or np.nan)),
+            "sd": float(np.std(known, ddof=1)) if known[1:] else 0.0,
+        }
     _write_cohort(study.output_dir, pooled[0])
     path = study.output_dir / "metrics.json"
     content = {**json.loads(path.read_text()), "threshold": None}

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
+from monai.utils import path_to_sqlite_uri
 
 from scripts.core.errors import InputError
 from scripts.core.files import writable_folder, write_whole
@@ -89,7 +90,8 @@ class Study:
 
     def command(self, run: Run, evaluate: bool = False) -> list[str]:
         """Return the command line of the training or of the evaluation of a run, to be started in the bundle folder."""
-        keys = {**self.keys, **run.keys, "dataset_dir": self.dataset_dir, "datalist": run.datalist}
+        tracking = {"tracking_uri": path_to_sqlite_uri(str(run.folder / "mlruns.db"))}  # one of both: each takes seconds
+        keys = {**tracking, **self.keys, **run.keys, "dataset_dir": self.dataset_dir, "datalist": run.datalist}
         keys |= {"ckpt_dir": run.model.parent, "output_dir": run.results if evaluate else run.folder}
         files = [*self.files, "configs/evaluate.json"] if evaluate else list(self.files)
         words = [word for key, value in keys.items() for word in (f"--{key}", _typed(value))]
