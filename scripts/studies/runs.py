@@ -71,27 +71,34 @@ class Study:
 
     def keep_settings(self, kind: str, **settings: Any) -> None:
         """Write what a study depends on into its folder, or refuse a folder that holds another study."""
-        own = {"files": {file: (self.bundle / file).read_text() for file in self.files[1:]}, "keys": self.keys}
-        now = json.loads(json.dumps({"study": kind, "dataset_dir": str(self.dataset_dir), **settings, **own}))
+        files = {file: (self.bundle / file).read_text() for file in self.files[1:]}
+        given = {"study": kind, "dataset_dir": str(self.dataset_dir), **settings, **files, **self.keys}
+        now: dict[str, Any] = json.loads(json.dumps(given))
         path = writable_folder(self.output_dir) / "study.json"
         try:
-            before = json.loads(path.read_text()) if path.exists() else now
-            other = next((key for key in now if before.get(key) != now[key]), None)
-        except (OSError, ValueError, AttributeError) as error:
+            before = dict(json.loads(path.read_text())) if path.exists() else now
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{path} is no record of a study ({error}): give another --output_dir") from error
+        other = next((key for key in [*now, *before] if before.get(key) != now.get(key)), None)
         if other is not None:
-            was, asked = (str(each.get(other)) for each in (before, now))
-            values = f" ({was}, not {asked})" if max(len(was), len(asked)) < 80 else ""
+            was, asked = (str(each.get(other, "left out")) for each in (before, now))
+            values = f"{other} {was}, not {asked}" if len(was + asked) < 80 else f"another {other}"
             raise InputError(
-                f"{self.output_dir} holds a study with other {other}{values}: give that again to go on with it, or "
-                "another --output_dir"
+                f"{self.output_dir} holds a study with {values}: give that again to go on with it, or another "
+                "--output_dir"
             )
         write_whole(path, json.dumps(now, indent=4) + "\n")
 
     def command(self, run: Run, evaluate: bool = False) -> list[str]:
         """Return the command line of the training or of the evaluation of a run, to be started in the bundle folder."""
-        tracking = {"tracking_uri": path_to_sqlite_uri(str(run.folder / "mlruns.db"))}  # one of both: each takes seconds
-        keys = {**tracking, **self.keys, **run.keys, "dataset_dir": self.dataset_dir, "datalist": run.datalist}
+        tracking = path_to_sqlite_uri(str(run.folder / "mlruns.db"))  # of both, as making one takes seconds
+        keys = {
+            "tracking_uri": tracking,
+            **self.keys,
+            **run.keys,
+            "dataset_dir": self.dataset_dir,
+            "datalist": run.datalist,
+        }
         keys |= {"ckpt_dir": run.model.parent, "output_dir": run.results if evaluate else run.folder}
         files = [*self.files, "configs/evaluate.json"] if evaluate else list(self.files)
         words = [word for key, value in keys.items() for word in (f"--{key}", _typed(value))]

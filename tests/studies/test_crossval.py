@@ -106,10 +106,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         os.remove(folder / "out" / "repeat_2" / "fold_1" / "finished.json")
         crossval("ct", str(folder / "data"), **arguments)
         assert ["evaluate.json" in words[5] for words in ran[8:]] == [True]  # the training had ended
-        with pytest.raises(InputError, match=r"holds a study with other folds \(2, not 3\): give that again"):
+        with pytest.raises(InputError, match=r"holds a study with folds 2, not 3: give that again"):
             crossval("ct", str(folder / "data"), **{**arguments, "folds": 3})
-        with pytest.raises(InputError, match=r"holds a study with other keys .*: give that again"):
-            crossval("ct", str(folder / "data"), **{**arguments, "max_epochs": 2})
+        with pytest.raises(InputError, match=r"holds a study with alpha left out, not 0: give that again"):
+            crossval("ct", str(folder / "data"), **{**arguments, "alpha": 0})
     return folder
 
 
