@@ -107,7 +107,7 @@ def test_an_interrupted_study_ends_its_children(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         perform(study, runs, str)
     while True:  # until the child lets go of its log
-            with log.open("a") as file:
+        with log.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
