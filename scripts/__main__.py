@@ -11,6 +11,7 @@ from scripts.core.cli import Verbs, as_fire_reads, refuse_unknown
 from scripts.ct import cli as ct
 from scripts.engine.launch import one_line_errors
 from scripts.studies.crossval import crossval
+from scripts.studies.search import search
 from scripts.wsi import cli as wsi
 
 
@@ -62,6 +63,7 @@ VERBS: Verbs = {
     "crossval": crossval,
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
+    "search": search,
 }
 
 

@@ -40,8 +40,13 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
-        ("", "convert datalist doctor"),
+        ("", "convert crossval datalist doctor search"),
         ("convert", "CHECKPOINT OUTPUT SA-DMIL torchmil --force --placement --heads"),
+        (
+            "crossval",
+            "WING FOLDER repeat_R summary.csv --output_dir --folds --repeats --jobs --config --datalist --seed",
+        ),
+        ("search", "WING FOLDER GRID best_by search.csv --random --jobs --config"),
         ("datalist ct", "FOLDER RSNA CQ500 labels.csv _check.json --labels --output --subtype --shares --seed"),
         ("datalist wsi", "FOLDER CLAM TRIDENT torchmil TCGA --by --splits --classes --annotations --slide_table"),
         ("doctor ct", "PATH --datalist --output_dir decoders CUDA tilt"),
@@ -63,6 +68,7 @@ def test_help_explains_each_verb(typed: Typed, capsys: pytest.CaptureFixture[str
         ("datalist wsi data --by=slide -z 3", "datalist wsi has no -z"),
         ("convert a b --xyzzy", "convert has no --xyzzy"),
         ("doctor ct a b c d", "doctor ct does not take so many words"),
+        ("search ct a b c d e f g h i j", "search does not take so many words"),
     ],
 )
 def test_what_a_verb_does_not_take_is_refused_before_it_runs(
@@ -82,6 +88,14 @@ def test_neither_a_verb_nor_a_seed_may_be_anything(typed: Typed, capsys: pytest.
     for wing in ("ct", "wsi"):
         with pytest.raises(InputError, match=r"^--seed 'x' is no whole number: give one$"):
             typed("datalist", wing, "data", "--seed", "x")
+
+
+def test_a_study_refuses_a_key_that_no_config_has_before_it_begins(typed: Typed, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^--max_epoch is no key of train\.json, perhaps max_epochs: nothing would re"
+    ):
+        typed("crossval", "ct", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--max_epoch", "3")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ class LabelledBag:
 def read_bags(datalist: Path, dataset_dir: Path) -> list[LabelledBag]:
     """Return the bags of the sections training and validation; without a `patient` each is one of its own."""
     bags: dict[str, LabelledBag] = {}
-    for section, names in _class_names(datalist).items():
+    for section, names in _names_in_sections(datalist).items():
         for bag in load_bags(str(datalist), section, str(dataset_dir), class_names=names):
             label = names[bag["label"]] if names else str(bag["label"])
             if bag["bag_id"] in bags:
@@ -108,7 +108,7 @@ def read_bags(datalist: Path, dataset_dir: Path) -> list[LabelledBag]:
     return list(bags.values())
 
 
-def _class_names(datalist: Path) -> dict[str, list[str] | None]:
+def _names_in_sections(datalist: Path) -> dict[str, list[str] | None]:
     """The sections that have bags, and how these name their classes; None where they are 0 and 1."""
     try:
         content = json.loads(datalist.read_text())

@@ -36,7 +36,7 @@ def write_ensemble(study: Study, runs: Sequence[Run], repeats: Sequence[Sequence
     if not isinstance(network, Mapping):
         return "no ensemble is written: the network is given as an object, which no file describes"
     with whole_file(path) as beside:
-        torch.save(_weights(runs), beside)
+        torch.save(_member_weights(runs), beside)
     config = {**first["config"], "network_def": ensemble_of(network, len(runs))}
     write_whole(origin_file(path), json.dumps({**first, "config": config}, indent=4) + "\n")
     point = _operating_point(repeats, str(study.value_of("operating_target")))
@@ -52,7 +52,7 @@ def ensemble_of(network: Mapping[str, Any], members: int) -> dict[str, Any]:
     return {"_target_": "scripts.networks.Ensemble", "kind": kind, "members": members, **parts}
 
 
-def _weights(runs: Sequence[Run]) -> dict[str, torch.Tensor]:
+def _member_weights(runs: Sequence[Run]) -> dict[str, torch.Tensor]:
     """The state_dict of the ensemble."""
     scalings = torch.tensor([read_operating_point(str(run.model)).scaling for run in runs])  # [members, 2]
     weights = {"slope": scalings[:, 0].clone(), "intercept": scalings[:, 1].clone()}

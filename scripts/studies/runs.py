@@ -101,7 +101,7 @@ class Study:
         }
         keys |= {"ckpt_dir": run.model.parent, "output_dir": run.results if evaluate else run.folder}
         files = [*self.files, "configs/evaluate.json"] if evaluate else list(self.files)
-        words = [word for key, value in keys.items() for word in (f"--{key}", _typed(value))]
+        words = [word for key, value in keys.items() for word in (f"--{key}", _as_typed(value))]
         section = ["--section", run.section] if evaluate else []
         return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *words, *section]
 
@@ -120,6 +120,8 @@ def study_of(
             raise InputError(f"--{key} is set by the study itself: leave it out")
     refuse_unknown_keys({"config_file": ",".join(str(bundle / file) for file in files), **keys})
     at_least(jobs, 1, "jobs")
+    if not listed.is_file():
+        raise InputError(f"the datalist {listed} does not exist: give one with --datalist FILE")
     return Study(
         bundle=bundle,
         dataset_dir=dataset_dir,
@@ -158,7 +160,7 @@ def _config_file(name: str, bundle: Path) -> str:
     return str(Path(name).absolute())
 
 
-def _typed(value: object) -> str:
+def _as_typed(value: object) -> str:
     """A value as one types it, so that the command line reads the same out of it."""
     text = str(value)
     is_text = isinstance(value, (str, Path)) and DefaultParseValue(text) == text
@@ -216,12 +218,12 @@ def _train_and_evaluate(study: Study, run: Run, children: set[subprocess.Popen[s
             raise InputError(f"another process works in {run.folder}: end that, or wait for it") from error
         print(f"{run.name}: begins, see {log.name}", flush=True)
         if not run.model.is_file() or (run.model.parent / "unfinished.pt").is_file():
-            _start(study, study.command(run), log, children)
-        _start(study, study.command(run, evaluate=True), log, children)
+            _run_command(study, study.command(run), log, children)
+        _run_command(study, study.command(run, evaluate=True), log, children)
     write_whole(run.finished, json.dumps({"seconds": round(time.monotonic() - started, 1)}) + "\n")
 
 
-def _start(study: Study, command: Sequence[str], log: TextIO, children: set[subprocess.Popen[str]]) -> None:
+def _run_command(study: Study, command: Sequence[str], log: TextIO, children: set[subprocess.Popen[str]]) -> None:
     """Run a command to its end; one that fails is an error with the last that it said."""
     begins = log.seek(0, os.SEEK_END)
     threads = str(max(1, (os.cpu_count() or 1) // study.jobs))

@@ -2,22 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m scripts search`: one training for each combination of keys, compared on the validation bags."""
 
-import csv
-import io
 import json
 import math
 import random as draws
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of, write_whole
+from scripts.core.files import sha256_of
 from scripts.core.record import BagResult
-from scripts.outputs.report import LOGGED
+from scripts.outputs.report import LOGGED, write_table
 from scripts.outputs.results import read_results
 from scripts.studies.runs import Run, at_least, perform, refuse_failures, study_of
 
@@ -61,8 +60,7 @@ def search(
     keys = {**dict.fromkeys(tried), **overrides}
     if "best_by" in tried or "seed" in tried or tried.keys() & overrides.keys():
         raise InputError(f"{grid}: seed, best_by and what is a flag of this command cannot be searched: take it out")
-    study_of(wing, folder, output_dir, datalist, config, jobs, keys)  # which refuses keys that no config has
-    study = study_of(wing, folder, output_dir, datalist, config, jobs, overrides)
+    study = replace(study_of(wing, folder, output_dir, datalist, config, jobs, keys), keys=overrides)
     study.keep_settings("search", datalist_sha256=sha256_of(study.datalist), grid=tried, random=random, seed=seed)
     runs = [
         Run(path.name, path, study.datalist, "validation", {**own, "seed": seed})
@@ -71,19 +69,18 @@ def search(
     ]
     best_by = str(study.value_of("best_by"))
     failures = perform(study, runs, lambda run: f"{best_by} {figures_of(run, best_by)[best_by]:.4g}")
-    sign = 1 if best_by == "val_loss" else -1
     figures = {run.name: {} if run.name in failures else figures_of(run, best_by) for run in runs}
-    runs.sort(
-        key=lambda run: sign * value if math.isfinite(value := figures[run.name].get(best_by, math.nan)) else math.inf
-    )
+    sign = 1 if best_by == "val_loss" else -1
+    runs.sort(key=lambda run: sign * figures[run.name].get(best_by, sign * math.inf))
     rows = [{"candidate": run.name, **{key: run.keys[key] for key in tried}, **figures[run.name]} for run in runs]
-    _write_rows(study.output_dir / "search.csv", rows)
-    print(_table(rows))
+    path = study.output_dir / "search.csv"
+    write_table(path, dict.fromkeys(name for row in rows for name in row), rows)
+    print(path.read_text(), end="")
     if len(failures) < len(runs):
         print(f"best by {best_by} on the validation bags: {runs[0].model}, trained in {study.bundle} by")
         print(shlex.join(["python", *study.command(runs[0])[1:]]))
         print("The test section was not opened. Evaluate the best there, once: the best of several looks better here.")
-    print(f"written to {study.output_dir}/search.csv")
+    print(f"written to {path}")
     refuse_failures(failures, len(runs))
 
 
@@ -134,22 +131,3 @@ def cross_entropy(results: Sequence[BagResult]) -> float:
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     return float((np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]).mean())
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, file.getvalue())
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *([_cell(row.get(name, "failed")) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -49,7 +49,7 @@ def run_in_this_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
         workflow.finalize()
 
     patch.setattr("scripts.engine.launch.one_line_errors", lambda: None)  # it would change this very process
-    patch.setattr("scripts.studies.runs._start", start)
+    patch.setattr("scripts.studies.runs._run_command", start)
     return ran
 
 

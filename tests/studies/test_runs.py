@@ -124,6 +124,7 @@ def test_an_interrupted_study_ends_its_children(tmp_path: Path, monkeypatch: pyt
         ({"max_epoch": 3}, r"^--max_epoch is no key of train\.json, on_features\.json, perhaps max_epochs: nothing"),
         ({"ckpt_dir": "x"}, r"^--ckpt_dir is set by the study itself: leave it out$"),
         ({"config": "on_feature.json"}, r"^--config on_feature\.json is neither a file nor one in .*configs: correct"),
+        ({}, r"^the datalist .*datalist\.json does not exist: give one with --datalist FILE$"),
         ({"jobs": 0}, r"^--jobs is 0: give a whole number, 1 or more$"),
     ],
 )
@@ -140,8 +141,9 @@ def test_the_commands_are_those_that_one_would_type_in_the_bundle_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.json").write_text('{"best_by": "val_bag_auroc"}')
+    (tmp_path / "all.json").touch()
     keys = {"learning_rate": 0.01, "encoder_name": "7", "network_def#radius": 2}
-    study = study_of("wsi", "slides", "out", "lists/all.json", "configs/abmil.json, mine.json", 1, keys)
+    study = study_of("wsi", "slides", "out", "all.json", "configs/abmil.json, mine.json", 1, keys)
     assert study.bundle.samefile(bundle("wsi"))
     assert (study.value_of("best_by"), study.value_of("learning_rate")) == ("val_bag_auroc", 0.01)
     run = Run("one", tmp_path / "out" / "one", study.datalist, "test", {"seed": 3})
@@ -157,7 +159,7 @@ def test_the_commands_are_those_that_one_would_type_in_the_bundle_folder(
         "--network_def#radius": "2",
         "--seed": "3",
         "--dataset_dir": f"{tmp_path}/slides",
-        "--datalist": f"{tmp_path}/lists/all.json",
+        "--datalist": f"{tmp_path}/all.json",
         "--ckpt_dir": f"{tmp_path}/out/one/models",
         "--output_dir": f"{tmp_path}/out/one",
     }

@@ -98,6 +98,7 @@ def test_candidates_are_sorted_and_those_that_failed_come_last(
 
 
 def test_keys_that_cannot_be_searched_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").touch()
     for grid, message in (
         ({"best_by": ["val_loss"]}, "seed, best_by and what is a flag of this command cannot be searched"),
         ({"learning_rate": [1]}, "cannot be searched: take it out"),
