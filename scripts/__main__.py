@@ -7,9 +7,11 @@ from pathlib import Path
 
 import fire
 
-from scripts.core.cli import Verbs, path_or_none, refuse_unknown
+from scripts.core.cli import Verbs, as_fire_reads, path_or_none, refuse_unknown
 from scripts.ct import cli as ct
 from scripts.engine.launch import one_line_errors
+from scripts.studies.crossval import crossval
+from scripts.studies.search import search
 from scripts.wsi import cli as wsi
 
 
@@ -88,14 +90,16 @@ def report(folder: str, bundle_root: str | None = None, ckpt_path: str | None = 
 
 VERBS: Verbs = {
     "convert": convert,
+    "crossval": crossval,
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},
     "deliver": deliver,
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
     "report": report,
+    "search": search,
 }
 
 
 if __name__ == "__main__":
     one_line_errors()
     refuse_unknown(sys.argv[1:], VERBS)
-    fire.Fire(VERBS, name="python -m scripts")
+    fire.Fire(VERBS, as_fire_reads(sys.argv[1:]), name="python -m scripts")

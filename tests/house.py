@@ -19,6 +19,7 @@ HOUSE: Mapping[str, str] = {
     "engine": "core networks",
     "weights": "core engine",
     "outputs": "core metrics engine",
+    "studies": "core datalist metrics engine outputs",
     "ct.dicom": "core",
     "ct": "core engine ct.dicom",
     "ct.outputs": "core outputs ct.dicom",
@@ -33,7 +34,7 @@ HOUSE: Mapping[str, str] = {
     "wsi.datalist": "core datalist wsi.features wsi.slides",
     "wsi.doctor": "core doctor wsi.features wsi.slides wsi.annotations wsi wsi.datalist",
     "wsi.cli": "core doctor wsi.datalist wsi.doctor",
-    "__main__": "core engine weights outputs ct.cli wsi.cli",
+    "__main__": "core engine weights outputs studies ct.cli wsi.cli",
 }
 TORCH_ALONE = ("networks", "losses")  # so that they can be lifted out, scripted and exported
 

@@ -40,8 +40,13 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
-        ("", "convert datalist doctor report"),
+        ("", "convert crossval datalist deliver doctor report search"),
         ("convert", "CHECKPOINT OUTPUT SA-DMIL torchmil --force --placement --heads"),
+        (
+            "crossval",
+            "WING FOLDER repeat_R summary.csv --output_dir --folds --repeats --jobs --config --datalist --seed",
+        ),
+        ("search", "WING FOLDER GRID best_by search.csv --random --jobs --config"),
         ("datalist ct", "FOLDER RSNA CQ500 labels.csv _check.json --labels --output --subtype --shares --seed"),
         ("datalist wsi", "FOLDER CLAM TRIDENT torchmil TCGA --by --splits --classes --annotations --slide_table"),
         ("report", "FOLDER summary.csv cross-validation --bundle_root --ckpt_path"),
@@ -64,6 +69,7 @@ def test_help_explains_each_verb(typed: Typed, capsys: pytest.CaptureFixture[str
         ("datalist wsi data --by=slide -z 3", "datalist wsi has no -z"),
         ("convert a b --xyzzy", "convert has no --xyzzy"),
         ("doctor ct a b c d", "doctor ct does not take so many words"),
+        ("search ct a b c d e f g h i j", "search does not take so many words"),
     ],
 )
 def test_what_a_verb_does_not_take_is_refused_before_it_runs(
@@ -95,6 +101,14 @@ def test_a_report_is_made_of_a_folder_with_results_and_of_no_other(
         typed("report", str(tmp_path), "--ckpt_path", "none.pt")
     typed("report", str(tmp_path), "--bundle_root", str(ROOT / "bundle" / "hemorrhage_ct_smooth_mil"))
     assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
+
+
+def test_a_study_refuses_a_key_that_no_config_has_before_it_begins(typed: Typed, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^--max_epoch is no key of train\.json, perhaps max_epochs: nothing would re"
+    ):
+        typed("crossval", "ct", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--max_epoch", "3")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -60,6 +60,9 @@ def load_bags(
             both = " and ".join(image if isinstance(image, str) else image[0] for image in (other, bag["image"]))
             raise InputError(f'{both} would both be named {bag["bag_id"]}: give each a "bag_id" of its own')
         checked.append(bag)
+    without = [bag["bag_id"] for bag in checked if "patient" not in bag]
+    if 0 < len(without) < len(checked):
+        raise InputError(f'{datalist}, "{section}" names no "patient" of {without[0]}: give every bag one, or none')
     return checked
 
 
@@ -108,6 +111,8 @@ def _checked_bag(
     if not isinstance(given, dict):
         raise InputError(f'{where} is {given!r}, not an object: give {{"image": ..., "label": ...}}')
     bag = {key: _with_folder(dataset_dir, key, value) for key, value in given.items() if value is not None}
+    if "patient" in bag:
+        bag["patient"] = str(bag["patient"])
     image = bag.get("image")
     paths = [image] if isinstance(image, str) else image
     if not (isinstance(paths, list) and paths and all(isinstance(path, str) for path in paths)):

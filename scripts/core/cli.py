@@ -29,7 +29,9 @@ def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:
     if isinstance(verb, Mapping) or {"-h", "--help"} & set(arguments):
         return  # Fire says which verbs there are, or what they take
     name = " ".join(typed[:place])
-    takes = list(inspect.signature(verb).parameters)
+    parameters = inspect.signature(verb).parameters.values()
+    takes = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    any_flag = len(takes) < len(parameters)  # the verb looks at the others itself
     bare = 0
     value = False  # the last flag may be followed by its value
     for argument in arguments:
@@ -39,7 +41,8 @@ def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:
             continue
         flag, equals, _ = argument.lstrip("-").replace("-", "_").partition("=")
         value = not equals
-        if flag not in takes and flag.removeprefix("no") not in takes and sum(one[0] == flag for one in takes) != 1:
+        known = flag in takes or any_flag
+        if not known and flag.removeprefix("no") not in takes and sum(one[0] == flag for one in takes) != 1:
             alike = difflib.get_close_matches(flag, takes, 1)
             raise InputError(
                 f"{name} has no {argument.partition('=')[0]}{f', perhaps --{alike[0]}' if alike else ''}: "
@@ -47,6 +50,12 @@ def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:
             )
     if bare > len(takes):
         raise InputError(f"{name} does not take so many words: python -m scripts {name} --help lists what it takes")
+
+
+def as_fire_reads(typed: Sequence[str]) -> list[str]:
+    """Put a wish for help behind `--`, or a verb that takes any flag would take it for one."""
+    wishes = [word for word in typed if word in ("-h", "--help")]
+    return [*(word for word in typed if word not in wishes), "--", "--help"] if wishes else list(typed)
 
 
 def path_or_none(given: object) -> Path | None:

@@ -84,7 +84,7 @@ def split(bags: Sequence[Bag], shares: Shares, seed: int) -> dict[str, list[Bag]
         by_patient: dict[str, list[Bag]] = defaultdict(list)
         for bag in bags:
             by_patient[bag.patient].append(bag)
-        for patients in _patients_by_class({name: {bag.label for bag in own} for name, own in by_patient.items()}):
+        for patients in patients_by_class({name: {bag.label for bag in own} for name, own in by_patient.items()}):
             patients.sort(key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
             drawn = iter(patients)
             for section, count in zip(SECTIONS, _whole_numbers(len(patients), shares), strict=True):
@@ -92,7 +92,7 @@ def split(bags: Sequence[Bag], shares: Shares, seed: int) -> dict[str, list[Bag]
     return {section: sorted(own, key=lambda bag: bag.bag_id) for section, own in sections.items()}
 
 
-def _patients_by_class(labels: Mapping[str, set[Label]]) -> Iterable[list[str]]:
+def patients_by_class(labels: Mapping[str, set[Label]]) -> Iterable[list[str]]:
     """Group patients by class; one of several counts for the highest number, or for the name that fewest have."""
     patients_with = Counter(label for own in labels.values() for label in own)
 

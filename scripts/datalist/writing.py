@@ -41,14 +41,21 @@ class DatalistRequest:
 class Entry(Protocol):
     """A bag that a datalist can hold."""
 
+    @property
+    def patient(self) -> str: ...
     def entry(self) -> dict[str, Any]: ...
 
 
 def as_text(sections: Mapping[str, Sequence[Entry]]) -> str:
-    """Return a datalist as JSON with one line per bag: with one per slice it would have a million."""
+    """Return a datalist as JSON with one line per bag: with one per slice it would have a million.
+
+    A patient is a number, which tells who belongs together and nothing else.
+    """
     lines = []
+    names = sorted({bag.patient for bags in sections.values() for bag in bags})
+    numbers = {name: str(number) for number, name in enumerate(names, start=1)}
     for section, bags in sections.items():
-        entries = ",".join(f"\n        {json.dumps(bag.entry())}" for bag in bags)
+        entries = ",".join(f"\n        {json.dumps({**bag.entry(), 'patient': numbers[bag.patient]})}" for bag in bags)
         lines.append(f"    {json.dumps(section)}: [{entries}\n    ]")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

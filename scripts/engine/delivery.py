@@ -26,6 +26,7 @@ from mlflow.entities import (
     RunTag,
 )  # fmt: skip
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.telemetry.client import set_telemetry_client
 from monai.utils import path_to_sqlite_uri
 
 from scripts.core.errors import InputError
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 def answer_within(seconds: int) -> None:
     """Have MLflow give up a server that does not answer, and tell its makers nothing, unless the user has set that."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    set_telemetry_client()  # MONAI has imported MLflow long before, which reads the variable then
     limits = {"TIMEOUT": seconds, "MAX_RETRIES": 1, "BACKOFF_FACTOR": 1, "BACKOFF_JITTER": 0}
     for name, value in limits.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", str(value))

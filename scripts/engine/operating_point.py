@@ -66,7 +66,7 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
     Args:
         target: "youden", "sensitivity 0.95" or "specificity 0.9"; of several classes the likeliest is called.
     """
-    rule, least = _parse(target)
+    _parse(target)
     bags = f"{len(labels)} validation bags"
     if logits.shape[1] > 1:
         if len(labels) < 2 * FEWEST:
@@ -84,6 +84,15 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
             origin=f"the default: on {bags} no scaling fits, as probabilities would fall where logits rise"
         )
     probability = 1 / (1 + np.exp(-(scaling[0] * logits[:, 0] + scaling[1])))
+    threshold, seen = choose_threshold(probability, positive, target)
+    of = f"{positive.sum()} positive and {(~positive).sum()} negative validation bags"
+    scaled = f"probability is sigmoid({scaling[0]:.3g} · logit {scaling[1]:+.3g})"
+    return OperatingPoint(threshold, scaling, f"{target} on {of}: {seen}; {scaled}")
+
+
+def choose_threshold(probability: np.ndarray, positive: np.ndarray, target: str) -> tuple[float, str]:
+    """Return the threshold that meets a target on labelled bags, (bags,) each, and in words what was seen there."""
+    rule, least = _parse(target)
     cuts = np.unique(probability)
     cuts = np.concatenate([cuts[:1] / 2, (cuts[:-1] + cuts[1:]) / 2, (cuts[-1:] + 1) / 2])  # around and between all
     called = probability > cuts[:, None]  # [cuts, bags]
@@ -93,10 +102,7 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
     else:
         kept, other = (sensitivity, specificity) if rule == "sensitivity" else (specificity, sensitivity)
         best = max(np.flatnonzero(kept >= least - 1e-9).tolist(), key=lambda cut: (other[cut], kept[cut]))
-    of = f"{positive.sum()} positive and {(~positive).sum()} negative validation bags"
-    seen = f"sensitivity {sensitivity[best]:.3g}, specificity {specificity[best]:.3g} there"
-    scaled = f"probability is sigmoid({scaling[0]:.3g} · logit {scaling[1]:+.3g})"
-    return OperatingPoint(float(cuts[best]), scaling, f"{target} on {of}: {seen}; {scaled}")
+    return float(cuts[best]), f"sensitivity {sensitivity[best]:.3g}, specificity {specificity[best]:.3g} there"
 
 
 def _parse(target: str) -> tuple[str, float]:

@@ -3,6 +3,7 @@
 """Networks: encoders, aggregators and their compositions. They import torch alone."""
 
 from scripts.networks.encoders import FeatureProjection, Features, SliceCNN
+from scripts.networks.ensemble import Ensemble
 from scripts.networks.graph import Graph, build_graph
 from scripts.networks.hmil import HMIL
 from scripts.networks.mil import BagPrediction, MILNetwork
@@ -22,6 +23,7 @@ __all__ = [
     "HMIL",
     "AttentionPool",
     "BagPrediction",
+    "Ensemble",
     "FeatureProjection",
     "Features",
     "GatedAttentionPool",

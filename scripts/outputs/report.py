@@ -154,7 +154,7 @@ class CohortReport:
         rows = [_summary_row(result) for result in results]
         for status, reasons in ((FAILED, outcomes.failures), (EMPTY, outcomes.empty)):
             rows += [{"bag_id": bag_id, "status": status, "error": reasons[bag_id]} for bag_id in sorted(reasons)]
-        _write_table(self.output_dir / "summary.csv", dict.fromkeys(name for row in rows for name in row), rows)
+        write_table(self.output_dir / "summary.csv", dict.fromkeys(name for row in rows for name in row), rows)
         if self.instance_table and results:
             _write_instances(self.output_dir / "instances.csv", results)
         else:
@@ -178,7 +178,8 @@ def _of_all_ranks(own: Outcomes) -> Outcomes:
     )
 
 
-def _write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a csv whole or not at all."""
     with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
@@ -192,7 +193,7 @@ def _write_instances(path: Path, results: Sequence[BagResult]) -> None:
     columns = dict.fromkeys(name for rows in examples for row in rows for name in row)
     rows = ((result.bag_id, row) for result in results for row in instance_rows(result))
     full = ({"bag_id": bag_id, **row, "flagged": int(row["flagged"])} for bag_id, row in rows)
-    _write_table(path, ["bag_id", *columns], full)
+    write_table(path, ["bag_id", *columns], full)
 
 
 def _failures_line(failures: Mapping[str, str], others: int) -> str:

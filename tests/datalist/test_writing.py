@@ -20,12 +20,13 @@ class Request(DatalistRequest):
 @dataclass(frozen=True)
 class Bag:
     bag_id: str
+    patient: str
 
     def entry(self) -> dict[str, Any]:
         return {"bag_id": self.bag_id, "image": ["a/1.dcm", "ä/2.dcm"]}
 
 
-SECTIONS = {"training": [Bag("s1"), Bag("s2")], "validation": [], "test": [Bag("s3")]}
+SECTIONS = {"training": [Bag("s1", "Jane"), Bag("s2", "Ann")], "validation": [], "test": [Bag("s3", "Jane")]}
 COUNTS = {"training": {"slices": 752803.0, "prevalence": 0.1434}, "total": {"slices": 12345678.0, "prevalence": 1}}
 
 
@@ -40,7 +41,9 @@ def checked(request: Request, leaks: bool = False) -> str:
 def test_a_datalist_is_written_with_its_check(tmp_path: Path) -> None:
     summary = checked(Request(folder=tmp_path, seed=3))
     text = (tmp_path / "datalist.json").read_text()
-    assert json.loads(text) == {name: [bag.entry() for bag in bags] for name, bags in SECTIONS.items()}
+    numbers = {"Ann": "1", "Jane": "2"}  # no more is told of a patient
+    expected = {name: [{**bag.entry(), "patient": numbers[bag.patient]} for bag in SECTIONS[name]] for name in SECTIONS}
+    assert json.loads(text) == expected
     lines = [line.strip(" ,") for line in text.splitlines() if "bag_id" in line]
     assert [json.loads(line)["bag_id"] for line in lines] == ["s1", "s2", "s3"]  # a line for each
     check = json.loads((tmp_path / "datalist_check.json").read_text())

@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several trained networks of one architecture as one network, such as those of the folds of a cross-validation."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from scripts.networks.graph import Graph
+from scripts.networks.mil import BagNetwork, BagPrediction
+
+
+class Ensemble(BagNetwork):
+    """The mean of its members: of their calibrated logits, slope · logit + intercept, of their scores and attention.
+
+    Args:
+        kind: What every member is, a network with `predict`.
+        members: How many there are.
+        parts: The arguments of a member, by name. They stand beside `kind`, so that a config in which one part of a
+            network refers to another, as `@network_def#encoder.out_features`, reads the same for an ensemble of it.
+    """
+
+    def __init__(self, kind: Callable[..., nn.Module], members: int, **parts: Any) -> None:
+        super().__init__()
+        if members < 1:
+            raise ValueError(f"an ensemble of {members} networks: give 1 or more")
+        member: Any = kind(**parts)
+        self.slots: Optional[int] = getattr(member, "slots", None)
+        self.spatial_dims = int(getattr(member, "spatial_dims", 0))
+        self.members = nn.ModuleList([member, *(copy.deepcopy(member) for _ in range(members - 1))])
+        self.slope: Tensor
+        self.intercept: Tensor
+        self.register_buffer("slope", torch.ones(members))
+        self.register_buffer("intercept", torch.zeros(members))
+
+    def __prepare_scriptable__(self) -> "Ensemble":
+        """Give TorchScript a copy: it replaces the members, and mistakes others for those that are no longer there."""
+        plain = copy.deepcopy(self)
+        plain.replaced = tuple(plain.members)  # type: ignore[assignment]
+        return plain
+
+    @torch.jit.export
+    def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:
+        """Predict bags; the arguments are those of `forward`."""
+        logits: list[Tensor] = []
+        scores: list[Tensor] = []
+        attention: list[Tensor] = []
+        graph: list[Graph] = []
+        for k, member in enumerate(self.members):
+            prediction = member.predict(image, coords, mask)  # type: ignore[operator]
+            logits.append(self.slope[k] * prediction.logits + self.intercept[k])
+            scores.append(prediction.scores)
+            attention.append(prediction.attention)
+            graph.append(prediction.graph)
+        means = [torch.stack(each).mean(dim=0) for each in (logits, scores, attention)]
+        return BagPrediction(means[0], means[1], means[2], graph[0])  # whose neighbours are the same for all

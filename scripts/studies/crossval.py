@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m scripts crossval`: folds by patient, a real training and evaluation of each, and their figures pooled."""
+
+import hashlib
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine
+
+from scripts.core.bags import load_bags
+from scripts.core.errors import InputError
+from scripts.core.files import sha256_of, write_whole
+from scripts.core.record import BagResult
+from scripts.datalist.split import patients_by_class
+from scripts.datalist.tables import SECTIONS
+from scripts.engine.operating_point import read_operating_point
+from scripts.metrics.figures import Interval
+from scripts.metrics.summary import cohort_metrics
+from scripts.outputs.report import LOGGED, CohortReport
+from scripts.outputs.results import read_results
+from scripts.studies.ensemble import write_ensemble
+from scripts.studies.runs import Run, Study, at_least, perform, refuse_failures, study_of
+
+INNER_PARTS = 5  # of what a fold trains with, one part is its validation section
+ORIGIN = "that of each fold's own network, chosen on the fold's validation bags"
+
+
+def crossval(
+    wing: str,
+    folder: str,
+    output_dir: str = "crossval",
+    folds: int = 5,
+    repeats: int = 1,
+    jobs: int = 1,
+    config: str | None = None,
+    datalist: str | None = None,
+    seed: int = 0,
+    **overrides: Any,
+) -> None:
+    """Cross-validate a training: every bag is predicted by a network that saw none of its patient.
+
+    The bags are those of the sections training and validation; the test section stays closed. Each fold is a run of
+    train.json and one of evaluate.json, in OUTPUT_DIR/repeat_R/fold_K with its datalist, model, results and log; of the
+    bags that it trains with a fifth, by patient, stops it early and sets its operating point. Any other flag is a key
+    of these configs, such as --max_epochs 20. Given again after an interruption, the command does what is left.
+
+    OUTPUT_DIR/metrics.json has each figure over all bags, out of fold, and its mean and deviation over the folds;
+    summary.csv and instances.csv the predictions of the first repeat; models/model.pt is the ensemble of all networks.
+
+    Args:
+        wing: ct or wsi.
+        folder: the --dataset_dir of training.
+        output_dir: folder of the study.
+        folds: into how many parts the patients of each class are dealt.
+        repeats: how often, each time anew.
+        jobs: folds at a time, which share the cores.
+        config: configs behind train.json, such as "on_features.json,smap.json"; of the bundle, or files of your own.
+        datalist: by default FOLDER/datalist.json.
+        seed: of the folds and of the trainings.
+    """
+    for value, least, flag in ((folds, 2, "folds"), (repeats, 1, "repeats"), (seed, 0, "seed")):
+        at_least(value, least, flag)
+    study = study_of(wing, folder, output_dir, datalist, config, jobs, overrides)
+    bags = read_bags(study.datalist, study.dataset_dir)
+    runs = [
+        Run(f"repeat {repeat} fold {fold}", path, path / "datalist.json", "test", {"seed": seed + number})
+        for number, (repeat, fold) in enumerate((r, k) for r in range(1, repeats + 1) for k in range(1, folds + 1))
+        for path in [study.output_dir / f"repeat_{repeat}" / f"fold_{fold}"]
+    ]
+    sections = [each for repeat in range(repeats) for each in fold_sections(bags, folds, f"{seed} {repeat}")]
+    study.keep_settings("crossval", datalist_sha256=sha256_of(study.datalist), folds=folds, seed=seed)
+    for run, own in zip(runs, sections, strict=True):
+        lists = {name: [bag.entry for bag in listed] for name, listed in own.items()}
+        write_whole(run.datalist, json.dumps(lists, indent=1) + "\n")
+    refuse_failures(perform(study, runs, _figures_of), len(runs))
+    print(pool(study, [runs[first : first + folds] for first in range(0, len(runs), folds)]))
+
+
+@dataclass(frozen=True)
+class LabelledBag:
+    """A bag as the datalist has it, and what a split needs to know of it."""
+
+    bag_id: str
+    label: str
+    patient: str
+    entry: dict[str, Any]
+
+
+def read_bags(datalist: Path, dataset_dir: Path) -> list[LabelledBag]:
+    """Return the bags of the sections training and validation; without a `patient` each is one of its own."""
+    bags: dict[str, LabelledBag] = {}
+    for section, names in _names_in_sections(datalist).items():
+        for bag in load_bags(str(datalist), section, str(dataset_dir), class_names=names):
+            label = names[bag["label"]] if names else str(bag["label"])
+            if bag["bag_id"] in bags:
+                raise InputError(f'{datalist} has two bags {bag["bag_id"]}: give each a "bag_id" of its own')
+            bags[bag["bag_id"]] = LabelledBag(bag["bag_id"], label, bag.get("patient", bag["bag_id"]), bag)
+    patients = len({bag.patient for bag in bags.values()})
+    stated = "" if any("patient" in bag.entry for bag in bags.values()) else ', as the datalist states no "patient"'
+    print(f"{len(bags)} bags of {patients} patients{stated}; the test section is not opened", flush=True)
+    return list(bags.values())
+
+
+def _names_in_sections(datalist: Path) -> dict[str, list[str] | None]:
+    """The sections that have bags, and how these name their classes; None where they are 0 and 1."""
+    try:
+        content = json.loads(datalist.read_text())
+        labels = {name: {str(bag.get("label")) for bag in content[name]} for name in SECTIONS[:2] if content.get(name)}
+    except (OSError, ValueError, AttributeError, TypeError):
+        labels = {}
+    every = set().union(*labels.values()) - {"None"}
+    names = None if every <= {"0", "1"} else sorted(every)
+    return dict.fromkeys(labels or SECTIONS[:1], names)  # `load_bags` tells what is wrong
+
+
+def fold_sections(bags: Sequence[LabelledBag], folds: int, seed: str) -> list[dict[str, list[LabelledBag]]]:
+    """Return the datalist of each fold: its bags are the test section, one part of the others the validation."""
+    few = min(
+        Counter(label for label, _ in {(bag.label, bag.patient) for bag in bags}).items(), key=lambda item: item[1]
+    )
+    if few[1] < folds:
+        raise InputError(f"the label {few[0]} has {few[1]} patients, fewer than {folds} folds: give fewer --folds")
+    found = []
+    parts = deal(bags, folds, seed)
+    for fold, held_out in enumerate(parts):
+        others = [bag for number, part in enumerate(parts) if number != fold for bag in part]
+        inner = deal(others, INNER_PARTS, seed)
+        validation = max(inner, key=lambda part: len({bag.label for bag in part}))
+        training = [bag for part in inner if part is not validation for bag in part]
+        found.append(dict(zip(SECTIONS, (training, validation, held_out), strict=True)))
+    return found
+
+
+def deal(bags: Sequence[LabelledBag], parts: int, seed: str) -> list[list[LabelledBag]]:
+    """Put each patient into one part, so that the bags of every class are spread alike."""
+    by_patient: dict[str, list[LabelledBag]] = defaultdict(list)
+    for bag in bags:
+        by_patient[bag.patient].append(bag)
+    dealt: list[list[LabelledBag]] = [[] for _ in range(parts)]
+    for patients in patients_by_class({name: {bag.label for bag in own} for name, own in by_patient.items()}):
+        patients.sort(key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+        patients.sort(key=lambda name: -len(by_patient[name]))  # those of many bags first, as the others fill up
+        of_class = [0] * parts
+        for name in patients:
+            part = min(range(parts), key=lambda k: (of_class[k], len(dealt[k])))
+            of_class[part] += len(by_patient[name])
+            dealt[part] += by_patient[name]
+    return dealt
+
+
+def _figures_of(run: Run) -> str:
+    metrics = json.loads((run.results / "metrics.json").read_text())
+    figures = [
+        f"{name} {metrics[name]['value']:.3f}" for name in LOGGED if metrics.get(name, {}).get("value") is not None
+    ]
+    return f"{', '.join(figures)} of {metrics['bags']} bags"
+
+
+def out_of_fold(runs: Sequence[Run]) -> list[BagResult]:
+    """Return the results of all folds of a repeat; their logits are calibrated, each by the scaling of its fold."""
+    results = []
+    for run in runs:
+        slope, intercept = read_operating_point(str(run.model)).scaling
+        for result in read_results(run.results):
+            calibrated = tuple(slope * logit + intercept for logit in result.logits)
+            results.append(replace(result, logits=calibrated, threshold_origin=ORIGIN))
+    return sorted(results, key=lambda result: result.bag_id)
+
+
+def pool(study: Study, repeats: Sequence[Sequence[Run]]) -> str:
+    """Write the figures of all folds together, and the ensemble of their networks; return a table for the screen."""
+    pooled = [out_of_fold(runs) for runs in repeats]
+    of_repeats = [cohort_metrics(results) for results in pooled]
+    of_folds = [json.loads((run.results / "metrics.json").read_text()) for runs in repeats for run in runs]
+    figures = {  # an interval is that of one repeat: all repeats have the same bags
+        name: Interval(*np.mean([metrics[name] for metrics in of_repeats], axis=0).tolist()) for name in of_repeats[0]
+    }
+    spread = {}
+    for name in figures:
+        known = [value for one in of_folds if (value := one.get(name, {}).get("value")) is not None]
+        spread[name] = {
+            "mean": float(np.mean(known or np.nan)),
+            "sd": float(np.std(known, ddof=1)) if known[1:] else 0.0,
+        }
+    _write_cohort(study.output_dir, pooled[0])
+    path = study.output_dir / "metrics.json"
+    content = {**json.loads(path.read_text()), "threshold": None}
+    content |= {name: _rounded(figure._asdict()) for name, figure in figures.items()}
+    content["over_folds"] = {"folds": len(repeats[0]), "repeats": len(repeats)}
+    content["over_folds"] |= {name: _rounded(each) for name, each in spread.items()}
+    write_whole(path, json.dumps(content, indent=4) + "\n")
+    told = write_ensemble(study, [run for runs in repeats for run in runs], pooled)
+    rows = [
+        f"{name:<36}{figure.value:7.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+        f"{spread[name]['mean']:10.3f} ± {spread[name]['sd']:.3f}"
+        for name, figure in figures.items()
+    ]
+    heading = f"{'':<36}{'pooled, with 95 % interval':<24} mean ± SD of {len(of_folds)} folds"
+    return "\n".join([heading, *rows, told, f"written to {study.output_dir}"])
+
+
+def _write_cohort(folder: Path, results: Sequence[BagResult]) -> None:
+    """Write the tables of an evaluation."""
+    engine = Engine(lambda _, batch: [{"result": result} for result in batch])
+    CohortReport(str(folder), instance_table=any(len(result.scores) for result in results)).attach(engine)
+    engine.run([list(results)])
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float | None]:
+    return {key: None if math.isnan(value) else round(value, 6) for key, value in values.items()}  # NaN is not JSON

@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The networks of all folds as one model.pt, which inference, evaluation and export take as any other."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.core.files import sha256_of, whole_file, write_whole
+from scripts.core.record import BagResult
+from scripts.engine.operating_point import (
+    FEWEST,
+    OperatingPoint,
+    choose_threshold,
+    operating_file,
+    read_operating_point,
+)
+from scripts.engine.provenance import origin_file
+from scripts.studies.runs import Run, Study
+
+
+def write_ensemble(study: Study, runs: Sequence[Run], repeats: Sequence[Sequence[BagResult]]) -> str:
+    """Write models/model.pt with what describes it and its operating point beside it; return what is told of it.
+
+    Args:
+        study: in whose folder they are written.
+        runs: whose networks become the members.
+        repeats: the out-of-fold results of each repeat, with calibrated logits.
+    """
+    path = study.output_dir / "models" / "model.pt"
+    first = json.loads(origin_file(runs[0].model).read_text())
+    network = first["config"].get("network_def")
+    if not isinstance(network, Mapping):
+        return "no ensemble is written: the network is given as an object, which no file describes"
+    with whole_file(path) as beside:
+        torch.save(_member_weights(runs), beside)
+    config = {**first["config"], "network_def": ensemble_of(network, len(runs))}
+    write_whole(origin_file(path), json.dumps({**first, "config": config}, indent=4) + "\n")
+    point = _operating_point(repeats, str(study.value_of("operating_target")))
+    content = {**point._asdict(), "weights_sha256": sha256_of(path)}
+    write_whole(operating_file(path), json.dumps(content, indent=4) + "\n")
+    return f"{path} is the ensemble of {len(runs)} networks; {point.origin}"
+
+
+def ensemble_of(network: Mapping[str, Any], members: int) -> dict[str, Any]:
+    """Return the config of an ensemble of networks; the parts of a member stay where references to them lead."""
+    parts = {key: value for key, value in network.items() if key not in ("_target_", "_desc_")}
+    kind = {"_target_": network["_target_"], "_mode_": "callable"}
+    return {"_target_": "scripts.networks.Ensemble", "kind": kind, "members": members, **parts}
+
+
+def _member_weights(runs: Sequence[Run]) -> dict[str, torch.Tensor]:
+    """The state_dict of the ensemble."""
+    scalings = torch.tensor([read_operating_point(str(run.model)).scaling for run in runs])  # [members, 2]
+    weights = {"slope": scalings[:, 0].clone(), "intercept": scalings[:, 1].clone()}
+    for number, run in enumerate(runs):
+        member = torch.load(run.model, map_location="cpu", weights_only=True)
+        weights |= {f"members.{number}.{name}": value for name, value in member.items()}
+    return weights
+
+
+def _operating_point(repeats: Sequence[Sequence[BagResult]], target: str) -> OperatingPoint:
+    """A threshold for the mean of calibrated logits, which needs no scaling, chosen on bags out of fold."""
+    logits = np.mean([[result.logits for result in results] for results in repeats], axis=0)  # [bags, classes]
+    bags = f"{len(logits)} bags, each by the networks that did not see its patient"
+    if logits.shape[1] > 1:
+        return OperatingPoint(origin="the likeliest class is called; every member has a temperature of its own")
+    positive = np.array([result.label_positive for result in repeats[0]], dtype=bool)
+    if min(positive.sum(), (~positive).sum()) < FEWEST:
+        return OperatingPoint(origin=f"the default: {bags}, are too few of one kind to choose on")
+    threshold, seen = choose_threshold(1 / (1 + np.exp(-logits[:, 0])), positive, target)
+    return OperatingPoint(threshold, origin=f"{target} on {bags}: {seen}")

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m scripts search`: one training for each combination of keys, compared on the validation bags."""
+
+import json
+import math
+import random as draws
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.core.errors import InputError
+from scripts.core.files import sha256_of
+from scripts.core.record import BagResult
+from scripts.outputs.report import LOGGED, write_table
+from scripts.outputs.results import read_results
+from scripts.studies.runs import Run, at_least, perform, refuse_failures, study_of
+
+MOST = 1000  # trainings that nobody asks for by mistake
+
+
+def search(
+    wing: str,
+    folder: str,
+    grid: str,
+    output_dir: str = "search",
+    random: int | None = None,
+    jobs: int = 1,
+    config: str | None = None,
+    datalist: str | None = None,
+    seed: int = 0,
+    **overrides: Any,
+) -> None:
+    """Search for the settings of a training that are best on the validation section; the test section stays closed.
+
+    GRID is a JSON file of keys and the values to try, such as {"learning_rate": [0.001, 0.0001],
+    "network_def#aggregator#alpha": [0.3, 0.5, 0.7]}. Each combination is a run of train.json on the training section
+    and one of evaluate.json on the validation section, in OUTPUT_DIR/candidate_N. They are compared by the key best_by,
+    of the epoch that was kept. Any other flag is a key for all of them. Given again after an interruption, the command
+    does what is left. OUTPUT_DIR/search.csv has a row for each, the best first.
+
+    Args:
+        wing: ct or wsi.
+        folder: the --dataset_dir of training.
+        grid: the JSON file.
+        output_dir: folder of the study.
+        random: try so many of the combinations, drawn by the seed; by default all.
+        jobs: trainings at a time, which share the cores.
+        config: configs behind train.json, such as "on_features.json,smap.json"; of the bundle, or files of your own.
+        datalist: by default FOLDER/datalist.json.
+        seed: of the trainings and of the draw.
+    """
+    at_least(seed, 0, "seed")
+    tried = read_grid(Path(str(grid)))
+    candidates = choose_candidates(tried, random, seed)
+    keys = {**dict.fromkeys(tried), **overrides}
+    if "best_by" in tried or "seed" in tried or tried.keys() & overrides.keys():
+        raise InputError(f"{grid}: seed, best_by and what is a flag of this command cannot be searched: take it out")
+    study = replace(study_of(wing, folder, output_dir, datalist, config, jobs, keys), keys=overrides)
+    study.keep_settings("search", datalist_sha256=sha256_of(study.datalist), grid=tried, random=random, seed=seed)
+    runs = [
+        Run(path.name, path, study.datalist, "validation", {**own, "seed": seed})
+        for number, own in candidates.items()
+        for path in [study.output_dir / f"candidate_{number}"]
+    ]
+    best_by = str(study.value_of("best_by"))
+    failures = perform(study, runs, lambda run: f"{best_by} {figures_of(run, best_by)[best_by]:.4g}")
+    figures = {run.name: {} if run.name in failures else figures_of(run, best_by) for run in runs}
+    sign = 1 if best_by == "val_loss" else -1
+    runs.sort(key=lambda run: sign * figures[run.name].get(best_by, sign * math.inf))
+    rows = [{"candidate": run.name, **{key: run.keys[key] for key in tried}, **figures[run.name]} for run in runs]
+    path = study.output_dir / "search.csv"
+    write_table(path, dict.fromkeys(name for row in rows for name in row), rows)
+    print(path.read_text(), end="")
+    if len(failures) < len(runs):
+        print(f"best by {best_by} on the validation bags: {runs[0].model}, trained in {study.bundle} by")
+        print(shlex.join(["python", *study.command(runs[0])[1:]]))
+        print("The test section was not opened. Evaluate the best there, once: the best of several looks better here.")
+    print(f"written to {path}")
+    refuse_failures(failures, len(runs))
+
+
+def read_grid(path: Path) -> dict[str, list[Any]]:
+    """Return key → the values to try."""
+    try:
+        grid = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no JSON file that can be read ({error}): give one with keys and values") from error
+    if not isinstance(grid, dict) or not grid or not all(isinstance(tried, list) and tried for tried in grid.values()):
+        raise InputError(f'{path} does not list values to try: write {{"learning_rate": [0.001, 0.0001]}}')
+    return grid
+
+
+def choose_candidates(grid: Mapping[str, Sequence[Any]], random: int | None, seed: int) -> dict[int, dict[str, Any]]:
+    """Return all combinations of a grid by their number from 1, or as many of them as are drawn."""
+    total = math.prod(map(len, grid.values()))
+    numbers: Sequence[int] = range(total)
+    if random is not None:
+        at_least(random, 1, "random")
+        numbers = sorted(draws.Random(seed).sample(numbers, min(random, total)))
+    if len(numbers) > MOST:
+        raise InputError(f"the grid has {total} combinations: leave some values out, or draw some with --random N")
+    candidates = {}
+    for number in numbers:
+        rest, own = number, {}
+        for key, tried in grid.items():
+            rest, place = divmod(rest, len(tried))
+            own[key] = tried[place]
+        candidates[number + 1] = own
+    return candidates
+
+
+def figures_of(run: Run, best_by: str) -> dict[str, float]:
+    """Return what a network is compared by, and what else is told of it."""
+    metrics = json.loads((run.results / "metrics.json").read_text())
+    name = best_by.removeprefix("val_")
+    wanted = cross_entropy(read_results(run.results)) if name == "loss" else metrics.get(name, {}).get("value")
+    if wanted is None:
+        raise InputError(f"best_by is {best_by}, which the evaluation does not have: give val_loss or val_bag_auroc")
+    return {best_by: wanted, **{name: metrics[name]["value"] for name in LOGGED if name in metrics and name != best_by}}
+
+
+def cross_entropy(results: Sequence[BagResult]) -> float:
+    """Return the mean cross-entropy of logits as the network gives them, which is val_loss."""
+    logits = np.array([result.logits for result in results])  # [bags, classes]
+    labels = np.array([result.label for result in results])
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    return float((np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]).mean())
