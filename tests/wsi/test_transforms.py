@@ -14,10 +14,10 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from PIL import Image
 
 from scripts.core.errors import EmptyBagError, InputError
+from scripts.engine.batches import collate_bags, one_bag
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import read_header
 from scripts.wsi.reader import read_blocks
-from scripts.wsi.transforms import collate_bags, one_bag
 from tests.wsi import foreign_features as foreign
 from tests.wsi.foreign_features import CELLS, DIMENSION, PITCH, in_blocks, load, some_features, tissue, write_cells
 from tests.wsi.slide_files import glass, write_slide
