@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class BagDataset(PersistentDataset):
-    """A PersistentDataset that, without a `cache_dir`, can hold its bags in memory as the first random transform finds them."""
+    """A PersistentDataset that can hold its bags in memory, as the first random transform finds them.
+
+    With a `cache_dir` it holds none: they lie there.
+    """
 
     held: list[dict[Hashable, Any]] | None = None
 
@@ -48,8 +51,12 @@ class BagDataset(PersistentDataset):
     def _transform(self, index: int) -> Any:
         if self.held is None:
             return super()._transform(index)
-        # a random transform may write into what it is given
-        return self._post_transform(deepcopy(self.held[index])) if self.draws else dict(self.held[index])
+        bag = self.held[index]
+        if not self.draws:
+            return dict(bag)
+        # a random transform may write into what it is given; torch's own deepcopy takes ten times as long
+        copied = {key: value.clone() if isinstance(value, Tensor) else deepcopy(value) for key, value in bag.items()}
+        return self._post_transform(copied)
 
     def hold(self, what: str, num_workers: int = 0) -> None:
         """Read all bags and keep them, if they take no more than half of the free memory; else keep none.
