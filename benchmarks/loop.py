@@ -33,7 +33,7 @@ class Turns:
     reading, batches, steps, the log, MLflow and the state to resume from.
 
     Args:
-        keys: Of the config, from which the bare epochs have a network, loss and optimizer of their own.
+        config: Of the training, from which the bare epochs have a network, loss and optimizer of their own.
     """
 
     def __init__(self, config: ConfigParser) -> None:
@@ -75,24 +75,25 @@ class Turns:
         return time.perf_counter()
 
 
-def profile(
-    folder: str, task: str, bags: int, instances: int, columns: int, epochs: int, **keys: Any
-) -> dict[str, Any]:
+def loop_profile(folder: str, cohorts: Mapping[str, tuple[str, int, int, int]], epochs: int) -> dict[str, Any]:
+    """What `turns` tells of cohorts: name → the bundle, bags, instances of one, features of each."""
+    return {name: turns(Path(folder) / cohort[0], *cohort, epochs) for name, cohort in cohorts.items()}
+
+
+def turns(home: Path, task: str, bags: int, instances: int, columns: int, epochs: int) -> dict[str, Any]:
     """Seconds of each epoch but the first, of the bare ones between them, and the ratio of their medians."""
-    home = Path(folder)
     if not home.exists():
         write_cohort(home, task, bags, instances, columns)
     places = {"dataset_dir": str(home), "ckpt_dir": str(home / "out"), "output_dir": str(home / "out")}
     places["bundle_root"] = str(ROOT / "bundle" / BUNDLES[task])
-    settings = {**places, "in_features": columns, "max_epochs": epochs + 1, "val_interval": 0, **keys}
-    turns = Turns(_config(task, settings))
+    settings = {**places, "in_features": columns, "max_epochs": epochs + 1, "val_interval": 0}
+    clock = Turns(_config(task, settings))
     trainer = _config(task, settings).get_parsed_content("train#trainer")
-    turns.attach(trainer)
+    clock.attach(trainer)
     trainer.run()
-    seconds = {name: each[1:] for name, each in turns.seconds.items()}  # the first reads the files
+    seconds = {name: each[1:] for name, each in clock.seconds.items()}  # the first warms up
     middle = {name: median(each) for name, each in seconds.items()}
-    first = turns.seconds["epoch"][0]
-    return {"bags": bags, "first": first, **seconds, "ratio": middle["epoch"] / middle["bare"]}
+    return {"bags": bags, **seconds, "ratio": middle["epoch"] / middle["bare"]}
 
 
 def _config(task: str, settings: Mapping[str, Any]) -> ConfigParser:
