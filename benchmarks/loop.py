@@ -118,8 +118,10 @@ def write_cohort(home: Path, task: str, bags: int, instances: int, columns: int)
             write_slice_features(path, SliceFeatures(features, 5.0 * np.arange(count), uids, about, "noise", "{}"))
         else:
             coords = Level0Coords(tissue(count).T.numpy() * PITCH)
-            size = tuple(int(side) for side in coords.max(axis=0) + PITCH)
-            write_features(path, PatchFeatures(features, coords, PITCH, PITCH, None, "noise", path.stem, size))
+            width, height = (int(side) for side in coords.max(axis=0) + PITCH)
+            write_features(
+                path, PatchFeatures(features, coords, PITCH, PITCH, None, "noise", path.stem, (width, height))
+            )
         datalist.append({"image": path.name, "label": number % 2})
     sections = {"training": datalist, "validation": datalist[:2]}
     (home / "datalist.json").write_text(json.dumps(sections))

@@ -28,6 +28,7 @@ from scripts.core.errors import InputError
 
 SHARE = 0.5  # of the free memory, for bags
 TELLING = 8  # bags from whose size that of all is estimated
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as it sees itself
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +118,8 @@ def free_memory() -> int:
     except (OSError, ValueError):  # no Linux
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     own = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
-        path = Path("/sys/fs/cgroup") / limit
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2 and 1
+        path = CONTROL_GROUP / limit
         if path.is_file() and (allowed := path.read_text().strip()).isdigit():
             free = min(free, max(0, int(allowed) - own))
     return free
@@ -134,7 +135,7 @@ def collate_bags(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
     return {key: _in_a_batch([bag[key] for bag in bags]) for key in bags[0]}
 
 
-def _in_a_batch(values: Sequence[Any]) -> Any:
+def _in_a_batch(values: list[Any]) -> Any:
     if not isinstance(values[0], Tensor) or values[0].ndim < 2:  # it has no instances
         return default_collate(values)
     longest = max(value.shape[-1] for value in values)
