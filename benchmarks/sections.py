@@ -301,6 +301,40 @@ def wsi(runner: Runner) -> Section:
     )
 
 
+def loop(runner: Runner) -> Section:
+    few = 8 if runner.quick else None
+    cohorts = {  # bundle, bags, instances of one, features of each
+        "head CT on features, batches of 8": ("ct", few or 400, 34, 1152),
+        "slides, one by one": ("wsi", few or 200, 400, 1024),
+    }
+    rounds, epochs = (1, 1) if runner.quick else (runner.rounds, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"folder": folder, "cohorts": cohorts, "epochs": epochs}
+        processes = [runner.figures("loop_profile", module="loop", **options) for _ in range(rounds)]
+    rows = [
+        [name, *(spread([median(run[name][what]) for run in processes]) for what in ("epoch", "bare"))]
+        for name in cohorts
+    ]
+    return Section(
+        "loop",
+        "The loop of a training",
+        "`train.json` of both bundles (head CT with `on_features.json`): an epoch as it is run, with its seeds, bags, "
+        "log, MLflow and the state to resume from, but without validation. Bare is forward, loss, backward and step of "
+        "the same network on the same batches, which are ready. Bare epochs and others take turns in one process, the "
+        "first of each untimed. Bags of noise: "
+        + " and ".join(f"{bags} of about {n} × {columns}" for _, bags, n, columns in cohorts.values())
+        + ".",
+        runner.quick,
+        runner.where(),
+        [
+            Target(f"{name}: an epoch / bare", median(run[name]["ratio"] for run in processes), 1.5, "×")
+            for name in cohorts
+        ],
+        [Table(["training", "epoch, median (fastest to slowest process)", "bare"], rows)],
+        {"processes": processes},
+    )
+
+
 def _smtap_operations(n: int, columns: int, layers: int = 2, expansion: int = 4) -> dict[str, float]:
     """Of the matrix products alone. Backward, a linear layer costs twice its forward pass; attention, which keeps no
     N×N table, makes five products where it made two."""
@@ -411,6 +445,7 @@ SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "streaming": streaming,
     "ct": ct,
     "wsi": wsi,
+    "loop": loop,
     "growth": growth,
     "gpu": gpu,
 }

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from benchmarks.bags import features, tissue
 from scripts.core.units import Level0Coords, Level0Pixels
+from scripts.engine.batches import one_bag
 from scripts.engine.evaluator import BagInferer, StreamingInferer
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from scripts.wsi.reader import FeatureReader, read_blocks
-from scripts.wsi.transforms import PatchBagd, PatchBlocksd, one_bag
+from scripts.wsi.transforms import PatchBagd, PatchBlocksd
 
 PITCH = 256
 Runs = dict[str, Callable[[], object]]

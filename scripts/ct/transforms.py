@@ -163,7 +163,7 @@ class RandSliceDropd(Randomizable, Transform):
         most = max(0, min(int(self.slice_drop * data), data - self.at_least))
         every_other = np.arange(self.R.randint(2), data, 2)
         dropped = self.R.choice(every_other, self.R.randint(most + 1), replace=False)
-        self.kept = np.setdiff1d(np.arange(data), dropped)
+        self.kept = np.delete(np.arange(data), dropped)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         bag = dict(data)

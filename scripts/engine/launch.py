@@ -33,6 +33,7 @@ ct.outputs.report     outputs.dicom_sr.SaveReportd
 ct.reader             data.dicom.SeriesReader
 ct.scans              data.scans.find_scans
 ct.transforms         data.augment.RandSliceAffined data.augment.RandSliceDropd data.ct.ScanBagd data.ct.SliceWindowsd
+engine.batches        data.patches.collate_bags data.patches.one_bag
 engine.evaluator      cohorts.BagEvaluator cohorts.ReadableBags
 engine.evaluator      inferers.BagInferer inferers.PrepareBagInBlocks inferers.StreamingInferer
 engine.launch         origins.require_network=prepare_run running.prepare_run
@@ -49,7 +50,7 @@ wsi.outputs.geojson   outputs.geojson.SaveGeoJSONd
 wsi.outputs.map       outputs.slide_pictures.DrawSlided
 wsi.reader            data.patches.FeatureReader data.patches.described=checked_bags data.patches.read_blocks
 wsi.slides.tissue     data.tissue.ChromaMask
-wsi.transforms        data.patches.PatchBagd data.patches.PatchBlocksd data.patches.collate_bags data.patches.one_bag
+wsi.transforms        data.patches.PatchBagd data.patches.PatchBlocksd
 """
 
 MOVED = {  # what a config of 0.4.0 names as a `_target_` → where it is now

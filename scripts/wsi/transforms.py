@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.transforms.croppad.batch import PadListDataCollate
 from monai.utils import ensure_tuple
 from torch import Tensor
 
@@ -78,24 +77,6 @@ class PatchBlocksd(PatchBagd):
         with opened_bag(paths_of(image)) as files:
             slides = [SlidePatches.of_file(file) for file in files]
         return "\n".join(slide.source for slide in slides), slides
-
-
-def collate_bags(bags: Sequence[Mapping[Hashable, Any]]) -> Any:
-    """Return a batch; several bags are padded behind their last patch, one alone is not copied."""
-    return one_bag(bags) if len(bags) == 1 else PadListDataCollate(method="end")(bags)
-
-
-def one_bag(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
-    """Return a batch of a single bag, whose features stay where they are."""
-    if len(bags) != 1:
-        raise InputError(f"{len(bags)} bags in a batch of bags that are read in blocks: set the batch size to 1")
-
-    def in_a_batch(value: Any) -> Any:  # as PyTorch collates: of a list each member
-        if isinstance(value, Tensor):
-            return value[None]
-        return [[member] for member in value] if isinstance(value, list) else [value]
-
-    return {key: in_a_batch(value) for key, value in bags[0].items()}
 
 
 def _complete(bag: dict[Hashable, Any], slides: Sequence[SlidePatches], values: Sequence[int | str] | None) -> None:

@@ -27,6 +27,7 @@ from monai.transforms import Compose, FlattenSubKeysd, Lambdad, RandScaleIntensi
 from torch import Tensor, nn
 
 from scripts.core.errors import InputError
+from scripts.engine.batches import BagDataset, HoldBags
 from scripts.engine.evaluator import BagInferer
 from scripts.engine.provenance import origin_file
 from scripts.engine.training import (
@@ -72,12 +73,13 @@ class Run:
         hidden: int = 4,
         workers: int = 0,
         patience: int = 99,
+        held: bool = False,
     ) -> None:
         torch.manual_seed(0)
         head = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 1))
         self.network = MILNetwork(FeatureProjection(4, 4), GatedAttentionPool(4, hidden), head, spatial_dims=1)
         augmentation = Compose([RandScaleIntensityd("image", 0.5, prob=0.5), Lambdad("image", drawn_anywhere)])
-        dataset = Dataset(data or bags(), augmentation)
+        dataset = BagDataset(data or bags(), augmentation, cache_dir=None)
         loader = DataLoader(dataset, batch_size=2, shuffle=True, num_workers=workers)
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=lr)
         schedule = WarmupCosineSchedule(optimizer, 2, epochs, warmup_multiplier=0.3)
@@ -103,7 +105,7 @@ class Run:
             CPU, epochs, loader, self.network, optimizer, self.loss,
             prepare_batch=PrepareBatchExtraInput({"mask": "mask"}),
             train_handlers=[
-                EpochSeeds(7, dataset), stop,
+                *([HoldBags({"training": loader})] if held else []), EpochSeeds(7, dataset), stop,
                 self.scheduler, ValidationHandler(1, self.evaluator),
                 ResumeTraining(
                     str(folder / "unfinished.pt"), str(folder / "model.pt"), {"learning_rate": lr}, self.network,
@@ -137,7 +139,7 @@ def test_an_interrupted_training_ends_as_an_unbroken_one(tmp_path: Path, stop_af
     whole = Run(tmp_path / "whole", workers=workers)
     whole.trainer.run()
     interrupted(tmp_path / "stopped", stop_after=stop_after, workers=workers)
-    rest = Run(tmp_path / "stopped", workers=workers)
+    rest = Run(tmp_path / "stopped", workers=workers, held=True)  # there may be more room the second time
     rest.trainer.run()
     assert rest.rates == whole.rates[stop_after // 4 - (stop_after == 16) :]
     assert torch.equal(rest.weights(), whole.weights())

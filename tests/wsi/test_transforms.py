@@ -3,7 +3,7 @@
 """Slides become bags: coordinates on a lattice, labels, lesions and warnings, of one slide or of several."""
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from PIL import Image
 
 from scripts.core.errors import EmptyBagError, InputError
+from scripts.engine.batches import collate_bags, one_bag
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import read_header
 from scripts.wsi.reader import read_blocks
-from scripts.wsi.transforms import collate_bags, one_bag
 from tests.wsi import foreign_features as foreign
 from tests.wsi.foreign_features import CELLS, DIMENSION, PITCH, in_blocks, load, some_features, tissue, write_cells
 from tests.wsi.slide_files import glass, write_slide
@@ -223,7 +223,7 @@ class TestBatches:
             load(image=write_cells(tmp_path, str(n), CELLS[:n]), bag_id=str(n), label=n % 2, instance_label=[1] * n)
             for n in (5, 7)
         ]
-        batch = collate_bags([dict(bag) for bag in bags])  # copies, as the collation pads in place
+        batch = collate_bags(bags)
         assert batch["image"].shape == (2, DIMENSION, 7)
         assert batch["mask"].sum(dim=(1, 2)).tolist() == [5, 7]
         for bag, back in zip(bags, decollate_batch(batch), strict=True):
@@ -233,11 +233,3 @@ class TestBatches:
                 assert (back[key][:, ~real] == 0).all()
             for key in ("about", "bag_id", "source"):
                 assert back[key] == bag[key]
-
-    def test_a_bag_alone_is_not_copied_and_alone_is_read_in_blocks(self) -> None:
-        bag: dict[Hashable, Any] = {"image": torch.rand(4, 3), "bag_id": "a", "annotation": ["a", "b"]}
-        batch = collate_bags([bag])
-        assert batch["image"].data_ptr() == bag["image"].data_ptr()
-        assert (batch["image"].shape, batch["bag_id"], batch["annotation"]) == ((1, 4, 3), ["a"], [["a"], ["b"]])
-        with pytest.raises(InputError, match="2 bags in a batch of bags that are read in blocks"):
-            one_bag([bag, bag])

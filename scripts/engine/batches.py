@@ -1,0 +1,161 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bags on their way to the network: held in memory while a training lasts, if all fit, and put into batches."""
+
+import logging
+import os
+import re
+import resource
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.data import Dataset, PersistentDataset
+from monai.transforms import Transform
+from monai.transforms.traits import RandomizableTrait
+from monai.utils import convert_to_tensor
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader, default_collate
+from tqdm import tqdm
+
+from scripts.core.cli import PROGRESS_AFTER_S
+from scripts.core.errors import InputError
+
+SHARE = 0.5  # of the free memory, for bags
+TELLING = 8  # bags from whose size that of all is estimated
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as it sees itself
+
+logger = logging.getLogger(__name__)
+
+
+class BagDataset(PersistentDataset):
+    """A PersistentDataset that can hold its bags in memory, as the first random transform finds them.
+
+    With a `cache_dir` it holds none: they lie there.
+    """
+
+    held: list[dict[Hashable, Any]] | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether a bag is not the same in every epoch."""
+        chance = self.transform.get_index_of_first(
+            lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
+        )
+        return chance is not None
+
+    def _transform(self, index: int) -> Any:
+        if self.held is None:
+            return super()._transform(index)
+        bag = self.held[index]
+        if not self.draws:
+            return dict(bag)
+        # a random transform may write into what it is given; torch's own deepcopy takes ten times as long
+        copied = {key: value.clone() if isinstance(value, Tensor) else deepcopy(value) for key, value in bag.items()}
+        return self._post_transform(copied)
+
+    def hold(self, what: str, num_workers: int = 0) -> None:
+        """Read all bags and keep them, if they take no more than half of the free memory; else keep none.
+
+        Args:
+            what: the bags are called in the log.
+            num_workers: processes that read them.
+        """
+        if self.held is not None or self.cache_dir is not None or not self.data:
+            return
+        room = SHARE * free_memory() / (dist.get_world_size() if dist.is_initialized() else 1)
+        # a generator of its own, or the training would draw other numbers
+        read = DataLoader(
+            Dataset(self.data, self._cachecheck), batch_size=None, num_workers=num_workers, generator=torch.Generator()
+        )
+        held: list[dict[Hashable, Any]] = []
+        size = 0
+        for bag in tqdm(read, desc=f"{what} bags", unit="bag", delay=PROGRESS_AFTER_S):
+            held.append(deepcopy(bag))  # out of the memory that processes share
+            size += sum(value.nbytes for value in bag.values() if isinstance(value, Tensor))
+            expected = size * max(1, len(self.data) / max(len(held), TELLING))
+            if expected > room:
+                logger.info(
+                    "the %d %s bags are read in every epoch: %.3g GB are over half of the free memory; --cache_dir "
+                    "keeps them prepared on a disk", len(self.data), what, expected / 1e9
+                )  # fmt: skip
+                return
+        self.held = held
+        logger.info("the %d %s bags are held in memory: %.3g GB", len(held), what, size / 1e9)
+
+
+class HoldBags:
+    """An ignite handler of the trainer that has bags held in memory when a training begins.
+
+    Args:
+        loaders: name of the bags → the loader of their `BagDataset`.
+    """
+
+    def __init__(self, loaders: Mapping[str, DataLoader]) -> None:
+        self.loaders = loaders
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.hold)
+
+    def hold(self) -> None:
+        for what, loader in self.loaders.items():
+            dataset: Any = loader.dataset
+            dataset.hold(what, loader.num_workers)
+            if dataset.held is not None and not dataset.draws:
+                loader.num_workers = 0  # a process has nothing left to do but to copy
+
+
+def free_memory() -> int:
+    """Return the bytes that are free on this computer, or that a container leaves this process."""
+    try:
+        (kilobytes,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        free = 1024 * int(kilobytes)
+    except (OSError, ValueError):  # no Linux
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    own = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2 and 1
+        path = CONTROL_GROUP / limit
+        if path.is_file() and (allowed := path.read_text().strip()).isdigit():
+            free = min(free, max(0, int(allowed) - own))
+    return free
+
+
+def collate_bags(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Return a batch in plain tensors; several bags are padded behind their last instance, one alone is not copied.
+
+    The mask becomes 0 where a bag is padded.
+    """
+    if len(bags) == 1:
+        return one_bag(bags)
+    return {key: _in_a_batch([bag[key] for bag in bags]) for key in bags[0]}
+
+
+def _in_a_batch(values: list[Any]) -> Any:
+    if not isinstance(values[0], Tensor) or values[0].ndim < 2:  # it has no instances
+        return default_collate(values)
+    longest = max(value.shape[-1] for value in values)
+    return torch.stack([pad(_plain(value), (0, longest - value.shape[-1])) for value in values])
+
+
+def one_bag(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Return a batch of a single bag, whose features stay where they are."""
+    if len(bags) != 1:
+        raise InputError(f"{len(bags)} bags in a batch of bags that are read in blocks: set the batch size to 1")
+
+    def in_a_batch(value: Any) -> Any:  # as PyTorch collates: of a list each member
+        if isinstance(value, Tensor):
+            return _plain(value)[None]
+        return [[member] for member in value] if isinstance(value, list) else [value]
+
+    return {key: in_a_batch(value) for key, value in bags[0].items()}
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Without the metadata that MONAI's transforms attach, which each operation would carry along."""
+    plain: Tensor = convert_to_tensor(value, track_meta=False)
+    return plain
