@@ -10,6 +10,8 @@ import fire
 from scripts.core.cli import Verbs, refuse_unknown
 from scripts.ct import cli as ct
 from scripts.engine.launch import one_line_errors
+from scripts.studies.calibrate import calibrate
+from scripts.studies.compare import compare
 from scripts.wsi import cli as wsi
 
 
@@ -57,6 +59,8 @@ def convert(
 
 
 VERBS: Verbs = {
+    "calibrate": calibrate,
+    "compare": compare,
     "convert": convert,
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},

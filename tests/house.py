@@ -13,12 +13,13 @@ HOUSE: Mapping[str, str] = {
     "core": "",
     "networks": "",
     "losses": "networks",
-    "metrics": "core",
+    "metrics": "core networks",
     "datalist": "core",
     "doctor": "core datalist",
     "engine": "core networks",
     "weights": "core engine",
     "outputs": "core metrics engine",
+    "studies": "core metrics datalist engine outputs",
     "ct.dicom": "core",
     "ct": "core engine ct.dicom",
     "ct.outputs": "core outputs ct.dicom",
@@ -33,7 +34,7 @@ HOUSE: Mapping[str, str] = {
     "wsi.datalist": "core datalist wsi.features wsi.slides",
     "wsi.doctor": "core doctor wsi.features wsi.slides wsi.annotations wsi wsi.datalist",
     "wsi.cli": "core doctor wsi.datalist wsi.doctor",
-    "__main__": "core engine weights ct.cli wsi.cli",
+    "__main__": "core engine weights studies ct.cli wsi.cli",
 }
 TORCH_ALONE = ("networks", "losses")  # so that they can be lifted out, scripted and exported
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The threshold and the scaling of probabilities: chosen on validation bags, kept beside the weights, read by each run.
+"""The threshold and the scaling of probabilities: chosen on labelled bags, kept beside the weights, read by each run.
 
 A network of one logit gets Platt's scaling, sigmoid(slope · logit + intercept), with his smoothed targets: they keep it
 finite where no bag is mistaken. One of several classes gets a temperature, 1 / slope.
@@ -10,7 +10,9 @@ import json
 import logging
 import math
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ import numpy as np
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
+from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of, write_whole
 
@@ -27,11 +30,20 @@ logger = logging.getLogger(__name__)
 
 
 class OperatingPoint(NamedTuple):
-    """Above which probability a bag is called positive, how logits become probabilities, and who chose both."""
+    """Above which probability a bag is called positive, how logits become probabilities, and who chose both.
+
+    Conformal sets are there where a site's own bags chose them.
+    """
 
     threshold: float = 0.5
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept
     origin: str = "the default, chosen on no data"
+    conformal: Conformal | None = None
+
+    @property
+    def chosen(self) -> bool:
+        """Whether bags chose it: the default says in its origin why not."""
+        return self[:2] != (0.5, (1.0, 0.0))
 
 
 def operating_file(ckpt_path: str | Path) -> Path:
@@ -53,21 +65,49 @@ def read_operating_point(ckpt_path: str) -> OperatingPoint:
         threshold = float(stored["threshold"])
         if not (0 <= threshold <= 1 and 0 < slope < math.inf and math.isfinite(intercept)):
             raise ValueError("no threshold and scaling")
-        point = OperatingPoint(threshold, (slope, intercept), str(stored["origin"]))
-        logger.info("operating point beside the weights: threshold %.3g (%s)", *point[::2])
+        conformal = stored.get("conformal") and _conformal(**stored["conformal"])
+        point = OperatingPoint(threshold, (slope, intercept), str(stored["origin"]), conformal)
+        logger.info("operating point beside the weights: threshold %.3g (%s)", point.threshold, point.origin)
         return point
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} holds no operating point: train again, or remove it for the default") from error
 
 
-def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) -> OperatingPoint:
+def _conformal(coverage: float, cuts: Mapping[str, float | None], bags: Mapping[str, int]) -> Conformal:
+    as_numbers = {name: None if cut is None else float(cut) for name, cut in cuts.items()}
+    return Conformal(float(coverage), as_numbers, dict(bags))
+
+
+def write_operating_point(ckpt_path: Path, point: OperatingPoint, keep: bool = False) -> Path | None:
+    """Write the operating point of weights; return under which other name the one before is kept, if it is asked for.
+
+    Args:
+        ckpt_path: file of the weights.
+        point: what is written beside them.
+        keep: copy what is there to the first free name.
+    """
+    path, kept = operating_file(ckpt_path), None
+    if keep and path.exists():
+        names = (path.with_suffix(f".{number}.json") for number in count(1))
+        kept = next(name for name in names if not name.exists())
+        shutil.copy2(path, kept)
+    content = point._asdict()
+    content |= {"conformal": point.conformal and point.conformal._asdict(), "weights_sha256": sha256_of(ckpt_path)}
+    write_whole(path, json.dumps(content, indent=4) + "\n")
+    return kept
+
+
+def choose_operating_point(
+    logits: np.ndarray, labels: np.ndarray, target: str, kind: str = "validation bags"
+) -> OperatingPoint:
     """Fit the scaling and choose the threshold; logits: (bags, 1) or (bags, classes), labels: (bags,).
 
     Args:
         target: "youden", "sensitivity 0.95" or "specificity 0.9"; of several classes the likeliest is called.
+        kind: what the origin calls the bags.
     """
     rule, least = _parse(target)
-    bags = f"{len(labels)} validation bags"
+    bags = f"{len(labels)} {kind}"
     if logits.shape[1] > 1:
         if len(labels) < 2 * FEWEST:
             return OperatingPoint(origin=f"the default: {bags} are too few to fit a temperature on")
@@ -93,7 +133,7 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
     else:
         kept, other = (sensitivity, specificity) if rule == "sensitivity" else (specificity, sensitivity)
         best = max(np.flatnonzero(kept >= least - 1e-9).tolist(), key=lambda cut: (other[cut], kept[cut]))
-    of = f"{positive.sum()} positive and {(~positive).sum()} negative validation bags"
+    of = f"{positive.sum()} positive and {(~positive).sum()} negative {kind}"
     seen = f"sensitivity {sensitivity[best]:.3g}, specificity {specificity[best]:.3g} there"
     scaled = f"probability is sigmoid({scaling[0]:.3g} · logit {scaling[1]:+.3g})"
     return OperatingPoint(float(cuts[best]), scaling, f"{target} on {of}: {seen}; {scaled}")
@@ -102,7 +142,7 @@ def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) 
 def _parse(target: str) -> tuple[str, float]:
     found = re.fullmatch(r"youden|(sensitivity|specificity) (0?\.\d+|1(?:\.0*)?|0)", target.strip().lower())
     if not found:
-        raise InputError(f"operating_target is {target!r}: 'youden', 'sensitivity 0.95' or 'specificity 0.9' is wanted")
+        raise InputError(f"the target is {target!r}: 'youden', 'sensitivity 0.95' or 'specificity 0.9' is wanted")
     return found[1] or "youden", float(found[2] or 0)
 
 
@@ -176,5 +216,4 @@ class RememberOperatingPoint:
             return
         logits, labels = zip(*{bag: seen for part in gathered for bag, seen in part.items()}.values(), strict=True)
         point = choose_operating_point(np.array(logits), np.array(labels), self.target)
-        content = {**point._asdict(), "weights_sha256": sha256_of(self.ckpt_path)}
-        write_whole(operating_file(self.ckpt_path), json.dumps(content, indent=4) + "\n")
+        write_operating_point(self.ckpt_path, point)

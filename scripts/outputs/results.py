@@ -14,16 +14,21 @@ from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes
 
 
-def read_results(folder: Path) -> list[BagResult]:
+def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
     """Return the results in summary.csv, with metrics.json and instances.csv as far as they are there.
 
     Bags that failed or are empty have none. What an instance is (its `instances`) is as the table says it, in texts.
+
+    Args:
+        folder: the output folder of a run.
+        instances: False leaves instances.csv alone, which is long.
     """
+    table_of_instances = folder / "instances.csv"
     try:
         rows = [row for row in _table(folder / "summary.csv") if row["status"] == "done"]
         metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
         of_bag: dict[str, list[Mapping[str, str]]] = {row["bag_id"]: [] for row in rows}
-        for instance in _table(folder / "instances.csv") if (folder / "instances.csv").is_file() else []:
+        for instance in _table(table_of_instances) if instances and table_of_instances.is_file() else []:
             of_bag[instance["bag_id"]].append(instance)
         return [_result(row, of_bag[row["bag_id"]], metrics) for row in rows]
     except OSError as error:
@@ -56,6 +61,7 @@ def _result(row: Mapping[str, str], instances: list[Mapping[str, str]], metrics:
         threshold=float(row["threshold"]) if classes is None else None,
         threshold_origin=metrics.get("threshold_origin", ""),
         logits=tuple(float(value) for key, value in row.items() if key.startswith("logit")),
+        label_set=tuple(filter(None, row["label_set"].split("|"))) if "label_set" in row else None,
         scores=np.array([float(each["score"]) for each in instances], dtype=np.float32),
         attention=np.array([float(each["attention"]) for each in instances], dtype=np.float32),
         truth=np.array([int(each["truth"]) for each in instances]) if instances and instances[0].get("truth") else None,
