@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ignite.engine import Engine
 from sklearn.linear_model import LogisticRegression
 
+from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
 from scripts.engine.operating_point import (
@@ -23,6 +24,7 @@ from scripts.engine.operating_point import (
     choose_operating_point,
     operating_file,
     read_operating_point,
+    write_operating_point,
 )
 
 COHORTS = st.lists(st.tuples(st.booleans(), st.integers(-9, 9)), min_size=8, max_size=60)
@@ -40,7 +42,7 @@ def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
     positive, logits = (np.array(column) for column in zip(*bags, strict=True))
     point = choose_operating_point(logits[:, None] / 3.0, positive + 0.0, f"sensitivity {least}")
     if "the default" in point.origin:
-        assert point[:2] == DEFAULT[:2]
+        assert (point[:2], point.chosen) == (DEFAULT[:2], False)
         return
     called = probabilities(point, logits / 3.0) > point.threshold
     sensitivity, specificity = called[positive].mean(), (~called[~positive]).mean()
@@ -99,13 +101,19 @@ def test_where_nothing_can_be_chosen_it_says_so_and_keeps_the_default(
     logits: list[float], labels: list[float], reason: str
 ) -> None:
     point = choose_operating_point(np.array(logits, float)[:, None], np.array(labels, float), "youden")
-    assert point[:2] == DEFAULT[:2]
+    assert (point[:2], point.chosen) == (DEFAULT[:2], False)
     assert reason in point.origin
+    assert (
+        reason.replace("validation", "local")
+        in choose_operating_point(
+            np.array(logits, float)[:, None], np.array(labels, float), "youden", "local bags"
+        ).origin
+    )
 
 
 @pytest.mark.parametrize("target", ["sensitivity", "sensitivity 95", "f1", "specificity 1.1"])
 def test_another_target_is_refused_before_training(target: str) -> None:
-    with pytest.raises(InputError, match=re.escape(f"operating_target is {target!r}: 'youden', 'sensitivity 0.95'")):
+    with pytest.raises(InputError, match=re.escape(f"the target is {target!r}: 'youden', 'sensitivity 0.95'")):
         RememberOperatingPoint("model.pt", target)
 
 
@@ -133,10 +141,25 @@ def test_the_point_of_the_best_epoch_stays_beside_its_weights(tmp_path: Path, ca
     weights.write_bytes(b"of somebody else")
     assert read_operating_point(str(weights)) == DEFAULT
     assert "was chosen for other weights" in caplog.text
-    for spoiled in ({"threshold": 7}, {"scaling": [-1, 0]}, {"scaling": [1, 10**400]}, {"scaling": 1}):
+    sets = {"coverage": 0.9, "cuts": {"negative": "none"}, "bags": {"negative": 3}}
+    points = ({"threshold": 7}, {"scaling": [-1, 0]}, {"scaling": [1, 10**400]}, {"scaling": 1})
+    for spoiled in (*points, {"conformal": sets}, {"conformal": [3]}):
         stored = {"threshold": 0.4, "scaling": [1, 0], "origin": "", "weights_sha256": sha256_of(weights), **spoiled}
         operating_file(weights).write_text(json.dumps(stored))
         require_refused(weights)
+
+
+def test_what_is_written_is_read_back_and_what_was_there_is_kept_if_wanted(tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"the best")
+    sets = Conformal(0.9, {"negative": -0.1, "positive": None}, {"negative": 20, "positive": 3})
+    points = [OperatingPoint(0.1 * k, (0.3, -1.7), f"the {k}th", sets if k > 1 else None) for k in range(1, 5)]
+    kept = [write_operating_point(weights, point, keep=point is not points[-1]) for point in points]
+    assert kept == [None, *(tmp_path / f"model.operating_point.{k}.json" for k in (1, 2)), None]
+    assert read_operating_point(str(weights)) == points[-1]
+    for earlier, point in zip(kept[1:3], points, strict=False):
+        assert earlier is not None
+        assert json.loads(earlier.read_text())["origin"] == point.origin
 
 
 def require_refused(weights: Path) -> None:
