@@ -95,9 +95,8 @@ def require_taken_up_after_calibration(home: Path, out: Path) -> None:
     metrics = json.loads((out / "again" / "metrics.json").read_text())
     assert metrics["threshold_origin"].startswith("chosen on 12 labelled bags of the site by calibrate")
     assert metrics["bag_set_coverage"]["value"] >= 0.8
-    evaluated, inferred = (
-        {r["bag_id"]: r["label_set"] for r in table(out / x / "summary.csv")} for x in ("again", "read")
-    )
+    tables = [table(out / name / "summary.csv") for name in ("again", "read")]
+    evaluated, inferred = ({row["bag_id"]: row["label_set"] for row in rows} for rows in tables)
     assert evaluated == inferred
     for bag_id, labels in inferred.items():
         of_one = json.loads((out / "read" / bag_id / "result.json").read_text())
