@@ -40,7 +40,7 @@ def log_odds_against(logits: np.ndarray) -> np.ndarray:
 
 def choose_conformal(logits: np.ndarray, labels: np.ndarray, names: Sequence[str], coverage: float) -> Conformal:
     """Take the cut of each class from its bags; labels: (bags,) numbers of classes."""
-    if not 0 < coverage < 1:
+    if not (isinstance(coverage, (int, float)) and 0 < coverage < 1):  # Fire gives what was typed
         raise InputError(f"the coverage {coverage} is no share: give one between 0 and 1, such as 0.9")
     cuts: dict[str, float | None] = {}
     bags = {}

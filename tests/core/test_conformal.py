@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sets of new bags hold their class as often as was asked for, whatever the network says and how it is scaled."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,8 +70,8 @@ def test_odds_order_bags_as_the_softmax_does_and_go_on_where_it_is_rounded() -> 
     assert sure[1] < sure[0] < -80
 
 
-@pytest.mark.parametrize("coverage", [0, 1, 90, float("nan")])
-def test_what_is_no_coverage_is_refused_and_so_are_sets_of_other_classes(coverage: float) -> None:
+@pytest.mark.parametrize("coverage", [0, 1, 90, float("nan"), "x"])
+def test_what_is_no_coverage_is_refused_and_so_are_sets_of_other_classes(coverage: Any) -> None:
     with pytest.raises(InputError, match=f"the coverage {coverage} is no share: give one between 0 and 1, such as 0.9"):
         choose_conformal(np.zeros((2, 1)), np.array([0, 1]), ONE_LOGIT, coverage)
     with pytest.raises(InputError, match="sets are of the classes N, the network has negative, positive: calibrate"):
