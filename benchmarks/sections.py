@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from benchmarks import peers
+from benchmarks.belief import calibration, coverage
 from benchmarks.measure import Request
 from benchmarks.report import Section, Table, Target, exponent, large, number, ratio, spread
 from benchmarks.runner import Outcomes, Runner, sizes_that_fit
@@ -436,6 +437,7 @@ def _peers_note(runner: Runner) -> str:
     return "" if runner.with_peers else SKIPPED_PEERS
 
 
+WITHOUT_PEERS = ("coverage", "calibration")  # they measure nothing of torchmil's
 SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "parity": parity,
     "smap": smap,
@@ -448,4 +450,6 @@ SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "loop": loop,
     "growth": growth,
     "gpu": gpu,
+    "coverage": coverage,
+    "calibration": calibration,
 }

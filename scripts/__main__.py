@@ -10,6 +10,8 @@ import fire
 from scripts.core.cli import Verbs, as_fire_reads, path_or_none, refuse_unknown
 from scripts.ct import cli as ct
 from scripts.engine.launch import one_line_errors
+from scripts.studies.calibrate import calibrate
+from scripts.studies.compare import compare
 from scripts.studies.crossval import crossval
 from scripts.studies.search import search
 from scripts.wsi import cli as wsi
@@ -89,6 +91,8 @@ def report(folder: str, bundle_root: str | None = None, ckpt_path: str | None = 
 
 
 VERBS: Verbs = {
+    "calibrate": calibrate,
+    "compare": compare,
     "convert": convert,
     "crossval": crossval,
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},

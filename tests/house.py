@@ -13,7 +13,7 @@ HOUSE: Mapping[str, str] = {
     "core": "",
     "networks": "",
     "losses": "networks",
-    "metrics": "core",
+    "metrics": "core networks",
     "datalist": "core",
     "doctor": "core datalist",
     "engine": "core networks",

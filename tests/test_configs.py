@@ -112,7 +112,7 @@ def test_a_bag_is_prepared_collated_asked_and_judged_the_same_wherever(bundle: s
     assert keys >= {"ct": {"image_size", "channels", "windows"}, "wsi": {"in_features"}}[bundle]
     for key in keys:
         assert train[key] == evaluate[key] == inference[key], key
-    for key in ("operating_point", "threshold", "scaling"):
+    for key in ("operating_point", "threshold", "scaling", "conformal"):
         assert evaluate[key] == inference[key], key
     collate = inference["dataloader#collate_fn"]
     assert train["train#dataloader#collate_fn"] == evaluate["validate#dataloader#collate_fn"] == collate

@@ -40,7 +40,9 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
-        ("", "convert crossval datalist deliver doctor report search"),
+        ("", "calibrate compare convert crossval datalist deliver doctor report search"),
+        ("calibrate", "RESULTS WEIGHTS --labels --target --coverage summary.csv youden"),
+        ("compare", "A B --output DeLong bootstrap"),
         ("convert", "CHECKPOINT OUTPUT SA-DMIL torchmil --force --placement --heads"),
         (
             "crossval",
@@ -68,6 +70,8 @@ def test_help_explains_each_verb(typed: Typed, capsys: pytest.CaptureFixture[str
         ("datalist ct data --out-put x", "datalist ct has no --out-put, perhaps --output"),
         ("datalist wsi data --by=slide -z 3", "datalist wsi has no -z"),
         ("convert a b --xyzzy", "convert has no --xyzzy"),
+        ("calibrate a --weights b --lables c", "calibrate has no --lables, perhaps --labels"),
+        ("compare a b c d", "compare does not take so many words"),
         ("doctor ct a b c d", "doctor ct does not take so many words"),
         ("search ct a b c d e f g h i j", "search does not take so many words"),
     ],

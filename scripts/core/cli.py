@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Check the words of the command line before a verb runs, and convert its arguments."""
+"""Check the words of the command line before a verb runs, convert its arguments, and align what it prints."""
 
 import difflib
 import inspect
@@ -68,3 +68,9 @@ def whole_number(seed: object) -> int:
     if not isinstance(seed, int):
         raise InputError(f"--seed {seed!r} is no whole number: give one")
     return seed
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as text, the columns one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

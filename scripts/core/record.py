@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
+from scripts.core.conformal import ONE_LOGIT, Conformal, label_set
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
 
@@ -109,6 +110,7 @@ class BagResult:
     classes: Classes | None = None  # None: a network of one logit
     threshold_origin: str = ""  # who chose it, and on what
     logits: tuple[float, ...] = ()  # of the network, before any scaling
+    label_set: tuple[str, ...] | None = None  # the labels it may have, as a site's own bags tell; None: they do not
     model: Model | None = None
     about: dict[str, Any] = field(default_factory=dict)  # of the bag: a scan's tilt, spacings, warnings
     slots: int | None = None  # instances the average attention is taken over; None = the real ones
@@ -138,7 +140,7 @@ class BagResult:
         return "" if self.label is None else self._name(self.label)
 
     def _name(self, number: int) -> str:
-        return ("negative", "positive")[bool(number)] if self.classes is None else self.classes.names[number]
+        return ONE_LOGIT[bool(number)] if self.classes is None else self.classes.names[number]
 
     @property
     def flagged(self) -> np.ndarray:
@@ -163,6 +165,7 @@ class BagResultd(Transform):
         negative_class: the class without a finding, its number or name; "none" where every class is one.
         scaling: slope and intercept of the logits on their way to probabilities; of several classes the slope alone.
         threshold_origin: who chose the threshold, and on what.
+        conformal: what decides which labels a bag may have; None leaves that open.
     """
 
     def __init__(
@@ -174,9 +177,11 @@ class BagResultd(Transform):
         negative_class: int | str | None = 0,
         scaling: Sequence[float] = (1.0, 0.0),
         threshold_origin: str = "",
+        conformal: Conformal | None = None,
     ) -> None:
         self.threshold = threshold
         self.threshold_origin = threshold_origin
+        self.conformal = conformal
         self.slope, self.intercept = scaling
         self.slots = slots
         self.names = tuple(map(str, class_names or ()))
@@ -217,6 +222,7 @@ class BagResultd(Transform):
             threshold=self.threshold if classes is None else None,
             threshold_origin=self.threshold_origin if classes is None else NO_THRESHOLD,
             logits=tuple(logits.tolist()),
+            label_set=self.conformal and label_set(logits.tolist(), self.names or ONE_LOGIT, self.conformal),
             scores=_real_values(data["scores"], real, row),
             attention=_real_values(data["attention"], real, row),
             instances=_instances_of(data, real),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from scripts.core.cli import aligned
 from scripts.core.errors import InputError
 from scripts.core.files import writable_folder, write_whole
 from scripts.datalist.split import CohortRemarks, Labelled, Leakage, Shares
@@ -136,5 +137,4 @@ def as_table(counts: Mapping[str, Mapping[str, float]]) -> str:
     """Return the counts as text, a line for each section."""
     rows = [["section", *counts["total"]]]
     rows += [[name, *(f"{value:.9g}" for value in own.values())] for name, own in counts.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return aligned(rows)

@@ -1,37 +1,52 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The threshold and the scaling of probabilities: chosen on validation bags, kept beside the weights, read by each run.
+"""The threshold and the scaling of probabilities: chosen on labelled bags, kept beside the weights, read by each run.
 
-A network of one logit gets Platt's scaling, sigmoid(slope · logit + intercept), with his smoothed targets: they keep it
-finite where no bag is mistaken. One of several classes gets a temperature, 1 / slope.
+A network of one logit gets Platt's scaling, sigmoid(slope · logit + intercept); one of several classes a temperature,
+1 / slope. Both are held near the network's own probabilities while there are few bags.
 """
 
 import json
 import logging
 import math
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+from torch import nn
 
+from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of, write_whole
 
+PRIOR_SD = (0.5, 1.0)  # how far the logarithm of the slope, and the intercept, are thought to be from 0
 FEWEST = 4  # positive and negative bags each, below which nothing is chosen
 
 logger = logging.getLogger(__name__)
 
 
 class OperatingPoint(NamedTuple):
-    """Above which probability a bag is called positive, how logits become probabilities, and who chose both."""
+    """Above which probability a bag is called positive, how logits become probabilities, and who chose both.
+
+    Conformal sets are there where a site's own bags chose them.
+    """
 
     threshold: float = 0.5
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept
     origin: str = "the default, chosen on no data"
+    conformal: Conformal | None = None
+
+    @property
+    def chosen(self) -> bool:
+        """Whether bags chose it: the default says in its origin why not."""
+        return self[:2] != (0.5, (1.0, 0.0))
 
 
 def operating_file(ckpt_path: str | Path) -> Path:
@@ -53,41 +68,68 @@ def read_operating_point(ckpt_path: str) -> OperatingPoint:
         threshold = float(stored["threshold"])
         if not (0 <= threshold <= 1 and 0 < slope < math.inf and math.isfinite(intercept)):
             raise ValueError("no threshold and scaling")
-        point = OperatingPoint(threshold, (slope, intercept), str(stored["origin"]))
-        logger.info("operating point beside the weights: threshold %.3g (%s)", *point[::2])
+        conformal = stored.get("conformal") and _conformal(**stored["conformal"])
+        point = OperatingPoint(threshold, (slope, intercept), str(stored["origin"]), conformal)
+        logger.info("operating point beside the weights: threshold %.3g (%s)", point.threshold, point.origin)
         return point
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} holds no operating point: train again, or remove it for the default") from error
 
 
-def choose_operating_point(logits: np.ndarray, labels: np.ndarray, target: str) -> OperatingPoint:
+def _conformal(coverage: float, cuts: Mapping[str, float | None], bags: Mapping[str, int]) -> Conformal:
+    as_numbers = {name: None if cut is None else float(cut) for name, cut in cuts.items()}
+    return Conformal(float(coverage), as_numbers, dict(bags))
+
+
+def write_operating_point(ckpt_path: Path, point: OperatingPoint, keep: bool = False) -> Path | None:
+    """Write the operating point of weights; return under which other name the one before is kept, if it is asked for.
+
+    Args:
+        ckpt_path: file of the weights.
+        point: what is written beside them.
+        keep: copy what is there to the first free name.
+    """
+    path, kept = operating_file(ckpt_path), None
+    if keep and path.exists():
+        names = (path.with_suffix(f".{number}.json") for number in count(1))
+        kept = next(name for name in names if not name.exists())
+        shutil.copy2(path, kept)
+    content = point._asdict()
+    content |= {"conformal": point.conformal and point.conformal._asdict(), "weights_sha256": sha256_of(ckpt_path)}
+    write_whole(path, json.dumps(content, indent=4) + "\n")
+    return kept
+
+
+def choose_operating_point(
+    logits: np.ndarray, labels: np.ndarray, target: str, kind: str = "validation bags"
+) -> OperatingPoint:
     """Fit the scaling and choose the threshold; logits: (bags, 1) or (bags, classes), labels: (bags,).
 
     Args:
         target: "youden", "sensitivity 0.95" or "specificity 0.9"; of several classes the likeliest is called.
+        kind: what the origin calls the bags.
     """
     _parse(target)
-    bags = f"{len(labels)} validation bags"
+    bags = f"{len(labels)} {kind}"
     if logits.shape[1] > 1:
         if len(labels) < 2 * FEWEST:
             return OperatingPoint(origin=f"the default: {bags} are too few to fit a temperature on")
-        slope = _temperature_slope(logits, labels)
+        slope, _ = fit_scaling(logits, labels)
         return OperatingPoint(0.5, (slope, 0.0), f"temperature {1 / slope:.3g} fitted on {bags}")
-    positive = labels > 0.5
+    positive, logit = labels > 0.5, logits[:, 0]
     few = min(positive.sum(), (~positive).sum())
     if few < FEWEST:
         return OperatingPoint(origin=f"the default: {bags} with {few} of one kind are too few to choose on")
-    scaling = _platt(logits[:, 0], positive)
-    spread = np.ptp(logits) / max(1.0, float(np.abs(logits).max()))
-    if scaling[0] <= 0 or spread < 1e-6:
+    above = float(logit[positive].mean() - logit[~positive].mean())
+    if above <= 1e-6 * max(1.0, float(np.abs(logit).max())):
         return OperatingPoint(
-            origin=f"the default: on {bags} no scaling fits, as probabilities would fall where logits rise"
+            origin=f"the default: on {bags} no scaling fits, as the logits of positive ones are not higher"
         )
-    probability = 1 / (1 + np.exp(-(scaling[0] * logits[:, 0] + scaling[1])))
-    threshold, seen = choose_threshold(probability, positive, target)
-    of = f"{positive.sum()} positive and {(~positive).sum()} negative validation bags"
-    scaled = f"probability is sigmoid({scaling[0]:.3g} · logit {scaling[1]:+.3g})"
-    return OperatingPoint(threshold, scaling, f"{target} on {of}: {seen}; {scaled}")
+    slope, intercept = fit_scaling(logits, labels)
+    threshold, seen = choose_threshold(1 / (1 + np.exp(-(slope * logit + intercept))), positive, target)
+    of = f"{positive.sum()} positive and {(~positive).sum()} negative {kind}"
+    scaled = f"probability is sigmoid({slope:.3g} · logit {intercept:+.3g})"
+    return OperatingPoint(threshold, (slope, intercept), f"{target} on {of}: {seen}; {scaled}")
 
 
 def choose_threshold(probability: np.ndarray, positive: np.ndarray, target: str) -> tuple[float, str]:
@@ -108,43 +150,35 @@ def choose_threshold(probability: np.ndarray, positive: np.ndarray, target: str)
 def _parse(target: str) -> tuple[str, float]:
     found = re.fullmatch(r"youden|(sensitivity|specificity) (0?\.\d+|1(?:\.0*)?|0)", target.strip().lower())
     if not found:
-        raise InputError(f"operating_target is {target!r}: 'youden', 'sensitivity 0.95' or 'specificity 0.9' is wanted")
+        raise InputError(f"the target is {target!r}: 'youden', 'sensitivity 0.95' or 'specificity 0.9' is wanted")
     return found[1] or "youden", float(found[2] or 0)
 
 
-def _platt(logit: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Newton's steps to the slope and intercept of the least cross-entropy."""
-    n, m = positive.sum(), (~positive).sum()
-    wanted = np.where(positive, (n + 1) / (n + 2), 1 / (m + 2))
-    spread = float(logit.std()) or 1.0
-    design = np.stack([(logit - logit.mean()) / spread, np.ones_like(logit)], axis=1)  # [bags, 2]
-    weights = np.zeros(2)
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-design @ weights))
-        gradient = design.T @ (p - wanted)
-        curvature = design.T @ (design * (p * (1 - p))[:, None]) + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        weights -= step / max(1.0, float(np.abs(step).max()))  # no further than 1 at a time
-    slope = weights[0] / spread
-    return float(slope), float(weights[1] - slope * logit.mean())
+def fit_scaling(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the likeliest slope and intercept; logits: (bags, 1) or (bags, classes), labels: (bags,).
 
+    Before any bag is seen the likeliest are 1 and 0, so that a few bags without a mistake do not make the probabilities
+    of others extreme, nor draw them to the middle. Of several classes the intercept stays 0.
+    """
+    x, y = torch.from_numpy(logits.astype(float)), torch.from_numpy(labels.astype(float))
+    parameters = torch.zeros(2, dtype=x.dtype, requires_grad=True)  # logarithm of the slope, intercept
+    optimizer = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
 
-def _temperature_slope(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The slope at which the derivative of the cross-entropy is 0, between 1/20 and 20; it grows with the slope."""
-    bags, classes = logits.shape
-    wanted = np.full(logits.shape, 1 / (bags + classes))
-    wanted[np.arange(bags), labels.astype(int)] += bags / (bags + classes)
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        scaled = parameters[0].exp() * x
+        if x.shape[1] > 1:
+            likelihood = nn.functional.cross_entropy(scaled, y.long(), reduction="sum")
+        else:
+            positive = scaled[:, 0] + parameters[1]
+            likelihood = nn.functional.binary_cross_entropy_with_logits(positive, y, reduction="sum")
+        total: torch.Tensor = likelihood + (parameters / torch.tensor(PRIOR_SD)).square().sum() / 2
+        total.backward()
+        return total
 
-    def derivative(slope: float) -> float:
-        scaled = slope * (logits - logits.max(axis=1, keepdims=True))
-        p = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
-        return float(((p - wanted) * logits).sum())
-
-    low, high = np.log(1 / 20), np.log(20)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if derivative(np.exp(middle)) < 0 else (low, middle)
-    return float(np.exp(low))
+    optimizer.step(loss)
+    log_slope, intercept = parameters.detach().tolist()
+    return math.exp(log_slope), intercept
 
 
 class RememberOperatingPoint:
@@ -182,5 +216,4 @@ class RememberOperatingPoint:
             return
         logits, labels = zip(*{bag: seen for part in gathered for bag, seen in part.items()}.values(), strict=True)
         point = choose_operating_point(np.array(logits), np.array(labels), self.target)
-        content = {**point._asdict(), "weights_sha256": sha256_of(self.ckpt_path)}
-        write_whole(operating_file(self.ckpt_path), json.dumps(content, indent=4) + "\n")
+        write_operating_point(self.ckpt_path, point)

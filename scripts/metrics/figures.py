@@ -117,7 +117,29 @@ class Cases:
         of_bag = [self.bag == k for k in range(self.bags)]
         has_both = np.array([len(set(self.truth[mine])) == 2 for mine in of_bag])
         within = [Cases([self.truth[mine]]).auroc(score[mine])(np.ones(1)) for mine in of_bag]
-        return self._ratio_of_bags(np.where(has_both, within, 0.0), 1.0 * has_both)
+        return mean_over_bags(np.where(has_both, within, 0.0), has_both)
+
+    def separation(self, score: np.ndarray) -> Figure:
+        """Return Cohen's d: the mean score, (N,), of positive cases less that of negative ones, in deviations of both.
+
+        The deviation is that within the two kinds, pooled.
+        """
+        score = score - score.mean()  # as sums of squares lose what is far from 0
+        kinds = (self.truth, ~self.truth)
+        count, total, squares = (
+            np.array([np.bincount(self.bag, kind * each, self.bags) for kind in kinds])  # [2, bags]
+            for each in (np.ones_like(score), score, score**2)
+        )
+
+        def figure(weight_of_bag: np.ndarray) -> float:
+            n, s, q = ((weight_of_bag * each).sum(axis=1) for each in (count, total, squares))
+            if min(n) == 0 or sum(n) < 3:
+                return np.nan
+            variance = (q - s**2 / n).sum() / (sum(n) - 2)
+            means = s / n
+            return float((means[0] - means[1]) / np.sqrt(variance)) if variance > 1e-12 * sum(q) else np.nan
+
+        return figure
 
     def agreement(self, called: np.ndarray) -> dict[str, Figure]:
         """Return the agreement of calls, (N,) 0 or 1, with the truth."""
@@ -147,15 +169,17 @@ class Cases:
     def _ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> Figure:
         """Return the ratio of two sums over the cases."""
         above, below = (np.bincount(self.bag, each, self.bags) for each in (numerator, denominator))
-        return self._ratio_of_bags(above, below)
+        return mean_over_bags(above, below)
 
-    @staticmethod
-    def _ratio_of_bags(above: np.ndarray, below: np.ndarray) -> Figure:
-        def figure(weight_of_bag: np.ndarray) -> float:
-            whole = (weight_of_bag * below).sum()  # not by @: its threads wait for each other on a busy machine
-            return float((weight_of_bag * above).sum() / whole) if whole else np.nan
 
-        return figure
+def mean_over_bags(above: np.ndarray, below: np.ndarray) -> Figure:
+    """Return the ratio of two sums over bags, (bags,) each: a mean where `below` says which bags count."""
+
+    def figure(weight_of_bag: np.ndarray) -> float:
+        whole = (weight_of_bag * below).sum()  # not by @: its threads wait for each other on a busy machine
+        return float((weight_of_bag * above).sum() / whole) if whole else np.nan
+
+    return figure
 
 
 def class_figures(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Figure]:

@@ -39,6 +39,27 @@ def auroc(truth: np.ndarray, score: np.ndarray, confidence: float = 0.95) -> Int
     return Interval(value, 1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit)))
 
 
+def auroc_difference(
+    truth: np.ndarray, one: np.ndarray, other: np.ndarray, confidence: float = 0.95
+) -> tuple[Interval, float]:
+    """Return the AUROC of one score less that of another of the same bags, and its p-value, by DeLong's paired test.
+
+    Neither interval nor p-value is known where the variance is not: of a single bag of a kind, and where both scores
+    put every bag in the same place.
+    """
+    truth, nothing = truth.astype(bool), (math.nan, math.nan)
+    if truth.all() or not truth.any() or np.isnan(one).any() or np.isnan(other).any():
+        return Interval(math.nan, *nothing), math.nan
+    apart = [a - b for a, b in zip(placements(truth, one), placements(truth, other), strict=True)]
+    value = float(apart[0].mean())
+    variance = sum(float(each.var()) / max(len(each) - 1, 1) for each in apart)
+    if variance == 0 or min(map(len, apart)) == 1:
+        return Interval(value, *nothing), math.nan
+    error = math.sqrt(variance)
+    half = _z(confidence) * error
+    return Interval(value, value - half, value + half), 2 * NormalDist().cdf(-abs(value) / error)
+
+
 def placements(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each positive the share of negatives below it, for each negative that of positives above it."""
     positive, negative = score[truth], score[~truth]

@@ -7,34 +7,48 @@ A new metric is computed in figures.py, or in a file of its own, and named in on
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from scripts.core.record import BagResult, Lesions
-from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, quadratic_kappa
+from scripts.metrics.energy import dirichlet_energies
+from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, mean_over_bags, quadratic_kappa
 from scripts.metrics.froc import lesion_froc
 from scripts.metrics.intervals import auroc, wilson
 
 
+class Group(NamedTuple):
+    """Figures that are computed of the same bags."""
+
+    bags: list[BagResult]
+    figures: dict[str, Figure]
+
+
 def cohort_metrics(results: Sequence[BagResult]) -> dict[str, Interval]:
     """Return every metric of a cohort by its name, with its confidence interval over bags."""
+    by_bootstrap = {
+        f"{prefix}_{name}": interval
+        for prefix, (bags, figures) in figure_groups(results).items()
+        for name, interval in bootstrap(len(bags), figures).items()
+    }
+    known = _intervals_of_bags([result for result in results if result.label is not None])
+    return {name: known.get(name, interval) for name, interval in by_bootstrap.items()}
+
+
+def figure_groups(results: Sequence[BagResult]) -> dict[str, Group]:
+    """Return the figures of a cohort by what their names begin with: what they are of."""
     labelled = [result for result in results if result.label is not None]
     groups = (
         ("bag", _of_bags, labelled),
+        ("bag_set", _of_sets, [result for result in labelled if result.label_set is not None]),
         ("class", _of_classes, labelled),
         ("coarse", _of_coarse_classes, labelled),
         ("instance", _of_instances, _with_annotation(labelled, "truth", _no_truth)),
         ("lesion", lesion_froc, _with_annotation(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
+        ("dirichlet", dirichlet_energies, labelled),
     )
-    by_bootstrap = {
-        f"{prefix}_{name}": interval
-        for prefix, group, bags in groups
-        if bags
-        for name, interval in bootstrap(len(bags), group(bags)).items()
-    }
-    known = _intervals_of_bags(labelled)
-    return {name: known.get(name, interval) for name, interval in by_bootstrap.items()}
+    return {prefix: Group(bags, figures(bags)) for prefix, figures, bags in groups if bags}
 
 
 def _intervals_of_bags(results: Sequence[BagResult]) -> dict[str, Interval]:
@@ -42,12 +56,14 @@ def _intervals_of_bags(results: Sequence[BagResult]) -> dict[str, Interval]:
     truth = np.array([r.label_positive for r in results], dtype=bool)
     called = np.array([r.positive for r in results], dtype=bool)
     right, classes = truth == called, [r.classes.called == r.label for r in results if r.classes is not None]
+    in_set = [r.true_verdict in r.label_set for r in results if r.label_set is not None]
     return {
         "bag_auroc": auroc(truth, np.array([r.probability for r in results])),
         "bag_accuracy": wilson(right.sum(), len(right)),
         "bag_precision": wilson(right[called].sum(), called.sum()),
         "bag_recall": wilson(right[truth].sum(), truth.sum()),
         "bag_specificity": wilson(right[~truth].sum(), (~truth).sum()),
+        "bag_set_coverage": wilson(sum(in_set), len(in_set)),
         "class_accuracy": wilson(sum(classes), len(classes)),
     }
 
@@ -64,6 +80,16 @@ def _of_bags(results: Sequence[BagResult]) -> dict[str, Figure]:
         **bags.curves(probability),
         **bags.agreement(called),
         **bags.calibration(probability),
+    }
+
+
+def _of_sets(results: Sequence[BagResult]) -> dict[str, Figure]:
+    """Of the labels that a bag may have."""
+    sets = [(r.true_verdict, r.label_set or ()) for r in results]
+    every = np.ones(len(sets))
+    return {
+        "coverage": mean_over_bags(np.array([label in among for label, among in sets]), every),
+        "size": mean_over_bags(np.array([len(among) for _, among in sets]), every),
     }
 
 
@@ -98,6 +124,7 @@ def _of_instances(results: Sequence[BagResult]) -> dict[str, Figure]:
         "auroc_ungated": instances.auroc(scores),
         "auroc_within_bags": instances.auroc_within(scores),
         "auroc_weighted": instances.auroc(np.concatenate([r.attention * r.probability for r in results])),
+        "separation": instances.separation(scores.astype(float)),
         **instances.agreement(np.concatenate([r.flagged for r in results])),
     }
 

@@ -216,6 +216,8 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
         fine = dict(zip(names, map(float, result.classes.probabilities), strict=True))
         coarse = {f"coarse {name}": p for name, p in result.classes.of_groups.items()}
         row |= {"called": result.verdict, **{f"p({name})": _digits(p) for name, p in {**fine, **coarse}.items()}}
+    if result.label_set is not None:
+        row["label_set"] = "|".join(result.label_set)
     return {
         **row,
         "label": result.true_verdict if result.classes else "" if result.label is None else result.label,
@@ -253,5 +255,8 @@ def _closing_line(outcomes: Outcomes, results: Sequence[BagResult], metrics: Map
     warning = [f"{warned} with warnings, see summary.csv"] if warned else []
     logged = {name: metrics[name] for name in LOGGED if name in metrics}
     figures = [f"{name} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for name, f in logged.items()]
-    positive = f"{sum(r.positive for r in results)} called positive"
-    return "; ".join([", ".join(counts), positive, *warning, *figures, f"written to {where}"])
+    positive = [f"{sum(r.positive for r in results)} called positive"]
+    if results:
+        threshold, origin = results[0].threshold, results[0].threshold_origin
+        positive.append(f"threshold {origin}" if threshold is None else f"threshold {threshold:.3g} ({origin})")
+    return "; ".join([", ".join(counts), *positive, *warning, *figures, f"written to {where}"])

@@ -15,16 +15,21 @@ from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes
 
 
-def read_results(folder: Path) -> list[BagResult]:
+def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
     """Return the results in summary.csv, with metrics.json and instances.csv as far as they are there.
 
-    Bags that failed or are empty have none. What an instance is (its `instances`) stays in the table.
+    Bags that failed or are empty have none. What an instance is (its `instances`) stays in the table,
+    but that it is a patch.
+
+    Args:
+        folder: the output folder of a run.
+        instances: False leaves instances.csv alone, which is long.
     """
+    table = folder / "instances.csv"
     try:
         rows = [row for row in rows_in(folder / "summary.csv") if row["status"] == "done"]
         metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
-        instances = folder / "instances.csv"
-        of_bag = dict(_columns_of_bags(instances)) if instances.is_file() else {}
+        of_bag = dict(_columns_of_bags(table)) if instances and table.is_file() else {}
         return [_result(row, of_bag.get(row["bag_id"], {}), metrics) for row in rows]
     except OSError as error:
         raise InputError(
@@ -49,7 +54,7 @@ def _columns_of_bags(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         place = {name: number for number, name in enumerate(next(rows))}
         for bag_id, of_bag in groupby(rows, lambda row: row[place["bag_id"]]):
             columns = list(zip(*of_bag, strict=True))
-            numbers = {name: columns[place[name]] for name in ("score", "attention", "truth") if name in place}
+            numbers = {name: columns[place[name]] for name in ("score", "attention", "truth", "x") if name in place}
             yield bag_id, {name: np.array(list(map(float, of))) for name, of in numbers.items() if of[0]}
 
 
@@ -71,8 +76,9 @@ def _result(row: Mapping[str, str], instances: Mapping[str, np.ndarray], metrics
         scores=instances.get("score", np.zeros(0)).astype(np.float32),
         attention=instances.get("attention", np.zeros(0)).astype(np.float32),
         truth=instances["truth"].astype(int) if "truth" in instances else None,
-        instances=(),
+        instances=[{"x": None} if "x" in instances else {}] * len(instances.get("score", ())),
         slots=metrics.get("slots"),
+        label_set=tuple(filter(None, row["label_set"].split("|"))) if "label_set" in row else None,
         label=None if label == "" else int(label) if classes is None else classes.names.index(label),
         classes=classes,
     )

@@ -170,8 +170,7 @@ def out_of_fold(runs: Sequence[Run]) -> list[BagResult]:
         slope, intercept = read_operating_point(str(run.model)).scaling
         for result in read_results(run.results):
             calibrated = tuple(slope * logit + intercept for logit in result.logits)
-            unnamed = [{}] * len(result.scores)  # what an instance is stands in the table of its fold
-            results.append(replace(result, logits=calibrated, threshold_origin=ORIGIN, instances=unnamed))
+            results.append(replace(result, logits=calibrated, threshold_origin=ORIGIN))
     return sorted(results, key=lambda result: result.bag_id)
 
 

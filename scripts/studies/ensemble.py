@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from scripts.core.files import sha256_of, whole_file, write_whole
+from scripts.core.files import whole_file, write_whole
 from scripts.core.record import BagResult
 from scripts.engine.operating_point import (
     FEWEST,
     OperatingPoint,
     choose_threshold,
-    operating_file,
     read_operating_point,
+    write_operating_point,
 )
 from scripts.engine.provenance import origin_file
 from scripts.studies.runs import Run, Study
@@ -40,8 +40,7 @@ def write_ensemble(study: Study, runs: Sequence[Run], repeats: Sequence[Sequence
     config = {**first["config"], "network_def": ensemble_of(network, len(runs))}
     write_whole(origin_file(path), json.dumps({**first, "config": config}, indent=4) + "\n")
     point = _operating_point(repeats, str(study.value_of("operating_target")))
-    content = {**point._asdict(), "weights_sha256": sha256_of(path)}
-    write_whole(operating_file(path), json.dumps(content, indent=4) + "\n")
+    write_operating_point(path, point)
     return f"{path} is the ensemble of {len(runs)} networks; {point.origin}"
 
 

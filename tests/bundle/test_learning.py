@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from scripts.ct.features import read_slice_features
+from scripts.studies.calibrate import calibrate
 from tests.bundle.commands import bundle, run, run_here, square_lattice, write_square_slide
 from tests.ct.rsna_cohort import write_rsna_cohort
 from tests.outputs.results import table
@@ -78,6 +79,28 @@ def test_slides_learn_which_patches_are_positive(tmp_path: Path, files: list[str
     figures = learn("wsi", tmp_path, files, in_features=16, learning_rate=1e-3, max_epochs=15)
     assert figures["bag_auroc"] > CHANCE + 0.3
     assert figures["instance_auroc_gated"] > CHANCE + 0.2
+    if not files:
+        require_taken_up_after_calibration(tmp_path, tmp_path / "out")
+
+
+def require_taken_up_after_calibration(home: Path, out: Path) -> None:
+    """By evaluation and inference, as the bags that it was calibrated on say."""
+    calibrate(str(out), str(out / "model.pt"), coverage=0.8)
+    keys = {"dataset_dir": str(home), "num_workers": 0}
+    run_here("wsi", ["train", "evaluate"], **keys, ckpt_dir=str(out), output_dir=str(out / "again"))
+    run_here(
+        "wsi", ["inference"], **keys, ckpt_path=str(out / "model.pt"), output_dir=str(out / "read"),
+        datalist=str(home / "datalist.json"),
+    )  # fmt: skip
+    metrics = json.loads((out / "again" / "metrics.json").read_text())
+    assert metrics["threshold_origin"].startswith("chosen on 12 labelled bags of the site by calibrate")
+    assert metrics["bag_set_coverage"]["value"] >= 0.8
+    tables = [table(out / name / "summary.csv") for name in ("again", "read")]
+    evaluated, inferred = ({row["bag_id"]: row["label_set"] for row in rows} for rows in tables)
+    assert evaluated == inferred
+    for bag_id, labels in inferred.items():
+        of_one = json.loads((out / "read" / bag_id / "result.json").read_text())
+        assert "|".join(of_one["label_set"]) == labels
 
 
 @pytest.mark.parametrize("network", ["classes", "hmil"])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, BagResultd, Model, ModelCard, PatchCoordinates, SignResultd
 from scripts.core.units import Level0Pixels
@@ -195,3 +196,14 @@ def test_probabilities_are_those_of_the_scaled_logits() -> None:
     assert scaled.probability == pytest.approx(1 / (1 + np.exp(-1)))
     classes = BagResultd(class_names=NAMES, scaling=(0.5, 0.0))(item(2.0, 4.0, 6.0))["result"].classes
     np.testing.assert_allclose(classes.probabilities, np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum(), rtol=1e-6)
+
+
+def test_the_labels_that_a_bag_may_have_do_not_change_with_the_scaling() -> None:
+    sets = Conformal(0.9, {"negative": 1.5, "positive": 0.0}, {"negative": 30, "positive": 30})
+    for scaling in ((1.0, 0.0), (0.5, -1.0)):
+        judge = BagResultd(scaling=scaling, conformal=sets)
+        found = [judge(item(logit))["result"].label_set for logit in (-1.0, 1.0, 2.0)]
+        assert found == [("negative",), ("negative", "positive"), ("positive",)]
+    nothing = BagResultd(class_names=NAMES, conformal=Conformal(0.5, dict.fromkeys(NAMES, -9.0), {}))
+    assert nothing(item(0.0, 1.0, 2.0))["result"].label_set == ()
+    assert result(0.0).label_set is None

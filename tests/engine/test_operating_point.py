@@ -10,19 +10,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Engine
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
+from scipy.stats import norm
 
+from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
 from scripts.engine.operating_point import (
     OperatingPoint,
     RememberOperatingPoint,
     choose_operating_point,
+    fit_scaling,
     operating_file,
     read_operating_point,
+    write_operating_point,
 )
 
 COHORTS = st.lists(st.tuples(st.booleans(), st.integers(-9, 9)), min_size=8, max_size=60)
@@ -33,6 +37,7 @@ def probabilities(point: OperatingPoint, logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-(point.scaling[0] * logits + point.scaling[1])))
 
 
+@settings(deadline=None)
 @given(COHORTS, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
 def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
     bags: list[tuple[bool, int]], least: float
@@ -40,7 +45,7 @@ def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
     positive, logits = (np.array(column) for column in zip(*bags, strict=True))
     point = choose_operating_point(logits[:, None] / 3.0, positive + 0.0, f"sensitivity {least}")
     if "the default" in point.origin:
-        assert point[:2] == DEFAULT[:2]
+        assert (point[:2], point.chosen) == (DEFAULT[:2], False)
         return
     called = probabilities(point, logits / 3.0) > point.threshold
     sensitivity, specificity = called[positive].mean(), (~called[~positive]).mean()
@@ -54,27 +59,31 @@ def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
     assert at_youden[positive].mean() - at_youden[~positive].mean() >= sensitivity + specificity - 1 - 1e-9
 
 
-def test_platt_is_logistic_regression_on_his_targets() -> None:
+def test_the_scaling_is_the_likeliest_under_its_prior() -> None:
     generator = np.random.default_rng(0)
     labels = np.repeat([0.0, 1.0], [40, 25])
     logits = generator.normal(2 * labels + 3, 1.0)
-    slope, intercept = choose_operating_point(logits[:, None], labels, "youden").scaling
-    # each bag counts as both classes, weighted by its smoothed target
-    share = np.where(labels > 0, 26 / 27, 1 / 42)
-    oracle = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000).fit(
-        np.tile(logits, 2)[:, None], np.repeat([1, 0], 65), np.concatenate([share, 1 - share])
-    )
-    assert (slope, intercept) == pytest.approx((oracle.coef_[0, 0], oracle.intercept_[0]), rel=1e-3)
+
+    def unlikelihood(parameters: np.ndarray) -> float:
+        scaled = np.exp(parameters[0]) * logits + parameters[1]
+        prior = norm.logpdf(parameters, 0, [0.5, 1.0]).sum()
+        return float(np.logaddexp(0, np.where(labels > 0, -scaled, scaled)).sum() - prior)
+
+    log_slope, intercept = minimize(unlikelihood, np.zeros(2), method="Nelder-Mead", tol=1e-10).x
+    assert fit_scaling(logits[:, None], labels) == pytest.approx((np.exp(log_slope), intercept), rel=1e-4)
 
 
-def test_scaling_brings_the_cross_entropy_of_other_bags_down_where_no_validation_bag_is_mistaken() -> None:
-    labels = np.repeat([0.0, 1.0], 6)
-    point = choose_operating_point((labels[:, None] - 0.5) * 0.1, labels, "sensitivity 0.95")
-    assert np.isfinite(point.scaling).all()
-    honest = probabilities(point, (labels - 0.5) * 0.1)
-    assert honest[labels == 1] == pytest.approx(7 / 8)
-    assert honest[labels == 0] == pytest.approx(1 / 8)
-    assert point.threshold == pytest.approx(0.5)
+def test_many_bags_make_probabilities_right_and_few_change_little() -> None:
+    generator = np.random.default_rng(0)
+    honest = generator.normal(0, 2, 20_000)
+    labels = (generator.random(20_000) < 1 / (1 + np.exp(-honest))) + 0.0
+    assert fit_scaling((3 * honest - 2)[:, None], labels) == pytest.approx((1 / 3, 2 / 3), rel=0.05)
+    sure = np.repeat([-3.3, 3.3], 4)
+    slope, intercept = fit_scaling(sure[:, None], (sure > 0) + 0.0)  # no bag is mistaken
+    assert 1 < slope < 1.5
+    assert intercept == pytest.approx(0, abs=1e-6)
+    slope, intercept = fit_scaling(1e4 * sure[:, None], (sure > 0) + 0.0)
+    assert (slope, intercept) == pytest.approx((1, 0), abs=1e-6)
 
 
 def test_the_temperature_of_several_classes_is_that_of_their_noise() -> None:
@@ -91,21 +100,27 @@ def test_the_temperature_of_several_classes_is_that_of_their_noise() -> None:
     ("logits", "labels", "reason"),
     [
         ([0, 1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 1, 1, 1], "7 validation bags with 3 of one kind are too few"),
-        ([8, 7, 6, 5, 4, 3, 2, 1], [0, 0, 0, 0, 1, 1, 1, 1], "no scaling fits"),
-        ([0.3] * 12, [0, 1, 1] * 4, "no scaling fits"),
+        ([8, 7, 6, 5, 4, 3, 2, 1], [0, 0, 0, 0, 1, 1, 1, 1], "logits of positive ones are not higher"),
+        ([0.3] * 12, [0, 1, 1] * 4, "logits of positive ones are not higher"),
     ],
 )
 def test_where_nothing_can_be_chosen_it_says_so_and_keeps_the_default(
     logits: list[float], labels: list[float], reason: str
 ) -> None:
     point = choose_operating_point(np.array(logits, float)[:, None], np.array(labels, float), "youden")
-    assert point[:2] == DEFAULT[:2]
+    assert (point[:2], point.chosen) == (DEFAULT[:2], False)
     assert reason in point.origin
+    assert (
+        reason.replace("validation", "local")
+        in choose_operating_point(
+            np.array(logits, float)[:, None], np.array(labels, float), "youden", "local bags"
+        ).origin
+    )
 
 
 @pytest.mark.parametrize("target", ["sensitivity", "sensitivity 95", "f1", "specificity 1.1"])
 def test_another_target_is_refused_before_training(target: str) -> None:
-    with pytest.raises(InputError, match=re.escape(f"operating_target is {target!r}: 'youden', 'sensitivity 0.95'")):
+    with pytest.raises(InputError, match=re.escape(f"the target is {target!r}: 'youden', 'sensitivity 0.95'")):
         RememberOperatingPoint("model.pt", target)
 
 
@@ -133,10 +148,25 @@ def test_the_point_of_the_best_epoch_stays_beside_its_weights(tmp_path: Path, ca
     weights.write_bytes(b"of somebody else")
     assert read_operating_point(str(weights)) == DEFAULT
     assert "was chosen for other weights" in caplog.text
-    for spoiled in ({"threshold": 7}, {"scaling": [-1, 0]}, {"scaling": [1, 10**400]}, {"scaling": 1}):
+    sets = {"coverage": 0.9, "cuts": {"negative": "none"}, "bags": {"negative": 3}}
+    points = ({"threshold": 7}, {"scaling": [-1, 0]}, {"scaling": [1, 10**400]}, {"scaling": 1})
+    for spoiled in (*points, {"conformal": sets}, {"conformal": [3]}):
         stored = {"threshold": 0.4, "scaling": [1, 0], "origin": "", "weights_sha256": sha256_of(weights), **spoiled}
         operating_file(weights).write_text(json.dumps(stored))
         require_refused(weights)
+
+
+def test_what_is_written_is_read_back_and_what_was_there_is_kept_if_wanted(tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"the best")
+    sets = Conformal(0.9, {"negative": -0.1, "positive": None}, {"negative": 20, "positive": 3})
+    points = [OperatingPoint(0.1 * k, (0.3, -1.7), f"the {k}th", sets if k > 1 else None) for k in range(1, 5)]
+    kept = [write_operating_point(weights, point, keep=point is not points[-1]) for point in points]
+    assert kept == [None, *(tmp_path / f"model.operating_point.{k}.json" for k in (1, 2)), None]
+    assert read_operating_point(str(weights)) == points[-1]
+    for earlier, point in zip(kept[1:3], points, strict=False):
+        assert earlier is not None
+        assert json.loads(earlier.read_text())["origin"] == point.origin
 
 
 def require_refused(weights: Path) -> None:

@@ -29,13 +29,17 @@ def test_a_bag_drawn_again_counts_again_and_all_is_scikit_learns(bags: list[tupl
     score = np.array([score for of_bag, _ in bags for _, score in of_bag])
     truth, drawn = np.array([case for of_bag, times in bags for case in of_bag * times]).T
     got = {"auroc": cases.auroc(score), **cases.curves(score)}
-    got |= {**cases.agreement(score > 2), **cases.calibration(score / 5)}
+    got |= {**cases.agreement(score > 2), **cases.calibration(score / 5), "separation": cases.separation(score + 1e4)}
     called, probability, undefined = drawn > 2, drawn / 5, {"zero_division": np.nan}
     share_positive, predicted = calibration_curve(truth, probability, n_bins=10)
     share = np.histogram(-probability, -np.linspace(0, 1, 11)[::-1])[0][::-1] / len(truth)  # bins closed above
     both = len(set(truth)) == 2
     alarms, hits, _ = sk.roc_curve(truth, drawn, drop_intermediate=False) if both else np.full((3, 1), np.nan)
+    kinds, within = (drawn[truth == 1], drawn[truth == 0]), np.nan
+    if both and len(drawn) > 2:
+        within = np.sqrt(sum(((kind - kind.mean()) ** 2).sum() for kind in kinds) / (len(drawn) - 2)) or np.nan
     wanted = {
+        "separation": (kinds[0].mean() - kinds[1].mean()) / within if both else np.nan,
         "auroc": sk.roc_auc_score(truth, drawn) if both else np.nan,
         "average_precision": sk.average_precision_score(truth, drawn) if truth.any() else np.nan,
         "sensitivity_at_specificity_0.9": hits[alarms <= 0.1 + 1e-9].max() if both else np.nan,

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
-from scripts.metrics.intervals import auroc, wilson
+from benchmarks.coverage import cases as covers
+from benchmarks.coverage import share_of, two_normals
+from scripts.metrics.intervals import auroc, auroc_difference, wilson
+
+COVERS = covers()
 
 
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -19,19 +23,47 @@ def test_wilson_is_that_of_scipy(counts: tuple[int, int]) -> None:
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
-def two_normals(
-    auc: float, positives: int, negatives: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores whose AUROC is `auc` in the population."""
-    truth = np.repeat([1, 0], [positives, negatives])
-    return truth, generator.normal(truth * np.sqrt(2) * norm.ppf(auc), 1.0)
+@pytest.mark.parametrize("case", COVERS)
+def test_what_they_are_of_is_covered_in_93_to_97_of_100_cohorts(case: str) -> None:
+    assert 0.93 <= share_of(COVERS[case], draws=1000) <= 0.97
 
 
-@pytest.mark.parametrize(("auc", "positives", "negatives"), [(0.85, 12, 12), (0.85, 18, 42), (0.97, 30, 30)])
-def test_an_auroc_is_covered_in_93_to_97_of_100_cohorts(auc: float, positives: int, negatives: int) -> None:
-    generator = np.random.default_rng(1)
-    intervals = [auroc(*two_normals(auc, positives, negatives, generator)) for _ in range(1000)]
-    assert 0.93 <= np.mean([low <= auc <= high for _, low, high in intervals]) <= 0.97
+def by_delongs_formula(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """The difference and its standard error, with every pair of bags written out as in the paper of 1988."""
+    positives, negatives = np.flatnonzero(truth), np.flatnonzero(1 - truth)
+    wins = np.array([[[np.sign(s[i] - s[j]) / 2 + 0.5 for j in negatives] for i in positives] for s in (one, other)])
+    of_positives, of_negatives = np.cov(wins.mean(axis=2)), np.cov(wins.mean(axis=1))
+    covariance = of_positives / len(positives) + of_negatives / len(negatives)
+    contrast = np.array([1, -1])
+    return float(contrast @ wins.mean(axis=(1, 2))), float(np.sqrt(contrast @ covariance @ contrast))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 9)), min_size=4, max_size=30))
+def test_the_difference_of_two_aurocs_is_tested_by_delongs_formula(cases: list[tuple[bool, int, int]]) -> None:
+    truth, one, other = (np.array(column).astype(int) for column in zip(*cases, strict=True))
+    (value, low, high), p = auroc_difference(truth, one, other)
+    if min(truth.sum(), (1 - truth).sum()) < 2:
+        assert np.isnan([low, high, p]).all()
+        return
+    difference, error = by_delongs_formula(truth, one, other)
+    assert value == pytest.approx(difference)
+    if error < 1e-9:
+        return  # such as of twice the same score
+    assert (low, high) == pytest.approx(tuple(difference + norm.ppf([0.025, 0.975]) * error))
+    assert p == pytest.approx(2 * norm.sf(abs(difference) / error))
+    assert auroc_difference(truth, other, one)[1] == pytest.approx(p)
+
+
+def test_two_scores_that_are_alike_differ_by_chance_in_5_of_100_cohorts_and_others_in_more() -> None:
+    generator = np.random.default_rng(2)
+
+    def p(skill: float) -> float:
+        truth, shared = two_normals(0.85, 30, 30, generator)
+        worse = shared - skill * truth
+        return auroc_difference(truth, shared + generator.normal(size=60), worse + generator.normal(size=60))[1]
+
+    assert 0.03 <= np.mean([p(0) < 0.05 for _ in range(1000)]) <= 0.07
+    assert np.mean([p(1.0) < 0.05 for _ in range(100)]) > 0.5
 
 
 @pytest.mark.parametrize("count", [3, 10, 100])

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from scripts.core.record import BagResult, Classes, Lesions, PatchCoordinates
+from scripts.metrics.intervals import wilson
 from scripts.metrics.summary import cohort_metrics
 
 pytestmark = pytest.mark.filterwarnings("error")  # an undefined figure is no reason to warn
@@ -58,6 +59,9 @@ def test_every_figure_by_hand() -> None:
             "instance_auroc_ungated": 10 / 12,  # 5 and 4 lose to 6 alone
             "instance_auroc_within_bags": 1,  # in each positive bag the one is above the other
             "instance_auroc_weighted": (6 + 9 / 2) / 12,  # .8 × .9 beats six; .9 × .2 ties with .2 × .9
+            "instance_separation": (4.5 - 14.5 / 6) / np.sqrt((0.5 + 56.25 - 14.5**2 / 6) / 6),
+            "dirichlet_energy_of_attention": 1,  # of two instances, whatever they are
+            "dirichlet_energy_of_scores": 1,
             "instance_accuracy": 7 / 8,  # one flagged, rightly; one missed in a bag called negative
             "instance_balanced_accuracy": (1 / 2 + 1) / 2,
             "instance_precision": 1,
@@ -69,7 +73,9 @@ def test_every_figure_by_hand() -> None:
 
 
 AT = {"bag_sensitivity_at_specificity_0.9", "bag_specificity_at_sensitivity_0.9"}
-AUROCS = {"bag_auroc", *AT, *(f"instance_auroc_{kind}" for kind in ("gated", "ungated", "weighted", "within_bags"))}
+OF_INSTANCES = ("auroc_gated", "auroc_ungated", "auroc_weighted", "auroc_within_bags", "separation")
+AUROCS = {"bag_auroc", *AT, *(f"instance_{name}" for name in OF_INSTANCES)}
+ENERGIES = {"dirichlet_energy_of_attention", "dirichlet_energy_of_scores"}
 BALANCED = {"bag_balanced_accuracy", "instance_balanced_accuracy"}
 
 
@@ -82,7 +88,8 @@ def test_what_is_undefined_is_nan() -> None:
     assert undefined(one) == AUROCS | BALANCED | {"bag_specificity", "instance_specificity"}
     assert values(one)["bag_calibration_error"] == 0.25
     broken = [*COHORT, bag(np.nan, 1, [np.nan, np.nan], [1, 0], [np.nan, np.nan])]  # the network answered NaN
-    assert undefined(broken) == AUROCS | {"bag_average_precision", "bag_brier_score", "bag_calibration_error"}
+    of_probability = {"bag_average_precision", "bag_brier_score", "bag_calibration_error"}
+    assert undefined(broken) == AUROCS | ENERGIES | of_probability
     assert values(broken)["bag_recall"] == 1 / 3
 
 
@@ -91,6 +98,23 @@ def test_draws_without_a_figure_do_not_count() -> None:
     figures = cohort_metrics([COHORT[0], *[bag(0.6, 0, [1.0], None)] * 3])
     assert (figures["instance_recall"], figures["instance_precision"].low) == ((1, 1, 1), 0)
     assert cohort_metrics(COHORT) == cohort_metrics(COHORT)  # the same each time
+
+
+def test_what_is_gated_called_or_flagged_is_so_by_the_threshold_in_use() -> None:
+    lower, higher = (values([replace(b, threshold=t) for b in COHORT]) for t in (0.15, 0.95))
+    assert lower["bag_recall"] == lower["instance_recall"] == 1
+    assert (lower["bag_specificity"], lower["instance_specificity"]) == (1 / 2, 5 / 6)
+    assert lower["instance_auroc_gated"] == 10 / 12  # the bag at .1 alone is gated, and none of it was ahead
+    assert (higher["bag_recall"], higher["instance_recall"], higher["instance_auroc_gated"]) == (0, 0, 1 / 2)
+    assert lower["instance_auroc_ungated"] == higher["instance_auroc_ungated"]
+
+
+def test_sets_of_labels_are_judged_by_how_often_they_hold_the_label_and_how_many_they_hold() -> None:
+    sets = (("positive",), ("negative",), (), ("negative", "positive"))
+    figures = cohort_metrics([replace(b, label_set=s) for b, s in zip(COHORT, sets, strict=True)])
+    assert figures["bag_set_coverage"] == wilson(2, 4)
+    assert figures["bag_set_size"].value == 1
+    assert not any(name.startswith("bag_set") for name in values(COHORT))
 
 
 def test_bags_that_are_all_right_are_no_certainty() -> None:
@@ -102,7 +126,7 @@ def test_bags_that_are_all_right_are_no_certainty() -> None:
 
 
 def test_what_is_unknown_has_no_figures() -> None:
-    of_bags = {name for name in values(COHORT) if name.startswith("bag_")}
+    of_bags = {name for name in values(COHORT) if not name.startswith("instance_")}
     assert set(values([bag(0.2, 1, [0.0], None), bag(0.1, 0, [0.0], None)])) == of_bags
     assert cohort_metrics([bag(0.2, None, [0.0], None)]) == cohort_metrics([]) == {}
     some = values([*COHORT, bag(0.95, 1, [9.0], None), bag(0.95, None, [9.0], [0])])
@@ -127,7 +151,7 @@ def test_a_negative_bag_needs_no_annotation() -> None:
     ):
         assert values([*others, unknown]) == values([*others, known])
         assert values([*others, unknown])[lower] < values(others)[lower]
-        assert {name.split("_")[0] for name in values([unknown, unknown])} == {"bag"}
+        assert {name.split("_")[0] for name in values([unknown, unknown])} == {"bag", "dirichlet"}
 
 
 NAMES = ("N", "UDH", "FEA", "DCIS")
@@ -157,7 +181,7 @@ def test_a_finding_at_all_is_judged_where_a_class_has_none() -> None:
     got, every_class_is_one = values(of_classes()), values(of_classes(negative=None, groups=()))
     assert got["bag_auroc"] == pytest.approx(roc_auc_score(LABEL > 0, 1 - PROBABILITIES[:, 0]))
     assert got["bag_accuracy"] == pytest.approx(((PROBABILITIES.argmax(axis=1) > 0) == (LABEL > 0)).mean())
-    assert {name.split("_")[0] for name in every_class_is_one} == {"class"}
+    assert {name.split("_")[0] for name in every_class_is_one} == {"class", "dirichlet"}
     assert every_class_is_one["class_accuracy"] == got["class_accuracy"]
 
 

@@ -17,7 +17,7 @@ from ignite.engine import Engine
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from scripts.core.errors import InputError
-from scripts.core.record import BagResult, Classes
+from scripts.core.record import NO_THRESHOLD, BagResult, Classes
 from scripts.engine.evaluator import BagEvaluator
 from scripts.metrics.figures import bootstrap
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
@@ -164,9 +164,10 @@ def test_what_is_not_the_same_is_done_again(tmp_path: Path) -> None:
 def test_the_tables_hold_what_was_there_what_was_read_what_is_empty_and_what_failed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    finished(tmp_path, COHORT[0], COHORT[2])  # c as it was before its features were made anew
+    cohort = [dataclasses.replace(one, threshold_origin="chosen by hand") for one in COHORT]
+    finished(tmp_path, cohort[0], cohort[2])  # c as it was before its features were made anew
     folder = ResultsFolder(str(tmp_path), bags("a", "b", "d", "e"), "one")
-    batches = [[COHORT[1]], [{"bag_id": "c", "empty": "c.h5 holds no patches"}], [COHORT[3]]]
+    batches = [[cohort[1]], [{"bag_id": "c", "empty": "c.h5 holds no patches"}], [cohort[3]]]
     failed = {"bag_id": "e", "failed": "e is empty: copy it again"}
     with (
         caplog.at_level("INFO", logger="scripts.outputs.report"),
@@ -178,7 +179,8 @@ def test_the_tables_hold_what_was_there_what_was_read_what_is_empty_and_what_fai
     assert [row["error"] for row in rows[3:]] == ["e is empty: copy it again", "c.h5 holds no patches"]
     assert {row["bag_id"] for row in table(tmp_path / "instances.csv")} == {"a", "b", "d"}
     assert strict_json(tmp_path / "metrics.json")["bags"] == 3
-    assert "2 read, 1 skipped (already there), 1 failed, 1 empty (nothing to read); 1 called positive" in caplog.text
+    assert "2 read, 1 skipped (already there), 1 failed, 1 empty (nothing to read); 1 called positive; " in caplog.text
+    assert "; threshold 0.5 (chosen by hand); " in caplog.text
     with pytest.raises(InputError, match=r"^d is empty$"):
         report(tmp_path, [{"bag_id": "d", "failed": "d is empty"}])
     # nothing of an earlier run is taken for this one
@@ -187,9 +189,12 @@ def test_the_tables_hold_what_was_there_what_was_read_what_is_empty_and_what_fai
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"summary.csv", "metrics.json"}
 
 
-def test_classes_stand_in_the_table_by_their_names(tmp_path: Path) -> None:
+def test_classes_stand_in_the_table_by_their_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     classes = Classes(("N", "FEA", "DCIS"), np.array([0.2, 0.5, 0.3]), ("benign", "other", "other"), "N")
-    report(tmp_path, [dataclasses.replace(COHORT[0], classes=classes, label=2)])
+    called = dataclasses.replace(COHORT[0], classes=classes, label=2, threshold=None, threshold_origin=NO_THRESHOLD)
+    with caplog.at_level("INFO", logger="scripts.outputs.report"):
+        report(tmp_path, [called])
+    assert "; threshold none: the most probable class is called; " in caplog.text
     (row,) = table(tmp_path / "summary.csv")
     assert (row["called"], row["label"], row["p(FEA)"], row["p(coarse other)"]) == ("FEA", "DCIS", "0.5", "0.8")
 

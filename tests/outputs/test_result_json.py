@@ -31,6 +31,7 @@ def test_result_json_says_all_there_is_to_say(tmp_path: Path) -> None:
         "source": "scans/d",
         "called": "positive",
         "positive": True,
+        "label_set": None,
         "probability": 0.9,
         "logits": [],
         "threshold": 0.5,
@@ -58,6 +59,7 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path, truth: list[int] 
         result("x", 0.123456789, [1.0, 1 / 3], 1 if truth else None, truth),
         model=Model("a network", "1.0", "abc"),
         threshold_origin="chosen by hand",
+        label_set=("negative", "positive") if truth else (),
         about={"tilt_degrees": 18.5, "warnings": ["a gap"]},
         slots=57,
     )

@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m scripts calibrate`: scaling, threshold and conformal sets, from a site's own labelled results."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from scripts.core.cli import PROGRESS_AFTER_S, aligned, path_or_none
+from scripts.core.conformal import ONE_LOGIT, Conformal, choose_conformal
+from scripts.core.errors import InputError
+from scripts.core.files import sha256_of
+from scripts.core.record import BagResult
+from scripts.datalist.tables import read_rows, require_named_once, zero_or_one
+from scripts.engine.operating_point import OperatingPoint, choose_operating_point, operating_file, write_operating_point
+from scripts.metrics.summary import cohort_metrics
+from scripts.outputs.results import read_results
+
+FIGURES = {
+    "bag_recall": "sensitivity",
+    "bag_specificity": "specificity",
+    "class_accuracy": "accuracy",
+    "bag_brier_score": "Brier score",
+    "bag_calibration_error": "calibration error",
+}
+
+
+def calibrate(
+    results: str, weights: str, labels: str | None = None, target: str = "sensitivity 0.95", coverage: float = 0.9
+) -> None:
+    """Fit threshold and probabilities of a network to the labelled bags of a site, without training.
+
+    RESULTS is the output folder of an evaluation or an inference. Scaling of probabilities, threshold and conformal
+    sets are written beside the weights, where evaluation and inference take them up; the file that was there is kept
+    under another name. The figures before and after are of the very bags that are fitted to: judge on others.
+
+    Args:
+        results: the folder with summary.csv.
+        weights: the model.pt that the results are of.
+        labels: a csv with the columns bag_id and label (0 or 1; of several classes the name), for bags without one.
+        target: by what the threshold is chosen: "sensitivity 0.95", "specificity 0.9" or "youden".
+        coverage: the least share of the bags of each class whose conformal set holds their class.
+    """
+    folder, model = Path(str(results)), Path(str(weights))
+    if not model.is_file():
+        raise InputError(f"{model} is missing: give the model.pt of the results with --weights FILE")
+    found = read_results(folder, instances=False)
+    unknown = _require_same_weights(found, folder, model)
+    bags = _with_labels(found, path_or_none(labels), folder)
+    point = site_operating_point(bags, str(target), coverage)
+    if not point.chosen:
+        reason = point.origin.removeprefix("the default: ")
+        raise InputError(f"{reason}: give more labelled bags; nothing is written")
+    kept = write_operating_point(model, point, keep=True)
+    if unknown:
+        print(f"{unknown} of {len(found)} results do not name their weights: that they are of {model} is not checked")
+    if len(bags) < len(found):
+        print(f"{len(found) - len(bags)} of {len(found)} bags have no label and do not count")
+    print(_before_and_after(bags, point))
+    assert point.conformal is not None
+    print("\n".join(_sets_in_words(point.conformal)))
+    print(f"written: {operating_file(model)}{f'; the one before is {kept.name} now' if kept else ''}")
+
+
+def site_operating_point(bags: Sequence[BagResult], target: str, coverage: float) -> OperatingPoint:
+    """Return what labelled bags choose; the default, with the reason, where they are too few."""
+    logits, labels = np.array([bag.logits for bag in bags]), np.array([bag.label for bag in bags])
+    names = ONE_LOGIT if bags[0].classes is None else bags[0].classes.names
+    conformal = choose_conformal(logits, labels, names, coverage)
+    point = choose_operating_point(logits, labels, target, "labelled bags of the site")
+    if not point.chosen:
+        return point
+    origin = f"chosen on {len(bags)} labelled bags of the site by calibrate: {point.origin}"
+    return point._replace(origin=origin, conformal=conformal)
+
+
+def _require_same_weights(results: Sequence[BagResult], folder: Path, weights: Path) -> int:
+    """Refuse results of other weights; return how many results do not say of which they are."""
+    sha256, unknown = sha256_of(weights), 0
+    for result in tqdm(results, desc="results", unit="bag", delay=PROGRESS_AFTER_S):
+        path = folder / result.bag_id / "result.json"
+        try:
+            model = json.loads(path.read_text())["model"]["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            unknown += 1  # evaluation writes none
+            continue
+        if model != sha256:
+            raise InputError(f"{path} is of other weights than {weights}: give those, or read the bags with these")
+    return unknown
+
+
+def _with_labels(results: Sequence[BagResult], table: Path | None, folder: Path) -> list[BagResult]:
+    """Return the results with a label, of the run or of the table."""
+    by_name = {result.bag_id: result for result in results}
+    rows = [] if table is None else list(read_rows(table, ("bag_id", "label")))
+    if table is not None:
+        require_named_once([(line, bag_id) for line, (bag_id, _) in rows], table, "bag")
+    for line, (bag_id, text) in rows:
+        if bag_id not in by_name:
+            raise InputError(f"{table}, line {line} names {bag_id!r}, of which {folder} has no result: take it out")
+        result = by_name[bag_id]
+        assert table is not None
+        label = _label_number(text, result, table, line)
+        if result.label not in (None, label):
+            raise InputError(f"{table}, line {line} labels {bag_id!r} {text}, its result does not: correct one of them")
+        by_name[bag_id] = replace(result, label=label)
+    labelled = [result for result in by_name.values() if result.label is not None]
+    if not labelled:
+        raise InputError(f"no result in {folder} has a label: give a csv of bag_id and label with --labels FILE")
+    if not all(result.logits for result in labelled):
+        raise InputError(f"{folder}/summary.csv has no logits: evaluate or infer again")
+    return labelled
+
+
+def _label_number(text: str, result: BagResult, table: Path, line: int) -> int:
+    if result.classes is None:
+        return zero_or_one(text, table, line)
+    if text not in result.classes.names:
+        wanted = ", ".join(result.classes.names)
+        raise InputError(f"{table}, line {line}: the label {text!r} is not one of the classes: give one of {wanted}")
+    return result.classes.names.index(text)
+
+
+def _before_and_after(bags: Sequence[BagResult], point: OperatingPoint) -> str:
+    nothing = np.zeros(0)
+    alone = [replace(bag, scores=nothing, attention=nothing, instances=[], label_set=None) for bag in bags]
+    both = (alone, [_with_point(bag, point) for bag in alone])
+    figures = [cohort_metrics(each) for each in both]
+    rows = [[f"on the {len(bags)} bags fitted to", "before", "after"]]
+    if bags[0].threshold is not None:
+        rows.append(["threshold", *(f"{each[0].threshold:.3g}" for each in both)])
+    for name, title in FIGURES.items():
+        if name in figures[0]:
+            rows.append([title, *(f"{each[name].value:.3f}" for each in figures)])
+    return aligned(rows)
+
+
+def _with_point(bag: BagResult, point: OperatingPoint) -> BagResult:
+    slope, intercept = point.scaling
+    logits = slope * np.array(bag.logits)
+    if bag.classes is None:
+        probability = float(np.exp(-np.logaddexp(0, -(logits[0] + intercept))))
+        return replace(bag, probability=probability, threshold=point.threshold)
+    classes = bag.classes._replace(probabilities=np.exp(logits - np.logaddexp.reduce(logits)))
+    return replace(bag, classes=classes, probability=classes.probability)
+
+
+def _sets_in_words(conformal: Conformal) -> list[str]:
+    lines = []
+    for name, cut in conformal.cuts.items():
+        few = f"{conformal.bags[name]} bags are too few for a coverage of {conformal.coverage:g}: every set holds it"
+        known = f"in the conformal set of at least {conformal.coverage:g} of such bags, by {conformal.bags[name]} bags"
+        lines.append(f"{name}: {few if cut is None else known}")
+    return lines

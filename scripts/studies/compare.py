@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m scripts compare`: whether two networks differ on the same bags, figure by figure."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from scripts.core.cli import aligned, path_or_none
+from scripts.core.errors import InputError
+from scripts.core.files import write_whole
+from scripts.core.record import BagResult
+from scripts.metrics.figures import Figure, Interval, bootstrap
+from scripts.metrics.intervals import auroc_difference
+from scripts.metrics.summary import figure_groups
+from scripts.outputs.results import read_results
+
+COMPARED = {
+    *("bag_auroc", "bag_average_precision", "bag_accuracy", "bag_balanced_accuracy", "bag_brier_score"),
+    *("class_accuracy", "class_balanced_accuracy", "class_auroc_macro"),
+    *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_within_bags"),
+}
+
+
+class Comparison(NamedTuple):
+    """One figure of two runs."""
+
+    a: float
+    b: float
+    difference: Interval  # a less b
+    p: float = math.nan  # where the interval is a bootstrap's
+
+
+def compare(a: str, b: str, output: str | None = None) -> None:
+    """Compare two evaluations of the same bags: each figure of A less that of B, with its 95 % interval.
+
+    The AUROC of bags is compared by DeLong's paired test, the others by a bootstrap that draws the same bags for both.
+
+    Args:
+        a: the output folder of an evaluation.
+        b: that of another one.
+        output: a JSON file for the comparison.
+    """
+    folders = Path(str(a)), Path(str(b))
+    of_a, of_b = (sorted(read_results(folder), key=lambda bag: bag.bag_id) for folder in folders)
+    _require_same_bags(of_a, of_b, folders)
+    found = comparisons(of_a, of_b)
+    print(_as_table(found))
+    file = path_or_none(output)
+    if file is not None:
+        figures = {name: _as_json(each) for name, each in found.items()}
+        content = {"a": str(folders[0]), "b": str(folders[1]), "bags": len(of_a), "figures": figures}
+        write_whole(file, json.dumps(content, indent=4) + "\n")
+        print(f"written: {file}")
+
+
+def comparisons(a: Sequence[BagResult], b: Sequence[BagResult]) -> dict[str, Comparison]:
+    """Return the figures that both have of the same bags."""
+    found = {}
+    of_b = figure_groups(b)
+    for prefix, mine in figure_groups(a).items():
+        yours = of_b.get(prefix)
+        if yours is None or [bag.bag_id for bag in yours.bags] != [bag.bag_id for bag in mine.bags]:
+            continue
+        names = [name for name in mine.figures if name in yours.figures and f"{prefix}_{name}" in COMPARED]
+        pairs = {name: (mine.figures[name], yours.figures[name]) for name in names}
+        drawn = bootstrap(len(mine.bags), {name: _difference(*pair) for name, pair in pairs.items()})
+        every = np.ones(len(mine.bags))
+        for name, (one, other) in pairs.items():
+            found[f"{prefix}_{name}"] = Comparison(one(every), other(every), drawn[name])
+        if "bag_auroc" in found and prefix == "bag":
+            difference, p = _by_delong(mine.bags, yours.bags)
+            found["bag_auroc"] = found["bag_auroc"]._replace(difference=difference, p=p)
+    return found
+
+
+def _by_delong(a: Sequence[BagResult], b: Sequence[BagResult]) -> tuple[Interval, float]:
+    truth = np.array([bag.label_positive for bag in a])
+    one, other = (np.array([bag.probability for bag in bags]) for bags in (a, b))
+    return auroc_difference(truth, one, other)
+
+
+def _difference(one: Figure, other: Figure) -> Figure:
+    return lambda weight_of_bag: one(weight_of_bag) - other(weight_of_bag)
+
+
+def _require_same_bags(a: Sequence[BagResult], b: Sequence[BagResult], folders: tuple[Path, Path]) -> None:
+    names = [{bag.bag_id for bag in bags} for bags in (a, b)]
+    for has, lacks in ((0, 1), (1, 0)):
+        only = sorted(names[has] - names[lacks])
+        if only:
+            raise InputError(
+                f"{folders[lacks]} has no result of {only[0]} ({len(only)} in all), which {folders[has]} has: "
+                "evaluate both on the same bags"
+            )
+    for one, other in zip(a, b, strict=True):
+        if one.true_verdict != other.true_verdict:
+            labels = [bag.true_verdict or "without label" for bag in (one, other)]
+            raise InputError(
+                f"{one.bag_id} is {labels[0]} in {folders[0]} and {labels[1]} in {folders[1]}: "
+                "evaluate both with the same labels"
+            )
+    if not any(bag.label is not None for bag in a):
+        raise InputError(f"no result in {folders[0]} has a label: give the output folders of evaluations")
+
+
+def _as_table(found: Mapping[str, Comparison]) -> str:
+    rows = [["figure", "A", "B", "A - B", "95 % interval", "p"]]
+    for name, (one, other, (value, low, high), p) in found.items():
+        difference = [f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "" if math.isnan(p) else f"{p:.3g}"]
+        rows.append([name, f"{one:.3f}", f"{other:.3f}", *difference])
+    return aligned(rows)
+
+
+def _as_json(one: Comparison) -> dict[str, float | None]:
+    figures = {"a": one.a, "b": one.b, **one.difference._asdict(), "p": one.p}
+    figures["difference"] = figures.pop("value")
+    return {name: None if math.isnan(figure) else round(figure, 6) for name, figure in figures.items()}

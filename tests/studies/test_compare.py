@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two evaluations of the same bags are compared figure by figure, and others are refused."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.core.errors import InputError
+from scripts.core.record import BagResult
+from scripts.metrics.figures import bootstrap
+from scripts.metrics.intervals import auroc_difference
+from scripts.metrics.summary import cohort_metrics
+from scripts.studies.compare import COMPARED, compare, comparisons
+from tests.outputs.results import COHORT, result, strict_json
+from tests.outputs.test_report import report
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.metrics.summary.bootstrap", partial(bootstrap, resamples=20))
+    monkeypatch.setattr("scripts.studies.compare.bootstrap", partial(bootstrap, resamples=300))
+
+
+def cohort(seed: int, skill: float, bags: int = 60) -> list[BagResult]:
+    """Bags whose positive half has a positive instance in four."""
+    truths, noise = np.random.default_rng(1), np.random.default_rng(seed)
+    found = []
+    for k in range(bags):
+        truth = np.eye(4, dtype=int)[truths.integers(4)] * (k % 2)
+        scores = noise.normal(skill * truth)
+        probability = 1 / (1 + np.exp(-noise.normal(skill * (k % 2 - 0.5), 1)))
+        found.append(
+            replace(result(f"bag_{k:02d}", float(probability), scores.tolist(), k % 2, truth.tolist()), logits=(0.0,))
+        )
+    return found
+
+
+def test_each_figure_is_that_of_each_run_and_their_difference_has_an_interval() -> None:
+    better, worse = cohort(2, 3.0), cohort(3, 0.5)
+    found, figures = comparisons(better, worse), [cohort_metrics(bags) for bags in (better, worse)]
+    assert found.keys() == {name for name in COMPARED if not name.startswith("class_")}
+    for name, (a, b, (difference, low, high), p) in found.items():
+        assert (a, b) == pytest.approx(tuple(each[name].value for each in figures))
+        assert difference == pytest.approx(a - b)
+        assert low < difference < high
+        assert np.isnan(p) == (name != "bag_auroc")
+        assert (low > 0) != (name == "bag_brier_score")  # the better one is better in each
+    label, one, other = (
+        np.array([getattr(bag, what) for bag in bags])
+        for what, bags in (("label", better), ("probability", better), ("probability", worse))
+    )
+    assert (found["bag_auroc"].difference, found["bag_auroc"].p) == auroc_difference(label, one, other)
+
+
+def test_bags_are_drawn_alike_for_both() -> None:
+    """The interval of what differs in one bag alone is that of one bag, not that of two cohorts."""
+    one = cohort(2, 1.0)
+    other = [replace(one[0], probability=1 - one[0].probability), *one[1:]]
+    accuracy = comparisons(one, other)["bag_accuracy"].difference
+    assert abs(accuracy.value) == pytest.approx(1 / 60)
+    assert accuracy.high - accuracy.low < 0.06
+    same = comparisons(one, one)
+    assert all(each.difference.value == 0 for each in same.values())
+    assert {each.difference.high for name, each in same.items() if name != "bag_auroc"} == {0}
+
+
+def test_the_folders_are_compared_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, bags in (("a", cohort(2, 3.0)), ("b", cohort(3, 0.5))):
+        report(tmp_path / name, bags)
+    compare(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "comparison.json"))
+    written = strict_json(tmp_path / "comparison.json")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["figure", "A", "B", "A", "-", "B", "95", "%", "interval", "p"]
+    assert [line.split()[0] for line in printed[1:-1]] == list(written["figures"])
+    auroc = written["figures"]["bag_auroc"]
+    assert auroc["difference"] == pytest.approx(auroc["a"] - auroc["b"], abs=2e-6)
+    assert 0 < auroc["p"] < 0.05
+    assert written["figures"]["bag_accuracy"]["p"] is None
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (COHORT[1:], "b has no result of d .1 in all., which .*a has: evaluate both on the same bags"),
+        ([*COHORT, result("e", 0.1, [1.0], 0)], "a has no result of e .1 in all., which .*b has"),
+        ([replace(COHORT[0], label=0), *COHORT[1:]], "d is positive in .*a and negative in .*b: .* the same labels"),
+        ([replace(COHORT[0], label=None), *COHORT[1:]], "d is positive in .*a and without label in .*b"),
+    ],
+)
+def test_other_bags_or_labels_are_refused_with_an_example(tmp_path: Path, other: list[BagResult], message: str) -> None:
+    for name, bags in (("a", COHORT), ("b", other)):
+        report(tmp_path / name, [replace(bag, logits=(0.0,)) for bag in bags])
+    with pytest.raises(InputError, match=message):
+        compare(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_without_labels_or_with_annotations_of_one_alone_there_is_less_to_compare(tmp_path: Path) -> None:
+    report(tmp_path, [replace(bag, label=None, logits=(0.0,)) for bag in COHORT])
+    with pytest.raises(InputError, match="has a label: give the output folders of evaluations"):
+        compare(str(tmp_path), str(tmp_path))
+    blind = [replace(bag, truth=None) for bag in COHORT]
+    assert {name.split("_")[0] for name in comparisons(COHORT, blind)} == {"bag"}
