@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks of all folds as one model.pt, which inference, evaluation and export take as any other."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scripts.core.files import whole_file, write_whole
+from scripts.core.files import write_whole
 from scripts.core.record import BagResult
 from scripts.engine.operating_point import (
     FEWEST,
@@ -35,8 +36,9 @@ def write_ensemble(study: Study, runs: Sequence[Run], repeats: Sequence[Sequence
     network = first["config"].get("network_def")
     if not isinstance(network, Mapping):
         return "no ensemble is written: the network is given as an object, which no file describes"
-    with whole_file(path) as beside:
-        torch.save(_member_weights(runs), beside)
+    file = io.BytesIO()  # a file of its own name has that name in its bytes
+    torch.save(_member_weights(runs), file)
+    write_whole(path, file.getvalue())
     config = {**first["config"], "network_def": ensemble_of(network, len(runs))}
     write_whole(origin_file(path), json.dumps({**first, "config": config}, indent=4) + "\n")
     point = _operating_point(repeats, str(study.value_of("operating_target")))

@@ -216,7 +216,7 @@ def _train_and_evaluate(study: Study, run: Run, children: set[subprocess.Popen[s
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its children hold it too, should this process be killed
         except OSError as error:
             raise InputError(f"another process works in {run.folder}: end that, or wait for it") from error
-        print(f"{run.name}: begins, see {log.name}", flush=True)
+        print(f"{run.name}: begins, see {log.name}\n", end="", flush=True)  # in one piece, beside other threads
         if not run.model.is_file() or (run.model.parent / "unfinished.pt").is_file():
             _run_command(study, study.command(run), log, children)
         _run_command(study, study.command(run, evaluate=True), log, children)
