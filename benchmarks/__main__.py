@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import peers
 from benchmarks.report import Section, number, page, read
 from benchmarks.runner import Runner
-from benchmarks.sections import SECTIONS
+from benchmarks.sections import OF_PEERS, SECTIONS
 
 RESULTS = peers.ROOT / "benchmarks" / "results"
 PREFACE = (
@@ -23,18 +23,20 @@ PREFACE = (
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small bags, once: does it run? nothing is installed")
+    parser.add_argument("part", nargs="?", choices=SECTIONS, help="this part alone")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="these parts alone")
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is run")
     parser.add_argument("--patience", type=float, default=0, help="seconds to wait for other work, before each process")
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
     parser.add_argument("--into", type=Path, default=RESULTS, help="folder for the figures and the page")
     asked = parser.parse_args()
-    if not asked.quick and not asked.no_peers:
+    names = [asked.part] if asked.part else asked.only
+    if not asked.quick and not asked.no_peers and OF_PEERS.intersection(names):
         peers.build()
     threads = 1 if asked.quick else 2  # small bags leave a second thread nothing to do but wait
     runner = Runner(asked.quick, peers.ready() and not asked.no_peers, asked.rounds, threads, asked.patience)
     sections = []
-    for name in asked.only:
+    for name in names:
         section = SECTIONS[name](runner)
         sections.append(section)
         section.write(asked.into)

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from benchmarks import peers
+from benchmarks.defaults import defaults
 from benchmarks.measure import Request
 from benchmarks.report import Section, Table, Target, exponent, large, number, ratio, spread
 from benchmarks.runner import Outcomes, Runner, sizes_that_fit
@@ -412,5 +413,7 @@ SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "ct": ct,
     "wsi": wsi,
     "growth": growth,
+    "defaults": defaults,
     "gpu": gpu,
 }
+OF_PEERS = {"parity", "smap", "smtap", "gpu"}  # parts that measure them too
