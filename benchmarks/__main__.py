@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import peers
 from benchmarks.report import Section, number, page, read
 from benchmarks.runner import Runner
-from benchmarks.sections import SECTIONS, WITHOUT_PEERS
+from benchmarks.sections import OF_PEERS, SECTIONS, TRAININGS
 
 RESULTS = peers.ROOT / "benchmarks" / "results"
 PREFACE = (
@@ -25,15 +25,20 @@ PREFACE = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=SECTIONS, help="these parts alone; without any, all of them")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        choices=SECTIONS,
+        help="these parts alone; without any, all but those that train for many minutes",
+    )
     parser.add_argument("--quick", action="store_true", help="small bags, once: does it run? nothing is installed")
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is run")
     parser.add_argument("--patience", type=float, default=0, help="seconds to wait for other work, before each process")
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
     parser.add_argument("--into", type=Path, default=RESULTS, help="folder for the figures and the page")
     asked = parser.parse_args()
-    parts = asked.parts or list(SECTIONS)
-    if not asked.quick and not asked.no_peers and set(parts) - set(WITHOUT_PEERS):
+    parts = asked.parts or [name for name in SECTIONS if name not in TRAININGS]
+    if not asked.quick and not asked.no_peers and OF_PEERS.intersection(parts):
         peers.build()
     threads = 1 if asked.quick else 2  # small bags leave a second thread nothing to do but wait
     runner = Runner(asked.quick, peers.ready() and not asked.no_peers, asked.rounds, threads, asked.patience)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from benchmarks import peers
 from benchmarks.belief import calibration, coverage
+from benchmarks.defaults import defaults
 from benchmarks.measure import Request
 from benchmarks.report import Section, Table, Target, exponent, large, number, ratio, spread
 from benchmarks.runner import Outcomes, Runner, sizes_that_fit
@@ -437,7 +438,6 @@ def _peers_note(runner: Runner) -> str:
     return "" if runner.with_peers else SKIPPED_PEERS
 
 
-WITHOUT_PEERS = ("coverage", "calibration")  # they measure nothing of torchmil's
 SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "parity": parity,
     "smap": smap,
@@ -449,7 +449,10 @@ SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "wsi": wsi,
     "loop": loop,
     "growth": growth,
+    "defaults": defaults,
     "gpu": gpu,
     "coverage": coverage,
     "calibration": calibration,
 }
+OF_PEERS = {"parity", "smap", "smtap", "gpu"}  # parts that measure them too
+TRAININGS = {"defaults", "calibration"}  # of many minutes, which run when they are named

@@ -66,7 +66,7 @@ def wsi_steps(home: Path, seed: int) -> Iterator[Step]:
     encode = _bundle_run("configs/features.json", "--dataset_dir", str(data), "--tile_size", "128")
     yield Step("wsi-features", "WSI: features of the slides", encode, bundle, after=("wsi-data",))
     common = ["--dataset_dir", str(data), "--num_workers", "0", "--seed", str(seed)]
-    common += ["--in_features", "128", "--learning_rate", "0.001", "--max_epochs", "40"]
+    common += ["--in_features", "128"]
     for arm in ARMS:
         files = "['configs/train.json','configs/attention.json']" if arm == "attention" else "['configs/train.json']"
         yield from _train_and_evaluate("wsi", arm, files, common, bundle, work, seed, after="wsi-features")
