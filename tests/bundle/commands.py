@@ -73,7 +73,7 @@ def run_here(task: str, files: list[str], **keys: Any) -> None:
     """What `python -m monai.bundle run` does with these files and keys, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(bundle(task))
-        patch.setattr("scripts.engine.launch.one_line_errors", lambda: None)  # it would change this very process
+        patch.setattr("scripts.engine.launch.one_line_errors", lambda *_: None)  # it would change this very process
         started = workflow(files, **keys)
         started.initialize()
         started.run()

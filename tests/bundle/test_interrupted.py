@@ -3,15 +3,18 @@
 """Trainings that are killed, and such as lose their numbers: the same model in the end, or the last good one."""
 
 import json
+import re
 import sqlite3
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import torch
 
 from scripts.engine.operating_point import read_operating_point
+from tests.bundle import killing
 from tests.bundle.commands import TORCHRUN, bundle, message_of, run, run_here, write_cohort
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interrupted")]
@@ -24,6 +27,11 @@ KILL = (
     "$@train#trainer.add_event_handler("
     "ignite.engine.Events.ITERATION_COMPLETED(once={}), lambda: os.kill(os.getpid(), 9))"
 )
+KILL_AT_RANDOM = (
+    f"$__import__('runpy').run_path('{Path(killing.__file__)}')['kill_at_a_random_moment']("
+    "@train#trainer, @validate#evaluator, {})"
+)
+SLIDES = {"in_features": 128, "batch_size": 1, "accumulation_steps": 2, "max_epochs": 16, "learning_rate": 0.001}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +52,18 @@ def command(files: list[str], launcher: tuple[str, ...], **keys: Any) -> list[st
     return [*launcher, "-m", "monai.bundle", "run", "--config_file", str(files), *typed]
 
 
+def train_with(
+    step: str, folder: Path, files: list[str], launcher: tuple[str, ...], task: str = "ct", **keys: Any
+) -> CompletedProcess[str]:
+    """Train by a real command with one more step before the last."""
+    steps = json.loads((bundle(task) / files[-1]).read_text())["run"]
+    (folder / "more.json").write_text(json.dumps({"run": [*steps[:-1], step, steps[-1]]}))
+    return run(*command([*files, str(folder / "more.json")], launcher, **keys), cwd=bundle(task), check=False)
+
+
 def killed(folder: Path, files: list[str], launcher: tuple[str, ...], step: int, **keys: Any) -> None:
     """Train by a real command in which each process kills itself after a step."""
-    config = json.loads((bundle("ct") / files[-1]).read_text())
-    (folder / "kill.json").write_text(json.dumps({"run": [config["run"][0], KILL.format(step), *config["run"][1:]]}))
-    ended = run(*command([*files, str(folder / "kill.json")], launcher, **keys), cwd=bundle("ct"), check=False)
+    ended = train_with(KILL.format(step), folder, files, launcher, **keys)
     assert ended.returncode != 0
     assert (Path(keys["ckpt_dir"]) / "unfinished.pt").is_file(), ended.stderr[-3000:]
 
@@ -85,6 +100,36 @@ def test_two_killed_processes_end_as_unbroken_ones(scans: Path, tmp_path: Path, 
     run(*command(files, TORCHRUN, **places(scans, tmp_path / "whole"), **keys), cwd=bundle("ct"))
     killed(tmp_path, files, TORCHRUN, step, **places(scans, tmp_path / "killed"), **keys)
     run(*command(files, TORCHRUN, **places(scans, tmp_path / "killed"), **keys), cwd=bundle("ct"))
+    require_same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("task", "launcher", "kills", "other"),
+    [
+        ("wsi", (sys.executable,), 10, {**SLIDES, "num_workers": 0}),
+        ("wsi", (sys.executable,), 10, {**SLIDES, "num_workers": 2}),
+        ("ct", (sys.executable,), 10, {**KEYS, "max_epochs": 16, "patience": 99}),  # augmented, with a schedule
+        ("ct", (sys.executable,), 5, {**KEYS, "max_epochs": 99, "patience": 9, "best_by": "val_bag_auroc"}),
+        ("ct", TORCHRUN, 10, {**KEYS, "num_workers": 0, "batch_size": 1, "max_epochs": 16, "patience": 99}),
+    ],
+    ids=["slides", "slides with workers", "augmented scans with a schedule", "early stopping", "two processes"],
+)
+def test_a_training_killed_at_random_moments_ends_as_an_unbroken_one(
+    tmp_path: Path, task: str, launcher: tuple[str, ...], kills: int, other: dict[str, Any]
+) -> None:
+    files = ["configs/train.json", "configs/multi_gpu_train.json"][: 1 + (launcher is TORCHRUN)]
+    data = write_cohort(tmp_path, task)
+    if task == "wsi":
+        run(*command(["configs/features.json"], launcher, dataset_dir=str(data), tile_size=128), cwd=bundle("wsi"))
+    run(*command(files, launcher, **places(data, tmp_path / "whole"), **other), cwd=bundle(task))
+    keys, codes = {**places(data, tmp_path / "killed"), **other}, []
+    for seed in range(kills):
+        ended = train_with(KILL_AT_RANDOM.format(seed), tmp_path, files, launcher, task, **keys)
+        print(*re.findall("^killed .*", ended.stdout, re.MULTILINE), ended.returncode, sep="\n")
+        codes.append(ended.returncode)
+    assert 0 not in codes, f"the training ended before it was killed so often: {codes}"
+    run(*command(files, launcher, **keys), cwd=bundle(task))
     require_same(tmp_path / "whole", tmp_path / "killed")
 
 
