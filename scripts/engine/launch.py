@@ -16,6 +16,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
+from tqdm import tqdm
 
 from scripts.core.errors import InputError, input_error_message
 from scripts.core.files import writable_folder
@@ -90,8 +91,7 @@ def one_line_errors(unfinished: str | None = None) -> None:
         if message is None:
             sys.__excepthook__(kind, error, trace)
         else:
-            over_bar = "\r\033[K" if sys.stderr.isatty() else ""  # a progress bar may stand in this line
-            print(f"{over_bar}error: {message}", file=sys.stderr)
+            tqdm.write(f"error: {message}", file=sys.stderr)  # where a progress bar may stand
 
     sys.excepthook = show
 

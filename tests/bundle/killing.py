@@ -4,6 +4,7 @@
 
 import os
 import random
+import resource
 import signal
 from itertools import count
 from pathlib import Path
@@ -47,3 +48,8 @@ def kill_at_a_random_moment(trainer: Engine, evaluator: Engine, seed: int) -> No
     else:
         engine = trainer if moment == "in a step" else evaluator
         engine.add_event_handler(Events.ITERATION_COMPLETED, killed_step)
+
+
+def let_files_be_small() -> None:
+    """From here on no file can grow beyond 2 kB, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

@@ -29,7 +29,7 @@ def lost_process() -> None:
         (lost_process, "another process of this run has ended: its own message says why"),
         (lambda: torch.nn.Linear(2, 1).load_state_dict({}), "the weights do not fit the network of the configs: give"),
         (lambda: Path("/dev/null/x").read_text(), "None"),
-        (lambda: {}["a"], "None"),
+        (lambda: 1 / 0, "None"),
     ],
 )
 def test_an_error_of_a_library_is_one_line_and_a_fault_has_none(action: Callable[[], Any], message: str) -> None:
