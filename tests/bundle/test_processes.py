@@ -14,7 +14,7 @@ import torch
 from tests.bundle.commands import TORCHRUN, bundle, run, run_here, write_cohort
 from tests.bundle.test_interrupted import KEYS, command, places, with_step
 
-HEAD = "$torch.nn.Linear(@network_def#encoder.out_features, 1)"  # without the dropout
+HEAD = "$torch.nn.Linear(@network_def#encoder.out_features, 1)"  # without its dropout
 
 pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("interrupted")]
 
@@ -29,7 +29,7 @@ def curve(folder: Path, metric: str) -> list[float]:
     ("task", "files", "fixed"),
     [
         ("wsi", [], {"in_features": 128}),
-        ("ct", ["small"], {"augmentation": [], "network_def#head": HEAD}),
+        ("ct", ["small"], {"augmentation": [], "network_def#encoder#dropout": 0, "network_def#head": HEAD}),
     ],
 )  # fmt: skip
 def test_two_processes_have_the_curve_of_one_that_accumulates(
@@ -53,8 +53,8 @@ def test_two_processes_have_the_curve_of_one_that_accumulates(
     if task == "wsi":
         assert curve(two, "val_loss") == pytest.approx(curve(one, "val_loss"), abs=1e-4)
     loss = {"validate#additional_metrics": "${'val_loss': @validate#metrics['val_loss']}"}
-    run_here(task, ["train", *files, "evaluate"], dataset_dir=str(data), ckpt_dir=str(two), section="validation",
-             output_dir=str(tmp_path / "evaluated"), num_workers=0, **loss)  # fmt: skip
+    keys = {**places(data, tmp_path / "evaluated"), "ckpt_dir": str(two), "section": "validation", "num_workers": 0}
+    run_here(task, ["train", *files, str(one / "fixed.json"), "evaluate"], **keys, **loss)
     (of_kept,) = curve(tmp_path / "evaluated", "val_loss")  # what was validated is what was kept
     assert of_kept == pytest.approx(min(curve(two, "val_loss")), abs=1e-5)
 
