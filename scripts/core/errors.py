@@ -3,6 +3,7 @@
 """One kind of error for bad input: it says what is wrong, where, and what to do."""
 
 import re
+import sqlite3
 import traceback
 from collections.abc import Iterator
 
@@ -21,19 +22,36 @@ _IN_A_WORKER = re.compile(
 )
 
 
+# what an error of a library says → what the user is told
+_FULL = "a file cannot be written, perhaps a prepared bag in --cache_dir: make room on its disk"
+_ANOTHER = "another process of this run has ended: its own message says why"
+_SAID = {
+    "loading state_dict": (
+        "the weights do not fit the network of the configs: "
+        "give the override files they were trained with, and keys such as --in_features, or other weights"
+    ),
+    "No space left on device": _FULL,
+    "iostream error": _FULL,  # torch, which does not say why
+    "Connection closed by peer": _ANOTHER,  # gloo
+    "Connection reset by peer": _ANOTHER,
+    "remote process exited": _ANOTHER,  # nccl
+}
+
+
 def input_error_message(error: BaseException | None) -> str | None:
     """Return the one line for the user where bad input is behind an error; None where it is a fault of ours."""
     for each in _causes(error):
         if isinstance(each, InputError) or _refused_by_torch_alone(each):
             return str(each)
-        if isinstance(each, RuntimeError) and "loading state_dict" in str(each):
-            return (
-                "the weights do not fit the network of the configs: "
-                "give the override files they were trained with, and keys such as --in_features, or other weights"
-            )
+        if isinstance(each, sqlite3.OperationalError):
+            return f"the database of MLflow cannot be written ({each}): make room there, or give another --tracking_uri"
         passed_on = _IN_A_WORKER.search(str(each))
         if passed_on:
             return passed_on.group(1)
+        if isinstance(each, (RuntimeError, OSError)):
+            for said, message in _SAID.items():
+                if said in str(each):
+                    return message
     return None
 
 

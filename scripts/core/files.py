@@ -37,6 +37,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename not in (None, str(beside)):
+            raise  # of another file
+        reason = os.strerror(error.errno) if error.errno else error
+        raise InputError(f"cannot write {path} ({reason}): make room there, or give another folder") from error
     finally:
         beside.unlink(missing_ok=True)
 

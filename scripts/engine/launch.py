@@ -16,6 +16,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
+from tqdm import tqdm
 
 from scripts.core.errors import InputError, input_error_message
 from scripts.core.files import writable_folder
@@ -73,19 +74,25 @@ def _quiet_record(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: 
     return record
 
 
-def one_line_errors() -> None:
-    """Print an InputError that ends the process as one line on stderr; any other error keeps its traceback."""
+def one_line_errors(unfinished: str | None = None) -> None:
+    """Print an InputError that ends the process as one line on stderr; any other error keeps its traceback.
+
+    Args:
+        unfinished: file of the state of an unfinished training, from which an interrupted one goes on.
+    """
     make = logging.getLogRecordFactory()
     if getattr(make, "func", None) is not _quiet_record:
         logging.setLogRecordFactory(partial(_quiet_record, make))
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        message = "interrupted" if kind is KeyboardInterrupt else input_error_message(error)
+        message = input_error_message(error)
+        if kind is KeyboardInterrupt:
+            goes_on = unfinished is not None and Path(unfinished).is_file()
+            message = "interrupted" + f": the same command goes on after the last whole epoch ({unfinished})" * goes_on
         if message is None:
             sys.__excepthook__(kind, error, trace)
         else:
-            over_bar = "\r\033[K" if sys.stderr.isatty() else ""  # a progress bar may stand in this line
-            print(f"{over_bar}error: {message}", file=sys.stderr)
+            tqdm.write(f"error: {message}", file=sys.stderr)  # where a progress bar may stand
 
     sys.excepthook = show
 
@@ -131,7 +138,9 @@ def refuse_moved(config: Any) -> None:
             raise InputError(f"{name} of 0.4.0 is {MOVED[name]} now: write that into the config that names it")
 
 
-def prepare_run(writes_to: str | Sequence[str], ckpt_path: str | None = None, bundle_root: str = ".") -> None:
+def prepare_run(
+    writes_to: str | Sequence[str], ckpt_path: str | None = None, bundle_root: str = ".", unfinished: str | None = None
+) -> None:
     """Check what a run was given, before hours are spent; the first step of every `run`.
 
     Bad input ends in one line. A run that uses weights takes up the network and the preprocessing that they were
@@ -141,8 +150,9 @@ def prepare_run(writes_to: str | Sequence[str], ckpt_path: str | None = None, bu
         writes_to: folders of the results, made if they are missing.
         ckpt_path: weights that the run uses.
         bundle_root: folder of the bundle.
+        unfinished: as of one_line_errors.
     """
-    one_line_errors()
+    one_line_errors(unfinished)
     typed = typed_keys(sys.argv[1:])
     refuse_unknown_keys(typed)
     refuse_moved(running_config().config)

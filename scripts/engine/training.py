@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training needs beside its engine: it resumes, it stops before it loses a model, it knows how far it is."""
 
+import io
 import logging
+import math
 import pickle
 import time
 from collections.abc import Mapping, Sequence
@@ -18,15 +20,18 @@ from monai.data import Dataset
 from monai.data.utils import set_rnd
 from monai.engines import Trainer
 from monai.engines.utils import IterationEvents
-from monai.handlers import CheckpointSaver, EarlyStopHandler
+from monai.handlers import EarlyStopHandler
+from monai.optimizers import WarmupCosineSchedule
 from monai.utils import set_determinism
 from torch import nn
 
 from scripts.core.errors import InputError
-from scripts.core.files import whole_file
+from scripts.core.files import write_whole
 from scripts.engine.operating_point import operating_file
 from scripts.engine.provenance import network_settings, origin_file
 from scripts.engine.run_record import run_file
+
+LARGEST = 1e6  # loss or logit of a network that learns: one beyond has diverged, though its numbers may be finite
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +66,7 @@ def _read_unfinished(path: Path) -> dict[str, Any]:
         return {"epoch": 0, "settings": {}, "run_name": ""}
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("epoch", "settings", "run_name", "parts", "best_metric", "best_metric_epoch"):
+        for key in ("epoch", "settings", "run_name", "parts", "best_metric", "best_metric_epoch", "best_loss"):
             state[key]
         return state
     except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
@@ -73,6 +78,23 @@ def criterion(metrics: Mapping[str, Metric], best_by: str) -> dict[str, Metric]:
     if best_by not in metrics:
         raise InputError(f"--best_by {best_by} is no metric of the validation: one of {', '.join(metrics)} is wanted")
     return {best_by: metrics[best_by]}
+
+
+def warmup_then_cosine(
+    optimizer: torch.optim.Optimizer, warmup_epochs: int, max_epochs: int, final_learning_rate: float
+) -> WarmupCosineSchedule:
+    """Return a schedule by epochs: the learning rate rises, then falls as a cosine to the final one."""
+    learning_rate = optimizer.param_groups[0]["lr"]
+    if not 0 <= warmup_epochs <= max_epochs:
+        raise InputError(f"--warmup_epochs is {warmup_epochs}: give 0 to {max_epochs}, which is --max_epochs")
+    if not 0 <= final_learning_rate <= learning_rate:
+        raise InputError(
+            f"--final_learning_rate is {final_learning_rate}: give 0 to {learning_rate}, which is --learning_rate"
+        )
+    start = 1 / (warmup_epochs + 1)
+    return WarmupCosineSchedule(
+        optimizer, warmup_epochs, max_epochs, end_lr=final_learning_rate, warmup_multiplier=start
+    )
 
 
 class EpochSeeds:
@@ -124,7 +146,7 @@ class ClipGradients:
 
 
 class StopIfNotFinite:
-    """An ignite handler of the trainer and of its validator that ends a training where numbers are not finite.
+    """An ignite handler of the trainer and of its validator that ends a training where numbers are lost or beyond 1e6.
 
     A loss is checked before its gradient is taken; logits and the criterion before the best network is chosen, so the
     weights that were kept are those of the best finite epoch. In the validator it stands before the saver.
@@ -145,21 +167,22 @@ class StopIfNotFinite:
 
     def check_loss(self, engine: Engine) -> None:
         loss: torch.Tensor = engine.state.output["loss"]  # type: ignore[index]
-        finite = torch.tensor(float(torch.isfinite(loss)), device=loss.device)
+        sound = _is_sound(loss).float()
         if dist.is_initialized():
-            dist.all_reduce(finite, dist.ReduceOp.MIN)  # or the other processes would wait for this one
-        if not finite:
-            if torch.isfinite(loss):
-                raise InputError(f"the training loss of another process is not finite in epoch {engine.state.epoch}")
+            dist.all_reduce(sound, dist.ReduceOp.MIN)  # or the other processes would wait for this one
+        if not sound:
+            if _is_sound(loss):
+                raise InputError(f"the training loss of another process is lost in epoch {engine.state.epoch}")
             batch: Mapping[str, Any] = engine.state.batch  # type: ignore[assignment]
-            self._stop(f"the training loss is {loss.item()}", engine, batch["bag_id"], self._at_fault(engine, batch))
+            at_fault = self._at_fault(engine, batch)
+            self._stop(f"the training loss is {loss.item():.3g}", engine, batch["bag_id"], at_fault)
 
     def check_logits(self, engine: Engine) -> None:
         logits: torch.Tensor = engine.state.output["pred"]["logits"]  # type: ignore[index]
-        bags: Sequence[str] = engine.state.batch["bag_id"]  # type: ignore[index]
-        lost = [bag for bag, finite in zip(bags, logits.isfinite().all(dim=1), strict=True) if not finite]
-        if lost:
-            self._stop("logits of the validation are not finite", engine, lost, [])
+        lost, bags = ~_is_sound(logits), engine.state.batch["bag_id"]  # type: ignore[index]
+        if lost.any():
+            at = [bag for bag, lost_there in zip(bags, lost.any(dim=1), strict=True) if lost_there]
+            self._stop(f"a logit of the validation is {logits[lost][0].item():.3g}", engine, at, [])
 
     def check_criterion(self, engine: Any) -> None:
         name = engine.state.key_metric_name
@@ -178,7 +201,7 @@ class StopIfNotFinite:
         lost = []
         for k, bag_id in enumerate(batch["bag_id"]):
             prediction = network.predict(images[k : k + 1], **{key: value[k : k + 1] for key, value in named.items()})
-            if not torch.isfinite(engine.loss_function(prediction, labels[k : k + 1])):
+            if not _is_sound(engine.loss_function(prediction, labels[k : k + 1])):
                 lost.append(bag_id)
         values_lost = [bag_id for k, bag_id in enumerate(batch["bag_id"]) if not torch.isfinite(images[k]).all()]
         return values_lost or (lost if len(lost) < len(batch["bag_id"]) else [])
@@ -186,13 +209,45 @@ class StopIfNotFinite:
     def _stop(self, what: str, engine: Engine, bags: Sequence[str], at_fault: Sequence[str]) -> None:
         where = f"{what} in epoch {engine.state.epoch}, at {', '.join(at_fault or bags)}"
         if at_fault:
-            todo = "of its batch only that is not: look at its values, or take it out of the datalist"
+            todo = "the rest of its batch is sound: look at its values, or take it out of the datalist"
         else:
-            todo = "give a smaller --learning_rate, or --clip_gradient 1"
+            todo = "give a smaller --learning_rate, or a smaller --clip_gradient (none unless given)"
         if engine.state.epoch > 1:
             todo += f", and delete {self.model.with_name('unfinished.pt')}"
         kept = f"the best network so far is in {self.model}" if self.model.is_file() else "no network was kept"
         raise InputError(f"{where}: {todo}; {kept}")
+
+
+def _is_sound(numbers: torch.Tensor) -> torch.Tensor:
+    return numbers.detach().abs() <= LARGEST  # NaN is not
+
+
+class SaveBest:
+    """An ignite handler of the validator that keeps the network of the best epoch.
+
+    Of epochs whose criterion is the same, that with the lowest val_loss is the best. The file is replaced whole, where
+    MONAI's CheckpointSaver removes the best network before it writes the next.
+
+    Args:
+        model: file of the best network.
+        network: that is trained.
+    """
+
+    def __init__(self, model: str, network: nn.Module) -> None:
+        self.model = Path(model)
+        self.network = getattr(network, "module", network)  # DDP wraps the network
+        self.loss = math.inf  # of the best epoch
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def save(self, engine: Any) -> None:
+        state, loss = engine.state, float(engine.state.metrics["val_loss"])
+        if state.metrics[state.key_metric_name] == state.best_metric and loss < self.loss:
+            state.best_metric_epoch = state.epoch
+        if state.best_metric_epoch == state.epoch:
+            self.loss = loss
+            _write(self.network.state_dict(), self.model)
 
 
 class ResumeTraining:
@@ -207,7 +262,7 @@ class ResumeTraining:
         settings: what the training must have in common with the unfinished one, beside the network.
         network: that is trained.
         evaluator: its best metric so far is remembered.
-        saver: of the best network, which a worse one must not replace after the pause.
+        saver: of the best network; its loss is remembered too.
         early_stop: its patience goes on.
         states: name → what else has a state_dict: the optimizer, a schedule, a loss with a memory.
         run_name: of MLflow, so that the resumed training is the same run.
@@ -220,7 +275,7 @@ class ResumeTraining:
         settings: Mapping[str, Any],
         network: nn.Module,
         evaluator: Engine,
-        saver: CheckpointSaver,
+        saver: SaveBest,
         early_stop: EarlyStopHandler,
         states: Mapping[str, Any],
         run_name: str,
@@ -260,8 +315,7 @@ class ResumeTraining:
         engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
         if state["best_metric_epoch"] > 0 and self._model_is_whole():
             vars(self.evaluator.state).update({name: state[name] for name in ("best_metric", "best_metric_epoch")})
-            highest = self.evaluator.metric_cmp_fn(1, 0)  # type: ignore[attr-defined]  # of the criterion, or the lowest
-            self.saver.load_state_dict({"_saved": [(state["best_metric"] * (1 if highest else -1), self.path.name)]})
+            self.saver.loss = state["best_loss"]
         logger.info("training goes on after epoch %d (to begin anew, delete %s)", state["epoch"], self.path)
 
     def _model_is_whole(self) -> bool:
@@ -288,9 +342,7 @@ class ResumeTraining:
             logger.info("the model of an earlier training is kept as %s", kept)
 
     def save(self, engine: Engine) -> None:
-        """Write the state whole; of several processes the first does."""
-        if _rank() > 0:
-            return
+        """Write the state whole."""
         state = {
             "settings": self.settings,
             "run_name": self.run_name,
@@ -298,9 +350,9 @@ class ResumeTraining:
             "epoch": engine.state.epoch,
             "best_metric": float(getattr(self.evaluator.state, "best_metric", -1)),
             "best_metric_epoch": int(getattr(self.evaluator.state, "best_metric_epoch", -1)),
+            "best_loss": self.saver.loss,
         }
-        with whole_file(self.path) as beside:
-            torch.save(state, beside)
+        _write(state, self.path)
 
     def finish(self, engine: Engine) -> None:
         """Remove the state and log which epoch was the best, and whether it was the last."""
@@ -318,6 +370,14 @@ class ResumeTraining:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _write(state: Mapping[str, Any], path: Path) -> None:
+    """Write a file of torch whole; of several processes the first does."""
+    if _rank() == 0:
+        content = io.BytesIO()  # torch's own writer does not say why it fails
+        torch.save(state, content)
+        write_whole(path, content.getvalue())
 
 
 class Curriculum:

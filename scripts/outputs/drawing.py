@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from scripts.core.record import RESEARCH_USE, BagResult
 
+NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
 FLAGGED = "#d62728"
 TRUTH = "#1f9e4b"
 
@@ -25,6 +26,14 @@ def headline(result: BagResult, findings: str, name: str | None = None) -> str:
     """Return the two lines above a picture of a bag, or of what `name` says: findings are "3 of 40 slices flagged"."""
     truth = f" (label: {result.true_verdict})" if result.true_verdict else ""
     return f"{name or result.bag_id}: {called(result)}{truth} · {findings}\n{RESEARCH_USE}"
+
+
+def evenness(result: BagResult) -> str:
+    """Return what a picture says of attention that is nearly even, in parentheses; nothing where it is not."""
+    highest = result.times_average.max(initial=0)  # of the bag: one of its slides may have little of the attention
+    if len(result.attention) < 2 or highest >= NEARLY_EVEN:
+        return ""
+    return f" (nearly even: at most {highest:.2f} × {'the average' if result.slots is None else f'1/{result.slots}'})"
 
 
 def png(figure: Figure, dpi: int = 90) -> bytes:

@@ -65,7 +65,8 @@ def monai_bundle(*arguments: str, cwd: Path, check: bool = True) -> subprocess.C
 
 def workflow(files: list[str], **keys: Any) -> ConfigWorkflow:
     """The workflow of configs of a bundle, by their names without folder and ending; to be used in its folder."""
-    paths, kind = [f"configs/{name}.json" for name in files], "train" if files[0] == "train" else "infer"
+    paths = [name if name.endswith(".json") else f"configs/{name}.json" for name in files]  # or paths of others
+    kind = "train" if files[0] == "train" else "infer"
     return ConfigWorkflow(paths, workflow_type=kind, logging_file=False, **keys)
 
 
@@ -73,7 +74,7 @@ def run_here(task: str, files: list[str], **keys: Any) -> None:
     """What `python -m monai.bundle run` does with these files and keys, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(bundle(task))
-        patch.setattr("scripts.engine.launch.one_line_errors", lambda: None)  # it would change this very process
+        patch.setattr("scripts.engine.launch.one_line_errors", lambda *_: None)  # it would change this very process
         started = workflow(files, **keys)
         started.initialize()
         started.run()

@@ -5,6 +5,7 @@
 import json
 import sqlite3
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from scripts.engine.operating_point import read_operating_point
+from tests.bundle import killing
 from tests.bundle.commands import TORCHRUN, bundle, message_of, run, run_here, write_cohort
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interrupted")]
@@ -24,6 +26,10 @@ KILL = (
     "$@train#trainer.add_event_handler("
     "ignite.engine.Events.ITERATION_COMPLETED(once={}), lambda: os.kill(os.getpid(), 9))"
 )
+KILL_AT_RANDOM = (
+    f"$runpy.run_path('{Path(killing.__file__)}')['kill_at_a_random_moment'](@train#trainer, @validate#evaluator, {{}})"
+)
+SLIDES = {"in_features": 128, "batch_size": 1, "accumulation_steps": 2, "max_epochs": 16, "learning_rate": 0.001}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +50,19 @@ def command(files: list[str], launcher: tuple[str, ...], **keys: Any) -> list[st
     return [*launcher, "-m", "monai.bundle", "run", "--config_file", str(files), *typed]
 
 
+def with_step(step: str, folder: Path, task: str, name: str) -> str:
+    """Write a config that gives the run of another one more step before the last."""
+    steps = json.loads((bundle(task) / f"configs/{name}.json").read_text())["run"]
+    imports = json.loads((bundle(task) / "configs/train.json").read_text())["imports"]
+    path = folder / "more.json"
+    path.write_text(json.dumps({"imports": [*imports, "$import runpy"], "run": [*steps[:-1], step, steps[-1]]}))
+    return str(path)
+
+
 def killed(folder: Path, files: list[str], launcher: tuple[str, ...], step: int, **keys: Any) -> None:
     """Train by a real command in which each process kills itself after a step."""
-    config = json.loads((bundle("ct") / files[-1]).read_text())
-    (folder / "kill.json").write_text(json.dumps({"run": [config["run"][0], KILL.format(step), *config["run"][1:]]}))
-    ended = run(*command([*files, str(folder / "kill.json")], launcher, **keys), cwd=bundle("ct"), check=False)
+    more = with_step(KILL.format(step), folder, "ct", Path(files[-1]).stem)
+    ended = run(*command([*files, more], launcher, **keys), cwd=bundle("ct"), check=False)
     assert ended.returncode != 0
     assert (Path(keys["ckpt_dir"]) / "unfinished.pt").is_file(), ended.stderr[-3000:]
 
@@ -85,6 +99,48 @@ def test_two_killed_processes_end_as_unbroken_ones(scans: Path, tmp_path: Path, 
     run(*command(files, TORCHRUN, **places(scans, tmp_path / "whole"), **keys), cwd=bundle("ct"))
     killed(tmp_path, files, TORCHRUN, step, **places(scans, tmp_path / "killed"), **keys)
     run(*command(files, TORCHRUN, **places(scans, tmp_path / "killed"), **keys), cwd=bundle("ct"))
+    require_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def start(task: str, more: list[str], processes: int, **keys: Any) -> int:
+    """Train in a process of its own, which saves the imports, or by torchrun in several; return its exit code."""
+    if processes > 1:
+        files = ["configs/train.json", "configs/multi_gpu_train.json", *more]
+        return run(*command(files, TORCHRUN, **keys), cwd=bundle(task), check=False).returncode
+    process = get_context("fork").Process(target=run_here, args=(task, ["train", *more]), kwargs=keys)
+    process.start()
+    process.join(300)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("task", "processes", "kills", "other"),
+    [
+        ("wsi", 1, 10, {**SLIDES, "num_workers": 0}),
+        ("wsi", 1, 10, {**SLIDES, "num_workers": 2}),
+        ("ct", 1, 10, {**KEYS, "max_epochs": 16, "patience": 99}),  # augmented, with a schedule
+        ("ct", 1, 6, {**KEYS, "max_epochs": 99, "patience": 9, "best_by": "val_bag_auroc"}),
+        ("ct", 2, 10, {**KEYS, "num_workers": 0, "batch_size": 1, "max_epochs": 16, "patience": 99}),
+    ],
+    ids=["slides", "slides with workers", "augmented scans with a schedule", "early stopping", "two processes"],
+)
+def test_a_training_killed_at_random_moments_ends_as_an_unbroken_one(
+    tmp_path: Path, task: str, processes: int, kills: int, other: dict[str, Any]
+) -> None:
+    data = write_cohort(tmp_path, task)
+    if task == "wsi":
+        run_here("wsi", ["features"], dataset_dir=str(data), tile_size=128)
+    assert start(task, [], processes, **places(data, tmp_path / "whole"), **other) == 0
+    keys, codes = {**places(data, tmp_path / "killed"), **other}, []
+    for seed in range(kills):
+        name = "train" if processes == 1 else "multi_gpu_train"
+        more = with_step(KILL_AT_RANDOM.format(seed), tmp_path, task, name)
+        codes.append(start(task, [more], processes, **keys))
+    assert set(codes) == {-9 if processes == 1 else 1}, codes
+    assert (tmp_path / "killed" / "unfinished.pt").is_file()
+    assert start(task, [], processes, **keys) == 0
     require_same(tmp_path / "whole", tmp_path / "killed")
 
 

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.core.files import writable_folder, write_whole
+from scripts.core.files import whole_file, writable_folder, write_whole
 
 
 def test_a_folder_is_made_and_left_empty_unless_it_cannot_be(tmp_path: Path) -> None:
@@ -26,6 +28,18 @@ def test_a_file_is_replaced_whole_or_not_at_all_and_nothing_else_is_left(tmp_pat
     with patch("os.replace", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         write_whole(path, "third")
     assert [(each.name, each.read_text()) for each in path.parent.iterdir()] == [("result.json", "second")]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_file_of_before(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    write_whole(path, "first")
+    full = OSError(errno.ENOSPC, "of any wording")
+    message = f"cannot write {path} (No space left on device): make room there, or give another folder"
+    with patch("pathlib.Path.write_bytes", side_effect=full), pytest.raises(InputError, match=re.escape(message)):
+        write_whole(path, "second")
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("model.pt", "first")]
+    with pytest.raises(FileNotFoundError), whole_file(path):
+        (tmp_path / "another").read_text()  # is no fault of the disk
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:

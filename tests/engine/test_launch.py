@@ -69,6 +69,19 @@ def test_bad_input_is_one_line_and_a_bug_keeps_its_traceback(capsys: pytest.Capt
 
 
 @pytest.mark.usefixtures("restored")
+def test_an_interrupted_training_is_told_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / "unfinished.pt"
+    one_line_errors(str(state))
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    state.touch()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.splitlines() == [
+        "error: interrupted",
+        f"error: interrupted: the same command goes on after the last whole epoch ({state})",
+    ]
+
+
+@pytest.mark.usefixtures("restored")
 def test_logged_tracebacks_of_bad_input_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     """Also of an f-string, as MONAI and ignite have them."""
     logger = logging.getLogger("engine")

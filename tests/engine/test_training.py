@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An interrupted training ends as an unbroken one, and numbers that are not finite never replace a model."""
 
+import errno
 import random
 import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,6 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import (
-    CheckpointSaver,
     EarlyStopHandler,
     IgniteMetricHandler,
     LrScheduleHandler,
@@ -35,9 +36,11 @@ from scripts.engine.training import (
     Curriculum,
     EpochSeeds,
     ResumeTraining,
+    SaveBest,
     StopIfNotFinite,
     criterion,
     run_name,
+    warmup_then_cosine,
 )  # fmt: skip
 from scripts.losses import SmoothMILLoss
 from scripts.networks import FeatureProjection, GatedAttentionPool, MILNetwork
@@ -85,10 +88,7 @@ class Run:
         schedule = WarmupCosineSchedule(optimizer, 2, epochs, warmup_multiplier=0.3)
         self.scheduler = LrScheduleHandler(schedule, print_lr=False)  # type: ignore[arg-type]
         stop = StopIfNotFinite(str(folder / "model.pt"))
-        self.saver = CheckpointSaver(
-            str(folder), {"model": self.network}, save_key_metric=True, key_metric_filename="model.pt",
-            key_metric_negative_sign=True,
-        )  # fmt: skip
+        self.saver = SaveBest(str(folder / "model.pt"), self.network)
         self.early_stop = EarlyStopHandler(patience, lambda engine: -engine.state.metrics["val_loss"])
         loss = IgniteMetricHandler(
             loss_fn=nn.BCEWithLogitsLoss(), output_transform=from_engine(["logits", "label"])
@@ -242,23 +242,28 @@ def with_nan(k: int) -> list[dict[str, Any]]:
 
 
 def test_a_bag_whose_loss_alone_is_not_finite_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"training loss is nan in epoch 1, at bag 4: of its batch only that"):
+    with pytest.raises(InputError, match=r"training loss is nan in epoch 1, at bag 4: the rest of its batch"):
         Run(tmp_path, data=with_nan(4)).trainer.run()
 
 
-def test_a_training_that_diverges_stops_and_the_best_finite_network_stays(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+@pytest.mark.parametrize(("step", "rate", "at"), [(9, 1e30, "3"), (21, 1e30, "6"), (21, 1e8, "6"), (24, 1e8, "6")])
+def test_a_training_that_diverges_stops_and_the_best_finite_network_stays(
+    tmp_path: Path, step: int, rate: float, at: str
+) -> None:
+    """Numbers that are beyond any use though finite, and an epoch's last step, too."""
+    run, best = Run(tmp_path), []
 
     def explode(engine: Engine) -> None:
-        for weight in run.network.parameters():
-            weight.data *= 1e38
+        best.append((tmp_path / "model.pt").read_bytes())
+        run.trainer.optimizer.param_groups[0]["lr"] = rate
 
-    run.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=10), explode)
+    run.trainer.add_event_handler(Events.ITERATION_STARTED(once=step), explode)
     with pytest.raises(
-        InputError, match=r"in epoch 3, at bag \d, bag \d: give a smaller --learning_rate, or --clip"
+        InputError, match=rf"in epoch {at}, at bag \d.*: give a smaller --learning_rate, or a smaller --clip"
     ) as e:
         run.trainer.run()
     assert f"delete {tmp_path}/unfinished.pt; the best network so far is in {tmp_path}/model.pt" in str(e.value)
+    assert (tmp_path / "model.pt").read_bytes() == best[0]
     assert all(value.isfinite().all() for value in torch.load(tmp_path / "model.pt", weights_only=True).values())
 
 
@@ -266,9 +271,7 @@ def test_a_network_that_loses_its_numbers_in_an_epochs_last_step_is_never_the_be
     run = Run(tmp_path)
     last = run.network.head.get_parameter("1.weight")
     run.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda engine: last.data.fill_(torch.nan))
-    with pytest.raises(
-        InputError, match=r"logits of the validation are not finite in epoch 1, at bag 0: .* no network"
-    ):
+    with pytest.raises(InputError, match=r"a logit of the validation is nan in epoch 1, at bag 0: .* no network"):
         run.trainer.run()
     assert not (tmp_path / "model.pt").exists()
 
@@ -279,6 +282,65 @@ def test_a_criterion_that_is_no_number_stops_before_a_network_is_chosen_by_it(tm
     run.evaluator.state.metrics["val_bag_auroc"] = torch.nan  # of bags of one kind
     with pytest.raises(InputError, match=r"val_bag_auroc is nan in epoch 0: an AUROC needs validation bags of both"):
         StopIfNotFinite("model.pt").check_criterion(run.evaluator)
+
+
+def test_of_epochs_that_are_alike_the_one_with_the_lowest_loss_is_kept(tmp_path: Path) -> None:
+    network = nn.Linear(1, 1, bias=False)
+    saver = SaveBest(str(tmp_path / "model.pt"), network)
+    state: Any = SimpleNamespace(key_metric_name="val_bag_auroc")
+    kept = []
+    # the validator has compared the criterion by then
+    for epoch, auroc, loss, best in (
+        (1, 0.8, 0.5, 1),
+        (2, 0.8, 0.6, 1),
+        (3, 0.8, 0.4, 1),
+        (4, 0.7, 0.1, 3),
+        (5, 0.9, 0.9, 5),
+    ):
+        nn.init.constant_(network.weight, epoch)
+        vars(state).update(epoch=epoch, metrics={"val_bag_auroc": auroc, "val_loss": loss}, best_metric_epoch=best)
+        state.best_metric = 0.9 if epoch == 5 else 0.8
+        saver.save(SimpleNamespace(state=state))
+        kept.append(torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item())
+        assert state.best_metric_epoch == kept[-1]
+    assert kept == [1, 1, 3, 3, 5]
+
+
+def test_a_network_that_cannot_be_written_leaves_the_best_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, best = Run(tmp_path, lr=0.01), []
+
+    def fill(engine: Engine) -> None:
+        best.append((tmp_path / "model.pt").read_bytes())
+        monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+
+    run.trainer.add_event_handler(Events.EPOCH_STARTED(once=3), fill)
+    with pytest.raises(InputError, match=r"cannot write .*model\.pt \(No space left on device\): make room there"):
+        run.trainer.run()
+    assert (tmp_path / "model.pt").read_bytes() == best[0]
+    monkeypatch.undo()
+    rest, whole = Run(tmp_path, lr=0.01), Run(tmp_path / "whole", lr=0.01)
+    rest.trainer.run()
+    whole.trainer.run()
+    assert torch.equal(rest.weights(), whole.weights())
+
+
+def test_a_warm_up_beyond_the_end_and_a_final_rate_above_the_first_are_refused() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    for given, message in (
+        ((5, 4, 0.0), "--warmup_epochs is 5: give 0 to 4, which is --max_epochs"),
+        ((-1, 4, 0.0), "--warmup_epochs is -1: give 0 to 4"),
+        ((0, 4, 0.2), "--final_learning_rate is 0.2: give 0 to 0.1, which is --learning_rate"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            warmup_then_cosine(optimizer, *given)
+    schedule, rates = warmup_then_cosine(optimizer, 1, 4, 0.01), []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.05, 0.1, 0.075, 0.025, 0.01])
 
 
 def test_gradients_are_clipped_before_the_step() -> None:

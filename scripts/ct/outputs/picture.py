@@ -13,7 +13,7 @@ from monai.transforms import Transform
 
 from scripts.core.files import write_whole
 from scripts.core.record import BagResult
-from scripts.outputs.drawing import FLAGGED, TRUTH, headline, png
+from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png
 
 BRAIN_WINDOW = (0, 80)  # HU
 
@@ -82,6 +82,7 @@ def _draw_curve(axes: Axes, result: BagResult) -> None:
     if result.truth is not None and result.truth.any():
         look: dict[str, Any] = {"color": TRUTH, "alpha": 0.2, "label": "bleeding, as annotated"}
         axes.bar(numbers[result.truth.astype(bool)], 1, width=1, transform=axes.get_xaxis_transform(), **look)
+    axes.set_title(f"attention of each slice{evenness(result)}", fontsize=10)
     axes.set(xlabel="slice, from the lowest to the highest", xlim=(0.5, len(numbers) + 0.5))
     axes.set_ylabel("attention,\ntimes the average" if result.slots is None else f"attention,\ntimes 1/{result.slots}")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)

@@ -20,7 +20,7 @@ from monai.transforms import Transform
 from scripts.core.errors import InputError
 from scripts.core.files import write_whole
 from scripts.core.record import BagResult
-from scripts.outputs.drawing import FLAGGED, TRUTH, headline, png
+from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png
 from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide, with_warnings
 from scripts.wsi.slides.slide import SlideFolder
@@ -31,7 +31,6 @@ ALPHA = 0.65
 CHOSEN_COLOUR = "#0047ab"
 DPI = 150  # a patch of the strip has about as many pixels as the network saw
 PATCH_PIXELS = 224  # of a patch in the strip
-NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
 ROUNDING = 1  # pixel by which tiles side by side may overlap, as their corners are whole pixels
 MOST_CELLS = 1600  # along the longer side of the map: more than the picture has pixels for it
 
@@ -123,9 +122,7 @@ def draw_slide(result: BagResult, view: SlideView, shown: int) -> Figure:
     _draw_slide(plain, view, chosen if patches else [], LEAST_SQUARE / sheet.scale)
     image, extent = lattice_image(slide.times_average, view)
     overlaid.imshow(image, extent=extent, cmap=COLOURS, norm=ATTENTION_SCALE, alpha=ALPHA, interpolation="nearest")
-    highest = result.times_average.max(initial=0)  # of the bag: one of its slides may have little of the attention
-    even = len(result.attention) > 1 and highest < NEARLY_EVEN
-    title = "attention of each patch" + (f" (nearly even: at most {highest:.2f} × the average)" if even else "")
+    title = f"attention of each patch{evenness(result)}"
     overlaid.set_title(title if len(slide.attention) else "no tissue", fontsize=10)
     bar = sheet.axes("colour bar", *sheet.bar)
     figure.colorbar(ScalarMappable(ATTENTION_SCALE, COLOURS), cax=bar, alpha=ALPHA, extend="both")

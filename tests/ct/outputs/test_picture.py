@@ -82,6 +82,16 @@ def test_the_curve_is_the_attention_in_averages_with_what_is_flagged_and_what_bl
     assert 2.1 < axes.get_ylim()[1] < 2.5  # the shade does not squeeze the curve
 
 
+def test_nearly_even_attention_is_called_so() -> None:
+    for attention, slots, said in (
+        (ATTENTION, None, ""),
+        ((0.3, 0.35, 0.35), None, " (nearly even: at most 1.05 × the average)"),
+        ((0.1, 0.1, 0.1), 12, " (nearly even: at most 1.20 × 1/12)"),
+    ):
+        (axes,) = draw_scan(dataclasses.replace(result(attention), slots=slots), None).axes
+        assert axes.get_title() == f"attention of each slice{said}"
+
+
 def test_the_headline_says_what_was_found_and_what_it_is_not_for() -> None:
     for probability, label, wanted in (
         (0.81, None, "bag_7: positive, probability 0.81 · 3 of 6 slices flagged"),
