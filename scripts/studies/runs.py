@@ -5,6 +5,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -217,7 +218,11 @@ def _train_and_evaluate(study: Study, run: Run, children: set[subprocess.Popen[s
         except OSError as error:
             raise InputError(f"another process works in {run.folder}: end that, or wait for it") from error
         print(f"{run.name}: begins, see {log.name}\n", end="", flush=True)  # in one piece, beside other threads
-        if not run.model.is_file() or (run.model.parent / "unfinished.pt").is_file():
+        unfinished = run.model.with_name("unfinished.pt").is_file()
+        if unfinished or not run.model.is_file():
+            if not unfinished:  # MLflow does not repair a database that was interrupted while it was made
+                for left in run.folder.glob("mlruns.db*"):
+                    left.unlink()
             _run_command(study, study.command(run), log, children)
         _run_command(study, study.command(run, evaluate=True), log, children)
     write_whole(run.finished, json.dumps({"seconds": round(time.monotonic() - started, 1)}) + "\n")
@@ -237,6 +242,6 @@ def _run_command(study: Study, command: Sequence[str], log: TextIO, children: se
         return
     said = Path(log.name).read_bytes()[begins:].decode(errors="replace").replace("\r", "\n").splitlines()
     lines = [line.strip() for line in said if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    errors = [line.removeprefix("error: ") for line in lines if re.match(r"error: |[\w.]+(Error|Exception): ", line)]
     last = (errors or lines or ["it said nothing"])[-1]
     raise InputError(f"{last} ({log.name})" if status > 0 else f"it was killed by signal {-status} ({log.name})")

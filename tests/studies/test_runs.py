@@ -31,6 +31,8 @@ if (pathlib.Path(sys.argv[1]) / "broken").exists():
     sys.exit("error: scan7 is no scan: give another")
 if (pathlib.Path(sys.argv[1]) / "killed").exists():
     os.kill(os.getpid(), 9)
+if (pathlib.Path(sys.argv[1]) / "faulty").exists():
+    raise RuntimeError("no part\\nset a mode")
 """
 
 
@@ -58,28 +60,40 @@ def test_a_failed_run_is_told_in_a_line_the_others_go_on_and_what_is_done_is_not
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    study, runs = short_study(tmp_path, 2), runs_in(tmp_path, 4)
+    study, runs = short_study(tmp_path, 2), runs_in(tmp_path, 5)
     (runs[1].folder / "broken").touch()
     (runs[2].folder / "killed").touch()
+    (runs[3].folder / "faulty").touch()
     failures = perform(study, runs, lambda run: "well")
     logs = [run.folder / "log.txt" for run in runs]
     assert failures == {
         "run 1": f"scan7 is no scan: give another ({logs[1]})",
         "run 2": f"it was killed by signal 9 ({logs[2]})",
+        "run 3": f"RuntimeError: no part ({logs[3]})",
     }
-    with pytest.raises(InputError, match=r"^2 of 4 runs failed, such as run \d: .*; correct it and give the same comm"):
+    with pytest.raises(InputError, match=r"^3 of 5 runs failed, such as run \d: .*; correct it and give the same comm"):
         refuse_failures(failures, len(runs))
     printed = capsys.readouterr().out.splitlines()
     assert sum("well (" in line for line in printed) == 2
-    assert sum(": failed: " in line for line in printed) == 2
+    assert sum(": failed: " in line for line in printed) == 3
     assert printed[-1].endswith("(the last)")
-    for name in ("broken", "killed"):
+    for name in ("broken", "killed", "faulty"):
         next(tmp_path.glob(f"*/{name}")).unlink()
     assert perform(study, runs, lambda run: "well") == {}
-    assert capsys.readouterr().out.startswith("2 of 4 are there, 2 are left\n")
+    assert capsys.readouterr().out.startswith("2 of 5 are there, 3 are left\n")
     threads = str(max(1, (os.cpu_count() or 1) // 2))
-    assert [(run.folder / "trained").read_text().split() for run in runs] == [[threads]] * 4  # none was trained twice
+    assert [(run.folder / "trained").read_text().split() for run in runs] == [[threads]] * 5  # none was trained twice
     assert logs[1].read_text() == "reading\nerror: scan7 is no scan: give another\nreading\n"
+
+
+def test_a_database_that_was_interrupted_before_any_epoch_is_made_anew(tmp_path: Path) -> None:
+    study, runs = short_study(tmp_path, 1), runs_in(tmp_path, 2)
+    for run in runs:
+        (run.folder / "mlruns.db").write_text("half")
+    (runs[1].folder / "models").mkdir()
+    (runs[1].folder / "models" / "unfinished.pt").touch()  # which is written once the database is whole
+    assert perform(study, runs, lambda run: "") == {}
+    assert [(run.folder / "mlruns.db").exists() for run in runs] == [False, True]
 
 
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_csv_with_patients_and_slides(cohort: Path) -> None:
         "leakage: 0 of 10 patients and 0 of 20 slides are in more than one section",
         f"written: {cohort}/datalist.json and datalist_check.json",
     ]
-    assert entries(cohort)["s03"] == {"bag_id": "s03", "label": 1, "image": "features/s03.h5"}
+    assert entries(cohort)["s03"] == {"bag_id": "s03", "label": 1, "image": "features/s03.h5", "patient": "2"}
     assert all(places(cohort)[f"s{n:02d}"] == places(cohort)[f"s{n + 1:02d}"] for n in range(0, 20, 2))
     written = check(cohort)
     keys = ("datalist", "labels", "splits", "by", "classes", "seed")
@@ -82,8 +82,8 @@ def test_one_bag_per_patient(cohort: Path) -> None:
     own(cohort / "features" / "s00.h5", 0)
     summary = make(cohort, by="patient")
     bags = entries(cohort)
-    assert bags["p3"] == {"bag_id": "p3", "label": 1, "image": ["features/s06.h5", "features/s07.h5"]}
-    assert bags["p0"] == {"bag_id": "p0", "label": 0, "image": "features/s01.h5"}  # s00 has no tissue
+    assert (bags["p3"]["label"], bags["p3"]["image"]) == (1, ["features/s06.h5", "features/s07.h5"])
+    assert (bags["p0"]["label"], bags["p0"]["image"]) == (0, "features/s01.h5")  # s00 has no tissue
     assert sorted(bags) == [f"p{n}" for n in range(10)]
     assert list(check(cohort)["sections"]["total"].items())[:3] == [("bags", 10), ("slides", 19), ("patients", 10)]
     assert "note: patients with slides of both classes, who count as positive: 1\n" in summary
@@ -127,7 +127,10 @@ def test_clam_from_csv_and_splits_to_a_datalist(tmp_path: Path) -> None:
     two = ["normal_tissue", "tumor_tissue"]
     summary = make(tmp_path, labels=csv, splits=folds, classes=two)
     assert datalist(tmp_path) == {
-        section: [{"bag_id": f"s{n}", "label": n % 2, "image": f"h5_files/s{n}.h5"} for n in numbers]
+        section: [
+            {"bag_id": f"s{n}", "label": n % 2, "image": f"h5_files/s{n}.h5", "patient": f"{n + (n < 5)}"}
+            for n in numbers
+        ]
         for section, numbers in (("training", range(5)), ("validation", (6, 7)), ("test", (8,)))
     }
     assert "note: sections are those of splits_0.csv, one of 2 folds (--splits FILE takes another)\n" in summary
@@ -146,7 +149,7 @@ def test_torchmil_without_any_csv_of_labels(tmp_path: Path) -> None:
     summary = make(tmp_path)
     assert entries(tmp_path)["b17"] == {
         "bag_id": "b17", "label": 1, "image": "patches_512/features_UNI/b17.npy",
-        "instance_label": "patches_512/patch_labels/b17.npy",
+        "instance_label": "patches_512/patch_labels/b17.npy", "patient": "18",
     }  # fmt: skip
     assert [len(bags) for bags in datalist(tmp_path).values()] == [14, 2, 4]
     assert [bag["bag_id"] for bag in datalist(tmp_path)["test"]] == ["b16", "b17", "b18", "b19"]
