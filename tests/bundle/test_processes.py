@@ -53,8 +53,8 @@ def test_two_processes_have_the_curve_of_one_that_accumulates(
     if task == "wsi":
         assert curve(two, "val_loss") == pytest.approx(curve(one, "val_loss"), abs=1e-4)
     loss = {"validate#additional_metrics": "${'val_loss': @validate#metrics['val_loss']}"}
-    judged = {**places(data, tmp_path / "evaluated"), "ckpt_dir": str(two), "section": "validation", "num_workers": 0}
-    run_here(task, ["train", *files, str(one / "fixed.json"), "evaluate"], **judged, **loss)
+    places_of_kept = {**places(data, tmp_path / "evaluated"), "ckpt_dir": str(two), "section": "validation"}
+    run_here(task, ["train", *files, str(one / "fixed.json"), "evaluate"], **places_of_kept, num_workers=0, **loss)
     (of_kept,) = curve(tmp_path / "evaluated", "val_loss")  # what was validated is what was kept
     assert of_kept == pytest.approx(min(curve(two, "val_loss")), abs=1e-5)
 
