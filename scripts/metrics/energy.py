@@ -49,6 +49,8 @@ def edges(result: BagResult) -> np.ndarray:
     found = [np.zeros((2, 0), dtype=int)]
     for number, slide in enumerate(result.about["slides"]):
         of_slide = np.flatnonzero(patches.slide == number)
+        if len(of_slide) == 0:
+            continue
         coords = torch.from_numpy(patches.coords[of_slide].T / slide["pitch"])[None]
         graph = build_graph(coords, edgeless=True)
         which, patch = np.nonzero(graph.weights[0].numpy())  # [8, N]

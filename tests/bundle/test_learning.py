@@ -33,7 +33,7 @@ def learn(task: str, home: Path, files: list[str], **keys: Any) -> dict[str, flo
     for more in ([], ["evaluate"]):
         run_here(task, ["train", *files, *more], **keys)
     figures = json.loads((home / "out" / "metrics.json").read_text())
-    return {name: figure["value"] for name, figure in figures.items() if isinstance(figure, dict)}
+    return {name: figure["value"] for name, figure in figures.items() if isinstance(figure, dict) and "value" in figure}
 
 
 def write_datalist(home: Path, bags: list[dict[str, Any]]) -> None:

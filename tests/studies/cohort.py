@@ -48,7 +48,7 @@ def run_in_this_process(patch: pytest.MonkeyPatch) -> list[list[str]]:
         workflow.run()
         workflow.finalize()
 
-    patch.setattr("scripts.engine.launch.one_line_errors", lambda: None)  # it would change this very process
+    patch.setattr("scripts.engine.launch.one_line_errors", lambda *_: None)  # it would change this very process
     patch.setattr("scripts.studies.runs._run_command", start)
     return ran
 

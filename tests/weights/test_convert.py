@@ -104,7 +104,7 @@ def test_nothing_is_overwritten_unless_forced(smabmil: Path, tmp_path: Path, the
 def test_a_failed_write_and_an_output_that_cannot_be_leave_no_file(smabmil: Path, tmp_path: Path) -> None:
     with (
         patch.object(Path, "write_text", side_effect=OSError("the disk is full")),  # behind the weights
-        pytest.raises(OSError, match="full"),
+        pytest.raises(InputError, match=r"out\.origin\.json \(the disk is full\): make room there"),
     ):
         convert_checkpoint(smabmil, tmp_path / "out" / "out.pt")
     assert list((tmp_path / "out").iterdir()) == []
