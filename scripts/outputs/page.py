@@ -50,6 +50,7 @@ GROUPS = {  # the first word of a figure's name → what it is of
     "coarse": "Coarse classes",
     "instance": "Instances",
     "lesion": "Lesions",
+    "dirichlet": "Smoothness",
 }
 WORDS = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
 NO_TRUTH = "no positive bag has instances that are known to be positive and others known not to be."

@@ -70,9 +70,9 @@ def training_record(ckpt_path: Path) -> dict[str, Any] | None:
         curves: dict[str, list[tuple[int, float]]] = {}
         for epoch in record["epochs"]:
             for name, value in epoch.items():
-                if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
+                if name not in ("epoch", "time") and isinstance(value, (int, float)) and math.isfinite(value):
                     curves.setdefault(name, []).append((int(epoch["epoch"]), value))
-        kept = record.get("kept", {}).get("epoch")
+        kept = (record.get("kept") or {}).get("epoch")
         return {"run_name": record.get("run_name"), "curves": curves, "kept": None if kept is None else int(kept)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # none, or no such record
