@@ -69,9 +69,8 @@ def calibration(runner: Runner) -> Section:
         "Test bags of synthetic cohorts; five trainings on each, five seeds of the network. The scaling is fitted on "
         "the first validation bags, half of them positive. Before and after are means over the seeds; the change has "
         "its 95 % interval over them (Student's t). Slides as `python -m demo data` makes them have 8 validation and "
-        "20 test bags. Of 4 and 4 bags that a network does not mistake, Platt's smoothed targets are 5/6 and "
-        "1/6, and the probabilities of test bags go back to about these, however sure and right the network is. The "
-        "second cohort shows what more bags change: 80 validation and 100 test scans of the same generator, and heads "
+        "20 test bags. The second "
+        "cohort shows what more bags change: 80 validation and 100 test scans of the same generator, and heads "
         "(SmAP) that err, on the features of a slice network that was trained briefly. Gated and ungated differ at a "
         "bag AUROC of 1 too: instances of bags called negative are then below all others, which is right of each.",
         runner.quick,

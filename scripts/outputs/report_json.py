@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from scripts.core.record import BagResult
+from scripts.engine.run_record import read_record, run_file
 from scripts.metrics.figures import Cases, draws, tenth
 from scripts.metrics.intervals import auroc, wilson
 from scripts.outputs.results import read_results, rows_in
@@ -65,17 +66,15 @@ def report_content(folder: Path) -> dict[str, Any]:
 
 def training_record(ckpt_path: Path) -> dict[str, Any] | None:
     """Return what training left beside its weights: curves, each of (epoch, value), and the epoch that was kept."""
-    try:
-        record = json.loads(ckpt_path.with_suffix(".run.json").read_text())
-        curves: dict[str, list[tuple[int, float]]] = {}
-        for epoch in record["epochs"]:
-            for name, value in epoch.items():
-                if name not in ("epoch", "time") and isinstance(value, (int, float)) and math.isfinite(value):
-                    curves.setdefault(name, []).append((int(epoch["epoch"]), value))
-        kept = (record.get("kept") or {}).get("epoch")
-        return {"run_name": record.get("run_name"), "curves": curves, "kept": None if kept is None else int(kept)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # none, or no such record
+    record = read_record(run_file(ckpt_path))
+    if record is None:
+        return None
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for epoch in record["epochs"]:
+        for name, value in epoch.items():
+            if name not in ("epoch", "time"):
+                curves.setdefault(name, []).append((epoch["epoch"], value))
+    return {"run_name": record["run_name"], "curves": curves, "kept": (record["kept"] or {}).get("epoch")}
 
 
 def plain(value: Any) -> Any:

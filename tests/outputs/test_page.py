@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "metrics.json").write_text(json.dumps({**metrics, "folds": 5}))
     (folder / "model.pt").write_bytes(b"weights")
     epochs = [{"epoch": number, "train_loss": 1 / number, "alpha": 0.5} for number in (1, 2, 3)]
-    (folder / "model.run.json").write_text(json.dumps({"run_name": "r", "epochs": epochs, "kept": {"epoch": 2}}))
+    record = {"id": "i", "run_name": "r", "status": "FINISHED", "delivered": True, "tracking_uri": "u"}
+    (folder / "model.run.json").write_text(json.dumps({**record, "epochs": epochs, "kept": {"epoch": 2}}))
     engine = Engine(lambda engine, batch: None)
     WriteReport(str(folder), str(BUNDLE), str(folder / "model.pt")).attach(engine)
     engine.run([0])

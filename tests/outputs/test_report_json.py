@@ -139,10 +139,12 @@ def test_tiny_cohorts_have_what_can_be_computed(tmp_path: Path, cohort: list[Bag
 
 def test_a_record_of_training_is_read_as_far_as_it_is_one(tmp_path: Path) -> None:
     file = tmp_path / "model.run.json"
-    epochs = [{"epoch": 1, "train_loss": 0.5, "alpha": 0.4, "note": "x"}, {"epoch": 2, "train_loss": float("nan")}]
-    file.write_text(json.dumps({"run_name": "r", "epochs": epochs, "kept": {"epoch": 2}}))
-    record = training_record(tmp_path / "model.pt")
-    assert record == {"run_name": "r", "curves": {"train_loss": [(1, 0.5)], "alpha": [(1, 0.4)]}, "kept": 2}
+    epochs = [{"epoch": 1, "time": 5, "train_loss": 0.5, "alpha": 0.4}, {"epoch": 2, "time": 6}]
+    whole = {"id": "i", "run_name": "r", "status": "RUNNING", "delivered": False, "tracking_uri": "u"}
+    for kept, epoch in (({"epoch": 2}, 2), (None, None)):  # none before the first validation
+        file.write_text(json.dumps({**whole, "epochs": epochs, "kept": kept}))
+        curves = {"train_loss": [(1, 0.5)], "alpha": [(1, 0.4)]}
+        assert training_record(tmp_path / "model.pt") == {"run_name": "r", "curves": curves, "kept": epoch}
     for damaged in ("", "[]", '{"epochs": 3}', '{"epochs": [{"loss": 1}]}'):
         file.write_text(damaged)
         assert training_record(tmp_path / "model.pt") is None
