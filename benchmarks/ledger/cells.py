@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""The thousand small experiments behind a table: done by processes, each kept as a file, so that a stop loses none."""
+
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.core.files import whole_file
+
+Arrays = dict[str, np.ndarray]
+EVERY = 5.0  # seconds between two lines of progress
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment: a function of a module of this folder, from options to arrays."""
+
+    module: str
+    function: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A short text that changes with whatever is asked for."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:20]
+
+    def arrays(self) -> Arrays:
+        """Do it; on one thread, as sums of several come out in another order each time."""
+        torch.set_num_threads(1)
+        module = importlib.import_module(f"benchmarks.ledger.{self.module}")
+        found: Arrays = getattr(module, self.function)(**self.options)
+        return found
+
+
+class Store:
+    """Where the arrays of cells are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, cell: Cell) -> Path:
+        return self.folder / f"{cell.key}.npz"
+
+    def read(self, cell: Cell) -> Arrays:
+        with np.load(self.path(cell)) as file:
+            return dict(file)
+
+    def keep(self, cell: Cell, arrays: Arrays) -> None:
+        with whole_file(self.path(cell)) as beside, beside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    def complete(self, cells: Sequence[Cell], processes: int, title: str) -> None:
+        """Do what is not there yet, with a line of progress now and then."""
+        left = [cell for cell in {cell.key: cell for cell in cells}.values() if not self.path(cell).exists()]
+        print(f"{title}: {len(cells)} experiments, {len(left)} to do", flush=True)
+        if not left:
+            return
+        started = told = time.monotonic()
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            futures = {pool.submit(cell.arrays): cell for cell in left}
+            for done, future in enumerate(as_completed(futures), 1):
+                self.keep(futures[future], future.result())
+                now = time.monotonic()
+                if now - told > EVERY or done == len(left):
+                    told = now
+                    minutes = (now - started) / done * (len(left) - done) / 60
+                    print(f"{title}: {done} of {len(left)}, about {minutes:.0f} min left", flush=True)
