@@ -9,6 +9,7 @@ for a thousand trainings of small bags would take days. `python -m benchmarks.le
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,13 +61,6 @@ class System(NamedTuple):
         parser.update(dict(self.keys))
         return parser
 
-    def hash(self) -> str:
-        """Return a short text that changes with whatever a training here takes from the config."""
-        parser = self.parser()
-        words = {name: value for name, value in parser.config.items() if not isinstance(value, dict)}
-        taken = [words, *(parser.config[name] for name in ("network_def", "loss", "optimizer"))]
-        return hashlib.sha256(json.dumps(taken, sort_keys=True).encode()).hexdigest()[:16]
-
 
 class Parts(NamedTuple):
     """A system as its configs make it."""
@@ -85,6 +79,19 @@ def parts_of(system: System, seed: int) -> Parts:
     set_determinism(seed)
     made = [parser.get_parsed_content(name) for name in ("network", "loss", "optimizer", "batch_size", "max_epochs")]
     return Parts(*made)
+
+
+def fingerprint(system: System) -> str:
+    """Return a short text that changes with whatever a training here takes from the configs."""
+    config = system.parser().config
+    taken = dict[str, Any]()
+    wanted = ["network_def", "loss", "optimizer", "batch_size", "max_epochs"]
+    while wanted:
+        name = wanted.pop()
+        if name not in taken and name in config:
+            taken[name] = config[name]
+            wanted += re.findall(r"@(\w+)", json.dumps(config[name]))
+    return hashlib.sha256(json.dumps(taken, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fit(parts: Parts, training: Bags, validation: Bags, seed: int) -> tuple[nn.Module, list[float]]:

@@ -9,8 +9,7 @@ import torch
 
 from benchmarks.ledger import data
 from benchmarks.ledger.cells import Arrays, Cell
-from benchmarks.ledger.learning import Bags, System, fit, padded, parts_of
-from benchmarks.ledger.systems import slice_heads
+from benchmarks.ledger.learning import Bags, System, fingerprint, fit, padded, parts_of
 from scripts.studies.crossval import LabelledBag, fold_sections
 
 FOLDS = 5
@@ -26,7 +25,7 @@ def cells(runs: list[str], rows: dict[str, System]) -> dict[str, list[Cell]]:
 
 
 def _options(system: System) -> dict[str, Any]:
-    return {"files": system.files, "keys": system.keys, "config": system.hash()}
+    return {"files": system.files, "keys": system.keys, "config": fingerprint(system)}
 
 
 def train(files: list[str], keys: dict[str, Any], config: str, run: str, fold: int) -> Arrays:

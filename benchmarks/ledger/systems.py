@@ -46,7 +46,7 @@ def slice_heads(recipe: Keys) -> dict[str, System]:
     for variant in ("paper", "released", "scale_free"):
         for penalty in ("LS1", "LS2"):
             for alpha in ALPHAS:
-                keys = {"variant": variant, "penalty": penalty, "alpha": alpha}
+                keys = {"loss#variant": variant, "penalty": penalty, "alpha": alpha}
                 rows[f"{penalty} {variant}, α {alpha}"] = on_features(**keys)
     for placement in ("early", "mid", "late"):
         for alpha in (0.1, 0.5, 0.9, "trainable"):
