@@ -16,6 +16,7 @@ from scripts.metrics.energy import dirichlet_energies
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, mean_over_bags, quadratic_kappa
 from scripts.metrics.froc import lesion_froc
 from scripts.metrics.intervals import auroc, wilson
+from scripts.metrics.place import place_figures
 
 
 class Group(NamedTuple):
@@ -123,7 +124,9 @@ def _of_instances(results: Sequence[BagResult]) -> dict[str, Figure]:
         "auroc_gated": instances.auroc(np.where(gate, scores, scores.min())),  # a floor in bags called negative
         "auroc_ungated": instances.auroc(scores),
         "auroc_within_bags": instances.auroc_within(scores),
+        "auroc_within_positive_bags": instances.auroc_in_positive_bags(scores),
         "auroc_weighted": instances.auroc(np.concatenate([r.attention * r.probability for r in results])),
+        **place_figures(results, instances, scores),
         "separation": instances.separation(scores.astype(float)),
         **instances.agreement(np.concatenate([r.flagged for r in results])),
     }
