@@ -52,6 +52,7 @@ class Section:
     targets: Sequence[Target] = ()
     tables: Sequence[Table] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)  # every figure behind the tables
+    format: str = "speed"  # or "ledger": of which page it is a part
 
     @property
     def missed(self) -> list[str]:
@@ -59,21 +60,21 @@ class Section:
 
     def write(self, folder: Path) -> None:
         targets = [{**asdict(target), "verdict": target.verdict} for target in self.targets]
-        content = {"format": "speed", **asdict(self), "targets": targets}
+        content = {**asdict(self), "targets": targets}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.name}.json").write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n")
 
 
-def read(path: Path) -> Section | None:
+def read(path: Path, format: str = "speed") -> Section | None:
     """A section from its file; None for a file of another kind."""
     content = json.loads(path.read_text())
-    if not isinstance(content, dict) or content.pop("format", None) != "speed":
+    if not isinstance(content, dict) or content.get("format") != format:
         return None
     targets = [Target(**{k: v for k, v in target.items() if k != "verdict"}) for target in content.pop("targets")]
     return Section(**{**content, "targets": targets, "tables": [Table(**table) for table in content["tables"]]})
 
 
-def page(sections: Sequence[Section], preface: str) -> str:
+def page(sections: Sequence[Section], preface: str, title: str = "Speed and memory") -> str:
     """All sections in markdown, what was aimed at first."""
     quick = any(section.quick for section in sections)
     verdicts = [
@@ -81,7 +82,7 @@ def page(sections: Sequence[Section], preface: str) -> str:
         for section in sections
         for target in section.targets
     ]
-    parts = ["# Speed and memory", preface]
+    parts = [f"# {title}", preface]
     if quick:
         parts.append("**A quick run: small bags, measured once. Nothing here says how fast anything is.**")
     parts += ["## Targets", Table(["what", "measured", "target", "verdict"], verdicts).markdown()]

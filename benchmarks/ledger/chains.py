@@ -7,18 +7,34 @@ chain, are shifted by δ along one direction. δ² · length is the same for all
 equally well whatever the length, and what differs is how far a slice can lean on its neighbours.
 """
 
+import platform
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
-from benchmarks.ledger.cells import Arrays
+from benchmarks.ledger.cells import Arrays, Cell, Store
 from benchmarks.ledger.data import Scans
+from benchmarks.ledger.judge import Truth, with_smoothed
 from benchmarks.ledger.learning import System, fit, padded, parts_of
-from benchmarks.ledger.rsna import answers
+from benchmarks.ledger.rsna import SCORES, answers, options_of
+from benchmarks.ledger.systems import slice_heads
+from benchmarks.report import Section, Table, Target
 
 SLICES, DIMENSIONS = 32, 16
 SIGNAL = 4.0  # δ · √length
+LESIONS, SEEDS = (1, 2, 4, 8, 16), 3
+ROWS = (
+    *("gated attention", "LS1 paper, α 0.01", "LS1 paper, α 0.5", "LS1 scale_free, α 0.5", "mean"),
+    *(f"SmAP {placement}, α {alpha}" for placement in ("early", "mid", "late") for alpha in (0.1, 0.5, 0.9)),
+)
+HOW = (
+    "Scans of 32 slices in noise, half of them with one lesion of the length that is named; the same signal in all, so "
+    "that scans are told apart equally well and only where is harder. 400 scans train, 100 choose the epoch, 400 are "
+    "judged; mean of {seeds} seeds. `best possible` is the posterior probability of each slice in closed form, which no "
+    "score can beat on average. Slice AUC."
+)
 SCANS = {"training": 400, "validation": 100, "test": 400}
 
 
@@ -53,6 +69,48 @@ def bayes(scans: Scans, length: int) -> np.ndarray:
     covers = np.abs(np.arange(SLICES)[:, None] - np.arange(starts) - (length - 1) / 2) <= (length - 1) / 2
     by_slice = np.where(covers, window[:, None], -np.inf)  # [scans, slices, starts]
     return (logsumexp(by_slice, axis=2) - evidence[:, None]).ravel()
+
+
+def section(store: Store, jobs: int, quick: bool) -> Section:
+    """The table, and what it was to show."""
+    rows = {name: system for name, system in slice_heads({"in_features": DIMENSIONS}).items() if name in ROWS}
+    lengths, seeds = (LESIONS[1:3], 1) if quick else (LESIONS, SEEDS)
+    asked = {
+        (name, length): [
+            Cell("chains", "train", {**options_of(system), "length": length, "seed": seed}) for seed in range(seeds)
+        ]
+        for name, system in rows.items()
+        for length in lengths
+    }
+    store.complete([cell for of_row in asked.values() for cell in of_row], jobs, "chains")
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for (name, length), of_row in asked.items():
+        for seed, cell in enumerate(of_row):
+            own = store.read(cell)
+            truth = Truth(cohort(length, SCANS["test"], 3 * seed + 2).truth)
+            scores = with_smoothed({each: own[each] for each in SCORES if each in own}, truth.counts)
+            for score, values in {**scores, "best possible": own["bayes"]}.items():
+                row = "best possible" if score == "best possible" else f"{name}: {score}"
+                of_seeds = found.setdefault(row, {}).setdefault(str(length), {})
+                of_seeds[str(seed)] = truth.cases.auroc(values)(np.ones(len(truth.counts)))
+    means = {
+        row: {length: float(np.mean(list(each.values()))) for length, each in own.items()} for row, own in found.items()
+    }
+    table = Table(
+        ["row", *(f"length {n}" for n in lengths)],
+        [[row, *(f"{own[str(n)]:.3f}" for n in lengths)] for row, own in means.items()],
+    )
+    gaps = [
+        Target(
+            f"length {n}: best possible less the best of SmAP",
+            means["best possible"][str(n)] - max(own[str(n)] for row, own in means.items() if row.startswith("SmAP")),
+            0.05,
+        )
+        for n in lengths
+        if n > 1
+    ]
+    where = {"Python": platform.python_version(), "torch": version("torch")}
+    return Section("chains", "A known optimum", HOW.format(seeds=seeds), quick, where, gaps, [table], found, "ledger")
 
 
 def train(files: list[str], keys: dict[str, Any], config: str, length: int, seed: int) -> Arrays:
