@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training and an evaluation leave in MLflow; and that a server which is gone costs one warning."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 import socket
 import time
@@ -20,7 +22,7 @@ from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of
+from scripts.core.files import sha256_of, whole_file
 from scripts.engine import delivery
 from scripts.engine.delivery import deliver_folder, deliver_record
 from scripts.engine.run_record import evaluations_file, fingerprint, read_record, run_file
@@ -226,6 +228,22 @@ def test_a_training_that_stops_says_how_and_a_resumed_one_is_the_same_run(tmp_pa
     (logged,) = stored_runs(store).values()
     assert logged.info.status == "FINISHED"
     assert [epoch for epoch, _ in curve(store, logged, "val_loss")] == [1, 2, 3, 4]
+
+
+def test_a_full_disk_costs_the_record_and_not_the_run_or_its_error(
+    tmp_path: Path, store: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: Any) -> None:
+        with whole_file(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("scripts.engine.run_record.write_whole", full)
+    training(tmp_path / "out", store, epochs=1).trainer.run()
+    assert f"cannot write {run_file(tmp_path / 'out' / 'model.pt')} (No space left on device)" in caplog.text
+    broken = training(tmp_path / "out", store, epochs=1)
+    broken.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), fail)
+    with pytest.raises(InputError, match="the training loss is nan"):
+        broken.trainer.run()
 
 
 def test_a_training_that_was_killed_stays_running_and_is_delivered_once(tmp_path: Path, store: str) -> None:
