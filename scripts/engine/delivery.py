@@ -159,15 +159,20 @@ def deliver_record(path: Path) -> None:
         run = _run_of(client, record, uri)
         judged = _link_judged(client, run, record)
         _log_lacking(client, run, record, judged)
-        _log_files(client, run, record, path)
-        if record["status"] == "FINISHED":
-            _log_model(client, run, record, weights_of(path))
         if run.info.status != record["status"] and record["ended"] is None:
             client.update_run(run.info.run_id, status=record["status"])
         elif run.info.status != record["status"]:
             client.set_terminated(run.info.run_id, record["status"], record["ended"])
+        lacking = []
+        for name, log in (("files", _log_files), ("model", _log_model)):
+            try:
+                log(client, run, record, path)
+            except Exception as error:  # one that fails keeps neither the other nor the end of the run
+                lacking.append(f"{name} ({_first_line(error)})")
+        if lacking:
+            raise InputError(f"all but its {' and its '.join(lacking)} is there")
         if record["ended"] is not None:
-            with suppress(OSError):  # a folder that cannot be written to any more
+            with suppress(OSError, InputError):  # a folder that cannot be written to any more
                 write_record(path, {**record, "delivered": True})
 
 
@@ -307,9 +312,12 @@ def _link_judged(client: MlflowClient, run: Any, record: Record) -> str | None:
     return models[0] if models else None
 
 
-def _log_model(client: MlflowClient, run: Any, record: Record, weights: Path) -> None:
+def _log_model(client: MlflowClient, run: Any, record: Record, path: Path) -> None:
     """Log the network of a finished training, with the code that loads and serves it."""
-    if not weights.is_file() or not record["input"] or sha256_of(weights) != record["tags"].get(WEIGHTS_TAG):
+    weights = weights_of(path)
+    if record["status"] != "FINISHED" or not record["input"] or not weights.is_file():
+        return
+    if sha256_of(weights) != record["tags"].get(WEIGHTS_TAG):
         return
     experiment, run_id = run.info.experiment_id, run.info.run_id
     begun = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")

@@ -230,6 +230,27 @@ def test_a_training_that_stops_says_how_and_a_resumed_one_is_the_same_run(tmp_pa
     assert [epoch for epoch, _ in curve(store, logged, "val_loss")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("part", ["files", "model"])
+def test_a_part_that_fails_keeps_neither_the_others_nor_the_end_of_the_run(
+    tmp_path: Path, store: str, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError("no room for artifacts")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "drawn" if part == "files" else "save_served", refused)
+        training(tmp_path / "out", store, epochs=1).trainer.run()
+    assert f"all but its {part} (no room for artifacts) is there" in caplog.text
+    (logged,) = stored_runs(store).values()
+    assert (logged.info.status, logged.data.metrics["kept_epoch"]) == ("FINISHED", 1)
+    assert bool(logged.outputs.model_outputs) == (part == "files")
+    deliver_folder(tmp_path)
+    (logged,) = stored_runs(store).values()
+    assert len(logged.outputs.model_outputs) == 1
+    names = {each.path for each in MlflowClient(tracking_uri=store).list_artifacts(logged.info.run_id)}
+    assert names == {"config.json", "curves.png"}
+
+
 def test_a_full_disk_costs_the_record_and_not_the_run_or_its_error(
     tmp_path: Path, store: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
