@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of runs on their way to MLflow: what the store lacks is logged, so that a record may be delivered again."""
 
-import fcntl
 import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,7 +29,7 @@ from mlflow.telemetry.client import set_telemetry_client
 from monai.utils import path_to_sqlite_uri
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of, whole_file
+from scripts.core.files import alone_with, sha256_of, whole_file
 from scripts.engine.run_record import ENDING, Record, effective_uri, read_record, weights_of, write_record
 from scripts.engine.served import save_served
 
@@ -149,7 +148,7 @@ def _first_line(error: Exception) -> str:
 
 def deliver_record(path: Path) -> None:
     """Find or create the run of a record in its store, and log what it lacks."""
-    with _alone_in(path.parent):
+    with alone_with(path.parent):  # two would create a run each
         record = read_record(path)
         if record is None or record["delivered"]:
             return
@@ -174,20 +173,6 @@ def deliver_record(path: Path) -> None:
         if record["ended"] is not None:
             with suppress(OSError, InputError):  # a folder that cannot be written to any more
                 write_record(path, {**record, "delivered": True})
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process delivers from a folder: two would create a run each."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        with suppress(OSError):  # by name, as a process that loads bags may have inherited the descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
 
 
 def _local_file(uri: str) -> Path | None:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import sha256_of, whole_file
 from scripts.engine import delivery
 from scripts.engine.delivery import deliver_folder, deliver_record
-from scripts.engine.run_record import evaluations_file, fingerprint, read_record, run_file
+from scripts.engine.run_record import evaluations_file, fingerprint, read_record, remember_evaluation, run_file
 from scripts.engine.tracking import TrackEvaluation, TrackTraining, alphas
 from scripts.networks import FeatureProjection, MILNetwork, SmoothAttentionPool, SmoothTransformer
 from tests.engine.test_training import Run, bags
@@ -314,6 +315,16 @@ def test_an_evaluation_is_linked_to_its_training_and_counts_how_often_the_test_b
     judged(tmp_path, store, "third look")
     assert "cannot keep this evaluation" in caplog.text
     assert evaluations_file(tmp_path / "model.pt").read_text() == "damaged"
+
+
+def test_evaluations_at_the_same_time_are_all_listed(tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    with ThreadPoolExecutor(8) as pool:
+        before = [*pool.map(lambda k: remember_evaluation(str(weights), "test", "the bags", f"look {k}"), range(40))]
+    listed = json.loads(evaluations_file(weights).read_text())
+    assert sorted(before) == [*range(40)]
+    assert sorted(each["run_name"] for each in listed) == sorted(f"look {k}" for k in range(40))
 
 
 def test_the_fingerprint_is_of_ids_and_labels_and_tells_none() -> None:
