@@ -17,9 +17,9 @@ from scripts.core.record import BagResult
 from scripts.engine.operating_point import choose_operating_point
 from scripts.metrics.summary import cohort_metrics
 from scripts.outputs.results import read_results
+from scripts.studies.runs import BUNDLES
 
 ROOT = Path(__file__).parents[1]
-BUNDLES = {"ct": "hemorrhage_ct_smooth_mil", "wsi": "pathology_wsi_smooth_mil"}
 ERRORS = {"bag_calibration_error": "calibration error", "bag_brier_score": "Brier score"}
 
 

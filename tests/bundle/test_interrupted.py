@@ -156,6 +156,6 @@ def test_after_an_interruption_in_its_first_epoch_other_settings_are_another_run
 def test_a_learning_rate_that_destroys_the_network_ends_in_one_line(scans: Path, tmp_path: Path) -> None:
     keys = {**places(scans, tmp_path), **KEYS, "warmup_epochs": 0, "num_workers": 0}
     message = message_of("ct", ["train"], **{**keys, "learning_rate": 1e30})
-    assert "not finite in epoch 1" in message or "training loss is" in message
+    assert "the training loss is" in message
     assert "give a smaller --learning_rate" in message
     assert not (tmp_path / "model.pt").exists()
