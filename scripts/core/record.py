@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.transforms import Transform
+from numpy.typing import ArrayLike
 
 from scripts.core.conformal import ONE_LOGIT, Conformal, label_set
 from scripts.core.errors import InputError
@@ -18,6 +19,22 @@ from scripts.core.files import sha256_of
 
 RESEARCH_USE = "research use only, not for diagnosis"
 NO_THRESHOLD = "none: the most probable class is called"
+
+
+def probabilities(logits: ArrayLike, scaling: Sequence[float] = (1.0, 0.0)) -> np.ndarray:
+    """Return the probability that each bag is positive, or of each class; (..., 1 or classes) both.
+
+    In double precision: in single precision all logits above 17 are the probability 1.
+
+    Args:
+        logits: of the network, before any scaling.
+        scaling: slope and intercept of the logits; of several classes the slope alone.
+    """
+    slope, intercept = scaling
+    scaled = slope * np.asarray(logits, dtype=float)
+    if scaled.shape[-1] == 1:
+        return np.exp(-np.logaddexp(0, -(scaled + intercept)))
+    return np.exp(scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True))
 
 
 class Model(NamedTuple):
@@ -153,6 +170,15 @@ class BagResult:
         """(N,) attention as a multiple of its average."""
         return self.attention * (self.slots or len(self.attention))
 
+    def rescaled(self, scaling: Sequence[float], threshold: float | None = None) -> "BagResult":
+        """Return what another scaling of the logits, and another threshold if one is given, make of the bag."""
+        found = probabilities(self.logits, scaling)
+        if self.classes is None:
+            threshold = self.threshold if threshold is None else threshold
+            return replace(self, probability=float(found[0]), threshold=threshold)
+        classes = self.classes._replace(probabilities=found)
+        return replace(self, probability=classes.probability, classes=classes)
+
 
 class BagResultd(Transform):
     """Add the key `result`: what the network found in a bag, without its padding.
@@ -182,7 +208,7 @@ class BagResultd(Transform):
         self.threshold = threshold
         self.threshold_origin = threshold_origin
         self.conformal = conformal
-        self.slope, self.intercept = scaling
+        self.scaling = scaling
         self.slots = slots
         self.names = tuple(map(str, class_names or ()))
         if not 0 <= threshold <= 1:
@@ -200,16 +226,15 @@ class BagResultd(Transform):
         real = data["mask"][0] > 0.5  # [N]
         label, truth = data.get("label"), data.get("instance_label")
         about = json.loads(data.get("about", "{}"))
-        logits = data["logits"].float()  # [classes]
-        if not logits.isfinite().all():
+        logits = data["logits"].float().cpu().numpy()  # [classes]
+        if not np.isfinite(logits).all():
             raise InputError(
                 f"the network gives no finite logits for {data['bag_id']}: check its weights and the bag's values"
             )
         if len(logits) > 1 and self.threshold != 0.5:
             raise InputError(f"of several classes the likeliest is called, at no threshold: leave out {self.threshold}")
         classes = None if len(logits) == 1 else self._classes(logits)
-        calibrated = self.slope * logits + self.intercept
-        probability = float(torch.sigmoid(calibrated)[0]) if classes is None else classes.probability
+        probability = float(probabilities(logits, self.scaling)[0]) if classes is None else classes.probability
         row = 0 if classes is None or len(data["scores"]) == 1 else classes.finding  # of a network that scores by class
         lesions = None
         if "lesion" in data:
@@ -235,12 +260,12 @@ class BagResultd(Transform):
         )
         return {**data, "result": result}
 
-    def _classes(self, logits: torch.Tensor) -> Classes:
+    def _classes(self, logits: np.ndarray) -> Classes:
         if len(self.names) != len(logits):
             raise InputError(
                 f"the network has {len(logits)} classes, class_names has {len(self.names)}: give a name to each"
             )
-        return Classes(self.names, torch.softmax(self.slope * logits, dim=0).cpu().numpy(), self.groups, self.negative)
+        return Classes(self.names, probabilities(logits, self.scaling), self.groups, self.negative)
 
 
 class SignResultd(Transform):

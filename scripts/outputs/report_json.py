@@ -150,21 +150,11 @@ def _calibrations(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
     if not _is_one_question(labelled):
         return None
     truth = np.array([bool(result.label_positive) for result in labelled])
-    before = np.array([_unscaled(result) for result in labelled])
+    before = np.array([result.rescaled((1, 0)).probability if result.logits else np.nan for result in labelled])
     return {
         "before": _calibration(truth, before) if np.isfinite(before).all() else None,
         "after": _calibration(truth, np.array([result.probability for result in labelled])),
     }
-
-
-def _unscaled(result: BagResult) -> float:
-    logits = np.array(result.logits)
-    if not len(logits):
-        return math.nan
-    if result.classes is None:
-        return float(0.5 * (1 + np.tanh(logits[0] / 2)))  # the sigmoid, which does not overflow so
-    exponential = np.exp(logits - logits.max())
-    return result.classes._replace(probabilities=exponential / exponential.sum()).probability
 
 
 def _calibration(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:

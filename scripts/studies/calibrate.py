@@ -52,9 +52,8 @@ def calibrate(
     unknown = _require_same_weights(found, folder, model)
     bags = _with_labels(found, path_or_none(labels), folder)
     point = site_operating_point(bags, str(target), coverage)
-    if not point.chosen:
-        reason = point.origin.removeprefix("the default: ")
-        raise InputError(f"{reason}: give more labelled bags; nothing is written")
+    if point.refusal:
+        raise InputError(f"{point.refusal}: give more labelled bags; nothing is written")
     kept = write_operating_point(model, point, keep=True)
     if unknown:
         print(f"{unknown} of {len(found)} results do not name their weights: that they are of {model} is not checked")
@@ -72,7 +71,7 @@ def site_operating_point(bags: Sequence[BagResult], target: str, coverage: float
     names = ONE_LOGIT if bags[0].classes is None else bags[0].classes.names
     conformal = choose_conformal(logits, labels, names, coverage)
     point = choose_operating_point(logits, labels, target, "labelled bags of the site")
-    if not point.chosen:
+    if point.refusal:
         return point
     origin = f"chosen on {len(bags)} labelled bags of the site by calibrate: {point.origin}"
     return point._replace(origin=origin, conformal=conformal)
@@ -128,7 +127,7 @@ def _label_number(text: str, result: BagResult, table: Path, line: int) -> int:
 def _before_and_after(bags: Sequence[BagResult], point: OperatingPoint) -> str:
     nothing = np.zeros(0)
     alone = [replace(bag, scores=nothing, attention=nothing, instances=[], label_set=None) for bag in bags]
-    both = (alone, [_with_point(bag, point) for bag in alone])
+    both = (alone, [bag.rescaled(point.scaling, point.threshold) for bag in alone])
     figures = [cohort_metrics(each) for each in both]
     rows = [[f"on the {len(bags)} bags fitted to", "before", "after"]]
     if bags[0].threshold is not None:
@@ -137,16 +136,6 @@ def _before_and_after(bags: Sequence[BagResult], point: OperatingPoint) -> str:
         if name in figures[0]:
             rows.append([title, *(f"{each[name].value:.3f}" for each in figures)])
     return aligned(rows)
-
-
-def _with_point(bag: BagResult, point: OperatingPoint) -> BagResult:
-    slope, intercept = point.scaling
-    logits = slope * np.array(bag.logits)
-    if bag.classes is None:
-        probability = float(np.exp(-np.logaddexp(0, -(logits[0] + intercept))))
-        return replace(bag, probability=probability, threshold=point.threshold)
-    classes = bag.classes._replace(probabilities=np.exp(logits - np.logaddexp.reduce(logits)))
-    return replace(bag, classes=classes, probability=classes.probability)
 
 
 def _sets_in_words(conformal: Conformal) -> list[str]:

@@ -72,5 +72,5 @@ def _operating_point(repeats: Sequence[Sequence[BagResult]], target: str) -> Ope
     positive = np.array([result.label_positive for result in repeats[0]], dtype=bool)
     if min(positive.sum(), (~positive).sum()) < FEWEST:
         return OperatingPoint(origin=f"the default: {bags}, are too few of one kind to choose on")
-    threshold, seen = choose_threshold(1 / (1 + np.exp(-logits[:, 0])), positive, target)
+    threshold, seen = choose_threshold(logits, positive, target)
     return OperatingPoint(threshold, origin=f"{target} on {bags}: {seen}")
