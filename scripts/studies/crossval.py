@@ -94,30 +94,35 @@ class LabelledBag:
 
 
 def read_bags(datalist: Path, dataset_dir: Path) -> list[LabelledBag]:
-    """Return the bags of the sections training and validation; without a `patient` each is one of its own."""
+    """Return the bags of the sections training and validation; without a `patient` each is one of its own.
+
+    Their labels stay as the datalist has them: which number a name has is for the config to say that trains with it.
+    """
+    sections, labels = _sections_and_labels(datalist)
+    names = None if labels.keys() <= {"0", "1"} else sorted(labels)
     bags: dict[str, LabelledBag] = {}
-    for section, names in _names_in_sections(datalist).items():
+    for section in sections:
         for bag in load_bags(str(datalist), section, str(dataset_dir), class_names=names):
-            label = names[bag["label"]] if names else str(bag["label"])
-            if bag["bag_id"] in bags:
-                raise InputError(f'{datalist} has two bags {bag["bag_id"]}: give each a "bag_id" of its own')
-            bags[bag["bag_id"]] = LabelledBag(bag["bag_id"], label, bag.get("patient", bag["bag_id"]), bag)
+            label, bag_id = str(bag["label"]) if names is None else names[bag["label"]], bag["bag_id"]
+            if bag_id in bags:
+                raise InputError(f'{datalist} has two bags {bag_id}: give each a "bag_id" of its own')
+            entry = {**bag, "label": labels[label]}
+            bags[bag_id] = LabelledBag(bag_id, label, bag.get("patient", bag_id), entry)
     patients = len({bag.patient for bag in bags.values()})
     stated = "" if any("patient" in bag.entry for bag in bags.values()) else ', as the datalist states no "patient"'
     print(f"{len(bags)} bags of {patients} patients{stated}; the test section is not opened", flush=True)
     return list(bags.values())
 
 
-def _names_in_sections(datalist: Path) -> dict[str, list[str] | None]:
-    """The sections that have bags, and how these name their classes; None where they are 0 and 1."""
+def _sections_and_labels(datalist: Path) -> tuple[list[str], dict[str, Any]]:
+    """The sections that have bags; and what these are labelled, in words and as it is written."""
     try:
         content = json.loads(datalist.read_text())
-        labels = {name: {str(bag.get("label")) for bag in content[name]} for name in SECTIONS[:2] if content.get(name)}
+        sections = [name for name in SECTIONS[:2] if content.get(name)]
+        given = [bag.get("label") for name in sections for bag in content[name]]
     except (OSError, ValueError, AttributeError, TypeError):
-        labels = {}
-    every = set().union(*labels.values()) - {"None"}
-    names = None if every <= {"0", "1"} else sorted(every)
-    return dict.fromkeys(labels or SECTIONS[:1], names)  # `load_bags` tells what is wrong
+        return list(SECTIONS[:1]), {}  # `load_bags` tells what is wrong
+    return sections or list(SECTIONS[:1]), {str(label): label for label in given if label is not None}
 
 
 def fold_sections(bags: Sequence[LabelledBag], folds: int, seed: str) -> list[dict[str, list[LabelledBag]]]:

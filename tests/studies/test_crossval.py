@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
 from scripts.metrics.summary import cohort_metrics
 from scripts.outputs.results import read_results
@@ -89,6 +90,25 @@ def test_names_of_classes_are_labels_and_mistakes_of_the_datalist_are_told(tmp_p
         read(training=[*({**entry, "patient": 1} for entry in entries[:2]), entries[2]])
     with pytest.raises(InputError, match=r'has no bags under "training"'):
         read(test=entries)
+
+
+@pytest.mark.parametrize("given", [("N", "UDH", "DCIS", "IC"), (0, 1, 2, 3), ("10", "9", "2", "0"), (1, 0)])
+def test_a_fold_is_trained_with_the_labels_of_the_datalist_whatever_the_order_of_the_classes(
+    tmp_path: Path, given: tuple[Any, ...]
+) -> None:
+    """A config names its classes in any order; and a number may stand for a name."""
+    entries = [{"image": f"{label}_{k}.h5", "label": label} for label in given for k in range(4)]
+    for entry in entries:
+        (tmp_path / entry["image"]).touch()
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": entries[::2], "validation": entries[1::2]}))
+    names = ["Z", "B", "C", "A"] if given == (0, 1, 2, 3) else list(map(str, given))
+    for own in fold_sections(read_bags(tmp_path / "datalist.json", tmp_path), 2, "0"):
+        lists = {section: [bag.entry for bag in bags] for section, bags in own.items()}
+        (tmp_path / "fold.json").write_text(json.dumps(lists))
+        for section in own:
+            trained_with = load_bags(str(tmp_path / "fold.json"), section, str(tmp_path), class_names=names)
+            labels = {bag["bag_id"].partition("_")[0]: bag["label"] for bag in trained_with}
+            assert labels.items() <= {str(label): number for number, label in enumerate(given)}.items()
 
 
 @pytest.fixture(scope="module")
