@@ -4,11 +4,13 @@
 
 import glob
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +62,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     with whole_file(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def plain(value: Any, digits: int = 9) -> Any:
+    """Return a value as JSON takes it: so many digits of each number, null for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: plain(each, digits) for key, each in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(each, digits) for each in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def require_finite(path: str | Path, features: np.ndarray) -> None:

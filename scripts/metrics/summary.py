@@ -17,6 +17,12 @@ from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_fi
 from scripts.metrics.froc import lesion_froc
 from scripts.metrics.intervals import auroc, wilson
 
+# They compare scores of instances in different bags, so these must be of one network: each has a scale of its own.
+OF_ONE_NETWORK = {
+    *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_weighted", "instance_separation"),
+    *("lesion_froc_gated", "lesion_froc_ungated"),
+}
+
 
 class Group(NamedTuple):
     """Figures that are computed of the same bags."""

@@ -5,7 +5,6 @@
 A part that cannot be computed is null.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,25 +14,29 @@ from typing import Any
 
 import numpy as np
 
+from scripts.core.files import plain
 from scripts.core.record import BagResult
 from scripts.engine.run_record import read_record, run_file
 from scripts.metrics.figures import Cases, draws, tenth
 from scripts.metrics.intervals import auroc, wilson
-from scripts.outputs.results import read_results, rows_in
+from scripts.outputs.results import read_metrics, read_results, rows_in
 
 CASES = 10  # of each kind
 AT = np.linspace(0, 1, 101)  # where the bands of curves are given
 BARS = 40  # of a histogram
 FAINTEST = 1e-3  # of the average attention; what is fainter is in the first bar
-SHOWN_ELSEWHERE = {"bags", "positive_bags", "threshold", "threshold_origin", "slots"}  # keys of metrics.json
 
 
 def report_content(folder: Path) -> dict[str, Any]:
     """Return the content of report.json for a folder of results, but for what its tables do not hold: the network."""
     results = read_results(folder)
-    metrics_file, summary = folder / "metrics.json", folder / "summary.csv"
-    metrics = json.loads(metrics_file.read_text()) if metrics_file.is_file() else {}
-    figures = {name: value for name, value in metrics.items() if isinstance(value, dict) and "value" in value}
+    metrics, summary = read_metrics(folder), folder / "summary.csv"
+    over_folds = metrics.get("over_folds", {})
+    figures = {
+        name: {**value, **over_folds.get(name, {})}
+        for name, value in metrics.items()
+        if isinstance(value, dict) and "value" in value
+    }
     labelled = [result for result in results if result.label is not None]
     thresholds = [result.threshold for result in results if result.threshold is not None]
     attention = _attention_on_truth(results)
@@ -48,11 +51,7 @@ def report_content(folder: Path) -> dict[str, Any]:
         },
         "threshold": [min(thresholds), max(thresholds)] if thresholds else None,
         "threshold_origin": metrics.get("threshold_origin"),
-        "more": {
-            key: value
-            for key, value in metrics.items()
-            if key not in SHOWN_ELSEWHERE and isinstance(value, (int, float, str))
-        },
+        "over_folds": {key: over_folds[key] for key in ("folds", "repeats")} if over_folds else None,
         "figures": figures,
         "confusion": _confusion(labelled),
         "curves": _curves(labelled),
@@ -75,17 +74,6 @@ def training_record(ckpt_path: Path) -> dict[str, Any] | None:
             if name not in ("epoch", "time"):
                 curves.setdefault(name, []).append((epoch["epoch"], value))
     return {"run_name": record["run_name"], "curves": curves, "kept": (record["kept"] or {}).get("epoch")}
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON takes it: nine digits of each number, null for NaN and infinity."""
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(each) for each in value]
-    if isinstance(value, (float, np.floating)):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _confusion(labelled: Sequence[BagResult]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from scripts.core.cli import aligned, path_or_none
 from scripts.core.errors import InputError
-from scripts.core.files import write_whole
+from scripts.core.files import plain, write_whole
 from scripts.core.record import BagResult
 from scripts.metrics.figures import Figure, Interval, bootstrap
 from scripts.metrics.intervals import auroc_difference
@@ -119,4 +119,4 @@ def _as_table(found: Mapping[str, Comparison]) -> str:
 def _as_json(one: Comparison) -> dict[str, float | None]:
     figures = {"a": one.a, "b": one.b, **one.difference._asdict(), "p": one.p}
     figures["difference"] = figures.pop("value")
-    return {name: None if math.isnan(figure) else round(figure, 6) for name, figure in figures.items()}
+    return {name: plain(figure, 6) for name, figure in figures.items()}

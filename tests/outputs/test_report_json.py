@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scripts.core.record import BagResult
-from scripts.outputs.report_json import plain, report_content, training_record
+from scripts.outputs.report_json import report_content, training_record
 from tests.outputs.cohorts import TINY, binary, classed, write_tables
 from tests.outputs.results import result
 
@@ -148,10 +148,3 @@ def test_a_record_of_training_is_read_as_far_as_it_is_one(tmp_path: Path) -> Non
     for damaged in ("", "[]", '{"epochs": 3}', '{"epochs": [{"loss": 1}]}'):
         file.write_text(damaged)
         assert training_record(tmp_path / "model.pt") is None
-
-
-def test_numbers_are_plain() -> None:
-    assert plain({"a": np.array([1.0, np.nan]), "b": (np.int64(2), float("inf"), "x", None, True)}) == {
-        "a": [1.0, None],
-        "b": [2, None, "x", None, True],
-    }
