@@ -167,8 +167,9 @@ def _figure_section(content: Mapping[str, Any]) -> str:
             rows.append([_words(name.partition("_")[2]), *cells, *(_number(figure.get(key)) for key in spread)])
     caption = (
         "Figures with 95 % intervals over bags, the number of bags being what an interval depends on: Wilson's for "
-        "proportions of bags, DeLong's (or Newcombe's) for the AUROC of bags, else percentiles of 1000 draws of bags. "
-        "Gated: instances of bags called negative score lowest. –: not defined on these bags."
+        "proportions of bags, Zou and Donner's for means of them, DeLong's (or Newcombe's) for the AUROC of bags, else "
+        "percentiles of 1000 draws of bags. Gated: instances of bags called negative score lowest. –: not defined on "
+        "these bags; of an interval also: the same in every draw, which tells nothing of its width."
     )
     if spread:
         caption += (

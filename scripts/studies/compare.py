@@ -111,7 +111,8 @@ def _require_same_bags(a: Sequence[BagResult], b: Sequence[BagResult], folders: 
 def _as_table(found: Mapping[str, Comparison]) -> str:
     rows = [["figure", "A", "B", "A - B", "95 % interval", "p"]]
     for name, (one, other, (value, low, high), p) in found.items():
-        difference = [f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "" if math.isnan(p) else f"{p:.3g}"]
+        interval = "–" if math.isnan(low) else f"[{low:+.3f}, {high:+.3f}]"
+        difference = [f"{value:+.3f}", interval, "" if math.isnan(p) else f"{p:.3g}"]
         rows.append([name, f"{one:.3f}", f"{other:.3f}", *difference])
     return aligned(rows)
 

@@ -206,7 +206,7 @@ def pool(study: Study, repeats: Sequence[Sequence[Run]]) -> str:
         value, low, high, mean, sd = (
             "–" if math.isnan(each) else f"{each:.3f}" for each in (*figure, *spread[name].values())
         )
-        rows.append([name, value, f"[{low}, {high}]", mean, sd])
+        rows.append([name, value, "–" if low == "–" else f"[{low}, {high}]", mean, sd])
     return "\n".join([aligned(rows), told, f"written to {study.output_dir}"])
 
 
