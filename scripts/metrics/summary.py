@@ -50,11 +50,21 @@ def figure_groups(results: Sequence[BagResult]) -> dict[str, Group]:
         ("bag_set", _of_sets, [result for result in labelled if result.label_set is not None]),
         ("class", _of_classes, labelled),
         ("coarse", _of_coarse_classes, labelled),
-        ("instance", _of_instances, _with_annotation(labelled, "truth", _no_truth)),
+        ("instance", _of_instances, with_truth(labelled)),
         ("lesion", lesion_froc, _with_annotation(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
         ("dirichlet", dirichlet_energies, labelled),
     )
     return {prefix: Group(bags, figures(bags)) for prefix, figures, bags in groups if bags}
+
+
+def is_one_question(results: Sequence[BagResult]) -> bool:
+    """Return whether there is a probability of being positive: of several classes, that of a finding at all."""
+    return bool(results) and (results[0].classes is None or results[0].classes.negative is not None)
+
+
+def with_truth(results: Sequence[BagResult]) -> list[BagResult]:
+    """Return the bags the truth of whose instances is known."""
+    return _with_annotation(results, "truth", _no_truth)
 
 
 def _intervals_of_bags(results: Sequence[BagResult]) -> dict[str, Interval]:
@@ -85,7 +95,7 @@ def _intervals_of_bags(results: Sequence[BagResult]) -> dict[str, Interval]:
 
 def _of_bags(results: Sequence[BagResult]) -> dict[str, Figure]:
     """Of a label with two values; of several classes, whether there is a finding at all."""
-    if results[0].classes is not None and results[0].classes.negative is None:
+    if not is_one_question(results):
         return {}
     bags = Cases([np.array([r.label_positive]) for r in results])
     probability = np.array([r.probability for r in results])
@@ -163,7 +173,8 @@ def _with_annotation(results: Sequence[BagResult], field: str, nothing: Callable
     if all(getattr(r, field) is None for r in results):
         return []
     filled = [
-        r if r.label_positive or getattr(r, field) is not None else replace(r, **{field: nothing(r)}) for r in results
+        replace(r, **{field: nothing(r)}) if r.label_positive is False and getattr(r, field) is None else r
+        for r in results
     ]
     return [r for r in filled if getattr(r, field) is not None]
 

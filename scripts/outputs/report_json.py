@@ -19,6 +19,7 @@ from scripts.core.record import BagResult
 from scripts.engine.run_record import read_record, run_file
 from scripts.metrics.figures import Cases, draws, tenth
 from scripts.metrics.intervals import auroc, wilson
+from scripts.metrics.summary import is_one_question, with_truth
 from scripts.outputs.results import read_metrics, read_results, rows_in
 
 CASES = 10  # of each kind
@@ -85,15 +86,10 @@ def _confusion(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
     return {"names": names, "bags": [[count[label, called] for called in names] for label in names]}
 
 
-def _is_one_question(results: Sequence[BagResult]) -> bool:
-    """Whether there is a probability of being positive: of several classes, that of a finding at all."""
-    return bool(results) and (results[0].classes is None or results[0].classes.negative is not None)
-
-
 def _curves(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
     """ROC and precision with recall, by what is asked: positive or not, or each class against the rest."""
     asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if _is_one_question(labelled):
+    if is_one_question(labelled):
         truth = np.array([bool(result.label_positive) for result in labelled])
         name = "positive" if labelled[0].classes is None else "any finding"
         asked[name] = truth, np.array([result.probability for result in labelled])
@@ -135,7 +131,7 @@ def _band(at: np.ndarray, drawn: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 def _calibrations(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
     """Reliability of the probability as it is, and of what the logits alone would give, before any scaling."""
-    if not _is_one_question(labelled):
+    if not is_one_question(labelled):
         return None
     truth = np.array([bool(result.label_positive) for result in labelled])
     before = np.array([_unscaled(result) for result in labelled])
@@ -168,24 +164,10 @@ def _calibration(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
     return {"calibration_error": error, "bins": bins}
 
 
-def _truths(results: Iterable[BagResult]) -> list[np.ndarray | None]:
-    """The truth of each bag's instances; where any bag has one, nothing in a negative bag is positive."""
-    results = list(results)
-    known = any(result.truth is not None for result in results)
-    return [
-        np.zeros(len(result.scores), dtype=int)
-        if known and result.truth is None and result.label_positive is False
-        else result.truth
-        for result in results
-    ]
-
-
 def _histograms(results: Sequence[BagResult]) -> dict[str, Any] | None:
     """Counts of attention and scores, by the truth of the instances; what is beyond an end is in the bar at the end."""
-    kinds = [
-        np.full(len(result.scores), 2) if truth is None else truth
-        for result, truth in zip(results, _truths(results), strict=True)
-    ]
+    known = {result.bag_id: result.truth for result in with_truth(results) if result.truth is not None}
+    kinds = [known.get(result.bag_id, np.full(len(result.scores), 2)) for result in results]
     if not sum(map(len, kinds)):
         return None
     kind = np.concatenate(kinds)
@@ -218,7 +200,8 @@ def _attention_on_truth(results: Sequence[BagResult]) -> list[dict[str, Any]] | 
             "share_of_attention": float(result.attention[truth == 1].sum()),
             "auroc": auroc(truth, result.scores).value,
         }
-        for result, truth in zip(results, _truths(results), strict=True)
+        for result in with_truth(results)
+        for truth in [result.truth]
         if truth is not None and 0 < truth.sum() < len(truth)
     ]
     return sorted(bags, key=lambda bag: -bag["share_of_attention"]) or None

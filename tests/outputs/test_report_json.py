@@ -125,8 +125,9 @@ def test_cases_are_the_worst_in_order_and_the_table_of_calls_is_counted(content:
 
 def test_negative_bags_need_no_truth_and_bags_of_unknown_truth_are_kept_apart(tmp_path: Path) -> None:
     cohort = [result("a", 0.9, [1, 2], 1, [0, 1]), result("b", 0.1, [1, 2, 3], 0), result("c", 0.8, [4], 1)]
+    cohort.append(result("d", 0.1, [5, 6], None))
     counts = content_of(tmp_path, [replace(one, logits=(0.0,)) for one in cohort])["instances"]["score"]["counts"]
-    assert {kind: sum(bars) for kind, bars in counts.items()} == {"positive": 1, "negative": 4, "unknown": 1}
+    assert {kind: sum(bars) for kind, bars in counts.items()} == {"positive": 1, "negative": 4, "unknown": 3}
 
 
 @pytest.mark.parametrize("cohort", TINY.values(), ids=TINY)
