@@ -21,7 +21,7 @@ from scripts.outputs.page import WriteReport, write_report
 from scripts.outputs.report import CohortReport
 from scripts.studies.crossval import pool
 from tests.outputs.cohorts import NASTY, TINY, binary, classed, write_tables
-from tests.outputs.results import strict_json
+from tests.outputs.results import TRAINING, strict_json
 from tests.shared_data import ROOT
 from tests.studies.cohort import evaluated_folds
 
@@ -35,8 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tables(folder, binary())
     (folder / "model.pt").write_bytes(b"weights")
     epochs = [{"epoch": number, "train_loss": 1 / number, "alpha": 0.5} for number in (1, 2, 3)]
-    record = {"id": "i", "run_name": "r", "status": "FINISHED", "delivered": True, "tracking_uri": "u"}
-    (folder / "model.run.json").write_text(json.dumps({**record, "epochs": epochs, "kept": {"epoch": 2}}))
+    (folder / "model.run.json").write_text(json.dumps({**TRAINING, "epochs": epochs, "kept": {"epoch": 2}}))
     engine = Engine(lambda engine, batch: None)
     WriteReport(str(folder), str(BUNDLE), str(folder / "model.pt")).attach(engine)
     engine.run([0])
