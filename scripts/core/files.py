@@ -5,11 +5,13 @@
 import fcntl
 import glob
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +77,17 @@ def alone_with(path: Path) -> Iterator[None]:
         with suppress(OSError):  # by name, as a process that loads bags may have inherited the descriptor
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+def plain(value: Any, digits: int = 9) -> Any:
+    """Return a value as JSON takes it: so many digits of each number, null for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: plain(each, digits) for key, each in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(each, digits) for each in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def require_finite(path: str | Path, features: np.ndarray) -> None:

@@ -29,6 +29,10 @@ from scripts.core.files import alone_with, sha256_of, write_whole
 from scripts.engine.provenance import running_config
 
 ENDING = ".run.json"
+WHOLE = {  # keys that somebody reads in a record
+    *("id", "run_name", "experiment_name", "tracking_uri", "status", "started", "ended", "delivered", "params", "tags"),
+    *("epochs", "kept", "metrics", "artifacts", "input", "requirements", "config"),
+}
 PACKAGES = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy")
 
 Record = dict[str, Any]
@@ -169,8 +173,9 @@ def read_record(path: Path) -> Record | None:
     """Return a record; None where there is none, or where the file holds something else."""
     try:
         record: Record = json.loads(path.read_text())
-        return record if {"id", "status", "delivered", "epochs", "tracking_uri"} <= record.keys() else None
-    except (OSError, ValueError, AttributeError):
+        epochs = [*record["epochs"], *([record["kept"]] if record["kept"] else [])]
+        return record if record.keys() >= WHOLE and all("epoch" in epoch for epoch in epochs) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -15,7 +15,13 @@ from scripts.core.record import BagResult, Lesions
 from scripts.metrics.energy import dirichlet_energies
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, mean_over_bags, quadratic_kappa
 from scripts.metrics.froc import lesion_froc
-from scripts.metrics.intervals import auroc, wilson
+from scripts.metrics.intervals import auroc, mean_proportion, wilson
+
+# They compare scores of instances in different bags, so these must be of one network: each has a scale of its own.
+OF_ONE_NETWORK = {
+    *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_weighted", "instance_separation"),
+    *("lesion_froc_gated", "lesion_froc_ungated"),
+}
 
 
 class Group(NamedTuple):
@@ -44,33 +50,52 @@ def figure_groups(results: Sequence[BagResult]) -> dict[str, Group]:
         ("bag_set", _of_sets, [result for result in labelled if result.label_set is not None]),
         ("class", _of_classes, labelled),
         ("coarse", _of_coarse_classes, labelled),
-        ("instance", _of_instances, _with_annotation(labelled, "truth", _no_truth)),
+        ("instance", _of_instances, with_truth(labelled)),
         ("lesion", lesion_froc, _with_annotation(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
         ("dirichlet", dirichlet_energies, labelled),
     )
     return {prefix: Group(bags, figures(bags)) for prefix, figures, bags in groups if bags}
 
 
+def is_one_question(results: Sequence[BagResult]) -> bool:
+    """Return whether there is a probability of being positive: of several classes, that of a finding at all."""
+    return bool(results) and (results[0].classes is None or results[0].classes.negative is not None)
+
+
+def with_truth(results: Sequence[BagResult]) -> list[BagResult]:
+    """Return the bags the truth of whose instances is known."""
+    return _with_annotation(results, "truth", _no_truth)
+
+
 def _intervals_of_bags(results: Sequence[BagResult]) -> dict[str, Interval]:
-    """What needs no bootstrap: it would give [1, 1] where no bag is mistaken."""
+    """What needs no bootstrap, which tells nothing where no bag is mistaken."""
     truth = np.array([r.label_positive for r in results], dtype=bool)
     called = np.array([r.positive for r in results], dtype=bool)
-    right, classes = truth == called, [r.classes.called == r.label for r in results if r.classes is not None]
+    right = truth == called
+    recall, specificity = (wilson(right[kind].sum(), kind.sum()) for kind in (truth, ~truth))
     in_set = [r.true_verdict in r.label_set for r in results if r.label_set is not None]
-    return {
+    intervals = {
         "bag_auroc": auroc(truth, np.array([r.probability for r in results])),
         "bag_accuracy": wilson(right.sum(), len(right)),
+        "bag_balanced_accuracy": mean_proportion([recall, specificity]),
         "bag_precision": wilson(right[called].sum(), called.sum()),
-        "bag_recall": wilson(right[truth].sum(), truth.sum()),
-        "bag_specificity": wilson(right[~truth].sum(), (~truth).sum()),
+        "bag_recall": recall,
+        "bag_specificity": specificity,
         "bag_set_coverage": wilson(sum(in_set), len(in_set)),
-        "class_accuracy": wilson(sum(classes), len(classes)),
     }
+    for prefix, answers in (("class", _fine_answers(results)), ("coarse", _coarse_answers(results))):
+        if answers is not None:
+            label, probabilities = answers
+            right = label == probabilities.argmax(axis=1)
+            recalls = [wilson(right[label == each].sum(), (label == each).sum()) for each in np.unique(label)]
+            intervals[f"{prefix}_accuracy"] = wilson(right.sum(), len(label))
+            intervals[f"{prefix}_balanced_accuracy"] = mean_proportion(recalls)
+    return intervals
 
 
 def _of_bags(results: Sequence[BagResult]) -> dict[str, Figure]:
     """Of a label with two values; of several classes, whether there is a finding at all."""
-    if results[0].classes is not None and results[0].classes.negative is None:
+    if not is_one_question(results):
         return {}
     bags = Cases([np.array([r.label_positive]) for r in results])
     probability = np.array([r.probability for r in results])
@@ -94,24 +119,38 @@ def _of_sets(results: Sequence[BagResult]) -> dict[str, Figure]:
 
 
 def _of_classes(results: Sequence[BagResult]) -> dict[str, Figure]:
-    answers = [r.classes for r in results if r.classes is not None]
-    if not answers:
+    answers, classes = _fine_answers(results), results[0].classes
+    if answers is None or classes is None:
         return {}
-    truth = np.array([r.label for r in results])
-    figures = class_figures(truth, np.array([answer.probabilities for answer in answers]))
-    if all(name.isdigit() for name in answers[0].names):  # grades: how far off counts
-        called = np.array([answer.called for answer in answers])
-        figures["kappa_quadratic"] = quadratic_kappa(truth, called, len(answers[0].names))
+    truth, probabilities = answers
+    figures = class_figures(truth, probabilities)
+    if all(name.isdigit() for name in classes.names):  # grades: how far off counts
+        figures["kappa_quadratic"] = quadratic_kappa(truth, probabilities.argmax(axis=1), probabilities.shape[1])
     return figures
 
 
 def _of_coarse_classes(results: Sequence[BagResult]) -> dict[str, Figure]:
-    answers = [r.classes for r in results if r.classes is not None and r.classes.groups]
-    if not answers:
-        return {}
-    groups = list(dict.fromkeys(answers[0].groups))
-    truth = np.array([groups.index(answers[0].groups[label]) for label in np.array([r.label for r in results])])
-    return class_figures(truth, np.array([[answer.of_groups[group] for group in groups] for answer in answers]))
+    answers = _coarse_answers(results)
+    return {} if answers is None else class_figures(*answers)
+
+
+Answers = tuple[np.ndarray, np.ndarray]  # (bags,) the number of the class by the label, (bags, classes) probabilities
+
+
+def _fine_answers(results: Sequence[BagResult]) -> Answers | None:
+    classes = [r.classes for r in results if r.classes is not None]
+    return (
+        (np.array([r.label for r in results]), np.array([each.probabilities for each in classes])) if classes else None
+    )
+
+
+def _coarse_answers(results: Sequence[BagResult]) -> Answers | None:
+    classes = [r.classes for r in results if r.classes is not None and r.classes.groups]
+    if not classes:
+        return None
+    groups = list(dict.fromkeys(classes[0].groups))
+    truth = np.array([groups.index(classes[0].groups[label]) for label in np.array([r.label for r in results])])
+    return truth, np.array([[each.of_groups[group] for group in groups] for each in classes])
 
 
 def _of_instances(results: Sequence[BagResult]) -> dict[str, Figure]:
@@ -134,7 +173,8 @@ def _with_annotation(results: Sequence[BagResult], field: str, nothing: Callable
     if all(getattr(r, field) is None for r in results):
         return []
     filled = [
-        r if r.label_positive or getattr(r, field) is not None else replace(r, **{field: nothing(r)}) for r in results
+        replace(r, **{field: nothing(r)}) if r.label_positive is False and getattr(r, field) is None else r
+        for r in results
     ]
     return [r for r in filled if getattr(r, field) is not None]
 

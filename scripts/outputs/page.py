@@ -12,11 +12,11 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of, write_whole
+from scripts.core.files import plain, sha256_of, write_whole
 from scripts.core.record import RESEARCH_USE
 from scripts.outputs import charts
 from scripts.outputs.card import model_card
-from scripts.outputs.report_json import plain, report_content, training_record
+from scripts.outputs.report_json import report_content, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def html_page(content: Mapping[str, Any]) -> str:
 
 
 def _facts(content: Mapping[str, Any]) -> str:
-    cohort, threshold = content["cohort"], content["threshold"]
+    cohort, threshold, over_folds = content["cohort"], content["threshold"], content["over_folds"]
     between = ["none"] if threshold is None else [_number(each) for each in dict.fromkeys(threshold)]
     facts = {
         "Weights": f"sha256 {content['weights_sha256'] or 'not known'}",
@@ -145,7 +145,7 @@ def _facts(content: Mapping[str, Any]) -> str:
         "Called positive": _number(cohort["called_positive"]),
         "Instances": _number(cohort["instances"]) if cohort["instances"] else "not in the tables",
         "Threshold": " to ".join(between) + (f"; {content['threshold_origin']}" if content["threshold_origin"] else ""),
-        **{_words(key): _number(value) for key, value in content["more"].items()},
+        **({"Cross-validation": "{folds} folds, repeats: {repeats}".format(**over_folds)} if over_folds else {}),
     }
     rows = "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(of))}</td></tr>" for key, of in facts.items())
     return f'<table class="facts">{rows}</table>'
@@ -155,7 +155,7 @@ def _figure_section(content: Mapping[str, Any]) -> str:
     figures = content["figures"]
     if not figures:
         return _left_out("there is no metrics.json, as there was no label when the tables were written.")
-    more = list(dict.fromkeys(key for figure in figures.values() for key in figure if key not in ("low", "high")))[1:]
+    spread = ["mean", "sd"] if content["over_folds"] else []
     rows: list[Sequence[str]] = []
     groups = dict.fromkeys([*GROUPS, *(name.partition("_")[0] for name in figures)])
     for group in groups:
@@ -164,13 +164,19 @@ def _figure_section(content: Mapping[str, Any]) -> str:
         for name, figure in own.items():
             interval = f"{_number(figure.get('low'))} to {_number(figure.get('high'))}"
             cells = [_number(figure["value"]), interval if figure.get("low") is not None else "–"]
-            rows.append([_words(name.partition("_")[2]), *cells, *(_number(figure.get(key)) for key in more)])
+            rows.append([_words(name.partition("_")[2]), *cells, *(_number(figure.get(key)) for key in spread)])
     caption = (
         "Figures with 95 % intervals over bags, the number of bags being what an interval depends on: Wilson's for "
-        "proportions of bags, DeLong's (or Newcombe's) for the AUROC of bags, else percentiles of 1000 draws of bags. "
-        "Gated: instances of bags called negative score lowest. –: not defined on these bags."
+        "proportions of bags, Zou and Donner's for means of them, DeLong's (or Newcombe's) for the AUROC of bags, else "
+        "percentiles of 1000 draws of bags. Gated: instances of bags called negative score lowest. –: not defined on "
+        "these bags; of an interval also: the same in every draw, which tells nothing of its width."
     )
-    return _table(caption, ["", "value", "95 % interval", *more], rows)
+    if spread:
+        caption += (
+            " Mean and standard deviation (sd) are of the folds of a cross-validation. What compares scores "
+            "of instances in different bags has these alone: the network of each fold has a scale of its own."
+        )
+    return _table(caption, ["", "value", "95 % interval", *spread], rows)
 
 
 def _call_section(content: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
     table = folder / "instances.csv"
     try:
         rows = [row for row in rows_in(folder / "summary.csv") if row["status"] == "done"]
-        metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
+        metrics = read_metrics(folder)
         of_bag = dict(_columns_of_bags(table)) if instances and table.is_file() else {}
         return [_result(row, of_bag.get(row["bag_id"], {}), metrics) for row in rows]
     except OSError as error:
@@ -39,6 +39,18 @@ def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
         raise InputError(
             f"the tables in {folder} are no results of this version ({error!r}): evaluate again"
         ) from error
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return what metrics.json holds; nothing where no bag had a label."""
+    path = folder / "metrics.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def known_values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of metrics.json that are defined."""
+    figures = {name: each["value"] for name, each in metrics.items() if isinstance(each, dict) and "value" in each}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def rows_in(path: Path) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from scripts.core.cli import aligned, path_or_none
 from scripts.core.errors import InputError
-from scripts.core.files import write_whole
+from scripts.core.files import plain, write_whole
 from scripts.core.record import BagResult
 from scripts.metrics.figures import Figure, Interval, bootstrap
 from scripts.metrics.intervals import auroc_difference
@@ -111,7 +111,8 @@ def _require_same_bags(a: Sequence[BagResult], b: Sequence[BagResult], folders: 
 def _as_table(found: Mapping[str, Comparison]) -> str:
     rows = [["figure", "A", "B", "A - B", "95 % interval", "p"]]
     for name, (one, other, (value, low, high), p) in found.items():
-        difference = [f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "" if math.isnan(p) else f"{p:.3g}"]
+        interval = "–" if math.isnan(low) else f"[{low:+.3f}, {high:+.3f}]"
+        difference = [f"{value:+.3f}", interval, "" if math.isnan(p) else f"{p:.3g}"]
         rows.append([name, f"{one:.3f}", f"{other:.3f}", *difference])
     return aligned(rows)
 
@@ -119,4 +120,4 @@ def _as_table(found: Mapping[str, Comparison]) -> str:
 def _as_json(one: Comparison) -> dict[str, float | None]:
     figures = {"a": one.a, "b": one.b, **one.difference._asdict(), "p": one.p}
     figures["difference"] = figures.pop("value")
-    return {name: None if math.isnan(figure) else round(figure, 6) for name, figure in figures.items()}
+    return {name: plain(figure, 6) for name, figure in figures.items()}

@@ -83,7 +83,7 @@ def test_what_is_undefined_is_nan() -> None:
     negative = [bag(0.2, 0, [1.0, 2.0], [0, 0]), bag(0.1, 0, [1.0], [0])]
     of_positives = {f"{of}_{name}" for of in ("bag", "instance") for name in ("precision", "recall", "f1")}
     assert undefined(negative) == AUROCS | BALANCED | of_positives | {"bag_average_precision"}
-    assert cohort_metrics(negative)["instance_specificity"] == (1, 1, 1)
+    assert cohort_metrics(negative)["instance_specificity"] == pytest.approx((1, np.nan, np.nan), nan_ok=True)
     one = [bag(0.75, 1, [1.0], [1])]
     assert undefined(one) == AUROCS | BALANCED | {"bag_specificity", "instance_specificity"}
     assert values(one)["bag_calibration_error"] == 0.25
@@ -96,8 +96,8 @@ def test_what_is_undefined_is_nan() -> None:
 def test_draws_without_a_figure_do_not_count() -> None:
     """A draw of these four lacks the positive bag one time in three: it has no recall, and a precision of 0."""
     figures = cohort_metrics([COHORT[0], *[bag(0.6, 0, [1.0], None)] * 3])
-    assert (figures["instance_recall"], figures["instance_precision"].low) == ((1, 1, 1), 0)
-    assert cohort_metrics(COHORT) == cohort_metrics(COHORT)  # the same each time
+    assert (figures["instance_recall"].value, figures["instance_precision"].low) == (1, 0)
+    np.testing.assert_equal(cohort_metrics(COHORT), cohort_metrics(COHORT))  # the same each time
 
 
 def test_what_is_gated_called_or_flagged_is_so_by_the_threshold_in_use() -> None:
@@ -118,11 +118,19 @@ def test_sets_of_labels_are_judged_by_how_often_they_hold_the_label_and_how_many
 
 
 def test_bags_that_are_all_right_are_no_certainty() -> None:
-    figures = cohort_metrics([bag(0.9, 1, [1.0], None)] * 10 + [bag(0.2, 0, [1.0], None)] * 10)
+    bags = [bag(0.9, 1, [2.0, 1.0], [1, 0])] * 10 + [bag(0.2, 0, [1.0], None)] * 10
+    figures = cohort_metrics(bags)
     for name, least in (("auroc", 0.8), ("accuracy", 0.83), ("recall", 0.72), ("specificity", 0.72)):
         value, low, high = figures[f"bag_{name}"]
         assert (value, high) == (1, 1)
         assert least < low < 0.9
+    assert 0.8 < figures["bag_balanced_accuracy"].low < figures["bag_accuracy"].low < 0.9
+    classed = [replace(b, classes=Classes(("0", "1"), np.eye(2)[b.label or 0], ("a", "b"), "0")) for b in bags]
+    for each in (figures, cohort_metrics(classed)):
+        assert {name for name, (value, low, high) in each.items() if low == high} == set()  # [1, 1] is no interval
+    for name in ("class", "coarse"):
+        assert cohort_metrics(classed)[f"{name}_accuracy"] == wilson(20, 20)
+        assert cohort_metrics(classed)[f"{name}_balanced_accuracy"] == figures["bag_balanced_accuracy"]
 
 
 def test_what_is_unknown_has_no_figures() -> None:

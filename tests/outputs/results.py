@@ -39,6 +39,14 @@ COHORT = [
 ]
 
 
+# The record of a training that has not begun.
+TRAINING: dict[str, Any] = {
+    "id": "i", "run_name": "r", "experiment_name": "e", "tracking_uri": "u", "status": "RUNNING", "started": 1,
+    "ended": None, "delivered": True, "params": {}, "tags": {}, "epochs": [], "kept": None, "metrics": {},
+    "artifacts": [], "input": {}, "requirements": [], "config": {},
+}  # fmt: skip
+
+
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -65,7 +65,7 @@ def test_bags_are_drawn_alike_for_both() -> None:
     assert accuracy.high - accuracy.low < 0.06
     same = comparisons(one, one)
     assert all(each.difference.value == 0 for each in same.values())
-    assert {each.difference.high for name, each in same.items() if name != "bag_auroc"} == {0}
+    assert all(np.isnan(each.difference[1:]).all() for each in same.values())  # nothing tells how far they may differ
 
 
 def test_the_folders_are_compared_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
