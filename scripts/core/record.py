@@ -153,6 +153,11 @@ class BagResult:
         """(N,) attention as a multiple of its average."""
         return self.attention * (self.slots or len(self.attention))
 
+    @property
+    def attention_spread(self) -> float:
+        """The standard deviation of attention × N: near 0, attention tells no instance from another."""
+        return float(self.times_average.std())
+
 
 class BagResultd(Transform):
     """Add the key `result`: what the network found in a bag, without its padding.
