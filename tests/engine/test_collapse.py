@@ -47,7 +47,8 @@ def test_only_attention_that_should_differ_and_does_not_is_warned_of(
     kept: Any, pool: nn.Module, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     network: Any = SimpleNamespace(aggregator=pool)
-    for given in (network, SimpleNamespace(module=network)):  # DDP wraps it
+    wrapped: Any = SimpleNamespace(module=network)  # as DDP does
+    for given in (network, wrapped):
         caplog.clear()
         warn_of_collapse(kept, given)
         assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
