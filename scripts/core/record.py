@@ -170,6 +170,11 @@ class BagResult:
         """(N,) attention as a multiple of its average."""
         return self.attention * (self.slots or len(self.attention))
 
+    @property
+    def attention_spread(self) -> float:
+        """The standard deviation of attention × N: near 0, attention tells no instance from another."""
+        return float(self.times_average.std())
+
     def rescaled(self, scaling: Sequence[float], threshold: float | None = None) -> "BagResult":
         """Return what another scaling of the logits, and another threshold if one is given, make of the bag."""
         found = probabilities(self.logits, scaling)

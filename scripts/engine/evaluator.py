@@ -17,6 +17,7 @@ from scripts.networks.streaming import predict_in_blocks
 
 # The keys under which a bag carries why there is no result of it.
 FAILED = "failed"
+OF_INSTANCES = ("scores", "attention", "instance_logits", "evidence", "leave_one_out")  # what may be told of each
 EMPTY = "empty"  # as of a slide without tissue: no fault
 
 
@@ -106,8 +107,7 @@ class StreamingInferer(Inferer):
 
 
 def _as_dictionary(prediction: BagPrediction, instances: int) -> dict[str, Tensor]:
-    return {
-        "logits": prediction.logits,
-        "scores": prediction.scores[..., :instances],  # a network of slots says something of the empty ones too
-        "attention": prediction.attention[..., :instances],
-    }
+    of_instances = {name: getattr(prediction, name) for name in OF_INSTANCES}
+    # a network of slots says something of the empty ones too
+    known = {name: values[..., :instances] for name, values in of_instances.items() if values is not None}
+    return {"logits": prediction.logits, **known}

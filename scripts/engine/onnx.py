@@ -19,21 +19,25 @@ from scripts.core.errors import InputError
 from scripts.core.files import whole_file
 from scripts.networks import SmoothOperator
 
-INPUTS, OUTPUTS = ("image", "coords", "mask"), ("pred", "scores", "attention")
+INPUTS = ("image", "coords", "mask")
+ALWAYS_TOLD = {"pred": "logits", "scores": "scores", "attention": "attention"}  # → what of a prediction
+OF_EACH = ("instance_logits", "evidence", "leave_one_out")  # outputs too, where the network tells them
 
 logger = logging.getLogger(__name__)
 
 
 class _Answer(nn.Module):
-    """What a runtime is asked for, in the order of OUTPUTS."""
+    """What a runtime is asked for: `outputs`, the name of each → what of a prediction."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, image: Tensor) -> None:
         super().__init__()
         self.network = network
+        told = network.predict(*self.example(image, image.shape[-1]))
+        self.outputs = {**ALWAYS_TOLD, **{name: name for name in OF_EACH if getattr(told, name) is not None}}
 
-    def forward(self, image: Tensor, coords: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, coords: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         prediction = self.network.predict(image, coords, mask)
-        return prediction.logits, prediction.scores, prediction.attention
+        return tuple(getattr(prediction, name) for name in self.outputs.values())
 
     def example(self, image: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """A bag of n instances in the form of the image; patches lie in rows of five."""
@@ -45,8 +49,9 @@ class _Answer(nn.Module):
 def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | None = None) -> None:
     """Write the network, its graph building included; one bag of any number of instances per call of the file.
 
-    Inputs `image`, `coords` and `mask`, outputs `pred`, `scores` and `attention`. Where onnxruntime is installed, the
-    file is asked about bags of other sizes and must answer as the network does.
+    Inputs `image`, `coords` and `mask`, outputs `pred`, `scores`, `attention` and, where the
+    network tells them, `instance_logits`, `evidence` and `leave_one_out`. Where onnxruntime is installed, the file is
+    asked about bags of other sizes and must answer as the network does.
 
     Args:
         network: with `predict`, as MILNetwork and HMIL.
@@ -66,13 +71,19 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
     for part in network.modules():
         if isinstance(part, SmoothOperator):
             part.settle()
-    answer = _Answer(network)
+    answer = _Answer(network, image)
     bag = answer.example(image, image.shape[-1])
     last = tuple({one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag)
     with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnx_ir", "onnxscript"):
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
-            answer, bag, dynamo=True, dynamic_shapes=last, input_names=INPUTS, output_names=OUTPUTS, verbose=False
+            answer,
+            bag,
+            dynamo=True,
+            dynamic_shapes=last,
+            input_names=INPUTS,
+            output_names=list(answer.outputs),
+            verbose=False,
         )
     assert program is not None
     for node in program.model.graph.all_nodes():

@@ -15,6 +15,7 @@ from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
+from scripts.engine.collapse import warn_of_collapse
 from scripts.engine.delivery import Courier
 from scripts.engine.run_record import (
     ENDING,
@@ -148,6 +149,10 @@ class TrackTraining(_Tracker):
         self._keep()
         if self.courier is not None:
             self.courier.tell()
+
+    def complete(self, engine: Engine) -> None:
+        super().complete(engine)
+        warn_of_collapse(self.record["kept"], engine.network)  # type: ignore[attr-defined]
 
 
 def alphas(network: nn.Module) -> dict[str, float]:

@@ -3,7 +3,7 @@
 """Losses of the papers. They import torch and the networks alone."""
 
 from scripts.losses.hierarchical import HierarchicalLoss, bag_alignment, instance_alignment, supervised_contrast
-from scripts.losses.smoothness import BagCrossEntropy, SmoothMILLoss, ls1, ls2
+from scripts.losses.smoothness import BagCrossEntropy, SmoothMILLoss, ls1, ls2, scale_free
 
 __all__ = [
     "BagCrossEntropy",
@@ -13,5 +13,6 @@ __all__ = [
     "instance_alignment",
     "ls1",
     "ls2",
+    "scale_free",
     "supervised_contrast",
 ]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scripts.core.record import BagResult, Lesions
-from scripts.metrics.energy import dirichlet_energies
+from scripts.metrics.energy import attention_spreads, dirichlet_energies
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, mean_over_bags, quadratic_kappa
 from scripts.metrics.froc import lesion_froc
 from scripts.metrics.intervals import auroc, mean_proportion, wilson
@@ -52,6 +52,7 @@ def figure_groups(results: Sequence[BagResult]) -> dict[str, Group]:
         ("coarse", _of_coarse_classes, labelled),
         ("instance", _of_instances, with_truth(labelled)),
         ("lesion", lesion_froc, _with_annotation(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
+        ("attention", attention_spreads, labelled),
         ("dirichlet", dirichlet_energies, labelled),
     )
     return {prefix: Group(bags, figures(bags)) for prefix, figures, bags in groups if bags}

@@ -9,12 +9,13 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from scripts.networks.graph import Graph
 from scripts.networks.mil import BagNetwork, BagPrediction
 
 
 class Ensemble(BagNetwork):
     """The mean of its members: of their calibrated logits, slope · logit + intercept, of their scores and attention.
+
+    Its evidence is the mean of slope · evidence, and its bias that of slope · bias + intercept: they sum to its logit.
 
     Args:
         kind: What every member is, a network with `predict`.
@@ -45,15 +46,37 @@ class Ensemble(BagNetwork):
     @torch.jit.export
     def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:
         """Predict bags; the arguments are those of `forward`."""
-        logits: list[Tensor] = []
-        scores: list[Tensor] = []
-        attention: list[Tensor] = []
-        graph: list[Graph] = []
+        predictions: list[BagPrediction] = []
         for k, member in enumerate(self.members):
-            prediction = member.predict(image, coords, mask)  # type: ignore[operator]
-            logits.append(self.slope[k] * prediction.logits + self.intercept[k])
-            scores.append(prediction.scores)
-            attention.append(prediction.attention)
-            graph.append(prediction.graph)
-        means = [torch.stack(each).mean(dim=0) for each in (logits, scores, attention)]
-        return BagPrediction(means[0], means[1], means[2], graph[0])  # whose neighbours are the same for all
+            p = member.predict(image, coords, mask)  # type: ignore[operator]
+            slope, intercept = self.slope[k], self.intercept[k]
+            own, shares, left_out = p.instance_logits, p.evidence, p.leave_one_out
+            predictions.append(
+                BagPrediction(
+                    slope * p.logits + intercept,
+                    p.scores,
+                    p.attention,
+                    p.graph,
+                    None if own is None else slope * own + intercept,
+                    None if shares is None else slope * shares,
+                    None if left_out is None else slope * left_out,
+                )
+            )
+        return BagPrediction(
+            torch.stack([p.logits for p in predictions]).mean(dim=0),
+            torch.stack([p.scores for p in predictions]).mean(dim=0),
+            torch.stack([p.attention for p in predictions]).mean(dim=0),
+            predictions[0].graph,  # whose neighbours are the same for all
+            mean_of([p.instance_logits for p in predictions]),
+            mean_of([p.evidence for p in predictions]),
+            mean_of([p.leave_one_out for p in predictions]),
+        )
+
+
+def mean_of(parts: list[Optional[Tensor]]) -> Optional[Tensor]:
+    """Return the mean of what all members tell, None where they tell nothing."""
+    known: list[Tensor] = []
+    for part in parts:
+        if part is not None:
+            known.append(part)
+    return torch.stack(known).mean(dim=0) if len(known) > 0 else None

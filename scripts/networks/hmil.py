@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.networks.encoders import FeatureProjection
+from scripts.networks.evidence import Evidence, of_linear
 from scripts.networks.graph import Graph, no_graph
 from scripts.networks.mil import BagNetwork, mask_or_ones
 from scripts.networks.pooling import masked_softmax
@@ -42,6 +43,9 @@ class HierarchicalPrediction(NamedTuple):
     coarse_logits: Tensor  # [B, C]
     coarse_attention: Tensor  # [B, C, N] sums to 1 over the real instances
     features: Tensor  # [B, F, E] of the bag, for each class
+    instance_logits: Optional[Tensor] = None  # [B, F, N] of each instance, as of BagPrediction; in evaluation
+    evidence: Optional[Tensor] = None
+    leave_one_out: Optional[Tensor] = None
 
 
 class ClassAttention(nn.Module):
@@ -62,6 +66,11 @@ class ClassAttention(nn.Module):
         m = torch.matmul(a, h)  # [B, K, D]
         logits = (m * self.classify.weight).sum(dim=2) + self.classify.bias  # [B, K]
         return logits, f, a, m
+
+    def explain(self, x: Tensor, a: Tensor, mask: Tensor) -> Evidence:
+        """Return what each instance of x [B, D, N] adds to the logits, by its attention a [B, K, N]."""
+        own = self.classify(x.transpose(1, 2)).transpose(1, 2)  # [B, K, N]
+        return of_linear(own, self.classify.bias.unsqueeze(0), a, mask)
 
 
 class HMIL(BagNetwork):
@@ -98,5 +107,16 @@ class HMIL(BagNetwork):
         h2 = self.refine(h1, mask)  # [B, E, N]
         coarse_logits, _, coarse_attention, _ = self.coarse(h1, mask)  # [B, C], [B, C, N]
         logits, scores, attention, features = self.fine(h2, mask)  # [B, F], [B, F, N], [B, F, N], [B, F, E]
-        graph = no_graph(mask)
-        return HierarchicalPrediction(logits, scores, attention, graph, coarse_logits, coarse_attention, features)
+        of_each = Evidence(None, None, None) if self.training else self.fine.explain(h2, attention, mask)
+        return HierarchicalPrediction(
+            logits=logits,
+            scores=scores,
+            attention=attention,
+            graph=no_graph(mask),
+            coarse_logits=coarse_logits,
+            coarse_attention=coarse_attention,
+            features=features,
+            instance_logits=of_each.own,
+            evidence=of_each.shares,
+            leave_one_out=of_each.left_out,
+        )

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils import parametrize
 
+from scripts.networks.evidence import Evidence, is_linear, of_linear, sum_without
 from scripts.networks.graph import Graph, build_graph, exporting, no_graph, weighted_by_features
+from scripts.networks.pooling import Pooled
 
 
 class BagPrediction(NamedTuple):
@@ -20,6 +22,10 @@ class BagPrediction(NamedTuple):
     scores: Tensor  # [B, 1, N] attention logits; [B, classes, N] where instances are classified one by one
     attention: Tensor  # the same shape; sums to 1 over the real instances
     graph: Graph  # for losses on the scores of neighbours
+    # of each instance in each class, [B, C, N], in evaluation and where the network tells it (see evidence.py)
+    instance_logits: Optional[Tensor] = None
+    evidence: Optional[Tensor] = None  # sums to the logit less its bias
+    leave_one_out: Optional[Tensor] = None
 
 
 class BagNetwork(nn.Module):
@@ -93,6 +99,8 @@ class MILNetwork(BagNetwork):
         self.feature_weights = feature_weights
         self.slots = slots
         self.edgeless = edgeless
+        self.linear = is_linear(head)
+        self.classifies_instances = isinstance(head, nn.Identity)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Give TorchScript, which knows no parametrization, a copy with the normalised weights themselves."""
@@ -118,7 +126,47 @@ class MILNetwork(BagNetwork):
         if self.feature_weights:
             graph = weighted_by_features(graph, x)
         pooled = self.aggregator(x, mask, graph)  # embedding [B, D], scores and attention [B, 1, N]
-        return BagPrediction(self.head(pooled.embedding), pooled.scores, pooled.attention, graph)
+        logits = self.head(pooled.embedding)  # [B, C]
+        if self.training:
+            return BagPrediction(logits, pooled.scores, pooled.attention, graph)
+        of_each = self.explain(logits, pooled, mask)
+        return BagPrediction(
+            logits, pooled.scores, pooled.attention, graph, of_each.own, of_each.shares, of_each.left_out
+        )
+
+    def explain(self, logits: Tensor, pooled: Pooled, mask: Tensor) -> Evidence:
+        """Return what each instance adds to the logits [B, C]."""
+        x, weights, without = pooled.features, pooled.weights, pooled.without
+        if x is not None and weights is not None and self.linear:
+            return of_linear(self.of_each(x), self.bias(pooled.embedding), weights, mask)
+        left_out: Optional[Tensor] = None
+        if x is not None and weights is not None:
+            left_out = self.left_out_of_sum(logits, pooled.embedding, x, weights, weights.double().sum(2, keepdim=True))
+        elif without is not None:
+            left_out = logits.unsqueeze(2) - self.of_each(without)  # [B, C, N]
+        if left_out is not None:
+            left_out = left_out.masked_fill(mask < 0.5, 0.0)
+        return Evidence(pooled.scores if self.classifies_instances else None, None, left_out)
+
+    @torch.jit.export
+    def left_out_of_sum(self, logits: Tensor, z: Tensor, x: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+        """Return logits [B, C] less those without each instance of x [B, D, n], see `sum_without`."""
+        step = x.shape[2] if exporting() else 8192  # as an embedding is made for each
+        parts: list[Tensor] = []
+        for first in range(0, x.shape[2], step):
+            without = sum_without(z, x[:, :, first : first + step], weights[:, :, first : first + step], total)
+            parts.append(logits.unsqueeze(2) - self.of_each(without))  # [B, C, step]
+        return torch.cat(parts, dim=2)
+
+    @torch.jit.export
+    def of_each(self, embeddings: Tensor) -> Tensor:
+        """Return the logits [B, C, N] of N embeddings [B, D, N]."""
+        return self.head(embeddings.transpose(1, 2)).transpose(1, 2)
+
+    @torch.jit.export
+    def bias(self, embedding: Tensor) -> Tensor:
+        """Return the logits [1, C] of an embedding [B, D] in which nothing is."""
+        return self.head(torch.zeros_like(embedding[:1]))
 
     def graph(self, coords: Optional[Tensor], mask: Tensor) -> Graph:
         """Build the graph of the bags from coords [B, spatial_dims, N] and mask [B, 1, N]."""

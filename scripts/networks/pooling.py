@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Aggregators from the instances of a bag to one embedding: mean, max, attention, gated and smooth attention."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.nn.utils import parametrizations
 
+from scripts.networks.evidence import second_largest
 from scripts.networks.graph import Graph
 from scripts.networks.smooth import SmoothOperator, adjacency
 
@@ -21,6 +22,9 @@ class Pooled(NamedTuple):
     embedding: Tensor  # [B, D] of the bag
     scores: Tensor  # [B, 1, N] attention logits; [B, C, N] where instances are classified one by one
     attention: Tensor  # the same shape; sums to 1 over the real instances
+    features: Optional[Tensor] = None  # [B, D, N] h of z = Σ w_i h_i, where the embedding is such a sum
+    weights: Optional[Tensor] = None  # [B, 1, N] w of this sum: s, or Sm(s)
+    without: Optional[Tensor] = None  # [B, D, N] elsewhere: the embedding without each instance, in evaluation
 
 
 class Attended(NamedTuple):
@@ -62,7 +66,7 @@ class WeightedPool(nn.Module):
         """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
         attended = self.attend(self.columns(x), mask, graph)
         z = weighted_sum(x, attended.weights)  # [B, D]
-        return Pooled(z, attended.scores, attended.attention)
+        return Pooled(z, attended.scores, attended.attention, x, attended.weights)
 
 
 class MeanPool(WeightedPool):
@@ -80,7 +84,7 @@ class MaxPool(nn.Module):
         z = x.masked_fill(~real, float("-inf")).amax(dim=2)  # [B, D]
         wins = ((x == z.unsqueeze(2)) & real).to(x.dtype)  # [B, D, N]
         share = (wins / wins.sum(dim=2, keepdim=True)).mean(dim=1, keepdim=True)  # [B, 1, N], a tie is shared
-        return Pooled(z, share, share)
+        return Pooled(z, share, share, without=None if self.training else second_largest(x, mask))
 
 
 class InstancePool(nn.Module):
@@ -117,7 +121,17 @@ class InstancePool(nn.Module):
             log_p = logsigmoid(f).masked_fill(padding, float("-inf"))  # [B, C, N]
             log_not_p = logsigmoid(-f).masked_fill(padding, float("-inf"))  # [B, C, N]
             logits = torch.logsumexp(log_p, dim=2) - torch.logsumexp(log_not_p, dim=2)  # log p / (1 - p), p the mean
-        return Pooled(logits, f, masked_softmax(f, mask))
+        return Pooled(logits, f, masked_softmax(f, mask), without=None if self.training else self.without(f, mask))
+
+    def without(self, f: Tensor, mask: Tensor) -> Tensor:
+        """Return the bag's logits without each instance, [B, C, N] of f [B, C, N]; 0 where there is no other."""
+        if self.largest:
+            return second_largest(f, mask)
+        p = torch.sigmoid(f.double()) * mask  # [B, C, N]
+        q = torch.sigmoid(-f.double()) * mask  # [B, C, N] 1 - p
+        log_p, log_q = (torch.log(each.sum(dim=2, keepdim=True) - each) for each in (p, q))  # [B, C, N] of the others
+        others = mask.sum(dim=2, keepdim=True) > 1  # [B, 1, 1]
+        return torch.where(others, (log_p - log_q).float(), torch.zeros_like(f))
 
 
 class AttentionPool(WeightedPool):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from scripts.networks.evidence import Evidence, of_linear
 from scripts.networks.graph import Graph
 from scripts.networks.mil import BagPrediction, MILNetwork
 from scripts.networks.pooling import InstancePool, Pooled, SmoothAttentionPool, WeightedPool, weighted_sum
@@ -30,14 +31,20 @@ def predict_in_blocks(network: MILNetwork, blocks: Blocks, mask: Tensor, coords:
     aggregator = network.aggregator
     if isinstance(aggregator, InstancePool):
         columns = torch.cat([aggregator.columns(x) for x, _ in _encoded(network, blocks, mask)], dim=1)
-        pooled = aggregator.pool(columns, mask)
+        pooled, own = aggregator.pool(columns, mask), None
     elif isinstance(aggregator, SmoothAttentionPool):
-        pooled = _two_passes(network, aggregator, blocks, mask, graph)
+        pooled, own = _two_passes(network, aggregator, blocks, mask, graph)
     elif isinstance(aggregator, WeightedPool):
-        pooled = _one_pass(network, aggregator, blocks, mask)
+        pooled, own = _one_pass(network, aggregator, blocks, mask)
     else:
         raise ValueError(f"{type(aggregator).__name__} needs the whole bag at once: read it without blocks")
-    return BagPrediction(network.head(pooled.embedding), pooled.scores, pooled.attention, graph)
+    logits = network.head(pooled.embedding)
+    evidence = network.explain(logits, pooled, mask)
+    if pooled.weights is not None and own is not None:
+        evidence = of_linear(own, network.bias(pooled.embedding), pooled.weights, mask)
+    elif pooled.weights is not None:
+        evidence = Evidence(None, None, _without_each(network, blocks, logits, pooled.embedding, pooled.weights, mask))
+    return BagPrediction(logits, pooled.scores, pooled.attention, graph, *evidence)
 
 
 def _encoded(network: MILNetwork, blocks: Blocks, mask: Tensor) -> Iterator[tuple[Tensor, bool]]:
@@ -53,28 +60,35 @@ def _encoded(network: MILNetwork, blocks: Blocks, mask: Tensor) -> Iterator[tupl
         raise ValueError(f"the blocks hold {seen} instances, the mask has {mask.shape[2]}: give the whole bag")
 
 
-def _one_pass(network: MILNetwork, pool: WeightedPool, blocks: Blocks, mask: Tensor) -> Pooled:
+def _one_pass(network: MILNetwork, pool: WeightedPool, blocks: Blocks, mask: Tensor) -> tuple[Pooled, Tensor | None]:
     """Sum z = Σ exp(f - m) x / Σ exp(f - m) with m the largest f so far; a larger m scales down what was summed."""
     scores: list[Tensor] = []
+    own: list[Tensor] = []
     m = torch.full((), float("-inf"), device=mask.device)
     total, z = torch.zeros_like(m), torch.zeros_like(m)
     for x, _ in _encoded(network, blocks, mask):
         f = pool.columns(x).transpose(1, 2).float()  # [1, 1, n]
         scores.append(f)
+        own += [network.of_each(x)] if network.linear else []
         before, m = m, torch.maximum(m, f.max())
         kept = torch.exp(before - m) * total
         total = kept + torch.exp(f - m).sum()
         z = kept / total * z + weighted_sum(x, torch.exp(f - m) / total).float()  # [1, D'], always a mean: no overflow
     every = torch.cat(scores, dim=2)  # [1, 1, N]
-    return Pooled(z, every, torch.exp(every - m) / total)
+    s = torch.exp(every - m) / total  # [1, 1, N]
+    return Pooled(z, every, s, weights=s), _joined(own)
 
 
-def _two_passes(network: MILNetwork, pool: SmoothAttentionPool, blocks: Blocks, mask: Tensor, graph: Graph) -> Pooled:
+def _two_passes(
+    network: MILNetwork, pool: SmoothAttentionPool, blocks: Blocks, mask: Tensor, graph: Graph
+) -> tuple[Pooled, Tensor | None]:
     """Smooth the columns of all instances at once, then sum z = Σ Sm(s) x block by block."""
     parts: list[Tensor] = []
+    own: list[Tensor] = []
     kept: list[Tensor] = []
     for x, smaller in _encoded(network, blocks, mask):
         parts.append(pool.columns(x))  # [1, n, A]
+        own += [network.of_each(x)] if network.linear else []
         if smaller:
             kept.append(x)
     columns = torch.cat(parts, dim=1)  # [1, N, A]
@@ -85,4 +99,20 @@ def _two_passes(network: MILNetwork, pool: SmoothAttentionPool, blocks: Blocks, 
     for x in kept or (x for x, _ in _encoded(network, blocks, mask)):
         start, end = end, end + x.shape[2]
         z = z + weighted_sum(x, attended.weights[..., start:end]).float()  # [1, D']
-    return Pooled(z, attended.scores, attended.attention)
+    return Pooled(z, attended.scores, attended.attention, weights=attended.weights), _joined(own)
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    return torch.cat(parts, dim=2) if parts else None
+
+
+def _without_each(
+    network: MILNetwork, blocks: Blocks, logits: Tensor, z: Tensor, weights: Tensor, mask: Tensor
+) -> Tensor:
+    """Read the bag once more: behind a head that is not linear, the answer without an instance needs its features."""
+    total, end = weights.double().sum(dim=2, keepdim=True), 0
+    parts: list[Tensor] = []
+    for x, _ in _encoded(network, blocks, mask):
+        start, end = end, end + x.shape[2]
+        parts.append(network.left_out_of_sum(logits, z, x, weights[..., start:end], total))
+    return torch.cat(parts, dim=2)

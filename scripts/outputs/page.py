@@ -50,6 +50,7 @@ GROUPS = {  # the first word of a figure's name → what it is of
     "coarse": "Coarse classes",
     "instance": "Instances",
     "lesion": "Lesions",
+    "attention": "Attention",
     "dirichlet": "Smoothness",
 }
 WORDS = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
@@ -255,6 +256,7 @@ def _training_section(content: Mapping[str, Any]) -> str:
         ("AUROC", "auroc"),
         ("learning rate", "learning_rate"),
         ("strength of smoothing α", "alpha"),
+        ("spread of attention × N", "attention_spread"),
     ):
         lines = {name: points for name, points in training["curves"].items() if part in name}
         if lines:

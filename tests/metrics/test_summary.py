@@ -60,6 +60,7 @@ def test_every_figure_by_hand() -> None:
             "instance_auroc_within_bags": 1,  # in each positive bag the one is above the other
             "instance_auroc_weighted": (6 + 9 / 2) / 12,  # .8 × .9 beats six; .9 × .2 ties with .2 × .9
             "instance_separation": (4.5 - 14.5 / 6) / np.sqrt((0.5 + 56.25 - 14.5**2 / 6) / 6),
+            "attention_spread": (0.6 + 0.8 + 0.4 + 0.2) / 4,  # 2 × .8 and 2 × .2 lie .6 from 1
             "dirichlet_energy_of_attention": 1,  # of two instances, whatever they are
             "dirichlet_energy_of_scores": 1,
             "instance_accuracy": 7 / 8,  # one flagged, rightly; one missed in a bag called negative
@@ -85,11 +86,12 @@ def test_what_is_undefined_is_nan() -> None:
     assert undefined(negative) == AUROCS | BALANCED | of_positives | {"bag_average_precision"}
     assert cohort_metrics(negative)["instance_specificity"] == pytest.approx((1, np.nan, np.nan), nan_ok=True)
     one = [bag(0.75, 1, [1.0], [1])]
-    assert undefined(one) == AUROCS | BALANCED | {"bag_specificity", "instance_specificity"}
+    of_negatives = {"bag_specificity", "instance_specificity"}
+    assert undefined(one) == AUROCS | BALANCED | of_negatives | {"attention_spread"}
     assert values(one)["bag_calibration_error"] == 0.25
     broken = [*COHORT, bag(np.nan, 1, [np.nan, np.nan], [1, 0], [np.nan, np.nan])]  # the network answered NaN
     of_probability = {"bag_average_precision", "bag_brier_score", "bag_calibration_error"}
-    assert undefined(broken) == AUROCS | ENERGIES | of_probability
+    assert undefined(broken) == AUROCS | ENERGIES | of_probability | {"attention_spread"}
     assert values(broken)["bag_recall"] == 1 / 3
 
 
@@ -159,7 +161,7 @@ def test_a_negative_bag_needs_no_annotation() -> None:
     ):
         assert values([*others, unknown]) == values([*others, known])
         assert values([*others, unknown])[lower] < values(others)[lower]
-        assert {name.split("_")[0] for name in values([unknown, unknown])} == {"bag", "dirichlet"}
+        assert {name.split("_")[0] for name in values([unknown, unknown])} == {"bag", "attention", "dirichlet"}
 
 
 NAMES = ("N", "UDH", "FEA", "DCIS")
@@ -189,7 +191,7 @@ def test_a_finding_at_all_is_judged_where_a_class_has_none() -> None:
     got, every_class_is_one = values(of_classes()), values(of_classes(negative=None, groups=()))
     assert got["bag_auroc"] == pytest.approx(roc_auc_score(LABEL > 0, 1 - PROBABILITIES[:, 0]))
     assert got["bag_accuracy"] == pytest.approx(((PROBABILITIES.argmax(axis=1) > 0) == (LABEL > 0)).mean())
-    assert {name.split("_")[0] for name in every_class_is_one} == {"class", "dirichlet"}
+    assert {name.split("_")[0] for name in every_class_is_one} == {"class", "attention", "dirichlet"}
     assert every_class_is_one["class_accuracy"] == got["class_accuracy"]
 
 

@@ -67,6 +67,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "HMIL": lambda: HMIL(FEATURES, BRACS, embed_features=8, hidden_features=5),
 }
 
+OF_INSTANCES = ("scores", "attention", "instance_logits", "evidence", "leave_one_out")
+
 
 def network(name: str) -> Any:
     """Return a composition with fixed weights, in evaluation mode."""
@@ -81,8 +83,8 @@ def dims_of(net: Any) -> int:
 
 def outputs(prediction: Any, n: int) -> dict[str, Tensor]:
     """Return what a network predicts, of the first n instances."""
-    fields = {name: field for name, field in prediction._asdict().items() if not isinstance(field, tuple)}
-    return {name: field[..., :n] if name.endswith(("scores", "attention")) else field for name, field in fields.items()}
+    fields = {name: field for name, field in prediction._asdict().items() if isinstance(field, Tensor)}
+    return {name: field[..., :n] if name.endswith(OF_INSTANCES) else field for name, field in fields.items()}
 
 
 def close(got: Tensor, wanted: Tensor) -> None:

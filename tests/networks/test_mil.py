@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from scripts.networks import Features, GatedAttentionPool, MILNetwork
-from tests.networks.compositions import FEATURES, NETWORKS, bags, close, dims_of, network, outputs, padded, thorough
+from tests.networks.compositions import (
+    FEATURES,
+    NETWORKS,
+    OF_INSTANCES,
+    bags,
+    close,
+    dims_of,
+    network,
+    outputs,
+    padded,
+    thorough,
+)
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -44,7 +55,7 @@ def test_permuting_instances_permutes_scores_and_keeps_logits(data: st.DataObjec
     order = torch.tensor(data.draw(st.permutations(range(n))))
     before = outputs(net.predict(x[None], coords[None]), n)
     for field, after in outputs(net.predict(x[None][..., order], coords[None][..., order]), n).items():
-        close(after, before[field][..., order] if field.endswith(("scores", "attention")) else before[field])
+        close(after, before[field][..., order] if field.endswith(OF_INSTANCES) else before[field])
 
 
 @functools.cache

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each instance adds to the answer: its share of the logit, its own logit, and the answer without it.
+
+Of a bag with z = Σ w_i h_i and a linear head, logit = b + Σ w_i (u · h_i): the shares are exact, signed, and sum to the
+logit less its bias. Attention has no sign: the instance with most of it may speak against the finding.
+"""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+LINEAR = (nn.Linear, nn.Dropout, nn.Identity)
+
+
+class Evidence(NamedTuple):
+    """What is known of each instance in each class; None where the network tells no such thing."""
+
+    own: Optional[Tensor]  # [B, C, N] the logit that it gets itself, u · h_i + b
+    shares: Optional[Tensor]  # [B, C, N] e_i = w_i (u · h_i), which sum to the logit less its bias
+    left_out: Optional[Tensor]  # [B, C, N] the logit less the logit without the instance
+
+
+def is_linear(head: nn.Module) -> bool:
+    """Return whether a head is linear in evaluation, its bias aside."""
+    return all(isinstance(part, LINEAR) for part in head.modules() if not isinstance(part, nn.Sequential))
+
+
+def of_linear(own: Tensor, bias: Tensor, weights: Tensor, mask: Tensor) -> Evidence:
+    """Return the evidence behind a linear head.
+
+    Without instance i the others keep their weights, up to a factor so that these have the sum W of before:
+    z_-i = (z - w_i h_i) W / (W - w_i). Softmax weights are then those of a bag without the instance.
+
+    Args:
+        own: [B, C, N], u · h_i + b.
+        bias: [B or 1, C], b.
+        weights: [B, 1 or C, N], w_i; 0 in padding.
+        mask: [B, 1, N].
+    """
+    shares = weights * (own - bias.unsqueeze(2))  # [B, C, N]
+    w, e = weights.double(), shares.double()  # what one instance leaves of the sums may be little
+    left = w.sum(dim=2, keepdim=True) - w  # [B, 1 or C, N]
+    others = e.sum(dim=2, keepdim=True) - e  # [B, C, N]
+    without = others * factor(w.sum(dim=2, keepdim=True), left)  # [B, C, N]
+    return Evidence(own.masked_fill(mask < 0.5, 0.0), shares, (e.sum(dim=2, keepdim=True) - without).float())
+
+
+def sum_without(z: Tensor, x: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+    """Return z without each instance, [B, D, n]; z: [B, D], x: [B, D, n], weights: [B, 1, n], total: W [B, 1, 1]."""
+    w = weights.double()
+    return ((z.double().unsqueeze(2) - w * x.double()) * factor(total, total - w)).to(x.dtype)
+
+
+def factor(total: Tensor, left: Tensor) -> Tensor:
+    """Return W / (W - w_i), and 0 where next to no weight is left."""
+    return torch.where(left > 1e-12 * total, total / left, torch.zeros_like(left))
+
+
+def second_largest(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the largest of the others for each instance, [B, D, N] of x [B, D, N]; 0 where there is no other."""
+    real = mask > 0.5  # [B, 1, N]
+    alone = x.masked_fill(~real, float("-inf"))
+    first, place = alone.max(dim=2, keepdim=True)  # [B, D, 1]
+    at = torch.arange(x.shape[2], device=x.device) == place  # [B, D, N]
+    second = alone.masked_fill(at, float("-inf")).amax(dim=2, keepdim=True)  # [B, D, 1]
+    others = torch.where(at, second, first)  # [B, D, N]
+    return torch.where(real.sum(dim=2, keepdim=True) > 1, others, torch.zeros_like(others))
