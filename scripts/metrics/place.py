@@ -130,13 +130,15 @@ def pairs_at_one_place(
 
 
 def _by_length(instances: Cases, score: np.ndarray) -> dict[str, Figure]:
-    """Of the slices in lesions of each length that the cohort has, against all slices without."""
+    """Of the slices in lesions of each length that the cohort has, against all slices without in positive scans."""
     length = run_lengths(instances)
+    in_positive = np.bincount(instances.bag, instances.truth, instances.bags) > 0
+    rivals = ~instances.truth & in_positive[instances.bag]
     figures = {}
     for least, most in LENGTHS:
         of_length = (least <= length) & (length <= most)
         if of_length.any():
-            kept = of_length | ~instances.truth
+            kept = of_length | rivals
             ends = np.bincount(instances.bag[kept], minlength=instances.bags).cumsum()
             cases = Cases(np.split(instances.truth[kept], ends[:-1]))
             name = f"{least}_or_more" if most == np.inf else f"{least}_to_{most}"

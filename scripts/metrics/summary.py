@@ -13,6 +13,7 @@ import numpy as np
 
 from scripts.core.record import BagResult, Lesions
 from scripts.metrics.energy import dirichlet_energies
+from scripts.metrics.faithfulness import faithfulness_figures
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, mean_over_bags, quadratic_kappa
 from scripts.metrics.froc import lesion_froc
 from scripts.metrics.intervals import auroc, wilson
@@ -48,6 +49,7 @@ def figure_groups(results: Sequence[BagResult]) -> dict[str, Group]:
         ("instance", _of_instances, _with_annotation(labelled, "truth", _no_truth)),
         ("lesion", lesion_froc, _with_annotation(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
         ("dirichlet", dirichlet_energies, labelled),
+        ("faithfulness", faithfulness_figures, [result for result in results if "faithfulness" in result.about]),
     )
     return {prefix: Group(bags, figures(bags)) for prefix, figures, bags in groups if bags}
 
