@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
@@ -68,9 +69,9 @@ class MeasureFaithfulness:
         values = {name: _row(bag[name], result) for name in SCORES if name in bag}
         orders = {name: shuffled[np.argsort(-of[shuffled], kind="stable")] for name, of in values.items()}
         orders[RANDOM] = shuffled
-        masks = torch.cat([_masks_of(order, mask) for order in orders.values()])  # [scores * 2 * STEPS, 1, N]
-        with torch.no_grad(), encoded_once(network, image, mask):
-            logits = logits_of_parts(network, image, coords, masks)  # [scores * 2 * STEPS, classes]
+        parts = [part for order in orders.values() for part in _parts_of(order)]  # scores * 2 * STEPS
+        with torch.no_grad(), encoded_once(network, image, mask) as instances:
+            logits = logits_of_parts(network, instances, coords, parts)
         probability, kept = self._answers(logits, result)
         share = np.array(_counts(len(real))) / len(real)
         found = {}
@@ -102,49 +103,56 @@ def _counts(instances: int) -> list[int]:
     return [-(-instances * k // STEPS) for k in range(1, STEPS + 1)]  # rounded up: never none
 
 
-def _masks_of(order: np.ndarray, mask: Tensor) -> Tensor:
-    """Return masks [2 * STEPS, 1, N]: the first instances of an order alone, then the last ones alone."""
-    masks = torch.zeros(2, STEPS, mask.shape[2])
-    for k, count in enumerate(_counts(len(order))):
-        masks[0, k, order[:count].copy()] = 1
-        masks[1, k, order[-count:].copy()] = 1
-    return masks.flatten(0, 1)[:, None].to(mask)
+def _parts_of(order: np.ndarray) -> list[np.ndarray]:
+    """Return the first instances of an order, STEPS times, then the last ones; as they stand in the bag."""
+    counts = _counts(len(order))
+    return [np.sort(part) for part in (*(order[:n] for n in counts), *(order[-n:] for n in counts))]
 
 
 class Encoded(nn.Module):
-    """Stands in for an encoder whose features [1, D, N] of a bag are known."""
+    """Stands in for an encoder whose features [1, D, N] of a bag are known; an image names the instances of a part."""
 
     def __init__(self, features: Tensor) -> None:
         super().__init__()
-        self.features = features
+        self.features = features[0]  # [D, N]
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        return self.features.expand(len(mask), -1, -1)
+        return self.features[:, image[:, 0]].transpose(0, 1)  # [B, D, n] of image [B, 1, n]
 
 
 @contextmanager
-def encoded_once(network: nn.Module, image: Tensor, mask: Tensor) -> Iterator[None]:
-    """Let the networks within `network` ask their encoders but once of a bag; an empty slot is encoded anew."""
+def encoded_once(network: nn.Module, image: Tensor, mask: Tensor) -> Iterator[Tensor]:
+    """Let the networks within `network` ask their encoders but once of a bag.
+
+    Yield what it takes for the image of the bag meanwhile, so that a part of that is a part of the bag; an image whose
+    empty slots are encoded too stays as it is.
+    """
     parts = [part for part in network.modules() if isinstance(part, MILNetwork) and part.slots is None]
-    encoders = [part.encoder for part in parts]
+    before = [(part, part.encoder, part.edgeless) for part in parts]
     try:
-        for part, encoder in zip(parts, encoders, strict=True):
-            part.encoder = Encoded(encoder(image, mask))
-        yield
+        for part in parts:
+            part.encoder = Encoded(part.encoder(image, mask))
+            part.edgeless = True  # of few patches left, no two may touch
+        yield torch.arange(mask.shape[2], device=mask.device)[None, None] if parts else image
     finally:
-        for part, encoder in zip(parts, encoders, strict=True):
-            part.encoder = encoder
+        for part, encoder, edgeless in before:
+            part.encoder, part.edgeless = encoder, edgeless
 
 
-def logits_of_parts(network: Any, image: Tensor, coords: Tensor, masks: Tensor) -> Tensor:
-    """Return logits [B, classes] of the parts of one bag that B masks [B, 1, N] leave; neighbours are found anew."""
-    several = max(1, AT_ONCE // masks.shape[2])
-    return torch.cat(
-        [
-            network.predict(image.expand(len(some), *image.shape[1:]), coords.expand(len(some), -1, -1), some).logits
-            for some in masks.split(several)
-        ]
-    )
+def logits_of_parts(network: Any, image: Tensor, coords: Tensor, parts: Sequence[np.ndarray]) -> Tensor:
+    """Return logits [parts, classes] of parts of one bag; neighbours are found anew, as nobody stands between them."""
+    left = sorted(range(len(parts)), key=lambda k: len(parts[k]))
+    found: dict[int, Tensor] = {}
+    while left:
+        several = max(1, AT_ONCE // len(parts[left[-1]]))
+        some, left = left[-several:], left[:-several]
+        index = pad_sequence([torch.from_numpy(parts[k]) for k in some], batch_first=True).to(coords.device)  # [B, n]
+        mask = pad_sequence([torch.ones(len(parts[k])) for k in some], batch_first=True)[:, None].to(
+            coords
+        )  # [B, 1, n]
+        of_parts = [whole[0][..., index].movedim(-2, 0) for whole in (image, coords)]  # [B, ..., n]
+        found.update(zip(some, network.predict(*of_parts, mask).logits, strict=True))
+    return torch.stack([found[k] for k in range(len(parts))])
 
 
 def faithfulness_figures(results: Sequence[BagResult]) -> dict[str, Figure]:

@@ -27,7 +27,9 @@ from tests.outputs.results import result
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "ensemble"])
-def test_a_part_is_answered_as_a_bag_of_its_own_and_instances_are_encoded_once(name: str) -> None:
+def test_a_part_is_answered_as_a_bag_of_its_own_and_instances_are_encoded_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     net: Any = network("smooth mid, chain" if name == "ensemble" else name)
     if name == "ensemble":
@@ -37,19 +39,23 @@ def test_a_part_is_answered_as_a_bag_of_its_own_and_instances_are_encoded_once(n
     coords = torch.stack([torch.arange(12.0) % 4, torch.arange(12) // 4])[None, : dims_of(net)]
     if dims_of(net) == 1:
         coords = torch.arange(12.0).square()[None, None]
-    masks = torch.ones(3, 1, 12)
-    masks[0, 0, [0, 1, 7]] = masks[1, 0, 3:] = 0
+    kept = [np.array([0, 1, 3, 7, 8]), np.arange(12), np.array([4]), np.array([0, 10])]  # the last two do not touch
     parts = [member for member in net.modules() if isinstance(member, MILNetwork) and member.slots is None]
-    before = [part.encoder for part in parts]
-    with torch.no_grad(), encoded_once(net, image, torch.ones(1, 1, 12)):
-        got = logits_of_parts(net, image, coords, masks)
-        alone = torch.cat([logits_of_parts(net, image, coords, one[None]) for one in masks])  # however many at once
+    before, called = [part.encoder for part in parts], []
+    hooks = [encoder.register_forward_hook(lambda *_: called.append(1)) for encoder in before]
+    with torch.no_grad(), encoded_once(net, image, torch.ones(1, 1, 12)) as instances:
+        got = logits_of_parts(net, instances, coords, kept)
+        monkeypatch.setattr("scripts.metrics.faithfulness.AT_ONCE", 6)
+        few_at_once = logits_of_parts(net, instances, coords, kept)
+    assert len(called) == len(before) == len(hooks)
     assert [part.encoder for part in parts] == before
+    assert not any(part.edgeless for part in parts)
     with torch.no_grad():
-        kept = [mask[0] > 0.5 for mask in masks]
+        for part in net.modules():
+            part.edgeless = True
         wanted = torch.cat([net.predict(image[..., which], coords[..., which]).logits for which in kept])
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(alone, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(few_at_once, wanted, atol=1e-5, rtol=1e-4)
 
 
 def mean_network() -> MILNetwork:
