@@ -27,7 +27,13 @@ from scripts.networks.mil import MILNetwork
 
 STEPS = 20
 AT_ONCE = 2**16  # instances in one pass of the network
-SCORES = ("attention", "evidence", "instance_logits", "leave_one_out", "score_values")  # as far as a network has them
+SCORES_ASKED = (
+    "attention",
+    "evidence",
+    "instance_logits",
+    "leave_one_out",
+    "score_values",
+)  # as far as a network has them
 RANDOM = "random"  # order, for reference
 MEASURES = ("deletion", "insertion", "sufficient")
 
@@ -66,7 +72,7 @@ class MeasureFaithfulness:
         real = np.flatnonzero(mask[0, 0].cpu().numpy() > 0.5)
         generator = np.random.default_rng(zlib.crc32(result.bag_id.encode()))
         shuffled = generator.permutation(real)
-        values = {name: _row(bag[name], result) for name in SCORES if name in bag}
+        values = {name: _row(bag[name], result) for name in SCORES_ASKED if name in bag}
         orders = {name: shuffled[np.argsort(-of[shuffled], kind="stable")] for name, of in values.items()}
         orders[RANDOM] = shuffled
         parts = [part for order in orders.values() for part in _parts_of(order)]  # scores * 2 * STEPS

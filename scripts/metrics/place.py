@@ -16,7 +16,7 @@ from scripts.metrics.figures import Cases, Figure
 
 BINS = 20  # of a place
 REACH = 0.05  # within which two slices are at one height
-FEWEST = 5  # slices of a scan, in the median, that have a height worth the name
+FEWEST_SLICES = 5  # slices of a scan, in the median, that have a height worth the name
 LENGTHS = ((1, 3), (4, 8), (9, 15), (16, np.inf))  # of a lesion, in slices
 
 
@@ -30,7 +30,7 @@ def place_figures(results: Sequence[BagResult], instances: Cases, score: np.ndar
     if all(isinstance(result.instances, PatchCoordinates) for result in results):
         return _prior_figures("centre", instances, np.concatenate([from_centre(result) for result in results]))
     counts = [len(result.scores) for result in results]
-    if np.median(counts) < FEWEST or any("x" in row for result in results for row in result.instances[:1]):
+    if np.median(counts) < FEWEST_SLICES or any("x" in row for result in results for row in result.instances[:1]):
         return {}
     height = np.concatenate([heights(count) for count in counts])
     won, pairs = pairs_at_one_place(instances, height, score)
