@@ -98,6 +98,7 @@ VERBS: Verbs = {
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},
     "deliver": deliver,
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
+    "features": {"ct": ct.features},
     "report": report,
     "search": search,
 }

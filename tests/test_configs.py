@@ -39,7 +39,7 @@ NEW_KEYS = {  # that a file may add
     "onnx": {"onnx_path"},
     "streaming": {"block_size"},
     "on_features": {"in_features", "find"},  # the second is a key of inference.json
-    "evaluate": {"ckpt_path", "section", "operating_point"},
+    "evaluate": {"ckpt_path", "section", "operating_point", "faithfulness"},
     "multi_gpu_inference": {"initialize", "finalize"},
     "encoder_monai": {"encoder_weights"},
     "encoder_torchscript": {"encoder_weights"},

@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of head CT: `python -m scripts datalist ct`, `doctor ct`."""
+"""The command line of head CT: `python -m scripts datalist ct`, `features ct`, `doctor ct`."""
 
 from pathlib import Path
 
 from scripts.core.cli import path_or_none, whole_number
+from scripts.core.files import writable_folder
 
 
 def datalist(
@@ -45,6 +46,68 @@ def datalist(
         force=force,
     )
     print(write_ct_datalist(request))
+
+
+def features(
+    source: str,
+    output: str,
+    scan: str = "scan",
+    order: str = "order",
+    position: str = "position_mm",
+    slice_id: str = "slice",
+    slice_label: str = "slice_label",
+    label: str = "label",
+    patient: str = "patient",
+    section: str = "section",
+    feature: str = "feature",
+    join: str | None = None,
+    labels: str | None = None,
+    encoder: str = "",
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Turn features of slices that another program wrote into feature files and their datalist, split by patient.
+
+    SOURCE is a csv, parquet, npz, h5 or npy file with a row per slice, or a folder with such a file (but a csv) for
+    each scan. The flags from --scan to --section say what its columns, or arrays, are called; features are the columns
+    feature_0, feature_1, and so on, or one array `features`. Train on OUTPUT with on_features.json.
+
+    Args:
+        source: the features.
+        output: a folder for a feature file per scan and datalist.json.
+        scan: the name of the scan that a slice is of; without that column a file is a scan.
+        order: a number that grows from the lowest slice up; `rows` where the rows of each scan stand so.
+        position: millimetres from the lowest slice up; it goes before the order, and without it slices are 5 mm apart.
+        slice_id: the slice's own name.
+        slice_label: 0 or 1 of each slice, for evaluation alone.
+        label: 0 or 1 of the scan; by default 1 where a slice is.
+        patient: whom the scan is of.
+        section: training, validation or test; by default patients are drawn.
+        feature: what stands before the number of a feature.
+        join: a csv with further columns of the same slices, found by their name (--slice_id).
+        labels: a csv with the columns scan and label, and if wanted patient and section.
+        encoder: the network that the features are of; by default the name of SOURCE.
+        shares: of training, validation and test.
+        seed: the same seed splits the same patients in the same way.
+        force: overwrite a datalist that this command did not write.
+    """
+    from scripts.ct.datalist.from_features import FeatureRequest, write_cohort_of_features
+    from scripts.ct.datalist.slice_tables import Roles
+
+    request = FeatureRequest(
+        source=Path(str(source)),
+        folder=writable_folder(str(output)),
+        roles=Roles(*map(str, (scan, order, position, slice_id, slice_label, label, patient, section))),
+        prefix=str(feature),
+        join=path_or_none(join),
+        labels=path_or_none(labels),
+        encoder=str(encoder),
+        shares=shares,
+        seed=whole_number(seed),
+        force=force,
+    )
+    print(write_cohort_of_features(request))
 
 
 def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> None:

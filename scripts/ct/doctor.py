@@ -16,12 +16,15 @@ from tqdm import tqdm
 
 from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
+from scripts.ct.datalist.from_features import leakage_by_names
 from scripts.ct.datalist.images import Images, by_place
+from scripts.ct.datalist.slice_tables import TABLES, Roles, grouped, read_slice_tables
 from scripts.ct.datalist.writing import INDEX
 from scripts.ct.dicom.headers import Header, Rejected
 from scripts.ct.dicom.hounsfield import SURELY_NOT_AIR_HU, read_slices
 from scripts.ct.dicom.series import MIN_SLICES, slice_normal, spacings_mm, tilt_degrees
 from scripts.ct.dicom.tags import quietly
+from scripts.ct.features import SliceFeatures, find_slice_features, is_feature_file, read_slice_features
 from scripts.ct.reader import choose_scan, is_volume, load_volume
 from scripts.ct.scans import find_scans
 from scripts.ct.transforms import slice_labels
@@ -35,7 +38,10 @@ _Scan = tuple[str, Sequence[str | int], list[str], np.ndarray]  # what it is, id
 
 
 def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[Finding]:
-    """Examine the computer, a datalist where there is one, and the scans it names, or else those below a folder."""
+    """Examine the computer, a datalist where there is one, and the scans it names, or else those below a folder.
+
+    In place of scans there may be their slice features, as feature files or as a table that is none yet.
+    """
     yield from examine_computer(output_dir, HEAD_CT)
     if datalist is None and (path / "datalist.json").is_file():
         datalist = path / "datalist.json"
@@ -43,26 +49,90 @@ def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[
     try:
         if not path.exists():
             raise InputError(f"{path} does not exist: check the path")
+        if path.suffix in TABLES and not is_feature_file(path):
+            yield examine_table(path)
+            return
         if datalist is None:
-            bags = find_scans(path) if path.is_dir() else [{"image": str(path), "bag_id": path.name}]
+            bags = _scans_at(path)
             yield Finding(Level.PASS, f"{path} holds {len(bags)} scan{'s' * (len(bags) > 1)}")
-            images = _images_of(bags, None)
+            images = None if _are_features(bags) else _images_of(bags, None)
         else:
             sections = {}
             for section, given in sections_in(datalist).items():
                 finding, sections[section] = examine_section(datalist, section, given, path, None, "scans")
                 bags += sections[section]
                 yield finding
-            images = _images_of(bags, datalist.with_name(INDEX))
-            leakage, _ = images.leakage(sections, {})
+            images = None if _are_features(bags) else _images_of(bags, datalist.with_name(INDEX))
+            leakage = leakage_by_names(sections) if images is None else images.leakage(sections, {})[0]
             if leakage.patients < 2 and not leakage.shared_images:
                 text = f"the scans name {leakage.patients or 'no'} patient, so nobody knows who is in two sections"
                 yield Finding(Level.WARN, text, "make sure that nobody is")
             else:
                 yield examine_leakage(leakage, "ct")
-        yield from folded(_examine_scans(bags, images))
+        if images is not None:
+            yield from folded(_examine_scans(bags, images))
+            return
+        yield from folded(_examine_features(bags))
+        listed = {str(bag["image"]) for bag in bags}
+        files = find_slice_features(path) if path.is_dir() else []
+        if rest := [each["bag_id"] for each in files if each["image"] not in listed]:
+            text = f"{len(rest)} feature files are in no section, such as {rest[0]}"
+            yield Finding(Level.INFO, text, "label their scans to train on them or to evaluate")
     except InputError as error:
         yield Finding(Level.FAIL, str(error))
+
+
+def _scans_at(path: Path) -> Entries:
+    if not path.is_dir():
+        return [{"image": str(path), "bag_id": path.name}]
+    return list(find_slice_features(path)) if any(path.glob("*.h5")) else find_scans(path)
+
+
+def _are_features(bags: Entries) -> bool:
+    return bool(bags) and all(str(bag["image"]).endswith(".h5") for bag in bags)
+
+
+def examine_table(path: Path) -> Finding:
+    """Examine features of slices that `python -m scripts features ct` is to make feature files of."""
+    tables = read_slice_tables(path, Roles(), "feature")
+    scans, columns = grouped(tables), tables[0].columns
+    text = f"{len(scans)} scans, {tables[0].features.shape[1]} features of each slice, all finite"
+    lacks = [] if {"order", "position"} & columns.keys() else ["no column of the order"]
+    lacks += [] if {"label", "slice_label"} & columns.keys() else ["no label"]
+    advice = "make feature files of it: python -m scripts features ct"
+    if lacks:
+        return Finding(
+            Level.WARN, f"{path}: {text}, but {' and '.join(lacks)}", f"{advice} --help says how to name them"
+        )
+    return Finding(Level.PASS, f"{path}: {text}; {advice}")
+
+
+def _examine_features(bags: Entries) -> Iterator[Finding]:
+    """Examine feature files, which are to be of one network: each is compared with the first that can be read."""
+    first: SliceFeatures | None = None
+    for bag in tqdm(bags, desc="scans", unit="scan", delay=PROGRESS_AFTER_S):
+        try:
+            scan = read_slice_features(bag["image"])
+            first = first or scan
+            slices, width = scan.features.shape
+            text = f"{slices} slices of {width} features, {scan.encoder}"
+            if width != first.features.shape[1]:
+                raise InputError(f"{width} features of each slice, where others have {first.features.shape[1]}")
+            remarks = _label_remarks(bag, scan.sop_instance_uids or list(range(slices)))
+        except InputError as error:
+            yield Finding(Level.FAIL, str(error), name=bag["bag_id"])
+            continue
+        if scan.encoder != first.encoder:
+            remarks.append(f"the encoder is {scan.encoder}, of others {first.encoder}")
+        if (np.diff(scan.positions_mm) <= 0).any():
+            remarks.append("positions do not ascend, so the order of slices is in doubt")
+        if np.ptp(scan.features) == 0:
+            remarks.append("all features are alike")
+        if slices < MIN_SLICES:
+            remarks.append("few slices for a head")
+        level = Level.WARN if remarks else Level.PASS
+        told, fix = (f"{'; '.join(remarks)} ({text})", "make its file again") if remarks else (text, "")
+        yield Finding(level, told, fix, bag["bag_id"], slices)
 
 
 def _images_of(bags: Sequence[Mapping[str, Any]], index: Path | None) -> Images:

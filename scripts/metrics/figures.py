@@ -123,6 +123,12 @@ class Cases:
         within = [Cases([self.truth[mine]]).auroc(score[mine])(np.ones(1)) for mine in of_bag]
         return mean_over_bags(np.where(has_both, within, 0.0), has_both)
 
+    def auroc_in_positive_bags(self, score: np.ndarray) -> Figure:
+        """Return the AUROC of the cases of all bags that have a positive one, pooled."""
+        has_positive = np.bincount(self.bag, self.truth, self.bags) > 0
+        auroc = self.auroc(score)
+        return lambda weight_of_bag: auroc(weight_of_bag * has_positive)
+
     def separation(self, score: np.ndarray) -> Figure:
         """Return Cohen's d: the mean score, (N,), of positive cases less that of negative ones, in deviations of both.
 

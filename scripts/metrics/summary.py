@@ -13,15 +13,22 @@ import numpy as np
 
 from scripts.core.record import BagResult, Lesions
 from scripts.metrics.energy import attention_spreads, dirichlet_energies
+from scripts.metrics.faithfulness import faithfulness_figures
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, mean_over_bags, quadratic_kappa
 from scripts.metrics.froc import lesion_froc
 from scripts.metrics.intervals import auroc, mean_proportion, wilson
+from scripts.metrics.place import place_figures
 
 # They compare scores of instances in different bags, so these must be of one network: each has a scale of its own.
-OF_ONE_NETWORK = {
+ACROSS_BAGS = (
     *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_weighted", "instance_separation"),
-    *("lesion_froc_gated", "lesion_froc_ungated"),
-}
+    *("instance_auroc_within_positive", "instance_auroc_height_adjusted", "instance_auroc_lesions_of", "lesion_froc"),
+)
+
+
+def of_one_network(name: str) -> bool:
+    """Return whether a metric has a meaning for bags of one network alone."""
+    return name.startswith(ACROSS_BAGS)
 
 
 class Group(NamedTuple):
@@ -54,6 +61,7 @@ def figure_groups(results: Sequence[BagResult]) -> dict[str, Group]:
         ("lesion", lesion_froc, _with_annotation(labelled, "lesions", lambda result: Lesions(_no_truth(result), 0))),
         ("attention", attention_spreads, labelled),
         ("dirichlet", dirichlet_energies, labelled),
+        ("faithfulness", faithfulness_figures, [result for result in results if "faithfulness" in result.about]),
     )
     return {prefix: Group(bags, figures(bags)) for prefix, figures, bags in groups if bags}
 
@@ -163,7 +171,9 @@ def _of_instances(results: Sequence[BagResult]) -> dict[str, Figure]:
         "auroc_gated": instances.auroc(np.where(gate, scores, scores.min())),  # a floor in bags called negative
         "auroc_ungated": instances.auroc(scores),
         "auroc_within_bags": instances.auroc_within(scores),
+        "auroc_within_positive_bags": instances.auroc_in_positive_bags(scores),
         "auroc_weighted": instances.auroc(np.concatenate([r.attention * r.probability for r in results])),
+        **place_figures(results, instances, scores),
         "separation": instances.separation(scores.astype(float)),
         **instances.agreement(np.concatenate([r.flagged for r in results])),
     }

@@ -52,6 +52,7 @@ GROUPS = {  # the first word of a figure's name → what it is of
     "lesion": "Lesions",
     "attention": "Attention",
     "dirichlet": "Smoothness",
+    "faithfulness": "Faithfulness",
 }
 WORDS = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
 NO_TRUTH = "no positive bag has instances that are known to be positive and others known not to be."
@@ -290,7 +291,7 @@ def _words(name: str) -> str:
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"  # counts of pairs
     if isinstance(value, int):
         return f"{value:,}"
     return "–" if value in (None, "") else str(value)

@@ -21,6 +21,7 @@ from scripts.core.files import plain, whole_file, write_whole
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.engine.evaluator import EMPTY, FAILED
 from scripts.engine.provenance import settings_of
+from scripts.metrics.faithfulness import faithfulness_columns
 from scripts.metrics.figures import Interval
 from scripts.metrics.summary import cohort_metrics
 from scripts.outputs.result_json import from_json, instance_rows
@@ -243,6 +244,7 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
         "label": result.true_verdict if result.classes else "" if result.label is None else result.label,
         "instances": len(result.scores),
         "flagged": int(result.flagged.sum()),
+        **{name: _digits(value) for name, value in faithfulness_columns(result).items()},
         "warnings": "; ".join(result.about.get("warnings", [])),
     }
 

@@ -5,7 +5,6 @@
 A part that cannot be computed is null.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime

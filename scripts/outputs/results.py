@@ -13,6 +13,7 @@ import numpy as np
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes
+from scripts.metrics.faithfulness import faithfulness_in
 
 
 def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
@@ -90,6 +91,7 @@ def _result(row: Mapping[str, str], instances: Mapping[str, np.ndarray], metrics
         truth=instances["truth"].astype(int) if "truth" in instances else None,
         instances=[{"x": None} if "x" in instances else {}] * len(instances.get("score", ())),
         slots=metrics.get("slots"),
+        about=faithfulness_in(row),
         label_set=tuple(filter(None, row["label_set"].split("|"))) if "label_set" in row else None,
         label=None if label == "" else int(label) if classes is None else classes.names.index(label),
         classes=classes,

@@ -22,7 +22,7 @@ from scripts.datalist.split import patients_by_class
 from scripts.datalist.tables import SECTIONS
 from scripts.engine.operating_point import read_operating_point
 from scripts.metrics.figures import Interval
-from scripts.metrics.summary import OF_ONE_NETWORK, cohort_metrics
+from scripts.metrics.summary import cohort_metrics, of_one_network
 from scripts.outputs.page import write_report
 from scripts.outputs.report import LOGGED, Outcomes, write_cohort
 from scripts.outputs.results import known_values, read_metrics, read_results
@@ -191,7 +191,8 @@ def pool(study: Study, repeats: Sequence[Sequence[Run]]) -> str:
     figures = dict.fromkeys([*of_repeats[0], *(name for values in of_folds for name in values)], UNDEFINED)
     figures |= {  # an interval is that of one repeat: all repeats have the same bags
         name: Interval(*np.mean([metrics[name] for metrics in of_repeats], axis=0).tolist())
-        for name in of_repeats[0].keys() - OF_ONE_NETWORK
+        for name in of_repeats[0]
+        if not of_one_network(name)
     }
     spread = {name: _spread([values[name] for values in of_folds if name in values]) for name in figures}
     results = pooled[0][0]

@@ -2,18 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
 from scripts.ct import doctor
+from scripts.ct.datalist.from_features import FeatureRequest, write_cohort_of_features
 from scripts.ct.datalist.writing import CtDatalistRequest, write_ct_datalist
 from scripts.ct.dicom.headers import read_headers
 from scripts.ct.doctor import examine_ct, examine_scan
+from scripts.ct.features import read_slice_features
 from scripts.doctor.findings import Finding, Level
 from tests.ct.rsna_cohort import write_rsna_cohort
 from tests.ct.series import HEAD, compress, phantom, tilted, write_enhanced, write_head
@@ -264,3 +268,61 @@ def test_volumes_are_examined_too(tmp_path: Path) -> None:
     path.write_bytes(b"nothing")
     finding = examine_scan(bag, [], [])
     assert (finding.level, finding.text.startswith(f"{path} cannot be read as NIfTI")) == (Level.FAIL, True)
+
+
+def feature_cohort(folder: Path) -> Path:
+    """Six scans of a patient each, every second one positive."""
+    lines = [f"{n + k / 9},{k},f{n},{k},{n % 2}" for n in range(6) for k in range(9)]
+    (folder / "t.csv").write_text("\n".join(["feature_0,feature_1,scan,order,label", *lines]))
+    output = folder / "features"
+    output.mkdir()
+    write_cohort_of_features(FeatureRequest(source=folder / "t.csv", folder=output, shares=(0.4, 0.3, 0.3)))
+    return output
+
+
+def test_slice_features_are_examined_in_place_of_scans(tmp_path: Path) -> None:
+    folder = feature_cohort(tmp_path)
+    found = examine(folder)
+    assert found[3] == "PASS  none of 6 patients and 6 scans is in two sections"
+    assert sorted(found[4:]) == [f"PASS  f{n}: 9 slices of 2 features, t" for n in range(6)]
+    given = sections(folder)
+    write_datalist(folder, **{**given, "test": []})
+    assert any("2 feature files are in no section" in line for line in examine(folder))
+    write_datalist(folder, **{**given, "test": [{**given["test"][0], "patient": given["training"][0]["patient"]}]})
+    assert any(line.startswith("FAIL  1 of ") for line in examine(folder))
+    (folder / "datalist.json").unlink()
+    assert examine(folder)[0] == f"PASS  {folder} holds 6 scans"
+    assert examine(folder / "f0.h5")[1].endswith("f0.h5: 9 slices of 2 features, t")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"features": np.full((9, 2), np.nan)}, "FAIL  f1: features hold NaN or infinite values"),
+        ({"features": np.ones((9, 3))}, "FAIL  f1: 3 features of each slice, where others have 2"),
+        ({"features": np.ones((9, 2))}, "WARN  f1: all features are alike"),
+        ({"positions_mm": np.zeros(9)}, "WARN  f1: positions do not ascend, so the order of slices is in doubt"),
+        ({"encoder": "another"}, "WARN  f1: the encoder is another, of others t"),
+    ],
+)
+def test_flaws_of_slice_features_are_reported(tmp_path: Path, change: dict[str, Any], line: str) -> None:
+    folder = feature_cohort(tmp_path)
+    scan = replace(read_slice_features(folder / "f1.h5"), **change)
+    with h5py.File(folder / "f1.h5", "a") as file:  # what writing refuses too
+        del file["features"], file["positions_mm"]
+        file["features"], file["positions_mm"], file.attrs["encoder"] = scan.features, scan.positions_mm, scan.encoder
+    (folder / "datalist.json").unlink()
+    assert any(each.startswith(line) for each in examine(folder)), examine(folder)
+
+
+def test_a_table_that_is_no_feature_file_yet_is_told_the_command(tmp_path: Path) -> None:
+    feature_cohort(tmp_path)
+    (found,) = examine(tmp_path / "t.csv")
+    assert found.startswith(f"PASS  {tmp_path / 't.csv'}: 6 scans, 2 features of each slice, all finite; make feature")
+    np.save(tmp_path / "a.npy", np.ones((3, 2)))
+    (found,) = examine(tmp_path / "a.npy")
+    assert found.startswith("WARN")
+    assert "but no column of the order and no label: make feature files of it: python -m scripts features ct" in found
+    (tmp_path / "b.npy").write_text("")
+    (found,) = examine(tmp_path / "b.npy")
+    assert found.startswith("FAIL")

@@ -268,7 +268,10 @@ def test_a_scan_that_fails_is_named_at_the_end(scans: Path, tmp_path: Path, work
 
 
 def test_without_a_datalist_every_scan_is_found_and_one_that_is_none_is_refused(scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no feature file \(\*.h5\) in .*; extract the features first"):
+    with pytest.raises(
+        InputError,
+        match=r"no feature file \(\*.h5\) in .*; extract its features again, or .*: python -m scripts features ct",
+    ):
         find_slice_features(tmp_path)
     extract(scans, tmp_path, datalist=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]

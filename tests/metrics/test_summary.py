@@ -58,6 +58,7 @@ def test_every_figure_by_hand() -> None:
             "instance_auroc_gated": (6 + 5 / 2) / 12,  # 5 beats six; 4, in a bag called negative, ties with five
             "instance_auroc_ungated": 10 / 12,  # 5 and 4 lose to 6 alone
             "instance_auroc_within_bags": 1,  # in each positive bag the one is above the other
+            "instance_auroc_within_positive_bags": 1,  # the highest of the negative ones there is 1
             "instance_auroc_weighted": (6 + 9 / 2) / 12,  # .8 × .9 beats six; .9 × .2 ties with .2 × .9
             "instance_separation": (4.5 - 14.5 / 6) / np.sqrt((0.5 + 56.25 - 14.5**2 / 6) / 6),
             "attention_spread": (0.6 + 0.8 + 0.4 + 0.2) / 4,  # 2 × .8 and 2 × .2 lie .6 from 1
@@ -74,7 +75,8 @@ def test_every_figure_by_hand() -> None:
 
 
 AT = {"bag_sensitivity_at_specificity_0.9", "bag_specificity_at_sensitivity_0.9"}
-OF_INSTANCES = ("auroc_gated", "auroc_ungated", "auroc_weighted", "auroc_within_bags", "separation")
+WITHIN = ("auroc_within_bags", "auroc_within_positive_bags")
+OF_INSTANCES = ("auroc_gated", "auroc_ungated", "auroc_weighted", "separation", *WITHIN)
 AUROCS = {"bag_auroc", *AT, *(f"instance_{name}" for name in OF_INSTANCES)}
 ENERGIES = {"dirichlet_energy_of_attention", "dirichlet_energy_of_scores"}
 BALANCED = {"bag_balanced_accuracy", "instance_balanced_accuracy"}

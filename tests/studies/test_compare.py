@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
+from scripts.metrics.faithfulness import faithfulness_figures
 from scripts.metrics.figures import bootstrap
 from scripts.metrics.intervals import auroc_difference
 from scripts.metrics.summary import cohort_metrics
-from scripts.studies.compare import COMPARED, compare, comparisons
+from scripts.studies.compare import COMPARED, compare, comparisons, rank_correlations
 from tests.outputs.results import COHORT, result, strict_json
 from tests.outputs.test_report import report
 
@@ -42,7 +44,7 @@ def cohort(seed: int, skill: float, bags: int = 60) -> list[BagResult]:
 def test_each_figure_is_that_of_each_run_and_their_difference_has_an_interval() -> None:
     better, worse = cohort(2, 3.0), cohort(3, 0.5)
     found, figures = comparisons(better, worse), [cohort_metrics(bags) for bags in (better, worse)]
-    assert found.keys() == {name for name in COMPARED if not name.startswith("class_")}
+    assert found.keys() == {name for name in COMPARED if not name.startswith("class_") and "height" not in name}
     for name, (a, b, (difference, low, high), p) in found.items():
         assert (a, b) == pytest.approx(tuple(each[name].value for each in figures))
         assert difference == pytest.approx(a - b)
@@ -75,11 +77,37 @@ def test_the_folders_are_compared_and_written(tmp_path: Path, capsys: pytest.Cap
     written = strict_json(tmp_path / "comparison.json")
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["figure", "A", "B", "A", "-", "B", "95", "%", "interval", "p"]
-    assert [line.split()[0] for line in printed[1:-1]] == list(written["figures"])
+    figures, score_lines = printed[1 : len(written["figures"]) + 1], printed[len(written["figures"]) + 1 : -1]
+    assert [line.split()[0] for line in figures] == list(written["figures"])
+    assert score_lines[0] == "rank correlation of instances within a bag"
+    assert [line.split()[0] for line in score_lines[2:]] == list(written["rank_correlations"])
     auroc = written["figures"]["bag_auroc"]
     assert auroc["difference"] == pytest.approx(auroc["a"] - auroc["b"], abs=2e-6)
     assert 0 < auroc["p"] < 0.05
     assert written["figures"]["bag_accuracy"]["p"] is None
+
+
+def test_a_score_is_as_stable_as_it_ranks_alike() -> None:
+    one, other = cohort(2, 1.0), cohort(3, 1.0)
+    same = [replace(bag, scores=3 * bag.scores - 1, attention=-bag.attention) for bag in one]
+    assert rank_correlations(one, same) == {"scores": (1, 1, 1), "attention": (-1, -1, -1)}
+    wanted = [spearmanr(a.scores, b.scores).statistic for a, b in zip(one, other, strict=True)]
+    assert rank_correlations(one, other)["scores"].value == pytest.approx(np.mean(wanted))
+    flat = [replace(bag, attention=np.ones(4)) for bag in one[:30]]
+    half = rank_correlations(one, [*flat, *one[30:]])
+    assert half["attention"] == (1, 1, 1)  # a bag without an order says nothing of it
+    assert rank_correlations(one[:30], flat).keys() == {"scores"}
+
+
+def test_faithfulness_is_compared_where_both_measured_it() -> None:
+    measured = []
+    for seed in (0, 1):
+        about = [{"faithfulness": {"evidence": {"deletion": seed + k / 60}}} for k in range(60)]
+        measured.append([replace(bag, about=each) for bag, each in zip(cohort(2, 1.0), about, strict=True)])
+    found = faithfulness_figures(measured[0])
+    assert found.keys() == {"deletion_evidence"}
+    difference = comparisons(*measured)["faithfulness_deletion_evidence"].difference
+    assert difference == pytest.approx((-1, -1, -1))
 
 
 @pytest.mark.parametrize(

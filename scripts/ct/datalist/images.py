@@ -29,7 +29,7 @@ class Scan:
     slices: int
     patient: str  # what the split goes by; never written
     sops: tuple[str, ...] = ()  # SOPInstanceUIDs from inferior to superior, where it has some
-    instance_label: dict[str, int] | None = None  # SOPInstanceUID -> 0 or 1
+    instance_label: dict[str, int] | list[int] | None = None  # SOPInstanceUID -> 0 or 1, or from inferior to superior
     section: str = ""  # where the user chose one
     patient_in_headers: bool = True
 

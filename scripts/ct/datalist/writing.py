@@ -55,7 +55,7 @@ def write_ct_datalist(request: CtDatalistRequest) -> str:
     leakage, contradictions = images.leakage(json.loads(text), cohort.patients_not_in_headers())
     cohort.warnings.add(CONTRADICTION, contradictions)
     about = {"labels": labels.name, "subtype": request.subtype}
-    checked = CheckedDatalist(text, leakage, count_sections(sections, _count_scans), cohort, about, labels)
+    checked = CheckedDatalist(text, leakage, count_sections(sections, count_scans), cohort, about, labels)
     summary = checked.write(request, output, check_file)
     return f"{summary}\nwritten: {output}, {check_file.name} and {INDEX}"
 
@@ -87,7 +87,8 @@ def _collect(folder: Path, labels: Path, index: Path, subtype: str) -> tuple[Coh
     return cohort, images
 
 
-def _count_scans(scans: Sequence[Scan]) -> dict[str, float]:
+def count_scans(scans: Sequence[Scan]) -> dict[str, float]:
+    """Return what the check says of a section."""
     positive = sum(scan.label for scan in scans)
     return {
         "scans": len(scans),
