@@ -122,4 +122,4 @@ def _as_table(found: Mapping[str, Comparison]) -> str:
 def _as_json(one: Comparison) -> dict[str, float | None]:
     figures = {"a": one.a, "b": one.b, **one.difference._asdict(), "p": one.p}
     figures["difference"] = figures.pop("value")
-    return {name: plain(figure, 6) for name, figure in figures.items()}
+    return dict(plain(figures, 6))
