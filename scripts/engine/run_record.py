@@ -29,7 +29,7 @@ from scripts.core.files import alone_with, sha256_of, write_whole
 from scripts.engine.provenance import running_config
 
 ENDING = ".run.json"
-WHOLE = {  # keys that somebody reads in a record
+READ_KEYS = {  # keys that somebody reads in a record
     *("id", "run_name", "experiment_name", "tracking_uri", "status", "started", "ended", "delivered", "params", "tags"),
     *("epochs", "kept", "metrics", "artifacts", "input", "requirements", "config"),
 }
@@ -174,7 +174,7 @@ def read_record(path: Path) -> Record | None:
     try:
         record: Record = json.loads(path.read_text())
         epochs = [*record["epochs"], *([record["kept"]] if record["kept"] else [])]
-        return record if record.keys() >= WHOLE and all("epoch" in epoch for epoch in epochs) else None
+        return record if record.keys() >= READ_KEYS and all("epoch" in epoch for epoch in epochs) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

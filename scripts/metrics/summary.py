@@ -92,13 +92,11 @@ def _intervals_of_bags(results: Sequence[BagResult]) -> dict[str, Interval]:
         "bag_specificity": specificity,
         "bag_set_coverage": wilson(sum(in_set), len(in_set)),
     }
-    for prefix, answers in (("class", _fine_answers(results)), ("coarse", _coarse_answers(results))):
-        if answers is not None:
-            label, probabilities = answers
-            right = label == probabilities.argmax(axis=1)
-            recalls = [wilson(right[label == each].sum(), (label == each).sum()) for each in np.unique(label)]
-            intervals[f"{prefix}_accuracy"] = wilson(right.sum(), len(label))
-            intervals[f"{prefix}_balanced_accuracy"] = mean_proportion(recalls)
+    for prefix, (label, probabilities) in _answers(results).items():
+        right = label == probabilities.argmax(axis=1)
+        recalls = [wilson(right[label == each].sum(), (label == each).sum()) for each in np.unique(label)]
+        intervals[f"{prefix}_accuracy"] = wilson(right.sum(), len(label))
+        intervals[f"{prefix}_balanced_accuracy"] = mean_proportion(recalls)
     return intervals
 
 
@@ -128,38 +126,33 @@ def _of_sets(results: Sequence[BagResult]) -> dict[str, Figure]:
 
 
 def _of_classes(results: Sequence[BagResult]) -> dict[str, Figure]:
-    answers, classes = _fine_answers(results), results[0].classes
-    if answers is None or classes is None:
+    answers = _answers(results)
+    if not answers:
         return {}
-    truth, probabilities = answers
+    truth, probabilities = answers["class"]
     figures = class_figures(truth, probabilities)
-    if all(name.isdigit() for name in classes.names):  # grades: how far off counts
+    if results[0].classes and all(name.isdigit() for name in results[0].classes.names):  # grades: how far off counts
         figures["kappa_quadratic"] = quadratic_kappa(truth, probabilities.argmax(axis=1), probabilities.shape[1])
     return figures
 
 
 def _of_coarse_classes(results: Sequence[BagResult]) -> dict[str, Figure]:
-    answers = _coarse_answers(results)
-    return {} if answers is None else class_figures(*answers)
+    answers = _answers(results)
+    return class_figures(*answers["coarse"]) if "coarse" in answers else {}
 
 
-Answers = tuple[np.ndarray, np.ndarray]  # (bags,) the number of the class by the label, (bags, classes) probabilities
-
-
-def _fine_answers(results: Sequence[BagResult]) -> Answers | None:
+def _answers(results: Sequence[BagResult]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of fine and coarse classes: by the label the number of the class, (bags,), and probabilities, (bags, classes)."""
     classes = [r.classes for r in results if r.classes is not None]
-    return (
-        (np.array([r.label for r in results]), np.array([each.probabilities for each in classes])) if classes else None
-    )
-
-
-def _coarse_answers(results: Sequence[BagResult]) -> Answers | None:
-    classes = [r.classes for r in results if r.classes is not None and r.classes.groups]
     if not classes:
-        return None
-    groups = list(dict.fromkeys(classes[0].groups))
-    truth = np.array([groups.index(classes[0].groups[label]) for label in np.array([r.label for r in results])])
-    return truth, np.array([[each.of_groups[group] for group in groups] for each in classes])
+        return {}
+    label = np.array([r.label for r in results])
+    answers = {"class": (label, np.array([each.probabilities for each in classes]))}
+    if classes[0].groups:
+        groups = list(classes[0].of_groups)
+        of_class = np.array([groups.index(group) for group in classes[0].groups])
+        answers["coarse"] = of_class[label], np.array([list(each.of_groups.values()) for each in classes])
+    return answers
 
 
 def _of_instances(results: Sequence[BagResult]) -> dict[str, Figure]:

@@ -17,8 +17,8 @@ from scripts.core.files import plain, write_whole
 from scripts.core.record import BagResult
 from scripts.metrics.figures import Figure, Interval, bootstrap, mean_over_bags
 from scripts.metrics.intervals import auroc_difference
-from scripts.metrics.summary import figure_groups
-from scripts.outputs.results import read_results
+from scripts.metrics.summary import OF_ONE_NETWORK, figure_groups
+from scripts.outputs.results import read_metrics, read_results
 
 COMPARED = {
     *("bag_auroc", "bag_average_precision", "bag_accuracy", "bag_balanced_accuracy", "bag_brier_score"),
@@ -54,6 +54,8 @@ def compare(a: str, b: str, output: str | None = None) -> None:
     of_a, of_b = (sorted(read_results(folder), key=lambda bag: bag.bag_id) for folder in folders)
     _require_same_bags(of_a, of_b, folders)
     found = comparisons(of_a, of_b)
+    if any("over_folds" in read_metrics(folder) for folder in folders):
+        found = {name: each for name, each in found.items() if name not in OF_ONE_NETWORK}
     print(_as_table(found))
     alike = rank_correlations(of_a, of_b)
     if alike:
@@ -160,4 +162,4 @@ def _as_correlations(found: Mapping[str, Interval]) -> str:
 def _as_json(one: Comparison) -> dict[str, float | None]:
     figures = {"a": one.a, "b": one.b, **one.difference._asdict(), "p": one.p}
     figures["difference"] = figures.pop("value")
-    return {name: plain(figure, 6) for name, figure in figures.items()}
+    return dict(plain(figures, 6))

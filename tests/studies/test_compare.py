@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two evaluations of the same bags are compared figure by figure, and others are refused."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_the_folders_are_compared_and_written(tmp_path: Path, capsys: pytest.Cap
     assert auroc["difference"] == pytest.approx(auroc["a"] - auroc["b"], abs=2e-6)
     assert 0 < auroc["p"] < 0.05
     assert written["figures"]["bag_accuracy"]["p"] is None
+    assert "instance_auroc_gated" in written["figures"]
+    metrics = strict_json(tmp_path / "b" / "metrics.json")
+    (tmp_path / "b" / "metrics.json").write_text(json.dumps({**metrics, "over_folds": {"folds": 5}}))
+    compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        name for name in written["figures"] if name not in ("instance_auroc_gated", "instance_auroc_ungated")
+    ]  # which compare the scores of several networks
 
 
 def test_a_score_is_as_stable_as_it_ranks_alike() -> None:
