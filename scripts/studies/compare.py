@@ -17,7 +17,7 @@ from scripts.core.files import plain, write_whole
 from scripts.core.record import BagResult
 from scripts.metrics.figures import Figure, Interval, bootstrap, mean_over_bags
 from scripts.metrics.intervals import auroc_difference
-from scripts.metrics.summary import OF_ONE_NETWORK, figure_groups
+from scripts.metrics.summary import figure_groups, of_one_network
 from scripts.outputs.results import read_metrics, read_results
 
 COMPARED = {
@@ -55,7 +55,7 @@ def compare(a: str, b: str, output: str | None = None) -> None:
     _require_same_bags(of_a, of_b, folders)
     found = comparisons(of_a, of_b)
     if any("over_folds" in read_metrics(folder) for folder in folders):
-        found = {name: each for name, each in found.items() if name not in OF_ONE_NETWORK}
+        found = {name: each for name, each in found.items() if not of_one_network(name)}
     print(_as_table(found))
     alike = rank_correlations(of_a, of_b)
     if alike:
