@@ -127,6 +127,14 @@ def running_config() -> ConfigParser:
     raise RuntimeError("this is a component of a bundle's config, and no config is being run")
 
 
+def config_text(key: str) -> str:
+    """Return what the running config has under a key, as text; of an object that a program put there its kind.
+
+    Called by a component of that config. What it refers to is in the text by name alone.
+    """
+    return json.dumps(running_config().get(key), default=lambda value: type(value).__name__)
+
+
 def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = ()) -> None:
     """Give the config that is being run the network and the preprocessing that the weights were trained with.
 
