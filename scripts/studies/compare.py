@@ -155,7 +155,10 @@ def _as_table(found: Mapping[str, Comparison]) -> str:
 
 
 def _as_correlations(found: Mapping[str, Interval]) -> str:
-    rows = [[name, f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]"] for name, (mean, low, high) in found.items()]
+    rows = [
+        [name, f"{mean:.3f}", "–" if math.isnan(low) else f"[{low:.3f}, {high:.3f}]"]
+        for name, (mean, low, high) in found.items()
+    ]
     return aligned([["score", "mean", "95 % interval"], *rows])
 
 

@@ -127,5 +127,5 @@ def test_figures_need_no_label_and_a_table_keeps_what_they_are_made_of() -> None
     assert found["faithfulness_deletion_evidence"].value == pytest.approx(0.45)
     assert found["faithfulness_deletion_evidence_less_attention"].value == pytest.approx(-0.05)
     assert found["faithfulness_deletion_evidence_less_attention"].low < -0.05
-    assert found["faithfulness_insertion_attention"] == pytest.approx((0.6, 0.6, 0.6))
+    assert found["faithfulness_insertion_attention"].value == pytest.approx(0.6)
     assert faithfulness_columns(result("c", 0.2, [0.0], None)) == faithfulness_in({"p": "1"}) == {}
