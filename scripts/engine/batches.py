@@ -123,11 +123,11 @@ def free_memory() -> int:
     ):
         path = CONTROL_GROUP / limit
         if path.is_file() and (allowed := path.read_text().strip()).isdigit():
-            free = min(free, max(0, int(allowed) - _taken(CONTROL_GROUP / used)))
+            free = min(free, max(0, int(allowed) - _in_use(CONTROL_GROUP / used)))
     return free
 
 
-def _taken(used: Path) -> int:
+def _in_use(used: Path) -> int:
     """The bytes that all processes of a container have, without the copies of files that it gives up when asked."""
     files = re.findall(r"^(?:total_)?inactive_file (\d+)$", used.with_name("memory.stat").read_text(), re.MULTILINE)
     return int(used.read_text()) - max(map(int, files), default=0)
