@@ -185,11 +185,11 @@ class BagResult:
         if self.flag_above is None:
             return f"attention 1/{self.slots or len(self.scores)}, in a positive bag"
         why = {
-            INSTANCE: f"called positive alone: {self._needed}",
-            EVIDENCE: f"more than an equal share of what the bag needs: {self._needed}",
+            INSTANCE: f"what a bag needs: {self._needed}",
+            EVIDENCE: f"an equal share of what the bag needs: {self._needed}",
         }.get(self.score_name, f"that of attention 1/{self.slots or len(self.scores)}")
-        smoothed = f", smoothed with {self.score_smoothing:g}" if self.score_smoothing else ""
-        return f"{WORDS[self.score_name]}{smoothed} {self.flag_above:.6g} ({why}), in a positive bag"
+        smoothed = f"smoothed (α {self.score_smoothing:g}) " if self.score_smoothing else ""
+        return f"{smoothed}{WORDS[self.score_name]} {self.flag_above:.6g} ({why}), in a positive bag"
 
     @property
     def _needed(self) -> str:

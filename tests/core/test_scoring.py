@@ -114,7 +114,7 @@ def test_smoothing_that_changes_nothing_flags_the_same(name: str, score: str) ->
         )
         np.testing.assert_allclose(smoothed.scores, plain.scores, atol=1e-5)
         np.testing.assert_array_equal(smoothed.flagged, plain.flagged)
-        assert "smoothed with 1e-09" in smoothed.flag_rule
+        assert smoothed.flag_rule.startswith("smoothed (α 1e-09) ")
 
 
 def test_of_slots_the_share_is_that_of_all_of_them() -> None:
