@@ -173,10 +173,8 @@ class BagResult:
     @property
     def flagged(self) -> np.ndarray:
         """(N,) instances that stand out by their score in a positive bag; none in a negative one."""
-        if self.flag_above is None:
-            above = self.times_average > 1 + 1e-6  # equal attention is not above its average
-        else:
-            above = self.scores > self.flag_above
+        more_than_average = self.times_average > 1 + 1e-6  # equal attention is not above its average
+        above = more_than_average if self.flag_above is None else self.scores > self.flag_above
         return self.positive & (above | (len(self.scores) == 1))
 
     @property

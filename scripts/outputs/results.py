@@ -68,7 +68,9 @@ def _result(row: Mapping[str, str], instances: Mapping[str, np.ndarray], metrics
         probabilities = np.array([float(row[f"p({name})"]) for name in names])
         classes = Classes(names, probabilities, tuple(kinds["groups"]), kinds["negative"])
     label = row["label"]
-    told = {field: instances[name].astype(np.float32) for name, field in FIELDS.items() if name in instances}
+    told: dict[str, Any] = {
+        field: instances[name].astype(np.float32) for name, field in FIELDS.items() if name in instances
+    }
     if "score_name" not in row and "scores" in told:  # of a version that knew of attention alone
         told["attention_logits"] = told["scores"]
     return BagResult(
@@ -78,7 +80,7 @@ def _result(row: Mapping[str, str], instances: Mapping[str, np.ndarray], metrics
         threshold=float(row["threshold"]) if classes is None else None,
         threshold_origin=metrics.get("threshold_origin", ""),
         logits=tuple(float(value) for key, value in row.items() if key.startswith("logit")),
-        **{"scores": np.zeros(0, np.float32), "attention": np.zeros(0, np.float32), **told},
+        **dict.fromkeys(("scores", "attention"), np.zeros(0, np.float32)) | told,
         score_name=row.get("score_name", ATTENTION),
         score_smoothing=float(row.get("score_smoothing", 0)),
         flag_above=float(row["flagged_above"]) if row.get("flagged_above") else None,

@@ -4,6 +4,7 @@
 
 import json
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,12 @@ def judged(net: Any, image: torch.Tensor, coords: torch.Tensor, **asked: Any) ->
     if count > 1:
         asked = {**asked, "class_names": CLASSES[:count]}
         asked.pop("threshold", None)
-    bag = {"bag_id": "bag", "source": "", "mask": mask[0], "instances": json.dumps([{"id": k} for k in range(n)])}
+    bag: dict[Hashable, Any] = {
+        "bag_id": "bag",
+        "source": "",
+        "mask": mask[0],
+        "instances": json.dumps([{"id": k} for k in range(n)]),
+    }
     got: BagResult = BagResultd(**asked)({**bag, **{key: value[0] for key, value in told.items()}})["result"]
     return got
 
@@ -138,7 +144,9 @@ def test_a_score_may_be_typed_without_the_sign_that_no_keyboard_has() -> None:
     for text in ("attention x probability", "attention*probability", "Attention × Probability"):
         assert score_name(text) == "attention × probability"
     for text in ("", "attn", "instances", "attentionxprobability"):
-        with pytest.raises(InputError, match="the score .* is not known: give --score instance, evidence, attention or"):
+        with pytest.raises(
+            InputError, match=r"the score .* is not known: give --score instance, evidence, attention or"
+        ):
             score_name(text)
     with pytest.raises(InputError, match=r"the scaling's slope is 0: give one above 0 with --scaling"):
         BagResultd(scaling=(0, 0))

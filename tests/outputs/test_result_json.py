@@ -79,7 +79,10 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path, truth: list[int] 
     ("more", "rule"),
     [
         ({}, "own logit 0.405465 (what a bag needs: probability 0.5), in a positive bag"),
-        ({"score_smoothing": 0.5}, "smoothed (α 0.5) own logit 0.405465 (what a bag needs: probability 0.5), in a positive bag"),
+        (
+            {"score_smoothing": 0.5},
+            "smoothed (α 0.5) own logit 0.405465 (what a bag needs: probability 0.5), in a positive bag",
+        ),
         (
             {"score_name": "evidence", "flag_above": 1 / 3},
             "evidence 0.333333 (an equal share of what the bag needs: probability 0.5), in a positive bag",
@@ -90,7 +93,9 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path, truth: list[int] 
 def test_every_score_is_read_back_with_what_is_flagged_by_it(
     tmp_path: Path, more: dict[str, Any], rule: str, of_patches: bool
 ) -> None:
-    plain = bag(grid(12, 1), RNG.exponential(size=12)) if of_patches else result("x", 0.9, RNG.normal(size=12), 1)
+    plain = (
+        bag(grid(12, 1), RNG.exponential(size=12)) if of_patches else result("x", 0.9, RNG.normal(size=12).tolist(), 1)
+    )
     given = told(plain, **more)
     if of_patches:
         SaveScoresd(str(tmp_path))({"result": given})

@@ -67,4 +67,4 @@ def test_tables_of_a_version_that_knew_of_attention_alone_are_read_as_such(tmp_p
     (tmp_path / "instances.csv").write_text("bag_id,id,score,attention,flagged\na,0,1.5,0.75,1\na,1,0.4,0.25,0\n")
     (one,) = read_results(tmp_path)
     assert (one.score_name, one.flag_above, one.flagged.tolist()) == ("attention", None, [True, False])
-    np.testing.assert_array_equal(one.attention_logits, one.scores)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(one.attention_logits, one.scores)
