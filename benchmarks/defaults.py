@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.bags import tissue
 from benchmarks.report import Section, Table, Target, number
 from benchmarks.runner import Runner
-from scripts.core.record import probabilities
+from scripts.core.scoring import probabilities
 from scripts.engine.operating_point import choose_operating_point
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "wsi"

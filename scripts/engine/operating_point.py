@@ -25,7 +25,7 @@ from torch import nn
 from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of, write_whole
-from scripts.core.record import probabilities
+from scripts.core.scoring import probabilities
 
 PRIOR_SD = (0.5, 1.0)  # how far the logarithm of the slope, and the intercept, are thought to be from 0
 FEWEST = 4  # positive and negative bags each, below which nothing is chosen

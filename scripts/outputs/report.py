@@ -245,6 +245,9 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
         "instances": len(result.scores),
         "flagged": int(result.flagged.sum()),
         **{name: _digits(value) for name, value in faithfulness_columns(result).items()},
+        "score_name": result.score_name,
+        "score_smoothing": result.score_smoothing,
+        "flagged_above": "" if result.flag_above is None else result.flag_above,
         "warnings": "; ".join(result.about.get("warnings", [])),
     }
 
@@ -264,6 +267,7 @@ def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Interval])
         called_by["classes"] = {key: getattr(one.classes, key) for key in ("names", "groups", "negative")}
     if one.slots is not None:
         called_by["slots"] = one.slots
+    called_by |= {"score_name": one.score_name, "score_smoothing": one.score_smoothing}
     return {"bags": len(labels), "positive_bags": sum(labels), **called_by, **figures}
 
 

@@ -16,7 +16,8 @@ import torch
 
 from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
-from scripts.core.record import BagResult, BagResultd, Model, ModelCard, PatchCoordinates, SignResultd, probabilities
+from scripts.core.record import BagResult, BagResultd, Model, ModelCard, PatchCoordinates, SignResultd
+from scripts.core.scoring import probabilities
 from scripts.core.units import Level0Pixels
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.outputs.view import slides_of

@@ -19,7 +19,7 @@ from scipy.stats import norm
 from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
-from scripts.core.record import probabilities
+from scripts.core.scoring import probabilities
 from scripts.engine.operating_point import (
     OperatingPoint,
     RememberOperatingPoint,
