@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scripts.core.record import BagResult, Lesions
+from scripts.core.scoring import ATTENTION, EVIDENCE, INSTANCE
 from scripts.metrics.energy import dirichlet_energies
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, mean_over_bags, quadratic_kappa
 from scripts.metrics.froc import lesion_froc
 from scripts.metrics.intervals import auroc, wilson
+
+# scores whose ranking every evaluation tells → what is known of instances
+RAW_SCORES = {ATTENTION: "attention_logit", EVIDENCE: "evidence", INSTANCE: "instance_logit"}
 
 
 class Group(NamedTuple):
@@ -115,15 +119,22 @@ def _of_coarse_classes(results: Sequence[BagResult]) -> dict[str, Figure]:
 
 
 def _of_instances(results: Sequence[BagResult]) -> dict[str, Figure]:
-    """Of the instances of all bags, pooled."""
+    """Of the instances of all bags, pooled, by the score that flags; and how each score ranks, whatever flags."""
     instances = Cases([r.truth for r in results if r.truth is not None])
     scores = np.concatenate([r.scores for r in results])
     gate = np.array([r.positive for r in results])[instances.bag]
+    # each score that the network tells, raw: so that every evaluation says which of them ranks best
+    raw = {
+        f"auroc_{name}": instances.auroc(np.concatenate([r.of_instances[column] for r in results]))
+        for name, column in RAW_SCORES.items()
+        if all(column in r.of_instances for r in results)
+    }
     return {
         "auroc_gated": instances.auroc(np.where(gate, scores, scores.min())),  # a floor in bags called negative
         "auroc_ungated": instances.auroc(scores),
         "auroc_within_bags": instances.auroc_within(scores),
         "auroc_weighted": instances.auroc(np.concatenate([r.attention * r.probability for r in results])),
+        **raw,
         "separation": instances.separation(scores.astype(float)),
         **instances.agreement(np.concatenate([r.flagged for r in results])),
     }

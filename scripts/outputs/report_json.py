@@ -25,7 +25,9 @@ CASES = 10  # of each kind
 AT = np.linspace(0, 1, 101)  # where the bands of curves are given
 BARS = 40  # of a histogram
 FAINTEST = 1e-3  # of the average attention; what is fainter is in the first bar
-SHOWN_ELSEWHERE = {"bags", "positive_bags", "threshold", "threshold_origin", "slots"}  # keys of metrics.json
+SHOWN_ELSEWHERE = {  # keys of metrics.json
+    *("bags", "positive_bags", "threshold", "threshold_origin", "slots", "score_name", "score_smoothing")
+}
 
 
 def report_content(folder: Path) -> dict[str, Any]:
@@ -48,6 +50,7 @@ def report_content(folder: Path) -> dict[str, Any]:
         },
         "threshold": [min(thresholds), max(thresholds)] if thresholds else None,
         "threshold_origin": metrics.get("threshold_origin"),
+        "score": _score(results),
         "more": {
             key: value
             for key, value in metrics.items()
@@ -86,6 +89,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _score(results: Sequence[BagResult]) -> dict[str, Any] | None:
+    """What ranks and flags the instances; several where runs of several scores were put together."""
+    if not results:
+        return None
+    smoothing = max(result.score_smoothing for result in results)
+    return {"names": sorted({result.score_name for result in results}), "smoothing": smoothing}
 
 
 def _confusion(labelled: Sequence[BagResult]) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ COMPARED = {
     *("bag_auroc", "bag_average_precision", "bag_accuracy", "bag_balanced_accuracy", "bag_brier_score"),
     *("class_accuracy", "class_balanced_accuracy", "class_auroc_macro"),
     *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_within_bags"),
+    *("instance_auroc_attention", "instance_auroc_evidence", "instance_auroc_instance"),
 }
 
 
