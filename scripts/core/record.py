@@ -19,8 +19,8 @@ from scripts.core.scoring import (
     ATTENTION,
     EVIDENCE,
     INSTANCE,
-    WORDS,
     Asked,
+    in_words,
     needed_logit,
     probabilities,
     real_values,
@@ -187,8 +187,8 @@ class BagResult:
             INSTANCE: f"what a bag needs: {self._needed}",
             EVIDENCE: f"an equal share of what the bag needs: {self._needed}",
         }.get(self.score_name, f"that of attention 1/{self.slots or len(self.scores)}")
-        smoothed = f"smoothed (α {self.score_smoothing:g}) " if self.score_smoothing else ""
-        return f"{smoothed}{WORDS[self.score_name]} {self.flag_above:.6g} ({why}), in a positive bag"
+        score = in_words(self.score_name, self.score_smoothing)
+        return f"{score} {self.flag_above:.6g} ({why}), in a positive bag"
 
     @property
     def _needed(self) -> str:

@@ -45,6 +45,11 @@ def score_name(text: str) -> str:
     return wanted
 
 
+def in_words(name: str, smoothing: float = 0.0) -> str:
+    """Return what a score is called in reports and pictures."""
+    return f"smoothed (α {smoothing:g}) {WORDS[name]}" if smoothing else WORDS[name]
+
+
 def smoothing_strength(alpha: float) -> float:
     """Return the strength α with which scores are smoothed along neighbours, 0 for none."""
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < 1:

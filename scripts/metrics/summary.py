@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scripts.core.record import BagResult, Lesions
+from scripts.core.scoring import ATTENTION, EVIDENCE, INSTANCE
 from scripts.metrics.energy import attention_spreads, dirichlet_energies
 from scripts.metrics.faithfulness import faithfulness_figures
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, class_figures, mean_over_bags, quadratic_kappa
@@ -23,12 +24,17 @@ from scripts.metrics.place import place_figures
 ACROSS_BAGS = (
     *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_weighted", "instance_separation"),
     *("instance_auroc_within_positive", "instance_auroc_height_adjusted", "instance_auroc_lesions_of", "lesion_froc"),
+    *("instance_auroc_attention", "instance_auroc_evidence", "instance_auroc_instance"),
 )
 
 
 def of_one_network(name: str) -> bool:
     """Return whether a metric has a meaning for bags of one network alone."""
     return name.startswith(ACROSS_BAGS)
+
+
+# scores whose ranking every evaluation tells → what is known of instances
+RAW_SCORES = {ATTENTION: "attention_logit", EVIDENCE: "evidence", INSTANCE: "instance_logit"}
 
 
 class Group(NamedTuple):
@@ -156,16 +162,23 @@ def _answers(results: Sequence[BagResult]) -> dict[str, tuple[np.ndarray, np.nda
 
 
 def _of_instances(results: Sequence[BagResult]) -> dict[str, Figure]:
-    """Of the instances of all bags, pooled."""
+    """Of the instances of all bags, pooled, by the score that flags; and how each score ranks, whatever flags."""
     instances = Cases([r.truth for r in results if r.truth is not None])
     scores = np.concatenate([r.scores for r in results])
     gate = np.array([r.positive for r in results])[instances.bag]
+    # each score that the network tells, raw: so that every evaluation says which of them ranks best
+    raw = {
+        f"auroc_{name}": instances.auroc(np.concatenate([r.of_instances[column] for r in results]))
+        for name, column in RAW_SCORES.items()
+        if all(column in r.of_instances for r in results)
+    }
     return {
         "auroc_gated": instances.auroc(np.where(gate, scores, scores.min())),  # a floor in bags called negative
         "auroc_ungated": instances.auroc(scores),
         "auroc_within_bags": instances.auroc_within(scores),
         "auroc_within_positive_bags": instances.auroc_in_positive_bags(scores),
         "auroc_weighted": instances.auroc(np.concatenate([r.attention * r.probability for r in results])),
+        **raw,
         **place_figures(results, instances, scores),
         "separation": instances.separation(scores.astype(float)),
         **instances.agreement(np.concatenate([r.flagged for r in results])),

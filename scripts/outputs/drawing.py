@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from scripts.core.record import RESEARCH_USE, BagResult
-from scripts.core.scoring import EVIDENCE, INSTANCE, SIGNED, WORDS
+from scripts.core.scoring import EVIDENCE, INSTANCE, SIGNED, WORDS, in_words
 
 NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
 FLAGGED = "#d62728"
@@ -52,7 +52,7 @@ class Signed(NamedTuple):
     @property
     def title(self) -> str:
         """What it is called."""
-        return f"{WORDS[self.name]}{f', smoothed (α {self.smoothing:g})' if self.smoothing else ''}"
+        return in_words(self.name, self.smoothing)
 
     def span(self, of_all: int = 1) -> float:
         """Return how far from the middle colours reach, of values that count `of_all` times; few may lie beyond."""

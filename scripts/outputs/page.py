@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from scripts.core.errors import InputError
 from scripts.core.files import plain, sha256_of, write_whole
 from scripts.core.record import RESEARCH_USE
+from scripts.core.scoring import in_words
 from scripts.outputs import charts
 from scripts.outputs.card import model_card
 from scripts.outputs.report_json import report_content, training_record
@@ -147,10 +148,16 @@ def _facts(content: Mapping[str, Any]) -> str:
         "Called positive": _number(cohort["called_positive"]),
         "Instances": _number(cohort["instances"]) if cohort["instances"] else "not in the tables",
         "Threshold": " to ".join(between) + (f"; {content['threshold_origin']}" if content["threshold_origin"] else ""),
+        "Score that flags": _score_in_words(content),
         **({"Cross-validation": "{folds} folds, repeats: {repeats}".format(**over_folds)} if over_folds else {}),
     }
     rows = "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(of))}</td></tr>" for key, of in facts.items())
     return f'<table class="facts">{rows}</table>'
+
+
+def _score_in_words(content: Mapping[str, Any]) -> str:
+    score = content["score"]
+    return "none" if score is None else " or ".join(in_words(name, score["smoothing"]) for name in score["names"])
 
 
 def _figure_section(content: Mapping[str, Any]) -> str:
@@ -170,8 +177,10 @@ def _figure_section(content: Mapping[str, Any]) -> str:
     caption = (
         "Figures with 95 % intervals over bags, the number of bags being what an interval depends on: Wilson's for "
         "proportions of bags, Zou and Donner's for means of them, DeLong's (or Newcombe's) for the AUROC of bags, else "
-        "percentiles of 1000 draws of bags. Gated: instances of bags called negative score lowest. –: not defined on "
-        "these bags; of an interval also: the same in every draw, which tells nothing of its width."
+        f"percentiles of 1000 draws of bags. Instances are ranked and flagged by their {_score_in_words(content)}; gated: "
+        "those of bags called negative score lowest. AUROC attention, evidence, instance: of each of these scores, "
+        "whichever flags, ungated. –: not defined on these bags; of an interval also: the same in every draw, which tells "
+        "nothing of its width."
     )
     if spread:
         caption += (
@@ -229,11 +238,11 @@ def _instance_section(content: Mapping[str, Any]) -> str:
     if instances is None:
         return _left_out("there is no instances.csv, or no instance in it.")
     attention, score = instances["attention_times_average"], instances["score"]
-    title = "attention, as a multiple of the bag's average"
+    title, name = "attention, as a multiple of the bag's average", _score_in_words(content)
     unknown = " Truth is not known for any: all are drawn as one kind." if set(score["counts"]) == {"unknown"} else ""
     return _charts(
         (charts.svg(charts.histogram, attention, title, True), f"Attention; dotted: the average.{unknown}"),
-        (charts.svg(charts.histogram, score, "score, before the softmax", False), f"Scores of instances.{unknown}"),
+        (charts.svg(charts.histogram, score, name, False), f"Score of instances: {name}.{unknown}"),
     )
 
 
@@ -243,7 +252,7 @@ def _attention_section(content: Mapping[str, Any]) -> str:
         return _left_out(NO_TRUTH)
     return _charts(
         (charts.svg(charts.shares, bags), "Share of each bag's attention on its positive instances."),
-        (charts.svg(charts.aurocs, bags), "AUROC of the scores within each bag; dotted: chance."),
+        (charts.svg(charts.aurocs, bags), f"AUROC within each bag of the {_score_in_words(content)}; dotted: chance."),
     )
 
 

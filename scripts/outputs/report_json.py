@@ -52,6 +52,7 @@ def report_content(folder: Path) -> dict[str, Any]:
         "threshold": [min(thresholds), max(thresholds)] if thresholds else None,
         "threshold_origin": metrics.get("threshold_origin"),
         "over_folds": {key: over_folds[key] for key in ("folds", "repeats")} if over_folds else None,
+        "score": _score(results),
         "figures": figures,
         "confusion": _confusion(labelled),
         "curves": _curves(labelled),
@@ -74,6 +75,14 @@ def training_record(ckpt_path: Path) -> dict[str, Any] | None:
             if name not in ("epoch", "time"):
                 curves.setdefault(name, []).append((epoch["epoch"], value))
     return {"run_name": record["run_name"], "curves": curves, "kept": (record["kept"] or {}).get("epoch")}
+
+
+def _score(results: Sequence[BagResult]) -> dict[str, Any] | None:
+    """What ranks and flags the instances; several where runs of several scores were put together."""
+    if not results:
+        return None
+    smoothing = max(result.score_smoothing for result in results)
+    return {"names": sorted({result.score_name for result in results}), "smoothing": smoothing}
 
 
 def _confusion(labelled: Sequence[BagResult]) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ COMPARED = {
     *("class_accuracy", "class_balanced_accuracy", "class_auroc_macro"),
     *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_within_bags"),
     *("instance_auroc_within_positive_bags", "instance_auroc_height_adjusted"),
+    *("instance_auroc_attention", "instance_auroc_evidence", "instance_auroc_instance"),
 }
 OF_INSTANCES = ("scores", "attention", "evidence", "instance_logits", "leave_one_out")  # as far as the tables have them
 

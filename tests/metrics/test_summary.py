@@ -113,6 +113,19 @@ def test_what_is_gated_called_or_flagged_is_so_by_the_threshold_in_use() -> None
     assert lower["instance_auroc_ungated"] == higher["instance_auroc_ungated"]
 
 
+def test_every_score_that_all_bags_tell_is_judged_by_how_it_ranks_whichever_flags() -> None:
+    """Attention ranks them as the score did before; the evidence is against what has most of it."""
+    turned = [replace(b, attention_logits=b.scores, evidence=-b.scores, instance_logits=b.scores**0) for b in COHORT]
+    by_own = [replace(b, score_name="instance", scores=b.instance_logits, flag_above=2.0) for b in turned]  # type: ignore[arg-type]
+    for bags in (turned, by_own):
+        found = values(bags)
+        wanted = {"attention": 10 / 12, "evidence": 2 / 12, "instance": 1 / 2}
+        assert {name: found[f"instance_auroc_{name}"] for name in wanted} == pytest.approx(wanted)
+    assert values(turned)["instance_auroc_ungated"] == pytest.approx(10 / 12)
+    assert (values(by_own)["instance_auroc_ungated"], values(by_own)["instance_recall"]) == (1 / 2, 0)
+    assert "instance_auroc_evidence" not in values([*turned[:3], replace(turned[3], evidence=None)])
+
+
 def test_sets_of_labels_are_judged_by_how_often_they_hold_the_label_and_how_many_they_hold() -> None:
     sets = (("positive",), ("negative",), (), ("negative", "positive"))
     figures = cohort_metrics([replace(b, label_set=s) for b, s in zip(COHORT, sets, strict=True)])

@@ -21,7 +21,7 @@ from scripts.outputs.page import WriteReport, write_report
 from scripts.outputs.report import CohortReport
 from scripts.studies.crossval import pool
 from tests.outputs.cohorts import NASTY, TINY, binary, classed, write_tables
-from tests.outputs.results import TRAINING, strict_json
+from tests.outputs.results import TRAINING, strict_json, told
 from tests.shared_data import ROOT
 from tests.studies.cohort import evaluated_folds
 
@@ -53,6 +53,26 @@ def numbers(value: Any) -> set[float]:
     if isinstance(value, list):
         return set().union(*map(numbers, value))
     return {float(value)} if isinstance(value, (int, float)) else set()
+
+
+def test_the_page_and_the_card_name_the_score_that_flags(folder: Path, tmp_path: Path) -> None:
+    for where, cohort, name in (
+        (folder, None, "attention logit"),
+        (tmp_path, binary(12), "smoothed (α 0.5) own logit"),
+    ):
+        if cohort is not None:
+            write_tables(where, [told(one, seed, score_smoothing=0.5) for seed, one in enumerate(cohort)])
+            write_report(where)
+        page = html.unescape((where / "report.html").read_text(encoding="utf-8"))
+        assert ["Score that flags", name] in cells(page)
+        for said in (
+            f"ranked and flagged by their {name};",
+            f"Score of instances: {name}.",
+            f"within each bag of the {name};",
+        ):
+            assert said in page
+        card = (where / "model_card.md").read_text(encoding="utf-8")
+        assert f"ranked and flagged by their {name.split()[-2].replace('own', 'instance')} score" in card
 
 
 def test_every_number_of_the_tables_is_in_the_json(folder: Path) -> None:

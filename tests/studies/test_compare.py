@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +38,9 @@ def cohort(seed: int, skill: float, bags: int = 60) -> list[BagResult]:
         truth = np.eye(4, dtype=int)[truths.integers(4)] * (k % 2)
         scores = noise.normal(skill * truth)
         probability = 1 / (1 + np.exp(-noise.normal(skill * (k % 2 - 0.5), 1)))
-        found.append(
-            replace(result(f"bag_{k:02d}", float(probability), scores.tolist(), k % 2, truth.tolist()), logits=(0.0,))
-        )
+        one = result(f"bag_{k:02d}", float(probability), scores.tolist(), k % 2, truth.tolist())
+        every_score: dict[str, Any] = dict.fromkeys(("attention_logits", "evidence", "instance_logits"), one.scores)
+        found.append(replace(one, logits=(0.0,), **every_score))
     return found
 
 

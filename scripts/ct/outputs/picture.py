@@ -109,7 +109,7 @@ def _draw_signed(axes: Axes, result: BagResult, signed: Signed) -> None:
         "evidence of each slice: its share of the logit" if signed.name == EVIDENCE else f"{signed.title} of each slice"
     )
     axes.set_title(what, fontsize=10)
-    axes.set_ylabel(signed.title.replace(", ", ",\n"))
+    axes.set_ylabel(signed.title.replace(") ", ")\n"))
     axes.margins(y=0.12)
     _finish(axes, result)
 

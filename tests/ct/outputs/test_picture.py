@@ -121,7 +121,7 @@ def test_the_curve_of_another_score_is_drawn_by_its_name_and_under_attention_tha
     assert list(curves(draw_scan(found, None, score="attention"))) == ["attention"]
     assert list(curves(draw_scan(result(), None, score="evidence"))) == ["attention"]  # which is all that is known
     smoothed = told(result(), score_smoothing=0.5)
-    assert "own logit, smoothed (α 0.5)" in curves(draw_scan(smoothed, None))
+    assert "smoothed (α 0.5) own logit" in curves(draw_scan(smoothed, None))
     with pytest.raises(InputError, match="the score 'heat' is not known: give --score"):
         DrawScand("out", score="heat")
 
