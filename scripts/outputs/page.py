@@ -55,7 +55,7 @@ GROUPS = {  # the first word of a figure's name → what it is of
     "dirichlet": "Smoothness",
     "faithfulness": "Faithfulness",
 }
-WORDS = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
+SPELLED = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
 NO_TRUTH = "no positive bag has instances that are known to be positive and others known not to be."
 
 
@@ -177,10 +177,10 @@ def _figure_section(content: Mapping[str, Any]) -> str:
     caption = (
         "Figures with 95 % intervals over bags, the number of bags being what an interval depends on: Wilson's for "
         "proportions of bags, Zou and Donner's for means of them, DeLong's (or Newcombe's) for the AUROC of bags, else "
-        f"percentiles of 1000 draws of bags. Instances are ranked and flagged by their {_score_in_words(content)}; gated: "
-        "those of bags called negative score lowest. AUROC attention, evidence, instance: of each of these scores, "
-        "whichever flags, ungated. –: not defined on these bags; of an interval also: the same in every draw, which tells "
-        "nothing of its width."
+        f"percentiles of 1000 draws of bags. Instances are ranked and flagged by their {_score_in_words(content)}; "
+        "gated: those of bags called negative score lowest. AUROC attention, evidence, instance: of each such "
+        "score, whichever flags, ungated. –: not defined on these bags; of an interval also: the same in every draw, "
+        "which tells nothing of its width."
     )
     if spread:
         caption += (
@@ -294,7 +294,7 @@ def _case_section(content: Mapping[str, Any]) -> str:
 
 
 def _words(name: str) -> str:
-    words = [WORDS.get(word, word) for word in name.split("_")]
+    words = [SPELLED.get(word, word) for word in name.split("_")]
     return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
 

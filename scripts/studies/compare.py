@@ -27,7 +27,7 @@ COMPARED = {
     *("instance_auroc_within_positive_bags", "instance_auroc_height_adjusted"),
     *("instance_auroc_attention", "instance_auroc_evidence", "instance_auroc_instance"),
 }
-OF_INSTANCES = ("scores", "attention", "evidence", "instance_logits", "leave_one_out")  # as far as the tables have them
+RANKED = ("scores", "attention", "evidence", "instance_logits", "leave_one_out")  # as far as the tables have them
 
 
 class Comparison(NamedTuple):
@@ -100,7 +100,7 @@ def rank_correlations(a: Sequence[BagResult], b: Sequence[BagResult]) -> dict[st
     A bag in which all of a score are alike has no order, and does not count.
     """
     found = {}
-    for name in OF_INSTANCES:
+    for name in RANKED:
         pairs = [(getattr(one, name, None), getattr(other, name, None)) for one, other in zip(a, b, strict=True)]
         values = np.array([np.nan if x is None or y is None else _spearman(x, y) for x, y in pairs])
         known = np.isfinite(values)
