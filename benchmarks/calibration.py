@@ -17,9 +17,9 @@ from scripts.core.record import BagResult
 from scripts.engine.operating_point import choose_operating_point
 from scripts.metrics.summary import cohort_metrics
 from scripts.outputs.results import read_results
+from scripts.studies.runs import BUNDLES
 
 ROOT = Path(__file__).parents[1]
-BUNDLES = {"ct": "hemorrhage_ct_smooth_mil", "wsi": "pathology_wsi_smooth_mil"}
 ERRORS = {"bag_calibration_error": "calibration error", "bag_brier_score": "Brier score"}
 
 
@@ -86,9 +86,9 @@ def errors(validation: Sequence[BagResult], test: Sequence[BagResult], of: Cohor
         logits, labels = (np.array([getattr(bag, what) for bag in validation[:bags]]) for what in ("logits", "label"))
         points[f"{bags} bags"] = choose_operating_point(logits, labels, of.target).scaling
     found = {}
-    for fitted, (slope, intercept) in points.items():
-        scaled = [replace(bag, probability=_probability(slope * bag.logits[0] + intercept), truth=None) for bag in test]
-        figures = cohort_metrics([replace(bag, scores=bag.scores[:1], instances=[]) for bag in scaled])
+    alone = [replace(bag, scores=bag.scores[:1], instances=[], truth=None) for bag in test]
+    for fitted, scaling in points.items():
+        figures = cohort_metrics([bag.rescaled(scaling) for bag in alone])
         found[fitted] = {name: figures[name].value for name in ERRORS}
     return found
 
@@ -103,10 +103,6 @@ def _differences(of_seeds: Sequence[dict[str, dict[str, float]]]) -> dict[str, d
         for fitted in of_seeds[0]
         if fitted != "no scaling"
     }
-
-
-def _probability(logit: float) -> float:
-    return float(np.exp(-np.logaddexp(0, -logit)))
 
 
 def _run(task: str, files: Sequence[str], **keys: Any) -> None:

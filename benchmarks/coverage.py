@@ -7,12 +7,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from scripts.metrics.intervals import auroc, auroc_difference, wilson
+from scripts.metrics.intervals import auroc, auroc_difference, mean_proportion, wilson
 
 Draw = Callable[[np.random.Generator], bool]  # of one cohort: whether its interval covers
 
 AUROCS = ((0.85, 12, 12), (0.85, 18, 42), (0.85, 75, 75), (0.97, 30, 30))  # with the positive and negative bags
 PROPORTION = (0.95, 40)  # and the bags
+BALANCED = (0.85, 15, 0.95, 40)  # sensitivity and specificity, each with its bags
 
 
 def two_normals(
@@ -35,6 +36,15 @@ def covers_proportion(share: float, bags: int) -> Draw:
     def draw(generator: np.random.Generator) -> bool:
         _, low, high = wilson(generator.binomial(bags, share), bags)
         return low <= share <= high
+
+    return draw
+
+
+def covers_balanced_accuracy(sensitivity: float, positives: int, specificity: float, negatives: int) -> Draw:
+    def draw(generator: np.random.Generator) -> bool:
+        kinds = ((sensitivity, positives), (specificity, negatives))
+        _, low, high = mean_proportion([wilson(generator.binomial(bags, share), bags) for share, bags in kinds])
+        return low <= (sensitivity + specificity) / 2 <= high
 
     return draw
 
@@ -63,5 +73,6 @@ def cases() -> dict[str, Draw]:
         for auc, positives, negatives in AUROCS
     }
     found["proportion {}, {} bags".format(*PROPORTION)] = covers_proportion(*PROPORTION)
+    found["balanced accuracy, {} of {} and {} of {} bags".format(*BALANCED)] = covers_balanced_accuracy(*BALANCED)
     found["difference of two AUROCs, 30 positive and 30 negative bags"] = covers_no_difference(0.85, 30, 30)
     return found

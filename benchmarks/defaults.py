@@ -23,6 +23,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.bags import tissue
 from benchmarks.report import Section, Table, Target, number
 from benchmarks.runner import Runner
+from scripts.core.scoring import probabilities
 from scripts.engine.operating_point import choose_operating_point
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "wsi"
@@ -125,16 +126,15 @@ def figures(name: str, count: int, seed: int, keys: Mapping[str, Any], unseen: i
     losses = [metrics["val_loss"] for metrics in course]
     best = int(np.argmin(losses))
     point = choose_operating_point(logits(network, validation), labels(validation), "youden")
-    slope, intercept = point.scaling
-    answers, truth = logits(network, tested)[:, 0], labels(tested)
-    called = 1 / (1 + np.exp(-slope * answers - intercept)) > point.threshold
+    answers, truth = logits(network, tested), labels(tested)
+    called = probabilities(answers, point.scaling)[:, 0] > point.threshold
     return {
         "epochs": len(course),
         "best epoch": best + 1,
         "best validation loss": losses[best],
         "last validation loss": losses[-1],
         "validation AUROC": course[best]["val_bag_auroc"],
-        "unseen AUROC": float(roc_auc_score(truth, answers)),
+        "unseen AUROC": float(roc_auc_score(truth, answers[:, 0])),
         "unseen accuracy": float((called == (truth == 1)).mean()),
         "seconds": seconds,
     }

@@ -17,11 +17,11 @@ from monai.bundle import ConfigParser
 from benchmarks.bags import tissue
 from scripts.core.units import Level0Coords, Level0Pixels
 from scripts.ct.features import SliceFeatures, write_slice_features
+from scripts.studies.runs import BUNDLES
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 
 ROOT = Path(__file__).parents[1]
 FILES = {"ct": ["train.json", "on_features.json"], "wsi": ["train.json"]}
-BUNDLES = {"ct": "hemorrhage_ct_smooth_mil", "wsi": "pathology_wsi_smooth_mil"}
 SEED = 0
 PITCH = Level0Pixels(256)
 

@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from benchmarks.bags import adjacency, features, tissue
 from scripts.networks import (
     AttentionPool,
+    FeatureProjection,
     Features,
     MILNetwork,
     SmoothAttentionPool,
@@ -64,6 +65,29 @@ def attention_pool(n: int, columns: int = 1024, device: str = "cpu") -> Runs:
     torch.manual_seed(0)
     pool = AttentionPool(columns, 128)
     return _training(MILNetwork(Features(columns), pool, nn.Linear(columns, 1), 0), *_bag(n, columns, device))
+
+
+def evidence(n: int, columns: int = 1024, projected: bool = True, hidden: bool = False, device: str = "cpu") -> Runs:
+    """Inference of SmAP, by default that of slides; beside it what of it makes logits, scores and attention alone."""
+    torch.manual_seed(0)
+    width = 256 if projected else columns
+    encoder = FeatureProjection(columns, width) if projected else Features(columns)
+    head = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 1)) if hidden else nn.Linear(width, 1)
+    network = MILNetwork(encoder, SmoothAttentionPool(width, 128), head, 2).eval().to(device)
+    image, coords = _bag(n, columns, device)
+    mask = torch.ones_like(coords[:, :1])
+
+    @torch.no_grad()
+    def with_evidence() -> object:
+        return network.predict(image, coords, mask)
+
+    @torch.no_grad()
+    def without() -> object:
+        graph = network.graph(coords, mask)
+        pooled = network.aggregator(network.encoder(image, mask), mask, graph)
+        return network.head(pooled.embedding), pooled.scores, pooled.attention
+
+    return {"with evidence": with_evidence, "without": without}
 
 
 def smtap(n: int, columns: int = 512, device: str = "cpu") -> Runs:

@@ -221,6 +221,41 @@ def streaming(runner: Runner) -> Section:
     )
 
 
+def evidence(runner: Runner) -> Section:
+    n, columns = (1_000, 64) if runner.quick else (100_000, 1024)
+    networks: dict[str, dict[str, Any]] = {
+        "SmAP of the config": {},
+        "SmAP on the features themselves": {"projected": False},
+        "SmAP, a hidden layer in its head": {"hidden": True},
+    }
+    runs = ("with evidence", "without")
+    requests = {
+        name: Request("ours", "evidence", [n], {"columns": columns, **options}, runs, calls=5)
+        for name, options in networks.items()
+    }
+    got = runner.in_turn(requests)
+    of = {name: (got.seconds(name, runs[0], n), got.seconds(name, runs[1], n)) for name in networks}
+    return Section(
+        "evidence",
+        "What each instance adds, beside the answer itself",
+        "Inference of a bag in memory, graph included: logits, scores and attention, with and without the logit, the "
+        "share and the leave-one-out change of each instance. Behind a head with a hidden layer there is the "
+        "leave-one-out change alone, for which the head is asked about an embedding for each instance.",
+        runner.quick,
+        runner.where(),
+        [
+            Target(f"{name}, {n:,} × {columns}: with / without evidence", ratio(*of[name]), 1.3, "×")
+            for name in networks
+            if "hidden" not in networks[name]
+        ],
+        [
+            _table(got),
+            Table(["network", "with / without"], [[name, number(ratio(*of[name]), "×")] for name in networks]),
+        ],
+        {"cases": got.as_list()},
+    )
+
+
 def ct(runner: Runner) -> Section:
     scans, calls, rounds, overrides = (1, 1, 1, ["small.json"]) if runner.quick else (3, 3, 2, [])
     with tempfile.TemporaryDirectory() as folder:
@@ -445,6 +480,7 @@ SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "graph": graph,
     "smtap": smtap,
     "streaming": streaming,
+    "evidence": evidence,
     "ct": ct,
     "wsi": wsi,
     "loop": loop,

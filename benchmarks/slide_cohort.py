@@ -77,7 +77,8 @@ def table(found: Mapping[str, Any]) -> str:
     lines = [heading, ["---"] * len(heading)]
     for name, by_seed in found["figures"].items():
         for seed, figures in by_seed.items():
-            cells = [f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" for f in figures.values()]
+            ends = ["" if f["low"] is None else f" [{f['low']:.3f}, {f['high']:.3f}]" for f in figures.values()]
+            cells = [f"{f['value']:.3f}{interval}" for f, interval in zip(figures.values(), ends, strict=True)]
             lines.append([name, seed, *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

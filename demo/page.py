@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from scripts.core.files import write_whole
 from scripts.core.record import RESEARCH_USE
+from scripts.core.scoring import ATTENTION, in_words
 from scripts.ct.outputs.picture import png
 
 
@@ -59,6 +60,9 @@ FIGURES = (
     ("bag_accuracy", "accuracy of the {bag}s"),
     ("instance_auroc_gated", "AUROC of the {instances}, gated"),
     ("instance_auroc_ungated", "AUROC of the {instances}, ungated"),
+    ("instance_auroc_attention", "by attention"),
+    ("instance_auroc_evidence", "by evidence"),
+    ("instance_auroc_instance", "by own logit"),
     ("lesion_froc_gated", "FROC of the lesions, gated"),  # of slides
 )
 FROC_NOTE = "FROC: the share of lesions found, averaged over 1/4, 1/2, 1, 2, 4 and 8 false alarms per slide."
@@ -127,7 +131,9 @@ def _table(work: Path, task: Task) -> str:
     return f"""<table><tr><th></th>{head}</tr>{rows}</table>
 <p class="note">{first["bags"]} test {bag}s, {first["positive_bags"]} positive;
 95 % bootstrap intervals over the {bag}s. Both arms: same data, same seed.
-Gated: the scores of {bag}s called negative are set to the lowest score.
+The {task.instances} are ranked and flagged by their {in_words(first.get("score_name", ATTENTION))}; gated: those of
+{bag}s called negative get the lowest score. By attention, evidence and own logit: the AUROC of the {task.instances} by
+each of these scores, ungated, whichever flags.
 {FROC_NOTE if "lesion_froc_gated" in first else ""}
 An interval without width means that these few cases hold no mistake, not that there are none.</p>"""
 

@@ -24,6 +24,7 @@ from monai.transforms.traits import RandomizableTrait
 from scripts.core.errors import input_error_message
 from scripts.core.record import BagResultd
 from scripts.engine.provenance import DESCRIBED
+from scripts.engine.run_record import fingerprint
 from scripts.networks import HMIL, GatedAttentionPool, MILNetwork, SmoothAttentionPool, SmoothTransformer
 from tests.bundle.commands import BUNDLES
 from tests.shared_data import ROOT, shared_data
@@ -39,7 +40,7 @@ NEW_KEYS = {  # that a file may add
     "onnx": {"onnx_path"},
     "streaming": {"block_size"},
     "on_features": {"in_features", "find"},  # the second is a key of inference.json
-    "evaluate": {"ckpt_path", "section", "operating_point"},
+    "evaluate": {"ckpt_path", "section", "operating_point", "faithfulness"},
     "multi_gpu_inference": {"initialize", "finalize"},
     "encoder_monai": {"encoder_weights"},
     "encoder_torchscript": {"encoder_weights"},
@@ -121,6 +122,21 @@ def test_a_bag_is_prepared_collated_asked_and_judged_the_same_wherever(bundle: s
     assert evaluate["validate#inferer"] == inference["inferer"]
     steps = evaluate["validate#postprocessing#transforms"]
     assert inference["postprocessing#transforms"][: len(steps)] == steps  # and then its files and pictures
+
+
+@each_bundle
+def test_a_training_is_resumed_with_the_loss_and_the_bags_that_it_had(bundle: str) -> None:
+    losses = []
+    for alpha in (0.1, 0.2, 0.2):
+        config = parser(bundle, "train")
+        config["loss#alpha"] = alpha
+        for part in ("train", "validate"):
+            config[f"{part}#dataset"] = {"_target_": "Dataset", "data": [{"bag_id": part, "label": 1}]}
+        losses.append(config.get_parsed_content("train#settings#loss"))
+        for section, part in (("training", "train"), ("validation", "validate")):
+            known = config.get_parsed_content(f"train#settings#{section}_bags")
+            assert known == fingerprint([{"bag_id": part, "label": 1}])
+    assert losses[0] != losses[1] == losses[2]
 
 
 @each_bundle

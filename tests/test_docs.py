@@ -106,11 +106,19 @@ def test_every_page_is_in_the_navigation_and_every_module_in_the_api_reference_a
     text = (ROOT / "docs" / "architecture.md").read_text()
     tree = re.search(r"^```text\nscripts/\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     assert tree
-    folders, drawn = ["scripts"], set()
+    folders, drawn = ["scripts"], list[str]()
     for line in tree.group(1).splitlines():
         name = line.split()[0]
         folders = folders[: (len(line) - len(line.lstrip())) // 4]
-        drawn.add("/".join([*folders, name]))
+        drawn.append("/".join([*folders, name]))
         folders = [*folders, name.rstrip("/")]
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "scripts").rglob("*.py")}
     assert {path for path in drawn if path.endswith(".py")} == files
+    assert len(drawn) == len(set(drawn))
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/reference/commands.md"])
+def test_a_table_of_make_has_every_target(page: str) -> None:
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    listed = re.findall(r"^\| `make (\w+)`", (ROOT / page).read_text(), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(set(targets) - {"help"})

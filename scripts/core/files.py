@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders and files: written whole, or refused before an hour is spent."""
 
+import fcntl
 import glob
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +63,31 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     with whole_file(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Wait until no other process, or thread, is alone with a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        with suppress(OSError):  # by name, as a process that loads bags may have inherited the descriptor
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def plain(value: Any, digits: int = 9) -> Any:
+    """Return a value as JSON takes it: so many digits of each number, null for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: plain(each, digits) for key, each in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(each, digits) for each in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def require_finite(path: str | Path, features: np.ndarray) -> None:

@@ -15,6 +15,19 @@ from monai.transforms import Transform
 from scripts.core.conformal import ONE_LOGIT, Conformal, label_set
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
+from scripts.core.scoring import (
+    ATTENTION,
+    EVIDENCE,
+    INSTANCE,
+    Asked,
+    in_words,
+    needed_logit,
+    probabilities,
+    real_values,
+    score_name,
+    scored,
+    smoothing_strength,
+)
 
 RESEARCH_USE = "research use only, not for diagnosis"
 NO_THRESHOLD = "none: the most probable class is called"
@@ -46,6 +59,14 @@ class Classes(NamedTuple):
         """The most probable class with a finding: instances are scored for it, whatever the bag is called."""
         is_finding = np.array([name != self.negative for name in self.names])
         return int(np.where(is_finding, self.probabilities, -1).argmax())
+
+    @property
+    def against(self) -> int:
+        """The number of the class that speaks against the finding: that without one, else the next probable class."""
+        if self.negative is not None:
+            return self.names.index(self.negative)
+        others = np.arange(len(self.names)) != self.finding
+        return int(np.where(others, self.probabilities, -1).argmax())
 
     @property
     def probability(self) -> float:
@@ -101,7 +122,7 @@ class BagResult:
     source: str  # the user's own path
     probability: float  # of the bag being positive; of its class where every class is a finding
     threshold: float | None  # None: of several classes the most probable one is called
-    scores: np.ndarray  # (N,) of each instance, before the softmax; of several classes for the likeliest finding
+    scores: np.ndarray  # (N,) what ranks and flags each instance; of several classes for the likeliest finding
     attention: np.ndarray  # (N,) sums to 1
     instances: Sequence[Mapping[str, Any]]  # what each instance is: a slice's UID and position, a patch's coordinates
     label: int | None = None  # 0 or 1; or the number of the class
@@ -114,6 +135,14 @@ class BagResult:
     model: Model | None = None
     about: dict[str, Any] = field(default_factory=dict)  # of the bag: a scan's tilt, spacings, warnings
     slots: int | None = None  # instances the average attention is taken over; None = the real ones
+    score_name: str = ATTENTION  # what the scores are, see scoring.py
+    score_smoothing: float = 0.0  # α with which they were smoothed along neighbours
+    flag_above: float | None = None  # an instance is flagged above this score; None: above the average attention
+    # of each instance, (N,), where the network tells it; of several classes for the finding, less what is against it
+    attention_logits: np.ndarray | None = None  # before the softmax
+    evidence: np.ndarray | None = None  # sums to the logit less its bias
+    instance_logits: np.ndarray | None = None
+    leave_one_out: np.ndarray | None = None  # the logit less that without the instance
 
     @property
     def positive(self) -> bool:
@@ -144,14 +173,60 @@ class BagResult:
 
     @property
     def flagged(self) -> np.ndarray:
-        """(N,) instances with more than the average attention, in a positive bag; none in a negative one."""
-        above = self.times_average > 1 + 1e-6  # equal attention is not above its average
-        return self.positive & (above | (len(self.attention) == 1))
+        """(N,) instances that stand out by their score in a positive bag; none in a negative one."""
+        more_than_average = self.times_average > 1 + 1e-6  # equal attention is not above its average
+        above = more_than_average if self.flag_above is None else self.scores > self.flag_above
+        return self.positive & (above | (len(self.scores) == 1))
+
+    @property
+    def flag_rule(self) -> str:
+        """Above what an instance is flagged, in words."""
+        if self.flag_above is None:
+            return f"attention 1/{self.slots or len(self.scores)}, in a positive bag"
+        why = {
+            INSTANCE: f"what a bag needs: {self._needed}",
+            EVIDENCE: f"an equal share of what the bag needs: {self._needed}",
+        }.get(self.score_name, f"that of attention 1/{self.slots or len(self.scores)}")
+        score = in_words(self.score_name, self.score_smoothing)
+        return f"{score} {self.flag_above:.6g} ({why}), in a positive bag"
+
+    @property
+    def _needed(self) -> str:
+        if self.classes is None:
+            return f"probability {self.threshold:.3g}"
+        return f"{self.classes.names[self.classes.finding]} before {self.classes.names[self.classes.against]}"
+
+    @property
+    def of_instances(self) -> dict[str, np.ndarray]:
+        """Every number that is known of each instance, (N,) each, by the name that tables give it."""
+        named = {
+            "score": self.scores,
+            "attention": self.attention,
+            "attention_logit": self.attention_logits,
+            "evidence": self.evidence,
+            "instance_logit": self.instance_logits,
+            "leave_one_out": self.leave_one_out,
+        }
+        return {name: values for name, values in named.items() if values is not None}
 
     @property
     def times_average(self) -> np.ndarray:
         """(N,) attention as a multiple of its average."""
         return self.attention * (self.slots or len(self.attention))
+
+    @property
+    def attention_spread(self) -> float:
+        """The standard deviation of attention × N: near 0, attention tells no instance from another."""
+        return float(self.times_average.std())
+
+    def rescaled(self, scaling: Sequence[float], threshold: float | None = None) -> "BagResult":
+        """Return what another scaling of the logits, and another threshold if one is given, make of the bag."""
+        found = probabilities(self.logits, scaling)
+        if self.classes is None:
+            threshold = self.threshold if threshold is None else threshold
+            return replace(self, probability=float(found[0]), threshold=threshold)
+        classes = self.classes._replace(probabilities=found)
+        return replace(self, probability=classes.probability, classes=classes)
 
 
 class BagResultd(Transform):
@@ -166,6 +241,8 @@ class BagResultd(Transform):
         scaling: slope and intercept of the logits on their way to probabilities; of several classes the slope alone.
         threshold_origin: who chose the threshold, and on what.
         conformal: what decides which labels a bag may have; None leaves that open.
+        score: what ranks and flags instances, see scoring.py; attention where the network does not tell it.
+        score_smoothing: as of the inferer, which smooths the scores.
     """
 
     def __init__(
@@ -178,15 +255,21 @@ class BagResultd(Transform):
         scaling: Sequence[float] = (1.0, 0.0),
         threshold_origin: str = "",
         conformal: Conformal | None = None,
+        score: str = INSTANCE,
+        score_smoothing: float = 0.0,
     ) -> None:
         self.threshold = threshold
+        self.score = score_name(score)
+        self.smoothing = smoothing_strength(score_smoothing)
         self.threshold_origin = threshold_origin
         self.conformal = conformal
-        self.slope, self.intercept = scaling
+        self.scaling = scaling
         self.slots = slots
         self.names = tuple(map(str, class_names or ()))
         if not 0 <= threshold <= 1:
             raise InputError(f"the threshold {threshold} is no probability: give one from 0 to 1 with --threshold")
+        if not scaling[0] > 0:
+            raise InputError(f"the scaling's slope is {scaling[0]}: give one above 0 with --scaling")
         coarse = {fine: coarse for coarse, own in (hierarchy or {}).items() for fine in own}
         if hierarchy and self.names != tuple(coarse):
             raise InputError(
@@ -200,21 +283,24 @@ class BagResultd(Transform):
         real = data["mask"][0] > 0.5  # [N]
         label, truth = data.get("label"), data.get("instance_label")
         about = json.loads(data.get("about", "{}"))
-        logits = data["logits"].float()  # [classes]
-        if not logits.isfinite().all():
+        logits = data["logits"].float().cpu().numpy()  # [classes]
+        if not np.isfinite(logits).all():
             raise InputError(
                 f"the network gives no finite logits for {data['bag_id']}: check its weights and the bag's values"
             )
         if len(logits) > 1 and self.threshold != 0.5:
             raise InputError(f"of several classes the likeliest is called, at no threshold: leave out {self.threshold}")
         classes = None if len(logits) == 1 else self._classes(logits)
-        calibrated = self.slope * logits + self.intercept
-        probability = float(torch.sigmoid(calibrated)[0]) if classes is None else classes.probability
-        row = 0 if classes is None or len(data["scores"]) == 1 else classes.finding  # of a network that scores by class
+        probability = float(probabilities(logits, self.scaling)[0]) if classes is None else classes.probability
+        asked = Asked(self.score, self.smoothing, probability, self.slots)
+        if classes is None:
+            asked = asked._replace(needed=needed_logit(self.threshold, *self.scaling))
+        else:
+            asked = asked._replace(finding=classes.finding, against=classes.against)
         lesions = None
         if "lesion" in data:
             count, excluded = about["lesions"]["count"], tuple(about["lesions"]["excluded"])
-            lesions = Lesions(_real_values(data["lesion"], real).astype(int), count, excluded)
+            lesions = Lesions(real_values(data["lesion"], real).astype(int), count, excluded)
         result = BagResult(
             bag_id=data["bag_id"],
             source=data["source"],
@@ -223,11 +309,10 @@ class BagResultd(Transform):
             threshold_origin=self.threshold_origin if classes is None else NO_THRESHOLD,
             logits=tuple(logits.tolist()),
             label_set=self.conformal and label_set(logits.tolist(), self.names or ONE_LOGIT, self.conformal),
-            scores=_real_values(data["scores"], real, row),
-            attention=_real_values(data["attention"], real, row),
+            **scored(data, real, asked),
             instances=_instances_of(data, real),
             label=None if label is None else int(label[0]),
-            truth=None if truth is None else _real_values(truth, real).astype(int),
+            truth=None if truth is None else real_values(truth, real).astype(int),
             lesions=lesions,
             classes=classes,
             about=about,
@@ -235,12 +320,12 @@ class BagResultd(Transform):
         )
         return {**data, "result": result}
 
-    def _classes(self, logits: torch.Tensor) -> Classes:
+    def _classes(self, logits: np.ndarray) -> Classes:
         if len(self.names) != len(logits):
             raise InputError(
                 f"the network has {len(logits)} classes, class_names has {len(self.names)}: give a name to each"
             )
-        return Classes(self.names, torch.softmax(self.slope * logits, dim=0).cpu().numpy(), self.groups, self.negative)
+        return Classes(self.names, probabilities(logits, self.scaling), self.groups, self.negative)
 
 
 class SignResultd(Transform):
@@ -296,10 +381,6 @@ def _negative_name(given: int | str | None, names: tuple[str, ...]) -> str | Non
         f"negative_class is {given!r}: give one of {', '.join(names)}, its number from 0, or none if every class is a "
         "finding"
     )
-
-
-def _real_values(values: torch.Tensor, real: torch.Tensor, row: int = 0) -> np.ndarray:
-    return values[row].to(real.device)[real].float().cpu().numpy()
 
 
 def _instances_of(data: Mapping[Hashable, Any], real: torch.Tensor) -> Sequence[Mapping[str, Any]]:

@@ -63,7 +63,6 @@ def features(
     join: str | None = None,
     labels: str | None = None,
     encoder: str = "",
-    spacing_mm: float = 5.0,
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int = 0,
     force: bool = False,
@@ -79,7 +78,7 @@ def features(
         output: a folder for a feature file per scan and datalist.json.
         scan: the name of the scan that a slice is of; without that column a file is a scan.
         order: a number that grows from the lowest slice up; `rows` where the rows of each scan stand so.
-        position: millimetres from the lowest slice up; it goes before the order.
+        position: millimetres from the lowest slice up; it goes before the order, and without it slices are 5 mm apart.
         slice_id: the slice's own name.
         slice_label: 0 or 1 of each slice, for evaluation alone.
         label: 0 or 1 of the scan; by default 1 where a slice is.
@@ -89,29 +88,26 @@ def features(
         join: a csv with further columns of the same slices, found by their name (--slice_id).
         labels: a csv with the columns scan and label, and if wanted patient and section.
         encoder: the network that the features are of; by default the name of SOURCE.
-        spacing_mm: from slice to slice, where there are no positions.
         shares: of training, validation and test.
         seed: the same seed splits the same patients in the same way.
         force: overwrite a datalist that this command did not write.
     """
-    from scripts.ct.datalist.from_features import FeatureRequest, write_features
+    from scripts.ct.datalist.from_features import FeatureRequest, write_cohort_of_features
     from scripts.ct.datalist.slice_tables import Roles
 
-    columns = (scan, order, position, slice_id, slice_label, label, patient, section)
     request = FeatureRequest(
         source=Path(str(source)),
         folder=writable_folder(str(output)),
-        roles=Roles(*map(str, columns)),
+        roles=Roles(*map(str, (scan, order, position, slice_id, slice_label, label, patient, section))),
         prefix=str(feature),
         join=path_or_none(join),
         labels=path_or_none(labels),
         encoder=str(encoder),
-        spacing_mm=float(spacing_mm),
         shares=shares,
         seed=whole_number(seed),
         force=force,
     )
-    print(write_features(request))
+    print(write_cohort_of_features(request))
 
 
 def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> None:

@@ -29,7 +29,9 @@ from scripts.ct.transforms import bag_entries
 
 SLICES_FORMAT = "smooth-mil-slices/1"
 ATTRIBUTES = ("encoder", "settings", "tilt_degrees")
-_AGAIN = "extract its features again, or turn those of another program into such files: python -m scripts features ct"
+_OR_BRING = (
+    "extract its features again, or turn those of another program into such files: python -m scripts features ct"
+)
 
 
 @contextmanager
@@ -40,14 +42,14 @@ def opened_features(path: str | Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{path} is not an HDF5 file or is damaged; {_AGAIN}") from error
+        raise InputError(f"{path} is not an HDF5 file or is damaged; {_OR_BRING}") from error
     with file:
         lacks = [f"holds no dataset `{name}`" for name in ("features", "positions_mm", "about") if name not in file]
         if not lacks and file.attrs.get("format") != SLICES_FORMAT:
             lacks = [f"is not in the format {SLICES_FORMAT} (root attribute `format`)"]
         lacks += [f"lacks the root attribute `{name}`" for name in ATTRIBUTES if name not in file.attrs]
         if lacks:
-            raise InputError(f"{path} {lacks[0]}; {_AGAIN}")
+            raise InputError(f"{path} {lacks[0]}; {_OR_BRING}")
         yield file
 
 
@@ -114,7 +116,7 @@ def find_slice_features(directory: str | Path) -> list[dict[str, str]]:
     """Return the bags of a directory of feature files, in order of their names."""
     paths = sorted(Path(directory).glob("*.h5"))
     if not paths:
-        raise InputError(f"no feature file (*.h5) in {directory}; {_AGAIN}")
+        raise InputError(f"no feature file (*.h5) in {directory}; {_OR_BRING}")
     return [{"image": str(path), "bag_id": path.stem} for path in paths]
 
 

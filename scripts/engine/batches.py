@@ -5,7 +5,6 @@
 import logging
 import os
 import re
-import resource
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -28,6 +27,7 @@ from scripts.core.errors import InputError
 SHARE = 0.5  # of the free memory, for bags
 TELLING = 8  # bags from whose size that of all is estimated
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as it sees itself
+RUNS_AT_A_TIME = "RUNS_AT_A_TIME"  # a variable of the environment, by which a study tells its runs to share the memory
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class BagDataset(PersistentDataset):
         """
         if self.held is not None or self.cache_dir is not None or not self.data:
             return
-        room = SHARE * free_memory() / (dist.get_world_size() if dist.is_initialized() else 1)
+        sharing = dist.get_world_size() if dist.is_initialized() else 1
+        room = SHARE * free_memory() / sharing / int(os.environ.get(RUNS_AT_A_TIME, 1))
         # a generator of its own, or the training would draw other numbers
         read = DataLoader(
             Dataset(self.data, self._cachecheck), batch_size=None, num_workers=num_workers, generator=torch.Generator()
@@ -110,18 +111,26 @@ class HoldBags:
 
 
 def free_memory() -> int:
-    """Return the bytes that are free on this computer, or that a container leaves this process."""
+    """Return the bytes that are free on this computer, or that a container leaves."""
     try:
         (kilobytes,) = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
         free = 1024 * int(kilobytes)
     except (OSError, ValueError):  # no Linux
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    own = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2 and 1
+    for limit, used in (
+        ("memory.max", "memory.current"),  # version 2
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # version 1
+    ):
         path = CONTROL_GROUP / limit
         if path.is_file() and (allowed := path.read_text().strip()).isdigit():
-            free = min(free, max(0, int(allowed) - own))
+            free = min(free, max(0, int(allowed) - _in_use(CONTROL_GROUP / used)))
     return free
+
+
+def _in_use(used: Path) -> int:
+    """The bytes that all processes of a container have, without the copies of files that it gives up when asked."""
+    files = re.findall(r"^(?:total_)?inactive_file (\d+)$", used.with_name("memory.stat").read_text(), re.MULTILINE)
+    return int(used.read_text()) - max(map(int, files), default=0)
 
 
 def collate_bags(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:

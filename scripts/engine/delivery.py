@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of runs on their way to MLflow: what the store lacks is logged, so that a record may be delivered again."""
 
-import fcntl
 import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,7 +29,7 @@ from mlflow.telemetry.client import set_telemetry_client
 from monai.utils import path_to_sqlite_uri
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of, whole_file
+from scripts.core.files import alone_with, sha256_of, whole_file
 from scripts.engine.run_record import ENDING, Record, effective_uri, read_record, weights_of, write_record
 from scripts.engine.served import save_served
 
@@ -149,7 +148,7 @@ def _first_line(error: Exception) -> str:
 
 def deliver_record(path: Path) -> None:
     """Find or create the run of a record in its store, and log what it lacks."""
-    with _alone_in(path.parent):
+    with alone_with(path.parent):  # two would create a run each
         record = read_record(path)
         if record is None or record["delivered"]:
             return
@@ -159,30 +158,21 @@ def deliver_record(path: Path) -> None:
         run = _run_of(client, record, uri)
         judged = _link_judged(client, run, record)
         _log_lacking(client, run, record, judged)
-        _log_files(client, run, record, path)
-        if record["status"] == "FINISHED":
-            _log_model(client, run, record, weights_of(path))
         if run.info.status != record["status"] and record["ended"] is None:
             client.update_run(run.info.run_id, status=record["status"])
         elif run.info.status != record["status"]:
             client.set_terminated(run.info.run_id, record["status"], record["ended"])
+        lacking = []
+        for name, log in (("files", _log_files), ("model", _log_model)):
+            try:
+                log(client, run, record, path)
+            except Exception as error:  # one that fails keeps neither the other nor the end of the run
+                lacking.append(f"{name} ({_first_line(error)})")
+        if lacking:
+            raise InputError(f"all but its {' and its '.join(lacking)} is there")
         if record["ended"] is not None:
-            with suppress(OSError):  # a folder that cannot be written to any more
+            with suppress(OSError, InputError):  # a folder that cannot be written to any more
                 write_record(path, {**record, "delivered": True})
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process delivers from a folder: two would create a run each."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        with suppress(OSError):  # by name, as a process that loads bags may have inherited the descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
 
 
 def _local_file(uri: str) -> Path | None:
@@ -307,9 +297,12 @@ def _link_judged(client: MlflowClient, run: Any, record: Record) -> str | None:
     return models[0] if models else None
 
 
-def _log_model(client: MlflowClient, run: Any, record: Record, weights: Path) -> None:
+def _log_model(client: MlflowClient, run: Any, record: Record, path: Path) -> None:
     """Log the network of a finished training, with the code that loads and serves it."""
-    if not weights.is_file() or not record["input"] or sha256_of(weights) != record["tags"].get(WEIGHTS_TAG):
+    weights = weights_of(path)
+    if record["status"] != "FINISHED" or not record["input"] or not weights.is_file():
+        return
+    if sha256_of(weights) != record["tags"].get(WEIGHTS_TAG):
         return
     experiment, run_id = run.info.experiment_id, run.info.run_id
     begun = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")

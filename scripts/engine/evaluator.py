@@ -12,7 +12,9 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from scripts.core.errors import InputError, input_error_message, is_empty_bag
+from scripts.core.scoring import ATTENTION, INSTANCE, SOURCES, score_name, smoothing_strength
 from scripts.networks.mil import BagPrediction
+from scripts.networks.smooth import LARGEST_ALPHA, SmoothOperator
 from scripts.networks.streaming import predict_in_blocks
 
 # The keys under which a bag carries why there is no result of it.
@@ -63,11 +65,46 @@ def _reason(error: Exception) -> dict[str, str]:
 
 
 class BagInferer(Inferer):
-    """An inferer that gives logits, instance scores and attention as a dictionary, for MONAI's FlattenSubKeysd."""
+    """An inferer that gives what a network says as a dictionary, for MONAI's FlattenSubKeysd.
+
+    Its keys are `logits`, of the instances `scores` and `attention`, `evidence`, `instance_logits` and `leave_one_out`
+    where the network tells them, `bias` with the evidence, and `score_values`, of which the score is made that ranks
+    and flags.
+
+    Args:
+        score: one of scripts.core.scoring; attention where the network does not tell it.
+        score_smoothing: α with which Sm smooths the values of the score along the neighbours of the bag; 0 = none.
+    """
+
+    def __init__(self, score: str = INSTANCE, score_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.score = score_name(score)
+        alpha = smoothing_strength(score_smoothing)
+        self.smooth = SmoothOperator(min(alpha, LARGEST_ALPHA), mode="exact") if alpha else None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         inner: Any = getattr(network, "module", network)  # DDP wraps the network, and evaluation needs no DDP
-        return _as_dictionary(inner.predict(inputs, *args, **kwargs), inputs.shape[-1])
+        return self.as_dictionary(inner.predict(inputs, *args, **kwargs), inputs.shape[-1])
+
+    def as_dictionary(self, prediction: BagPrediction, instances: int) -> dict[str, Tensor]:
+        """Return what is known of the bags and of their first instances: slots say something of the empty ones too."""
+        of_instances = {name: getattr(prediction, name) for name in OF_INSTANCES}
+        known: dict[str, Tensor] = {name: values for name, values in of_instances.items() if values is not None}
+        values = known.get(SOURCES[self.score], known[SOURCES[ATTENTION]])  # [B, 1 or C, N]
+        known["score_values"] = values if self.smooth is None else self._smoothed(values, prediction)
+        told = {"logits": prediction.logits, **{name: of[..., :instances] for name, of in known.items()}}
+        if "evidence" in known:
+            told["bias"] = prediction.logits - known["evidence"].sum(dim=2)  # [B, C]
+        return told
+
+    def _smoothed(self, values: Tensor, prediction: BagPrediction) -> Tensor:
+        assert self.smooth is not None
+        if prediction.graph.neighbours.shape[1] == 0:
+            raise InputError(
+                "score_smoothing smooths along neighbours, and this network has none: leave it out, or train with "
+                "spatial_dims 1 (slices) or 2 (patches)"
+            )
+        return self.smooth.to(values.device)(values, prediction.graph)
 
 
 class PrepareBagInBlocks(PrepareBatch):
@@ -80,16 +117,23 @@ class PrepareBagInBlocks(PrepareBatch):
         return batchdata["image"], batchdata.get("label"), (), named
 
 
-class StreamingInferer(Inferer):
+class StreamingInferer(BagInferer):
     """An inferer that answers as ``BagInferer`` does for a bag too large for memory, whose features it reads in blocks.
 
     Args:
         read: (path, size) → the blocks [1, D, n] of a bag.
         block_size: instances in memory at a time.
+        score, score_smoothing: as of `BagInferer`.
     """
 
-    def __init__(self, read: Callable[[str, int], Iterable[Tensor]], block_size: int = 8192) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        read: Callable[[str, int], Iterable[Tensor]],
+        block_size: int = 8192,
+        score: str = INSTANCE,
+        score_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(score, score_smoothing)
         if block_size < 1:
             raise InputError(f"block_size is {block_size}: give 1 or more")
         self.read = read
@@ -103,11 +147,4 @@ class StreamingInferer(Inferer):
         prediction = predict_in_blocks(
             inner, lambda: (block.to(mask.device) for block in self.read(path, self.block_size)), mask, coords
         )
-        return _as_dictionary(prediction, mask.shape[2])
-
-
-def _as_dictionary(prediction: BagPrediction, instances: int) -> dict[str, Tensor]:
-    of_instances = {name: getattr(prediction, name) for name in OF_INSTANCES}
-    # a network of slots says something of the empty ones too
-    known = {name: values[..., :instances] for name, values in of_instances.items() if values is not None}
-    return {"logits": prediction.logits, **known}
+        return self.as_dictionary(prediction, mask.shape[2])

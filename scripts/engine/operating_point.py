@@ -25,6 +25,7 @@ from torch import nn
 from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of, write_whole
+from scripts.core.scoring import probabilities
 
 PRIOR_SD = (0.5, 1.0)  # how far the logarithm of the slope, and the intercept, are thought to be from 0
 FEWEST = 4  # positive and negative bags each, below which nothing is chosen
@@ -42,11 +43,11 @@ class OperatingPoint(NamedTuple):
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept
     origin: str = "the default, chosen on no data"
     conformal: Conformal | None = None
+    refusal: str = ""  # why the bags that were asked choose none, and it is the default
 
-    @property
-    def chosen(self) -> bool:
-        """Whether bags chose it: the default says in its origin why not."""
-        return self[:2] != (0.5, (1.0, 0.0))
+    def origin_of(self, threshold: float, scaling: Sequence[float]) -> str:
+        """Return who chose what a run takes: this point, or the user."""
+        return self.origin if (threshold, tuple(scaling)) == self[:2] else "given by the user"
 
 
 def operating_file(ckpt_path: str | Path) -> Path:
@@ -94,7 +95,7 @@ def write_operating_point(ckpt_path: Path, point: OperatingPoint, keep: bool = F
         names = (path.with_suffix(f".{number}.json") for number in count(1))
         kept = next(name for name in names if not name.exists())
         shutil.copy2(path, kept)
-    content = point._asdict()
+    content = {"threshold": point.threshold, "scaling": point.scaling, "origin": point.origin}
     content |= {"conformal": point.conformal and point.conformal._asdict(), "weights_sha256": sha256_of(ckpt_path)}
     write_whole(path, json.dumps(content, indent=4) + "\n")
     return kept
@@ -113,38 +114,48 @@ def choose_operating_point(
     bags = f"{len(labels)} {kind}"
     if logits.shape[1] > 1:
         if len(labels) < 2 * FEWEST:
-            return OperatingPoint(origin=f"the default: {bags} are too few to fit a temperature on")
+            return _refused(f"{bags} are too few to fit a temperature on")
         slope, _ = fit_scaling(logits, labels)
         return OperatingPoint(0.5, (slope, 0.0), f"temperature {1 / slope:.3g} fitted on {bags}")
     positive, logit = labels > 0.5, logits[:, 0]
     few = min(positive.sum(), (~positive).sum())
     if few < FEWEST:
-        return OperatingPoint(origin=f"the default: {bags} with {few} of one kind are too few to choose on")
+        return _refused(f"{bags} with {few} of one kind are too few to choose on")
     above = float(logit[positive].mean() - logit[~positive].mean())
     if above <= 1e-6 * max(1.0, float(np.abs(logit).max())):
-        return OperatingPoint(
-            origin=f"the default: on {bags} no scaling fits, as the logits of positive ones are not higher"
-        )
+        return _refused(f"on {bags} no scaling fits, as the logits of positive ones are not higher")
     slope, intercept = fit_scaling(logits, labels)
-    threshold, seen = choose_threshold(1 / (1 + np.exp(-(slope * logit + intercept))), positive, target)
+    threshold, seen = choose_threshold(slope * logits + intercept, positive, target)
     of = f"{positive.sum()} positive and {(~positive).sum()} negative {kind}"
     scaled = f"probability is sigmoid({slope:.3g} · logit {intercept:+.3g})"
     return OperatingPoint(threshold, (slope, intercept), f"{target} on {of}: {seen}; {scaled}")
 
 
-def choose_threshold(probability: np.ndarray, positive: np.ndarray, target: str) -> tuple[float, str]:
-    """Return the threshold that meets a target on labelled bags, (bags,) each, and in words what was seen there."""
+def _refused(reason: str) -> OperatingPoint:
+    return OperatingPoint(origin=f"the default: {reason}", refusal=reason)
+
+
+def choose_threshold(calibrated: np.ndarray, positive: np.ndarray, target: str) -> tuple[float, str]:
+    """Return the threshold that meets a target on labelled bags, or comes closest, and in words what was seen there.
+
+    Args:
+        calibrated: (bags, 1) logits behind their scaling.
+        positive: (bags,) whether each is.
+        target: as of choose_operating_point.
+    """
     rule, least = _parse(target)
-    cuts = np.unique(probability)
-    cuts = np.concatenate([cuts[:1] / 2, (cuts[:-1] + cuts[1:]) / 2, (cuts[-1:] + 1) / 2])  # around and between all
-    called = probability > cuts[:, None]  # [cuts, bags]
+    logits = np.unique(calibrated)
+    ends = min(logits[0] - 1, 0), max(logits[-1] + 1, 0)  # probabilities of less than 37 can be told from 1
+    between = np.array([ends[0], *(logits[:-1] + logits[1:]) / 2, ends[1]])
+    cuts = probabilities(between[:, None])  # [cuts, 1]
+    called = probabilities(calibrated)[:, 0] > cuts  # [cuts, bags]
     sensitivity, specificity = called[:, positive].mean(axis=1), (~called)[:, ~positive].mean(axis=1)
     if rule == "youden":
         best = int(np.argmax(sensitivity + specificity))
     else:
         kept, other = (sensitivity, specificity) if rule == "sensitivity" else (specificity, sensitivity)
-        best = max(np.flatnonzero(kept >= least - 1e-9).tolist(), key=lambda cut: (other[cut], kept[cut]))
-    return float(cuts[best]), f"sensitivity {sensitivity[best]:.3g}, specificity {specificity[best]:.3g} there"
+        best = max(range(len(cuts)), key=lambda cut: (min(kept[cut], least - 1e-9), other[cut], kept[cut]))
+    return float(cuts[best, 0]), f"sensitivity {sensitivity[best]:.3g}, specificity {specificity[best]:.3g} there"
 
 
 def _parse(target: str) -> tuple[str, float]:

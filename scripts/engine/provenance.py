@@ -26,9 +26,9 @@ SHIPPED = ("train.json", "inference.json")  # in the bundle's configs: what a ke
 # The keys that a file beside weights may set, besides those that no shipped config has and that only these refer to.
 DESCRIBED = (
     *("image_size", "channels", "batch_norm_momentum", "windows", "in_features", "find"),
-    *("class_names", "hierarchy", "negative_class", "network_def", "preprocessing"),
+    *("class_names", "hierarchy", "negative_class", "network_def", "preprocessing", "score", "score_smoothing"),
 )
-REPORTING = ("negative_class",)  # how results are told: taken up, but somebody may name another
+REPORTING = ("negative_class", "score", "score_smoothing")  # how results are told: somebody may name another
 REFERENCE = re.compile(r"@([A-Za-z_]\w*)")
 
 Config = Mapping[str, Any]  # keys of a bundle's config, as an override file has them: "network_def#slots": 57
@@ -125,6 +125,14 @@ def running_config() -> ConfigParser:
         if isinstance(frame.f_locals.get("self"), ConfigParser):
             return frame.f_locals["self"]
     raise RuntimeError("this is a component of a bundle's config, and no config is being run")
+
+
+def config_text(key: str) -> str:
+    """Return what the running config has under a key, as text; of an object that a program put there its kind.
+
+    Called by a component of that config. What it refers to is in the text by name alone.
+    """
+    return json.dumps(running_config().get(key), default=lambda value: type(value).__name__)
 
 
 def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = ()) -> None:

@@ -24,10 +24,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from scripts.core.files import sha256_of, write_whole
+from scripts.core.errors import InputError
+from scripts.core.files import alone_with, sha256_of, write_whole
 from scripts.engine.provenance import running_config
 
 ENDING = ".run.json"
+READ_KEYS = {  # keys that somebody reads in a record
+    *("id", "run_name", "experiment_name", "tracking_uri", "status", "started", "ended", "delivered", "params", "tags"),
+    *("epochs", "kept", "metrics", "artifacts", "input", "requirements", "config"),
+}
 PACKAGES = ("torch", "monai", "pytorch-ignite", "mlflow", "numpy")
 
 Record = dict[str, Any]
@@ -168,8 +173,9 @@ def read_record(path: Path) -> Record | None:
     """Return a record; None where there is none, or where the file holds something else."""
     try:
         record: Record = json.loads(path.read_text())
-        return record if {"id", "status", "delivered", "epochs", "tracking_uri"} <= record.keys() else None
-    except (OSError, ValueError, AttributeError):
+        epochs = [*record["epochs"], *([record["kept"]] if record["kept"] else [])]
+        return record if record.keys() >= READ_KEYS and all("epoch" in epoch for epoch in epochs) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -193,14 +199,15 @@ def remember_evaluation(ckpt_path: str, section: str, sha256: str, run_name: str
     The list stays when another training replaces the weights: the bags have been looked at all the same.
     """
     path = evaluations_file(ckpt_path)
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    entry = {"when": when, "section": section, "bags_sha256": sha256, "run_name": run_name}
     try:
-        made = json.loads(path.read_text()) if path.is_file() else []
-        before = sum((each["section"], each["bags_sha256"]) == (section, sha256) for each in made)
-        when = time.strftime("%Y-%m-%d %H:%M:%S")
-        entry = {"when": when, "section": section, "bags_sha256": sha256, "run_name": run_name}
         entry["weights_sha256"] = sha256_of(ckpt_path)
-        write_whole(path, json.dumps([*made, entry], indent=4) + "\n")
+        with alone_with(Path(ckpt_path)):
+            made = json.loads(path.read_text()) if path.is_file() else []
+            before = sum((each["section"], each["bags_sha256"]) == (section, sha256) for each in made)
+            write_whole(path, json.dumps([*made, entry], indent=4) + "\n")
         return before
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, InputError, ValueError, TypeError, KeyError) as error:
         logger.warning("%s cannot keep this evaluation (%s)", path, type(error).__name__)
         return 0

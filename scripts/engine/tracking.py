@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 from ignite.engine import Engine, Events
 from torch import nn
 
+from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
+from scripts.engine.collapse import warn_of_collapse
 from scripts.engine.delivery import Courier
 from scripts.engine.run_record import (
     ENDING,
@@ -70,8 +72,10 @@ class _Tracker:
 
     def fail(self, engine: Engine, error: BaseException) -> NoReturn:
         """End the record, and raise the error again, which ignite would swallow."""
-        self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise error
+        try:
+            self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        finally:
+            raise error
 
     def _end(self, status: str) -> None:
         if self.courier is not None and self.record["ended"] is None:
@@ -82,8 +86,8 @@ class _Tracker:
     def _keep(self) -> None:
         try:
             write_record(self.path, self.record)
-        except OSError as error:
-            logger.warning("the record of this run cannot be written to %s (%s)", self.path, error.strerror)
+        except (OSError, InputError) as error:
+            logger.warning("the record of this run is not kept: %s", error)
 
 
 class TrackTraining(_Tracker):
@@ -145,6 +149,10 @@ class TrackTraining(_Tracker):
         self._keep()
         if self.courier is not None:
             self.courier.tell()
+
+    def complete(self, engine: Engine) -> None:
+        super().complete(engine)
+        warn_of_collapse(self.record["kept"], engine.network)  # type: ignore[attr-defined]
 
 
 def alphas(network: nn.Module) -> dict[str, float]:

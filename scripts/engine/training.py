@@ -54,9 +54,10 @@ def run_name(path: str, settings: Mapping[str, Any]) -> str:
 
 def _refuse_other_settings(path: Path, before: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     for name, now in settings.items():
-        if before.get(name) != str(now):
+        if (was := before.get(name)) != str(now):
+            values = f"{name} {was}, not {now}" if len(f"{was}{now}") < 80 else f"another {name}"
             raise InputError(
-                f"{path} is an unfinished training with {name} {before.get(name)}, not {now}: "
+                f"{path} is an unfinished training with {values}: "
                 "give that again to go on with it, or delete the file to begin anew"
             )
 
@@ -91,9 +92,8 @@ def warmup_then_cosine(
         raise InputError(
             f"--final_learning_rate is {final_learning_rate}: give 0 to {learning_rate}, which is --learning_rate"
         )
-    start = 1 / (warmup_epochs + 1)
     return WarmupCosineSchedule(
-        optimizer, warmup_epochs, max_epochs, end_lr=final_learning_rate, warmup_multiplier=start
+        optimizer, warmup_epochs, max_epochs, end_lr=final_learning_rate, warmup_multiplier=1 / (warmup_epochs + 1)
     )
 
 

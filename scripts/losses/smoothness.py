@@ -27,7 +27,7 @@ def ls2(f: Tensor, graph: Graph, shift: float = 0.0) -> Tensor:
 
 PENALTIES = {"LS1": ls1, "LS2": ls2}
 VARIANTS = ("paper", "released", "scale_free")
-ALIKE = 1e-8  # a variance below which scores count as all alike
+LEAST_VARIANCE = 1e-8  # a variance below which scores count as all alike
 
 
 def scale_free(f: Tensor, graph: Graph, penalty: str) -> Tensor:
@@ -47,8 +47,8 @@ def scale_free(f: Tensor, graph: Graph, penalty: str) -> Tensor:
     variance = f.square().sum(dim=[1, 2]) / (count.flatten() - 1).clamp(min=1)  # [B]
     trace = degree if penalty == "LS1" else degree.square() + weights.square().sum(dim=1, keepdim=True)  # diagonal of M
     trace = trace.sum(dim=[1, 2])  # [B]
-    above = PENALTIES[penalty](f, graph) + ALIKE * trace  # [B]
-    return 2 * above / ((variance + ALIKE) * torch.where(trace > 0, trace, torch.ones_like(trace)))
+    above = PENALTIES[penalty](f, graph) + LEAST_VARIANCE * trace  # [B]
+    return 2 * above / ((variance + LEAST_VARIANCE) * torch.where(trace > 0, trace, torch.ones_like(trace)))
 
 
 class BagCrossEntropy(nn.Module):

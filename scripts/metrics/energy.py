@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""How smooth attention and scores are: their Dirichlet energy along the graph of a bag, normalised as Geary's C is."""
+"""How far attention differs from even, and how smooth it and the scores are: Dirichlet energy, scaled as Geary's C."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,12 @@ import torch
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.metrics.figures import Figure, mean_over_bags
 from scripts.networks.graph import build_graph
+
+
+def attention_spreads(results: Sequence[BagResult]) -> dict[str, Figure]:
+    """Return the mean spread of attention × N, over the bags with more than one instance."""
+    several = np.array([len(result.attention) > 1 for result in results])
+    return {"spread": mean_over_bags(np.array([result.attention_spread for result in results]), several)}
 
 
 def dirichlet_energies(results: Sequence[BagResult]) -> dict[str, Figure]:

@@ -35,7 +35,10 @@ def tenth(probability: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(bags: int, figures: Mapping[str, Figure], resamples: int = 1000) -> dict[str, Interval]:
-    """Return figures with 95 % percentile intervals over bags, not instances, drawn with replacement."""
+    """Return figures with 95 % percentile intervals over bags, not instances, drawn with replacement.
+
+    Where the draws do not vary, as of bags that are all right, they tell nothing: the interval is NaN.
+    """
     drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws(bags, resamples)])
     intervals = {}
     for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True):  # [resamples, figures]
@@ -43,7 +46,8 @@ def bootstrap(bags: int, figures: Mapping[str, Figure], resamples: int = 1000) -
         if np.isnan(value) or len(known) == 0:
             known = np.array([np.nan])
         low, high = np.quantile(known, [0.025, 0.975])
-        intervals[name] = Interval(value, float(low), float(high))
+        vary = high - low > 1e-12
+        intervals[name] = Interval(value, float(low), float(high)) if vary else Interval(value, np.nan, np.nan)
     return intervals
 
 

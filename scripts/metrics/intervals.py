@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Confidence intervals that hold where a bootstrap does not: in small cohorts, and in such as are read without error.
 
-A percentile bootstrap of 20 bags that are all right is [1, 1]. A proportion gets Wilson's interval; an AUROC that of
-DeLong on the logit scale, or Newcombe's (method 5, 2006) where DeLong's variance is 0.
+A bootstrap of 20 bags that are all right has nothing that varies. A proportion gets Wilson's interval, a mean of
+proportions that of Zou and Donner; an AUROC that of DeLong on the logit scale, or Newcombe's (method 5, 2006) where
+DeLong's variance is 0.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -23,6 +24,14 @@ def wilson(successes: float, trials: float, confidence: float = 0.95) -> Interva
     middle = (p + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / (1 + z**2 / trials)
     return Interval(p, 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half)
+
+
+def mean_proportion(parts: Sequence[Interval]) -> Interval:
+    """Return the mean of proportions of different bags and its interval, made from theirs (Zou and Donner 2008)."""
+    value, low, high = np.array(parts).T  # (parts,) each
+    mean = float(value.mean())
+    below, above = (float(np.linalg.norm(ends - value)) / len(parts) for ends in (low, high))
+    return Interval(mean, mean - below, mean + above)
 
 
 def auroc(truth: np.ndarray, score: np.ndarray, confidence: float = 0.95) -> Interval:

@@ -16,7 +16,7 @@ from scripts.metrics.figures import Cases, Figure
 
 BINS = 20  # of a place
 REACH = 0.05  # within which two slices are at one height
-FEWEST = 5  # slices of a scan, in the median, that have a height worth the name
+FEWEST_SLICES = 5  # slices of a scan, in the median, that have a height worth the name
 LENGTHS = ((1, 3), (4, 8), (9, 15), (16, np.inf))  # of a lesion, in slices
 
 
@@ -30,7 +30,7 @@ def place_figures(results: Sequence[BagResult], instances: Cases, score: np.ndar
     if all(isinstance(result.instances, PatchCoordinates) for result in results):
         return _prior_figures("centre", instances, np.concatenate([from_centre(result) for result in results]))
     counts = [len(result.scores) for result in results]
-    if np.median(counts) < FEWEST or any("x" in row for result in results for row in result.instances[:1]):
+    if np.median(counts) < FEWEST_SLICES or any("x" in row for result in results for row in result.instances[:1]):
         return {}
     height = np.concatenate([heights(count) for count in counts])
     won, pairs = pairs_at_one_place(instances, height, score)
@@ -130,13 +130,15 @@ def pairs_at_one_place(
 
 
 def _by_length(instances: Cases, score: np.ndarray) -> dict[str, Figure]:
-    """Of the slices in lesions of each length that the cohort has, against all slices without."""
+    """Of the slices in lesions of each length that the cohort has, against all slices without in positive scans."""
     length = run_lengths(instances)
+    in_positive = np.bincount(instances.bag, instances.truth, instances.bags) > 0
+    rivals = ~instances.truth & in_positive[instances.bag]
     figures = {}
     for least, most in LENGTHS:
         of_length = (least <= length) & (length <= most)
         if of_length.any():
-            kept = of_length | ~instances.truth
+            kept = of_length | rivals
             ends = np.bincount(instances.bag[kept], minlength=instances.bags).cumsum()
             cases = Cases(np.split(instances.truth[kept], ends[:-1]))
             name = f"{least}_or_more" if most == np.inf else f"{least}_to_{most}"

@@ -90,7 +90,7 @@ CLAIM = """
 28 Metrics|Performance above
 29 Uncertainty|95 % intervals over bags, Performance above
 30 Robustness
-31 Explainability|attention and scores of instances, report.html
+31 Explainability|instances ranked and flagged by their {score}; report.html
 32 Internal data
 33 External data
 34 Registration of a trial
@@ -122,6 +122,7 @@ def model_card(content: Mapping[str, Any]) -> str:
         "software": ", ".join(f"{name} {version}" for name, version in packages.items() if version) or TO_FILL_IN,
         "training": f"{epochs} epochs, run {training.get('run_name') or TO_FILL_IN}" if epochs else TO_FILL_IN,
         "kept": TO_FILL_IN if training.get("kept") is None else f"epoch {training['kept']}",
+        "score": " or ".join(content["score"]["names"]) + " score" if content.get("score") else TO_FILL_IN,
         "sha256": content["weights_sha256"] or TO_FILL_IN,
     }
     formats = bundle.get("network_data_format", {})

@@ -1,17 +1,22 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Headline, colours and PNG encoding that all pictures of results share."""
+"""Headline, colours, what is drawn of a score, and PNG encoding: what all pictures of results share."""
 
 import io
+from typing import NamedTuple
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from scripts.core.record import RESEARCH_USE, BagResult
+from scripts.core.scoring import EVIDENCE, INSTANCE, SIGNED, WORDS, in_words
 
 NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
 FLAGGED = "#d62728"
 TRUTH = "#1f9e4b"
+FOR, AGAINST = "#c9432f", "#3a6fb0"  # the finding: warm and cool
+LEAST_SPAN = 1.0  # logit: what is fainter than this is drawn faint, or a negative bag would glow
 
 
 def called(result: BagResult) -> str:
@@ -34,6 +39,52 @@ def evenness(result: BagResult) -> str:
     if len(result.attention) < 2 or highest >= NEARLY_EVEN:
         return ""
     return f" (nearly even: at most {highest:.2f} × {'the average' if result.slots is None else f'1/{result.slots}'})"
+
+
+class Signed(NamedTuple):
+    """A score that speaks for the finding or against it, as pictures show it."""
+
+    name: str
+    values: np.ndarray  # (N,)
+    middle: float  # neither for nor against
+    smoothing: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return in_words(self.name, self.smoothing)
+
+    def span(self, of_all: int = 1) -> float:
+        """Return how far from the middle colours reach, of values that count `of_all` times; few may lie beyond."""
+        apart = np.abs(self.values - self.middle) * of_all
+        return max(LEAST_SPAN, float(np.quantile(apart, 0.99))) if len(apart) else LEAST_SPAN
+
+
+def signed_score(result: BagResult, asked: str | None = None) -> Signed | None:
+    """Return the signed score that is asked for, else the one that flags, else the evidence; None without such."""
+    own = result.score_name in SIGNED and asked in (None, result.score_name)
+    if own:
+        middle = float(result.flag_above or 0) if result.score_name == INSTANCE else 0.0
+        return Signed(result.score_name, result.scores, middle, result.score_smoothing)
+    known = {EVIDENCE: result.evidence, INSTANCE: result.instance_logits}
+    for name in known if asked is None else (asked,):
+        values = known.get(name)
+        if values is not None:
+            return Signed(name, values, 0.0)
+    return None
+
+
+def ranks(result: BagResult) -> np.ndarray:
+    """Return (N,) by which instances are shown, the highest first: the score that flags."""
+    return result.times_average if result.flag_above is None else result.scores
+
+
+def scored_words(result: BagResult, index: int) -> str:
+    """Return the score of an instance as its picture tells it."""
+    if result.score_name in SIGNED:
+        return f"{WORDS[result.score_name]} {result.scores[index]:+.3g}"
+    average = "average" if result.slots is None else f"1/{result.slots}"
+    return f"{result.times_average[index]:.2f} × {average}"
 
 
 def png(figure: Figure, dpi: int = 90) -> bytes:

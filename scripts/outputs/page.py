@@ -12,11 +12,12 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of, write_whole
+from scripts.core.files import plain, sha256_of, write_whole
 from scripts.core.record import RESEARCH_USE
+from scripts.core.scoring import in_words
 from scripts.outputs import charts
 from scripts.outputs.card import model_card
-from scripts.outputs.report_json import plain, report_content, training_record
+from scripts.outputs.report_json import report_content, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,11 @@ GROUPS = {  # the first word of a figure's name → what it is of
     "coarse": "Coarse classes",
     "instance": "Instances",
     "lesion": "Lesions",
+    "attention": "Attention",
     "dirichlet": "Smoothness",
     "faithfulness": "Faithfulness",
 }
-WORDS = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
+SPELLED = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
 NO_TRUTH = "no positive bag has instances that are known to be positive and others known not to be."
 
 
@@ -136,7 +138,7 @@ def html_page(content: Mapping[str, Any]) -> str:
 
 
 def _facts(content: Mapping[str, Any]) -> str:
-    cohort, threshold = content["cohort"], content["threshold"]
+    cohort, threshold, over_folds = content["cohort"], content["threshold"], content["over_folds"]
     between = ["none"] if threshold is None else [_number(each) for each in dict.fromkeys(threshold)]
     facts = {
         "Weights": f"sha256 {content['weights_sha256'] or 'not known'}",
@@ -146,17 +148,23 @@ def _facts(content: Mapping[str, Any]) -> str:
         "Called positive": _number(cohort["called_positive"]),
         "Instances": _number(cohort["instances"]) if cohort["instances"] else "not in the tables",
         "Threshold": " to ".join(between) + (f"; {content['threshold_origin']}" if content["threshold_origin"] else ""),
-        **{_words(key): _number(value) for key, value in content["more"].items()},
+        "Score that flags": _score_in_words(content),
+        **({"Cross-validation": "{folds} folds, repeats: {repeats}".format(**over_folds)} if over_folds else {}),
     }
     rows = "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(of))}</td></tr>" for key, of in facts.items())
     return f'<table class="facts">{rows}</table>'
+
+
+def _score_in_words(content: Mapping[str, Any]) -> str:
+    score = content["score"]
+    return "none" if score is None else " or ".join(in_words(name, score["smoothing"]) for name in score["names"])
 
 
 def _figure_section(content: Mapping[str, Any]) -> str:
     figures = content["figures"]
     if not figures:
         return _left_out("there is no metrics.json, as there was no label when the tables were written.")
-    more = list(dict.fromkeys(key for figure in figures.values() for key in figure if key not in ("low", "high")))[1:]
+    spread = ["mean", "sd"] if content["over_folds"] else []
     rows: list[Sequence[str]] = []
     groups = dict.fromkeys([*GROUPS, *(name.partition("_")[0] for name in figures)])
     for group in groups:
@@ -165,13 +173,21 @@ def _figure_section(content: Mapping[str, Any]) -> str:
         for name, figure in own.items():
             interval = f"{_number(figure.get('low'))} to {_number(figure.get('high'))}"
             cells = [_number(figure["value"]), interval if figure.get("low") is not None else "–"]
-            rows.append([_words(name.partition("_")[2]), *cells, *(_number(figure.get(key)) for key in more)])
+            rows.append([_words(name.partition("_")[2]), *cells, *(_number(figure.get(key)) for key in spread)])
     caption = (
         "Figures with 95 % intervals over bags, the number of bags being what an interval depends on: Wilson's for "
-        "proportions of bags, DeLong's (or Newcombe's) for the AUROC of bags, else percentiles of 1000 draws of bags. "
-        "Gated: instances of bags called negative score lowest. –: not defined on these bags."
+        "proportions of bags, Zou and Donner's for means of them, DeLong's (or Newcombe's) for the AUROC of bags, else "
+        f"percentiles of 1000 draws of bags. Instances are ranked and flagged by their {_score_in_words(content)}; "
+        "gated: those of bags called negative score lowest. AUROC attention, evidence, instance: of each such "
+        "score, whichever flags, ungated. –: not defined on these bags; of an interval also: the same in every draw, "
+        "which tells nothing of its width."
     )
-    return _table(caption, ["", "value", "95 % interval", *more], rows)
+    if spread:
+        caption += (
+            " Mean and standard deviation (sd) are of the folds of a cross-validation. What compares scores "
+            "of instances in different bags has these alone: the network of each fold has a scale of its own."
+        )
+    return _table(caption, ["", "value", "95 % interval", *spread], rows)
 
 
 def _call_section(content: Mapping[str, Any]) -> str:
@@ -222,11 +238,11 @@ def _instance_section(content: Mapping[str, Any]) -> str:
     if instances is None:
         return _left_out("there is no instances.csv, or no instance in it.")
     attention, score = instances["attention_times_average"], instances["score"]
-    title = "attention, as a multiple of the bag's average"
+    title, name = "attention, as a multiple of the bag's average", _score_in_words(content)
     unknown = " Truth is not known for any: all are drawn as one kind." if set(score["counts"]) == {"unknown"} else ""
     return _charts(
         (charts.svg(charts.histogram, attention, title, True), f"Attention; dotted: the average.{unknown}"),
-        (charts.svg(charts.histogram, score, "score, before the softmax", False), f"Scores of instances.{unknown}"),
+        (charts.svg(charts.histogram, score, name, False), f"Score of instances: {name}.{unknown}"),
     )
 
 
@@ -236,7 +252,7 @@ def _attention_section(content: Mapping[str, Any]) -> str:
         return _left_out(NO_TRUTH)
     return _charts(
         (charts.svg(charts.shares, bags), "Share of each bag's attention on its positive instances."),
-        (charts.svg(charts.aurocs, bags), "AUROC of the scores within each bag; dotted: chance."),
+        (charts.svg(charts.aurocs, bags), f"AUROC within each bag of the {_score_in_words(content)}; dotted: chance."),
     )
 
 
@@ -250,6 +266,7 @@ def _training_section(content: Mapping[str, Any]) -> str:
         ("AUROC", "auroc"),
         ("learning rate", "learning_rate"),
         ("strength of smoothing α", "alpha"),
+        ("spread of attention × N", "attention_spread"),
     ):
         lines = {name: points for name, points in training["curves"].items() if part in name}
         if lines:
@@ -277,7 +294,7 @@ def _case_section(content: Mapping[str, Any]) -> str:
 
 
 def _words(name: str) -> str:
-    words = [WORDS.get(word, word) for word in name.split("_")]
+    words = [SPELLED.get(word, word) for word in name.split("_")]
     return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
 

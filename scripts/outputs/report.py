@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -18,10 +17,12 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.core.errors import InputError
-from scripts.core.files import whole_file, write_whole
+from scripts.core.files import plain, whole_file, write_whole
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.engine.evaluator import EMPTY, FAILED
 from scripts.engine.provenance import settings_of
+from scripts.metrics.faithfulness import faithfulness_columns
+from scripts.metrics.figures import Interval
 from scripts.metrics.summary import cohort_metrics
 from scripts.outputs.result_json import from_json, instance_rows
 
@@ -95,6 +96,11 @@ class Outcomes(NamedTuple):
     failures: dict[str, str]
     empty: dict[str, str]
 
+    @property
+    def results(self) -> list[BagResult]:
+        """Of all bags that have one, by bag_id."""
+        return [result for _, result in sorted({**self.finished, **self.read}.items())]
+
 
 class CohortReport:
     """Ignite handler that gathers the results of all bags and ranks, and writes the files of the cohort.
@@ -145,27 +151,42 @@ class CohortReport:
             raise InputError(_failures_line(failures, len(read) + len(finished)))
 
     def _write(self, engine: Engine, outcomes: Outcomes) -> None:
-        by_name = {**outcomes.finished, **outcomes.read}
-        results = [by_name[bag_id] for bag_id in sorted(by_name)]
-        metrics = cohort_metrics(results)
+        metrics = cohort_metrics(outcomes.results)
         engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
-        # files of an earlier run that this run does not replace would be taken for its own
-        outdated = [f"{bag_id}/result.json" for bag_id in [*outcomes.failures, *outcomes.empty]]
-        rows = [_summary_row(result) for result in results]
-        for status, reasons in ((FAILED, outcomes.failures), (EMPTY, outcomes.empty)):
-            rows += [{"bag_id": bag_id, "status": status, "error": reasons[bag_id]} for bag_id in sorted(reasons)]
-        write_table(self.output_dir / "summary.csv", dict.fromkeys(name for row in rows for name in row), rows)
-        if self.instance_table and results:
-            _write_instances(self.output_dir / "instances.csv", results)
-        else:
-            outdated.append("instances.csv")
-        if metrics:
-            write_whole(self.output_dir / "metrics.json", json.dumps(_metrics_json(results, metrics), indent=4) + "\n")
-        else:
-            outdated.append("metrics.json")
-        for name in outdated:
-            (self.output_dir / name).unlink(missing_ok=True)
-        logger.info(_closing_line(outcomes, results, metrics, self.output_dir))
+        write_cohort(self.output_dir, outcomes, metrics, self.instance_table)
+        logger.info(_closing_line(outcomes, outcomes.results, metrics, self.output_dir))
+
+
+def write_cohort(
+    folder: Path, outcomes: Outcomes, metrics: Mapping[str, Interval], instance_table: bool = True, **more: Any
+) -> None:
+    """Write the files of a cohort.
+
+    Args:
+        folder: where to.
+        outcomes: of its bags.
+        metrics: what cohort_metrics finds.
+        instance_table: write instances.csv.
+        more: what else stands in metrics.json.
+    """
+    results = outcomes.results
+    # files of an earlier run that this run does not replace would be taken for its own
+    outdated = [f"{bag_id}/result.json" for bag_id in [*outcomes.failures, *outcomes.empty]]
+    rows = [_summary_row(result) for result in results]
+    for status, reasons in ((FAILED, outcomes.failures), (EMPTY, outcomes.empty)):
+        rows += [{"bag_id": bag_id, "status": status, "error": reasons[bag_id]} for bag_id in sorted(reasons)]
+    write_table(folder / "summary.csv", dict.fromkeys(name for row in rows for name in row), rows)
+    if instance_table and results:
+        _write_instances(folder / "instances.csv", results)
+    else:
+        outdated.append("instances.csv")
+    if metrics:
+        content = {**_metrics_json(results, metrics), **plain(more, 6)}
+        write_whole(folder / "metrics.json", json.dumps(content, indent=4) + "\n")
+    else:
+        outdated.append("metrics.json")
+    for name in outdated:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _of_all_ranks(own: Outcomes) -> Outcomes:
@@ -223,6 +244,10 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
         "label": result.true_verdict if result.classes else "" if result.label is None else result.label,
         "instances": len(result.scores),
         "flagged": int(result.flagged.sum()),
+        **{name: _digits(value) for name, value in faithfulness_columns(result).items()},
+        "score_name": result.score_name,
+        "score_smoothing": result.score_smoothing,
+        "flagged_above": "" if result.flag_above is None else result.flag_above,
         "warnings": "; ".join(result.about.get("warnings", [])),
     }
 
@@ -232,18 +257,17 @@ def _digits(value: float) -> float:
     return float(f"{value:.9g}")
 
 
-def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Interval]) -> dict[str, Any]:
     labels = [r.label_positive for r in results if r.label_positive is not None]
-    figures = {  # NaN is not JSON
-        name: {key: None if math.isnan(value) else round(value, 6) for key, value in figure._asdict().items()}
-        for name, figure in metrics.items()
-    }
-    one = results[0]
-    called_by: dict[str, Any] = {"threshold": one.threshold, "threshold_origin": one.threshold_origin}
+    figures = {name: plain(figure._asdict(), 6) for name, figure in metrics.items()}
+    one, thresholds = results[0], {result.threshold for result in results}  # networks of several folds have one each
+    called_by: dict[str, Any] = {"threshold": thresholds.pop() if len(thresholds) == 1 else None}
+    called_by["threshold_origin"] = one.threshold_origin
     if one.classes is not None:
         called_by["classes"] = {key: getattr(one.classes, key) for key in ("names", "groups", "negative")}
     if one.slots is not None:
         called_by["slots"] = one.slots
+    called_by |= {"score_name": one.score_name, "score_smoothing": one.score_smoothing}
     return {"bags": len(labels), "positive_bags": sum(labels), **called_by, **figures}
 
 

@@ -5,8 +5,6 @@
 A part that cannot be computed is null.
 """
 
-import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -15,25 +13,30 @@ from typing import Any
 
 import numpy as np
 
+from scripts.core.files import plain
 from scripts.core.record import BagResult
 from scripts.engine.run_record import read_record, run_file
 from scripts.metrics.figures import Cases, draws, tenth
 from scripts.metrics.intervals import auroc, wilson
-from scripts.outputs.results import read_results, rows_in
+from scripts.metrics.summary import is_one_question, with_truth
+from scripts.outputs.results import read_metrics, read_results, rows_in
 
 CASES = 10  # of each kind
 AT = np.linspace(0, 1, 101)  # where the bands of curves are given
 BARS = 40  # of a histogram
 FAINTEST = 1e-3  # of the average attention; what is fainter is in the first bar
-SHOWN_ELSEWHERE = {"bags", "positive_bags", "threshold", "threshold_origin", "slots"}  # keys of metrics.json
 
 
 def report_content(folder: Path) -> dict[str, Any]:
     """Return the content of report.json for a folder of results, but for what its tables do not hold: the network."""
     results = read_results(folder)
-    metrics_file, summary = folder / "metrics.json", folder / "summary.csv"
-    metrics = json.loads(metrics_file.read_text()) if metrics_file.is_file() else {}
-    figures = {name: value for name, value in metrics.items() if isinstance(value, dict) and "value" in value}
+    metrics, summary = read_metrics(folder), folder / "summary.csv"
+    over_folds = metrics.get("over_folds", {})
+    figures = {
+        name: {**value, **over_folds.get(name, {})}
+        for name, value in metrics.items()
+        if isinstance(value, dict) and "value" in value
+    }
     labelled = [result for result in results if result.label is not None]
     thresholds = [result.threshold for result in results if result.threshold is not None]
     attention = _attention_on_truth(results)
@@ -48,11 +51,8 @@ def report_content(folder: Path) -> dict[str, Any]:
         },
         "threshold": [min(thresholds), max(thresholds)] if thresholds else None,
         "threshold_origin": metrics.get("threshold_origin"),
-        "more": {
-            key: value
-            for key, value in metrics.items()
-            if key not in SHOWN_ELSEWHERE and isinstance(value, (int, float, str))
-        },
+        "over_folds": {key: over_folds[key] for key in ("folds", "repeats")} if over_folds else None,
+        "score": _score(results),
         "figures": figures,
         "confusion": _confusion(labelled),
         "curves": _curves(labelled),
@@ -77,15 +77,12 @@ def training_record(ckpt_path: Path) -> dict[str, Any] | None:
     return {"run_name": record["run_name"], "curves": curves, "kept": (record["kept"] or {}).get("epoch")}
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON takes it: nine digits of each number, null for NaN and infinity."""
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(each) for each in value]
-    if isinstance(value, (float, np.floating)):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
+def _score(results: Sequence[BagResult]) -> dict[str, Any] | None:
+    """What ranks and flags the instances; several where runs of several scores were put together."""
+    if not results:
+        return None
+    smoothing = max(result.score_smoothing for result in results)
+    return {"names": sorted({result.score_name for result in results}), "smoothing": smoothing}
 
 
 def _confusion(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
@@ -97,15 +94,10 @@ def _confusion(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
     return {"names": names, "bags": [[count[label, called] for called in names] for label in names]}
 
 
-def _is_one_question(results: Sequence[BagResult]) -> bool:
-    """Whether there is a probability of being positive: of several classes, that of a finding at all."""
-    return bool(results) and (results[0].classes is None or results[0].classes.negative is not None)
-
-
 def _curves(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
     """ROC and precision with recall, by what is asked: positive or not, or each class against the rest."""
     asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if _is_one_question(labelled):
+    if is_one_question(labelled):
         truth = np.array([bool(result.label_positive) for result in labelled])
         name = "positive" if labelled[0].classes is None else "any finding"
         asked[name] = truth, np.array([result.probability for result in labelled])
@@ -147,24 +139,14 @@ def _band(at: np.ndarray, drawn: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 def _calibrations(labelled: Sequence[BagResult]) -> dict[str, Any] | None:
     """Reliability of the probability as it is, and of what the logits alone would give, before any scaling."""
-    if not _is_one_question(labelled):
+    if not is_one_question(labelled):
         return None
     truth = np.array([bool(result.label_positive) for result in labelled])
-    before = np.array([_unscaled(result) for result in labelled])
+    before = np.array([result.rescaled((1, 0)).probability if result.logits else np.nan for result in labelled])
     return {
         "before": _calibration(truth, before) if np.isfinite(before).all() else None,
         "after": _calibration(truth, np.array([result.probability for result in labelled])),
     }
-
-
-def _unscaled(result: BagResult) -> float:
-    logits = np.array(result.logits)
-    if not len(logits):
-        return math.nan
-    if result.classes is None:
-        return float(0.5 * (1 + np.tanh(logits[0] / 2)))  # the sigmoid, which does not overflow so
-    exponential = np.exp(logits - logits.max())
-    return result.classes._replace(probabilities=exponential / exponential.sum()).probability
 
 
 def _calibration(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
@@ -180,24 +162,10 @@ def _calibration(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
     return {"calibration_error": error, "bins": bins}
 
 
-def _truths(results: Iterable[BagResult]) -> list[np.ndarray | None]:
-    """The truth of each bag's instances; where any bag has one, nothing in a negative bag is positive."""
-    results = list(results)
-    known = any(result.truth is not None for result in results)
-    return [
-        np.zeros(len(result.scores), dtype=int)
-        if known and result.truth is None and result.label_positive is False
-        else result.truth
-        for result in results
-    ]
-
-
 def _histograms(results: Sequence[BagResult]) -> dict[str, Any] | None:
     """Counts of attention and scores, by the truth of the instances; what is beyond an end is in the bar at the end."""
-    kinds = [
-        np.full(len(result.scores), 2) if truth is None else truth
-        for result, truth in zip(results, _truths(results), strict=True)
-    ]
+    known = {result.bag_id: result.truth for result in with_truth(results) if result.truth is not None}
+    kinds = [known.get(result.bag_id, np.full(len(result.scores), 2)) for result in results]
     if not sum(map(len, kinds)):
         return None
     kind = np.concatenate(kinds)
@@ -230,7 +198,8 @@ def _attention_on_truth(results: Sequence[BagResult]) -> list[dict[str, Any]] | 
             "share_of_attention": float(result.attention[truth == 1].sum()),
             "auroc": auroc(truth, result.scores).value,
         }
-        for result, truth in zip(results, _truths(results), strict=True)
+        for result in with_truth(results)
+        for truth in [result.truth]
         if truth is not None and 0 < truth.sum() < len(truth)
     ]
     return sorted(bags, key=lambda bag: -bag["share_of_attention"]) or None

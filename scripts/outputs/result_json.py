@@ -12,9 +12,18 @@ from monai.transforms import Transform
 
 from scripts.core.files import write_whole
 from scripts.core.record import RESEARCH_USE, BagResult, Classes, Model, PatchCoordinates
+from scripts.core.scoring import ATTENTION
 
 SCORES = "scores.h5"
-_FINDINGS = ("score", "attention", "flagged", "truth")  # keys of an instance; its other keys identify it
+# keys of an instance → fields of the record; its other keys, but for flagged and truth, identify it
+FIELDS = {
+    "score": "scores",
+    "attention": "attention",
+    "attention_logit": "attention_logits",
+    "evidence": "evidence",
+    "instance_logit": "instance_logits",
+    "leave_one_out": "leave_one_out",
+}
 
 
 def as_json(result: BagResult) -> dict[str, Any]:
@@ -34,7 +43,10 @@ def as_json(result: BagResult) -> dict[str, Any]:
         "label_name": result.true_verdict,
         "note": RESEARCH_USE,
         "model": result.model and result.model._asdict(),
-        "flagged_above": f"attention 1/{result.slots or len(result.scores)}, in a positive bag",
+        "score_name": result.score_name,
+        "score_smoothing": result.score_smoothing,
+        "flagged_above": result.flag_rule,
+        "flagged_above_score": result.flag_above,
         "flagged": int(result.flagged.sum()),
         "slots": result.slots,
         "about": result.about,
@@ -53,7 +65,7 @@ def _classes_as_json(classes: Classes) -> dict[str, Any]:
 
 def instance_rows(result: BagResult, first: int | None = None) -> list[dict[str, Any]]:
     """Return a row for each instance, or for the `first` ones alone."""
-    findings = {"score": result.scores, "attention": result.attention, "flagged": result.flagged}
+    findings = {**result.of_instances, "flagged": result.flagged}
     if result.truth is not None:
         findings["truth"] = result.truth.astype(int)
     columns = zip(*(values[:first].tolist() for values in findings.values()), strict=True)
@@ -65,23 +77,31 @@ def instance_rows(result: BagResult, first: int | None = None) -> list[dict[str,
 
 def from_json(content: Mapping[str, Any], folder: Path) -> BagResult:
     """Return the result that `as_json` was given; its scores.h5, if it has one, lies in `folder`."""
+    rows = content["instances"]
+    of_instances = _from_scores(folder / SCORES) if rows == SCORES else _from_rows(rows)
+    if "score_name" not in content:  # of a version that knew of attention alone
+        of_instances["attention_logits"] = of_instances["scores"]
     return BagResult(
         **{key: content[key] for key in ("bag_id", "source", "probability", "threshold", "threshold_origin", "label")},
-        **(_from_scores(folder / SCORES) if content["instances"] == SCORES else _from_rows(content["instances"])),
+        **of_instances,
         logits=tuple(content["logits"]),
         label_set=None if content["label_set"] is None else tuple(content["label_set"]),
         classes=content["classes"] and _classes_from_json(**content["classes"]),
         model=content["model"] and Model(**content["model"]),
         about=content["about"],
         slots=content["slots"],
+        score_name=content.get("score_name", ATTENTION),
+        score_smoothing=content.get("score_smoothing", 0.0),
+        flag_above=content.get("flagged_above_score"),
     )
 
 
 def _from_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    told = {name: field for name, field in FIELDS.items() if rows and name in rows[0]}
+    findings = {*told, "flagged", "truth"}
     return {
-        "scores": np.array([row["score"] for row in rows], dtype=np.float32),
-        "attention": np.array([row["attention"] for row in rows], dtype=np.float32),
-        "instances": [{key: value for key, value in row.items() if key not in _FINDINGS} for row in rows],
+        **{field: np.array([row[name] for row in rows], dtype=np.float32) for name, field in told.items()},
+        "instances": [{key: value for key, value in row.items() if key not in findings} for row in rows],
         "truth": np.array([row["truth"] for row in rows]) if rows and "truth" in rows[0] else None,
     }
 
@@ -90,7 +110,7 @@ def _from_scores(path: Path) -> dict[str, Any]:
     from scripts.outputs.scores import read_scores  # h5py: of slides alone
 
     stored = read_scores(path)
-    same = {name: getattr(stored, name) for name in ("scores", "attention", "truth", "lesions")}
+    same = {name: getattr(stored, name) for name in (*FIELDS.values(), "truth", "lesions")}
     return {**same, "instances": PatchCoordinates(stored.coords, stored.slide)}
 
 

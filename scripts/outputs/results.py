@@ -13,6 +13,9 @@ import numpy as np
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes
+from scripts.core.scoring import ATTENTION
+from scripts.metrics.faithfulness import faithfulness_in
+from scripts.outputs.result_json import FIELDS
 
 
 def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
@@ -28,7 +31,7 @@ def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
     table = folder / "instances.csv"
     try:
         rows = [row for row in rows_in(folder / "summary.csv") if row["status"] == "done"]
-        metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
+        metrics = read_metrics(folder)
         of_bag = dict(_columns_of_bags(table)) if instances and table.is_file() else {}
         return [_result(row, of_bag.get(row["bag_id"], {}), metrics) for row in rows]
     except OSError as error:
@@ -39,6 +42,18 @@ def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
         raise InputError(
             f"the tables in {folder} are no results of this version ({error!r}): evaluate again"
         ) from error
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return what metrics.json holds; nothing where no bag had a label."""
+    path = folder / "metrics.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def known_values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of metrics.json that are defined."""
+    figures = {name: each["value"] for name, each in metrics.items() if isinstance(each, dict) and "value" in each}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def rows_in(path: Path) -> list[dict[str, str]]:
@@ -54,7 +69,7 @@ def _columns_of_bags(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         place = {name: number for number, name in enumerate(next(rows))}
         for bag_id, of_bag in groupby(rows, lambda row: row[place["bag_id"]]):
             columns = list(zip(*of_bag, strict=True))
-            numbers = {name: columns[place[name]] for name in ("score", "attention", "truth", "x") if name in place}
+            numbers = {name: columns[place[name]] for name in (*FIELDS, "truth", "x") if name in place}
             yield bag_id, {name: np.array(list(map(float, of))) for name, of in numbers.items() if of[0]}
 
 
@@ -66,6 +81,11 @@ def _result(row: Mapping[str, str], instances: Mapping[str, np.ndarray], metrics
         probabilities = np.array([float(row[f"p({name})"]) for name in names])
         classes = Classes(names, probabilities, tuple(kinds["groups"]), kinds["negative"])
     label = row["label"]
+    told: dict[str, Any] = {
+        field: instances[name].astype(np.float32) for name, field in FIELDS.items() if name in instances
+    }
+    if "score_name" not in row and "scores" in told:  # of a version that knew of attention alone
+        told["attention_logits"] = told["scores"]
     return BagResult(
         bag_id=row["bag_id"],
         source="",
@@ -73,11 +93,14 @@ def _result(row: Mapping[str, str], instances: Mapping[str, np.ndarray], metrics
         threshold=float(row["threshold"]) if classes is None else None,
         threshold_origin=metrics.get("threshold_origin", ""),
         logits=tuple(float(value) for key, value in row.items() if key.startswith("logit")),
-        scores=instances.get("score", np.zeros(0)).astype(np.float32),
-        attention=instances.get("attention", np.zeros(0)).astype(np.float32),
+        **dict.fromkeys(("scores", "attention"), np.zeros(0, np.float32)) | told,
+        score_name=row.get("score_name", ATTENTION),
+        score_smoothing=float(row.get("score_smoothing", 0)),
+        flag_above=float(row["flagged_above"]) if row.get("flagged_above") else None,
         truth=instances["truth"].astype(int) if "truth" in instances else None,
         instances=[{"x": None} if "x" in instances else {}] * len(instances.get("score", ())),
         slots=metrics.get("slots"),
+        about=faithfulness_in(row),
         label_set=tuple(filter(None, row["label_set"].split("|"))) if "label_set" in row else None,
         label=None if label == "" else int(label) if classes is None else classes.names.index(label),
         classes=classes,

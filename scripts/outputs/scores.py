@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """scores.h5, the numbers of every patch of a bag: written, and read back without loss by a run that resumes.
 
-Its datasets are those of ``Scores``: ``slide`` if the bag has several, ``truth`` where it is known, and where lesions
-are, ``lesion`` with ``count`` and ``excluded``. Attributes: ``unit`` of ``coords``, ``normalisation`` of
-``normalised``; of the root ``format`` ("smooth-mil-scores/1"), ``bag_id``,
-``slides`` (JSON text), ``note``, and of the model ``model_name``, ``model_version`` and ``model_sha256``.
+Its datasets are those of ``Scores``: ``slide`` if the bag has several, what the network does not tell is left out,
+``truth`` where it is known, and where lesions are, ``lesion`` with ``count`` and ``excluded``. Attributes: ``unit`` of
+``coords``, ``normalisation`` of ``normalised``, ``name``, ``smoothing`` and ``flagged_above`` of ``scores``; of the
+root ``format`` ("smooth-mil-scores/2"), ``bag_id``, ``slides`` (JSON text), ``note``, and of the model ``model_name``,
+``model_version`` and ``model_sha256``. In "smooth-mil-scores/1" the scores are the attention logits.
 """
 
 import json
@@ -20,8 +21,10 @@ from monai.transforms import Transform
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file
 from scripts.core.record import RESEARCH_USE, BagResult, Lesions, PatchCoordinates
+from scripts.core.scoring import ATTENTION
 
-SCORES_FORMAT = "smooth-mil-scores/1"
+SCORES_FORMAT = "smooth-mil-scores/2"
+OLD_FORMAT = "smooth-mil-scores/1"
 SLIDE_METADATA = ("slide_id", "patches", "pitch", "tile", "unit", "mpp")
 
 
@@ -30,12 +33,21 @@ class Scores(NamedTuple):
 
     coords: np.ndarray  # (N, 2) top-left x, y: level-0 pixels, or micrometres
     slide: np.ndarray  # (N,) its number in the bag, 0 where it has one
-    scores: np.ndarray  # (N,) float32, before the softmax
+    scores: np.ndarray  # (N,) float32, what ranks and flags
+    score_name: str
     attention: np.ndarray  # (N,) float32, sums to 1 over the bag
     normalised: np.ndarray  # (N,) float32, attention as a multiple of its average
     flagged: np.ndarray  # (N,) bool
     truth: np.ndarray | None
     lesions: Lesions | None
+    # (N,) float32, where the network tells it
+    attention_logits: np.ndarray | None  # before the softmax
+    evidence: np.ndarray | None
+    instance_logits: np.ndarray | None
+    leave_one_out: np.ndarray | None
+
+
+TOLD_OF_PATCHES = Scores._fields[-4:]
 
 
 class SaveScoresd(Transform):
@@ -59,10 +71,15 @@ class SaveScoresd(Transform):
             if len(slides) > 1:
                 file["slide"] = patches.slide
             file["scores"] = result.scores.astype(np.float32)
+            file["scores"].attrs.update(name=result.score_name, smoothing=result.score_smoothing)
+            file["scores"].attrs["flagged_above"] = result.flag_rule
             file["attention"] = result.attention.astype(np.float32)
             file["normalised"] = result.times_average.astype(np.float32)
             file["normalised"].attrs["normalisation"] = normalisation(result)
             file["flagged"] = result.flagged
+            for name in TOLD_OF_PATCHES:
+                if getattr(result, name) is not None:
+                    file[name] = getattr(result, name).astype(np.float32)
             if result.truth is not None:
                 file["truth"] = result.truth.astype(np.int8)
             if result.lesions is not None:
@@ -81,9 +98,12 @@ def read_scores(path: Path) -> Scores:
     """Read a file of `SaveScoresd`."""
     try:
         with h5py.File(path) as file:
-            lesion = file.get("lesion")
+            lesion, old = file.get("lesion"), file.attrs["format"] == OLD_FORMAT
+            told = {name: file[name][()] if name in file else None for name in TOLD_OF_PATCHES}
             return Scores(
                 **{name: file[name][()] for name in ("coords", "scores", "attention", "normalised", "flagged")},
+                **({**told, "attention_logits": file["scores"][()]} if old else told),
+                score_name=ATTENTION if old else file["scores"].attrs["name"],
                 slide=file["slide"][()] if "slide" in file else np.zeros(len(file["coords"]), dtype=int),
                 truth=file["truth"][()].astype(int) if "truth" in file else None,
                 lesions=lesion

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,8 +18,9 @@ from scripts.core.files import sha256_of
 from scripts.core.record import BagResult
 from scripts.datalist.tables import read_rows, require_named_once, zero_or_one
 from scripts.engine.operating_point import OperatingPoint, choose_operating_point, operating_file, write_operating_point
+from scripts.engine.run_record import ENDING
 from scripts.metrics.summary import cohort_metrics
-from scripts.outputs.results import read_results
+from scripts.outputs.results import read_metrics, read_results
 
 FIGURES = {
     "bag_recall": "sensitivity",
@@ -52,9 +54,8 @@ def calibrate(
     unknown = _require_same_weights(found, folder, model)
     bags = _with_labels(found, path_or_none(labels), folder)
     point = site_operating_point(bags, str(target), coverage)
-    if not point.chosen:
-        reason = point.origin.removeprefix("the default: ")
-        raise InputError(f"{reason}: give more labelled bags; nothing is written")
+    if point.refusal:
+        raise InputError(f"{point.refusal}: give more labelled bags; nothing is written")
     kept = write_operating_point(model, point, keep=True)
     if unknown:
         print(f"{unknown} of {len(found)} results do not name their weights: that they are of {model} is not checked")
@@ -72,7 +73,7 @@ def site_operating_point(bags: Sequence[BagResult], target: str, coverage: float
     names = ONE_LOGIT if bags[0].classes is None else bags[0].classes.names
     conformal = choose_conformal(logits, labels, names, coverage)
     point = choose_operating_point(logits, labels, target, "labelled bags of the site")
-    if not point.chosen:
+    if point.refusal:
         return point
     origin = f"chosen on {len(bags)} labelled bags of the site by calibrate: {point.origin}"
     return point._replace(origin=origin, conformal=conformal)
@@ -80,17 +81,34 @@ def site_operating_point(bags: Sequence[BagResult], target: str, coverage: float
 
 def _require_same_weights(results: Sequence[BagResult], folder: Path, weights: Path) -> int:
     """Refuse results of other weights; return how many results do not say of which they are."""
-    sha256, unknown = sha256_of(weights), 0
-    for result in tqdm(results, desc="results", unit="bag", delay=PROGRESS_AFTER_S):
-        path = folder / result.bag_id / "result.json"
-        try:
-            model = json.loads(path.read_text())["model"]["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            unknown += 1  # evaluation writes none
-            continue
-        if model != sha256:
+    if "over_folds" in read_metrics(folder):
+        raise InputError(f"{folder} is of the networks of several folds: evaluate or infer with {weights}")
+    sha256 = sha256_of(weights)
+
+    def is_named(path: Path, *keys: str) -> bool:
+        named = _in_json(path, *keys)
+        if named and named != sha256:
             raise InputError(f"{path} is of other weights than {weights}: give those, or read the bags with these")
-    return unknown
+        return bool(named)
+
+    tag = ("tags", "evaluated_weights_sha256")
+    records = [path for path in folder.glob(f"*{ENDING}") if _in_json(path, *tag)]
+    records.sort(key=lambda path: _in_json(path, "started") or 0)  # an earlier evaluation may be of others
+    of_all = [is_named(folder / "report.json", "weights_sha256"), *(is_named(path, *tag) for path in records[-1:])]
+    bar = tqdm(results, desc="results", unit="bag", delay=PROGRESS_AFTER_S)
+    unnamed = sum(not is_named(folder / result.bag_id / "result.json", "model", "sha256") for result in bar)
+    return 0 if any(of_all) else unnamed
+
+
+def _in_json(path: Path, *keys: str) -> Any:
+    """What a file has below these keys; None where it has nothing, or is none."""
+    try:
+        content = json.loads(path.read_text())
+        for key in keys:
+            content = content[key]
+        return content
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _with_labels(results: Sequence[BagResult], table: Path | None, folder: Path) -> list[BagResult]:
@@ -128,7 +146,7 @@ def _label_number(text: str, result: BagResult, table: Path, line: int) -> int:
 def _before_and_after(bags: Sequence[BagResult], point: OperatingPoint) -> str:
     nothing = np.zeros(0)
     alone = [replace(bag, scores=nothing, attention=nothing, instances=[], label_set=None) for bag in bags]
-    both = (alone, [_with_point(bag, point) for bag in alone])
+    both = (alone, [bag.rescaled(point.scaling, point.threshold) for bag in alone])
     figures = [cohort_metrics(each) for each in both]
     rows = [[f"on the {len(bags)} bags fitted to", "before", "after"]]
     if bags[0].threshold is not None:
@@ -137,16 +155,6 @@ def _before_and_after(bags: Sequence[BagResult], point: OperatingPoint) -> str:
         if name in figures[0]:
             rows.append([title, *(f"{each[name].value:.3f}" for each in figures)])
     return aligned(rows)
-
-
-def _with_point(bag: BagResult, point: OperatingPoint) -> BagResult:
-    slope, intercept = point.scaling
-    logits = slope * np.array(bag.logits)
-    if bag.classes is None:
-        probability = float(np.exp(-np.logaddexp(0, -(logits[0] + intercept))))
-        return replace(bag, probability=probability, threshold=point.threshold)
-    classes = bag.classes._replace(probabilities=np.exp(logits - np.logaddexp.reduce(logits)))
-    return replace(bag, classes=classes, probability=classes.probability)
 
 
 def _sets_in_words(conformal: Conformal) -> list[str]:

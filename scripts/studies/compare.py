@@ -9,22 +9,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from scripts.core.cli import aligned, path_or_none
 from scripts.core.errors import InputError
-from scripts.core.files import write_whole
+from scripts.core.files import plain, write_whole
 from scripts.core.record import BagResult
-from scripts.metrics.figures import Figure, Interval, bootstrap
+from scripts.metrics.figures import Figure, Interval, bootstrap, mean_over_bags
 from scripts.metrics.intervals import auroc_difference
-from scripts.metrics.summary import figure_groups
-from scripts.outputs.results import read_results
+from scripts.metrics.summary import figure_groups, of_one_network
+from scripts.outputs.results import read_metrics, read_results
 
 COMPARED = {
     *("bag_auroc", "bag_average_precision", "bag_accuracy", "bag_balanced_accuracy", "bag_brier_score"),
     *("class_accuracy", "class_balanced_accuracy", "class_auroc_macro"),
     *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_within_bags"),
     *("instance_auroc_within_positive_bags", "instance_auroc_height_adjusted"),
+    *("instance_auroc_attention", "instance_auroc_evidence", "instance_auroc_instance"),
 }
+RANKED = ("scores", "attention", "evidence", "instance_logits", "leave_one_out")  # as far as the tables have them
 
 
 class Comparison(NamedTuple):
@@ -40,6 +43,8 @@ def compare(a: str, b: str, output: str | None = None) -> None:
     """Compare two evaluations of the same bags: each figure of A less that of B, with its 95 % interval.
 
     The AUROC of bags is compared by DeLong's paired test, the others by a bootstrap that draws the same bags for both.
+    Where both wrote instances.csv, also how alike each ranks the instances of a bag, by Spearman's correlation: between
+    two seeds or two epochs of one network, that is how stable a score is.
 
     Args:
         a: the output folder of an evaluation.
@@ -50,11 +55,17 @@ def compare(a: str, b: str, output: str | None = None) -> None:
     of_a, of_b = (sorted(read_results(folder), key=lambda bag: bag.bag_id) for folder in folders)
     _require_same_bags(of_a, of_b, folders)
     found = comparisons(of_a, of_b)
+    if any("over_folds" in read_metrics(folder) for folder in folders):
+        found = {name: each for name, each in found.items() if not of_one_network(name)}
     print(_as_table(found))
+    alike = rank_correlations(of_a, of_b)
+    if alike:
+        print(f"rank correlation of instances within a bag\n{_as_correlations(alike)}")
     file = path_or_none(output)
     if file is not None:
         figures = {name: _as_json(each) for name, each in found.items()}
         content = {"a": str(folders[0]), "b": str(folders[1]), "bags": len(of_a), "figures": figures}
+        content["rank_correlations"] = {name: plain(each._asdict()) for name, each in alike.items()}
         write_whole(file, json.dumps(content, indent=4) + "\n")
         print(f"written: {file}")
 
@@ -67,7 +78,11 @@ def comparisons(a: Sequence[BagResult], b: Sequence[BagResult]) -> dict[str, Com
         yours = of_b.get(prefix)
         if yours is None or [bag.bag_id for bag in yours.bags] != [bag.bag_id for bag in mine.bags]:
             continue
-        names = [name for name in mine.figures if name in yours.figures and f"{prefix}_{name}" in COMPARED]
+        names = [
+            name
+            for name in mine.figures
+            if name in yours.figures and (prefix == "faithfulness" or f"{prefix}_{name}" in COMPARED)
+        ]
         pairs = {name: (mine.figures[name], yours.figures[name]) for name in names}
         drawn = bootstrap(len(mine.bags), {name: _difference(*pair) for name, pair in pairs.items()})
         every = np.ones(len(mine.bags))
@@ -77,6 +92,28 @@ def comparisons(a: Sequence[BagResult], b: Sequence[BagResult]) -> dict[str, Com
             difference, p = _by_delong(mine.bags, yours.bags)
             found["bag_auroc"] = found["bag_auroc"]._replace(difference=difference, p=p)
     return found
+
+
+def rank_correlations(a: Sequence[BagResult], b: Sequence[BagResult]) -> dict[str, Interval]:
+    """Return Spearman's correlation of each score that both have of the instances, averaged over the same bags.
+
+    A bag in which all of a score are alike has no order, and does not count.
+    """
+    found = {}
+    for name in RANKED:
+        pairs = [(getattr(one, name, None), getattr(other, name, None)) for one, other in zip(a, b, strict=True)]
+        values = np.array([np.nan if x is None or y is None else _spearman(x, y) for x, y in pairs])
+        known = np.isfinite(values)
+        if known.any():
+            mean = mean_over_bags(np.where(known, values, 0.0), known)
+            found[name] = bootstrap(len(a), {name: mean})[name]
+    return found
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+    if len(one) != len(other) or len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return np.nan
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
 
 
 def _by_delong(a: Sequence[BagResult], b: Sequence[BagResult]) -> tuple[Interval, float]:
@@ -112,12 +149,21 @@ def _require_same_bags(a: Sequence[BagResult], b: Sequence[BagResult], folders: 
 def _as_table(found: Mapping[str, Comparison]) -> str:
     rows = [["figure", "A", "B", "A - B", "95 % interval", "p"]]
     for name, (one, other, (value, low, high), p) in found.items():
-        difference = [f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]", "" if math.isnan(p) else f"{p:.3g}"]
+        interval = "–" if math.isnan(low) else f"[{low:+.3f}, {high:+.3f}]"
+        difference = [f"{value:+.3f}", interval, "" if math.isnan(p) else f"{p:.3g}"]
         rows.append([name, f"{one:.3f}", f"{other:.3f}", *difference])
     return aligned(rows)
+
+
+def _as_correlations(found: Mapping[str, Interval]) -> str:
+    rows = [
+        [name, f"{mean:.3f}", "–" if math.isnan(low) else f"[{low:.3f}, {high:.3f}]"]
+        for name, (mean, low, high) in found.items()
+    ]
+    return aligned([["score", "mean", "95 % interval"], *rows])
 
 
 def _as_json(one: Comparison) -> dict[str, float | None]:
     figures = {"a": one.a, "b": one.b, **one.difference._asdict(), "p": one.p}
     figures["difference"] = figures.pop("value")
-    return {name: None if math.isnan(figure) else round(figure, 6) for name, figure in figures.items()}
+    return dict(plain(figures, 6))

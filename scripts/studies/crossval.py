@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ignite.engine import Engine
 
 from scripts.core.bags import load_bags
+from scripts.core.cli import aligned
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of, write_whole
 from scripts.core.record import BagResult
@@ -22,13 +22,15 @@ from scripts.datalist.split import patients_by_class
 from scripts.datalist.tables import SECTIONS
 from scripts.engine.operating_point import read_operating_point
 from scripts.metrics.figures import Interval
-from scripts.metrics.summary import cohort_metrics
-from scripts.outputs.report import LOGGED, CohortReport
-from scripts.outputs.results import read_results
+from scripts.metrics.summary import cohort_metrics, of_one_network
+from scripts.outputs.page import write_report
+from scripts.outputs.report import LOGGED, Outcomes, write_cohort
+from scripts.outputs.results import known_values, read_metrics, read_results
 from scripts.studies.ensemble import write_ensemble
 from scripts.studies.runs import Run, Study, at_least, perform, refuse_failures, study_of
 
 INNER_PARTS = 5  # of what a fold trains with, one part is its validation section
+UNDEFINED = Interval(math.nan, math.nan, math.nan)
 ORIGIN = "that of each fold's own network, chosen on the fold's validation bags"
 
 
@@ -52,7 +54,8 @@ def crossval(
     of these configs, such as --max_epochs 20. Given again after an interruption, the command does what is left.
 
     OUTPUT_DIR/metrics.json has each figure over all bags, out of fold, and its mean and deviation over the folds;
-    summary.csv and instances.csv the predictions of the first repeat; models/model.pt is the ensemble of all networks.
+    summary.csv, instances.csv and report.html the predictions of the first repeat; models/model.pt is the ensemble of
+    all networks.
 
     Args:
         wing: ct or wsi.
@@ -94,30 +97,35 @@ class LabelledBag:
 
 
 def read_bags(datalist: Path, dataset_dir: Path) -> list[LabelledBag]:
-    """Return the bags of the sections training and validation; without a `patient` each is one of its own."""
+    """Return the bags of the sections training and validation; without a `patient` each is one of its own.
+
+    Their labels stay as the datalist has them: which number a name has is for the config to say that trains with it.
+    """
+    sections, labels = _sections_and_labels(datalist)
+    names = None if labels.keys() <= {"0", "1"} else sorted(labels)
     bags: dict[str, LabelledBag] = {}
-    for section, names in _names_in_sections(datalist).items():
+    for section in sections:
         for bag in load_bags(str(datalist), section, str(dataset_dir), class_names=names):
-            label = names[bag["label"]] if names else str(bag["label"])
-            if bag["bag_id"] in bags:
-                raise InputError(f'{datalist} has two bags {bag["bag_id"]}: give each a "bag_id" of its own')
-            bags[bag["bag_id"]] = LabelledBag(bag["bag_id"], label, bag.get("patient", bag["bag_id"]), bag)
+            label, bag_id = str(bag["label"]) if names is None else names[bag["label"]], bag["bag_id"]
+            if bag_id in bags:
+                raise InputError(f'{datalist} has two bags {bag_id}: give each a "bag_id" of its own')
+            entry = {**bag, "label": labels[label]}
+            bags[bag_id] = LabelledBag(bag_id, label, bag.get("patient", bag_id), entry)
     patients = len({bag.patient for bag in bags.values()})
     stated = "" if any("patient" in bag.entry for bag in bags.values()) else ', as the datalist states no "patient"'
     print(f"{len(bags)} bags of {patients} patients{stated}; the test section is not opened", flush=True)
     return list(bags.values())
 
 
-def _names_in_sections(datalist: Path) -> dict[str, list[str] | None]:
-    """The sections that have bags, and how these name their classes; None where they are 0 and 1."""
+def _sections_and_labels(datalist: Path) -> tuple[list[str], dict[str, Any]]:
+    """The sections that have bags; and what these are labelled, in words and as it is written."""
     try:
         content = json.loads(datalist.read_text())
-        labels = {name: {str(bag.get("label")) for bag in content[name]} for name in SECTIONS[:2] if content.get(name)}
+        sections = [name for name in SECTIONS[:2] if content.get(name)]
+        given = [bag.get("label") for name in sections for bag in content[name]]
     except (OSError, ValueError, AttributeError, TypeError):
-        labels = {}
-    every = set().union(*labels.values()) - {"None"}
-    names = None if every <= {"0", "1"} else sorted(every)
-    return dict.fromkeys(labels or SECTIONS[:1], names)  # `load_bags` tells what is wrong
+        return list(SECTIONS[:1]), {}  # `load_bags` tells what is wrong
+    return sections or list(SECTIONS[:1]), {str(label): label for label in given if label is not None}
 
 
 def fold_sections(bags: Sequence[LabelledBag], folds: int, seed: str) -> list[dict[str, list[LabelledBag]]]:
@@ -156,62 +164,55 @@ def deal(bags: Sequence[LabelledBag], parts: int, seed: str) -> list[list[Labell
 
 
 def _figures_of(run: Run) -> str:
-    metrics = json.loads((run.results / "metrics.json").read_text())
-    figures = [
-        f"{name} {metrics[name]['value']:.3f}" for name in LOGGED if metrics.get(name, {}).get("value") is not None
-    ]
-    return f"{', '.join(figures)} of {metrics['bags']} bags"
+    metrics = read_metrics(run.results)
+    values = known_values(metrics)
+    return f"{', '.join(f'{name} {values[name]:.3f}' for name in LOGGED if name in values)} of {metrics['bags']} bags"
 
 
-def out_of_fold(runs: Sequence[Run]) -> list[BagResult]:
-    """Return the results of all folds of a repeat; their logits are calibrated, each by the scaling of its fold."""
-    results = []
+def out_of_fold(runs: Sequence[Run]) -> tuple[list[BagResult], np.ndarray]:
+    """Return the results of all folds of a repeat, and their logits, (bags, classes), by the scaling of each fold."""
+    found = []
     for run in runs:
         slope, intercept = read_operating_point(str(run.model)).scaling
-        for result in read_results(run.results):
-            calibrated = tuple(slope * logit + intercept for logit in result.logits)
-            results.append(replace(result, logits=calibrated, threshold_origin=ORIGIN))
-    return sorted(results, key=lambda result: result.bag_id)
+        found += [
+            (replace(result, threshold_origin=ORIGIN), [slope * logit + intercept for logit in result.logits])
+            for result in read_results(run.results)
+        ]
+    results, logits = zip(*sorted(found, key=lambda one: one[0].bag_id), strict=True)
+    return list(results), np.array(logits)
 
 
 def pool(study: Study, repeats: Sequence[Sequence[Run]]) -> str:
     """Write the figures of all folds together, and the ensemble of their networks; return a table for the screen."""
-    pooled = [out_of_fold(runs) for runs in repeats]
-    of_repeats = [cohort_metrics(results) for results in pooled]
-    of_folds = [json.loads((run.results / "metrics.json").read_text()) for runs in repeats for run in runs]
-    figures = {  # an interval is that of one repeat: all repeats have the same bags
-        name: Interval(*np.mean([metrics[name] for metrics in of_repeats], axis=0).tolist()) for name in of_repeats[0]
+    runs = [run for of_repeat in repeats for run in of_repeat]
+    pooled = [out_of_fold(of_repeat) for of_repeat in repeats]
+    of_repeats = [cohort_metrics(results) for results, _ in pooled]
+    of_folds = [known_values(read_metrics(run.results)) for run in runs]
+    figures = dict.fromkeys([*of_repeats[0], *(name for values in of_folds for name in values)], UNDEFINED)
+    figures |= {  # an interval is that of one repeat: all repeats have the same bags
+        name: Interval(*np.mean([metrics[name] for metrics in of_repeats], axis=0).tolist())
+        for name in of_repeats[0]
+        if not of_one_network(name)
     }
-    spread = {}
-    for name in figures:
-        known = [value for one in of_folds if (value := one.get(name, {}).get("value")) is not None]
-        spread[name] = {
-            "mean": float(np.mean(known or np.nan)),
-            "sd": float(np.std(known, ddof=1)) if known[1:] else 0.0,
-        }
-    _write_cohort(study.output_dir, pooled[0])
-    path = study.output_dir / "metrics.json"
-    content = {**json.loads(path.read_text()), "threshold": None}
-    content |= {name: _rounded(figure._asdict()) for name, figure in figures.items()}
-    content["over_folds"] = {"folds": len(repeats[0]), "repeats": len(repeats)}
-    content["over_folds"] |= {name: _rounded(each) for name, each in spread.items()}
-    write_whole(path, json.dumps(content, indent=4) + "\n")
-    told = write_ensemble(study, [run for runs in repeats for run in runs], pooled)
-    rows = [
-        f"{name:<36}{figure.value:7.3f} [{figure.low:.3f}, {figure.high:.3f}]"
-        f"{spread[name]['mean']:10.3f} ± {spread[name]['sd']:.3f}"
-        for name, figure in figures.items()
-    ]
-    heading = f"{'':<36}{'pooled, with 95 % interval':<24} mean ± SD of {len(of_folds)} folds"
-    return "\n".join([heading, *rows, told, f"written to {study.output_dir}"])
+    spread = {name: _spread([values[name] for values in of_folds if name in values]) for name in figures}
+    results = pooled[0][0]
+    outcomes = Outcomes({result.bag_id: result for result in results}, {}, {}, {})
+    over_folds = {"folds": len(repeats[0]), "repeats": len(repeats), **spread}
+    has_instances = any(len(result.scores) for result in results)
+    write_cohort(study.output_dir, outcomes, figures, has_instances, over_folds=over_folds)
+    write_report(study.output_dir, study.bundle)
+    told = write_ensemble(study, runs, results, np.mean([logits for _, logits in pooled], axis=0))
+    rows = [["", "pooled", "95 % interval", f"mean of {len(runs)} folds", "SD"]]
+    for name, figure in figures.items():
+        value, low, high, mean, sd = (
+            "–" if math.isnan(each) else f"{each:.3f}" for each in (*figure, *spread[name].values())
+        )
+        rows.append([name, value, "–" if low == "–" else f"[{low}, {high}]", mean, sd])
+    return "\n".join([aligned(rows), told, f"written to {study.output_dir}"])
 
 
-def _write_cohort(folder: Path, results: Sequence[BagResult]) -> None:
-    """Write the tables of an evaluation."""
-    engine = Engine(lambda _, batch: [{"result": result} for result in batch])
-    CohortReport(str(folder), instance_table=any(len(result.scores) for result in results)).attach(engine)
-    engine.run([list(results)])
-
-
-def _rounded(values: dict[str, float]) -> dict[str, float | None]:
-    return {key: None if math.isnan(value) else round(value, 6) for key, value in values.items()}  # NaN is not JSON
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "mean": float(np.mean(values)) if values else math.nan,
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+    }

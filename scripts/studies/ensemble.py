@@ -23,13 +23,14 @@ from scripts.engine.provenance import origin_file
 from scripts.studies.runs import Run, Study
 
 
-def write_ensemble(study: Study, runs: Sequence[Run], repeats: Sequence[Sequence[BagResult]]) -> str:
+def write_ensemble(study: Study, runs: Sequence[Run], results: Sequence[BagResult], logits: np.ndarray) -> str:
     """Write models/model.pt with what describes it and its operating point beside it; return what is told of it.
 
     Args:
         study: in whose folder they are written.
         runs: whose networks become the members.
-        repeats: the out-of-fold results of each repeat, with calibrated logits.
+        results: of bags out of fold.
+        logits: (bags, classes) of these bags, by the scaling of each fold, the mean of the repeats.
     """
     path = study.output_dir / "models" / "model.pt"
     first = json.loads(origin_file(runs[0].model).read_text())
@@ -41,7 +42,7 @@ def write_ensemble(study: Study, runs: Sequence[Run], repeats: Sequence[Sequence
     write_whole(path, file.getvalue())
     config = {**first["config"], "network_def": ensemble_of(network, len(runs))}
     write_whole(origin_file(path), json.dumps({**first, "config": config}, indent=4) + "\n")
-    point = _operating_point(repeats, str(study.value_of("operating_target")))
+    point = _operating_point(results, logits, str(study.value_of("operating_target")))
     write_operating_point(path, point)
     return f"{path} is the ensemble of {len(runs)} networks; {point.origin}"
 
@@ -63,14 +64,13 @@ def _member_weights(runs: Sequence[Run]) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _operating_point(repeats: Sequence[Sequence[BagResult]], target: str) -> OperatingPoint:
+def _operating_point(results: Sequence[BagResult], logits: np.ndarray, target: str) -> OperatingPoint:
     """A threshold for the mean of calibrated logits, which needs no scaling, chosen on bags out of fold."""
-    logits = np.mean([[result.logits for result in results] for results in repeats], axis=0)  # [bags, classes]
     bags = f"{len(logits)} bags, each by the networks that did not see its patient"
     if logits.shape[1] > 1:
         return OperatingPoint(origin="the likeliest class is called; every member has a temperature of its own")
-    positive = np.array([result.label_positive for result in repeats[0]], dtype=bool)
+    positive = np.array([result.label_positive for result in results], dtype=bool)
     if min(positive.sum(), (~positive).sum()) < FEWEST:
         return OperatingPoint(origin=f"the default: {bags}, are too few of one kind to choose on")
-    threshold, seen = choose_threshold(1 / (1 + np.exp(-logits[:, 0])), positive, target)
+    threshold, seen = choose_threshold(logits, positive, target)
     return OperatingPoint(threshold, origin=f"{target} on {bags}: {seen}")

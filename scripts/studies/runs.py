@@ -22,6 +22,7 @@ from monai.utils import path_to_sqlite_uri
 
 from scripts.core.errors import InputError
 from scripts.core.files import writable_folder, write_whole
+from scripts.engine.batches import RUNS_AT_A_TIME
 from scripts.engine.launch import refuse_unknown_keys
 
 BUNDLES = {"ct": "hemorrhage_ct_smooth_mil", "wsi": "pathology_wsi_smooth_mil"}
@@ -232,9 +233,8 @@ def _run_command(study: Study, command: Sequence[str], log: TextIO, children: se
     """Run a command to its end; one that fails is an error with the last that it said."""
     begins = log.seek(0, os.SEEK_END)
     threads = str(max(1, (os.cpu_count() or 1) // study.jobs))
-    child = subprocess.Popen(
-        command, cwd=study.bundle, env={"OMP_NUM_THREADS": threads, **os.environ}, stdout=log, stderr=log, text=True
-    )
+    shares = {"OMP_NUM_THREADS": threads, **os.environ, RUNS_AT_A_TIME: str(study.jobs)}
+    child = subprocess.Popen(command, cwd=study.bundle, env=shares, stdout=log, stderr=log, text=True)
     children.add(child)
     status = child.wait()
     children.discard(child)

@@ -11,13 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from scripts.core.cli import aligned
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
-from scripts.core.record import BagResult
+from scripts.engine.run_record import read_record, run_file
 from scripts.outputs.report import LOGGED, write_table
-from scripts.outputs.results import read_results
+from scripts.outputs.results import known_values, read_metrics
 from scripts.studies.runs import Run, at_least, perform, refuse_failures, study_of
 
 MOST = 1000  # trainings that nobody asks for by mistake
@@ -74,8 +73,9 @@ def search(
     runs.sort(key=lambda run: sign * figures[run.name].get(best_by, sign * math.inf))
     rows = [{"candidate": run.name, **{key: run.keys[key] for key in tried}, **figures[run.name]} for run in runs]
     path = study.output_dir / "search.csv"
-    write_table(path, dict.fromkeys(name for row in rows for name in row), rows)
-    print(path.read_text(), end="")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_table(path, columns, rows)
+    print(aligned([columns, *([str(row.get(name, "")) for name in columns] for row in rows)]))
     if len(failures) < len(runs):
         print(f"best by {best_by} on the validation bags: {runs[0].model}, trained in {study.bundle} by")
         print(shlex.join(["python", *study.command(runs[0])[1:]]))
@@ -115,19 +115,9 @@ def choose_candidates(grid: Mapping[str, Sequence[Any]], random: int | None, see
 
 
 def figures_of(run: Run, best_by: str) -> dict[str, float]:
-    """Return what a network is compared by, and what else is told of it."""
-    metrics = json.loads((run.results / "metrics.json").read_text())
-    name = best_by.removeprefix("val_")
-    wanted = cross_entropy(read_results(run.results)) if name == "loss" else metrics.get(name, {}).get("value")
-    if wanted is None:
-        raise InputError(f"best_by is {best_by}, which the evaluation does not have: give val_loss or val_bag_auroc")
-    return {best_by: wanted, **{name: metrics[name]["value"] for name in LOGGED if name in metrics and name != best_by}}
-
-
-def cross_entropy(results: Sequence[BagResult]) -> float:
-    """Return the mean cross-entropy of logits as the network gives them, which is val_loss."""
-    logits = np.array([result.logits for result in results])  # [bags, classes]
-    labels = np.array([result.label for result in results])
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    return float((np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]).mean())
+    """Return what a network is compared by, of the epoch that was kept, and what its evaluation tells besides."""
+    kept = (read_record(run_file(run.model)) or {}).get("kept") or {}
+    if best_by not in kept:
+        raise InputError(f"best_by is {best_by}, which the training does not record: give val_loss or val_bag_auroc")
+    values = known_values(read_metrics(run.results))
+    return {best_by: kept[best_by]} | {name: values[name] for name in LOGGED if name in values}

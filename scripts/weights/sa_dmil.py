@@ -16,7 +16,10 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 
-SA_DMIL_CONFIG: dict[str, Any] = {"network_def#slots": 57}  # every scan was filled up to so many slices
+SA_DMIL_CONFIG: dict[str, Any] = {  # every scan was filled up to so many slices, which were flagged by attention
+    "network_def#slots": 57,
+    "score": "attention",
+}
 RELEASED = {  # name → how the sha256 of its .data file begins
     "baseline": "fc734d204520a3f38b34131edad05c4e742544c3f85205e4cec455d10bfe823d",
     "att_0_5": "bc43e206fdeaead16290d822e33ff07cf5fdccb2dea06aa313592d5b26ef519a",

@@ -3,13 +3,17 @@
 """Errors of probabilities are those before and after the scaling that so many validation bags give."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.calibration import HEADS, errors, measure
+from benchmarks.__main__ import PREFACE, RESULTS, written
+from benchmarks.belief import told_of
+from benchmarks.calibration import ERRORS, HEADS, errors, measure
+from benchmarks.report import page, read
 from tests.outputs.results import result
 
 
@@ -25,6 +29,27 @@ def test_scaling_helps_a_network_that_is_too_sure_the_more_the_more_bags_it_is_f
     error = {fitted: each["bag_calibration_error"] for fitted, each in found.items()}
     assert error["1000 bags"] < 0.06 < error["20 bags"] < error["no scaling"]
     assert found["1000 bags"]["bag_brier_score"] < found["no scaling"]["bag_brier_score"]
+
+
+def test_what_is_published_is_what_the_code_says_of_the_stored_figures() -> None:
+    path = RESULTS / "calibration.json"
+    stored = json.loads(path.read_text())
+    published = read(path)
+    assert published is not None
+    told = told_of(published.measured, published.quick, published.where)
+    assert json.loads(json.dumps(asdict(told))) == json.loads(json.dumps(asdict(published)))
+    assert [each["verdict"] for each in stored["targets"]] == [target.verdict for target in told.targets]
+    assert (RESULTS / "README.md").read_text() == page(written(RESULTS), PREFACE)
+
+
+def test_a_gain_is_shown_by_the_upper_end_of_its_interval() -> None:
+    seed: dict[str, Any] = {"bag_auroc": 0.9, "instance_auroc_gated": 0.8, "instance_auroc_ungated": 0.8}
+    seed["errors"] = {at: dict.fromkeys(ERRORS, 0.1) for at in ("no scaling", "8 bags", "80 bags")}
+    ends = {"8 bags": 0.01, "80 bags": -0.01}
+    changes = {at: {"mean": -0.02, "low": -0.05, "high": end} for at, end in ends.items()}
+    differences = {at: dict.fromkeys(ERRORS, change) for at, change in changes.items()}
+    told = told_of({"HEADS": {"seeds": [seed], "differences": differences}}, False, {})
+    assert [target.verdict for target in told.targets] == ["missed", "reached"]
 
 
 @pytest.mark.soak

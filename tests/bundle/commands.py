@@ -15,10 +15,10 @@ from monai.bundle import ConfigWorkflow
 from demo.cohorts import write_demo_data
 from scripts.core.errors import input_error_message
 from scripts.core.units import Level0Coords, Level0Pixels
+from scripts.studies.runs import BUNDLES
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from tests.shared_data import ROOT
 
-BUNDLES = {"ct": "hemorrhage_ct_smooth_mil", "wsi": "pathology_wsi_smooth_mil"}
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 

@@ -5,6 +5,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 from itertools import count
 from pathlib import Path
@@ -50,6 +51,7 @@ def kill_at_a_random_moment(trainer: Engine, evaluator: Engine, seed: int) -> No
         engine.add_event_handler(Events.ITERATION_COMPLETED, killed_step)
 
 
-def let_files_be_small() -> None:
-    """From here on no file can grow beyond 2 kB, as on a full disk."""
+def let_files_be_small(model: str) -> None:
+    """From here on no file can grow beyond 2 kB, as on a full disk; what the model is then lies beside it."""
+    shutil.copy(model, Path(model).with_suffix(".before"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

@@ -64,7 +64,7 @@ def test_training_from_another_folder_leaves_a_model_and_tracked_metrics(trained
         metrics = {key for (key,) in db.execute("select distinct key from metrics")}
         steps = [step for (step,) in db.execute("select step from metrics where key = 'val_loss' order by step")]
     assert [status for _, status in runs] == ["FINISHED"]
-    assert {"train_loss", "val_loss", "val_bag_auroc"} <= metrics
+    assert {"train_loss", "val_loss", "val_bag_auroc", "val_attention_spread"} <= metrics
     assert set(steps) == {1, 2}
 
 

@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.engine.provenance import origin_file, origin_text
+from scripts.weights.sa_dmil import SA_DMIL_CONFIG
 from tests.bundle.commands import bundle, message_of, run_here, write_square_slide
 from tests.outputs.results import table
 
@@ -86,9 +87,9 @@ def test_converted_weights_bring_their_57_slots(tmp_path: Path) -> None:
     weights = tmp_path / "released.pt"
     parser = ConfigParser(json.loads((bundle("ct") / "configs" / "train.json").read_text()))
     torch.save(parser.get_parsed_content("network_def").state_dict(), weights)
-    origin_file(weights).write_text(origin_text({"network_def#slots": 57}))  # as the converter does
+    origin_file(weights).write_text(origin_text(SA_DMIL_CONFIG))  # as the converter does
     found = {"dataset_dir": str(tmp_path / "one"), "ckpt_path": str(weights), "num_workers": 0}
     run_here("ct", ["inference"], **found, output_dir=str(tmp_path / "out"))
     result = json.loads((tmp_path / "out" / "0" / "result.json").read_text())
-    assert result["slots"] == 57
+    assert (result["slots"], result["score_name"], result["flagged_above"][:14]) == (57, "attention", "attention 1/57")
     assert 0 < sum(instance["attention"] for instance in result["instances"]) < 1 - 1e-3  # empty slots hold the rest

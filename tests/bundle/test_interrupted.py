@@ -37,6 +37,16 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("interrupted"), "ct")
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans, and what a training that was interrupted in its second epoch left in results."""
+    home = tmp_path_factory.mktemp("unfinished")
+    data = write_cohort(home, "ct")
+    keys = {**places(data, home / "results"), **KEYS, "num_workers": 0}
+    killed(home, ["configs/train.json"], (sys.executable,), 5, **keys)
+    return home
+
+
 def places(data: Path, results: Path) -> dict[str, Any]:
     return {"dataset_dir": str(data), "ckpt_dir": str(results), "output_dir": str(results)}
 
@@ -153,9 +163,33 @@ def test_after_an_interruption_in_its_first_epoch_other_settings_are_another_run
     assert rates == [("0.001",), ("0.002",)]
 
 
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"loss#variant": "released"}, "another loss"),
+        ({"augmentation#1#prob": 0.1}, "another augmentation"),
+        ({"slice_drop": 0}, "slice_drop 0.1, not 0"),
+        ({}, "another training_bags"),
+    ],
+)
+def test_an_unfinished_training_with_another_loss_augmentation_or_content_of_the_datalist_is_refused(
+    unfinished: Path, other: dict[str, Any], named: str
+) -> None:
+    keys = {**places(unfinished / "ct", unfinished / "results"), **KEYS, "num_workers": 0}
+    datalist = unfinished / "ct" / "datalist.json"
+    listed = datalist.read_text()
+    if not other:
+        content = json.loads(listed)
+        content["training"][0]["label"] = 1 - content["training"][0]["label"]
+        datalist.write_text(json.dumps(content))
+    message = message_of("ct", ["train"], **keys, **other)
+    datalist.write_text(listed)
+    assert f"unfinished.pt is an unfinished training with {named}: give that again" in message
+
+
 def test_a_learning_rate_that_destroys_the_network_ends_in_one_line(scans: Path, tmp_path: Path) -> None:
     keys = {**places(scans, tmp_path), **KEYS, "warmup_epochs": 0, "num_workers": 0}
     message = message_of("ct", ["train"], **{**keys, "learning_rate": 1e30})
-    assert "not finite in epoch 1" in message or "training loss is" in message
+    assert "the training loss is" in message
     assert "give a smaller --learning_rate" in message
     assert not (tmp_path / "model.pt").exists()

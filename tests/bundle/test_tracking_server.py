@@ -81,7 +81,7 @@ def planted_cohort(folder: Path) -> Path:
     datalist = json.loads((data / "datalist.json").read_text())
     for section, scans in datalist.items():
         for k, scan in enumerate(scans if isinstance(scans, list) else []):
-            scan |= {"bag_id": f"planted_scan_{section}_{k}", "patient_id": f"PLANTED-ID-{k}"}
+            scan |= {"bag_id": f"planted_scan_{section}_{k}", "patient": f"PLANTED-ID-{section}-{k}"}
     (data / "datalist.json").write_text(json.dumps(datalist))
     return data
 

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.core.files import whole_file, writable_folder, write_whole
+from scripts.core.files import plain, whole_file, writable_folder, write_whole
 
 
 def test_a_folder_is_made_and_left_empty_unless_it_cannot_be(tmp_path: Path) -> None:
@@ -52,3 +53,10 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     write_whole(tmp_path / "a[1].h5", "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a[1].h5", *stay])
     assert (tmp_path / "a[1].h5").read_text() == "whole"
+
+
+def test_numbers_are_plain() -> None:
+    assert plain({"a": np.array([1.0, np.nan]), "b": (np.int64(2), float("inf"), "x", None, True)}) == {
+        "a": [1.0, None],
+        "b": [2, None, "x", None, True],
+    }

@@ -5,6 +5,8 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from decimal import Decimal, localcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, BagResultd, Model, ModelCard, PatchCoordinates, SignResultd
+from scripts.core.scoring import probabilities
 from scripts.core.units import Level0Pixels
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.outputs.view import slides_of
@@ -53,6 +56,34 @@ def test_padding_is_gone_and_the_probability_is_the_sigmoid() -> None:
     assert (got.label, got.truth, got.label_positive, got.true_verdict) == (None, None, None, "")
     known = result(label=torch.tensor([1.0]))
     assert (known.label, known.label_positive, known.true_verdict) == (1, True, "positive")
+
+
+@pytest.mark.parametrize("scale", [1, 20, 80])
+def test_probabilities_are_those_of_a_hundred_digits_and_tell_sure_bags_apart(scale: int) -> None:
+    logits, scaling = np.random.default_rng(0).normal(0, scale, (9, 3)), (1.3, -0.7)
+    with localcontext(prec=100):
+        for of_bag in logits.tolist():
+            one = 1 / (1 + (-(Decimal(scaling[0]) * Decimal(of_bag[0]) + Decimal(scaling[1]))).exp())
+            assert float(probabilities(of_bag[:1], scaling)[0]) == pytest.approx(float(one), rel=1e-12)
+            powers = [(Decimal(scaling[0]) * Decimal(logit)).exp() for logit in of_bag]
+            several = [float(power / sum(powers)) for power in powers]
+            assert probabilities(of_bag, scaling) == pytest.approx(several, rel=1e-12)
+    of_bags = [result(logit).probability for logit in (-900.0, -40.0, -30.0, 18.0, 19.0, 30.0)]
+    assert sorted(set(of_bags)) == of_bags  # in single precision the last three are 1
+    np.testing.assert_allclose(probabilities(logits, scaling), [probabilities(each, scaling) for each in logits])
+
+
+def test_a_bag_rescaled_is_what_the_scaling_would_have_made_of_it() -> None:
+    wanted = BagResultd(0.3, scaling=(2.0, -1.0))(item(1.5))["result"]
+    assert result(1.5).rescaled((2.0, -1.0), 0.3).probability == wanted.probability
+    assert result(1.5).rescaled((2.0, -1.0), 0.3).threshold == 0.3
+    assert result(1.5, threshold=0.7).rescaled((1, 0)).threshold == 0.7
+    judge = partial(BagResultd, class_names=NAMES)
+    for scaled, one in ((judge(scaling=(0.5, 0.0)), (3.0, 1.0, 2.0)), (judge(scaling=(4.0, 0.0)), (0.0, 0.1, 0.0))):
+        wanted = scaled(item(*one))["result"]
+        got = judge()(item(*one))["result"].rescaled(scaled.scaling, 0.9)
+        np.testing.assert_array_equal(got.classes.probabilities, wanted.classes.probabilities)
+        assert (got.probability, got.threshold, got.verdict) == (wanted.probability, None, wanted.verdict)
 
 
 def test_instances_above_the_average_of_a_positive_bag_are_flagged() -> None:

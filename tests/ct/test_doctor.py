@@ -13,7 +13,7 @@ import pytest
 from pydicom.uid import JPEG2000Lossless
 
 from scripts.ct import doctor
-from scripts.ct.datalist.from_features import FeatureRequest, write_features
+from scripts.ct.datalist.from_features import FeatureRequest, write_cohort_of_features
 from scripts.ct.datalist.writing import CtDatalistRequest, write_ct_datalist
 from scripts.ct.dicom.headers import read_headers
 from scripts.ct.doctor import examine_ct, examine_scan
@@ -276,7 +276,7 @@ def feature_cohort(folder: Path) -> Path:
     (folder / "t.csv").write_text("\n".join(["feature_0,feature_1,scan,order,label", *lines]))
     output = folder / "features"
     output.mkdir()
-    write_features(FeatureRequest(source=folder / "t.csv", folder=output, shares=(0.4, 0.3, 0.3)))
+    write_cohort_of_features(FeatureRequest(source=folder / "t.csv", folder=output, shares=(0.4, 0.3, 0.3)))
     return output
 
 

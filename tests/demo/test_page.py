@@ -42,6 +42,7 @@ FIGURES: dict[str, dict[str, tuple[float | None, ...]]] = {
     "attention": {"bag_auroc": (0.8125, 0.6254, 0.9876), "instance_auroc_ungated": (0.5, None, None)},
     "smooth": {"bag_auroc": (0.9375, 0.75, 1.0), "instance_auroc_ungated": (None, None, None)},
 }
+SCORE = {"score_name": "evidence", "score_smoothing": 0.0}
 SHOWN = [["<b>0.812</b> [0.625, 0.988]", "<b>0.500</b>"], ["<b>0.938</b> [0.750, 1.000]", "not defined"]]
 
 
@@ -55,7 +56,7 @@ def write_results(work: Path, task: str, picture: str) -> None:
     for arm, figures in FIGURES.items():
         (work / arm).mkdir(parents=True)
         named = {name: dict(zip(("value", "low", "high"), given, strict=True)) for name, given in figures.items()}
-        (work / arm / "metrics.json").write_text(json.dumps({"bags": 24, "positive_bags": 11, **named}))
+        (work / arm / "metrics.json").write_text(json.dumps({"bags": 24, "positive_bags": 11, **SCORE, **named}))
     for bag_id, *_ in ROWS[task]:
         (work / "inference" / bag_id).mkdir(parents=True)
         Image.new("RGB", (2, 2)).save(work / "inference" / bag_id / picture)
@@ -113,6 +114,7 @@ def test_figures_stand_beside_their_arms_and_the_cases_are_the_extremes(sections
     headings = re.findall(r"<th>([^<]+)</th>", text)
     assert headings == [f"AUROC of the {bag}s", f"AUROC of the {instance}s, ungated"]
     assert f"24 test {bag}s, 11 positive" in text
+    assert f"The {task.instances} are ranked and flagged by their evidence; gated" in text
     cases = {caption: path.split("/")[2] for caption, path in pictures(text).items() if "/inference/" in path}
     assert cases == CASES[task.folder]
 

@@ -117,13 +117,40 @@ def test_all_bags_are_held_or_none_and_the_log_says_which(
     assert on_disk.held is None
 
 
-def test_free_memory_is_what_a_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_a_study_share_the_memory(files: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sum(4 * (4 * n + n) for n in range(3, 9)) + 6 * 4
+    monkeypatch.setattr(batches, "free_memory", lambda: 6 * whole - 2)  # room for two that have half of it
+    for runs, held in ((1, True), (2, True), (3, False)):
+        monkeypatch.setenv(batches.RUNS_AT_A_TIME, str(runs))
+        bags = BagDataset(files, Loadd("image"), None)
+        bags.hold("training")
+        assert (bags.held is not None) == held
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "files"),
+    [
+        ("memory.max", "memory.current", "active_file 9\ninactive_file 400\n"),
+        (
+            *("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+            "inactive_file 1\ntotal_inactive_file 400\ntotal_active_file 9\n",
+        ),
+    ],
+)
+def test_free_memory_is_what_all_processes_of_a_container_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, files: str
+) -> None:
     monkeypatch.setattr(batches, "CONTROL_GROUP", tmp_path)
     of_computer = free_memory()
     assert of_computer > 1e6
-    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / limit).write_text("max\n")
     assert free_memory() == pytest.approx(of_computer, rel=0.2)
-    (tmp_path / "memory.max").write_text("1000\n")  # less than this process has
+    (tmp_path / limit).write_text("10000\n")
+    (tmp_path / used).write_text("7000\n")
+    (tmp_path / used).with_name("memory.stat").write_text(files)
+    assert free_memory() == 3400  # files that were read go when the memory is wanted
+    (tmp_path / used).write_text("20000\n")
     assert free_memory() == 0
 
 

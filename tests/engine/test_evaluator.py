@@ -13,9 +13,10 @@ from monai.transforms import Compose, Lambdad
 from torch import Tensor
 
 from scripts.core.errors import EmptyBagError, InputError
+from scripts.core.scoring import SOURCES
 from scripts.engine.evaluator import BagEvaluator, BagInferer, PrepareBagInBlocks, ReadableBags, StreamingInferer
 from scripts.networks import MILNetwork
-from tests.networks.compositions import COMPOSITIONS, FEATURES, OF_INSTANCES, network
+from tests.networks.compositions import COMPOSITIONS, FEATURES, OF_INSTANCES, dense, network
 
 REFUSED = {2: InputError("two is broken: copy it again"), 6: EmptyBagError("six has no tissue"), 4: ZeroDivisionError()}
 
@@ -77,7 +78,7 @@ def test_the_answer_is_the_networks_prediction(name: str) -> None:
     got = BagInferer()(image, net, coords=coords, mask=mask)
     wanted = net.predict(image, coords, mask)
     told = {name for name in OF_INSTANCES if getattr(wanted, name) is not None}
-    assert got.keys() == {"logits", *told}
+    assert got.keys() == {"logits", "score_values", *told, *(["bias"] if "evidence" in told else [])}
     torch.testing.assert_close(got["logits"], wanted.logits, atol=0, rtol=0)
     for key in told:  # of the bag alone, where the network fills it up
         torch.testing.assert_close(got[key], getattr(wanted, key)[..., :4], atol=0, rtol=0)
@@ -107,4 +108,43 @@ def test_neither_ddp_nor_training_mode_changes_the_answer() -> None:
     wanted = BagInferer()(image, net, coords, mask)
     for given in (SimpleNamespace(module=net), net.train()):
         got: Any = BagInferer()(image, given, coords, mask)  # type: ignore[arg-type]
+        del got["score_values"]  # in training a network tells of attention alone
         torch.testing.assert_close(got, {name: wanted[name] for name in got})
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+@pytest.mark.parametrize("score", SOURCES)
+def test_the_values_of_a_score_are_what_the_network_tells_else_its_attention(name: str, score: str) -> None:
+    net = network(name)
+    image, coords, mask = a_batch(net)
+    got = BagInferer(score)(image, net, coords=coords, mask=mask)
+    torch.testing.assert_close(got["score_values"], got.get(SOURCES[score], got["scores"]), atol=0, rtol=0)
+    if "evidence" in got:  # of slots too, which are no instances
+        whole = net.predict(image, coords, mask).evidence
+        torch.testing.assert_close(got["bias"] + whole.sum(dim=2), got["logits"])
+        nothing = net.head(torch.zeros(1, 8)).expand_as(got["bias"])
+        torch.testing.assert_close(got["bias"], nothing, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["smooth mid, chain", "smooth early, exact lattice", "gated, chain"])
+def test_smoothed_values_solve_the_equation_of_sm(name: str) -> None:
+    """Sm(U) = (1 - α)(I - αÃ)^-1 U, by a dense solution."""
+    net = network(name)
+    image, coords, mask = (one[:1] for one in a_batch(net))
+    plain, smoothed = (BagInferer("evidence", alpha)(image, net, coords, mask)["score_values"] for alpha in (0, 0.7))
+    adjacency = dense(net.predict(image, coords, mask).graph).double()
+    scale = adjacency.sum(dim=1).clamp(min=1e-12).rsqrt()
+    system = torch.eye(4, dtype=torch.double) - 0.7 * scale[:, None] * adjacency * scale
+    wanted = 0.3 * torch.linalg.solve(system, plain[0].double().T).T
+    torch.testing.assert_close(smoothed[0].double(), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_what_cannot_be_scored_or_smoothed_is_told_in_one_line() -> None:
+    with pytest.raises(InputError, match="give --score instance, evidence, attention or 'attention x probability'"):
+        BagInferer("atention")
+    for alpha in (1, -0.1, True, "much"):
+        with pytest.raises(InputError, match="give --score_smoothing 0 for none, or a number below 1"):
+            BagInferer(score_smoothing=alpha)  # type: ignore[arg-type]
+    net = network("gated")
+    with pytest.raises(InputError, match=r"has none: leave it out, or train with spatial_dims 1 \(slices\)"):
+        BagInferer(score_smoothing=0.5)(a_batch(net)[0], net)

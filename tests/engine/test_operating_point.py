@@ -19,10 +19,12 @@ from scipy.stats import norm
 from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
+from scripts.core.scoring import probabilities
 from scripts.engine.operating_point import (
     OperatingPoint,
     RememberOperatingPoint,
     choose_operating_point,
+    choose_threshold,
     fit_scaling,
     operating_file,
     read_operating_point,
@@ -33,10 +35,6 @@ COHORTS = st.lists(st.tuples(st.booleans(), st.integers(-9, 9)), min_size=8, max
 DEFAULT = OperatingPoint()
 
 
-def probabilities(point: OperatingPoint, logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-(point.scaling[0] * logits + point.scaling[1])))
-
-
 @settings(deadline=None)
 @given(COHORTS, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
 def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
@@ -45,9 +43,9 @@ def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
     positive, logits = (np.array(column) for column in zip(*bags, strict=True))
     point = choose_operating_point(logits[:, None] / 3.0, positive + 0.0, f"sensitivity {least}")
     if "the default" in point.origin:
-        assert (point[:2], point.chosen) == (DEFAULT[:2], False)
+        assert point == DEFAULT._replace(origin=f"the default: {point.refusal}", refusal=point.refusal)
         return
-    called = probabilities(point, logits / 3.0) > point.threshold
+    called = probabilities(logits[:, None] / 3.0, point.scaling)[:, 0] > point.threshold
     sensitivity, specificity = called[positive].mean(), (~called[~positive]).mean()
     assert sensitivity >= least - 1e-9
     assert f"sensitivity {sensitivity:.3g}, specificity {specificity:.3g} there" in point.origin
@@ -55,7 +53,7 @@ def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
     others = [((~cut[~positive]).mean(), cut[positive].mean()) for cut in cuts if cut[positive].mean() >= least - 1e-9]
     assert (specificity, sensitivity) == pytest.approx(max(others))
     youden = choose_operating_point(logits[:, None] / 3.0, positive + 0.0, "youden")
-    at_youden = probabilities(youden, logits / 3.0) > youden.threshold
+    at_youden = probabilities(logits[:, None] / 3.0, youden.scaling)[:, 0] > youden.threshold
     assert at_youden[positive].mean() - at_youden[~positive].mean() >= sensitivity + specificity - 1 - 1e-9
 
 
@@ -108,14 +106,42 @@ def test_where_nothing_can_be_chosen_it_says_so_and_keeps_the_default(
     logits: list[float], labels: list[float], reason: str
 ) -> None:
     point = choose_operating_point(np.array(logits, float)[:, None], np.array(labels, float), "youden")
-    assert (point[:2], point.chosen) == (DEFAULT[:2], False)
-    assert reason in point.origin
+    assert point == DEFAULT._replace(origin=f"the default: {point.refusal}", refusal=point.refusal)
+    assert reason in point.refusal
     assert (
         reason.replace("validation", "local")
         in choose_operating_point(
             np.array(logits, float)[:, None], np.array(labels, float), "youden", "local bags"
         ).origin
     )
+
+
+def test_a_point_that_bags_chose_is_chosen_though_it_equals_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.engine.operating_point.fit_scaling", lambda *_: (1.0, 0.0))
+    labels = np.repeat([0.0, 1.0], 4)
+    point = choose_operating_point(6 * labels[:, None] - 3, labels, "youden")
+    assert (point[:2], point.refusal) == (DEFAULT[:2], "")
+    assert point.origin.startswith("youden on 4 positive and 4 negative validation bags")
+
+
+def test_the_origin_is_the_point_s_until_the_user_sets_either() -> None:
+    point = OperatingPoint(0.3, (2.0, -1.0), "youden on 20 bags")
+    assert point.origin_of(0.3, [2.0, -1.0]) == "youden on 20 bags"
+    assert point.origin_of(0.4, [2.0, -1.0]) == point.origin_of(0.3, [1.0, 0.0]) == "given by the user"
+
+
+@pytest.mark.parametrize("target", ["sensitivity 1", "specificity 1", "youden"])
+@pytest.mark.parametrize("logits", [[-800.0, -5.0, 3.0, 8.0], [-3.0, 2.0, 40.0, 50.0], [700.0, 800.0, 900.0, 900.0]])
+def test_bags_surer_than_numbers_go_get_the_threshold_that_comes_closest(logits: list[float], target: str) -> None:
+    """A probability may be exactly 0 or 1, on whichever side: what is told of the threshold is what a run then sees."""
+    for positive in (np.array([True, False, True, True]), np.array([False, True, False, True])):
+        threshold, told = choose_threshold(np.array(logits)[:, None], positive, target)
+        called = probabilities(np.array(logits)[:, None])[:, 0] > threshold
+        sensitivity, specificity = called[positive].mean(), (~called)[~positive].mean()
+        assert told == f"sensitivity {sensitivity:.3g}, specificity {specificity:.3g} there"
+        if logits[0] > -800 or not positive[0]:  # else a bag is at exactly 0, above which nothing is
+            kept = {"sensitivity 1": sensitivity, "specificity 1": specificity}.get(target, 1)
+            assert kept == 1
 
 
 @pytest.mark.parametrize("target", ["sensitivity", "sensitivity 95", "f1", "specificity 1.1"])

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training and an evaluation leave in MLflow; and that a server which is gone costs one warning."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,10 @@ from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of
+from scripts.core.files import sha256_of, whole_file
 from scripts.engine import delivery
 from scripts.engine.delivery import deliver_folder, deliver_record
-from scripts.engine.run_record import evaluations_file, fingerprint, read_record, run_file
+from scripts.engine.run_record import evaluations_file, fingerprint, read_record, remember_evaluation, run_file
 from scripts.engine.tracking import TrackEvaluation, TrackTraining, alphas
 from scripts.networks import FeatureProjection, MILNetwork, SmoothAttentionPool, SmoothTransformer
 from tests.engine.test_training import Run, bags
@@ -228,6 +231,43 @@ def test_a_training_that_stops_says_how_and_a_resumed_one_is_the_same_run(tmp_pa
     assert [epoch for epoch, _ in curve(store, logged, "val_loss")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("part", ["files", "model"])
+def test_a_part_that_fails_keeps_neither_the_others_nor_the_end_of_the_run(
+    tmp_path: Path, store: str, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError("no room for artifacts")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "drawn" if part == "files" else "save_served", refused)
+        training(tmp_path / "out", store, epochs=1).trainer.run()
+    assert f"all but its {part} (no room for artifacts) is there" in caplog.text
+    (logged,) = stored_runs(store).values()
+    assert (logged.info.status, logged.data.metrics["kept_epoch"]) == ("FINISHED", 1)
+    assert bool(logged.outputs.model_outputs) == (part == "files")
+    deliver_folder(tmp_path)
+    (logged,) = stored_runs(store).values()
+    assert len(logged.outputs.model_outputs) == 1
+    names = {each.path for each in MlflowClient(tracking_uri=store).list_artifacts(logged.info.run_id)}
+    assert names == {"config.json", "curves.png"}
+
+
+def test_a_full_disk_costs_the_record_and_not_the_run_or_its_error(
+    tmp_path: Path, store: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: Any) -> None:
+        with whole_file(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("scripts.engine.run_record.write_whole", full)
+    training(tmp_path / "out", store, epochs=1).trainer.run()
+    assert f"cannot write {run_file(tmp_path / 'out' / 'model.pt')} (No space left on device)" in caplog.text
+    broken = training(tmp_path / "out", store, epochs=1)
+    broken.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), fail)
+    with pytest.raises(InputError, match="the training loss is nan"):
+        broken.trainer.run()
+
+
 def test_a_training_that_was_killed_stays_running_and_is_delivered_once(tmp_path: Path, store: str) -> None:
     """Its record is as the last epoch left it, and epochs that come again replace it."""
     run = training(tmp_path / "out", store, epochs=3)
@@ -275,6 +315,16 @@ def test_an_evaluation_is_linked_to_its_training_and_counts_how_often_the_test_b
     judged(tmp_path, store, "third look")
     assert "cannot keep this evaluation" in caplog.text
     assert evaluations_file(tmp_path / "model.pt").read_text() == "damaged"
+
+
+def test_evaluations_at_the_same_time_are_all_listed(tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    with ThreadPoolExecutor(8) as pool:
+        before = [*pool.map(lambda k: remember_evaluation(str(weights), "test", "the bags", f"look {k}"), range(40))]
+    listed = json.loads(evaluations_file(weights).read_text())
+    assert sorted(before) == [*range(40)]
+    assert sorted(each["run_name"] for each in listed) == sorted(f"look {k}" for k in range(40))
 
 
 def test_the_fingerprint_is_of_ids_and_labels_and_tells_none() -> None:

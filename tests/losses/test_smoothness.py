@@ -116,6 +116,7 @@ def test_without_scale_shrinking_never_pays_and_equal_scores_have_a_gradient(pen
     cost = scale_free(f, two, penalty)
     cost.sum().backward()
     assert cost.tolist() == [2, 2]
+    assert f.grad is not None
     assert torch.equal(f.grad, torch.zeros_like(f))
 
 
@@ -129,6 +130,7 @@ def test_without_scale_what_has_no_neighbour_plays_no_part(penalty: str) -> None
     one = scale_free(with_it[..., :1], build_graph(torch.zeros(1, 1, 1)), penalty)
     assert one.tolist() == [0]
     (cost + one).sum().backward()
+    assert with_it.grad is not None
     assert torch.isfinite(with_it.grad).all()
 
 

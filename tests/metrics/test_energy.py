@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from scripts.core.record import BagResult, PatchCoordinates
-from scripts.metrics.energy import dirichlet_energies, dirichlet_energy, edges
+from scripts.metrics.energy import attention_spreads, dirichlet_energies, dirichlet_energy, edges
 from tests.bundle.commands import square_lattice
 from tests.outputs.results import result
 
@@ -60,6 +60,15 @@ def test_a_lone_instance_and_equal_ones_have_none_and_patches_of_a_table_no_figu
     half = dirichlet_energies([flat, rough])["energy_of_scores"]
     assert half(every) == pytest.approx(dirichlet_energies([rough])["energy_of_scores"](np.ones(1)) / 2)
     assert dirichlet_energies([replace(rough, instances=[{"id": "0", "x": "0", "y": "0"}])]) == {}
+
+
+def test_the_spread_of_attention_is_in_multiples_of_its_average_and_a_lone_instance_has_none() -> None:
+    uneven = replace(result("a", 0.5, [0.0] * 4, 1), attention=np.array([0.4, 0.1, 0.4, 0.1]))
+    in_slots = replace(uneven, attention=uneven.attention / 2, slots=8)  # empty slots hold the other half
+    alone, even = result("b", 0.5, [3.0], 1), replace(uneven, attention=np.full(4, 0.25))
+    for bags, wanted in (([uneven], 0.6), ([in_slots], 0.6), ([uneven, alone, even], 0.3), ([even, alone], 0)):
+        assert attention_spreads(bags)["spread"](np.ones(len(bags))) == pytest.approx(wanted)
+    assert np.isnan(attention_spreads([alone])["spread"](np.ones(1)))
 
 
 def test_a_slide_of_a_hundred_thousand_patches_takes_no_second() -> None:

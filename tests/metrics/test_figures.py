@@ -80,6 +80,13 @@ def test_a_class_that_no_bag_has_is_left_out_of_the_mean() -> None:
     assert got["auroc_macro"](np.ones(3)) == 1
 
 
+def test_draws_that_do_not_vary_give_no_interval() -> None:
+    perfect, score = Cases([np.array([0]), np.array([1])] * 10), np.tile([0.1, 0.9], 10)
+    found = bootstrap(20, {"auroc": perfect.auroc(score), **perfect.curves(score), **perfect.calibration(score)}, 50)
+    assert found["auroc"].value == found["average_precision"].value == 1
+    assert all(np.isnan(ends).all() for _, *ends in found.values())
+
+
 def test_the_interval_of_a_known_distribution_covers_it() -> None:
     """The 95 % interval of the mean of 400 draws is about ±1.96 σ/√n."""
     numbers = np.random.default_rng(0).normal(0.5, 0.1, 400)

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.coverage import cases as covers
 from benchmarks.coverage import share_of, two_normals
-from scripts.metrics.intervals import auroc, auroc_difference, wilson
+from scripts.metrics.intervals import auroc, auroc_difference, mean_proportion, wilson
 
 COVERS = covers()
 
@@ -26,6 +26,15 @@ def test_wilson_is_that_of_scipy(counts: tuple[int, int]) -> None:
 @pytest.mark.parametrize("case", COVERS)
 def test_what_they_are_of_is_covered_in_93_to_97_of_100_cohorts(case: str) -> None:
     assert 0.93 <= share_of(COVERS[case], draws=1000) <= 0.97
+
+
+def test_the_mean_of_two_proportions_is_newcombes_difference_of_one_and_the_others_rest() -> None:
+    """Example (a) of his paper of 1998: 56/70 less 48/80 is 0.2 [0.0524, 0.3339]; p + q - 1 is p less 1 - q."""
+    p, q = wilson(56, 70), wilson(32, 80)
+    turned = mean_proportion([p, q])
+    assert [2 * each - 1 for each in turned] == pytest.approx([0.2, 0.0524, 0.3339], abs=1e-4)
+    assert mean_proportion([wilson(10, 10)] * 4).low > wilson(10, 10).low > wilson(4, 4).low
+    assert np.isnan(mean_proportion([p, wilson(0, 0)])).all()
 
 
 def by_delongs_formula(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -47,8 +56,9 @@ def test_the_difference_of_two_aurocs_is_tested_by_delongs_formula(cases: list[t
         return
     difference, error = by_delongs_formula(truth, one, other)
     assert value == pytest.approx(difference)
-    if error < 1e-9:
-        return  # such as of twice the same score
+    if error < 1e-6:  # but for rounding none, as of twice the same score
+        assert np.isnan([low, high, p]).all()
+        return
     assert (low, high) == pytest.approx(tuple(difference + norm.ppf([0.025, 0.975]) * error))
     assert p == pytest.approx(2 * norm.sf(abs(difference) / error))
     assert auroc_difference(truth, other, one)[1] == pytest.approx(p)

@@ -13,6 +13,7 @@ import pytest
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.metrics.figures import Cases, Figure
 from scripts.metrics.place import (
+    LENGTHS,
     from_centre,
     heights,
     pairs_at_one_place,
@@ -112,6 +113,11 @@ def test_lesions_are_taken_by_their_length() -> None:
     score = np.concatenate([truths[0] * 1.0, np.zeros(10), np.zeros(6)])
     of_length = {name: value for name, value in values(truths, score).items() if "lesions" in name}
     assert of_length == {"auroc_lesions_of_1_to_3": 1, "auroc_lesions_of_9_to_15": 0.5}
+    cases, score = Cases(scans(5)), np.random.default_rng(0).normal(size=sum(map(len, scans(5))))
+    slices = [np.count_nonzero((least <= run_lengths(cases)) & (run_lengths(cases) <= most)) for least, most in LENGTHS]
+    of_each = [value for name, value in values(scans(5), score).items() if "lesions" in name]
+    together = cases.auroc_in_positive_bags(score)(np.ones(60))
+    assert np.average(of_each, weights=slices) == pytest.approx(together)  # of which they are parts
 
 
 def test_the_centre_of_each_slide_is_that_of_its_tissue() -> None:

@@ -61,6 +61,7 @@ def test_every_figure_by_hand() -> None:
             "instance_auroc_within_positive_bags": 1,  # the highest of the negative ones there is 1
             "instance_auroc_weighted": (6 + 9 / 2) / 12,  # .8 × .9 beats six; .9 × .2 ties with .2 × .9
             "instance_separation": (4.5 - 14.5 / 6) / np.sqrt((0.5 + 56.25 - 14.5**2 / 6) / 6),
+            "attention_spread": (0.6 + 0.8 + 0.4 + 0.2) / 4,  # 2 × .8 and 2 × .2 lie .6 from 1
             "dirichlet_energy_of_attention": 1,  # of two instances, whatever they are
             "dirichlet_energy_of_scores": 1,
             "instance_accuracy": 7 / 8,  # one flagged, rightly; one missed in a bag called negative
@@ -85,21 +86,22 @@ def test_what_is_undefined_is_nan() -> None:
     negative = [bag(0.2, 0, [1.0, 2.0], [0, 0]), bag(0.1, 0, [1.0], [0])]
     of_positives = {f"{of}_{name}" for of in ("bag", "instance") for name in ("precision", "recall", "f1")}
     assert undefined(negative) == AUROCS | BALANCED | of_positives | {"bag_average_precision"}
-    assert cohort_metrics(negative)["instance_specificity"] == (1, 1, 1)
+    assert cohort_metrics(negative)["instance_specificity"] == pytest.approx((1, np.nan, np.nan), nan_ok=True)
     one = [bag(0.75, 1, [1.0], [1])]
-    assert undefined(one) == AUROCS | BALANCED | {"bag_specificity", "instance_specificity"}
+    of_negatives = {"bag_specificity", "instance_specificity"}
+    assert undefined(one) == AUROCS | BALANCED | of_negatives | {"attention_spread"}
     assert values(one)["bag_calibration_error"] == 0.25
     broken = [*COHORT, bag(np.nan, 1, [np.nan, np.nan], [1, 0], [np.nan, np.nan])]  # the network answered NaN
     of_probability = {"bag_average_precision", "bag_brier_score", "bag_calibration_error"}
-    assert undefined(broken) == AUROCS | ENERGIES | of_probability
+    assert undefined(broken) == AUROCS | ENERGIES | of_probability | {"attention_spread"}
     assert values(broken)["bag_recall"] == 1 / 3
 
 
 def test_draws_without_a_figure_do_not_count() -> None:
     """A draw of these four lacks the positive bag one time in three: it has no recall, and a precision of 0."""
     figures = cohort_metrics([COHORT[0], *[bag(0.6, 0, [1.0], None)] * 3])
-    assert (figures["instance_recall"], figures["instance_precision"].low) == ((1, 1, 1), 0)
-    assert cohort_metrics(COHORT) == cohort_metrics(COHORT)  # the same each time
+    assert (figures["instance_recall"].value, figures["instance_precision"].low) == (1, 0)
+    np.testing.assert_equal(cohort_metrics(COHORT), cohort_metrics(COHORT))  # the same each time
 
 
 def test_what_is_gated_called_or_flagged_is_so_by_the_threshold_in_use() -> None:
@@ -111,6 +113,19 @@ def test_what_is_gated_called_or_flagged_is_so_by_the_threshold_in_use() -> None
     assert lower["instance_auroc_ungated"] == higher["instance_auroc_ungated"]
 
 
+def test_every_score_that_all_bags_tell_is_judged_by_how_it_ranks_whichever_flags() -> None:
+    """Attention ranks them as the score did before; the evidence is against what has most of it."""
+    turned = [replace(b, attention_logits=b.scores, evidence=-b.scores, instance_logits=b.scores**0) for b in COHORT]
+    by_own = [replace(b, score_name="instance", scores=b.instance_logits, flag_above=2.0) for b in turned]  # type: ignore[arg-type]
+    for bags in (turned, by_own):
+        found = values(bags)
+        wanted = {"attention": 10 / 12, "evidence": 2 / 12, "instance": 1 / 2}
+        assert {name: found[f"instance_auroc_{name}"] for name in wanted} == pytest.approx(wanted)
+    assert values(turned)["instance_auroc_ungated"] == pytest.approx(10 / 12)
+    assert (values(by_own)["instance_auroc_ungated"], values(by_own)["instance_recall"]) == (1 / 2, 0)
+    assert "instance_auroc_evidence" not in values([*turned[:3], replace(turned[3], evidence=None)])
+
+
 def test_sets_of_labels_are_judged_by_how_often_they_hold_the_label_and_how_many_they_hold() -> None:
     sets = (("positive",), ("negative",), (), ("negative", "positive"))
     figures = cohort_metrics([replace(b, label_set=s) for b, s in zip(COHORT, sets, strict=True)])
@@ -120,11 +135,19 @@ def test_sets_of_labels_are_judged_by_how_often_they_hold_the_label_and_how_many
 
 
 def test_bags_that_are_all_right_are_no_certainty() -> None:
-    figures = cohort_metrics([bag(0.9, 1, [1.0], None)] * 10 + [bag(0.2, 0, [1.0], None)] * 10)
+    bags = [bag(0.9, 1, [2.0, 1.0], [1, 0])] * 10 + [bag(0.2, 0, [1.0], None)] * 10
+    figures = cohort_metrics(bags)
     for name, least in (("auroc", 0.8), ("accuracy", 0.83), ("recall", 0.72), ("specificity", 0.72)):
         value, low, high = figures[f"bag_{name}"]
         assert (value, high) == (1, 1)
         assert least < low < 0.9
+    assert 0.8 < figures["bag_balanced_accuracy"].low < figures["bag_accuracy"].low < 0.9
+    classed = [replace(b, classes=Classes(("0", "1"), np.eye(2)[b.label or 0], ("a", "b"), "0")) for b in bags]
+    for each in (figures, cohort_metrics(classed)):
+        assert {name for name, (value, low, high) in each.items() if low == high} == set()  # [1, 1] is no interval
+    for name in ("class", "coarse"):
+        assert cohort_metrics(classed)[f"{name}_accuracy"] == wilson(20, 20)
+        assert cohort_metrics(classed)[f"{name}_balanced_accuracy"] == figures["bag_balanced_accuracy"]
 
 
 def test_what_is_unknown_has_no_figures() -> None:
@@ -153,7 +176,7 @@ def test_a_negative_bag_needs_no_annotation() -> None:
     ):
         assert values([*others, unknown]) == values([*others, known])
         assert values([*others, unknown])[lower] < values(others)[lower]
-        assert {name.split("_")[0] for name in values([unknown, unknown])} == {"bag", "dirichlet"}
+        assert {name.split("_")[0] for name in values([unknown, unknown])} == {"bag", "attention", "dirichlet"}
 
 
 NAMES = ("N", "UDH", "FEA", "DCIS")
@@ -183,7 +206,7 @@ def test_a_finding_at_all_is_judged_where_a_class_has_none() -> None:
     got, every_class_is_one = values(of_classes()), values(of_classes(negative=None, groups=()))
     assert got["bag_auroc"] == pytest.approx(roc_auc_score(LABEL > 0, 1 - PROBABILITIES[:, 0]))
     assert got["bag_accuracy"] == pytest.approx(((PROBABILITIES.argmax(axis=1) > 0) == (LABEL > 0)).mean())
-    assert {name.split("_")[0] for name in every_class_is_one} == {"class", "dirichlet"}
+    assert {name.split("_")[0] for name in every_class_is_one} == {"class", "attention", "dirichlet"}
     assert every_class_is_one["class_accuracy"] == got["class_accuracy"]
 
 

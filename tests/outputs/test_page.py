@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,26 @@ from ignite.engine import Engine
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
+from scripts.metrics.figures import bootstrap
 from scripts.outputs.page import WriteReport, write_report
 from scripts.outputs.report import CohortReport
+from scripts.studies.crossval import pool
 from tests.outputs.cohorts import NASTY, TINY, binary, classed, write_tables
-from tests.outputs.results import strict_json
+from tests.outputs.results import TRAINING, strict_json, told
 from tests.shared_data import ROOT
+from tests.studies.cohort import evaluated_folds
 
 BUNDLE = ROOT / "bundle" / "hemorrhage_ct_smooth_mil"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report as an evaluation leaves it, with figures that a cross-validation adds."""
+    """A report as an evaluation leaves it."""
     folder = tmp_path_factory.mktemp("report")
     write_tables(folder, binary())
-    metrics = strict_json(folder / "metrics.json")
-    metrics["bag_auroc"] |= {"mean": 0.8765, "sd": 0.0432}
-    (folder / "metrics.json").write_text(json.dumps({**metrics, "folds": 5}))
     (folder / "model.pt").write_bytes(b"weights")
     epochs = [{"epoch": number, "train_loss": 1 / number, "alpha": 0.5} for number in (1, 2, 3)]
-    record = {"id": "i", "run_name": "r", "status": "FINISHED", "delivered": True, "tracking_uri": "u"}
-    (folder / "model.run.json").write_text(json.dumps({**record, "epochs": epochs, "kept": {"epoch": 2}}))
+    (folder / "model.run.json").write_text(json.dumps({**TRAINING, "epochs": epochs, "kept": {"epoch": 2}}))
     engine = Engine(lambda engine, batch: None)
     WriteReport(str(folder), str(BUNDLE), str(folder / "model.pt")).attach(engine)
     engine.run([0])
@@ -55,6 +55,26 @@ def numbers(value: Any) -> set[float]:
     return {float(value)} if isinstance(value, (int, float)) else set()
 
 
+def test_the_page_and_the_card_name_the_score_that_flags(folder: Path, tmp_path: Path) -> None:
+    for where, cohort, name in (
+        (folder, None, "attention logit"),
+        (tmp_path, binary(12), "smoothed (α 0.5) own logit"),
+    ):
+        if cohort is not None:
+            write_tables(where, [told(one, seed, score_smoothing=0.5) for seed, one in enumerate(cohort)])
+            write_report(where)
+        page = html.unescape((where / "report.html").read_text(encoding="utf-8"))
+        assert ["Score that flags", name] in cells(page)
+        for said in (
+            f"ranked and flagged by their {name};",
+            f"Score of instances: {name}.",
+            f"within each bag of the {name};",
+        ):
+            assert said in page
+        card = (where / "model_card.md").read_text(encoding="utf-8")
+        assert f"ranked and flagged by their {name.split()[-2].replace('own', 'instance')} score" in card
+
+
 def test_every_number_of_the_tables_is_in_the_json(folder: Path) -> None:
     page, content = (folder / "report.html").read_text(encoding="utf-8"), strict_json(folder / "report.json")
     known = numbers(content)
@@ -63,10 +83,22 @@ def test_every_number_of_the_tables_is_in_the_json(folder: Path) -> None:
     assert len(shown) > 100
     for number in (each for cell in shown for each in cell.replace(",", "").split(" to ")):
         assert number in thirds if "." in number else float(number) in known, number
-    figures = {row[0]: row[1:] for row in cells(page) if len(row) == 5}
+    figures = {row[0]: row[1:] for row in cells(page) if len(row) == 3}
     value, low, high = (strict_json(folder / "metrics.json")["bag_auroc"][key] for key in ("value", "low", "high"))
-    assert figures["AUROC"] == [f"{value:.3f}", f"{low:.3f} to {high:.3f}", "0.876", "0.043"]
-    assert ["Folds", "5"] in cells(page)
+    assert figures["AUROC"] == [f"{value:.3f}", f"{low:.3f} to {high:.3f}"]
+
+
+def test_a_cross_validation_shows_its_own_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.metrics.summary.bootstrap", partial(bootstrap, resamples=20))
+    pool(*evaluated_folds(tmp_path, binary(), repeats=2))
+    page, metrics = (tmp_path / "report.html").read_text(encoding="utf-8"), strict_json(tmp_path / "metrics.json")
+    figures = {row[0]: row[1:] for row in cells(page) if len(row) == 5}
+    for name, shown in (("bag_auroc", figures["AUROC"]), ("instance_auroc_gated", figures["AUROC gated"])):
+        of_folds = [f"{metrics['over_folds'][name][key]:.3f}" for key in ("mean", "sd")]
+        assert shown[2:] == of_folds
+        assert (shown[0] == "–") == name.startswith("instance")
+    assert ["Cross-validation", "3 folds, repeats: 2"] in cells(page)
+    assert "before scaling" in page
 
 
 def test_the_page_needs_nothing_else_and_shows_names_as_they_are(folder: Path) -> None:

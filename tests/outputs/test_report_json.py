@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from scripts.core.record import BagResult
-from scripts.outputs.report_json import plain, report_content, training_record
+from scripts.outputs.report_json import report_content, training_record
 from tests.outputs.cohorts import TINY, binary, classed, write_tables
-from tests.outputs.results import result
+from tests.outputs.results import TRAINING, result
 
 
 def content_of(folder: Path, results: Sequence[BagResult]) -> dict[str, Any]:
@@ -125,8 +125,9 @@ def test_cases_are_the_worst_in_order_and_the_table_of_calls_is_counted(content:
 
 def test_negative_bags_need_no_truth_and_bags_of_unknown_truth_are_kept_apart(tmp_path: Path) -> None:
     cohort = [result("a", 0.9, [1, 2], 1, [0, 1]), result("b", 0.1, [1, 2, 3], 0), result("c", 0.8, [4], 1)]
+    cohort.append(result("d", 0.1, [5, 6], None))
     counts = content_of(tmp_path, [replace(one, logits=(0.0,)) for one in cohort])["instances"]["score"]["counts"]
-    assert {kind: sum(bars) for kind, bars in counts.items()} == {"positive": 1, "negative": 4, "unknown": 1}
+    assert {kind: sum(bars) for kind, bars in counts.items()} == {"positive": 1, "negative": 4, "unknown": 3}
 
 
 @pytest.mark.parametrize("cohort", TINY.values(), ids=TINY)
@@ -140,18 +141,17 @@ def test_tiny_cohorts_have_what_can_be_computed(tmp_path: Path, cohort: list[Bag
 def test_a_record_of_training_is_read_as_far_as_it_is_one(tmp_path: Path) -> None:
     file = tmp_path / "model.run.json"
     epochs = [{"epoch": 1, "time": 5, "train_loss": 0.5, "alpha": 0.4}, {"epoch": 2, "time": 6}]
-    whole = {"id": "i", "run_name": "r", "status": "RUNNING", "delivered": False, "tracking_uri": "u"}
     for kept, epoch in (({"epoch": 2}, 2), (None, None)):  # none before the first validation
-        file.write_text(json.dumps({**whole, "epochs": epochs, "kept": kept}))
+        file.write_text(json.dumps({**TRAINING, "epochs": epochs, "kept": kept}))
         curves = {"train_loss": [(1, 0.5)], "alpha": [(1, 0.4)]}
         assert training_record(tmp_path / "model.pt") == {"run_name": "r", "curves": curves, "kept": epoch}
-    for damaged in ("", "[]", '{"epochs": 3}', '{"epochs": [{"loss": 1}]}'):
+    parts = [{key: value for key, value in TRAINING.items() if key != gone} for gone in TRAINING]
+    spoilt: list[dict[str, Any]] = [{"epochs": 3}, {"epochs": [{"loss": 1}]}, {"epochs": None}, {"kept": {"loss": 1}}]
+    for damaged in (
+        "",
+        "[]",
+        "3",
+        *(json.dumps(each) for each in (*parts, *({**TRAINING, **each} for each in spoilt))),
+    ):
         file.write_text(damaged)
         assert training_record(tmp_path / "model.pt") is None
-
-
-def test_numbers_are_plain() -> None:
-    assert plain({"a": np.array([1.0, np.nan]), "b": (np.int64(2), float("inf"), "x", None, True)}) == {
-        "a": [1.0, None],
-        "b": [2, None, "x", None, True],
-    }

@@ -17,7 +17,7 @@ from scripts.core.record import BagResult, Classes, Lesions, Model
 from scripts.outputs.result_json import SaveResultd, from_json
 from scripts.outputs.scores import SaveScoresd, normalisation, read_scores
 from scripts.wsi.outputs.view import slides_of
-from tests.outputs.results import COHORT, result, strict_json
+from tests.outputs.results import COHORT, result, strict_json, told
 from tests.wsi.outputs.slide_results import bag, grid, header
 
 
@@ -39,7 +39,10 @@ def test_result_json_says_all_there_is_to_say(tmp_path: Path) -> None:
         "label": 1,
         "label_name": "positive",
         "flagged": 1,
+        "score_name": "attention",
+        "score_smoothing": 0.0,
         "flagged_above": "attention 1/3, in a positive bag",
+        "flagged_above_score": None,
         "slots": None,
         "classes": None,
         "note": "research use only, not for diagnosis",
@@ -69,6 +72,66 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path, truth: list[int] 
     # what is not known is not claimed
     assert [("truth" in row, row["flagged"]) for row in written["instances"]] == [(truth is not None, False)] * 2
     assert written["flagged_above"].startswith("attention 1/57")
+
+
+@pytest.mark.parametrize("of_patches", [False, True])
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        ({}, "own logit 0.405465 (what a bag needs: probability 0.5), in a positive bag"),
+        (
+            {"score_smoothing": 0.5},
+            "smoothed (α 0.5) own logit 0.405465 (what a bag needs: probability 0.5), in a positive bag",
+        ),
+        (
+            {"score_name": "evidence", "flag_above": 1 / 3},
+            "evidence 0.333333 (an equal share of what the bag needs: probability 0.5), in a positive bag",
+        ),
+        ({"score_name": "attention × probability", "flag_above": None}, "attention 1/12, in a positive bag"),
+    ],
+)
+def test_every_score_is_read_back_with_what_is_flagged_by_it(
+    tmp_path: Path, more: dict[str, Any], rule: str, of_patches: bool
+) -> None:
+    plain = (
+        bag(grid(12, 1), RNG.exponential(size=12)) if of_patches else result("x", 0.9, RNG.normal(size=12).tolist(), 1)
+    )
+    given = told(plain, **more)
+    if of_patches:
+        SaveScoresd(str(tmp_path))({"result": given})
+    SaveResultd(str(tmp_path))({"result": given})
+    folder = tmp_path / given.bag_id
+    written = strict_json(folder / "result.json")
+    assert written["flagged_above"].startswith(rule)
+    back = from_json(written, folder)
+    assert_same(given, back)
+    assert 0 < given.flagged.sum() < 12
+    np.testing.assert_array_equal(back.flagged, given.flagged)
+    if of_patches:
+        assert read_scores(folder / "scores.h5").score_name == given.score_name
+        with h5py.File(folder / "scores.h5") as file:
+            assert file["scores"].attrs["flagged_above"] == given.flag_rule
+    else:
+        names = ("score", "attention", "attention_logit", "evidence", "instance_logit", "leave_one_out", "flagged")
+        assert all(name in written["instances"][0] for name in names)
+
+
+def test_what_an_earlier_version_left_is_read_as_flagged_by_attention(tmp_path: Path) -> None:
+    """Without the names of 0.7.0, and scores.h5 in its first form."""
+    for one in (COHORT[0], bag(grid(4, 1), [1.0, 2.0, 3.0, 4.0])):
+        folder = tmp_path / one.bag_id
+        SaveResultd(str(tmp_path))({"result": one})
+        written = strict_json(folder / "result.json")
+        for name in ("score_name", "score_smoothing", "flagged_above_score"):
+            del written[name]
+        if written["instances"] == "scores.h5":
+            with h5py.File(saved(tmp_path, one), "r+") as file:
+                file.attrs["format"] = "smooth-mil-scores/1"
+                for name in ("name", "smoothing", "flagged_above"):
+                    del file["scores"].attrs[name]
+        back = from_json(written, folder)
+        assert_same(dataclasses.replace(one, attention_logits=one.scores), back)
+        np.testing.assert_array_equal(back.flagged, one.flagged)
 
 
 def assert_same(given: BagResult, back: BagResult) -> None:
@@ -140,7 +203,7 @@ def test_scores_are_read_back_to_the_last_bit_explained_in_words_and_the_same_by
             {"slide_id": "slide 0", "patches": 12, "pitch": 512, "tile": 512, "unit": "level-0 pixels", "mpp": 0.25}
         ]
         assert said == {
-            "format": "smooth-mil-scores/1",
+            "format": "smooth-mil-scores/2",
             "bag_id": "bag 7",
             "note": "research use only, not for diagnosis",
             "model_name": "pathology_wsi_smooth_mil",

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
+from scripts.core.record import BagResult
 from scripts.ct.features import SliceFeatures, write_slice_features
+from scripts.engine.operating_point import OperatingPoint, write_operating_point
+from scripts.engine.provenance import origin_file
+from scripts.studies.runs import Run, Study
+from tests.bundle.commands import bundle
+from tests.outputs.cohorts import write_tables
 
 FEATURES = 4
 KEYS: dict[str, Any] = {"in_features": FEATURES, "max_epochs": 1, "batch_size": 4, "learning_rate": 0.01}
@@ -33,6 +39,27 @@ def write_features(folder: Path, bags: int) -> Path:
     sections = {"training": entries[:half], "validation": entries[half:], "test": [{"image": "closed.h5", "label": 1}]}
     (folder / "datalist.json").write_text(json.dumps(sections))
     return folder
+
+
+def evaluated_folds(
+    folder: Path, results: Sequence[BagResult], folds: int = 3, repeats: int = 1
+) -> tuple[Study, list[list[Run]]]:
+    """A cross-validation whose folds gave these results, of networks that no file describes."""
+    keys = {"operating_target": "youden"}
+    files = ["configs/train.json"]
+    study = Study(
+        bundle=bundle("ct"), dataset_dir=folder, datalist=folder, output_dir=folder, files=files, keys=keys, jobs=1
+    )
+    found = []
+    for repeat in range(repeats):
+        found.append([Run(f"{repeat} {k}", folder / f"{repeat}_{k}", folder, "test", {}) for k in range(folds)])
+        for k, run in enumerate(found[-1]):
+            write_tables(run.results, results[k * len(results) // folds : (k + 1) * len(results) // folds])
+            run.model.parent.mkdir()
+            run.model.write_text(run.name)
+            origin_file(run.model).write_text('{"config": {}}')
+            write_operating_point(run.model, OperatingPoint(0.5, (1.5, 0.3)))
+    return study, found
 
 
 def run_in_this_process(patch: pytest.MonkeyPatch) -> list[list[str]]:

@@ -19,10 +19,12 @@ from scripts.core.record import BagResult, BagResultd, Model
 from scripts.engine.operating_point import OperatingPoint, choose_operating_point, operating_file, read_operating_point
 from scripts.metrics.figures import bootstrap
 from scripts.metrics.summary import cohort_metrics
+from scripts.outputs.page import write_report
 from scripts.outputs.result_json import SaveResultd
 from scripts.outputs.results import read_results
 from scripts.studies.calibrate import calibrate
-from tests.outputs.results import table
+from tests.outputs.results import TRAINING, table
+from tests.outputs.test_page import BUNDLE
 from tests.outputs.test_report import report
 
 NAMES = ("N", "FEA", "DCIS")
@@ -175,3 +177,32 @@ def test_too_few_bags_none_labelled_or_results_of_other_weights_are_refused(tmp_
             calibrate(str(tmp_path), str(weights))
             operating_file(weights).unlink()
     assert read_operating_point(str(weights)) == OperatingPoint()
+
+
+def test_an_evaluation_names_its_weights_in_its_report_and_in_its_last_record(
+    results: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def record(name: str, started: int, tags: dict[str, str]) -> None:
+        (results / f"{name}.run.json").write_text(json.dumps({**TRAINING, "started": started, "tags": tags}))
+
+    other = weights.with_name("other.pt")
+    other.write_bytes(b"others")
+    record("b", 2, {"evaluated_weights_sha256": sha256_of(weights)})
+    record("a", 1, {"evaluated_weights_sha256": sha256_of(other)})
+    record("model", 3, {"weights_sha256": sha256_of(other)})  # of a training
+    calibrate(str(results), str(weights))
+    assert "is not checked" not in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"b\.run\.json is of other weights than .*other\.pt: give those, or read"):
+        calibrate(str(results), str(other))
+    (results / "b.run.json").unlink()
+    write_report(results, BUNDLE, weights)
+    with pytest.raises(InputError, match=r"report\.json is of other weights than .*other\.pt: give those, or read"):
+        calibrate(str(results), str(other))
+    assert not operating_file(other).exists()
+
+
+def test_results_of_several_networks_are_refused(results: Path, weights: Path) -> None:
+    metrics = json.loads((results / "metrics.json").read_text())
+    (results / "metrics.json").write_text(json.dumps({**metrics, "over_folds": {"folds": 5, "repeats": 1}}))
+    with pytest.raises(InputError, match=r"results is of the networks of several folds: evaluate or infer with .*pt"):
+        calibrate(str(results), str(weights))

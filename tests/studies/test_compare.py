@@ -2,19 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two evaluations of the same bags are compared figure by figure, and others are refused."""
 
+import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
+from scripts.metrics.faithfulness import faithfulness_figures
 from scripts.metrics.figures import bootstrap
 from scripts.metrics.intervals import auroc_difference
 from scripts.metrics.summary import cohort_metrics
-from scripts.studies.compare import COMPARED, compare, comparisons
+from scripts.studies.compare import COMPARED, compare, comparisons, rank_correlations
 from tests.outputs.results import COHORT, result, strict_json
 from tests.outputs.test_report import report
 
@@ -33,9 +38,9 @@ def cohort(seed: int, skill: float, bags: int = 60) -> list[BagResult]:
         truth = np.eye(4, dtype=int)[truths.integers(4)] * (k % 2)
         scores = noise.normal(skill * truth)
         probability = 1 / (1 + np.exp(-noise.normal(skill * (k % 2 - 0.5), 1)))
-        found.append(
-            replace(result(f"bag_{k:02d}", float(probability), scores.tolist(), k % 2, truth.tolist()), logits=(0.0,))
-        )
+        one = result(f"bag_{k:02d}", float(probability), scores.tolist(), k % 2, truth.tolist())
+        every_score: dict[str, Any] = dict.fromkeys(("attention_logits", "evidence", "instance_logits"), one.scores)
+        found.append(replace(one, logits=(0.0,), **every_score))
     return found
 
 
@@ -65,7 +70,7 @@ def test_bags_are_drawn_alike_for_both() -> None:
     assert accuracy.high - accuracy.low < 0.06
     same = comparisons(one, one)
     assert all(each.difference.value == 0 for each in same.values())
-    assert {each.difference.high for name, each in same.items() if name != "bag_auroc"} == {0}
+    assert all(np.isnan(each.difference[1:]).all() for each in same.values())  # nothing tells how far they may differ
 
 
 def test_the_folders_are_compared_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,11 +80,47 @@ def test_the_folders_are_compared_and_written(tmp_path: Path, capsys: pytest.Cap
     written = strict_json(tmp_path / "comparison.json")
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["figure", "A", "B", "A", "-", "B", "95", "%", "interval", "p"]
-    assert [line.split()[0] for line in printed[1:-1]] == list(written["figures"])
+    figures, score_lines = printed[1 : len(written["figures"]) + 1], printed[len(written["figures"]) + 1 : -1]
+    assert [line.split()[0] for line in figures] == list(written["figures"])
+    assert score_lines[0] == "rank correlation of instances within a bag"
+    assert [line.split()[0] for line in score_lines[2:]] == list(written["rank_correlations"])
     auroc = written["figures"]["bag_auroc"]
     assert auroc["difference"] == pytest.approx(auroc["a"] - auroc["b"], abs=2e-6)
     assert 0 < auroc["p"] < 0.05
     assert written["figures"]["bag_accuracy"]["p"] is None
+    assert "instance_auroc_gated" in written["figures"]
+    metrics = strict_json(tmp_path / "b" / "metrics.json")
+    (tmp_path / "b" / "metrics.json").write_text(json.dumps({**metrics, "over_folds": {"folds": 5}}))
+    compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    told = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line}
+    # the scores of several networks are compared within bags alone
+    assert {name for name in written["figures"] if name not in told} == {
+        *("instance_auroc_gated", "instance_auroc_ungated", "instance_auroc_within_positive_bags")
+    }
+
+
+def test_a_score_is_as_stable_as_it_ranks_alike() -> None:
+    one, other = cohort(2, 1.0), cohort(3, 1.0)
+    same = [replace(bag, scores=3 * bag.scores - 1, attention=-bag.attention) for bag in one]
+    found = rank_correlations(one, same)
+    assert {name: figure.value for name, figure in found.items()} == {"scores": 1, "attention": -1}
+    assert math.isnan(found["scores"].low)  # draws that do not vary say nothing of it
+    wanted = [spearmanr(a.scores, b.scores).statistic for a, b in zip(one, other, strict=True)]
+    assert rank_correlations(one, other)["scores"].value == pytest.approx(np.mean(wanted))
+    flat = [replace(bag, attention=np.ones(4)) for bag in one[:30]]
+    half = rank_correlations(one, [*flat, *one[30:]])
+    assert half["attention"].value == 1  # a bag without an order says nothing of it
+    assert rank_correlations(one[:30], flat).keys() == {"scores"}
+
+
+def test_faithfulness_is_compared_where_both_measured_it() -> None:
+    measured = []
+    for seed in (0, 1):
+        about = [{"faithfulness": {"evidence": {"deletion": seed + k / 60}}} for k in range(60)]
+        measured.append([replace(bag, about=each) for bag, each in zip(cohort(2, 1.0), about, strict=True)])
+    found = faithfulness_figures(measured[0])
+    assert found.keys() == {"deletion_evidence"}
+    assert comparisons(*measured)["faithfulness_deletion_evidence"].difference.value == pytest.approx(-1)
 
 
 @pytest.mark.parametrize(

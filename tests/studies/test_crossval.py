@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
+from scripts.core.record import BagResult
+from scripts.engine.operating_point import read_operating_point
+from scripts.metrics.figures import Interval, bootstrap
 from scripts.metrics.summary import cohort_metrics
-from scripts.outputs.results import read_results
-from scripts.studies.crossval import LabelledBag, crossval, deal, fold_sections, read_bags
+from scripts.outputs.results import known_values, read_results
+from scripts.studies.crossval import LabelledBag, crossval, deal, fold_sections, pool, read_bags
 from tests.bundle.commands import bundle, environment, run_here
 from tests.bundle.commands import run as run_command
+from tests.outputs.cohorts import binary
 from tests.outputs.results import strict_json, table
 from tests.shared_data import ROOT
-from tests.studies.cohort import FEATURES, KEYS, run_in_this_process, write_features
+from tests.studies.cohort import FEATURES, KEYS, evaluated_folds, run_in_this_process, write_features
 
 CONFIG = "on_features.json,smap.json"
 
@@ -91,6 +98,99 @@ def test_names_of_classes_are_labels_and_mistakes_of_the_datalist_are_told(tmp_p
         read(test=entries)
 
 
+@pytest.mark.parametrize("given", [("N", "UDH", "DCIS", "IC"), (0, 1, 2, 3), ("10", "9", "2", "0"), (1, 0)])
+def test_a_fold_is_trained_with_the_labels_of_the_datalist_whatever_the_order_of_the_classes(
+    tmp_path: Path, given: tuple[Any, ...]
+) -> None:
+    """A config names its classes in any order; and a number may stand for a name."""
+    entries = [{"image": f"{label}_{k}.h5", "label": label} for label in given for k in range(4)]
+    for entry in entries:
+        (tmp_path / entry["image"]).touch()
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": entries[::2], "validation": entries[1::2]}))
+    names = ["Z", "B", "C", "A"] if given == (0, 1, 2, 3) else list(map(str, given))
+    for own in fold_sections(read_bags(tmp_path / "datalist.json", tmp_path), 2, "0"):
+        lists = {section: [bag.entry for bag in bags] for section, bags in own.items()}
+        (tmp_path / "fold.json").write_text(json.dumps(lists))
+        for section in own:
+            trained_with = load_bags(str(tmp_path / "fold.json"), section, str(tmp_path), class_names=names)
+            labels = {bag["bag_id"].partition("_")[0]: bag["label"] for bag in trained_with}
+            assert labels.items() <= {str(label): number for number, label in enumerate(given)}.items()
+
+
+def without_intervals(patch: pytest.MonkeyPatch) -> None:
+    """They have tests of their own, and take seconds."""
+    patch.setattr("scripts.metrics.summary.bootstrap", partial(bootstrap, resamples=20))
+
+
+def test_no_figure_of_all_bags_depends_on_the_scale_of_the_scores_of_one_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_intervals(monkeypatch)
+    cohort = binary(30)
+    moved = [replace(one, scores=3 * one.scores + 100 if 10 <= k < 20 else one.scores) for k, one in enumerate(cohort)]
+    found = []
+    for name, results in (("a", cohort), ("b", moved)):
+        told = pool(*evaluated_folds(tmp_path / name, results))
+        found.append(strict_json(tmp_path / name / "metrics.json"))
+        assert re.search(r"instance_auroc_gated +– +– +0\.\d{3} +0\.\d{3}\n", told)
+    pooled, spread = known_values(found[0]), found[0]["over_folds"]
+    assert {name: pytest.approx(value, abs=1e-4) for name, value in known_values(found[1]).items()} == pooled
+    assert pooled.keys() >= {"instance_auroc_within_bags", "instance_accuracy", "bag_auroc"}
+    assert {name for name in spread if name in found[0] and name not in pooled} == {
+        *(f"instance_{name}" for name in ("auroc_gated", "auroc_ungated", "auroc_weighted", "separation")),
+        *(f"instance_auroc_{name}" for name in ("within_positive_bags", "height_adjusted", "lesions_of_1_to_3")),
+    }
+    own = [cohort_metrics(cohort[10 * k : 10 * k + 10])["instance_auroc_ungated"].value for k in range(3)]
+    assert spread["instance_auroc_ungated"]["mean"] == pytest.approx(np.mean(own), abs=1e-5)
+
+
+def test_what_the_tables_do_not_keep_is_told_of_the_folds_and_a_lone_fold_has_no_deviation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a FROC; and an AUROC that is defined in one fold alone."""
+    without_intervals(monkeypatch)
+    cohort = [replace(one, truth=one.truth if k < 10 else None) for k, one in enumerate(binary(30))]
+    study, repeats = evaluated_folds(tmp_path, cohort)
+    for run, froc in zip(repeats[0], (0.2, 0.4, 0.9), strict=True):
+        metrics = strict_json(run.results / "metrics.json")
+        (run.results / "metrics.json").write_text(json.dumps({**metrics, "lesion_froc_gated": {"value": froc}}))
+    pool(study, repeats)
+    metrics = strict_json(tmp_path / "metrics.json")
+    assert metrics["lesion_froc_gated"] == {"value": None, "low": None, "high": None}
+    assert metrics["over_folds"]["lesion_froc_gated"] == pytest.approx({"mean": 0.5, "sd": 0.360555}, abs=1e-5)
+    lone = metrics["over_folds"]["instance_auroc_within_bags"]
+    assert (lone["sd"], 0 < lone["mean"] < 1) == (None, True)
+
+
+def test_the_tables_and_the_report_are_of_each_network_as_it_is_and_each_repeat_is_judged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_intervals(monkeypatch)
+    cohort, judged = binary(30), list[int]()
+    study, repeats = evaluated_folds(tmp_path, cohort, repeats=2)
+
+    def judge(bags: list[BagResult]) -> dict[str, Interval]:
+        judged.append(len(bags))
+        return cohort_metrics(bags)
+
+    monkeypatch.setattr("scripts.studies.crossval.cohort_metrics", judge)
+    monkeypatch.setattr("scripts.outputs.report.cohort_metrics", None)
+    pool(study, repeats)
+    assert judged == [30, 30]
+    by_name = {one.bag_id: one for one in cohort}
+    for one in read_results(tmp_path):
+        assert one.logits == by_name[one.bag_id].logits
+        assert one.probability == pytest.approx(by_name[one.bag_id].probability)
+    content = strict_json(tmp_path / "report.json")
+    assert content["over_folds"] == {"folds": 3, "repeats": 2}
+    bins = content["calibration"]["before"]["bins"]
+    probabilities = 1 / (1 + np.exp(-np.array([one.logits[0] for one in cohort])))
+    assert [of_bin["bags"] for of_bin in bins] == np.histogram(-probabilities, -np.linspace(0, 1, 11)[::-1])[0][
+        ::-1
+    ].tolist()
+    assert content["bundle"]["name"] == "Hemorrhage CT smooth MIL"
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cross-validation of 2 × 2 folds; its data lie in `data`."""
@@ -133,8 +233,10 @@ def test_figures_are_of_calibrated_predictions_out_of_fold_and_intervals_of_one_
     np.testing.assert_allclose(over_folds["bag_auroc"]["sd"], np.std(aurocs, ddof=1), atol=1e-6)
     pooled = read_results(out)
     assert len(pooled) == 32
+    points = [read_operating_point(str(path)) for path in out.glob("repeat_1/fold_*/models/model.pt")]
     for one in pooled:
-        np.testing.assert_allclose(1 / (1 + np.exp(-one.logits[0])), one.probability, atol=1e-6)
+        calibrated = [1 / (1 + np.exp(-(slope * one.logits[0] + intercept))) for _, (slope, intercept), *_ in points]
+        assert min(abs(p - one.probability) for p in calibrated) < 1e-6
         assert one.threshold_origin.startswith("that of each fold's own network")
 
 
@@ -188,7 +290,7 @@ def test_a_study_whose_processes_are_all_killed_ends_as_an_unbroken_one(tmp_path
     broken.wait()
     assert not list(tmp_path.glob("broken/*/*/finished.json"))
     again = run_command(*command("broken"), cwd=ROOT).stdout.splitlines()
-    figures = [line for line in whole if line.startswith("bag_")]
+    figures = [line for line in whole if line.strip().startswith("bag_")]
     assert len(figures) > 10
-    assert [line for line in again if line.startswith("bag_")] == figures
+    assert [line for line in again if line.strip().startswith("bag_")] == figures
     assert (tmp_path / "broken" / "metrics.json").read_bytes() == (tmp_path / "whole" / "metrics.json").read_bytes()

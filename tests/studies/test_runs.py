@@ -22,7 +22,7 @@ folder = pathlib.Path(sys.argv[1])
 (folder / "models").mkdir(exist_ok=True)
 (folder / "models" / "model.pt").touch()
 with open(folder / "trained", "a") as file:
-    file.write(os.environ["OMP_NUM_THREADS"] + " ")
+    file.write(os.environ["OMP_NUM_THREADS"] + " " + os.environ["RUNS_AT_A_TIME"])
 """
 EVALUATE = """
 import os, pathlib, sys
@@ -82,7 +82,9 @@ def test_a_failed_run_is_told_in_a_line_the_others_go_on_and_what_is_done_is_not
     assert perform(study, runs, lambda run: "well") == {}
     assert capsys.readouterr().out.startswith("2 of 5 are there, 3 are left\n")
     threads = str(max(1, (os.cpu_count() or 1) // 2))
-    assert [(run.folder / "trained").read_text().split() for run in runs] == [[threads]] * 5  # none was trained twice
+    assert [(run.folder / "trained").read_text().split() for run in runs] == [
+        [threads, "2"]
+    ] * 5  # none was trained twice
     assert logs[1].read_text() == "reading\nerror: scan7 is no scan: give another\nreading\n"
 
 

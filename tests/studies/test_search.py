@@ -5,21 +5,18 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from scripts.core.errors import InputError
+from scripts.engine.run_record import run_file
 from scripts.studies import search as module
 from scripts.studies.runs import Run, Study
 from scripts.studies.search import choose_candidates, read_grid, search
-from tests.outputs.results import result, table
+from tests.outputs.results import TRAINING, table
 from tests.studies.cohort import KEYS, run_in_this_process, write_features
 
 GRID = {"learning_rate": [0.1, 0.01], "network_def#aggregator#alpha": [0.2, 0.5, 0.8]}
@@ -47,22 +44,8 @@ def test_what_lists_no_values_is_refused(tmp_path: Path, text: str) -> None:
         read_grid(tmp_path / "grid.json")
 
 
-def test_the_cross_entropy_is_that_of_torch() -> None:
-    logits = np.random.default_rng(0).normal(0, 30, (40, 3))  # so large that a sigmoid would be 0 or 1
-    labels = np.arange(40) % 2
-    given = [
-        replace(result("a", 0.5, [1.0], int(y)), logits=(float(z[0]),)) for z, y in zip(logits, labels, strict=True)
-    ]
-    expected = binary_cross_entropy_with_logits(torch.tensor(logits[:, 0]), torch.tensor(labels, dtype=torch.float64))
-    assert module.cross_entropy(given) == pytest.approx(float(expected))
-    several = [replace(one, logits=tuple(z.tolist())) for one, z in zip(given, logits, strict=True)]
-    assert module.cross_entropy(several) == pytest.approx(
-        float(cross_entropy(torch.tensor(logits), torch.tensor(labels)))
-    )
-
-
 def fake_runs(monkeypatch: pytest.MonkeyPatch, of_alpha: dict[float, float | None]) -> None:
-    """Evaluations whose AUROC depends on alpha; None: the run failed."""
+    """Trainings whose AUROC depends on alpha; None: the run failed."""
 
     def perform(study: Study, runs: Sequence[Run], figures: Callable[[Run], str]) -> dict[str, str]:
         failures = {}
@@ -70,7 +53,9 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch, of_alpha: dict[float, float | Non
             assert (run.section, run.datalist) == ("validation", study.datalist)
             auroc = of_alpha[run.keys["network_def#aggregator#alpha"]]
             run.results.mkdir(parents=True)
-            (run.results / "metrics.json").write_text(json.dumps({"bag_auroc": {"value": auroc}}))
+            (run.results / "metrics.json").write_text(json.dumps({"bag_accuracy": {"value": 0.5}}))
+            run.model.parent.mkdir()
+            run_file(run.model).write_text(json.dumps({**TRAINING, "kept": {"epoch": 3, "val_bag_auroc": auroc}}))
             if auroc is None:
                 failures[run.name] = "no memory"
         return failures
@@ -91,6 +76,11 @@ def test_candidates_are_sorted_and_those_that_failed_come_last(
     assert [row["candidate"] for row in rows] == ["candidate_3", "candidate_1", "candidate_2"]
     assert [row["val_bag_auroc"] for row in rows] == ["0.9", "0.6", ""]
     printed = capsys.readouterr().out
+    assert [line.split() for line in printed.splitlines()[:2]] == [list(rows[0]), list(rows[0].values())]
+    assert len(set(map(len, printed.splitlines()[:4]))) == 1
+    run = Run("lost", tmp_path / "lost", tmp_path, "validation", {})
+    with pytest.raises(InputError, match=r"best_by is val_loss, which the training does not record: give val_loss or"):
+        module.figures_of(run, "val_loss")
     (command,) = [line for line in printed.splitlines() if line.startswith("python -m monai.bundle run")]
     assert "'--network_def#aggregator#alpha' 0.8" in command
     assert f"best by val_bag_auroc on the validation bags: {tmp_path}/out/candidate_3/models/model.pt" in printed

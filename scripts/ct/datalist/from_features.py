@@ -15,12 +15,21 @@ from scripts.core.errors import InputError
 from scripts.core.files import writable_folder
 from scripts.ct.datalist.folder import ScanLabel, read_scan_labels
 from scripts.ct.datalist.images import Cohort, Scan
-from scripts.ct.datalist.slice_tables import AS_THEY_STAND, Roles, SliceTable, grouped, joined, read_slice_tables
+from scripts.ct.datalist.slice_tables import (
+    AS_THEY_STAND,
+    Roles,
+    SliceTable,
+    grouped,
+    joined_by_slice,
+    read_slice_tables,
+)
 from scripts.ct.datalist.writing import count_scans
 from scripts.ct.features import SliceFeatures, write_slice_features
 from scripts.datalist.split import Leakage, Owners, count_sections, section_notes, split
 from scripts.datalist.tables import SECTIONS
 from scripts.datalist.writing import CheckedDatalist, DatalistRequest, as_text, destination, require_several_patients
+
+SPACING_MM = 5.0  # where positions are not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,6 @@ class FeatureRequest(DatalistRequest):
     prefix: str = "feature"
     join: Path | None = None  # a csv with further columns, by the slice
     encoder: str = ""  # by default the name of the source
-    spacing_mm: float = 5.0  # where positions are not known
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class ScanOfSlices:
         return Scan(self.name, self.label, f"{self.name}.h5", count, patient, (), self.slice_labels, self.section)
 
 
-def write_features(request: FeatureRequest) -> str:
+def write_cohort_of_features(request: FeatureRequest) -> str:
     """Write a feature file per scan, and a datalist of those with a label; return a summary for the screen."""
     remarks = Cohort()
     scans = collect_scans(request, remarks)
@@ -106,7 +114,7 @@ def collect_scans(request: FeatureRequest, remarks: Cohort) -> list[ScanOfSlices
     tables = read_slice_tables(request.source, request.roles, request.prefix)
     if request.join is not None:
         for place, table in enumerate(tables):
-            tables[place], without, alone = joined(table, request.join, request.roles)
+            tables[place], without, alone = joined_by_slice(table, request.join, request.roles)
             remarks.rejected.add(f"slice that {request.join.name} lacks", without)
             remarks.rejected.add(f"slice of {request.join.name} without features", alone)
     for table in tables:
@@ -120,13 +128,13 @@ def collect_scans(request: FeatureRequest, remarks: Cohort) -> list[ScanOfSlices
     for kind, names in (
         ("no label, so in no section of the datalist", [scan.name for scan in scans if scan.label is None]),
         ("no patient named, so taken for a patient of its own", [scan.name for scan in scans if not scan.patient]),
-        (f"no positions, so slices are taken to be {request.spacing_mm:g} mm apart", _without(found, "position")),
+        (f"no positions, so slices are taken to be {SPACING_MM:g} mm apart", _lacking(found, "position")),
     ):
         remarks.warnings.add(kind, names)
     return scans
 
 
-def _without(tables: Mapping[str, SliceTable], role: str) -> list[str]:
+def _lacking(tables: Mapping[str, SliceTable], role: str) -> list[str]:
     return [name for name, table in tables.items() if role not in table.columns]
 
 
@@ -138,12 +146,12 @@ def _scan(name: str, table: SliceTable, given: ScanLabel | None, request: Featur
     ids = table.columns.get("slice_id", [])
     if len(set(ids)) < len(ids):
         raise InputError(f"{table.path}: two slices of {name} have the same {request.roles.slice_id}: keep one")
-    of_slices = [_label(table, row, "slice_label") for row in order]
+    of_slices = [_zero_or_one(table, row, "slice_label") for row in order]
     slice_labels = [each for each in of_slices if each is not None]
     if 0 < len(slice_labels) < len(order):
         raise InputError(f"{table.path}: some slices of {name} have no {request.roles.slice_label}: label all, or none")
     _, patient, section = (_of_scan(name, table, role) for role in ("label", "patient", "section"))
-    label = _label(table, 0, "label")
+    label = _zero_or_one(table, 0, "label")
     if given is not None:
         label, patient, section = given.label, given.patient or patient, given.section or section
     if label is None and slice_labels:
@@ -151,7 +159,7 @@ def _scan(name: str, table: SliceTable, given: ScanLabel | None, request: Featur
     if section not in ("", *SECTIONS):
         raise InputError(f"{table.where(0)}: the section {section!r} is none: give {', '.join(SECTIONS)}")
     known = "position" in table.columns
-    positions = height[order] if known else np.arange(len(order)) * request.spacing_mm
+    positions = height[order] if known else np.arange(len(order)) * SPACING_MM
     ids = [ids[row] for row in order] if ids else []
     return ScanOfSlices(name, label, patient, section, table.features[order], positions, ids, slice_labels or None)
 
@@ -183,7 +191,7 @@ def _of_scan(name: str, table: SliceTable, role: str) -> str:
     return values[0]
 
 
-def _label(table: SliceTable, row: int, role: str) -> int | None:
+def _zero_or_one(table: SliceTable, row: int, role: str) -> int | None:
     value = table.columns[role][row] if role in table.columns else ""
     if value not in ("", "0", "1"):
         raise InputError(f"{table.where(row)}: the {role} {value!r} is not one of the classes: give 0 or 1")

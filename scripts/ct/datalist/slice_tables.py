@@ -72,9 +72,9 @@ def _read_table(path: Path, roles: Roles, prefix: str) -> SliceTable:
         raise InputError(f"{path} does not exist: check the path")
     if is_feature_file(path):
         raise InputError(f"{path} is a feature file already: train on its folder as it is")
-    readers = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".npz": _arrays, ".npy": _arrays, ".h5": _arrays}
-    reader = readers.get(path.suffix.lower().replace("hdf5", "h5"))
-    if reader is None:
+    suffix = path.suffix.lower()
+    reader = _csv if suffix in (".csv", ".tsv") else _parquet if suffix == ".parquet" else _array_file
+    if suffix not in TABLES:
         raise InputError(f"{path} is no csv, parquet, npz, npy or h5: save the features as one of these")
     table = reader(path, roles, prefix)
     features = table.features
@@ -120,7 +120,7 @@ def _parquet(path: Path, roles: Roles, prefix: str) -> SliceTable:
     return _numbered(path, frame[names].to_numpy(), columns)
 
 
-def _arrays(path: Path, roles: Roles, prefix: str) -> SliceTable:
+def _array_file(path: Path, roles: Roles, prefix: str) -> SliceTable:
     try:
         if path.suffix.lower() == ".npy":
             return _numbered(path, np.load(path, allow_pickle=False), {})
@@ -178,7 +178,7 @@ def _texts(values: np.ndarray) -> list[str]:
     return texts
 
 
-def joined(table: SliceTable, path: Path, roles: Roles) -> tuple[SliceTable, list[str], list[str]]:
+def joined_by_slice(table: SliceTable, path: Path, roles: Roles) -> tuple[SliceTable, list[str], list[str]]:
     """Return the table with the columns of a second one, whose rows have the same slices.
 
     Return also the slices that the second one lacks, which are left out, and those that it has alone.

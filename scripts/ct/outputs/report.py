@@ -20,6 +20,7 @@ from pydicom.valuerep import DA, TM
 
 from scripts.core.files import write_whole
 from scripts.core.record import RESEARCH_USE, BagResult, Model
+from scripts.core.scoring import ATTENTION, EVIDENCE, INSTANCE, WEIGHTED
 from scripts.ct.dicom.files import open_image
 
 if TYPE_CHECKING:
@@ -43,9 +44,20 @@ _HOW_REMOVED = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
 HEMORRHAGE = Code("1386000", "SCT", "Intracranial hemorrhage")
 POSITIVE, NEGATIVE = Code("10828004", "SCT", "Positive"), Code("260385009", "SCT", "Negative")
 PROBABILITY = Code("122157", "DCM", "Probability")
-SCHEME = "99SMOOTHMIL"  # of our own, as no standard one has these two
-ATTENTION_SHARE = Code("attention", SCHEME, "Attention, as a share of the whole scan's")
-SCORE = Code("score", SCHEME, "Attention score, before the softmax")
+SCHEME = "99SMOOTHMIL"  # of our own, as no standard one has these
+OF_SLICES = {  # as BagResult.of_instances names them
+    "attention": Code("attention", SCHEME, "Attention, as a share of the whole scan's"),
+    "attention_logit": Code("attention_logit", SCHEME, "Attention logit, before the softmax"),
+    "evidence": Code("evidence", SCHEME, "Evidence, the slice's share of the scan's logit"),
+    "instance_logit": Code("instance_logit", SCHEME, "Logit of the slice alone"),
+    "leave_one_out": Code("leave_one_out", SCHEME, "Change of the scan's logit by leaving the slice out"),
+}
+SCORES_THAT_FLAG = {
+    INSTANCE: Code("score_instance", SCHEME, "Score that flags: logit of the slice alone"),
+    EVIDENCE: Code("score_evidence", SCHEME, "Score that flags: evidence"),
+    ATTENTION: Code("score_attention", SCHEME, "Score that flags: attention logit"),
+    WEIGHTED: Code("score_weighted", SCHEME, "Score that flags: attention x probability"),
+}
 NO_UNITS = Code("1", "UCUM", "no units")
 DEVICE = Code("121007", "DCM", "Device")
 COMMENT = Code("121106", "DCM", "Comment")
@@ -114,7 +126,8 @@ def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.Comprehens
     images = _referable_images(result, identity)
     series_uid = uid.generate_uid(entropy_srcs=[images[0].SeriesInstanceUID, *model])
     ids = [instance["id"] for instance in result.instances]
-    numbers = [result.probability, result.threshold, result.scores.tolist(), result.attention.tolist()]
+    of_slices = [values.tolist() for values in result.of_instances.values()]
+    numbers = [result.probability, result.threshold, result.flag_rule, *of_slices]
     report_uid = uid.generate_uid(entropy_srcs=[series_uid, json.dumps([ids, *numbers, result.threshold_origin])])
     try:
         date, time = str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
@@ -176,6 +189,7 @@ def _measurement_report(
 
     origin = f" ({result.threshold_origin})" if result.threshold_origin else ""
     parameters = [f"threshold {result.threshold}{origin}", f"weights sha256 {model.sha256}"]
+    parameters.append(f"slices flagged above {result.flag_rule}")
     algorithm = sr.AlgorithmIdentification(model.name, model.version, parameters)
 
     def group(name: str, figures: Mapping[Code, float], **more: Any) -> sr.MeasurementsAndQualitativeEvaluations:
@@ -188,11 +202,13 @@ def _measurement_report(
     name = str(identity.get("SeriesInstanceUID", images[0].SeriesInstanceUID))
     calls = [sr.QualitativeEvaluation(HEMORRHAGE, POSITIVE if result.positive else NEGATIVE)]
     groups = [group(name, {PROBABILITY: result.probability}, algorithm_id=algorithm, qualitative_evaluations=calls)]
+    of_slices = {SCORES_THAT_FLAG[result.score_name]: result.scores}
+    of_slices |= {OF_SLICES[name]: values for name, values in result.of_instances.items() if name != "score"}
     for index in result.flagged.nonzero()[0].tolist():
         instance, image = result.instances[index], images[index]
         frames = [instance["frame"]] if "frame" in instance else None
         source = sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames)
-        figures = {ATTENTION_SHARE: result.attention[index], SCORE: result.scores[index]}
+        figures = {code: values[index] for code, values in of_slices.items()}
         groups.append(group(str(instance["id"]), figures, finding_type=HEMORRHAGE, source_images=[source]))
     device = sr.DeviceObserverIdentifyingAttributes(uid.generate_uid(entropy_srcs=[*model]), name=model.name)
     observer = sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)

@@ -16,6 +16,7 @@ from monai.transforms import Transform
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file
 from scripts.core.record import RESEARCH_USE, BagResult
+from scripts.core.scoring import EVIDENCE, INSTANCE, SIGNED, WORDS
 from scripts.outputs.drawing import called
 from scripts.outputs.scores import normalisation
 from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of, with_warnings
@@ -23,7 +24,7 @@ from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of, with_wa
 TIMES_AVERAGE = "attention (times the average)"
 FLAGGED_TILE = {"name": "flagged", "color": [214, 39, 40]}
 OTHER_TILE = {"name": "not flagged", "color": [127, 127, 127]}
-REGION = {"name": "high attention", "color": [214, 39, 40]}
+REGION_COLOUR = [214, 39, 40]
 MOST_REGIONS = 50  # each an annotation of its own: a list that a person can go through
 SAME_EDGE = 1.0  # level-0 pixels: tiles whose size is no whole number lie a rounding apart
 TILES_PER_TEXT = 5000  # tiles that are text in memory at a time
@@ -32,13 +33,14 @@ TILES_PER_TEXT = 5000  # tiles that are text in memory at a time
 class SaveGeoJSONd(Transform):
     """Write `output_dir/<bag_id>/tiles.geojson.gz`, or `<slide_id>.geojson.gz` for each of several slides.
 
-    Every patch is a tile with its measurements. Flagged patches with much attention are merged into regions, which are
-    annotations, the largest first; beyond fifty the smallest are one annotation together. A slide called negative has
-    no region. A slide with coordinates in micrometres and an unknown pixel size is skipped with a warning.
+    Every patch is a tile with its measurements. Flagged patches are merged into regions, which are annotations, the
+    largest first; beyond fifty the smallest are one annotation together. A slide called negative has no region. A slide
+    with coordinates in micrometres and an unknown pixel size is skipped with a warning.
 
     Args:
         output_dir: folder of the results.
-        regions_above: a patch is in a region above so many times the average attention.
+        regions_above: a flagged patch is in a region above so many times the average attention, or so many times the
+            evidence that it is flagged above; of those flagged by their own logit all are.
     """
 
     def __init__(self, output_dir: str, regions_above: float = 2.0) -> None:
@@ -77,7 +79,7 @@ def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_abo
 
 
 class Region(NamedTuple):
-    """An area of patches with much attention."""
+    """An area of patches that stand out."""
 
     area: shapely.Geometry  # level-0 pixels
     tiles: np.ndarray  # numbers of the patches in it
@@ -126,45 +128,61 @@ def _snapped(edges: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def _feature_texts(result: BagResult, slide: SlideResult, regions_above: float) -> Iterator[str]:
     """Give the features as text, regions first; their UUIDs are the same in each run."""
-    if not (np.isfinite(slide.attention).all() and np.isfinite(slide.scores).all()):
+    if not all(np.isfinite(values).all() for values in slide.of_patches.values()):
         raise InputError(f"the network gives no numbers for {slide.header.slide_id}: check its weights")
     digest = hashlib.sha256(f"{result.bag_id}/{slide.header.slide_id}".encode(errors="replace")).hexdigest()
     # version 8 is a scheme of one's own: all begin alike and end in a number, as hashing 100,000 would take long
     identity = f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-8{digest[15:18]}-%012x"
     metadata = _metadata(result, slide, regions_above)
-    count = len(slide.scores)
-    above = slide.flagged & (slide.times_average > regions_above)
+    count, score = len(slide.ranks), f"score ({result.score_name})"
+    above = slide.flagged & (_multiples(result, slide) > regions_above)
     for number, region in enumerate(regions(slide.coords.astype(float), slide.header.tile, above)):
-        properties = {"objectType": "annotation", **_region_properties(number, region, slide), "metadata": metadata}
+        properties = {
+            "objectType": "annotation",
+            **_region_properties(number, region, slide, result),
+            "metadata": metadata,
+        }
         shifted = shapely.transform(region.area, lambda points: np.round(points - slide.origin, 2))
         geometry = shapely.geometry.mapping(shifted)
         feature = {"type": "Feature", "id": identity % (count + number), "geometry": geometry, "properties": properties}
         yield json.dumps(feature, ensure_ascii=False)
     for start in range(0, count, TILES_PER_TEXT):
-        yield _tile_features(identity, slide, range(start, min(start + TILES_PER_TEXT, count)))
+        yield _tile_features(identity, slide, range(start, min(start + TILES_PER_TEXT, count)), score)
 
 
-def _region_properties(number: int, region: Region, slide: SlideResult) -> dict[str, Any]:
-    attention = slide.times_average[region.tiles]
-    measurements = {
-        "tiles": len(region.tiles),
-        f"mean {TIMES_AVERAGE}": float(attention.mean()),
-        f"highest {TIMES_AVERAGE}": float(attention.max()),
-    }
+def _multiples(result: BagResult, slide: SlideResult) -> np.ndarray:
+    """How many times a patch has what it is flagged above; (n,)."""
+    if result.score_name == EVIDENCE and result.flag_above:
+        return slide.of_patches["score"] / result.flag_above
+    return np.full(len(slide.ranks), np.inf) if result.score_name in SIGNED else slide.times_average
+
+
+def _region_properties(number: int, region: Region, slide: SlideResult, result: BagResult) -> dict[str, Any]:
+    measurements: dict[str, float] = {"tiles": len(region.tiles)}
+    measured = {f"score ({result.score_name})": slide.of_patches["score"], TIMES_AVERAGE: slide.times_average}
+    for name, values in measured.items():
+        of_region = values[region.tiles]
+        measurements |= {f"mean {name}": float(of_region.mean()), f"highest {name}": float(of_region.max())}
     if slide.header.mpp is not None:
         measurements["area mm²"] = region.area.area * slide.header.mpp**2 / 1e6
     if slide.truth is not None:
         measurements["annotated tiles"] = int(slide.truth[region.tiles].sum())
     return {
         "name": f"region {number + 1}" if region.area.geom_type == "Polygon" else "smaller regions",
-        "classification": REGION,
+        "classification": {"name": f"high {_what_stands_out(result)}", "color": REGION_COLOUR},
         "measurements": {key: round(value, 6) for key, value in measurements.items()},
     }
 
 
-def _tile_features(identity: str, slide: SlideResult, block: range) -> str:
+def _what_stands_out(result: BagResult) -> str:
+    return WORDS[result.score_name] if result.score_name in SIGNED else "attention"
+
+
+def _tile_features(identity: str, slide: SlideResult, block: range, score: str) -> str:
     """Return a block of tiles as text, by one template: json.dumps would take three times as long."""
-    measured = {TIMES_AVERAGE: slide.times_average, "score": slide.scores}
+    told = {name.replace("_", " "): values for name, values in slide.of_patches.items()}
+    del told["attention"]  # of which 1/N of a slide says little
+    measured = {score: told.pop("score"), TIMES_AVERAGE: slide.times_average, **told}
     if slide.truth is not None:
         measured["annotated"] = slide.truth
     names = ",".join(f'"{name}":%.7g' for name in measured)
@@ -187,9 +205,12 @@ def _tile_features(identity: str, slide: SlideResult, block: range) -> str:
 
 def _metadata(result: BagResult, slide: SlideResult, regions_above: float) -> dict[str, str]:
     """Return the texts that QuPath shows with a region."""
+    of_what = "that evidence" if result.score_name == EVIDENCE else "the average"
     metadata = {
         "normalisation": normalisation(result),
-        "region": f"flagged tiles above {regions_above:g} × the average",
+        "score": result.score_name,
+        "flagged above": result.flag_rule,
+        "region": "flagged tiles" + ("" if result.score_name == INSTANCE else f" above {regions_above:g} × {of_what}"),
         "bag": result.bag_id,
         "slide": slide.header.slide_id,
         "called": called(result),

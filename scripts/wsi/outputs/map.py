@@ -1,32 +1,34 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""map.png, a picture per slide: the slide, its attention map, and the patches with the most attention."""
+"""map.png, a picture per slide: the slide, the map of a score over it, and the patches with the highest score."""
 
 import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openslide
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from monai.transforms import Transform
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_whole
-from scripts.core.record import BagResult
-from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png
+from scripts.core.record import BagResult, PatchCoordinates
+from scripts.core.scoring import EVIDENCE, SIGNED, WORDS, score_name
+from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png, signed_score
 from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide, with_warnings
 from scripts.wsi.slides.slide import SlideFolder
 
 ATTENTION_SCALE = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
 COLOURS = "RdYlBu_r"  # pale at the average, red above it: on pink tissue and on glass alike
+SIGNED_COLOURS = "RdBu_r"  # red for the finding, blue against it, white in the middle
 ALPHA = 0.65
 CHOSEN_COLOUR = "#0047ab"
 DPI = 150  # a patch of the strip has about as many pixels as the network saw
@@ -51,6 +53,17 @@ PATCH_GAP = 0.1
 LEAST_SQUARE = 0.09
 
 
+class Layer(NamedTuple):
+    """What is drawn over a slide."""
+
+    values: np.ndarray  # (n,) of its patches
+    norm: Normalize
+    colours: str
+    title: str
+    scale: str  # what the colour bar says
+    ticks: Mapping[float, str]
+
+
 class DrawSlided(Transform):
     """Write `output_dir/<bag_id>/map.png`, or `<slide_id>.png` for each of several slides.
 
@@ -58,8 +71,9 @@ class DrawSlided(Transform):
         output_dir: folder of the results.
         slides: folder of the slides, for patches at full resolution; without it only a thumbnail stored with the
             features is drawn.
-        shown: at most so many patches in the strip, those with the most attention.
+        shown: at most so many patches in the strip, those with the highest score.
         annotation_values: values of a mask or class names of polygons that are drawn as annotated; None = all.
+        score: "instance", "evidence" or "attention", whose map is drawn; None: of the score that flags.
     """
 
     def __init__(
@@ -68,11 +82,13 @@ class DrawSlided(Transform):
         slides: str | None = None,
         shown: int = 8,
         annotation_values: Sequence[int | str] | None = None,
+        score: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.slides = SlideFolder(slides)
         self.shown = shown
         self.annotation_values = annotation_values
+        self.score = None if score is None else score_name(score)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
@@ -83,35 +99,58 @@ class DrawSlided(Transform):
             count = f"{len(annotations)} annotations for the {len(slides)} slides of a bag"
             raise InputError(f"{count}: give one for each, or null")
         warnings: list[str] = []
-        for stem, slide, annotation in zip(file_stems(slides, "map"), slides, annotations, strict=True):
-            view = view_slide(slide, self.slides)
+        for number, (stem, slide) in enumerate(zip(file_stems(slides, "map"), slides, strict=True)):
+            view, annotation = view_slide(slide, self.slides), annotations[number]
+            drawn = layer(result, number, self.score)
             try:
-                figure = self._drawn(result, view, annotation)
+                figure = self._drawn(result, view, annotation, drawn)
             except (InputError, openslide.OpenSlideError) as error:
                 if view.facts is None:
                     raise
                 view = SlideView(slide, warnings=(f"the slide is left out of its map: {error}",))
-                figure = self._drawn(result, view, annotation)
+                figure = self._drawn(result, view, annotation, drawn)
             warnings.extend(view.warnings)
             write_whole(self.output_dir / result.bag_id / f"{stem}.png", png(figure, DPI))
         return with_warnings(data, warnings)
 
-    def _drawn(self, result: BagResult, view: SlideView, annotation: str | None) -> Figure:
+    def _drawn(self, result: BagResult, view: SlideView, annotation: str | None, drawn: Layer) -> Figure:
         slide = view.slide
         if annotation and slide.in_pixels:
             truth = read_annotation(annotation, slide.header.slide_size, self.annotation_values, slide.origin)
             view = replace(view, outlines=truth.outlines())
-        return draw_slide(result, view, self.shown)
+        return draw_slide(result, view, self.shown, drawn)
 
 
-def draw_slide(result: BagResult, view: SlideView, shown: int) -> Figure:
+def layer(result: BagResult, number: int, score: str | None = None) -> Layer:
+    """Return the map of a score over the slide of this number in the bag; None: of the score that flags."""
+    patches = result.instances
+    assert isinstance(patches, PatchCoordinates)
+    own, several = patches.slide == number, len(result.about["slides"]) > 1
+    asked = score or result.score_name
+    signed = signed_score(result, asked) if asked in SIGNED else None
+    if signed is None:
+        of = "all slides" if several else "the slide"
+        scale = f"attention, times the\naverage of {of}"
+        title = f"attention of each patch{evenness(result)}"
+        return Layer(result.times_average[own], ATTENTION_SCALE, COLOURS, title, scale, {0.1: "0.1", 1: "1", 10: "10"})
+    # a patch's share of the logit is tiny: times their number it is what the logit would be if all were as this one
+    times = (result.slots or len(patches)) if signed.name == EVIDENCE else 1
+    span = signed.span(times)
+    norm = Normalize(signed.middle - span, signed.middle + span)
+    ticks = {value: f"{value:.2g}" for value in (norm.vmin, signed.middle, norm.vmax) if value is not None}
+    scale = f"{signed.title}{f' × {times:,} patches' if times > 1 else ''}"
+    title = f"{signed.title} of each patch: red for the finding, blue against it"
+    return Layer(signed.values[own] * times, norm, SIGNED_COLOURS, title, scale, ticks)
+
+
+def draw_slide(result: BagResult, view: SlideView, shown: int, drawn: Layer) -> Figure:
     """Return the picture of one slide of a bag, with at most `shown` patches below it."""
     slide = view.slide
     several = len(result.about["slides"]) > 1
     name = f"{result.bag_id}, slide {slide.header.slide_id}" if several else result.bag_id
-    findings = f"{slide.flagged.sum()} of {len(slide.scores)} patches flagged"
+    findings = f"{slide.flagged.sum()} of {len(slide.ranks)} patches flagged"
     headlines = [line for part in headline(result, findings, name).splitlines() for line in textwrap.wrap(part, 120)]
-    chosen = most_attention(slide, shown)
+    chosen = highest(slide, shown)
     patches = view.tiles(chosen, PATCH_PIXELS)
     sheet = _Sheet(view.window, len(headlines), len(patches))
     figure = sheet.figure
@@ -120,33 +159,32 @@ def draw_slide(result: BagResult, view: SlideView, shown: int) -> Figure:
         figure.text(0.5, height, line, ha="center", va="center", fontsize=11, parse_math=False)
     plain, overlaid = (_panel(sheet, view, number) for number in range(2))
     _draw_slide(plain, view, chosen if patches else [], LEAST_SQUARE / sheet.scale)
-    image, extent = lattice_image(slide.times_average, view)
-    overlaid.imshow(image, extent=extent, cmap=COLOURS, norm=ATTENTION_SCALE, alpha=ALPHA, interpolation="nearest")
-    title = f"attention of each patch{evenness(result)}"
-    overlaid.set_title(title if len(slide.attention) else "no tissue", fontsize=10)
+    image, extent = lattice_image(drawn.values, view)
+    overlaid.imshow(image, extent=extent, cmap=drawn.colours, norm=drawn.norm, alpha=ALPHA, interpolation="nearest")
+    overlaid.set_title(drawn.title if len(slide.ranks) else "no tissue", fontsize=10)
     bar = sheet.axes("colour bar", *sheet.bar)
-    figure.colorbar(ScalarMappable(ATTENTION_SCALE, COLOURS), cax=bar, alpha=ALPHA, extend="both")
-    bar.set_ylabel(f"attention, times the\naverage of {'all slides' if several else 'the slide'}", fontsize=9)
-    bar.set_yticks([0.1, 1, 10], labels=["0.1", "1", "10"])
+    figure.colorbar(ScalarMappable(drawn.norm, drawn.colours), cax=bar, alpha=ALPHA, extend="both")
+    bar.set_ylabel(drawn.scale, fontsize=9)
+    bar.set_yticks(list(drawn.ticks), labels=list(drawn.ticks.values()))
     _draw_scale(sheet, view)
     if patches:
-        _draw_patches(sheet, slide, chosen, patches)
+        _draw_patches(sheet, result, slide, chosen, patches)
     return figure
 
 
-def most_attention(slide: SlideResult, shown: int) -> list[int]:
-    """Return the patches with the most attention: flagged ones first, and of these first those that do not overlap."""
-    left, apart = np.ones((2, len(slide.attention)), dtype=bool)
+def highest(slide: SlideResult, shown: int) -> list[int]:
+    """Return the patches with the highest score: flagged ones first, and of these first those that do not overlap."""
+    left, apart = np.ones((2, len(slide.ranks)), dtype=bool)
     chosen: list[int] = []
     while len(chosen) < shown and left.any():
         candidates = left
         for preferred in (slide.flagged, apart):
             candidates = candidates & preferred if (candidates & preferred).any() else candidates
-        best = int(np.where(candidates, slide.attention, -np.inf).argmax())
+        best = int(np.where(candidates, slide.ranks, -np.inf).argmax())
         chosen.append(best)
         left[best] = False
         apart &= (np.abs(slide.coords - slide.coords[best]) >= slide.header.tile - ROUNDING).any(axis=1)
-    return sorted(chosen, key=lambda index: -slide.attention[index])
+    return sorted(chosen, key=lambda index: -slide.ranks[index])
 
 
 class _Sheet:
@@ -191,7 +229,7 @@ class _Sheet:
 
 
 def _panel(sheet: _Sheet, view: SlideView, number: int) -> Axes:
-    axes = sheet.axes(("slide", "attention")[number], *sheet.panels[number])
+    axes = sheet.axes(("slide", "map")[number], *sheet.panels[number])
     left, top, right, bottom = view.window
     if view.thumbnail is not None:
         pixels, downsample = view.thumbnail
@@ -263,9 +301,13 @@ def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
     axes.text(length + 0.08 / sheet.scale, 0.5, text, fontsize=9, va="center")
 
 
-def _draw_patches(sheet: _Sheet, slide: SlideResult, chosen: Sequence[int], patches: Sequence[np.ndarray]) -> None:
-    title = "the patches with the most attention" + (", red: flagged" if slide.flagged[chosen].any() else "")
-    if (np.delete(slide.attention, chosen) > slide.attention[chosen].min()).any():
+def _draw_patches(
+    sheet: _Sheet, result: BagResult, slide: SlideResult, chosen: Sequence[int], patches: Sequence[np.ndarray]
+) -> None:
+    signed = result.score_name in SIGNED
+    title = f"the patches with the {f'highest {WORDS[result.score_name]}' if signed else 'most attention'}"
+    title += ", red: flagged" if slide.flagged[chosen].any() else ""
+    if (np.delete(slide.ranks, chosen) > slide.ranks[chosen].min()).any():
         title += "; left out: patches that overlap one of these"
     sheet.figure.text(0.5, sheet.up(sheet.strip + TITLE / 2), title, ha="center", va="center", fontsize=10)
     for number, (index, pixels) in enumerate(zip(chosen, patches, strict=True)):
@@ -276,4 +318,6 @@ def _draw_patches(sheet: _Sheet, slide: SlideResult, chosen: Sequence[int], patc
             for side in axes.spines.values():
                 side.set(color=FLAGGED, linewidth=2)
         x, y = np.rint(slide.coords[index]).astype(int)
-        axes.set_xlabel(f"{slide.times_average[index]:.2f} × average\nx {x}, y {y}", fontsize=8)
+        signed_value = f"{WORDS[result.score_name]} {slide.of_patches['score'][index]:+.3g}"
+        said = signed_value if signed else f"{slide.times_average[index]:.2f} × average"
+        axes.set_xlabel(f"{said}\nx {x}, y {y}", fontsize=8)

@@ -14,6 +14,7 @@ import numpy as np
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.core.units import Level0Pixels
+from scripts.outputs.drawing import ranks
 from scripts.wsi.features.base import PIXELS, FeatureHeader
 from scripts.wsi.slides.slide import SlideFacts, SlideFolder, best_level, open_slide, read_overview, read_square
 
@@ -28,9 +29,9 @@ class SlideResult:
     header: FeatureHeader
     source: str  # path of its features
     coords: np.ndarray  # (n, 2)
-    scores: np.ndarray  # (n,)
-    attention: np.ndarray  # (n,)
+    of_patches: Mapping[str, np.ndarray]  # (n,) each, as of BagResult.of_instances
     times_average: np.ndarray  # (n,) of the whole bag
+    ranks: np.ndarray  # (n,) by which patches are shown, the highest first
     flagged: np.ndarray  # (n,) bool
     truth: np.ndarray | None
 
@@ -57,8 +58,8 @@ def slides_of(result: BagResult) -> list[SlideResult]:
                 header=FeatureHeader.from_json({key: value for key, value in metadata.items() if key != "source"}),
                 source=metadata["source"],
                 coords=patches.coords[own],
-                scores=result.scores[own],
-                attention=result.attention[own],
+                of_patches={name: values[own] for name, values in result.of_instances.items()},
+                ranks=ranks(result)[own],
                 times_average=result.times_average[own],
                 flagged=result.flagged[own],
                 truth=None if result.truth is None else result.truth[own],

@@ -13,7 +13,7 @@ import pytest
 
 from scripts.core.bags import load_bags
 from scripts.core.errors import InputError
-from scripts.ct.datalist.from_features import FeatureRequest, write_features
+from scripts.ct.datalist.from_features import FeatureRequest, write_cohort_of_features
 from scripts.ct.datalist.slice_tables import Roles
 from scripts.ct.features import SliceFeaturesd, read_slice_features
 from tests.shared_data import shared_data
@@ -39,7 +39,7 @@ def written(folder: Path, rows: list[Row], fields: tuple[str, ...] = FIELDS, **c
     (folder / "t.csv").write_text("\n".join(",".join(map(str, line)) for line in lines))
     (folder / "out").mkdir(exist_ok=True)
     request = FeatureRequest(source=folder / "t.csv", folder=folder / "out", prefix="f", shares=(0.4, 0.3, 0.3))
-    return write_features(replace(request, **changes))
+    return write_cohort_of_features(replace(request, **changes))
 
 
 def sections(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -102,7 +102,7 @@ def test_rows_may_stand_in_order_and_a_source_is_never_written_over(tmp_path: Pa
     (tmp_path / "out" / "0.h5").unlink()
     (tmp_path / "out" / "1.h5").unlink()
     with pytest.raises(InputError, match=r"out would be written over: give another folder for the feature files"):
-        write_features(request)
+        write_cohort_of_features(request)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_published_features_of_rsna_are_joined_with_their_order(tmp_path: Pa
     request = FeatureRequest(
         source=source, folder=tmp_path, roles=Roles(**names), join=order, shares=(0, 0, 1), labels=None
     )
-    assert "test    150       150    5254              72" in write_features(request)
+    assert "test    150       150    5254              72" in write_cohort_of_features(request)
     bags = load_bags(str(tmp_path / "datalist.json"), "test", str(tmp_path))
     truth = [as_read(bag)["instance_label"][0].numpy() for bag in bags]
     assert sum(each.sum() for each in truth) == 806

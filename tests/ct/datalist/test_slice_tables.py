@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.ct.datalist.slice_tables import Roles, SliceTable, grouped, joined, read_slice_tables
+from scripts.ct.datalist.slice_tables import Roles, SliceTable, grouped, joined_by_slice, read_slice_tables
 from scripts.ct.features import SliceFeatures, write_slice_features
 
 FEATURES = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
@@ -88,13 +88,13 @@ def test_a_folder_of_arrays_has_a_scan_in_each_file(tmp_path: Path) -> None:
 def test_a_second_table_is_joined_by_the_slice(tmp_path: Path) -> None:
     table = read(write_csv(tmp_path / "t.csv", FEATURES, scan=["s"] * 5, slice=list("abcde")))
     (tmp_path / "more.csv").write_text("slice,order,slice_label\ne,0,1\nd,1,0\nc,2,0\na,4,1\nz,9,1\n")
-    found, without, alone = joined(table, tmp_path / "more.csv", Roles())
+    found, without, alone = joined_by_slice(table, tmp_path / "more.csv", Roles())
     assert (without, alone) == (["b"], ["z"])
     np.testing.assert_array_equal(found.features, FEATURES[[0, 2, 3, 4]])
     assert found.columns["order"] == ["4", "2", "1", "0"]
     assert found.columns["slice_label"] == ["1", "0", "0", "1"]
     with pytest.raises(InputError, match=r"more.csv has no column id, .*: name it, --slice_id"):
-        joined(table, tmp_path / "more.csv", Roles(slice_id="id"))
+        joined_by_slice(table, tmp_path / "more.csv", Roles(slice_id="id"))
 
 
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,11 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes
 from scripts.ct.outputs.picture import DrawScand, draw_scan
-from scripts.outputs.drawing import FLAGGED, TRUTH, png
+from scripts.outputs.drawing import AGAINST, FLAGGED, FOR, TRUTH, png
+from tests.outputs.results import told
 
 ATTENTION = (0.02, 0.3, 0.03, 0.25, 0.05, 0.35)  # three of six slices are above the average
 
@@ -80,6 +82,48 @@ def test_the_curve_is_the_attention_in_averages_with_what_is_flagged_and_what_bl
     assert all(same_color(shade.get_facecolor()[:3], TRUTH) for shade in shades)
     assert ("bleeding, as annotated" in axes.get_legend_handles_labels()[1]) == any(truth)
     assert 2.1 < axes.get_ylim()[1] < 2.5  # the shade does not squeeze the curve
+
+
+EVIDENCE = np.array([-0.2, 0.6, 0.05, -0.9, 0.1, 0.4], dtype=np.float32)
+
+
+def curves(figure: Figure) -> dict[str, Axes]:
+    """The axes that are no slices, by what they are of."""
+    return {
+        axes.get_title().split(" of each slice")[0]: axes for axes in figure.axes if axes.get_title()[:5] != "slice"
+    }
+
+
+@pytest.mark.parametrize(("name", "title", "middle"), [("evidence", "evidence", 0), ("instance", "own logit", 0.08)])
+def test_what_speaks_for_and_against_is_drawn_above_the_attention(name: str, title: str, middle: float) -> None:
+    found = told(result(), scores=EVIDENCE, evidence=EVIDENCE, score_name=name, flag_above=0.08)
+    figure = draw_scan(found, volume())
+    above, below = curves(figure)[title], curves(figure)["attention"]
+    assert above.get_position().y0 > below.get_position().y1 or above.get_subplotspec() != below.get_subplotspec()
+    assert above.get_xlim() == below.get_xlim() == (0.5, 6.5)
+    bars = {round(bar.get_x() + bar.get_width() / 2): bar for bar in above.patches if isinstance(bar, Rectangle)}
+    for number, value in enumerate(EVIDENCE.tolist(), start=1):
+        ends = sorted((bars[number].get_y(), bars[number].get_y() + bars[number].get_height()))
+        assert ends == pytest.approx(sorted((middle, value)))
+        assert same_color(bars[number].get_facecolor(), FOR if value > middle else AGAINST)
+    lines = {str(line.get_label()).split(":")[0]: line for line in above.lines}
+    assert np.asarray(lines["flagged"].get_xdata()).tolist() == [2, 5, 6]
+    np.testing.assert_allclose(np.asarray(lines["0.08"].get_ydata(), dtype=float), 0.08)
+    assert not any(str(line.get_label()).startswith("flagged") for line in below.lines)
+    titles = [axes.get_title().splitlines() for _, axes in slices_of(figure)]
+    assert [words[1] for words in titles] == [f"{title} {EVIDENCE[k]:+.3g}" for k in (1, 4, 5)]
+
+
+def test_the_curve_of_another_score_is_drawn_by_its_name_and_under_attention_that_of_the_evidence() -> None:
+    found = told(result(), score_name="attention", scores=np.arange(6.0), flag_above=None)
+    assert list(curves(draw_scan(found, None))) == ["attention", "evidence"]
+    assert list(curves(draw_scan(found, None, score="instance"))) == ["attention", "own logit"]
+    assert list(curves(draw_scan(found, None, score="attention"))) == ["attention"]
+    assert list(curves(draw_scan(result(), None, score="evidence"))) == ["attention"]  # which is all that is known
+    smoothed = told(result(), score_smoothing=0.5)
+    assert "smoothed (α 0.5) own logit" in curves(draw_scan(smoothed, None))
+    with pytest.raises(InputError, match="the score 'heat' is not known: give --score"):
+        DrawScand("out", score="heat")
 
 
 def test_nearly_even_attention_is_called_so() -> None:

@@ -21,8 +21,10 @@ from pydicom import Dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage
 
 from scripts.core.record import BagResult, Model
+from scripts.core.scoring import SOURCES
 from scripts.ct.outputs.report import SaveReportd, valid_uid
 from tests.ct.series import SERIES_UID, STUDY_UID, ramp, sop_uid, write_series, write_slice
+from tests.outputs.results import told
 from tests.shared_data import shared_data
 
 MODEL = Model("hemorrhage_ct_smooth_mil", "0.3.0", "ab" * 32)
@@ -111,7 +113,8 @@ def test_each_flagged_slice_has_a_group_that_names_its_image_or_frame(in_one_fil
         assert image.referenced_sop_class_uid == (EnhancedCTImageStorage if in_one_file else CTImageStorage)
         assert image.referenced_frame_numbers == ([instance["frame"]] if in_one_file else None)
         assert group.finding_type == CodedConcept("1386000", "SCT", "Intracranial hemorrhage")
-        assert figures(group) == {"attention": float(expected.attention[index]), "score": float(expected.scores[index])}
+        numbers = {"attention": float(expected.attention[index]), "score_attention": float(expected.scores[index])}
+        assert figures(group) == numbers
     assert len(report.get_evidence()) == (1 if in_one_file else 6)
 
 
@@ -128,7 +131,11 @@ def test_the_answer_comes_back_to_the_last_digit_with_the_study_the_network_and_
     assert said[:2] == [("Device Observer Name", MODEL.name), ("Comment", "Research use only, not for diagnosis")]
     assert {("Algorithm Name", MODEL.name), ("Algorithm Version", "0.3.0")} <= set(said)
     parameters = {text for name, text in said if name == "Algorithm Parameters"}
-    assert parameters == {"threshold 0.4 (the default, chosen on no data)", f"weights sha256 {'ab' * 32}"}
+    assert parameters == {
+        "threshold 0.4 (the default, chosen on no data)",
+        f"weights sha256 {'ab' * 32}",
+        "slices flagged above attention 1/6, in a positive bag",
+    }
     assert report.SeriesDescription == "Research use only, not for diagnosis"
     assert report.ContentQualification == "RESEARCH"
     assert (report.ManufacturerModelName, report.SoftwareVersions) == (MODEL.name, "0.3.0")
@@ -144,6 +151,24 @@ def test_the_answer_comes_back_to_the_last_digit_with_the_study_the_network_and_
     assert (figures(scan), calls(scan)) == ({"122157": 0.125}, [("Intracranial hemorrhage", "Negative")])
     assert ("Algorithm Name", "unknown") in texts(negative)
     assert {uid for *_, uid, _ in negative.get_evidence()} == {sop_uid(index) for index in range(6)}
+
+
+@pytest.mark.parametrize("score", SOURCES)
+def test_a_flagged_slice_has_the_score_that_flags_it_by_its_name_and_all_else_that_is_known(
+    tmp_path: Path, score: str
+) -> None:
+    plain = result(tmp_path / "series", plain_series(tmp_path / "series"))
+    given = told(plain, score_name=score, flag_above=None if score.startswith("attention") else 0.1)
+    _, *slices = groups(written(given, tmp_path))
+    assert len(slices) == given.flagged.sum() > 0
+    for group, index in zip(slices, given.flagged.nonzero()[0].tolist(), strict=True):
+        named = {each.name.meaning: each.value for each in group.get_measurements()}
+        (flags,) = [meaning for meaning in named if meaning.startswith("Score that flags: ")]
+        assert named[flags] == float(given.scores[index])
+        others = {each.name.value: each.value for each in group.get_measurements() if each.name.meaning != flags}
+        known = {name: float(values[index]) for name, values in given.of_instances.items() if name != "score"}
+        assert others == known
+        assert len(known) == 5
 
 
 def test_a_name_keeps_its_letters_and_is_printed_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter, label
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes, Model
 from scripts.wsi.outputs.geojson import MOST_REGIONS, TIMES_AVERAGE, SaveGeoJSONd, regions
-from tests.outputs.results import strict_json
+from tests.outputs.results import strict_json, told
 from tests.wsi.outputs.slide_results import TILE, bag, grid, header
 
 RNG = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_it_is_geojson_as_qupath_reads_it_of_a_square_with_its_numbers_for_each_
     np.testing.assert_array_equal(rings, coords[:, None] + corners)
     measured = [tile["properties"]["measurements"] for tile in tiles]
     np.testing.assert_allclose([each[TIMES_AVERAGE] for each in measured], result.times_average, rtol=1e-6)
-    np.testing.assert_allclose([each["score"] for each in measured], result.scores, rtol=1e-6)
+    np.testing.assert_allclose([each["score (attention)"] for each in measured], result.scores, rtol=1e-6)
     named = [tile["properties"]["classification"]["name"] for tile in tiles]
     assert named == ["flagged" if flagged else "not flagged" for flagged in result.flagged]
 
@@ -82,6 +82,8 @@ def test_a_region_states_what_its_numbers_mean_and_what_it_is_not_for(
     result = marked(["#..."], classes=classes, model=Model("wsi", "1.2.3", "ab" * 32))
     assert of_type(saved(tmp_path, result), "annotation")[0]["properties"]["metadata"] == {
         "normalisation": "attention × number of patches: 1 = the average of the slide",
+        "score": "attention",
+        "flagged above": "attention 1/4, in a positive bag",
         "region": "flagged tiles above 2 × the average",
         "bag": "bag 7",
         "slide": "slide 7",
@@ -98,6 +100,8 @@ def test_tiles_side_by_side_are_one_region_with_their_numbers_and_holes(tmp_path
     ring, corner, single = of_type(saved(tmp_path, result), "annotation")
     high = float(result.times_average.max())
     numbers = {"tiles": 3, f"mean {TIMES_AVERAGE}": high, f"highest {TIMES_AVERAGE}": high, "annotated tiles": 2}
+    score = float(result.scores.max())
+    numbers |= {"mean score (attention)": score, "highest score (attention)": score}
     if mpp is not None:
         numbers["area mm²"] = 3 * (TILE * mpp / 1000) ** 2
     assert corner["properties"]["measurements"] == pytest.approx(numbers, abs=1e-5)
@@ -152,6 +156,35 @@ def test_regions_are_of_flagged_tiles_above_the_threshold_of_the_user(tmp_path: 
         written = saved(tmp_path, dataclasses.replace(result, probability=probability), regions_above=above)
         assert [each["properties"]["measurements"]["tiles"] for each in of_type(written, "annotation")] == sizes
         assert len(of_type(written, "tile")) == 4
+
+
+@pytest.mark.parametrize(
+    ("score", "above", "sizes", "name", "said"),
+    [
+        ("instance", 9.0, [2, 1], "high own logit", "flagged tiles"),  # all that would alone be called positive
+        ("evidence", 1.0, [2, 1], "high evidence", "flagged tiles above 1 × that evidence"),
+        ("evidence", 2.0, [1], "high evidence", "flagged tiles above 2 × that evidence"),
+    ],
+)
+def test_regions_and_tiles_are_of_the_score_that_flags(
+    tmp_path: Path, score: str, above: float, sizes: list[int], name: str, said: str
+) -> None:
+    values = np.array([0.5, 0.3, -2.0, 0.25, 0.1], dtype=np.float32)
+    given = told(bag(grid(5, 1), [1.0, 1, 9, 1, 1]), scores=values, score_name=score, flag_above=0.2)
+    written = saved(tmp_path, given, regions_above=above)
+    found = [each["properties"] for each in of_type(written, "annotation")]
+    assert [each["measurements"]["tiles"] for each in found] == sizes
+    assert {each["classification"]["name"] for each in found} == {name}
+    assert {each["metadata"]["region"] for each in found} == {said}
+    assert {each["metadata"]["flagged above"] for each in found} == {given.flag_rule}
+    tiles = [each["properties"] for each in of_type(written, "tile")]
+    assert [tile["classification"]["name"] == "flagged" for tile in tiles] == [True, True, False, True, False]
+    measured = {
+        key.replace(" ", "_"): [tile["measurements"][key] for tile in tiles] for key in tiles[0]["measurements"]
+    }
+    np.testing.assert_allclose(measured[f"score_({score})"], values, rtol=1e-6)
+    for key in ("attention_logit", "evidence", "instance_logit", "leave_one_out"):
+        np.testing.assert_allclose(measured[key], given.of_instances[key], rtol=1e-6)
 
 
 @pytest.mark.parametrize("origin", [(200, 300), None])

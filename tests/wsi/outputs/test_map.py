@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
@@ -20,9 +21,10 @@ from PIL import Image
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
 from scripts.outputs.drawing import FLAGGED, TRUTH
-from scripts.wsi.outputs.map import DrawSlided, draw_slide, lattice_image, most_attention
+from scripts.wsi.outputs.map import DrawSlided, Layer, draw_slide, highest, lattice_image, layer
 from scripts.wsi.outputs.view import SlideView, slides_of, view_slide
 from scripts.wsi.slides.slide import SlideFacts, SlideFolder
+from tests.outputs.results import told
 from tests.wsi.outputs.slide_results import bag, grid, header, own_form
 
 TILE = 100
@@ -45,7 +47,7 @@ def drawn(
     result: BagResult, number: int = 0, outlines: Sequence[np.ndarray] = (), slides: Path | None = None, shown: int = 8
 ) -> Figure:
     view = view_slide(slides_of(result)[number], SlideFolder(None if slides is None else str(slides)))
-    return draw_slide(result, dataclasses.replace(view, outlines=outlines), shown)
+    return draw_slide(result, dataclasses.replace(view, outlines=outlines), shown, layer(result, number))
 
 
 def of_label(figure: Figure, label: str) -> Axes:
@@ -54,7 +56,7 @@ def of_label(figure: Figure, label: str) -> Axes:
 
 
 def panels(figure: Figure) -> list[Axes]:
-    return [of_label(figure, label) for label in ("slide", "attention")]
+    return [of_label(figure, label) for label in ("slide", "map")]
 
 
 def strip(figure: Figure) -> dict[int, Axes]:
@@ -75,7 +77,7 @@ def value_at(image: Any, extent: tuple[float, float, float, float], x: float, y:
 
 
 def heat(figure: Figure, x: float, y: float) -> float:
-    image = of_label(figure, "attention").images[-1]
+    image = of_label(figure, "map").images[-1]
     return value_at(image.get_array(), image.get_extent(), x, y)
 
 
@@ -153,8 +155,8 @@ def test_the_colours_mean_the_same_on_every_slide_and_are_explained_and_nearly_e
         *((several, number, "") for number in (0, 1)),  # even in the first, but not in the whole bag
     ):
         figure = drawn(result, number)
-        assert of_label(figure, "attention").get_title() == f"attention of each patch{even}"
-        assert of_label(figure, "attention").images[-1].get_clim() == (0.1, 10)
+        assert of_label(figure, "map").get_title() == f"attention of each patch{even}"
+        assert of_label(figure, "map").images[-1].get_clim() == (0.1, 10)
         bar = of_label(figure, "colour bar")
         assert (
             bar.get_ylabel() == f"attention, times the\naverage of {'all slides' if result is several else 'the slide'}"
@@ -199,7 +201,7 @@ def chosen_of(
     coords: np.ndarray, attention: np.ndarray | Sequence[float], tile: float, shown: int = 8, probability: float = 0.2
 ) -> list[int]:
     (slide,) = slides_of(bag(coords, attention, header(len(coords), pitch=tile), probability=probability))
-    return most_attention(slide, shown)
+    return highest(slide, shown)
 
 
 @pytest.mark.parametrize("tile", [100, 150, 250])
@@ -293,9 +295,9 @@ def test_each_slide_has_a_png_of_its_own_and_the_annotation_of_its_file(
 ) -> None:
     outlined: list[Sequence[np.ndarray]] = []
 
-    def spy(result: BagResult, view: SlideView, shown: int) -> Figure:
+    def spy(result: BagResult, view: SlideView, shown: int, over: Layer) -> Figure:
         outlined.append(view.outlines)
-        return draw_slide(result, view, shown)
+        return draw_slide(result, view, shown, over)
 
     monkeypatch.setattr("scripts.wsi.outputs.map.draw_slide", spy)
     polygon, mask = tmp_path / "a.geojson", tmp_path / "b.png"
@@ -321,7 +323,7 @@ def test_each_slide_has_a_png_of_its_own_and_the_annotation_of_its_file(
         assert (outline.min(axis=0).tolist(), outline.max(axis=0).tolist()) == ([100, 100], [400, 300])
     assert sorted(path.name for path in (tmp_path / "out/bag 7").iterdir()) == ["a.png", "b.png", "map.png"]
     Image.open(first).verify()
-    assert of_label(drawn(several, 1), "attention").get_title() == "no tissue"
+    assert of_label(drawn(several, 1), "map").get_title() == "no tissue"
 
 
 def test_a_slide_that_breaks_while_it_is_read_is_a_warning_and_its_map_drawn(
@@ -335,3 +337,65 @@ def test_a_slide_that_breaks_while_it_is_read_is_a_warning_and_its_map_drawn(
     (warning,) = draw({"result": bag(grid(5, 4, 256), np.ones(20), header(20, pitch=256))})["result"].about["warnings"]
     assert (tmp_path / "bag 7" / "map.png").is_file()
     assert warning.startswith("the slide is left out of its map: slide 7.TIFF is damaged")
+
+
+# --- signed scores
+
+
+def signed(score: str, evidence: Sequence[float] = (-0.4, 0.1, 1.2), **more: Any) -> BagResult:
+    values = np.array(evidence, dtype=np.float32)
+    flag_above = {"evidence": 0.05, "instance": 0.3}.get(score)
+    return told(small(), evidence=values, scores=values, score_name=score, flag_above=flag_above, **more)
+
+
+@pytest.mark.parametrize("score", ["evidence", "instance"])
+def test_what_speaks_for_the_finding_is_red_what_speaks_against_it_blue_and_the_middle_white(score: str) -> None:
+    result = signed(score)
+    shown = layer(result, 0)
+    middle, times = (0.0, 3) if score == "evidence" else (0.3, 1)
+    colours = colormaps[shown.colours](shown.norm(shown.values))[:, :3]
+    for value, (red, green, blue) in zip(result.scores, colours, strict=True):
+        assert (red > blue) == (value > middle)
+        assert green < max(red, blue)
+    np.testing.assert_allclose(shown.norm(np.array([middle * times])), 0.5)  # symmetric
+    np.testing.assert_allclose(colormaps[shown.colours](0.5)[:3], 1, atol=0.04)
+    figure = drawn(result)
+    for (x, y), value in zip(PLACES, result.scores, strict=True):
+        assert heat(figure, x + 50, y + 50) == pytest.approx(times * value)
+    title = of_label(figure, "map").get_title()
+    assert title.endswith(" of each patch: red for the finding, blue against it")
+    assert (" × 3 patches" in of_label(figure, "colour bar").get_ylabel()) == (score == "evidence")
+    assert f"{middle:.2g}" in [tick.get_text() for tick in of_label(figure, "colour bar").get_yticklabels()]
+    assert_readable(figure)
+
+
+def test_a_faint_slide_stays_pale_and_one_patch_of_a_hundred_does_not_pale_the_others() -> None:
+    faint = layer(signed("instance", (0.29, 0.31, 0.25)), 0)
+    assert (faint.norm.vmin, faint.norm.vmax) == pytest.approx((-0.7, 1.3))
+    values = np.append(np.linspace(-3, 3, 400), 100).astype(np.float32)
+    many = told(bag(grid(401, 1), np.ones(401)), scores=values, flag_above=0.0)
+    assert layer(many, 0).norm.vmax == pytest.approx(3, abs=0.1)
+
+
+def test_the_map_of_another_score_is_drawn_by_its_name_and_that_of_attention_where_it_is_not_known() -> None:
+    result = signed("evidence")
+    assert layer(result, 0, "attention").colours == layer(small(), 0).colours
+    np.testing.assert_array_equal(layer(result, 0, "attention").values, result.times_average)
+    np.testing.assert_array_equal(layer(result, 0, "instance").values, result.of_instances["instance_logit"])
+    assert layer(small(), 0, "evidence").title == "attention of each patch"
+    assert "smoothed (α 0.5)" in layer(signed("evidence", score_smoothing=0.5), 0).scale
+    with pytest.raises(InputError, match="the score 'heat' is not known: give --score"):
+        DrawSlided("out", score="heat")
+
+
+def test_the_strip_shows_the_highest_score_and_tells_it(scanned: Path) -> None:
+    values = np.random.default_rng(7).normal(size=20).astype(np.float32)
+    plain = bag(grid(5, 4, 256), np.arange(20.0), header(20, pitch=256))
+    result = told(plain, scores=values, flag_above=0.5)
+    figure = drawn(result, slides=scanned.parent, shown=4)
+    shown = list(strip(figure))
+    assert shown == np.argsort(-values)[:4].tolist()
+    for index, axes in strip(figure).items():
+        assert axes.get_xlabel().splitlines()[0] == f"own logit {values[index]:+.3g}"
+    assert any(text.startswith("the patches with the highest own logit") for text in texts(figure))
+    assert_readable(figure)
