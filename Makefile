@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak coverage bench docs lint format clean
+.PHONY: help demo test check soak coverage bench reproduce docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -35,6 +35,12 @@ coverage: .venv/ready  ## the share of lines that the fast tests reach
 
 bench: .venv/ready  ## speed and memory beside torchmil, which it installs into .venv-peers, in benchmarks/results
 	@$(BIN)/python -m benchmarks
+
+reproduce: .venv/ready  ## where the networks find what nobody showed them: hours on public data, goes on after a stop, docs/results.md
+	@$(BIN)/python -m benchmarks.ledger
+
+reproduce-%: .venv/ready
+	@$(BIN)/python -m benchmarks.ledger $*
 
 .venv/docs-ready: .venv/ready requirements-docs.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-docs.txt -c constraints.txt

@@ -19,7 +19,7 @@ from scripts.core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = {"rsna": rsna.section, "chains": chains.section}
+PARTS = {"rsna": rsna.heads, "rsna_smooth": rsna.placements, "rsna_losses": rsna.penalties, "chains": chains.section}
 
 
 def main() -> int:

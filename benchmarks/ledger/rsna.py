@@ -3,6 +3,7 @@
 """Scan labels of CQ500 → slices of RSNA: what each head finds that nobody ever showed it."""
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmarks.ledger import data
 from benchmarks.ledger.cells import Arrays, Cell, Store
 from benchmarks.ledger.judge import LENGTHS, RESAMPLES, Truth, with_smoothed
 from benchmarks.ledger.learning import Bags, System, fingerprint, fit, padded, parts_of
-from benchmarks.ledger.systems import slice_heads
+from benchmarks.ledger.systems import losses, pools, smooth_pools
 from benchmarks.report import Section, Table, Target
 from scripts.engine.operating_point import choose_operating_point
 from scripts.metrics.figures import bootstrap
@@ -40,32 +41,52 @@ HOW = (
 )
 
 
-def section(store: Store, jobs: int, quick: bool) -> Section:
-    """The table, and what it was to show."""
+def heads(store: Store, jobs: int, quick: bool) -> Section:
+    """Pools and the shipped heads, what no label taught, and what all this was to show."""
+    title = "Slices of RSNA from scan labels of CQ500"
+    figures = judged(store, jobs, quick, pools(RECIPE))
+    return _section("rsna", title, quick, figures, _targets(figures))
+
+
+def penalties(store: Store, jobs: int, quick: bool) -> Section:
+    """The smoothness losses."""
+    figures = judged(store, jobs, quick, losses(RECIPE), unlearned_too=False)
+    return _section("rsna_losses", "The same by smoothness loss", quick, figures)
+
+
+def placements(store: Store, jobs: int, quick: bool) -> Section:
+    """Smooth attention."""
+    figures = judged(store, jobs, quick, smooth_pools(RECIPE), unlearned_too=False)
+    return _section("rsna_smooth", "The same by smooth attention", quick, figures)
+
+
+def judged(
+    store: Store, jobs: int, quick: bool, rows: dict[str, System], unlearned_too: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Every figure of each row."""
     runs = data.feature_runs()[: 1 if quick else None]
-    rows = slice_heads(RECIPE)
+    rows = {BASELINE: pools(RECIPE)[BASELINE], **rows}
     if quick:
-        rows = {name: rows[name]._replace(keys={**rows[name].keys, "max_epochs": 1}) for name in (BASELINE, SHIPPED)}
+        rows = {name: system._replace(keys={**system.keys, "max_epochs": 1}) for name, system in [*rows.items()][:3]}
     trained = cells(runs, rows)
     store.complete([cell for of_row in trained.values() for cell in of_row], jobs, "RSNA from CQ500")
     models = {name: [store.read(cell) for cell in of_row] for name, of_row in trained.items()}
     judge = Judge(runs)
+    every = {**unlearned(runs), **models} if unlearned_too else models
     figures = {}
-    for name, own in {**unlearned(runs), **models}.items():
-        print(f"RSNA from CQ500: judging {name}", flush=True)
+    for number, (name, own) in enumerate(every.items(), 1):
+        print(f"RSNA from CQ500: judging {number} of {len(every)}, {name}", flush=True)
         figures[name] = judge.row(own, models[BASELINE])
-    figures = {"height alone": judge.height_alone(), **figures}
-    return Section(
-        "rsna",
-        "Slices of RSNA from scan labels of CQ500",
-        HOW.format(runs=len(runs), models=len(runs) * FOLDS),
-        quick,
-        {"Python": platform.python_version(), "torch": version("torch")},
-        _targets(figures),
-        [_table(figures)],
-        figures,
-        format="ledger",
-    )
+    return {"height alone": judge.height_alone(), **figures} if unlearned_too else figures
+
+
+def _section(
+    name: str, title: str, quick: bool, figures: dict[str, dict[str, Any]], targets: Sequence[Target] = ()
+) -> Section:
+    models = figures[BASELINE]["models"]
+    how = HOW.format(runs=models // FOLDS, models=models)
+    where = {"Python": platform.python_version(), "torch": version("torch")}
+    return Section(name, title, how, quick, where, targets, [_table(figures)], figures, format="ledger")
 
 
 def _targets(figures: dict[str, Any]) -> list[Target]:

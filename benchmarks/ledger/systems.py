@@ -25,40 +25,53 @@ def smooth(**options: Any) -> dict[str, Any]:
     return pool("SmoothAttentionPool", in_features=FEATURES, hidden_features=128, **options)
 
 
-def slice_heads(recipe: Keys) -> dict[str, System]:
-    """Heads on the features of slices: every row of the RSNA table that is trained."""
+def on_features(recipe: Keys, *files: str, **keys: Any) -> System:
+    """A head on the features of slices."""
+    return System("ct", ("on_features.json", *files), {**recipe, **keys})
 
-    def on_features(*files: str, **keys: Any) -> System:
-        return System("ct", ("on_features.json", *files), {**recipe, **keys})
 
-    gated, smap = ("attention.json",), ("smap.json",)
+def pools(recipe: Keys) -> dict[str, System]:
+    """The heads that no smoothness enters, and those that are shipped."""
+    gated = "attention.json"
     instance = {"network_def#head": {"_target_": "torch.nn.Identity"}}
-    rows = {
-        "mean": on_features(*gated, **pool("MeanPool"), **LINEAR),
-        "mean, MLP": on_features(*gated, **pool("MeanPool"), **{"network_def#head": MLP}),
-        "max": on_features(*gated, **pool("MaxPool"), **LINEAR),
-        "instance max": on_features(*gated, **pool("InstancePool", in_features=FEATURES, pool="max"), **instance),
-        "instance mean": on_features(*gated, **pool("InstancePool", in_features=FEATURES, pool="mean"), **instance),
-        "attention": on_features(*gated, **pool("AttentionPool", in_features=FEATURES), **LINEAR),
-        "gated attention": on_features(*gated),
-        "shipped default": on_features(),
+    return {
+        "gated attention": on_features(recipe, gated),
+        "shipped default": on_features(recipe),
+        "SmAP as shipped": on_features(recipe, "smap.json"),
+        "SmTAP as shipped": on_features(recipe, "smtap.json"),
+        "attention": on_features(recipe, gated, **pool("AttentionPool", in_features=FEATURES), **LINEAR),
+        "mean": on_features(recipe, gated, **pool("MeanPool"), **LINEAR),
+        "mean, MLP": on_features(recipe, gated, **pool("MeanPool"), **{"network_def#head": MLP}),
+        "max": on_features(recipe, gated, **pool("MaxPool"), **LINEAR),
+        **{
+            f"instance {which}": on_features(
+                recipe, gated, **pool("InstancePool", in_features=FEATURES, pool=which), **instance
+            )
+            for which in ("max", "mean")
+        },
     }
-    for variant in ("paper", "released", "scale_free"):
-        for penalty in ("LS1", "LS2"):
-            for alpha in ALPHAS:
-                keys = {"loss#variant": variant, "penalty": penalty, "alpha": alpha}
-                rows[f"{penalty} {variant}, α {alpha}"] = on_features(**keys)
+
+
+def losses(recipe: Keys) -> dict[str, System]:
+    """Gated attention with each smoothness loss."""
+    return {
+        f"{penalty} {variant}, α {alpha}": on_features(recipe, variant=variant, penalty=penalty, alpha=alpha)
+        for variant in ("paper", "released", "scale_free")
+        for penalty in ("LS1", "LS2")
+        for alpha in ALPHAS
+    }
+
+
+def smooth_pools(recipe: Keys) -> dict[str, System]:
+    """Smooth attention in its placements, strengths and numbers of steps."""
+    rows = {}
     for placement in ("early", "mid", "late"):
         for alpha in (0.1, 0.5, 0.9, "trainable"):
-            rows[f"SmAP {placement}, α {alpha}"] = on_features(*smap, **smooth(placement=placement, alpha=alpha))
+            rows[f"SmAP {placement}, α {alpha}"] = smooth(placement=placement, alpha=alpha)
         for steps in (1, 5, 40):
-            keys = smooth(placement=placement, alpha=0.9, steps=steps)
-            rows[f"SmAP {placement}, α 0.9, T {steps}"] = on_features(*smap, **keys)
-        keys = smooth(placement=placement, alpha=0.9, mode="exact")
-        rows[f"SmAP {placement}, α 0.9, exact"] = on_features(*smap, **keys)
-        if placement != "late":
+            rows[f"SmAP {placement}, α 0.9, T {steps}"] = smooth(placement=placement, alpha=0.9, steps=steps)
+        rows[f"SmAP {placement}, α 0.9, exact"] = smooth(placement=placement, alpha=0.9, mode="exact")
+        if placement != "late":  # behind which no linear layer stands
             keys = smooth(placement=placement, alpha=0.5, spectral_norm=True)
-            rows[f"SmAP {placement}, α 0.5, spectral norm"] = on_features(*smap, **keys)
-    rows["SmAP as shipped"] = on_features(*smap)
-    rows["SmTAP as shipped"] = on_features("smtap.json")
-    return rows
+            rows[f"SmAP {placement}, α 0.5, spectral norm"] = keys
+    return {name: on_features(recipe, "smap.json", **keys) for name, keys in rows.items()}
