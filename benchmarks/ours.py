@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of ours. Each function makes the bag and the network and returns what to time, by name."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +90,19 @@ def evidence(n: int, columns: int = 1024, projected: bool = True, hidden: bool =
         return network.head(pooled.embedding), pooled.scores, pooled.attention
 
     return {"with evidence": with_evidence, "without": without}
+
+
+def evidence_in_turns(n: int, turns: int, **options: Any) -> list[dict[str, float]]:
+    """Seconds of both ways of `evidence`, one after the other, so that other work on the machine meets both alike."""
+    runs = evidence(n, **options)
+
+    def seconds(run: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    took = [{name: seconds(run) for name, run in runs.items()} for _ in range(turns + 1)]
+    return took[1:]  # the first is untimed
 
 
 def smtap(n: int, columns: int = 512, device: str = "cpu") -> Runs:

@@ -222,7 +222,7 @@ def streaming(runner: Runner) -> Section:
 
 
 def evidence(runner: Runner) -> Section:
-    n, columns = (1_000, 64) if runner.quick else (100_000, 1024)
+    n, columns, turns = (1_000, 64, 1) if runner.quick else (100_000, 1024, 5)
     networks: dict[str, dict[str, Any]] = {
         "SmAP of the config": {},
         "SmAP on the features themselves": {"projected": False},
@@ -230,29 +230,48 @@ def evidence(runner: Runner) -> Section:
     }
     runs = ("with evidence", "without")
     requests = {
-        name: Request("ours", "evidence", [n], {"columns": columns, **options}, runs, calls=5)
+        name: Request("ours", "evidence", [n], {"columns": columns, **options}, runs, calls=1)
         for name, options in networks.items()
     }
-    got = runner.in_turn(requests)
-    of = {name: (got.seconds(name, runs[0], n), got.seconds(name, runs[1], n)) for name in networks}
+    got = runner.in_turn(requests, rounds=1)  # for their memory
+    in_turns = {
+        name: [
+            turn
+            for _ in range(1 if runner.quick else runner.rounds)
+            for turn in runner.figures("evidence_in_turns", n=n, turns=turns, columns=columns, **options)
+        ]
+        for name, options in networks.items()
+    }
+    ratios = {name: [turn[runs[0]] / turn[runs[1]] for turn in in_turns[name]] for name in networks}
+    memory = [got.peak_gb("SmAP of the config", run, n) for run in runs]
+    rows = [
+        [
+            name,
+            *(number(median(turn[run] for turn in in_turns[name]), "s") for run in runs),
+            f"{median(ratios[name]):.3g} ({min(ratios[name]):.3g} to {max(ratios[name]):.3g})",
+            *(number(got.peak_gb(name, run, n), "GB") for run in runs),
+        ]
+        for name in networks
+    ]
     return Section(
         "evidence",
         "What each instance adds, beside the answer itself",
-        "Inference of a bag in memory, graph included: logits, scores and attention, with and without the logit, the "
-        "share and the leave-one-out change of each instance. Behind a head with a hidden layer there is the "
+        f"Inference of {n:,} patches with {columns} features in memory, graph included: logits, scores and attention, "
+        "with and without the logit, the share and the leave-one-out change of each instance. Both take turns in one "
+        "process, once untimed; the ratio is the median of the turns'. Behind a head with a hidden layer there is the "
         "leave-one-out change alone, for which the head is asked about an embedding for each instance.",
         runner.quick,
         runner.where(),
         [
-            Target(f"{name}, {n:,} × {columns}: with / without evidence", ratio(*of[name]), 1.3, "×")
-            for name in networks
-            if "hidden" not in networks[name]
+            *(
+                Target(f"{name}, {n:,} × {columns}: with / without evidence", median(ratios[name]), 1.3, "×")
+                for name in networks
+                if "hidden" not in networks[name]
+            ),
+            Target("peak memory: with / without evidence", ratio(*memory), 1.3, "×"),
         ],
-        [
-            _table(got),
-            Table(["network", "with / without"], [[name, number(ratio(*of[name]), "×")] for name in networks]),
-        ],
-        {"cases": got.as_list()},
+        [Table(["network", *runs, "with / without (least to most)", *(f"memory, {run}" for run in runs)], rows)],
+        {"turns": in_turns, "cases": got.as_list()},
     )
 
 

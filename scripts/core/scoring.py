@@ -25,7 +25,7 @@ SOURCES = {  # score → which values of the network it is made of
     ATTENTION: "scores",
     WEIGHTED: "attention",
 }
-WORDS = {  # of one instance, in tables, pictures and reports
+SCORE_WORDS = {  # of one instance, in tables, pictures and reports
     INSTANCE: "own logit",
     EVIDENCE: "evidence",
     ATTENTION: "attention logit",
@@ -47,7 +47,7 @@ def score_name(text: str) -> str:
 
 def in_words(name: str, smoothing: float = 0.0) -> str:
     """Return what a score is called in reports and pictures."""
-    return f"smoothed (α {smoothing:g}) {WORDS[name]}" if smoothing else WORDS[name]
+    return f"smoothed (α {smoothing:g}) {SCORE_WORDS[name]}" if smoothing else SCORE_WORDS[name]
 
 
 def smoothing_strength(alpha: float) -> float:

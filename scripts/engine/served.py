@@ -16,7 +16,6 @@ from mlflow.pyfunc import save_model
 from mlflow.types.schema import Schema, TensorSpec
 from monai.bundle import ConfigParser
 
-from scripts.engine.evaluator import BagInferer
 from scripts.engine.operating_point import operating_file, read_operating_point
 from scripts.engine.provenance import origin_file
 from scripts.engine.run_record import Record
@@ -82,6 +81,7 @@ class ServedNetwork:
         self.network = config.get_parsed_content("network_def")
         self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self.network.eval()
+        self.infer = config.get_parsed_content("validate#inferer")
         self.read = config.get_parsed_content("validate#postprocessing")
 
     @torch.no_grad()
@@ -89,7 +89,7 @@ class ServedNetwork:
         """Return the answer for one bag, of arrays as a bag has them in training, without padding."""
         image, *coords = (torch.tensor(bag[name])[None] for name in ("image", "coords") if name in bag)
         mask = torch.ones(1, 1, image.shape[-1])
-        prediction = BagInferer()(image, self.network, **dict(zip(["coords"], coords, strict=False)), mask=mask)
+        prediction = self.infer(image, self.network, **dict(zip(["coords"], coords, strict=False)), mask=mask)
         about = {"bag_id": "", "source": "", "instances": json.dumps([{}] * image.shape[-1]), "mask": mask[0]}
         read = self.read({**about, "pred": {key: value[0] for key, value in prediction.items()}})
         result = read["result"]

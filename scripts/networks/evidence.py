@@ -40,10 +40,8 @@ def of_linear(own: Tensor, bias: Tensor, weights: Tensor, mask: Tensor) -> Evide
         mask: [B, 1, N].
     """
     shares = weights * (own - bias.unsqueeze(2))  # [B, C, N]
-    w, e = weights.double(), shares.double()  # what one instance leaves of the sums may be little
-    left = w.sum(dim=2, keepdim=True) - w  # [B, 1 or C, N]
-    others = e.sum(dim=2, keepdim=True) - e  # [B, C, N]
-    without = others * factor(w.sum(dim=2, keepdim=True), left)  # [B, C, N]
+    w, e = weights.double(), shares.double()
+    without = sum_of_others(e) * factor(w.sum(dim=2, keepdim=True), sum_of_others(w))  # [B, C, N]
     return Evidence(own.masked_fill(mask < 0.5, 0.0), shares, (e.sum(dim=2, keepdim=True) - without).float())
 
 
@@ -53,9 +51,17 @@ def sum_without(z: Tensor, x: Tensor, weights: Tensor, total: Tensor) -> Tensor:
     return ((z.double().unsqueeze(2) - w * x.double()) * factor(total, total - w)).to(x.dtype)
 
 
+def sum_of_others(x: Tensor) -> Tensor:
+    """Return Σ_j≠i x_j of x [B, C, N]; beside one large instance the others are not lost to rounding."""
+    at = torch.arange(x.shape[2], device=x.device) == x.abs().argmax(dim=2, keepdim=True)  # [B, C, N] the largest
+    rest = x.masked_fill(at, 0.0).sum(dim=2, keepdim=True)  # [B, C, 1]
+    largest = (x * at).sum(dim=2, keepdim=True)  # [B, C, 1]
+    return torch.where(at, rest, rest - x + largest)
+
+
 def factor(total: Tensor, left: Tensor) -> Tensor:
     """Return W / (W - w_i), and 0 where next to no weight is left."""
-    return torch.where(left > 1e-12 * total, total / left, torch.zeros_like(left))
+    return torch.where(left > 1e-30 * total, total / left, torch.zeros_like(left))
 
 
 def second_largest(x: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.nn.utils import parametrizations
 
-from scripts.networks.evidence import second_largest
+from scripts.networks.evidence import second_largest, sum_of_others
 from scripts.networks.graph import Graph
 from scripts.networks.smooth import SmoothOperator, adjacency
 
@@ -129,7 +129,7 @@ class InstancePool(nn.Module):
             return second_largest(f, mask)
         p = torch.sigmoid(f.double()) * mask  # [B, C, N]
         q = torch.sigmoid(-f.double()) * mask  # [B, C, N] 1 - p
-        log_p, log_q = (torch.log(each.sum(dim=2, keepdim=True) - each) for each in (p, q))  # [B, C, N] of the others
+        log_p, log_q = torch.log(sum_of_others(p)), torch.log(sum_of_others(q))  # [B, C, N]
         others = mask.sum(dim=2, keepdim=True) > 1  # [B, 1, 1]
         return torch.where(others, (log_p - log_q).float(), torch.zeros_like(f))
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from scripts.core.record import RESEARCH_USE, BagResult
-from scripts.core.scoring import EVIDENCE, INSTANCE, SIGNED, WORDS, in_words
+from scripts.core.scoring import EVIDENCE, INSTANCE, SCORE_WORDS, SIGNED, in_words
 
 NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
 FLAGGED = "#d62728"
@@ -82,7 +82,7 @@ def ranks(result: BagResult) -> np.ndarray:
 def scored_words(result: BagResult, index: int) -> str:
     """Return the score of an instance as its picture tells it."""
     if result.score_name in SIGNED:
-        return f"{WORDS[result.score_name]} {result.scores[index]:+.3g}"
+        return f"{SCORE_WORDS[result.score_name]} {result.scores[index]:+.3g}"
     average = "average" if result.slots is None else f"1/{result.slots}"
     return f"{result.times_average[index]:.2f} × {average}"
 

@@ -149,3 +149,13 @@ def test_a_smooth_pool_shares_by_the_smoothed_attention() -> None:
     assert found.evidence is not None
     smoothed = net.aggregator.smooth(found.attention, found.graph)  # type: ignore[operator]
     close(found.evidence, smoothed * (net.head.weight @ h))
+
+
+@pytest.mark.parametrize("values", [[-38.0, 10.0], [-50.0, 40.0, -45.0]])
+def test_a_sure_instance_leaves_finite_what_the_others_say(values: list[float]) -> None:
+    pool, mask = InstancePool(1, pool="mean").double(), torch.ones(1, 1, len(values)).double()
+    f = torch.tensor(values).double()[None, None]
+    for i in range(len(values)):
+        others = torch.cat([f[..., :i], f[..., i + 1 :]], dim=2)
+        wanted = pool.pool(others.transpose(1, 2), mask[..., 1:]).embedding
+        torch.testing.assert_close(pool.without(f, mask)[..., i].double(), wanted, atol=1e-5, rtol=1e-5)

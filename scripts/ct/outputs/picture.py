@@ -29,6 +29,7 @@ from scripts.outputs.drawing import (
 )
 
 BRAIN_WINDOW = (0, 80)  # HU
+CERTAIN = 5.0  # logit: beyond it, more makes no difference to a probability
 
 
 class DrawScand(Transform):
@@ -105,10 +106,10 @@ def _draw_signed(axes: Axes, result: BagResult, signed: Signed) -> None:
         axes.axhline(result.flag_above, color="grey", linestyle=":", label=label)
     if flags and result.flagged.any():
         axes.plot(numbers[result.flagged], signed.values[result.flagged], "o", color=FLAGGED, label="flagged")
-    what = (
-        "evidence of each slice: its share of the logit" if signed.name == EVIDENCE else f"{signed.title} of each slice"
-    )
-    axes.set_title(what, fontsize=10)
+    what = "its share of the scan's logit" if signed.name == EVIDENCE else "what the network says of it alone"
+    axes.set_title(f"{signed.title} of each slice, {what}", fontsize=10)
+    if np.abs(signed.values).max(initial=0) > 4 * CERTAIN:  # or one slice would flatten all others
+        axes.set_yscale("asinh", linear_width=CERTAIN)
     axes.set_ylabel(signed.title.replace(") ", ")\n"))
     axes.margins(y=0.12)
     _finish(axes, result)
@@ -132,7 +133,7 @@ def _finish(axes: Axes, result: BagResult) -> None:
     """Shade what bleeds where that is known, and name everything beside the curve."""
     numbers = np.arange(1, len(result.attention) + 1)
     if result.truth is not None and result.truth.any():
-        look: dict[str, Any] = {"color": TRUTH, "alpha": 0.2, "label": "bleeding, as annotated"}
+        look: dict[str, Any] = {"color": TRUTH, "alpha": 0.2, "zorder": 0, "label": "bleeding, as annotated"}
         axes.bar(numbers[result.truth.astype(bool)], 1, width=1, transform=axes.get_xaxis_transform(), **look)
     axes.set_xlim(0.5, len(numbers) + 0.5)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)

@@ -16,7 +16,7 @@ from monai.transforms import Transform
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file
 from scripts.core.record import RESEARCH_USE, BagResult
-from scripts.core.scoring import EVIDENCE, INSTANCE, SIGNED, WORDS
+from scripts.core.scoring import EVIDENCE, INSTANCE, SCORE_WORDS, SIGNED
 from scripts.outputs.drawing import called
 from scripts.outputs.scores import normalisation
 from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of, with_warnings
@@ -175,7 +175,7 @@ def _region_properties(number: int, region: Region, slide: SlideResult, result: 
 
 
 def _what_stands_out(result: BagResult) -> str:
-    return WORDS[result.score_name] if result.score_name in SIGNED else "attention"
+    return SCORE_WORDS[result.score_name] if result.score_name in SIGNED else "attention"
 
 
 def _tile_features(identity: str, slide: SlideResult, block: range, score: str) -> str:

@@ -20,7 +20,7 @@ from monai.transforms import Transform
 from scripts.core.errors import InputError
 from scripts.core.files import write_whole
 from scripts.core.record import BagResult, PatchCoordinates
-from scripts.core.scoring import EVIDENCE, SIGNED, WORDS, score_name
+from scripts.core.scoring import EVIDENCE, SCORE_WORDS, SIGNED, score_name
 from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png, signed_score
 from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide, with_warnings
@@ -305,7 +305,7 @@ def _draw_patches(
     sheet: _Sheet, result: BagResult, slide: SlideResult, chosen: Sequence[int], patches: Sequence[np.ndarray]
 ) -> None:
     signed = result.score_name in SIGNED
-    title = f"the patches with the {f'highest {WORDS[result.score_name]}' if signed else 'most attention'}"
+    title = f"the patches with the {f'highest {SCORE_WORDS[result.score_name]}' if signed else 'most attention'}"
     title += ", red: flagged" if slide.flagged[chosen].any() else ""
     if (np.delete(slide.ranks, chosen) > slide.ranks[chosen].min()).any():
         title += "; left out: patches that overlap one of these"
@@ -318,6 +318,6 @@ def _draw_patches(
             for side in axes.spines.values():
                 side.set(color=FLAGGED, linewidth=2)
         x, y = np.rint(slide.coords[index]).astype(int)
-        signed_value = f"{WORDS[result.score_name]} {slide.of_patches['score'][index]:+.3g}"
+        signed_value = f"{SCORE_WORDS[result.score_name]} {slide.of_patches['score'][index]:+.3g}"
         said = signed_value if signed else f"{slide.times_average[index]:.2f} × average"
         axes.set_xlabel(f"{said}\nx {x}, y {y}", fontsize=8)
