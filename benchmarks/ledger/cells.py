@@ -58,7 +58,7 @@ class Store:
 
     def keep(self, cell: Cell, arrays: Arrays) -> None:
         with whole_file(self.path(cell)) as beside, beside.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def complete(self, cells: Sequence[Cell], processes: int, title: str) -> None:
         """Do what is not there yet, with a line of progress now and then."""

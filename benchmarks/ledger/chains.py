@@ -30,10 +30,10 @@ ROWS = (
     *(f"SmAP {placement}, α {alpha}" for placement in ("early", "mid", "late") for alpha in (0.1, 0.5, 0.9)),
 )
 HOW = (
-    "Scans of 32 slices in noise, half of them with one lesion of the length that is named; the same signal in all, so "
-    "that scans are told apart equally well and only where is harder. 400 scans train, 100 choose the epoch, 400 are "
-    "judged; mean of {seeds} seeds. `best possible` is the posterior probability of each slice in closed form, which no "
-    "score can beat on average. Slice AUC."
+    "Scans of 32 slices in noise, half of them with one lesion of the length that is named; the same signal in all, "
+    "so that scans are told apart equally well and only where is harder. 400 scans train, 100 choose the epoch, 400 "
+    "are judged; mean of {seeds} seeds. `best possible` is the posterior probability of each slice in closed form, "
+    "which no score can beat on average. Slice AUC."
 )
 SCANS = {"training": 400, "validation": 100, "test": 400}
 

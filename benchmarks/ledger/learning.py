@@ -83,7 +83,7 @@ def parts_of(system: System, seed: int) -> Parts:
 
 def fingerprint(system: System) -> str:
     """Return a short text that changes with whatever a training here takes from the configs."""
-    config = system.parser().config
+    config: Any = system.parser().config
     taken = dict[str, Any]()
     wanted = ["network_def", "loss", "optimizer", "batch_size", "max_epochs"]
     while wanted:

@@ -7,10 +7,10 @@ from pathlib import Path
 from benchmarks.report import page, read
 
 PREFACE = (
-    "Made by `make reproduce`, by no hand: every figure here is in `benchmarks/results`, and every experiment ran through "
-    "the networks, losses and metrics of the bundles, from their JSON. What was chosen on what stands with each table. "
-    "AUC is the area under the ROC curve; intervals are 95 %, over scans. The data are public and never part of the "
-    "repository: set SMOOTH_MIL_DATA to the folder that holds them."
+    "Made by `make reproduce`, by no hand: every figure here is in `benchmarks/results`, and every experiment ran "
+    "through the networks, losses and metrics of the bundles, from their JSON. What was chosen on what stands with "
+    "each table. AUC is the area under the ROC curve; intervals are 95 %, over scans. The data are public and never "
+    "part of the repository: set SMOOTH_MIL_DATA to the folder that holds them."
 )
 
 

@@ -30,14 +30,15 @@ OUT_OF_FOLD = ("held_out", "held_out_logit")
 BASELINE, SHIPPED, SMAP = "gated attention", "shipped default", "SmAP as shipped"
 FLAGS_BY = "instance, Sm 0.7"  # the shipped `score` and `score_smoothing`
 HOW = (
-    "Heads learn from the labels of 490 scans of CQ500, on 8 features per slice of a published slice network, and are "
-    "asked about the slices of 150 scans of RSNA, whose labels nothing here has seen. {runs} runs of the slice network × "
-    "5 folds of CQ500 = {models} models a row (in each fold three fifths train, one fifth of the rest chooses the epoch by "
-    "its cross-entropy, a fifth is held out for the column out of fold), with the settings of configs/ct/on_features.json. "
-    "**Fixed beforehand:** the score that flags, the settings of the training and every row; nothing is chosen on RSNA, and "
-    "CQ500, which has no labels of slices, cannot choose between heads (it prefers SmTAP, which loses on RSNA). `single`: "
-    "mean ± SD of the models; `all as one`: their mean score. `at one height`: only pairs of slices whose heights differ "
-    "by 0.05 or less; `within scans`: mean over scans; the lengths are those of the lesion, in slices."
+    "Heads learn from the labels of 490 scans of CQ500, on 8 features per slice of a published slice network, and are"
+    " asked about the slices of 150 scans of RSNA, whose labels nothing here has seen. {runs} runs of the slice "
+    "network × 5 folds of CQ500 = {models} models a row (in each fold three fifths train, one fifth of the rest "
+    "chooses the epoch by its cross-entropy, a fifth is held out for the column out of fold), with the settings of "
+    "configs/ct/on_features.json. **Fixed beforehand:** the score that flags, the settings of the training and every "
+    "row; nothing is chosen on RSNA, and CQ500, which has no labels of slices, cannot choose between heads (it "
+    "prefers SmTAP, which loses on RSNA). `single`: mean ± SD of the models; `all as one`: their mean score. `at one "
+    "height`: only pairs of slices whose heights differ by 0.05 or less; `within scans`: mean over scans; the lengths"
+    " are those of the lesion, in slices."
 )
 
 
