@@ -47,7 +47,7 @@ class DrawScand(Transform):
         self.output_dir = Path(output_dir)
         self.volume_key = volume_key
         self.shown = shown
-        self.score = None if score is None else score_name(score)
+        self.score = None if score is None else score_name(score, "picture_score")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]

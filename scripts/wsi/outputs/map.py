@@ -89,7 +89,7 @@ class DrawSlided(Transform):
         self.slides = SlideFolder(slides)
         self.shown = shown
         self.annotation_values = annotation_values
-        self.score = None if score is None else score_name(score)
+        self.score = None if score is None else score_name(score, "picture_score")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]

@@ -384,7 +384,7 @@ def test_the_map_of_another_score_is_drawn_by_its_name_and_that_of_attention_whe
     np.testing.assert_array_equal(layer(result, 0, "instance").values, result.of_instances["instance_logit"])
     assert layer(small(), 0, "evidence").title == "attention of each patch"
     assert "smoothed (α 0.5)" in layer(signed("evidence", score_smoothing=0.5), 0).scale
-    with pytest.raises(InputError, match="the score 'heat' is not known: give --score"):
+    with pytest.raises(InputError, match="the score 'heat' is not known: give --picture_score"):
         DrawSlided("out", score="heat")
 
 
