@@ -76,7 +76,8 @@ def ranks(result: BagResult) -> np.ndarray:
 def scored_words(result: BagResult, index: int) -> str:
     """Return the score of an instance as its picture tells it."""
     if result.score_name in SIGNED:
-        return f"{SCORE_WORDS[result.score_name]} {result.scores[index]:+.3g}"
+        smoothed = "smoothed " if result.score_smoothing else ""
+        return f"{smoothed}{SCORE_WORDS[result.score_name]} {result.scores[index]:+.3g}"
     average = "average" if result.slots is None else f"1/{result.slots}"
     return f"{result.times_average[index]:.2f} × {average}"
 
