@@ -36,12 +36,12 @@ TOLD = ("evidence", "instance_logits", "leave_one_out")  # by networks that can
 _EXTREME = 1e-12  # a probability nearer to 0 or 1 has no logit worth the name
 
 
-def score_name(text: str) -> str:
-    """Return the score of this name; "x" and "*" may stand for "×", which few keyboards have."""
+def score_name(text: str, key: str = "score") -> str:
+    """Return the score of the name that a key gives; "x" and "*" may stand for "×", which few keyboards have."""
     wanted = " ".join(str(text).lower().replace("*", " × ").replace(" x ", " × ").replace("×", " × ").split())
     if wanted not in SOURCES:
         allowed = f"{INSTANCE}, {EVIDENCE}, {ATTENTION} or '{WEIGHTED.replace('×', 'x')}'"
-        raise InputError(f"the score {text!r} is not known: give --score {allowed}")
+        raise InputError(f"the score {text!r} is not known: give --{key} {allowed}")
     return wanted
 
 

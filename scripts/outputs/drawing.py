@@ -16,7 +16,6 @@ NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
 FLAGGED = "#d62728"
 TRUTH = "#1f9e4b"
 FOR, AGAINST = "#c9432f", "#3a6fb0"  # the finding: warm and cool
-LEAST_SPAN = 1.0  # logit: what is fainter than this is drawn faint, or a negative bag would glow
 
 
 def called(result: BagResult) -> str:
@@ -54,11 +53,6 @@ class Signed(NamedTuple):
         """What it is called."""
         return in_words(self.name, self.smoothing)
 
-    def span(self, of_all: int = 1) -> float:
-        """Return how far from the middle colours reach, of values that count `of_all` times; few may lie beyond."""
-        apart = np.abs(self.values - self.middle) * of_all
-        return max(LEAST_SPAN, float(np.quantile(apart, 0.99))) if len(apart) else LEAST_SPAN
-
 
 def signed_score(result: BagResult, asked: str | None = None) -> Signed | None:
     """Return the signed score that is asked for, else the one that flags, else the evidence; None without such."""
@@ -82,7 +76,8 @@ def ranks(result: BagResult) -> np.ndarray:
 def scored_words(result: BagResult, index: int) -> str:
     """Return the score of an instance as its picture tells it."""
     if result.score_name in SIGNED:
-        return f"{SCORE_WORDS[result.score_name]} {result.scores[index]:+.3g}"
+        smoothed = "smoothed " if result.score_smoothing else ""
+        return f"{smoothed}{SCORE_WORDS[result.score_name]} {result.scores[index]:+.3g}"
     average = "average" if result.slots is None else f"1/{result.slots}"
     return f"{result.times_average[index]:.2f} × {average}"
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from monai.transforms import Transform
 
 from scripts.core.files import write_whole
@@ -47,7 +48,7 @@ class DrawScand(Transform):
         self.output_dir = Path(output_dir)
         self.volume_key = volume_key
         self.shown = shown
-        self.score = None if score is None else score_name(score)
+        self.score = None if score is None else score_name(score, "picture_score")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
@@ -107,9 +108,12 @@ def _draw_signed(axes: Axes, result: BagResult, signed: Signed) -> None:
     if flags and result.flagged.any():
         axes.plot(numbers[result.flagged], signed.values[result.flagged], "o", color=FLAGGED, label="flagged")
     what = "its share of the scan's logit" if signed.name == EVIDENCE else "what the network says of it alone"
-    axes.set_title(f"{signed.title} of each slice, {what}", fontsize=10)
+    axes.set_title(f"{signed.title} of each slice" + f", {what}" * (not signed.smoothing), fontsize=10)
     if np.abs(signed.values).max(initial=0) > 4 * CERTAIN:  # or one slice would flatten all others
         axes.set_yscale("asinh", linear_width=CERTAIN)
+        ends = [step * 10.0**k for k in range(1, 7) for step in (1, 3)]
+        axes.yaxis.set_major_locator(FixedLocator([-end for end in reversed(ends)] + [0.0] + ends))
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel(signed.title.replace(") ", ")\n"))
     axes.margins(y=0.12)
     _finish(axes, result)

@@ -13,7 +13,7 @@ import openslide
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import AsinhNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 from monai.transforms import Transform
 
@@ -28,6 +28,7 @@ from scripts.wsi.slides.slide import SlideFolder
 
 ATTENTION_SCALE = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
 COLOURS = "RdYlBu_r"  # pale at the average, red above it: on pink tissue and on glass alike
+SIGNED_SCALE = AsinhNorm(1, -20, 20)  # logit: even within 1, then by its order; the same on every slide
 SIGNED_COLOURS = "RdBu_r"  # red for the finding, blue against it, white in the middle
 ALPHA = 0.65
 CHOSEN_COLOUR = "#0047ab"
@@ -88,7 +89,7 @@ class DrawSlided(Transform):
         self.slides = SlideFolder(slides)
         self.shown = shown
         self.annotation_values = annotation_values
-        self.score = None if score is None else score_name(score)
+        self.score = None if score is None else score_name(score, "picture_score")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["result"]
@@ -135,12 +136,11 @@ def layer(result: BagResult, number: int, score: str | None = None) -> Layer:
         return Layer(result.times_average[own], ATTENTION_SCALE, COLOURS, title, scale, {0.1: "0.1", 1: "1", 10: "10"})
     # a patch's share of the logit is tiny: times their number it is what the logit would be if all were as this one
     times = (result.slots or len(patches)) if signed.name == EVIDENCE else 1
-    span = signed.span(times)
-    norm = Normalize(signed.middle - span, signed.middle + span)
-    ticks = {value: f"{value:.2g}" for value in (norm.vmin, signed.middle, norm.vmax) if value is not None}
-    scale = f"{signed.title}{f' × {times:,} patches' if times > 1 else ''}"
+    less = f",\nless the {signed.middle:.2g} that a bag needs" if signed.middle else ""
+    scale = f"{signed.title}{f' × {times:,} patches' if times > 1 else ''}{less}"
     title = f"{signed.title} of each patch: red for the finding, blue against it"
-    return Layer(signed.values[own] * times, norm, SIGNED_COLOURS, title, scale, ticks)
+    values = (signed.values[own] - signed.middle) * times
+    return Layer(values, SIGNED_SCALE, SIGNED_COLOURS, title, scale, {at: f"{at}" for at in (-10, -1, 0, 1, 10)})
 
 
 def draw_slide(result: BagResult, view: SlideView, shown: int, drawn: Layer) -> Figure:

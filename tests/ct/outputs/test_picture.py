@@ -122,7 +122,7 @@ def test_the_curve_of_another_score_is_drawn_by_its_name_and_under_attention_tha
     assert list(curves(draw_scan(result(), None, score="evidence"))) == ["attention"]  # which is all that is known
     smoothed = told(result(), score_smoothing=0.5)
     assert "smoothed (α 0.5) own logit" in curves(draw_scan(smoothed, None))
-    with pytest.raises(InputError, match="the score 'heat' is not known: give --score"):
+    with pytest.raises(InputError, match="the score 'heat' is not known: give --picture_score"):
         DrawScand("out", score="heat")
 
 
