@@ -80,6 +80,8 @@ def train(
         parser["train"]["handlers"] = [each for each in parser["train"]["handlers"] if each["_target_"] in STEERING]
         parser["validate"]["handlers"] = ["@validate#saver", "@validate#early_stop"]
         del parser["validate"]["postprocessing"]["transforms"][1:]  # no record of a bag is read
+        others = "${name: metric for name, metric in @validate#metrics.items() if name != @best_by}"
+        parser["validate"]["additional_metrics"] = others
         set_determinism(parser["seed"])
         trainer, evaluator = (parser.get_parsed_content(name) for name in ("train#trainer", "validate#evaluator"))
         parser.get_parsed_content("validate#early_stop").set_trainer(trainer)

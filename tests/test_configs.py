@@ -256,7 +256,7 @@ def test_several_classes_are_named_once_for_every_network(name: str, fine: int) 
 
 @pytest.mark.parametrize("head", [[], ["smap"], ["smtap"], ["abmil"]])
 def test_a_head_stands_on_slices_and_on_features_and_what_is_not_sa_dmil_has_no_penalty(head: list[str]) -> None:
-    for below, width in ([], 1152), (["on_features"], 256):
+    for below, width in ([], 1152), (["on_features"], 64):
         network = parser("ct", "train", *below, *head).get_parsed_content("network_def")
         assert network.encoder.out_features == width
         instances, mask = torch.rand(1, width, 5), torch.ones(1, 1, 5)

@@ -19,6 +19,7 @@ from scripts.core.errors import InputError
 SA_DMIL_CONFIG: dict[str, Any] = {  # every scan was filled up to so many slices, which were flagged by attention
     "network_def#slots": 57,
     "score": "attention",
+    "score_smoothing": 0,
 }
 RELEASED = {  # name → how the sha256 of its .data file begins
     "baseline": "fc734d204520a3f38b34131edad05c4e742544c3f85205e4cec455d10bfe823d",

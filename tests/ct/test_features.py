@@ -326,7 +326,7 @@ def test_accumulated_steps_are_the_step_of_a_larger_batch(tmp_path: Path) -> Non
         config.read_config([ROOT / "configs" / "ct" / f"{name}.json" for name in ("train", "on_features")])
         config.update({"batch_size": batch, "accumulation_steps": steps, "slice_drop": 0.0, "learning_rate": 0.1})
         config.update({"dataset_dir": str(tmp_path), "in_features": 8, "max_epochs": 1, "train#handlers": []})
-        config.update({"optimizer#_target_": "torch.optim.SGD", "network_def#head": "$torch.nn.Linear(256, 1)"})
+        config.update({"optimizer#_target_": "torch.optim.SGD", "network_def#head": "$torch.nn.Linear(64, 1)"})
         config.get_parsed_content("train#trainer").run()
         weights.append(torch.nn.utils.parameters_to_vector(config.get_parsed_content("network").parameters()))
     at_once, accumulated, one_by_one = weights

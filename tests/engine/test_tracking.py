@@ -67,7 +67,8 @@ def store(made_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def record_of(uri: str, name: str, sections: dict[str, Any], **keys: Any) -> Any:
     config = {
         "in_features": 4, "threshold": 0.5, "scaling": [1.0, 0.0], "rate": "$1/2", "network_def": NETWORK,
-        "validate": {"postprocessing": POSTPROCESSING}, **keys,
+        "validate": {"inferer": {"_target_": "scripts.engine.evaluator.BagInferer"}, "postprocessing": POSTPROCESSING},
+        **keys,
         "record": {
             "_target_": "scripts.engine.run_record.new_record", "run_name": name, "experiment_name": "trials",
             "tracking_uri": uri, "bundle_root": "bundle/pathology_wsi_smooth_mil", "device": "cpu", "bags": sections,

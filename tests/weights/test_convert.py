@@ -51,7 +51,7 @@ def test_sa_dmil_becomes_a_model_of_the_ct_bundle(tmp_path: Path, given: str, ca
         convert_checkpoint(sa_dmil.parent / given, model)
     loaded("ct", model)
     told = json.loads(model.with_suffix(".origin.json").read_text())["config"]
-    assert told == {"network_def#slots": 57, "score": "attention"}  # as configs/ct/released.json
+    assert told == {"network_def#slots": 57, "score": "attention", "score_smoothing": 0}  # as configs/ct/released.json
     assert sorted(path.name for path in model.parent.iterdir()) == ["att.origin.json", "att.pt"]
     for fact in ("not one of the three that were released", "inferred", "research use only", f"wrote {model}"):
         assert fact in caplog.text
