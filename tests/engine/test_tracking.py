@@ -35,11 +35,17 @@ NETWORK = {
     "head": "$torch.nn.Sequential(torch.nn.Dropout(0.3), torch.nn.Linear(4, 1))",
     "spatial_dims": 1,
 }
+INFERER = {"_target_": "scripts.engine.evaluator.BagInferer", "score": "evidence"}
 POSTPROCESSING = {
     "_target_": "Compose",
     "transforms": [
-        {"_target_": "FlattenSubKeysd", "keys": "pred", "sub_keys": ["logits", "scores", "attention"]},
-        {"_target_": "scripts.core.record.BagResultd", "threshold": "@threshold", "scaling": "@scaling"},
+        {"_target_": "FlattenSubKeysd", "keys": "pred"},
+        {
+            "_target_": "scripts.core.record.BagResultd",
+            "threshold": "@threshold",
+            "scaling": "@scaling",
+            "score": "evidence",
+        },
     ],
 }
 
@@ -64,7 +70,7 @@ def store(made_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def record_of(uri: str, name: str, sections: dict[str, Any], **keys: Any) -> Any:
     config = {
         "in_features": 4, "threshold": 0.5, "scaling": [1.0, 0.0], "rate": "$1/2", "network_def": NETWORK,
-        "validate": {"postprocessing": POSTPROCESSING}, **keys,
+        "validate": {"inferer": INFERER, "postprocessing": POSTPROCESSING}, **keys,
         "record": {
             "_target_": "scripts.engine.run_record.new_record", "run_name": name, "experiment_name": "trials",
             "tracking_uri": uri, "bundle_root": "bundle/pathology_wsi_smooth_mil", "device": "cpu", "bags": sections,
@@ -138,6 +144,7 @@ def test_a_training_is_logged_with_its_curves_its_kept_epoch_and_a_model_that_lo
         wanted = network.predict(torch.tensor(image)[None])
     assert answer["logits"] == pytest.approx(wanted.logits[0].numpy(), abs=1e-6)
     assert answer["attention"] == pytest.approx(wanted.attention[0, 0].numpy(), abs=1e-6)
+    assert answer["scores"] == pytest.approx(wanted.evidence[0, 0].numpy(), abs=1e-6)  # as the config asks for
     assert answer["probability"] == pytest.approx(torch.sigmoid(wanted.logits).item(), abs=1e-6)
     assert "WARNING" not in caplog.text
     for file in [tmp_path / "mlruns.db", *(path for path in tmp_path.rglob("*") if path.is_file())]:
