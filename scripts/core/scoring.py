@@ -33,7 +33,7 @@ SCORE_WORDS = {  # of one instance, in tables, pictures and reports
 }
 SIGNED = (INSTANCE, EVIDENCE)  # for the finding, or against it
 TOLD = ("evidence", "instance_logits", "leave_one_out")  # by networks that can
-_EXTREME = 1e-12  # a probability nearer to 0 or 1 has no logit worth the name
+_EXTREME = 2.0**-53  # nearer to 1 no probability is told from it
 
 
 def score_name(text: str, key: str = "score") -> str:
@@ -112,17 +112,18 @@ def scored(data: Mapping[Hashable, Any], real: Tensor, asked: Asked) -> dict[str
     scores = real_values(told(values), real) if name in SIGNED else attended(values)
     logits, attention = attended(data["scores"]), attended(data["attention"])
     count = asked.slots or len(scores)
+    smoothing = asked.smoothing if "score_values" in data else 0.0
     above = None
     if name == INSTANCE:
         above = asked.needed
     elif name == EVIDENCE:
         above = max(0.0, (asked.needed - float(told(data["bias"])[0])) / count)
-    elif asked.smoothing:
+    elif smoothing:
         above = average_height(logits, attention, count) if name == ATTENTION else asked.probability / count
     return {
         "scores": scores * np.float32(asked.probability) if name == WEIGHTED else scores,
         "score_name": name,
-        "score_smoothing": asked.smoothing,
+        "score_smoothing": smoothing,
         "flag_above": above,
         "attention": attention,
         "attention_logits": logits,

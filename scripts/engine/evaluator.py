@@ -68,12 +68,13 @@ class BagInferer(Inferer):
     """An inferer that gives what a network says as a dictionary, for MONAI's FlattenSubKeysd.
 
     Its keys are `logits`, of the instances `scores` and `attention`, `evidence`, `instance_logits` and `leave_one_out`
-    where the network tells them, `bias` with the evidence, and `score_values`, of which the score is made that ranks
-    and flags.
+    where the network tells them, `bias` with the evidence, and where the score that ranks and flags is smoothed,
+    `score_values`, of which it is made.
 
     Args:
         score: one of scripts.core.scoring; attention where the network does not tell it.
-        score_smoothing: α with which Sm smooths the values of the score along the neighbours of the bag; 0 = none.
+        score_smoothing: α with which the values of the score are smoothed along the neighbours of the bag; 0 = none. A
+            network without neighbours leaves them as they are.
     """
 
     def __init__(self, score: str = INSTANCE, score_smoothing: float = 0.0) -> None:
@@ -91,20 +92,12 @@ class BagInferer(Inferer):
         of_instances = {name: getattr(prediction, name) for name in OF_INSTANCES}
         known: dict[str, Tensor] = {name: values for name, values in of_instances.items() if values is not None}
         values = known.get(SOURCES[self.score], known[SOURCES[ATTENTION]])  # [B, 1 or C, N]
-        known["score_values"] = values if self.smooth is None else self._smoothed(values, prediction)
+        if self.smooth is not None and prediction.graph.neighbours.shape[1] > 0:
+            known["score_values"] = self.smooth.to(values.device).evenly(values, prediction.graph)
         told = {"logits": prediction.logits, **{name: of[..., :instances] for name, of in known.items()}}
         if "evidence" in known:
             told["bias"] = prediction.logits - known["evidence"].sum(dim=2)  # [B, C]
         return told
-
-    def _smoothed(self, values: Tensor, prediction: BagPrediction) -> Tensor:
-        assert self.smooth is not None
-        if prediction.graph.neighbours.shape[1] == 0:
-            raise InputError(
-                "score_smoothing smooths along neighbours, and this network has none: leave it out, or train with "
-                "spatial_dims 1 (slices) or 2 (patches)"
-            )
-        return self.smooth.to(values.device)(values, prediction.graph)
 
 
 class PrepareBagInBlocks(PrepareBatch):

@@ -29,6 +29,7 @@ DESCRIBED = (
     *("class_names", "hierarchy", "negative_class", "network_def", "preprocessing", "score", "score_smoothing"),
 )
 REPORTING = ("negative_class", "score", "score_smoothing")  # how results are told: somebody may name another
+BEFORE_SCORES = {"score": "attention", "score_smoothing": 0}  # of weights that say nothing of it, before 0.8.0
 REFERENCE = re.compile(r"@([A-Za-z_]\w*)")
 
 Config = Mapping[str, Any]  # keys of a bundle's config, as an override file has them: "network_def#slots": 57
@@ -155,6 +156,7 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
     try:
         trained.update(dict(record.config))
         then_by_key = {key: trained[key] for key in dict.fromkeys(id.split("#")[0] for id in record.config)}
+        then_by_key = {**(BEFORE_SCORES if "score" in trained else {}), **then_by_key}
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(f"{path} describes a network that this version has no place for ({error})") from error
     _require_harmless(path, then_by_key, shipped, [*of_bundle, config.get()])

@@ -45,10 +45,27 @@ def of_linear(own: Tensor, bias: Tensor, weights: Tensor, mask: Tensor) -> Evide
     return Evidence(own.masked_fill(mask < 0.5, 0.0), shares, (e.sum(dim=2, keepdim=True) - without).float())
 
 
-def sum_without(z: Tensor, x: Tensor, weights: Tensor, total: Tensor) -> Tensor:
-    """Return z without each instance, [B, D, n]; z: [B, D], x: [B, D, n], weights: [B, 1, n], total: W [B, 1, 1]."""
-    w = weights.double()
-    return ((z.double().unsqueeze(2) - w * x.double()) * factor(total, total - w)).to(x.dtype)
+class Sum(NamedTuple):
+    """z = Σ w_i h_i, with what is needed to take an instance out of it."""
+
+    z: Tensor  # [B, D]
+    others: Tensor  # [B, D] float64, the sum without the instance of the largest weight: z less it would be rounding
+    largest: Tensor  # [B, 1, N] bool, which instance that is
+    weights: Tensor  # [B, 1, N]
+
+
+def largest_of(weights: Tensor) -> Tensor:
+    """Return which instance has the largest weight, [B, 1, N] bool."""
+    return torch.arange(weights.shape[2], device=weights.device) == weights.argmax(dim=2, keepdim=True)
+
+
+def sum_without(of: Sum, x: Tensor, first: int) -> Tensor:
+    """Return z without each of the instances x [B, D, n], of which the first has this number: [B, D, n]."""
+    w = of.weights.double()  # [B, 1, N]
+    scale = factor(w.sum(dim=2, keepdim=True), sum_of_others(w))[:, :, first : first + x.shape[2]]  # [B, 1, n]
+    own = w[:, :, first : first + x.shape[2]] * x.double()  # [B, D, n]
+    largest = of.largest[:, :, first : first + x.shape[2]]
+    return (torch.where(largest, of.others.unsqueeze(2), of.z.double().unsqueeze(2) - own) * scale).to(x.dtype)
 
 
 def sum_of_others(x: Tensor) -> Tensor:

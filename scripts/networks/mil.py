@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils import parametrize
 
-from scripts.networks.evidence import Evidence, is_linear, of_linear, sum_without
+from scripts.networks.evidence import Evidence, Sum, is_linear, largest_of, of_linear, sum_without
 from scripts.networks.graph import Graph, build_graph, exporting, no_graph, weighted_by_features
 from scripts.networks.pooling import Pooled
 
@@ -141,7 +141,9 @@ class MILNetwork(BagNetwork):
             return of_linear(self.of_each(x), self.bias(pooled.embedding), weights, mask)
         left_out: Optional[Tensor] = None
         if x is not None and weights is not None:
-            left_out = self.left_out_of_sum(logits, pooled.embedding, x, weights, weights.double().sum(2, keepdim=True))
+            largest = largest_of(weights)
+            others = torch.matmul(x.double(), weights.double().masked_fill(largest, 0.0).transpose(1, 2)).squeeze(2)
+            left_out = self.left_out_of_sum(logits, Sum(pooled.embedding, others, largest, weights), x, 0)
         elif without is not None:
             left_out = logits.unsqueeze(2) - self.of_each(without)  # [B, C, N]
         if left_out is not None:
@@ -149,12 +151,12 @@ class MILNetwork(BagNetwork):
         return Evidence(pooled.scores if self.classifies_instances else None, None, left_out)
 
     @torch.jit.export
-    def left_out_of_sum(self, logits: Tensor, z: Tensor, x: Tensor, weights: Tensor, total: Tensor) -> Tensor:
-        """Return logits [B, C] less those without each instance of x [B, D, n], see `sum_without`."""
+    def left_out_of_sum(self, logits: Tensor, of: Sum, x: Tensor, start: int) -> Tensor:
+        """Return logits [B, C] less those without each of the instances x [B, D, n] from number `start` on."""
         step = x.shape[2] if exporting() else 8192  # as an embedding is made for each
         parts: list[Tensor] = []
         for first in range(0, x.shape[2], step):
-            without = sum_without(z, x[:, :, first : first + step], weights[:, :, first : first + step], total)
+            without = sum_without(of, x[:, :, first : first + step], start + first)  # [B, D, step]
             parts.append(logits.unsqueeze(2) - self.of_each(without))  # [B, C, step]
         return torch.cat(parts, dim=2)
 

@@ -85,6 +85,13 @@ class SmoothOperator(nn.Module):
             raise ValueError(f"x does not fit a graph of {graph.neighbours.shape[2]} instances: [B, D, N] is wanted")
         return self.along(x, adjacency(graph))
 
+    @torch.jit.unused
+    def evenly(self, x: Tensor, graph: Graph) -> Tensor:
+        """Return D^-1/2 Sm D^1/2 x: equal values stay as they are where a bag ends, as under Sm itself they do not."""
+        degree = graph.weights.sum(dim=1, keepdim=True)  # [B, 1, N]
+        root = torch.where(degree > 0, degree, torch.ones_like(degree)).sqrt()
+        return self(x * root, graph) / root  # [B, D, N]
+
     @torch.jit.export
     def along(self, x: Tensor, normalised_graph: Adjacency) -> Tensor:
         """Smooth x [B, D, N] along a graph already normalised, for those who use one graph more than once."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from scripts.networks.evidence import Evidence, of_linear
+from scripts.networks.evidence import Evidence, Sum, largest_of, of_linear
 from scripts.networks.graph import Graph
 from scripts.networks.mil import BagPrediction, MILNetwork
 from scripts.networks.pooling import InstancePool, Pooled, SmoothAttentionPool, WeightedPool, weighted_sum
@@ -109,10 +109,16 @@ def _joined(parts: list[Tensor]) -> Tensor | None:
 def _without_each(
     network: MILNetwork, blocks: Blocks, logits: Tensor, z: Tensor, weights: Tensor, mask: Tensor
 ) -> Tensor:
-    """Read the bag once more: behind a head that is not linear, the answer without an instance needs its features."""
-    total, end = weights.double().sum(dim=2, keepdim=True), 0
-    parts: list[Tensor] = []
+    """Read the bag twice more: behind a head that is not linear, the answer without an instance needs its features."""
+    largest = largest_of(weights)
+    w, end = weights.double().masked_fill(largest, 0.0), 0
+    others = torch.zeros_like(z, dtype=torch.double)
     for x, _ in _encoded(network, blocks, mask):
         start, end = end, end + x.shape[2]
-        parts.append(network.left_out_of_sum(logits, z, x, weights[..., start:end], total))
+        others = others + weighted_sum(x.double(), w[..., start:end])  # [1, D']
+    parts: list[Tensor] = []
+    end = 0
+    for x, _ in _encoded(network, blocks, mask):
+        start, end = end, end + x.shape[2]
+        parts.append(network.left_out_of_sum(logits, Sum(z, others, largest, weights), x, start))
     return torch.cat(parts, dim=2)

@@ -103,9 +103,10 @@ def test_behind_an_activation_only_leaving_out_tells_what_an_instance_adds(pool:
         close(found.leave_one_out[..., i], found.logits - net.predict(others[None]).logits)
 
 
-def test_an_instance_with_nearly_all_attention_leaves_what_the_others_say() -> None:
+@pytest.mark.parametrize("head", [nn.Linear(8, 1), nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))])
+def test_an_instance_with_nearly_all_attention_leaves_what_the_others_say(head: nn.Module) -> None:
     """In single precision 1 - s is then nothing but rounding."""
-    net = behind(nn.Linear(8, 1))
+    net = behind(head)
     x = torch.randn(FEATURES, 6)
     with torch.no_grad():
         net.aggregator.weigh.weight *= 200 / net.predict(x[None]).scores.abs().max()  # type: ignore[operator, union-attr]

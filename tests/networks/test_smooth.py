@@ -209,3 +209,12 @@ def test_a_signal_that_does_not_fit_the_graph_is_refused() -> None:
             SmoothOperator()(torch.zeros(shape), chain(9))
     with pytest.raises(ValueError, match="spatial_dims 1"):  # not a silent nothing
         SmoothOperator()(torch.zeros(1, 2, 3), no_graph(torch.ones(1, 1, 3)))
+
+
+@pytest.mark.parametrize("coords", [torch.arange(30.0)[None], torch.tensor([[0.0, 1, 2, 0, 9], [0, 0, 0, 1, 9]])])
+def test_what_is_equal_everywhere_stays_so_where_it_is_smoothed_evenly(coords: Tensor) -> None:
+    """Sm itself pulls the ends of a scan and the borders of tissue towards 0."""
+    graph, equal = build_graph(coords[None]), torch.full((1, 1, coords.shape[1]), -3.2)
+    smooth = SmoothOperator(0.7, mode="exact")
+    torch.testing.assert_close(smooth.evenly(equal, graph), equal, atol=1e-4, rtol=0)
+    assert (smooth(equal, graph) - equal).abs().max() > 0.1
