@@ -32,6 +32,8 @@ def main() -> int:
         "--into", type=Path, default=RESULTS, help="folder of the figures; with another no page is made"
     )
     asked = parser.parse_args()
+    if asked.quick and asked.into == RESULTS:
+        parser.error("a quick run concludes nothing: give --into a folder of its own")
     try:
         for name in asked.parts or PARTS:
             section = PARTS[name](Store(asked.kept), asked.jobs, asked.quick)
@@ -41,7 +43,7 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if asked.into == RESULTS and not asked.quick:
+    if asked.into == RESULTS:
         write_page(RESULTS, ROOT / "docs" / "results.md")
     return 0
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,16 @@ Arrays = dict[str, np.ndarray]
 EVERY = 5.0  # seconds between two lines of progress
 
 
+@cache
+def sources() -> str:
+    """Return the sha256 of the code that an experiment runs."""
+    root = Path(__file__).parents[2]
+    folders = (root / "scripts" / "networks", root / "scripts" / "losses", Path(__file__).parent)
+    of_experiments = {"cells.py", "judge.py", "page.py", "__main__.py", "systems.py"}  # these run none
+    paths = [path for each in folders for path in sorted(each.glob("*.py")) if path.name not in of_experiments]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
 @dataclass(frozen=True)
 class Cell:
     """One experiment: a function of a module of this folder, from options to arrays."""
@@ -32,8 +44,9 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A short text that changes with whatever is asked for."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:20]
+        """A short text that changes with whatever is asked for, and with the code and the torch that answer."""
+        asked = [asdict(self), sources(), version("torch")]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
     def arrays(self) -> Arrays:
         """Do it; on one thread, as sums of several come out in another order each time."""
@@ -68,11 +81,19 @@ class Store:
             return
         started = told = time.monotonic()
         with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-            futures = {pool.submit(cell.arrays): cell for cell in left}
-            for done, future in enumerate(as_completed(futures), 1):
-                self.keep(futures[future], future.result())
-                now = time.monotonic()
-                if now - told > EVERY or done == len(left):
-                    told = now
-                    minutes = (now - started) / done * (len(left) - done) / 60
-                    print(f"{title}: {done} of {len(left)}, about {minutes:.0f} min left", flush=True)
+            futures = [pool.submit(self.do, cell) for cell in left]
+            try:
+                for done, future in enumerate(as_completed(futures), 1):
+                    future.result()
+                    now = time.monotonic()
+                    if now - told > EVERY or done == len(left):
+                        told = now
+                        minutes = (now - started) / done * (len(left) - done) / 60
+                        print(f"{title}: {done} of {len(left)}, about {minutes:.0f} min left", flush=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def do(self, cell: Cell) -> None:
+        """Do one and keep it."""
+        self.keep(cell, cell.arrays())

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scripts.core.errors import InputError
+from scripts.core.files import sha256_of
 
 ROOT = Path(__file__).parents[2]
 FEATURES = tuple(f"feature_{k}" for k in range(8))
@@ -43,10 +44,16 @@ def feature_runs() -> list[str]:
 
 
 @cache
+def sha256_of_run(run: str) -> str:
+    """Return a short text that changes with the tables of a run."""
+    return "".join(sha256_of(path)[:8] for path in (_cq500_table(run), _rsna_table(run), _rsna_order()))
+
+
+@cache
 def cq500(run: str) -> Scans:
     """490 scans with scan labels alone; the rows of a scan are in order."""
     slices, labels = defaultdict[str, list[list[float]]](list), dict[str, int]()
-    for row in _rows(folder() / "ct_features" / "cq500" / f"cq500_test_{run}.csv"):
+    for row in _rows(_cq500_table(run)):
         slices[row["bag_name"]].append([float(row[name]) for name in FEATURES])
         labels[row["bag_name"]] = int(row["bag_label"])
     features = [np.array(rows, dtype=np.float32) for rows in slices.values()]
@@ -58,7 +65,7 @@ def rsna(run: str) -> Scans:
     """150 test scans with slice labels, put into the order that the table of the paper's authors gives them."""
     features = {row["instance_name"]: [float(row[name]) for name in FEATURES] for row in _rows(_rsna_table(run))}
     scans = defaultdict[str, list[tuple[int, list[float], int]]](list)
-    for row in _rows(folder() / "sa_mil" / "tables" / "testing_example.csv"):
+    for row in _rows(_rsna_order()):
         if row["instance_name"] in features:
             where = int(row["order"]), features[row["instance_name"]], int(row["instance_label"])
             scans[row["bag_name"]].append(where)
@@ -66,6 +73,14 @@ def rsna(run: str) -> Scans:
     slices = [np.array([each for _, each, _ in rows], dtype=np.float32) for rows in ordered.values()]
     truth = [np.array([label for _, _, label in rows]) for rows in ordered.values()]
     return Scans(list(ordered), slices, np.array([own.max() for own in truth]), truth)
+
+
+def _cq500_table(run: str) -> Path:
+    return folder() / "ct_features" / "cq500" / f"cq500_test_{run}.csv"
+
+
+def _rsna_order() -> Path:
+    return folder() / "sa_mil" / "tables" / "testing_example.csv"
 
 
 def _rsna_table(run: str) -> Path:

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from scripts.metrics.figures import Cases, Figure, Interval, bootstrap
-from scripts.metrics.place import heights, pairs_at_one_place, run_lengths, share_of_pairs
+from scripts.metrics.place import by_length, heights, pairs_at_one_place, share_of_pairs
 from scripts.networks import SmoothOperator, build_graph
 
 SMOOTHED = (0.5, 0.7)  # α of Sm along the slices when a scan is read
-LENGTHS = {"1 to 3": (1, 3), "4 to 8": (4, 8), "9 to 15": (9, 15), "16 or more": (16, 10_000)}
 RESAMPLES = 400
 
 
@@ -32,21 +31,12 @@ class Truth:
     def figures(self, score: np.ndarray) -> dict[str, Figure]:
         """Every figure of one score."""
         won, pairs = pairs_at_one_place(self.cases, self.height, score)
-        length = run_lengths(self.cases)
-        found = {
+        return {
             "slice AUC": self.cases.auroc(score),
             "at one height": share_of_pairs(won, pairs),
             "within scans": self.cases.auroc_within(score),
+            **by_length(self.cases, score),
         }
-        for name, (least, most) in LENGTHS.items():
-            kept = (least <= length) & (length <= most) | ~self.cases.truth
-            if length[kept].any():
-                found[f"lesions of {name}"] = self._of(kept).auroc(score[kept])
-        return found
-
-    def _of(self, kept: np.ndarray) -> Cases:
-        ends = np.bincount(self.cases.bag[kept], minlength=len(self.counts)).cumsum()
-        return Cases(np.split(self.cases.truth[kept], ends[:-1]))
 
     def values(self, score: np.ndarray) -> dict[str, float]:
         """The same as numbers."""
@@ -77,12 +67,12 @@ class Truth:
 
 
 def smoothed(score: np.ndarray, counts: Sequence[int], alpha: float) -> np.ndarray:
-    """Return Sm of the score along the slices of each scan, exactly."""
+    """Return the score smoothed along the slices of each scan, as `score_smoothing` does."""
     smooth, ends = SmoothOperator(alpha, mode="exact"), np.cumsum(counts)
     parts = []
     for values in np.split(score, ends[:-1]):
         graph = build_graph(torch.arange(len(values), dtype=torch.float)[None, None])
-        parts.append(smooth(torch.from_numpy(values.astype(np.float32))[None, None], graph)[0, 0].numpy())
+        parts.append(smooth.evenly(torch.from_numpy(values.astype(np.float32))[None, None], graph)[0, 0].numpy())
     return np.concatenate(parts)
 
 

@@ -3,7 +3,7 @@
 """Training of a bundle's own network with its own loss, from its own JSON, on bags that lie in memory as one tensor.
 
 The commands of the bundles train the same networks; they read a file per bag and keep a record of each epoch, which
-for a thousand trainings of small bags would take days. `python -m benchmarks.ledger` compares both.
+for a thousand trainings of small bags would take days. Nothing is augmented here: it is a training with slice_drop 0.
 """
 
 import copy

@@ -38,7 +38,7 @@ def place_figures(results: Sequence[BagResult], instances: Cases, score: np.ndar
         **_prior_figures("height", instances, height),
         "auroc_height_adjusted": share_of_pairs(won, pairs),
         "height_adjusted_pairs": partial(_counted, pairs),
-        **_by_length(instances, score),
+        **by_length(instances, score),
     }
 
 
@@ -129,7 +129,7 @@ def pairs_at_one_place(
     return won, pairs
 
 
-def _by_length(instances: Cases, score: np.ndarray) -> dict[str, Figure]:
+def by_length(instances: Cases, score: np.ndarray) -> dict[str, Figure]:
     """Of the slices in lesions of each length that the cohort has, against all slices without in positive scans."""
     length = run_lengths(instances)
     in_positive = np.bincount(instances.bag, instances.truth, instances.bags) > 0

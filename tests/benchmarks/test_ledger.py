@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.ledger import chains
+from benchmarks.ledger import chains, data, rsna
 from benchmarks.ledger.cells import Cell, Store
 from benchmarks.ledger.judge import Truth, smoothed
 from benchmarks.ledger.learning import fingerprint, fit, padded, parts_of
@@ -40,7 +40,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     cell, store = Cell("chains", "train", options), Store(tmp_path)
     store.complete([cell, cell], 1, "chains")
     first = store.path(cell).read_bytes()
-    store.path(cell).with_suffix(".part").write_bytes(b"half")
+    beside = store.path(cell)
+    (beside.parent / f".{beside.name}.999999999.part").write_bytes(b"half")  # as a run that was killed leaves it
     store.complete([cell], 1, "chains")
     assert "1 experiments, 0 to do" in capsys.readouterr().out
     store.path(cell).unlink()
@@ -72,17 +73,52 @@ def test_a_judge_counts_what_it_says() -> None:
     found = truth.values(score)
     assert found["slice AUC"] == pytest.approx(9 / 10)
     assert found["within scans"] == 1
-    assert found["lesions of 1 to 3"] == found["slice AUC"]
+    assert found["auroc_lesions_of_1_to_3"] == 1  # against the other slices of positive scans
     assert truth.gain([score], [score]).value == 0
     assert truth.f1(score > 1.5) == pytest.approx(2 * 2 / (3 + 2))
 
 
 def test_smoothing_a_scan_leaves_the_others() -> None:
-    score = np.array([0.0, 1, 0, 5, 5])
-    found = smoothed(score, [3, 2], 0.5)
-    chain = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / np.sqrt(2)
-    np.testing.assert_allclose(found[:3], 0.5 * np.linalg.solve(np.eye(3) - 0.5 * chain, score[:3]), atol=1e-6)
+    found = smoothed(np.array([0.0, 1, 0, 5, 5]), [3, 2], 0.5)
+    walk = np.array([[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]])
+    np.testing.assert_allclose(found[:3], 0.5 * np.linalg.solve(np.eye(3) - 0.5 * walk, [0, 1, 0]), atol=1e-6)
     np.testing.assert_allclose(found[3:], 5, atol=1e-5)
+
+
+def test_heads_are_judged_on_scans_that_nobody_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up features under the names of the public tables, one feature telling the label of a slice."""
+    rng = np.random.default_rng(0)
+    for table, scans in (("ct_features/cq500/cq500_test_0", 40), ("ct_features/rsna_test/rsna_test_0", 12)):
+        rows, order = [",".join([*data.FEATURES, "bag_label", "instance_name", "bag_name"])], []
+        for scan in range(scans):
+            for place in range(6):
+                label = int(scan % 2 and place in (2, 3))
+                features = [*rng.normal(size=7), 4 * label + 0.1 * rng.normal()]
+                rows.append(",".join([*map(str, features), str(scan % 2), f"{scan}_{place}", f"scan_{scan}"]))
+                order.append(f"{label},{scan}_{place},scan_{scan},{scan % 2},{place}")
+        (tmp_path / table).parent.mkdir(parents=True)
+        (tmp_path / f"{table}.csv").write_text("\n".join([rows[0], *reversed(rows[1:])] if "rsna" in table else rows))
+    (tmp_path / "sa_mil" / "tables").mkdir(parents=True)
+    head = "instance_label,instance_name,bag_name,bag_label,order"
+    (tmp_path / "sa_mil" / "tables" / "testing_example.csv").write_text("\n".join([head, *order]))
+    monkeypatch.setenv("SMOOTH_MIL_DATA", str(tmp_path))
+    for cached in (data.cq500, data.rsna, data.sha256_of_run):
+        cached.cache_clear()
+    try:
+        section = rsna.heads(Store(tmp_path / "kept"), 1, quick=True)
+    finally:
+        for cached in (data.cq500, data.rsna, data.sha256_of_run):
+            cached.cache_clear()
+    assert set(section.measured) == {
+        *("height alone", "PC1 of the features", "supervised ceiling"),
+        *("attention", "gated attention", "shipped default"),
+    }
+    assert section.measured["supervised ceiling"]["scores"]["instance"]["single"]["slice AUC"]["mean"] == 1
+    own = section.measured["attention"]["scores"]["attention"]
+    assert own["gain over the same score of attention"]["value"] == 0
+    assert {target.what for target in section.targets} >= {"shipped default: slice AUC, single"}
+    section.write(tmp_path / "results")
+    assert "NaN" not in (tmp_path / "results" / "rsna.json").read_text()
 
 
 def test_the_page_is_made_of_the_results_alone(tmp_path: Path) -> None:

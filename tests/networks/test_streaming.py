@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.networks import FeatureProjection, MILNetwork, SmoothAttentionPool
+from scripts.networks import AttentionPool, FeatureProjection, MILNetwork, SmoothAttentionPool
 from scripts.networks.streaming import Blocks, predict_in_blocks
-from tests.networks.compositions import COMPOSITIONS, FEATURES, close, network
+from tests.networks.compositions import COMPOSITIONS, FEATURES, close, network, outputs
 
 REFUSED = {  # what needs all instances at once, and the reason given
     "max": "MaxPool needs the whole bag",
@@ -40,9 +40,21 @@ def test_a_bag_in_blocks_is_the_bag(name: str, size: int) -> None:
     net = network(name)
     x, coords, mask = bag(20, net.spatial_dims)
     wanted, got = net.predict(x, coords), predict_in_blocks(net, in_blocks(x, size), mask, coords)
-    close(got.logits, wanted.logits)
-    close(got.scores, wanted.scores)
-    close(got.attention, wanted.attention)
+    told = outputs(wanted, 20)
+    assert outputs(got, 20).keys() == told.keys()
+    for name_of_field, values in outputs(got, 20).items():
+        close(values, told[name_of_field])
+
+
+@pytest.mark.parametrize("pool", [AttentionPool(8, 5), SmoothAttentionPool(8, 5)])
+def test_a_bag_in_blocks_tells_what_an_instance_changes_behind_any_head(pool: nn.Module) -> None:
+    head = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    net = MILNetwork(FeatureProjection(FEATURES, 8), pool, head, 2).eval()
+    x, coords, mask = bag(20, 2)
+    wanted, got = net.predict(x, coords), predict_in_blocks(net, in_blocks(x, 6), mask, coords)
+    assert wanted.leave_one_out is not None
+    assert got.leave_one_out is not None
+    close(got.leave_one_out, wanted.leave_one_out)
 
 
 @pytest.mark.parametrize(("name", "message"), REFUSED.items())
