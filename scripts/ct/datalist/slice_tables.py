@@ -190,13 +190,20 @@ def joined_by_slice(table: SliceTable, path: Path, roles: Roles) -> tuple[SliceT
         raise InputError(
             f"{lacking} has no column {roles.slice_id}, by which two tables are joined: name it, --slice_id"
         )
-    rows = {
-        dict(zip(present, values, strict=True))["slice_id"]: values
-        for _, values in read_rows(path, [*present.values()])
-    }
+    rows: dict[str, dict[str, str]] = {}  # slice → role → text
+    for line, values in read_rows(path, [*present.values()]):
+        row = dict(zip(present, values, strict=True))
+        if rows.setdefault(row["slice_id"], row) != row:
+            raise InputError(f"{path}, line {line}: another row says something else of the same slice: keep one")
     kept = [row for row, name in enumerate(own) if name in rows]
     found = table.taken(kept)
-    more = {role: [rows[name][place] for name in found.columns["slice_id"]] for place, role in enumerate(present)}
+    more = {role: [rows[name][role] for name in found.columns["slice_id"]] for role in present}
+    for role in sorted(more.keys() & found.columns.keys()):
+        for place, (ours, theirs) in enumerate(zip(found.columns[role], more[role], strict=True)):
+            if ours != theirs:
+                raise InputError(
+                    f"{found.where(place)}: the {role} is {ours!r}, in {path} {theirs!r}: leave the column out of one"
+                )
     without = sorted(set(own) - rows.keys())
     return found._replace(columns={**found.columns, **more}), without, sorted(rows.keys() - set(own))
 
