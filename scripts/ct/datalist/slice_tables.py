@@ -23,6 +23,7 @@ from scripts.datalist.tables import column_names, read_rows
 SUFFIXES_OF_ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".parquet")  # which a folder may hold, one file per scan
 TABLES = (".csv", ".tsv", *SUFFIXES_OF_ARRAYS)
 AS_THEY_STAND = "rows"  # instead of a column of the order
+HELP = "python -m scripts features ct --help"  # other commands that read a table cannot name its columns
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def _csv(path: Path, roles: Roles, prefix: str) -> SliceTable:
     names = _feature_columns(path, column_names(path), prefix.casefold())
     present = _present(roles, column_names(path))
     if "scan" not in present:
-        raise InputError(f"{path} has no column {roles.scan}: name the one that says of which scan a slice is, --scan")
+        raise InputError(
+            f"{path} has no column {roles.scan}: name the one that says of which scan a slice is, --scan ({HELP})"
+        )
     rows = list(read_rows(path, (*names, *present.values())))
     places = [f"line {line}" for line, _ in rows]
     try:
@@ -155,7 +158,7 @@ def _feature_columns(path: Path, names: Iterable[str], prefix: str) -> list[str]
     found = sorted((int(match[1]), name) for name, match in numbered.items() if match)
     if not found:
         raise InputError(
-            f"{path} has no columns {prefix}_0, {prefix}_1, …: name what stands before the number, --feature"
+            f"{path} has no columns {prefix}_0, {prefix}_1, …: name what stands before the number, --feature ({HELP})"
         )
     return [name for _, name in found]
 
