@@ -130,12 +130,11 @@ def _table(work: Path, task: Task) -> str:
     )
     return f"""<table><tr><th></th>{head}</tr>{rows}</table>
 <p class="note">{first["bags"]} test {bag}s, {first["positive_bags"]} positive;
-95 % bootstrap intervals over the {bag}s. Both arms: same data, same seed.
+95 % intervals over the {bag}s. Both arms: same data, same seed.
 The {task.instances} are ranked and flagged by their {in_words(first.get("score_name", ATTENTION))}; gated: those of
 {bag}s called negative get the lowest score. By attention, evidence and own logit: the AUROC of the {task.instances} by
 each of these scores, ungated, whichever flags.
-{FROC_NOTE if "lesion_froc_gated" in first else ""}
-An interval without width means that these few cases hold no mistake, not that there are none.</p>"""
+{FROC_NOTE if "lesion_froc_gated" in first else ""}</p>"""
 
 
 def _figure(value: dict[str, float | None]) -> str:

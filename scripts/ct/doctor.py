@@ -49,7 +49,7 @@ def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[
     try:
         if not path.exists():
             raise InputError(f"{path} does not exist: check the path")
-        if path.suffix in TABLES and not is_feature_file(path):
+        if path.suffix.lower() in TABLES and not is_feature_file(path):
             yield examine_table(path)
             return
         if datalist is None:

@@ -53,7 +53,7 @@ def warn_of_collapse(kept: Mapping[str, float] | None, network: nn.Module) -> No
     """
     spread = (kept or {}).get("val_attention_spread", math.inf)
     inner = getattr(network, "module", network)  # DDP wraps the network
-    if spread < COLLAPSED and not isinstance(getattr(inner, "aggregator", None), MeanPool):
+    if spread < COLLAPSED and not any(isinstance(part, MeanPool) for part in inner.modules()):
         logger.warning(
             "attention has collapsed: in the kept epoch attention × N deviates by %.2g on the validation bags, so it "
             "tells no instance from another; with a smooth loss try --variant scale_free or a smaller --alpha, else a "

@@ -27,13 +27,13 @@ from scripts.networks.mil import MILNetwork
 
 STEPS = 20
 AT_ONCE = 2**16  # instances in one pass of the network
-SCORES_ASKED = (
-    "attention",
-    "evidence",
-    "instance_logits",
-    "leave_one_out",
-    "score_values",
-)  # as far as a network has them
+SCORES_ASKED = {  # name in the figures → of the result, as far as a network tells them
+    "attention": "attention",
+    "evidence": "evidence",
+    "instance_logits": "instance_logits",
+    "leave_one_out": "leave_one_out",
+    "score_values": "scores",
+}
 RANDOM = "random"  # order, for reference
 MEASURES = ("deletion", "insertion", "sufficient")
 
@@ -60,21 +60,23 @@ class MeasureFaithfulness:
             if "result" in bag and bag["result"].positive:
                 if not isinstance(given["image"], Tensor):
                     raise InputError("faithfulness wants the whole bag in memory: evaluate without streaming.json")
-                found = self.of_bag(network, given, bag)
+                found = self.of_bag(network, given, bag["result"])
                 bag["result"] = replace(bag["result"], about={**bag["result"].about, "faithfulness": found})
 
-    def of_bag(
-        self, network: nn.Module, given: Mapping[str, Any], bag: Mapping[str, Any]
-    ) -> dict[str, dict[str, float]]:
-        """Return the measures of each score; given: image, coords and mask, bag: the result and the scores [C, N]."""
-        result, device = bag["result"], next(network.parameters()).device
+    def of_bag(self, network: nn.Module, given: Mapping[str, Any], result: BagResult) -> dict[str, dict[str, float]]:
+        """Return the measures of each score, in the order that the result reports; given: image, coords and mask."""
+        device = next(network.parameters()).device
         image, coords, mask = (given[name].to(device)[None] for name in ("image", "coords", "mask"))
         real = np.flatnonzero(mask[0, 0].cpu().numpy() > 0.5)
         generator = np.random.default_rng(zlib.crc32(result.bag_id.encode()))
-        shuffled = generator.permutation(real)
-        values = {name: _row(bag[name], result) for name in SCORES_ASKED if name in bag}
-        orders = {name: shuffled[np.argsort(-of[shuffled], kind="stable")] for name, of in values.items()}
-        orders[RANDOM] = shuffled
+        shuffled = generator.permutation(len(real))  # so that chance decides between equals
+        told = {name: getattr(result, field) for name, field in SCORES_ASKED.items()}
+        orders = {
+            name: real[shuffled[np.argsort(-values[shuffled], kind="stable")]]
+            for name, values in told.items()
+            if values is not None
+        }
+        orders[RANDOM] = real[shuffled]
         parts = [part for order in orders.values() for part in _parts_of(order)]  # scores * 2 * STEPS
         with torch.no_grad(), encoded_once(network, image, mask) as instances:
             logits = logits_of_parts(network, instances, coords, parts)
@@ -97,12 +99,6 @@ class MeasureFaithfulness:
         of_classes = torch.softmax(self.slope * logits.float(), dim=1).cpu().numpy()
         called = result.classes.called
         return of_classes[:, called], of_classes.argmax(axis=1) == called
-
-
-def _row(values: Tensor, result: BagResult) -> np.ndarray:
-    """Return a score of each instance, (N,): of several classes that of the class that is called."""
-    row = 0 if result.classes is None or len(values) == 1 else result.classes.finding
-    return values[row].float().cpu().numpy()
 
 
 def _counts(instances: int) -> list[int]:

@@ -7,7 +7,6 @@ the centroid of the tissue on its slide, 1 = the farthest.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
@@ -34,10 +33,11 @@ def place_figures(results: Sequence[BagResult], instances: Cases, score: np.ndar
         return {}
     height = np.concatenate([heights(count) for count in counts])
     won, pairs = pairs_at_one_place(instances, height, score)
+    count = float(pairs.sum())
     return {
         **_prior_figures("height", instances, height),
         "auroc_height_adjusted": share_of_pairs(won, pairs),
-        "height_adjusted_pairs": partial(_counted, pairs),
+        "height_adjusted_pairs": lambda _: count,  # of the cohort itself, which has no interval
         **by_length(instances, score),
     }
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from scripts.engine.collapse import AttentionSpread, warn_of_collapse
 from scripts.engine.run_record import read_record, run_file
-from scripts.networks import GatedAttentionPool, MeanPool
+from scripts.networks import Features, GatedAttentionPool, MeanPool, MILNetwork, SmoothTransformer
 from tests.bundle.commands import run_here
 from tests.outputs.results import result
 from tests.studies.cohort import KEYS, write_features
@@ -39,6 +39,7 @@ def test_the_spread_is_the_mean_over_bags_of_more_than_one_instance() -> None:
         ({"val_attention_spread": 0.004}, GatedAttentionPool(4), True),
         ({"val_attention_spread": 0.02}, GatedAttentionPool(4), False),
         ({"val_attention_spread": 0.0}, MeanPool(), False),  # as it should be
+        ({"val_attention_spread": 0.0}, SmoothTransformer(4, MeanPool(), heads=1), False),
         ({"val_loss": 0.1}, GatedAttentionPool(4), False),  # validated without the figure
         (None, GatedAttentionPool(4), False),  # never validated
     ],
@@ -46,7 +47,7 @@ def test_the_spread_is_the_mean_over_bags_of_more_than_one_instance() -> None:
 def test_only_attention_that_should_differ_and_does_not_is_warned_of(
     kept: Any, pool: nn.Module, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    network: Any = SimpleNamespace(aggregator=pool)
+    network = MILNetwork(Features(4), pool, nn.Linear(4, 1))
     wrapped: Any = SimpleNamespace(module=network)  # as DDP does
     for given in (network, wrapped):
         caplog.clear()

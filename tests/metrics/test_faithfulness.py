@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes
+from scripts.core.scoring import Asked, scored
 from scripts.metrics.faithfulness import (
     MeasureFaithfulness,
     encoded_once,
@@ -66,11 +67,11 @@ def mean_network() -> MILNetwork:
 
 
 def measured(
-    values: list[float], judged: BagResult, net: nn.Module | None = None, **scores: Tensor
+    values: list[float], judged: BagResult, net: nn.Module | None = None, **scores: np.ndarray
 ) -> dict[str, dict[str, float]]:
     given = {"image": torch.tensor([values]), "coords": torch.arange(float(len(values)))[None]}
     given["mask"] = torch.ones(1, len(values))
-    bag: dict[str, Any] = {"result": judged, **scores}
+    bag: dict[str, Any] = {"result": replace(judged, **scores)}
     state = SimpleNamespace(batch=[given], output=[bag])
     engine: Any = SimpleNamespace(network=net or mean_network(), state=state)
     MeasureFaithfulness((2.0, 0.5)).measure(engine)
@@ -81,8 +82,8 @@ def measured(
 def test_the_measures_are_those_of_the_curves_written_out() -> None:
     values = [3.0, -1.0, 0.5, -2.0]  # of 4 instances, k/20 rounded up keeps 1, 2, 3 and 4 five times each
     judged = replace(result("a", 0.8, values, None), threshold=0.75)
-    upwards = torch.tensor([values])
-    found = measured(values, judged, attention=torch.full((1, 4), 0.25), evidence=upwards, leave_one_out=-upwards)
+    upwards = np.array(values)
+    found = measured(values, judged, attention=np.full(4, 0.25), evidence=upwards, leave_one_out=-upwards)
     highest = [np.mean(sorted(values)[-k:]) for k in (1, 2, 3, 4)]
     lowest = [np.mean(sorted(values)[:k]) for k in (1, 2, 3, 4)]
     up, down = (float(np.mean(1 / (1 + np.exp(-(2.0 * np.array(each) + 0.5))))) for each in (highest, lowest))
@@ -92,21 +93,26 @@ def test_the_measures_are_those_of_the_curves_written_out() -> None:
     assert down < found["random"]["deletion"] < up
 
 
-def test_of_several_classes_it_is_the_one_that_is_called() -> None:
+def test_of_several_classes_it_is_the_one_that_is_called_in_the_order_that_is_reported() -> None:
     head = nn.Linear(1, 3, bias=False)
     head.weight.data[:] = torch.tensor([[0.0], [1.0], [-1.0]])
     net = MILNetwork(Features(1), MeanPool(), head).eval()
     classes = Classes(("n", "up", "down"), np.array([0.2, 0.7, 0.1]), negative="n")
     judged = replace(result("a", 0.8, [0.0] * 2, None), threshold=None, classes=classes)
-    score = torch.tensor([[0.0, 0.0], [2.0, -1.0], [-2.0, 1.0]])  # of each class
-    found = measured([2.0, -1.0], judged, net, evidence=score)["evidence"]
+    up = np.array([1.0, 0.5], dtype=np.float32)  # highest where "n", against which it is told, is higher still
+    of_classes = torch.tensor(np.array([[3.0, -1.0], up, [0.0, 0.0]], dtype=np.float32))
+    given = {"scores": of_classes, "attention": torch.full((3, 2), 0.5), "evidence": of_classes, "bias": torch.zeros(3)}
+    asked = Asked("evidence", 0.0, 0.8, None, finding=1, against=0)
+    told = scored(given, torch.ones(2, dtype=torch.bool), asked)
+    found = measured([2.0, -1.0], replace(judged, **told), net)
     p = [float(torch.softmax(2.0 * torch.tensor([0.0, x, -x]), 0)[1]) for x in (2.0, 0.5, -1.0)]
-    assert found == pytest.approx({"insertion": (p[0] + p[1]) / 2, "deletion": (p[2] + p[1]) / 2, "sufficient": 0.5})
+    wanted = {"insertion": (p[2] + p[1]) / 2, "deletion": (p[0] + p[1]) / 2, "sufficient": 1.0}
+    assert found["evidence"] == found["score_values"] == pytest.approx(wanted)
 
 
 def test_a_negative_bag_claims_no_place_and_a_bag_in_blocks_is_refused() -> None:
     negative = result("a", 0.2, [0.0] * 2, 1)
-    assert measured([1.0, 2.0], negative, evidence=torch.zeros(1, 2)) == {}
+    assert measured([1.0, 2.0], negative, evidence=np.zeros(2)) == {}
     state = SimpleNamespace(batch=[{"image": "a.h5"}], output=[{"result": result("a", 0.9, [0.0], 1)}])
     engine: Any = SimpleNamespace(network=mean_network(), state=state)
     with pytest.raises(InputError, match=r"wants the whole bag in memory: evaluate without streaming.json"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scripts.core.record import BagResult, PatchCoordinates
-from scripts.metrics.figures import Cases, Figure
+from scripts.metrics.figures import Cases, Figure, bootstrap
 from scripts.metrics.place import (
     LENGTHS,
     from_centre,
@@ -95,13 +95,15 @@ def test_pairs_count_by_their_heights_and_a_bag_drawn_again_counts_again() -> No
     score = np.random.default_rng(0).integers(4, size=len(height)).astype(float)
     won, pairs = pairs_at_one_place(cases, height, score)
     weight = np.array([2, 0, 1, 3, 1, 1])
-    near = counted = 0.0
+    near = counted = of_cohort = 0.0
     for i, j in product(np.flatnonzero(cases.truth), np.flatnonzero(~cases.truth)):
         if abs(height[i] - height[j]) <= 0.05 + 1e-9:
             times = weight[cases.bag[i]] * weight[cases.bag[j]]
+            of_cohort += 1
             counted, near = counted + times, near + times * (np.sign(score[i] - score[j]) + 1) / 2
     assert share_of_pairs(won, pairs)(weight) == pytest.approx(near / counted)
-    assert figures(truths, score)["height_adjusted_pairs"](weight) == counted
+    named = bootstrap(6, figures(truths, score))
+    assert named["height_adjusted_pairs"] == pytest.approx((of_cohort, np.nan, np.nan), nan_ok=True)
     assert np.isnan(share_of_pairs(*pairs_at_one_place(cases, height, score * np.nan))(weight))
     every = share_of_pairs(*pairs_at_one_place(cases, height, score, reach=1))
     assert every(weight) == pytest.approx(cases.auroc(score)(weight))

@@ -156,6 +156,8 @@ def _scan(name: str, table: SliceTable, given: ScanLabel | None, request: Featur
         label, patient, section = given.label, given.patient or patient, given.section or section
     if label is None and slice_labels:
         label = max(slice_labels)
+    if label == 0 and 1 in slice_labels:
+        raise InputError(f"{table.path}: {name} is labelled 0, and has a slice labelled 1: correct one of them")
     if section not in ("", *SECTIONS):
         raise InputError(f"{table.where(0)}: the section {section!r} is none: give {', '.join(SECTIONS)}")
     known = "position" in table.columns

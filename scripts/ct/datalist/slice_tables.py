@@ -23,6 +23,7 @@ from scripts.datalist.tables import column_names, read_rows
 SUFFIXES_OF_ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".parquet")  # which a folder may hold, one file per scan
 TABLES = (".csv", ".tsv", *SUFFIXES_OF_ARRAYS)
 AS_THEY_STAND = "rows"  # instead of a column of the order
+HELP = "python -m scripts features ct --help"  # other commands that read a table cannot name its columns
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def _csv(path: Path, roles: Roles, prefix: str) -> SliceTable:
     names = _feature_columns(path, column_names(path), prefix.casefold())
     present = _present(roles, column_names(path))
     if "scan" not in present:
-        raise InputError(f"{path} has no column {roles.scan}: name the one that says of which scan a slice is, --scan")
+        raise InputError(
+            f"{path} has no column {roles.scan}: name the one that says of which scan a slice is, --scan ({HELP})"
+        )
     rows = list(read_rows(path, (*names, *present.values())))
     places = [f"line {line}" for line, _ in rows]
     try:
@@ -155,7 +158,7 @@ def _feature_columns(path: Path, names: Iterable[str], prefix: str) -> list[str]
     found = sorted((int(match[1]), name) for name, match in numbered.items() if match)
     if not found:
         raise InputError(
-            f"{path} has no columns {prefix}_0, {prefix}_1, …: name what stands before the number, --feature"
+            f"{path} has no columns {prefix}_0, {prefix}_1, …: name what stands before the number, --feature ({HELP})"
         )
     return [name for _, name in found]
 
@@ -190,13 +193,20 @@ def joined_by_slice(table: SliceTable, path: Path, roles: Roles) -> tuple[SliceT
         raise InputError(
             f"{lacking} has no column {roles.slice_id}, by which two tables are joined: name it, --slice_id"
         )
-    rows = {
-        dict(zip(present, values, strict=True))["slice_id"]: values
-        for _, values in read_rows(path, [*present.values()])
-    }
+    rows: dict[str, dict[str, str]] = {}  # slice → role → text
+    for line, values in read_rows(path, [*present.values()]):
+        row = dict(zip(present, values, strict=True))
+        if rows.setdefault(row["slice_id"], row) != row:
+            raise InputError(f"{path}, line {line}: another row says something else of the same slice: keep one")
     kept = [row for row, name in enumerate(own) if name in rows]
     found = table.taken(kept)
-    more = {role: [rows[name][place] for name in found.columns["slice_id"]] for place, role in enumerate(present)}
+    more = {role: [rows[name][role] for name in found.columns["slice_id"]] for role in present}
+    for role in sorted(more.keys() & found.columns.keys()):
+        for place, (ours, theirs) in enumerate(zip(found.columns[role], more[role], strict=True)):
+            if ours != theirs:
+                raise InputError(
+                    f"{found.where(place)}: the {role} is {ours!r}, in {path} {theirs!r}: leave the column out of one"
+                )
     without = sorted(set(own) - rows.keys())
     return found._replace(columns={**found.columns, **more}), without, sorted(rows.keys() - set(own))
 

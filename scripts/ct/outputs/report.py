@@ -202,7 +202,10 @@ def _measurement_report(
     name = str(identity.get("SeriesInstanceUID", images[0].SeriesInstanceUID))
     calls = [sr.QualitativeEvaluation(HEMORRHAGE, POSITIVE if result.positive else NEGATIVE)]
     groups = [group(name, {PROBABILITY: result.probability}, algorithm_id=algorithm, qualitative_evaluations=calls)]
-    of_slices = {SCORES_THAT_FLAG[result.score_name]: result.scores}
+    flags = SCORES_THAT_FLAG[result.score_name]
+    if result.score_smoothing:
+        flags = flags._replace(meaning=flags.meaning.replace(": ", ": smoothed "))
+    of_slices = {flags: result.scores}
     of_slices |= {OF_SLICES[name]: values for name, values in result.of_instances.items() if name != "score"}
     for index in result.flagged.nonzero()[0].tolist():
         instance, image = result.instances[index], images[index]

@@ -114,6 +114,10 @@ def test_rows_may_stand_in_order_and_a_source_is_never_written_over(tmp_path: Pa
         (lambda row: {"slice_label": "yes"}, r"t.csv, line 5: the slice_label 'yes' is not one of the classes"),
         (lambda row: {"slice_label": "" if row["order"] else 1}, r"some slices of s0 have no slice_label: label all"),
         (lambda row: {"scan": "s/0"}, r"t.csv, line 2: the scan 's/0' names no file: give a name without slashes"),
+        (
+            lambda row: {"slice_label": row["order"] % 2},
+            r"t.csv: s0 is labelled 0, and has a slice labelled 1: correct",
+        ),
         (lambda row: {"patient": row["order"]}, r"the slices of s0 have two of patient, '0' and '1': keep one"),
     ],
 )

@@ -97,6 +97,25 @@ def test_a_second_table_is_joined_by_the_slice(tmp_path: Path) -> None:
         joined_by_slice(table, tmp_path / "more.csv", Roles(slice_id="id"))
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,3,1", "b,1,0", "a,3,0"], r"more.csv, line 4: another row says something else of the same slice: keep one"),
+        (["b,1,1", "a,0,1"], r"t.csv, line 2: the order is '3', in .*more.csv '0': leave the column out of one"),
+        (["a,3,1", "a,3,1", "b,1,0"], None),  # twice the same, and the same in both tables
+    ],
+)
+def test_two_tables_that_disagree_are_not_joined(tmp_path: Path, rows: list[str], message: str | None) -> None:
+    table = read(write_csv(tmp_path / "t.csv", FEATURES[:2], scan=["s"] * 2, slice=["a", "b"], order=[3, 1]))
+    (tmp_path / "more.csv").write_text("\n".join(["slice,order,slice_label", *rows]))
+    if message is None:
+        found, _, _ = joined_by_slice(table, tmp_path / "more.csv", Roles())
+        assert (found.columns["order"], found.columns["slice_label"]) == (["3", "1"], ["1", "0"])
+        return
+    with pytest.raises(InputError, match=message):
+        joined_by_slice(table, tmp_path / "more.csv", Roles())
+
+
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt = FEATURES.copy()
     spoilt[3, 4] = np.nan

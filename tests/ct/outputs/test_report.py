@@ -153,18 +153,21 @@ def test_the_answer_comes_back_to_the_last_digit_with_the_study_the_network_and_
     assert {uid for *_, uid, _ in negative.get_evidence()} == {sop_uid(index) for index in range(6)}
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
 @pytest.mark.parametrize("score", SOURCES)
 def test_a_flagged_slice_has_the_score_that_flags_it_by_its_name_and_all_else_that_is_known(
-    tmp_path: Path, score: str
+    tmp_path: Path, score: str, smoothing: float
 ) -> None:
     plain = result(tmp_path / "series", plain_series(tmp_path / "series"))
-    given = told(plain, score_name=score, flag_above=None if score.startswith("attention") else 0.1)
+    above = None if score.startswith("attention") else 0.1
+    given = told(plain, score_name=score, score_smoothing=smoothing, flag_above=above)
     _, *slices = groups(written(given, tmp_path))
     assert len(slices) == given.flagged.sum() > 0
     for group, index in zip(slices, given.flagged.nonzero()[0].tolist(), strict=True):
         named = {each.name.meaning: each.value for each in group.get_measurements()}
         (flags,) = [meaning for meaning in named if meaning.startswith("Score that flags: ")]
         assert named[flags] == float(given.scores[index])
+        assert flags.startswith("Score that flags: smoothed ") == bool(smoothing)
         others = {each.name.value: each.value for each in group.get_measurements() if each.name.meaning != flags}
         known = {name: float(values[index]) for name, values in given.of_instances.items() if name != "score"}
         assert others == known
