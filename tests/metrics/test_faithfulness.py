@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of a bag get the answer of the network on them alone, and the measures are those written out by hand."""
 
+from collections.abc import Hashable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -67,7 +68,7 @@ def mean_network() -> MILNetwork:
 
 
 def measured(
-    values: list[float], judged: BagResult, net: nn.Module | None = None, **scores: np.ndarray
+    values: list[float], judged: BagResult, net: nn.Module | None = None, **scores: Any
 ) -> dict[str, dict[str, float]]:
     given = {"image": torch.tensor([values]), "coords": torch.arange(float(len(values)))[None]}
     given["mask"] = torch.ones(1, len(values))
@@ -101,7 +102,8 @@ def test_of_several_classes_it_is_the_one_that_is_called_in_the_order_that_is_re
     judged = replace(result("a", 0.8, [0.0] * 2, None), threshold=None, classes=classes)
     up = np.array([1.0, 0.5], dtype=np.float32)  # highest where "n", against which it is told, is higher still
     of_classes = torch.tensor(np.array([[3.0, -1.0], up, [0.0, 0.0]], dtype=np.float32))
-    given = {"scores": of_classes, "attention": torch.full((3, 2), 0.5), "evidence": of_classes, "bias": torch.zeros(3)}
+    given: dict[Hashable, Any] = {"scores": of_classes, "attention": torch.full((3, 2), 0.5)}
+    given |= {"evidence": of_classes, "bias": torch.zeros(3)}
     asked = Asked("evidence", 0.0, 0.8, None, finding=1, against=0)
     told = scored(given, torch.ones(2, dtype=torch.bool), asked)
     found = measured([2.0, -1.0], replace(judged, **told), net)
