@@ -154,9 +154,12 @@ def _cell(found: dict[str, float] | None) -> str:
 
 def cells(runs: list[str], rows: dict[str, System]) -> dict[str, list[Cell]]:
     """The trainings behind each row: every fold of CQ500, by every run of the slice network."""
+    of_runs = {run: {"run": run, "data_sha256": data.sha256_of_run(run)} for run in runs}
     return {
         name: [
-            Cell("rsna", "train", {**options_of(system), "run": run, "fold": k}) for run in runs for k in range(FOLDS)
+            Cell("rsna", "train", {**options_of(system), **of_runs[run], "fold": fold})
+            for run in runs
+            for fold in range(FOLDS)
         ]
         for name, system in rows.items()
     }
