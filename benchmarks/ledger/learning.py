@@ -58,7 +58,7 @@ class System(NamedTuple):
         """Return the config that the command would run."""
         parser = ConfigParser()
         parser.read_config([str(CONFIGS / self.wing / name) for name in ("train.json", *self.files)])
-        parser.update(dict(self.keys))
+        parser.update(copy.deepcopy(dict(self.keys)))  # which it changes
         return parser
 
 
