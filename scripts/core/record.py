@@ -217,7 +217,7 @@ class BagResult:
     @property
     def attention_spread(self) -> float:
         """The standard deviation of attention × N: near 0, attention tells no instance from another."""
-        return float(self.times_average.std())
+        return float(self.times_average.std()) if len(self.attention) > 0 else 0.0
 
     def rescaled(self, scaling: Sequence[float], threshold: float | None = None) -> "BagResult":
         """Return what another scaling of the logits, and another threshold if one is given, make of the bag."""

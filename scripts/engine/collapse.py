@@ -57,6 +57,6 @@ def warn_of_collapse(kept: Mapping[str, float] | None, network: nn.Module) -> No
         logger.warning(
             "attention has collapsed: in the kept epoch attention × N deviates by %.2g on the validation bags, so it "
             "tells no instance from another; with a smooth loss try --variant scale_free or a smaller --alpha, else a "
-            "larger --learning_rate or more --max_epochs",
+            "larger --learning_rate or more --max_epochs; own logits, the default --score, do not rest on attention",
             spread,
         )

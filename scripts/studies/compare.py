@@ -58,6 +58,8 @@ def compare(a: str, b: str, output: str | None = None) -> None:
     if any("over_folds" in read_metrics(folder) for folder in folders):
         found = {name: each for name, each in found.items() if not of_one_network(name)}
     print(_as_table(found))
+    if [_judged(bags) for bags in (of_a, of_b)] not in ([[], []], [_judged(of_b)] * 2):
+        print("faithfulness is not compared: it is known of bags called positive, and A and B call different ones so")
     alike = rank_correlations(of_a, of_b)
     if alike:
         print(f"rank correlation of instances within a bag\n{_as_correlations(alike)}")
@@ -68,6 +70,10 @@ def compare(a: str, b: str, output: str | None = None) -> None:
         content["rank_correlations"] = {name: plain(each._asdict()) for name, each in alike.items()}
         write_whole(file, json.dumps(content, indent=4) + "\n")
         print(f"written: {file}")
+
+
+def _judged(bags: Sequence[BagResult]) -> list[str]:
+    return [bag.bag_id for bag in bags if "faithfulness" in bag.about]
 
 
 def comparisons(a: Sequence[BagResult], b: Sequence[BagResult]) -> dict[str, Comparison]:

@@ -88,7 +88,7 @@ def _draw_slice(axes: Axes, result: BagResult, volume: np.ndarray, index: int) -
     axes.imshow(volume[:, :, index].T, cmap="gray", vmin=BRAIN_WINDOW[0], vmax=BRAIN_WINDOW[1])
     height = result.instances[index].get("position_mm")
     where = f"slice {index + 1}" if height is None else f"slice {index + 1} · {height:.1f} mm"
-    axes.set_title(f"{where}\n{scored_words(result, index)}", fontsize=9)
+    axes.set_title(f"{where}\n{scored_words(result, index)}", fontsize=8)
     if result.flagged[index]:
         axes.set_axis_on()
         axes.set(xticks=[], yticks=[])
