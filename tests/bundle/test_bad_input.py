@@ -113,10 +113,9 @@ def test_a_wrong_label_stops_training_with_one_line_and_no_file(cohort: Path, tm
         ("score", "atention", "give --score instance, evidence, attention or 'attention x probability'"),
         ("picture_score", "heat", "give --picture_score instance, evidence, attention or 'attention x probability'"),
         ("score_smoothing", 1.5, "give --score_smoothing 0 for none, or a number below 1"),
-        ("network_def#spatial_dims", 0, "score_smoothing smooths along neighbours, and this network has none"),
     ],
 )
-def test_a_score_that_is_not_known_or_cannot_be_smoothed_is_told(
+def test_a_score_that_is_not_known_is_told(
     keys: dict[str, Any], key: str, value: Any, said: str
 ) -> None:
     message = message_of("ct", ["inference"], **{"score_smoothing": 0.5, **keys, key: value})
