@@ -34,6 +34,7 @@ def test_the_best_possible_answer_is_bayes_rule_spelled_out(length: int) -> None
             assert posterior[place] == pytest.approx(here / (healthy + sum(with_lesion)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     system = on_features({**RECIPE, "in_features": chains.DIMENSIONS}, "attention.json")
     options = {"files": system.files, "keys": system.keys, "config": fingerprint(system), "length": 4, "seed": 0}
@@ -49,6 +50,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert store.path(cell).read_bytes() == first  # the same numbers, whenever it is done
 
 
+@pytest.mark.slow
 def test_every_row_is_another_system_that_learns() -> None:
     rows = {**pools(RECIPE), **losses(RECIPE), **smooth_pools(RECIPE)}
     shipped = {"shipped default", "SmAP as shipped"}  # may be rows of the grids too
@@ -85,6 +87,7 @@ def test_smoothing_a_scan_leaves_the_others() -> None:
     np.testing.assert_allclose(found[3:], 5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_heads_are_judged_on_scans_that_nobody_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up features under the names of the public tables, one feature telling the label of a slice."""
     rng = np.random.default_rng(0)
