@@ -115,8 +115,6 @@ def test_a_wrong_label_stops_training_with_one_line_and_no_file(cohort: Path, tm
         ("score_smoothing", 1.5, "give --score_smoothing 0 for none, or a number below 1"),
     ],
 )
-def test_a_score_that_is_not_known_is_told(
-    keys: dict[str, Any], key: str, value: Any, said: str
-) -> None:
+def test_a_score_that_is_not_known_is_told(keys: dict[str, Any], key: str, value: Any, said: str) -> None:
     message = message_of("ct", ["inference"], **{"score_smoothing": 0.5, **keys, key: value})
     assert said in message
