@@ -12,14 +12,14 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from scripts.core.errors import InputError, input_error_message, is_empty_bag
-from scripts.core.scoring import ATTENTION, INSTANCE, SOURCES, score_name, smoothing_strength
+from scripts.core.scoring import ATTENTION, INSTANCE, SOURCES, TOLD, score_name, smoothing_strength
 from scripts.networks.mil import BagPrediction
 from scripts.networks.smooth import LARGEST_ALPHA, SmoothOperator
 from scripts.networks.streaming import predict_in_blocks
 
 # The keys under which a bag carries why there is no result of it.
 FAILED = "failed"
-OF_INSTANCES = ("scores", "attention", "instance_logits", "evidence", "leave_one_out")  # what may be told of each
+OF_INSTANCES = ("scores", "attention", *TOLD)  # what may be told of each
 EMPTY = "empty"  # as of a slide without tissue: no fault
 
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file
+from scripts.core.scoring import TOLD
 from scripts.networks import SmoothOperator
 
 INPUTS = ("image", "coords", "mask")
 ALWAYS_TOLD = {"pred": "logits", "scores": "scores", "attention": "attention"}  # → what of a prediction
-OF_EACH = ("instance_logits", "evidence", "leave_one_out")  # outputs too, where the network tells them
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class _Answer(nn.Module):
         super().__init__()
         self.network = network
         told = network.predict(*self.example(image, image.shape[-1]))
-        self.outputs = {**ALWAYS_TOLD, **{name: name for name in OF_EACH if getattr(told, name) is not None}}
+        self.outputs = {**ALWAYS_TOLD, **{name: name for name in TOLD if getattr(told, name) is not None}}
 
     def forward(self, image: Tensor, coords: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         prediction = self.network.predict(image, coords, mask)

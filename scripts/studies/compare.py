@@ -15,6 +15,7 @@ from scripts.core.cli import aligned, path_or_none
 from scripts.core.errors import InputError
 from scripts.core.files import plain, write_whole
 from scripts.core.record import BagResult
+from scripts.core.scoring import TOLD
 from scripts.metrics.figures import Figure, Interval, bootstrap, mean_over_bags
 from scripts.metrics.intervals import auroc_difference
 from scripts.metrics.summary import figure_groups, of_one_network
@@ -27,7 +28,7 @@ COMPARED = {
     *("instance_auroc_within_positive_bags", "instance_auroc_height_adjusted"),
     *("instance_auroc_attention", "instance_auroc_evidence", "instance_auroc_instance"),
 }
-RANKED = ("scores", "attention", "evidence", "instance_logits", "leave_one_out")  # as far as the tables have them
+RANKED = ("scores", "attention", *TOLD)  # as far as the tables have them
 
 
 class Comparison(NamedTuple):
