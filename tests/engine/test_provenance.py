@@ -169,6 +169,16 @@ def test_how_results_are_reported_may_be_named_anew(bundle: Path) -> None:
     assert taken_up(bundle, weights, ("negative_class",), negative_class="other")["negative_class"] == "other"
 
 
+def test_weights_from_before_scores_flag_by_attention_as_they_did_unless_a_score_is_typed(bundle: Path) -> None:
+    weights = trained(bundle)
+    shipped = {"score": "instance", "score_smoothing": 0.7}
+    for name, config in (("train", TRAIN), ("inference", INFERENCE)):
+        (bundle / "configs" / f"{name}.json").write_text(json.dumps({**config, **shipped}))
+    seen = {**shipped, "negative_class": "$[@score, @score_smoothing]"}  # shows both
+    assert taken_up(bundle, weights, **seen)["negative_class"] == ["attention", 0]
+    assert taken_up(bundle, weights, ("score",), **seen)["negative_class"] == ["instance", 0]
+
+
 def test_a_key_of_the_users_own_that_the_network_refers_to_comes_with_it(bundle: Path) -> None:
     weights = trained(bundle, my_width=7, network_def__out_features="@my_width")
     assert taken_up(bundle, weights)["network"].out_features == 7
