@@ -174,7 +174,7 @@ def test_weights_from_before_scores_flag_by_attention_as_they_did_unless_a_score
     shipped = {"score": "instance", "score_smoothing": 0.7}
     for name, config in (("train", TRAIN), ("inference", INFERENCE)):
         (bundle / "configs" / f"{name}.json").write_text(json.dumps({**config, **shipped}))
-    seen = {**shipped, "negative_class": "$[@score, @score_smoothing]"}  # shows both
+    seen: dict[str, Any] = {**shipped, "negative_class": "$[@score, @score_smoothing]"}  # shows both
     assert taken_up(bundle, weights, **seen)["negative_class"] == ["attention", 0]
     assert taken_up(bundle, weights, ("score",), **seen)["negative_class"] == ["instance", 0]
 
