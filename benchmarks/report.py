@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import linear_regression, median
 from typing import Any
 
-from scripts.core.files import plain
+from scripts.core.files import plain, write_whole
 
 LARGE = 10_000  # instances from which on fixed costs no longer count
 
@@ -64,7 +64,7 @@ class Section:
         targets = [{**asdict(target), "verdict": target.verdict} for target in self.targets]
         content = {**asdict(self), "targets": targets}
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{self.name}.json").write_text(json.dumps(plain(content), indent=4, ensure_ascii=False) + "\n")
+        write_whole(folder / f"{self.name}.json", json.dumps(plain(content), indent=4, ensure_ascii=False) + "\n")
 
 
 def read(path: Path, format: str = "speed") -> Section | None:

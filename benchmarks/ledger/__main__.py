@@ -3,7 +3,7 @@
 """`python -m benchmarks.ledger`: where the networks find what nobody showed them, measured on public and made-up data.
 
 Figures go to benchmarks/results/NAME.json, and docs/results.md is made of them. Every experiment is kept as soon as it
-is done: given again after an interruption the command does what is left, and given again after its end, nothing.
+is done: given again after an interruption the command does what is left, and given again after its end it only judges.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.ledger import chains, rsna
+from benchmarks.ledger import chains, ilse, peers, phe_sich, rsna
 from benchmarks.ledger.cells import Store
 from benchmarks.ledger.page import write_page
 from benchmarks.report import number
@@ -19,7 +19,17 @@ from scripts.core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = {"rsna": rsna.heads, "rsna_smooth": rsna.placements, "rsna_losses": rsna.penalties, "chains": chains.section}
+PARTS = {
+    "rsna": rsna.heads,
+    "rsna_smooth": rsna.placements,
+    "rsna_losses": rsna.penalties,
+    "chains": chains.chains,
+    "lattices": chains.lattices,
+    "images": phe_sich.images,
+    "classical": ilse.classical,
+    "digits": ilse.digits,
+    "peers": peers.peers,
+}
 
 
 def main() -> int:
@@ -39,7 +49,7 @@ def main() -> int:
             section = PARTS[name](Store(asked.kept), asked.jobs, asked.quick)
             section.write(asked.into)
             for target in section.targets:
-                print(f"{target.what}: {number(target.value)}, {target.verdict}")
+                print(f"{target.what}: {number(target.value)}, {'not judged' if asked.quick else target.verdict}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,9 +5,12 @@
 import hashlib
 import importlib
 import json
+import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -18,19 +21,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.ledger.answers import Arrays
+from scripts.core.errors import InputError
 from scripts.core.files import whole_file
 
-Arrays = dict[str, np.ndarray]
 EVERY = 5.0  # seconds between two lines of progress
+LEDGER, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+BESIDES = {  # what an experiment runs besides networks, losses and the modules of all experiments
+    "cq500": [ROOT / "scripts/studies/crossval.py"],
+    "images": [ROOT / "scripts/ct/transforms.py"],
+    "peers_run": [LEDGER / "cq500.py", LEDGER / "madeup.py", ROOT / "scripts/studies/crossval.py"],
+}
+VERSIONS = ("torch", "numpy", "monai", "scikit-learn")
 
 
 @cache
-def sources() -> str:
-    """Return the sha256 of the code that an experiment runs."""
-    root = Path(__file__).parents[2]
-    folders = (root / "scripts" / "networks", root / "scripts" / "losses", Path(__file__).parent)
-    of_experiments = {"cells.py", "judge.py", "page.py", "__main__.py", "systems.py"}  # these run none
-    paths = [path for each in folders for path in sorted(each.glob("*.py")) if path.name not in of_experiments]
+def sources(module: str) -> str:
+    """Return the sha256 of the code that an experiment of this module runs."""
+    networks = [path for name in ("networks", "losses") for path in sorted((ROOT / "scripts" / name).glob("*.py"))]
+    of_all = [LEDGER / f"{name}.py" for name in ("learning", "answers", "data", module)]
+    paths = [*networks, ROOT / "scripts/metrics/faithfulness.py", *of_all, *BESIDES.get(module, ())]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
@@ -44,8 +54,8 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A short text that changes with whatever is asked for, and with the code and the torch that answer."""
-        asked = [asdict(self), sources(), version("torch")]
+        """A short text that changes with whatever is asked for, and with the code and the packages that answer."""
+        asked = [asdict(self), sources(self.module), *map(version, VERSIONS)]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
 
     def arrays(self) -> Arrays:
@@ -54,6 +64,18 @@ class Cell:
         module = importlib.import_module(f"benchmarks.ledger.{self.module}")
         found: Arrays = getattr(module, self.function)(**self.options)
         return found
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, even by a signal that nobody hears."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Store:
@@ -80,7 +102,7 @@ class Store:
         if not left:
             return
         started = told = time.monotonic()
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
             futures = [pool.submit(self.do, cell) for cell in left]
             try:
                 for done, future in enumerate(as_completed(futures), 1):
@@ -90,8 +112,12 @@ class Store:
                         told = now
                         minutes = (now - started) / done * (len(left) - done) / 60
                         print(f"{title}: {done} of {len(left)}, about {minutes:.0f} min left", flush=True)
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
+                if isinstance(error, BrokenProcessPool):
+                    raise InputError(
+                        f"a process was killed, as for want of memory: give fewer --jobs than {processes}"
+                    ) from None
                 raise
 
     def do(self, cell: Cell) -> None:

@@ -16,6 +16,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
 
 ROOT = Path(__file__).parents[2]
+WHICH = "benchmarks/README.md says which files a table needs, and where from"
 FEATURES = tuple(f"feature_{k}" for k in range(8))
 
 
@@ -36,11 +37,22 @@ def folder() -> Path:
     return path
 
 
+def file(name: str) -> Path:
+    """Return the path of a file of the data, or say that it is not there."""
+    path = folder() / name
+    if not path.exists():
+        raise InputError(f"{path} is not there: {WHICH}")
+    return path
+
+
 def feature_runs() -> list[str]:
     """Return the runs of the slice network whose features there are, of both cohorts: "0", "1", ..."""
     tables = (folder() / "ct_features" / "cq500").glob("cq500_test_*.csv")
     runs = sorted(path.stem.removeprefix("cq500_test_") for path in tables)
-    return [run for run in runs if _rsna_table(run).exists()]
+    runs = [run for run in runs if (folder() / "ct_features" / "rsna_test" / f"rsna_test_{run}.csv").exists()]
+    if not runs:
+        raise InputError(f"{folder() / 'ct_features'} has no run of both cohorts: {WHICH}")
+    return runs
 
 
 @cache
@@ -76,15 +88,15 @@ def rsna(run: str) -> Scans:
 
 
 def _cq500_table(run: str) -> Path:
-    return folder() / "ct_features" / "cq500" / f"cq500_test_{run}.csv"
+    return file(f"ct_features/cq500/cq500_test_{run}.csv")
 
 
 def _rsna_order() -> Path:
-    return folder() / "sa_mil" / "tables" / "testing_example.csv"
+    return file("sa_mil/tables/testing_example.csv")
 
 
 def _rsna_table(run: str) -> Path:
-    return folder() / "ct_features" / "rsna_test" / f"rsna_test_{run}.csv"
+    return file(f"ct_features/rsna_test/rsna_test_{run}.csv")
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

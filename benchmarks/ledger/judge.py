@@ -2,17 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the scores of slices are worth, by the metrics of the bundles, with intervals over scans."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-import torch
 
-from scripts.metrics.figures import Cases, Figure, Interval, bootstrap
+from scripts.metrics.figures import Cases, Figure, Interval, bootstrap, mean_over_bags
 from scripts.metrics.place import by_length, heights, pairs_at_one_place, share_of_pairs
-from scripts.networks import SmoothOperator, build_graph
 
-SMOOTHED = (0.5, 0.7)  # α of Sm along the slices when a scan is read
 RESAMPLES = 400
 
 
@@ -46,15 +44,21 @@ class Truth:
         """The same with 95 % intervals over scans."""
         return bootstrap(len(self.counts), self.figures(score), RESAMPLES)
 
-    def gain(self, scores: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Interval:
-        """Mean slice AUC of several models less that of others, with its interval over scans, in the same draws."""
-        mine, theirs = ([self.cases.auroc(score) for score in own] for own in (scores, others))
+    def mean_auroc(self, scores: Sequence[np.ndarray]) -> Figure:
+        """Mean slice AUC of several models; asked again about the same draw, it remembers."""
+        figures, known = [self.cases.auroc(score) for score in scores], dict[bytes, float]()
 
-        def difference(weight: np.ndarray) -> float:
-            means = [np.mean([figure(weight) for figure in own]) for own in (mine, theirs)]
-            return float(means[0] - means[1])
+        def figure(weight: np.ndarray) -> float:
+            draw = weight.astype(np.int16).tobytes()
+            if draw not in known:
+                known[draw] = float(np.mean([own(weight) for own in figures]))
+            return known[draw]
 
-        return bootstrap(len(self.counts), {"gain": difference}, RESAMPLES)["gain"]
+        return figure
+
+    def gain(self, mine: Figure, theirs: Figure) -> Interval:
+        """One figure less another, with its interval over scans, in the same draws."""
+        return bootstrap(len(self.counts), {"gain": lambda weight: mine(weight) - theirs(weight)}, RESAMPLES)["gain"]
 
     def f1(self, flagged: np.ndarray) -> float:
         """Of the slices flagged."""
@@ -66,21 +70,26 @@ class Truth:
         return np.repeat(of_scan, self.counts)
 
 
-def smoothed(score: np.ndarray, counts: Sequence[int], alpha: float) -> np.ndarray:
-    """Return the score smoothed along the slices of each scan, as `score_smoothing` does."""
-    smooth, ends = SmoothOperator(alpha, mode="exact"), np.cumsum(counts)
-    parts = []
-    for values in np.split(score, ends[:-1]):
-        graph = build_graph(torch.arange(len(values), dtype=torch.float)[None, None])
-        parts.append(smooth.evenly(torch.from_numpy(values.astype(np.float32))[None, None], graph)[0, 0].numpy())
-    return np.concatenate(parts)
+def less_faithful(models: Sequence[np.ndarray], others: Sequence[np.ndarray] | None = None) -> Interval:
+    """Mean deletion AUC over bags, or its excess over that of another score; of each model (bags,), NaN uncounted."""
+    values = np.array(models) if others is None else np.array(models) - np.array(others)  # [models, bags]
+    known = ~np.isnan(values).all(axis=0)
+    of_bag = np.zeros(len(known))
+    of_bag[known] = np.nanmean(values[:, known], axis=0)
+    return bootstrap(len(known), {"deletion": mean_over_bags(of_bag, known.astype(float))}, RESAMPLES)["deletion"]
 
 
-def with_smoothed(scores: Mapping[str, np.ndarray], counts: Sequence[int]) -> dict[str, np.ndarray]:
-    """Add the instance logits, smoothed."""
-    more = {
-        f"instance, Sm {alpha}": smoothed(scores["instance"], counts, alpha)
-        for alpha in SMOOTHED
-        if "instance" in scores
-    }
-    return {**scores, **more}
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean and deviation over models."""
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan}
+
+
+def spelled(found: Mapping[str, float] | None, sign: str = "") -> str:
+    """Return a figure as a table shows it: with its deviation over models, or its interval, where it has one."""
+    if found is None or math.isnan(found.get("mean", found.get("value", math.nan))):
+        return "–"
+    if "mean" in found:
+        return f"{found['mean']:{sign}.3f}" + ("" if math.isnan(found["sd"]) else f" ± {found['sd']:.3f}")
+    if math.isnan(found["low"]):
+        return f"{found['value']:{sign}.3f}"
+    return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"

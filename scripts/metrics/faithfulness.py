@@ -9,7 +9,7 @@ over k. A faithful score has a high insertion and a low deletion. A bag called n
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -30,9 +30,9 @@ AT_ONCE = 2**16  # instances in one pass of the network
 SCORES_ASKED = {  # name in the figures → of the result, as far as a network tells them
     "attention": "attention",
     "evidence": "evidence",
-    "instance_logits": "instance_logits",
+    "instance": "instance_logits",
     "leave_one_out": "leave_one_out",
-    "score_values": "scores",
+    "score": "scores",
 }
 RANDOM = "random"  # order, for reference
 MEASURES = ("deletion", "insertion", "sufficient")
@@ -65,31 +65,13 @@ class MeasureFaithfulness:
 
     def of_bag(self, network: nn.Module, given: Mapping[str, Any], result: BagResult) -> dict[str, dict[str, float]]:
         """Return the measures of each score, in the order that the result reports; given: image, coords and mask."""
+        told = {name: getattr(result, field) for name, field in SCORES_ASKED.items()}
+        scores = {name: values for name, values in told.items() if values is not None}
         device = next(network.parameters()).device
         image, coords, mask = (given[name].to(device)[None] for name in ("image", "coords", "mask"))
-        real = np.flatnonzero(mask[0, 0].cpu().numpy() > 0.5)
-        generator = np.random.default_rng(zlib.crc32(result.bag_id.encode()))
-        shuffled = generator.permutation(len(real))  # so that chance decides between equals
-        told = {name: getattr(result, field) for name, field in SCORES_ASKED.items()}
-        orders = {
-            name: real[shuffled[np.argsort(-values[shuffled], kind="stable")]]
-            for name, values in told.items()
-            if values is not None
-        }
-        orders[RANDOM] = real[shuffled]
-        parts = [part for order in orders.values() for part in _parts_of(order)]  # scores * 2 * STEPS
-        with torch.no_grad(), encoded_once(network, image, mask) as instances:
-            logits = logits_of_parts(network, instances, coords, parts)
-        probability, kept = self._answers(logits, result)
-        share = np.array(_counts(len(real))) / len(real)
-        found = {}
-        for place, name in enumerate(orders):
-            insertion, deletion = probability.reshape(-1, 2, STEPS)[place]
-            suffices = np.flatnonzero(kept.reshape(-1, 2, STEPS)[place, 0])
-            sufficient = share[suffices[0]] if len(suffices) else 1.0
-            measured = (deletion.mean(), insertion.mean(), sufficient)
-            found[name] = dict(zip(MEASURES, map(float, measured), strict=True))
-        return found
+        return measured(
+            network, image, coords, mask, scores, result.bag_id, lambda logits: self._answers(logits, result)
+        )
 
     def _answers(self, logits: Tensor, result: BagResult) -> tuple[np.ndarray, np.ndarray]:
         """Return the probability of what the whole bag is called, and whether a part of it is called the same."""
@@ -99,6 +81,39 @@ class MeasureFaithfulness:
         of_classes = torch.softmax(self.slope * logits.float(), dim=1).cpu().numpy()
         called = result.classes.called
         return of_classes[:, called], of_classes.argmax(axis=1) == called
+
+
+Answers = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]  # logits → probability of the call, whether it stands
+
+
+@torch.no_grad()
+def measured(
+    network: nn.Module,
+    image: Tensor,
+    coords: Tensor,
+    mask: Tensor,
+    scores: Mapping[str, np.ndarray],
+    bag_id: str,
+    answers: Answers,
+) -> dict[str, dict[str, float]]:
+    """Return the measures of each score of one bag; `answers` says of logits of its parts what becomes of the call."""
+    real = np.flatnonzero(mask[0, 0].cpu().numpy() > 0.5)
+    shuffled = np.random.default_rng(zlib.crc32(bag_id.encode())).permutation(
+        len(real)
+    )  # chance decides between equals
+    orders = {name: real[shuffled[np.argsort(-own[shuffled], kind="stable")]] for name, own in scores.items()}
+    orders[RANDOM] = real[shuffled]
+    parts = [part for order in orders.values() for part in _parts_of(order)]  # scores * 2 * STEPS
+    with encoded_once(network, image, mask) as instances:
+        probability, kept = answers(logits_of_parts(network, instances, coords, parts))
+    share = np.array(_counts(len(real))) / len(real)
+    found = {}
+    for place, name in enumerate(orders):
+        insertion, deletion = probability.reshape(-1, 2, STEPS)[place]
+        suffices = np.flatnonzero(kept.reshape(-1, 2, STEPS)[place, 0])
+        sufficient = share[suffices[0]] if len(suffices) else 1.0
+        found[name] = dict(zip(MEASURES, map(float, (deletion.mean(), insertion.mean(), sufficient)), strict=True))
+    return found
 
 
 def _counts(instances: int) -> list[int]:

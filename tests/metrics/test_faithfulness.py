@@ -109,7 +109,7 @@ def test_of_several_classes_it_is_the_one_that_is_called_in_the_order_that_is_re
     found = measured([2.0, -1.0], replace(judged, **told), net)
     p = [float(torch.softmax(2.0 * torch.tensor([0.0, x, -x]), 0)[1]) for x in (2.0, 0.5, -1.0)]
     wanted = {"insertion": (p[2] + p[1]) / 2, "deletion": (p[0] + p[1]) / 2, "sufficient": 1.0}
-    assert found["evidence"] == found["score_values"] == pytest.approx(wanted)
+    assert found["evidence"] == found["score"] == pytest.approx(wanted)
 
 
 def test_a_negative_bag_claims_no_place_and_a_bag_in_blocks_is_refused() -> None:
