@@ -1,15 +1,21 @@
 # Two commands do all the set-up: `make demo` and `make test`. `make` alone lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# what `make dist` is made of: by default the weights of the demonstration, and the figures that lie beside weights
+ifeq ($(CT)$(WSI),)
+CT := $(wildcard demo/output/ct/smooth/model.pt)
+WSI := $(wildcard demo/output/wsi/smooth/model.pt)
+endif
+METRICS = $(if $(wildcard $(dir $(1))metrics.json),--metrics "$(dir $(1))metrics.json")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak coverage bench reproduce docs lint format clean
+.PHONY: help demo test check soak coverage bench reproduce docs dist lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 .venv/ready: requirements.txt requirements-dev.txt constraints.txt
-	@echo "Installing what the project needs into .venv (once; some minutes) ..."
+	@echo "Installing what the project needs into .venv (once; about two minutes without a word) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
@@ -49,6 +55,11 @@ reproduce-%: .venv/ready
 docs: .venv/docs-ready  ## the documentation as a site: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "site/index.html"
+
+dist: .venv/ready  ## bundles with trained weights as archives in dist: make dist CT=model.pt WSI=model.pt FLAGS="--trained_on ..."
+	@test -n "$(CT)$(WSI)" || { echo "error: give weights, make dist CT=model.pt or WSI=model.pt or both, or make demo first" >&2; exit 1; }
+	@test -z "$(CT)" || $(BIN)/python -m scripts release ct --weights "$(CT)" $(call METRICS,$(CT)) $(FLAGS)
+	@test -z "$(WSI)" || $(BIN)/python -m scripts release wsi --weights "$(WSI)" $(call METRICS,$(WSI)) $(FLAGS)
 
 lint: .venv/ready  ## style and types
 	@$(BIN)/ruff check .

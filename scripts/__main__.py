@@ -71,6 +71,38 @@ def deliver(folder: str) -> None:
     deliver_folder(Path(str(folder)))
 
 
+def release(
+    wing: str,
+    weights: str,
+    metrics: str | None = None,
+    output_dir: str = "dist",
+    trained_on: str | None = None,
+    url: str | None = None,
+) -> None:
+    """Build a bundle with trained weights: a folder, archives, checksums, an SBOM and a Hugging Face repository.
+
+    What training wrote beside the weights becomes the defaults of the configs and is told by the metadata. Weights
+    that do not fit are refused. The same weights and sources give the same bytes.
+
+    Args:
+        wing: ct or wsi.
+        weights: model.pt of a training.
+        metrics: metrics.json of an evaluation of these weights, for metadata and README.
+        output_dir: An earlier release in it is replaced.
+        trained_on: The data of the training in words, for metadata and README.
+        url: Below which files over 25 MB will be to be had, for large_files.yml.
+    """
+    import logging
+
+    from scripts.release.build import build_release
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if isinstance(trained_on, (list, tuple)):  # as words with a comma are read
+        trained_on = ", ".join(map(str, trained_on))
+    words = [None if given is None else str(given) for given in (trained_on, url)]
+    build_release(str(wing), Path(str(weights)), path_or_none(metrics), Path(str(output_dir)), *words)
+
+
 def report(folder: str, bundle_root: str | None = None, ckpt_path: str | None = None) -> None:
     """Write report.html, report.json and model_card.md from the tables in a folder of results.
 
@@ -99,6 +131,7 @@ VERBS: Verbs = {
     "deliver": deliver,
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
     "features": {"ct": ct.features},
+    "release": release,
     "report": report,
     "search": search,
 }

@@ -20,6 +20,7 @@ HOUSE: Mapping[str, str] = {
     "weights": "core engine",
     "outputs": "core metrics engine",
     "studies": "core datalist metrics engine outputs",
+    "release": "core engine studies",
     "ct.dicom": "core",
     "ct": "core engine ct.dicom",
     "ct.outputs": "core outputs ct.dicom",
@@ -34,7 +35,7 @@ HOUSE: Mapping[str, str] = {
     "wsi.datalist": "core datalist wsi.features wsi.slides",
     "wsi.doctor": "core doctor wsi.features wsi.slides wsi.annotations wsi wsi.datalist",
     "wsi.cli": "core doctor wsi.datalist wsi.doctor",
-    "__main__": "core engine weights outputs studies ct.cli wsi.cli",
+    "__main__": "core engine weights outputs studies release ct.cli wsi.cli",
 }
 TORCH_ALONE = ("networks", "losses")  # so that they can be lifted out, scripted and exported
 

@@ -40,7 +40,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
-        ("", "calibrate compare convert crossval datalist deliver doctor features report search"),
+        ("", "calibrate compare convert crossval datalist deliver doctor features release report search"),
         ("calibrate", "RESULTS WEIGHTS --labels --target --coverage summary.csv youden"),
         ("compare", "A B --output DeLong bootstrap"),
         ("convert", "CHECKPOINT OUTPUT SA-DMIL torchmil --force --placement --heads"),
@@ -52,6 +52,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("datalist ct", "FOLDER RSNA CQ500 labels.csv _check.json --labels --output --subtype --shares --seed"),
         ("datalist wsi", "FOLDER CLAM TRIDENT torchmil TCGA --by --splits --classes --annotations --slide_table"),
         ("features ct", "SOURCE OUTPUT parquet npz --scan --order --slice_label --feature --join --labels --shares"),
+        ("release", "WING WEIGHTS model.pt --metrics --output_dir --trained_on --url"),
         ("report", "FOLDER summary.csv cross-validation --bundle_root --ckpt_path"),
         ("doctor ct", "PATH --datalist --output_dir decoders CUDA tilt"),
         ("doctor wsi", "PATH --slides --quick --slide_mpp --annotation_values OpenSlide NaN neighbours"),

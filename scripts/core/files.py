@@ -34,7 +34,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; a reader of `path` sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        if not _is_running(leftover.name.split(".")[-2]):
+        if not is_running(leftover.name.split(".")[-2]):
             leftover.unlink(missing_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -49,7 +49,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def _is_running(process: str) -> bool:
+def is_running(process: str) -> bool:
+    """Return whether there is a process of this number."""
     try:
         os.kill(int(process), 0)  # which sends nothing
     except PermissionError:

@@ -74,7 +74,7 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
     answer = _Answer(network, image)
     bag = answer.example(image, image.shape[-1])
     last = tuple({one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag)
-    with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx", "onnx_ir", "onnxscript"):
+    with warnings.catch_warnings(), torch.no_grad(), quiet("torch.onnx", "onnx_ir", "onnxscript"):
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
             answer,
@@ -99,8 +99,8 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
 
 
 @contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """The exporter logs each of its steps."""
+def quiet(*names: str) -> Iterator[None]:
+    """Let these loggers tell errors alone."""
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)

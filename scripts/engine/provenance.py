@@ -237,13 +237,14 @@ def _read_record(ckpt_path: str | Path) -> _Record | None:
 
 
 def _bundle_configs(bundle_root: str) -> tuple[list[Config], list[Config]]:
-    """All config files of the bundle that this code is of, and those of SHIPPED alone.
+    """All config files of the bundle that is run, and those of SHIPPED alone.
 
-    In the sources, where two bundles share the code, they are those of the one that is run.
+    Where `bundle_root` is none they are of the bundle that this code is of. In the sources, and in a process that runs
+    both bundles, it is the code of two.
     """
-    folder, found = Path(__file__).parents[2] / "configs", {}
+    folder, found = Path(bundle_root) / "configs", {}
     if not (folder / "inference.json").is_file():
-        folder = Path(bundle_root) / "configs"
+        folder = Path(__file__).parents[2] / "configs"
     for path in sorted(folder.glob("*.json")):
         try:
             found[path.name] = _load_config(path)
@@ -256,7 +257,10 @@ def _bundle_configs(bundle_root: str) -> tuple[list[Config], list[Config]]:
 def _load_config(path: Path) -> Config:
     """A config file as a parsed config has it, where `@a#b` reads `@a::b`."""
     text = path.read_text()
-    parser = ConfigParser(json.loads(text))
+    keys = json.loads(text)
+    if not isinstance(keys, dict):
+        raise ValueError("it holds no keys")
+    parser = ConfigParser(keys)
     if '"%' not in text:  # a macro would be read from another file
         parser.resolve_macro_and_relative_ids()
     content: Config = parser.get()

@@ -112,7 +112,7 @@ def study_of(
     wing: str, folder: str, output_dir: str, datalist: str | None, config: Any, jobs: int, keys: Mapping[str, Any]
 ) -> Study:
     """Check what a study is asked for, before any of its runs."""
-    bundle = _bundle_folder(wing)
+    bundle = bundle_folder(wing)
     dataset_dir = Path(str(folder)).absolute()
     listed = dataset_dir / "datalist.json" if datalist is None else Path(str(datalist)).absolute()
     names = str(config).split(",") if isinstance(config, str) else list(config or ())
@@ -140,8 +140,8 @@ def at_least(value: object, least: int, flag: str) -> None:
         raise InputError(f"--{flag} is {value!r}: give a whole number, {least} or more")
 
 
-def _bundle_folder(wing: str) -> Path:
-    """The folder in which a bundle's commands work: the one that this code is in, or one of the sources'."""
+def bundle_folder(wing: str) -> Path:
+    """Return the folder in which a bundle's commands work: the one that this code is in, or one of the sources'."""
     if wing not in BUNDLES:
         raise InputError(f"{wing!r} is no bundle: give ct (head CT) or wsi (slides)")
     root = Path(__file__).parents[2].absolute()

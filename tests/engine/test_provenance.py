@@ -13,6 +13,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
 from scripts.core.errors import InputError, input_error_message
+from scripts.engine import provenance
 from scripts.engine.provenance import Origin, RememberTraining, origin_file, take_up_training, trained_with
 
 TRAIN: dict[str, Any] = {
@@ -231,3 +232,17 @@ def test_outside_a_config_there_is_none_to_remember(tmp_path: Path) -> None:
     for function in (RememberTraining, take_up_training):
         with pytest.raises(RuntimeError, match="no config is being run"):
             function(beside(tmp_path, a=1), str(tmp_path))
+
+
+def test_of_two_bundles_in_one_process_each_takes_up_what_its_own_configs_say(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package that both import lies in one of them."""
+    other = tmp_path / "other"
+    (other / "configs").mkdir(parents=True)
+    for name in ("train", "inference"):
+        (other / "configs" / f"{name}.json").write_text(json.dumps({"preprocessing": ["another"]}))
+    weights = trained(bundle, image_size=64)
+    monkeypatch.setattr(provenance, "__file__", str(other / "scripts" / "engine" / "provenance.py"))
+    after = taken_up(bundle, weights)
+    assert (after["image_size"], after["preprocessing"]) == (64, INFERENCE["preprocessing"])
