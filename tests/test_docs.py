@@ -3,14 +3,20 @@
 """What the documentation names exists: modules, configs, keys, make targets, pages and their headings."""
 
 import ast
+import inspect
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scripts.__main__ import VERBS
+from scripts.core.cli import refuse_unknown
+from scripts.engine.launch import refuse_unknown_keys
 from tests.house import sources
 from tests.shared_data import ROOT
 from tests.test_layering import definitions
@@ -20,7 +26,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 OURS = {"mine.json"}  # what a page calls a file of the reader's
-MONAI_KEYS = {"config_file", "filepath", "ckpt_file", "meta_file"}
+MONAI_KEYS = {"config_file", "filepath", "ckpt_file", "meta_file", "name", "bundle_dir", "url"}
 
 
 @cache
@@ -40,11 +46,11 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
 
 
-def commands(page: Path) -> Iterator[str]:
-    """Every command of a page that runs a bundle, on one line."""
+def commands(page: Path, of: str) -> Iterator[str]:
+    """Every command of a page with these words, such as "monai.bundle", on one line."""
     for block in re.findall(r"^```(?:shell|bash)\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
         lines = block.replace("\\\n", " ").splitlines()
-        yield from (line for line in lines if "monai.bundle" in line)
+        yield from (line for line in lines if of in line)
 
 
 def defined(text: str) -> set[str]:
@@ -86,15 +92,32 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in headings(target), link
 
 
-@pytest.mark.parametrize(
-    "command", [pytest.param(line, id=f"{page.stem}-{i}") for page in PAGES for i, line in enumerate(commands(page))]
-)
+def of_all_pages(of: str) -> list[Any]:
+    return [pytest.param(line, id=f"{page.stem}-{i}") for page in PAGES for i, line in enumerate(commands(page, of))]
+
+
+@pytest.mark.parametrize("command", of_all_pages("monai.bundle"))
 def test_a_command_names_files_and_keys_of_one_bundle(command: str) -> None:
     files = set(re.findall(r"configs/(\w+\.json)", command)) - OURS
     fitting = [task for task in ("ct", "wsi") if files <= configs(task).keys()]
     assert fitting, files
     keys = set(re.findall(r"--(\w+)", command)) - MONAI_KEYS - {"standalone", "nproc_per_node"}
     assert any(keys <= set().union(*(configs(task)[file] for file in files)) for task in fitting), keys
+
+
+@pytest.mark.parametrize("command", of_all_pages("-m scripts "))
+def test_a_command_gives_its_verb_what_that_takes(command: str) -> None:
+    words = shlex.split(command)
+    typed = words[words.index("scripts") + 1 :]
+    refuse_unknown(typed, VERBS)
+    if typed[0] in ("crossval", "search"):  # which take every key of the configs besides
+        flags = dict(re.findall(r"--(\S+) ('[^']*'|\S+)", " ".join(typed)))
+        files = ["train.json", *filter(None, flags.get("config", "").split(","))]
+        own = inspect.signature(VERBS[typed[0]]).parameters  # type: ignore[arg-type]
+        of_configs = {name: value for name, value in flags.items() if name not in own}
+        paths = [str(ROOT / "configs" / typed[1] / file) for file in files]
+        assert all(Path(path).is_file() for path in paths)
+        refuse_unknown_keys({"config_file": ",".join(paths), **of_configs})
 
 
 def test_every_page_is_in_the_navigation_and_every_module_in_the_api_reference_and_in_the_tree() -> None:

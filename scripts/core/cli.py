@@ -63,13 +63,6 @@ def path_or_none(given: object) -> Path | None:
     return None if given is None else Path(str(given))
 
 
-def whole_number(seed: object) -> int:
-    """Return a seed, or refuse what is none."""
-    if not isinstance(seed, int):
-        raise InputError(f"--seed {seed!r} is no whole number: give one")
-    return seed
-
-
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of cells as text, the columns one below the other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -53,7 +53,7 @@ def in_words(name: str, smoothing: float = 0.0) -> str:
 def smoothing_strength(alpha: float) -> float:
     """Return the strength α with which scores are smoothed along neighbours, 0 for none."""
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < 1:
-        raise InputError(f"score_smoothing is {alpha!r}: give --score_smoothing 0 for none, or a number below 1")
+        raise InputError(f"score_smoothing is {alpha!r}: give --score_smoothing from 0 (none) to below 1")
     return float(alpha)
 
 

@@ -4,7 +4,7 @@
 
 from pathlib import Path
 
-from scripts.core.cli import path_or_none, whole_number
+from scripts.core.cli import path_or_none
 from scripts.core.files import writable_folder
 
 
@@ -42,7 +42,7 @@ def datalist(
         output=path_or_none(output),
         subtype=str(subtype),
         shares=shares,
-        seed=whole_number(seed),
+        seed=seed,
         force=force,
     )
     print(write_ct_datalist(request))
@@ -104,7 +104,7 @@ def features(
         labels=path_or_none(labels),
         encoder=str(encoder),
         shares=shares,
-        seed=whole_number(seed),
+        seed=seed,
         force=force,
     )
     print(write_cohort_of_features(request))

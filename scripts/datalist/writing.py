@@ -31,10 +31,13 @@ class DatalistRequest:
 
     def __post_init__(self) -> None:
         shares: Any = self.shares  # as Fire took it
+        seed: Any = self.seed
         are_three = isinstance(shares, (list, tuple)) and len(shares) == len(SECTIONS)
         are_numbers = are_three and all(isinstance(share, (int, float)) and share >= 0 for share in shares)
         if not are_numbers or not math.isclose(sum(shares), 1, abs_tol=1e-6):
             raise InputError(f"--shares {shares!r}: give three numbers that add up to 1, for {', '.join(SECTIONS)}")
+        if not isinstance(seed, int):
+            raise InputError(f"--seed {seed!r} is no whole number: give one")
         if not self.folder.is_dir():
             raise InputError(f"{self.folder} is not a folder: give the one that holds the {self.content}")
 

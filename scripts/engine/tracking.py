@@ -198,7 +198,7 @@ class TrackEvaluation(_Tracker):
         self.record["params"]["evaluated_before"] = str(before)
         if before and self.section == "test":
             logger.warning(
-                "the test bags were evaluated %d times before with weights of this folder: figures of a network that "
+                "the test bags were evaluated %s before with weights of this folder: figures of a network that "
                 "was chosen by them are too good",
-                before,
+                {1: "once", 2: "twice"}.get(before, f"{before} times"),
             )

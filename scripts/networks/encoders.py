@@ -109,6 +109,6 @@ class FeatureProjection(nn.Module):
 def _require_features(image: Tensor, in_features: int) -> None:
     if image.shape[1] != in_features:
         raise ValueError(
-            f"{image.shape[1]} features per patch for a network of {in_features}: set in_features, or give features of "
-            "the encoder it was trained on"
+            f"{image.shape[1]} features per slice or patch for a network of {in_features}: set in_features, or give "
+            "features of the encoder it was trained on"
         )

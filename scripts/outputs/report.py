@@ -19,6 +19,7 @@ from torch import nn
 from scripts.core.errors import InputError
 from scripts.core.files import plain, whole_file, write_whole
 from scripts.core.record import BagResult, PatchCoordinates
+from scripts.core.scoring import in_words
 from scripts.engine.evaluator import EMPTY, FAILED
 from scripts.engine.provenance import settings_of
 from scripts.metrics.faithfulness import faithfulness_columns
@@ -283,4 +284,5 @@ def _closing_line(outcomes: Outcomes, results: Sequence[BagResult], metrics: Map
     if results:
         threshold, origin = results[0].threshold, results[0].threshold_origin
         positive.append(f"threshold {origin}" if threshold is None else f"threshold {threshold:.3g} ({origin})")
+        positive.append(f"flagged by {in_words(results[0].score_name, results[0].score_smoothing)}")
     return "; ".join([", ".join(counts), *positive, *warning, *figures, f"written to {where}"])

@@ -4,7 +4,7 @@
 
 from pathlib import Path
 
-from scripts.core.cli import path_or_none, whole_number
+from scripts.core.cli import path_or_none
 
 
 def datalist(
@@ -62,7 +62,7 @@ def datalist(
         label_column=str(label_column),
         slide_table=path_or_none(slide_table),
         shares=shares,
-        seed=whole_number(seed),
+        seed=seed,
         force=force,
     )
     print(write_wsi_datalist(request))

@@ -112,7 +112,7 @@ def test_a_wrong_label_stops_training_with_one_line_and_no_file(cohort: Path, tm
     [
         ("score", "atention", "give --score instance, evidence, attention or 'attention x probability'"),
         ("picture_score", "heat", "give --picture_score instance, evidence, attention or 'attention x probability'"),
-        ("score_smoothing", 1.5, "give --score_smoothing 0 for none, or a number below 1"),
+        ("score_smoothing", -1, "give --score_smoothing from 0 (none) to below 1"),
     ],
 )
 def test_a_score_that_is_not_known_is_told(keys: dict[str, Any], key: str, value: Any, said: str) -> None:

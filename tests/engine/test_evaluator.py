@@ -140,7 +140,7 @@ def test_what_cannot_be_scored_or_smoothed_is_told_in_one_line() -> None:
     with pytest.raises(InputError, match="give --score instance, evidence, attention or 'attention x probability'"):
         BagInferer("atention")
     for alpha in (1, -0.1, True, "much"):
-        with pytest.raises(InputError, match="give --score_smoothing 0 for none, or a number below 1"):
+        with pytest.raises(InputError, match=r"give --score_smoothing from 0 \(none\) to below 1"):
             BagInferer(score_smoothing=alpha)  # type: ignore[arg-type]
     net = network("gated")
     assert "score_values" not in BagInferer(score_smoothing=0.5)(a_batch(net)[0], net)  # without neighbours

@@ -303,7 +303,7 @@ def test_an_evaluation_is_linked_to_its_training_and_counts_how_often_the_test_b
     judged(tmp_path, store, "first look")
     assert "were evaluated" not in caplog.text
     judged(tmp_path, store, "second look")
-    assert "the test bags were evaluated 1 times before" in caplog.text
+    assert "the test bags were evaluated once before" in caplog.text
     runs = stored_runs(store)
     trained, look = runs["the run"], runs["second look"]
     assert look.data.tags["training_run_id"] == trained.info.run_id

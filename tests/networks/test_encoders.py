@@ -48,5 +48,5 @@ def test_input_of_another_size_is_refused_with_what_to_set() -> None:
         SliceCNN(image_size=16, channels=(4,))(torch.rand(1, 3, 20, 20, 2), torch.ones(1, 1, 2))
     with pytest.raises(ValueError, match="6 blocks leave nothing of a 64×64 slice"):
         SliceCNN(image_size=64)
-    with pytest.raises(ValueError, match="1536 features per patch for a network of 1024: set in_features"):
+    with pytest.raises(ValueError, match="1536 features per slice or patch for a network of 1024: set in_features"):
         FeatureProjection(1024, 3)(torch.randn(1, 1536, 2), torch.ones(1, 1, 2))

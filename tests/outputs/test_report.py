@@ -180,7 +180,7 @@ def test_the_tables_hold_what_was_there_what_was_read_what_is_empty_and_what_fai
     assert {row["bag_id"] for row in table(tmp_path / "instances.csv")} == {"a", "b", "d"}
     assert strict_json(tmp_path / "metrics.json")["bags"] == 3
     assert "2 read, 1 skipped (already there), 1 failed, 1 empty (nothing to read); 1 called positive; " in caplog.text
-    assert "; threshold 0.5 (chosen by hand); " in caplog.text
+    assert "; threshold 0.5 (chosen by hand); flagged by attention logit; " in caplog.text
     with pytest.raises(InputError, match=r"^d is empty$"):
         report(tmp_path, [{"bag_id": "d", "failed": "d is empty"}])
     # nothing of an earlier run is taken for this one

@@ -13,7 +13,7 @@ from scripts.datalist.split import Label
 from scripts.datalist.tables import SECTIONS, column_names, read_rows, require_all_or_none, require_named_once
 from scripts.wsi.datalist.files import slide_name
 
-SLIDE = ("slide_id", "slide", "image", "bag_name", "wsi_name", "wsi", "filename")  # what the column is called
+SLIDE = ("slide_id", "slide", "image", "image_id", "bag_name", "wsi_name", "wsi", "filename")  # of columns
 PATIENT = ("patient", "patient_id", "case_id")
 LABEL = "label"
 NOT_KNOWN = frozenset({"na", "n/a", "nan"})  # a label, as R and pandas write

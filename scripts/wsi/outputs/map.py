@@ -136,11 +136,12 @@ def layer(result: BagResult, number: int, score: str | None = None) -> Layer:
         return Layer(result.times_average[own], ATTENTION_SCALE, COLOURS, title, scale, {0.1: "0.1", 1: "1", 10: "10"})
     # a patch's share of the logit is tiny: times their number it is what the logit would be if all were as this one
     times = (result.slots or len(patches)) if signed.name == EVIDENCE else 1
-    less = f",\nless the {signed.middle:.2g} that a bag needs" if signed.middle else ""
-    scale = f"{signed.title}{f' × {times:,} patches' if times > 1 else ''}{less}"
+    white = f",\nwhite: the {signed.middle:.3g} that a bag needs" if signed.middle else ""
+    scale = f"{signed.title}{f' × {times:,} patches' if times > 1 else ''}{white}"
     title = f"{signed.title} of each patch: red for the finding, blue against it"
     values = (signed.values[own] - signed.middle) * times
-    return Layer(values, SIGNED_SCALE, SIGNED_COLOURS, title, scale, {at: f"{at}" for at in (-10, -1, 0, 1, 10)})
+    told = {at: f"{signed.middle + at:.3g}" for at in (-10.0, -1.0, 0.0, 1.0, 10.0)}  # of the score, as in the strip
+    return Layer(values, SIGNED_SCALE, SIGNED_COLOURS, title, scale, told)
 
 
 def draw_slide(result: BagResult, view: SlideView, shown: int, drawn: Layer) -> Figure:

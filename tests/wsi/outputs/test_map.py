@@ -366,7 +366,9 @@ def test_what_speaks_for_the_finding_is_red_what_speaks_against_it_blue_and_the_
     title = of_label(figure, "map").get_title()
     assert title.endswith(" of each patch: red for the finding, blue against it")
     assert (" × 3 patches" in of_label(figure, "colour bar").get_ylabel()) == (score == "evidence")
-    assert ("less the 0.3 that a bag needs" in of_label(figure, "colour bar").get_ylabel()) == (score == "instance")
+    bar = of_label(figure, "colour bar")
+    assert ("white: the 0.3 that a bag needs" in bar.get_ylabel()) == (score == "instance")
+    assert [float(tick.get_text()) for tick in bar.get_yticklabels()] == [middle + at for at in (-10, -1, 0, 1, 10)]
     assert_readable(figure)
 
 
