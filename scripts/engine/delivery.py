@@ -26,10 +26,9 @@ from mlflow.entities import (
 )  # fmt: skip
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.telemetry.client import set_telemetry_client
-from monai.utils import path_to_sqlite_uri
 
 from scripts.core.errors import InputError
-from scripts.core.files import alone_with, sha256_of, whole_file
+from scripts.core.files import alone_with, sha256_of, sqlite_uri, whole_file
 from scripts.engine.run_record import ENDING, Record, effective_uri, read_record, weights_of, write_record
 from scripts.engine.served import save_served
 
@@ -184,7 +183,7 @@ def _make_store(uri: str) -> None:
     file = _local_file(uri)
     if file is not None and not file.exists():
         with whole_file(file) as beside:
-            MlflowClient(tracking_uri=path_to_sqlite_uri(beside)).search_experiments()
+            MlflowClient(tracking_uri=sqlite_uri(beside)).search_experiments()
 
 
 def _run_of(client: MlflowClient, record: Record, uri: str) -> Any:

@@ -18,10 +18,9 @@ from typing import Any, TextIO
 
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
-from monai.utils import path_to_sqlite_uri
 
 from scripts.core.errors import InputError
-from scripts.core.files import writable_folder, write_whole
+from scripts.core.files import sqlite_uri, writable_folder, write_whole
 from scripts.engine.batches import RUNS_AT_A_TIME
 from scripts.engine.launch import refuse_unknown_keys
 
@@ -93,7 +92,7 @@ class Study:
 
     def command(self, run: Run, evaluate: bool = False) -> list[str]:
         """Return the command line of the training or of the evaluation of a run, to be started in the bundle folder."""
-        tracking = path_to_sqlite_uri(str(run.folder / "mlruns.db"))  # of both, as making one takes seconds
+        tracking = sqlite_uri(str(run.folder / "mlruns.db"))  # of both, as making one takes seconds
         keys = {
             "tracking_uri": tracking,
             **self.keys,
