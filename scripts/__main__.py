@@ -131,6 +131,7 @@ VERBS: Verbs = {
     "deliver": deliver,
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
     "features": {"ct": ct.features},
+    "listen": {"ct": ct.listen},
     "release": release,
     "report": report,
     "search": search,

@@ -3,9 +3,11 @@
 """The command line of head CT: `python -m scripts datalist ct`, `features ct`, `doctor ct`."""
 
 from pathlib import Path
+from typing import Any
 
 from scripts.core.cli import path_or_none
 from scripts.core.files import writable_folder
+from scripts.studies.runs import bundle_folder
 
 
 def datalist(
@@ -133,3 +135,50 @@ def doctor(path: str, datalist: str | None = None, output_dir: str = ".") -> Non
         findings = examine_computer(Path(str(output_dir)), HEAD_CT, missing)
     if not print_findings(findings):
         raise SystemExit(1)
+
+
+def listen(
+    output_dir: str,
+    port: int | None = None,
+    watch: str | None = None,
+    host: str = "127.0.0.1",
+    title: str = "SMOOTHMIL",
+    quiet: float = 30.0,
+    study_ends: str = "quiet",
+    send_to: str | None = None,
+    once: bool = False,
+    bundle_root: str | None = None,
+    **keys: Any,
+) -> None:
+    """Read head CTs as they come in, by DICOM (--port) or as files (--watch), and list the likeliest hemorrhage first.
+
+    OUTPUT_DIR holds everything: images in incoming, reading, done and failed, the last with a reason; results with a
+    folder per study, named by a hash; worklist.csv and worklist.html. A study is whole when no image of it has come for
+    --quiet seconds, or with --study_ends release when the sender has hung up. An interrupted or killed node goes on
+    where it was. Research use only, not for diagnosis.
+
+    Args:
+        output_dir: Its disk should hold what comes in; nothing in it is ever removed.
+        port: To listen on; 11112 is usual.
+        watch: A folder that another receiver fills; its files stay as they are.
+        host: By default this machine alone; 0.0.0.0 is everybody in the network.
+        title: The AE title.
+        quiet: Seconds.
+        study_ends: quiet or release.
+        send_to: TITLE@host:port that report.dcm and flagged.dcm are sent to.
+        once: End when all that is there was read.
+        bundle_root: The bundle; by default the one this code is of.
+        keys: Of inference.json, such as --ckpt_path /data/model.pt or --device cpu.
+    """
+    import logging
+
+    from scripts.ct.node.listen import run_node
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    receive = None if port is None else (str(title), str(host), int(port))
+    bundle = bundle_folder("ct") if bundle_root is None else Path(str(bundle_root))
+    address = None if send_to is None else str(send_to)
+    given = {"segmentation": True, **keys}
+    run_node(
+        Path(str(output_dir)), bundle, given, path_or_none(watch), receive, float(quiet), study_ends, address, once
+    )

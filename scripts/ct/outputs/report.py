@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai.transforms import SaveImaged
+from monai.transforms import Transform
 from pydicom import Dataset, uid
 from pydicom.charset import decode_element
 from pydicom.config import IGNORE, disable_value_validation
@@ -35,7 +35,7 @@ _CLASSES = (
     *(uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage),
     uid.SecondaryCaptureImageStorage,
 )
-_TYPE_2 = [
+TYPE_2 = [
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 ]
@@ -64,7 +64,7 @@ COMMENT = Code("121106", "DCM", "Comment")
 CT_OF_HEAD = Code("303653007", "SCT", "CT of head")
 
 
-class SaveReportd(SaveImaged):
+class SaveReportd(Transform):
     """The writer of `output_dir/<bag_id>/report.dcm`, a Comprehensive SR (TID 1500); none where the input is not DICOM.
 
     Its first measurement group (TID 1501) has the scan's probability, and whether that makes the scan positive. Then
@@ -72,27 +72,24 @@ class SaveReportd(SaveImaged):
     A UID that breaks the rules ("ID_0a1b...") is replaced by one made from it; the tracking identifier of a group is
     the original one, of the series or of the slice, followed by "/" and the frame's number if there are several.
 
-    This is a SaveImaged, because MONAI Label takes those out of the postprocessing.
-
     Args:
         output_dir: folder of the results.
     """
 
     def __init__(self, output_dir: str) -> None:
-        super().__init__("result", output_dir=output_dir)
         self.output_dir = Path(output_dir)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["result"]
+        result: BagResult = data["bag_result"]
         if "file" in result.instances[0]:
             content = io.BytesIO()
             with disable_value_validation():  # a complaint about the source would quote it, perhaps a name
-                structured_report(result, _identity(result)).save_as(content)
+                structured_report(result, identity_of(result)).save_as(content)
             write_whole(self.output_dir / result.bag_id / "report.dcm", content.getvalue())
         return dict(data)
 
 
-def _identity(result: BagResult) -> Dataset:
+def identity_of(result: BagResult) -> Dataset:
     """Return who and what was scanned: the tags of the first slice ahead of its picture that can be read."""
     first = result.instances[0]
     with open_image(result.source, first["file"]) as file:
@@ -106,7 +103,7 @@ def _identity(result: BagResult) -> Dataset:
             del header[tag]
     sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     header.SOPClassUID = sop_class if sop_class in _CLASSES else uid.CTImageStorage
-    header.SOPInstanceUID = _file_uid(first)
+    header.SOPInstanceUID = file_uid(first)
     if header.get("PatientIdentityRemoved") == "YES" and not any(how in header for how in _HOW_REMOVED):
         header.DeidentificationMethod = "not stated"  # something must be
     return header
@@ -165,14 +162,14 @@ def _referable_images(result: BagResult, identity: Dataset) -> list[Dataset]:
     study, series = (valid_uid(str(identity.get(f"{of}InstanceUID", f"{of} of {first}"))) for of in ("Study", "Series"))
     images = [Dataset() for _ in result.instances]
     for image, instance in zip(images, result.instances, strict=True):
-        image.SOPClassUID, image.SOPInstanceUID = identity.SOPClassUID, valid_uid(_file_uid(instance))
+        image.SOPClassUID, image.SOPInstanceUID = identity.SOPClassUID, valid_uid(file_uid(instance))
         image.StudyInstanceUID, image.SeriesInstanceUID = study, series
-    for keyword in _TYPE_2:  # must be there, but may be empty
+    for keyword in TYPE_2:  # must be there, but may be empty
         setattr(images[0], keyword, None)
     return images
 
 
-def _file_uid(instance: Mapping[str, Any]) -> str:
+def file_uid(instance: Mapping[str, Any]) -> str:
     """Return the UID of the file that a slice is in."""
     return str(instance["id"]).removesuffix(f"/{instance['frame']}") if "frame" in instance else str(instance["id"])
 
