@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
+# SPDX-License-Identifier: Apache-2.0
+"""Our app of MONAI Label: answers in a segment's name, labels of whole scans and slides, slides and regions as bags."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("monailabel", reason="make label-test builds an environment for MONAI Label")
+
+from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance, clear_cache
+
+from tests.bundle.test_viewers import files_of
+from tests.label.cohort import SCAN, SCANS, SLIDE, write_bundles, write_mask, write_slides, write_studies
+from tests.shared_data import ROOT
+
+APP = str(ROOT / "apps" / "smooth_mil")
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Iterator[Any]:
+    (bundle,) = write_bundles(tmp_path, "ct")
+    conf = {"bundles": str(bundle), "trained": str(tmp_path / "trained")}
+    yield app_instance(APP, str(write_studies(tmp_path / "studies")), conf)
+    clear_cache()
+
+
+@pytest.fixture
+def slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DATASTORE_FILE_EXT", ["*.h5"])
+    (bundle,) = write_bundles(tmp_path, "wsi")
+    conf = {"bundles": str(bundle), "trained": str(tmp_path / "trained")}
+    yield app_instance(APP, str(write_slides(tmp_path / "slides")), conf)
+    clear_cache()
+
+
+def label_whole(app: Any, folder: Path) -> None:
+    """Label every other scan or slide as one with a finding, as a button does it."""
+    for number, name in enumerate(SCANS):
+        (folder / "label.json").write_text(json.dumps({"label": number % 2}))
+        app.datastore().save_label(name, str(folder / "label.json"), "final", {})
+
+
+def test_the_segment_is_named_with_the_probability_and_the_call(scans: Any) -> None:
+    told = scans.infer({"model": SCAN, "image": "a", "device": "cpu"})["params"]
+    (name,) = told["label_names"]
+    assert name == f"suspected hemorrhage, probability {told['probability']:.2f}: positive"
+
+
+def test_a_training_leaves_the_released_weights_alone_and_can_be_undone(scans: Any, tmp_path: Path) -> None:
+    with pytest.raises(MONAILabelException, match="labels so far: none; a training wants two or more of each kind"):
+        scans.train({"model": SCAN})
+    label_whole(scans, tmp_path)
+    scans.datastore().save_label("a", str(write_mask(tmp_path, "a", False)), "final", {})  # painted masks beside JSON
+    scans.datastore().save_label("b", str(write_mask(tmp_path, "b", True)), "final", {})
+    before = files_of(tmp_path / SCAN)
+    released = scans.infer({"model": SCAN, "image": "a", "device": "cpu"})["params"]
+    assert scans.train({"model": SCAN, "max_epochs": 2}) == {"weights": "training_1"}
+    assert files_of(tmp_path / SCAN) == before
+    assert scans.info()["models"][SCAN]["config"]["weights"] == ["newest", "released", "training_1"]
+    now, then = (
+        scans.infer({"model": SCAN, "image": "a", "device": "cpu", "weights": which})["params"]
+        for which in ("newest", "released")
+    )
+    assert now["logits"] != then["logits"] == released["logits"]
+    datalist = json.loads((tmp_path / "trained" / SCAN / "training_1" / "datalist.json").read_text())
+    assert [len(bags) for bags in datalist.values()] == [4, 2]
+    assert scans.train({"model": SCAN, "undo": True})["weights"] == "models"
+    undone = scans.infer({"model": SCAN, "image": "a", "device": "cpu"})["params"]
+    assert undone["logits"] == released["logits"]
+    with pytest.raises(MONAILabelException, match="there is no training to undo"):
+        scans.train({"model": SCAN, "undo": True})
+
+
+def test_the_least_certain_unlabelled_scan_is_proposed(scans: Any, tmp_path: Path) -> None:
+    (tmp_path / "studies" / "broken.nii.gz").write_text("no scan")
+    scans.datastore().refresh()
+    proposed = scans.next_sample({"strategy": "least certain", "model": SCAN})
+    assert (proposed["read"], proposed["not_read_yet"]) == (6, 7)
+    again = scans.next_sample({"strategy": "least certain", "model": SCAN})
+    assert (again["id"], again["read"], again["not_read_yet"]) == (proposed["id"], 6, 1)  # the others are remembered
+    answers = {
+        name: scans.infer({"model": SCAN, "image": name, "device": "cpu"})["params"]["probability"] for name in SCANS
+    }
+    assert proposed["id"] == min(answers, key=lambda name: answers[name])  # the threshold is 0
+    scans.datastore().save_label(proposed["id"], str(write_mask(tmp_path, "x", True)), "final", {})
+    assert scans.next_sample({"strategy": "least certain", "model": SCAN})["id"] != proposed["id"]
+
+
+def test_a_label_that_is_none_is_refused_and_not_kept(scans: Any, tmp_path: Path) -> None:
+    (tmp_path / "label.json").write_text("{}")
+    label = scans.datastore().save_label("a", str(tmp_path / "label.json"), "final", {})
+    with pytest.raises(MONAILabelException, match=r'holds no label: give {"label": 0} or {"label": 1}'):
+        scans.on_save_label("a", label)
+    assert "a" in scans.datastore().get_unlabeled_images()
+
+
+def test_a_slide_and_a_region_are_read_as_one_bag_each(slides: Any) -> None:
+    asked = {"model": SLIDE, "image": "b"}
+    whole = slides.infer_wsi({**asked, "output": "json", "location": [0, 0], "size": [2048, 2048]})
+    assert whole["file"] is None
+    assert (whole["params"]["positive"], whole["params"]["threshold"]) == (True, 0.0)
+    features = whole["params"]["geojson"]["features"]
+    assert all(each["properties"]["objectType"] == "annotation" for each in features)
+    part = slides.infer_wsi({**asked, "output": "json", "location": [256, 0], "size": [512, 512]})["params"]
+    assert part["logits"] != whole["params"]["logits"]
+    for each in part["geojson"]["features"]:
+        for x, y in each["geometry"]["coordinates"][0]:
+            assert 256 <= x <= 768
+            assert 0 <= y <= 512
+    with pytest.raises(MONAILabelException, match=r"the region at \[9000, 9000\] holds no tissue: choose another"):
+        slides.infer_wsi({**asked, "location": [9000, 9000], "size": [512, 512]})
+
+
+@pytest.mark.parametrize("output", ["dsa", "asap"])
+def test_annotations_are_those_of_the_geojson(slides: Any, output: str) -> None:
+    asked = {"model": SLIDE, "image": "b", "location": [0, 0], "size": [0, 0]}
+    told = slides.infer_wsi({**asked, "output": "json"})["params"]
+    rings = [each["geometry"]["coordinates"][0] for each in told["geojson"]["features"]]
+    assert rings
+    file = Path(slides.infer_wsi({**asked, "output": output})["file"])
+    name = f"positive, probability {told['probability']:.2f}"
+    if output == "dsa":
+        elements = json.loads(file.read_text())["elements"]
+        assert [[point[:2] for point in each["points"]] for each in elements] == rings
+        assert {each["group"] for each in elements} == {name}
+    else:
+        found = ElementTree.parse(file).findall(".//Annotation")
+        points = [[[float(p.get("X", "")), float(p.get("Y", ""))] for p in each.iter("Coordinate")] for each in found]
+        assert points == rings
+        assert {each.get("Name") for each in found} == {name}
+
+
+def test_slides_are_learned_from_their_labels(slides: Any, tmp_path: Path) -> None:
+    label_whole(slides, tmp_path)
+    assert slides.train({"model": SLIDE, "max_epochs": 2}) == {"weights": "training_1"}
+    asked = {"model": SLIDE, "image": "a", "output": "json"}
+    now, then = (slides.infer_wsi({**asked, "weights": which})["params"] for which in ("newest", "released"))
+    assert now["logits"] != then["logits"]
