@@ -24,13 +24,20 @@ class Labelled(Protocol):
     """What a split needs to know of a bag, be it a scan or a slide."""
 
     @property
-    def bag_id(self) -> str: ...
+    def bag_id(self) -> str:
+        """Its name."""
+
     @property
-    def label(self) -> Label: ...
+    def label(self) -> Label:
+        """Of the whole bag."""
+
     @property
-    def patient(self) -> str: ...
+    def patient(self) -> str:
+        """Whose it is; empty where that is not known."""
+
     @property
-    def section(self) -> str: ...
+    def section(self) -> str:
+        """In which it must be; empty where that is open."""
 
 
 Bag = TypeVar("Bag", bound=Labelled)

@@ -46,8 +46,11 @@ class Entry(Protocol):
     """A bag that a datalist can hold."""
 
     @property
-    def patient(self) -> str: ...
-    def entry(self) -> dict[str, Any]: ...
+    def patient(self) -> str:
+        """Whose it is; empty where that is not known."""
+
+    def entry(self) -> dict[str, Any]:
+        """What the datalist says of it."""
 
 
 def as_text(sections: Mapping[str, Sequence[Entry]]) -> str:

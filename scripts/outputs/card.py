@@ -8,8 +8,28 @@ from typing import Any
 from scripts.core.record import RESEARCH_USE
 
 TO_FILL_IN = "to be filled in"
-STATED = ("name", "version", "task", "description", "intended_use", "data_type", "label_classes", "copyright")
+STATED = (
+    "name",
+    "version",
+    "authors",
+    "task",
+    "description",
+    "intended_use",
+    "data_type",
+    "label_classes",
+    "copyright",
+)
 CARD = """# Model Overview
+
+### Authors
+
+{authors}
+
+### Tags
+
+{unknown}
+
+### Description
 
 {name} {version}, weights sha256 {sha256}.
 {description}. {task}. {research_use}.
@@ -35,13 +55,17 @@ CARD = """# Model Overview
 
 {outputs}
 
+## System Configuration
+
+{unknown}
+
 ## Performance
 
 Threshold: {threshold}
 
 {performance}
 
-## Limits
+## Limitations
 
 - {intended_use}
 - The intervals show the chance in drawing these bags; they say nothing of other scanners, sites or patients
@@ -50,6 +74,10 @@ Threshold: {threshold}
 ## CLAIM 2024
 
 {claim}
+
+## Citation
+
+{unknown}
 
 # References
 
@@ -99,7 +127,7 @@ CLAIM = """
 37 Performance|Performance above, report.html
 38 Diagnostic performance and precision|Performance above, report.html
 39 Failure analysis|report.html, cases worth looking at
-40 Limitations|Limits above
+40 Limitations|above
 41 Implications for practice
 42 Study protocol
 43 Availability of software, model and data|the weights have sha256 {sha256}; others are {unknown}

@@ -35,6 +35,7 @@ from scripts.release.defaults import (
     trained_metadata,
 )
 from scripts.release.exports import export_models
+from scripts.release.form import in_zoo_form
 from scripts.release.readme import STORED_ELSEWHERE, archive_readme, data_license, hugging_face_page
 from scripts.release.tree import MANIFEST, bundle_files, source_folder
 from scripts.studies.runs import BUNDLES
@@ -181,8 +182,11 @@ def _write_bundle(
     texts |= {f"models/{name}": json_text(content) for name, content in weights.beside.items()}
     page = files["docs/README.md"].read_text(encoding="utf-8")
     readme = archive_readme(page, BUNDLES[wing], configs, weights, metadata, evaluation, list(differences))
+    code = {path: source.read_text(encoding="utf-8") for path, source in files.items() if source.suffix == ".py"}
+    texts |= in_zoo_form(code)
     for path, source in files.items():
-        _write_file(target / path, source.read_bytes())
+        if path not in code:
+            _write_file(target / path, source.read_bytes())
     licence = data_license(files["docs/data_license.txt"].read_text(encoding="utf-8"), stated)
     texts |= {"docs/README.md": readme, "docs/data_license.txt": licence}
     for path, text in texts.items():

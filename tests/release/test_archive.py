@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from monai.bundle.config_parser import ConfigParser
 
 from scripts.core.errors import InputError

@@ -5,7 +5,7 @@
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from scripts.release.defaults import read_weights, trained_configs, trained_metadata
 from scripts.release.readme import archive_readme, data_license, hugging_face_page

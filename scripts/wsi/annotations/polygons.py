@@ -18,6 +18,8 @@ NO_LESION = frozenset({"_2", "normal", "benign", "negative", "background", "excl
 FARTHEST = 1e9  # level-0 pixels: a coordinate beyond is damage
 WITHOUT_AREA = frozenset({"dot", "pointset", "measurement"})  # types of ASAP
 UNGROUPED = frozenset({"", "none"})  # of ASAP
+COLLECTIONS = {"FeatureCollection": "features", "GeometryCollection": "geometries"}  # GeoJSON's → where members are
+LINES_AND_POINTS = frozenset({"Point", "MultiPoint", "LineString", "MultiLineString"})
 NOT_DRAWN = frozenset({"detection", "cell", "tile", "tmacore", "root"})  # kinds of objects of QuPath
 
 
@@ -138,21 +140,18 @@ def _polygons(node: Any, called: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
         for member in node:
             yield from _polygons(member, called)
         return
-    match node["type"]:
-        case "FeatureCollection":
-            yield from _polygons(node["features"], called)
-        case "GeometryCollection":
-            yield from _polygons(node["geometries"], called)
-        case "Feature" if _was_drawn(node):
+    kind = node["type"]
+    if kind in COLLECTIONS:
+        yield from _polygons(node[COLLECTIONS[kind]], called)
+    elif kind == "Feature":
+        if _was_drawn(node):
             yield from _polygons(node.get("geometry"), _class_names(node))
-        case "Polygon":
-            yield called, node["coordinates"]
-        case "MultiPolygon":
-            yield from ((called, rings) for rings in node["coordinates"])
-        case "Feature" | "Point" | "MultiPoint" | "LineString" | "MultiLineString":
-            return  # nothing that has an area, or nobody drew it
-        case unknown:
-            raise ValueError(unknown)
+    elif kind == "Polygon":
+        yield called, node["coordinates"]
+    elif kind == "MultiPolygon":
+        yield from ((called, rings) for rings in node["coordinates"])
+    elif kind not in LINES_AND_POINTS:
+        raise ValueError(kind)
 
 
 def _was_drawn(feature: dict[str, Any]) -> bool:
