@@ -5,6 +5,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -15,12 +16,19 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from demo.heads import Head, plan_head, write_series
+from scripts.outputs.writers import SaveImageResultsd
 
 ROOT = Path(__file__).parents[1]
 SEED = 0
 CONFIGS = ROOT / "configs" / "ct"
 BUNDLE = ROOT / "bundle" / "hemorrhage_ct_smooth_mil"
 Answer = TypeVar("Answer")
+
+
+def every_step(transforms: Sequence[Any]) -> list[Any]:
+    """Return the steps of a pipeline, with each writer for itself."""
+    nested = (step.writers if isinstance(step, SaveImageResultsd) else [step] for step in transforms)
+    return [*chain.from_iterable(nested)]
 
 
 class Clock:
@@ -81,7 +89,7 @@ class Inference:
         clock.timed("finding the scans", parser.get_parsed_content)("dataset")
         for name in ("preprocessing", "postprocessing"):
             steps = parser.get_parsed_content(name)
-            steps.transforms = [clock.timed(type(step).__name__, step) for step in steps.transforms]
+            steps.transforms = [clock.timed(type(step).__name__, step) for step in every_step(steps.transforms)]
         evaluator = parser.get_parsed_content("evaluator")
         evaluator.inferer = clock.timed("network", evaluator.inferer)
         start = time.perf_counter()

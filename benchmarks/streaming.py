@@ -51,7 +51,7 @@ def in_blocks(n: int, folder: str, columns: int) -> Runs:
     bag = one_bag([PatchBlocksd()({"image": _file(folder, n, columns)})])
 
     def predict() -> dict[str, Tensor]:
-        return infer(bag["image"], network, coords=bag["coords"], mask=bag["mask"])
+        return infer(bag["image"], network, coords=bag["coords"], mask=bag["mask"])[0]["pred"]
 
     return {"predict": predict}
 
@@ -76,4 +76,4 @@ def _read_whole() -> Compose:
 
 @torch.no_grad()
 def _predict(network: MILNetwork, bag: dict) -> dict[str, Tensor]:
-    return BagInferer()(bag["image"], network, coords=bag["coords"], mask=bag["mask"])
+    return BagInferer()(bag["image"], network, coords=bag["coords"], mask=bag["mask"])[0]["pred"]

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.bags import tissue
-from benchmarks.ct import Clock
+from benchmarks.ct import Clock, every_step
 from demo.slides import paint_slide, plan_slide
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.wsi.encode import FeatureExtractor
@@ -139,7 +139,7 @@ def _read(home: Path, columns: int) -> dict[str, float]:
     clock.timed("finding the slide", parser.get_parsed_content)("dataset")
     for name in ("preprocessing", "postprocessing"):
         steps = parser.get_parsed_content(name)
-        steps.transforms = [clock.timed(type(step).__name__, step) for step in steps.transforms]
+        steps.transforms = [clock.timed(type(step).__name__, step) for step in every_step(steps.transforms)]
     evaluator = parser.get_parsed_content("evaluator")
     evaluator.inferer = clock.timed("network", evaluator.inferer)
     before = sum(clock.seconds.values())

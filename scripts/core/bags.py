@@ -84,6 +84,11 @@ def bags_to_read(
     return load_bags(datalist, section, dataset_dir, labelled=False, class_names=class_names)
 
 
+def bag_id_of(path: str) -> str:
+    """Return the name of a bag by the path of its image."""
+    return SUFFIXES.sub("", Path(path).name)
+
+
 def balanced_weights(bags: Sequence[Mapping[str, Any]], class_names: Sequence[str] | None = None) -> list[float]:
     """Return a weight for each class (0 and 1 without names): classes weigh alike, and a bag weighs 1 on average."""
     counts = Counter(int(bag["label"]) for bag in bags)
@@ -120,7 +125,7 @@ def _checked_bag(
             f'{where} names no "image": give the path of a scan or of a feature file, or the list of a scan\'s files'
         )
     if isinstance(image, str):
-        bag.setdefault("bag_id", SUFFIXES.sub("", Path(image).name))
+        bag.setdefault("bag_id", bag_id_of(image))
         missing = [] if os.path.exists(image) else paths
     else:
         missing = [path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))]

@@ -12,10 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from scripts.core.errors import InputError
+
+
+def in_bundle(path: str | Path) -> Path:
+    """Return a path; where a relative one leads nowhere but in the bundle that this code is of, that one.
+
+    MONAI Deploy reads a bundle's config from another working directory, and does not say where the bundle is.
+    """
+    given, inside = Path(path), Path(__file__).parents[2] / path
+    return inside if inside.exists() and not given.exists() else given
+
+
+def sqlite_uri(path: str | Path) -> str:
+    """Return by which URI SQLAlchemy finds a file of SQLite; MONAI has this since 1.6."""
+    return f"sqlite:///{quote(Path(path).absolute().as_posix(), safe='/:')}"
 
 
 def writable_folder(path: str | Path) -> Path:

@@ -14,7 +14,7 @@ from monai.transforms import Transform
 
 from scripts.core.conformal import ONE_LOGIT, Conformal, label_set
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of
+from scripts.core.files import in_bundle, sha256_of
 from scripts.core.scoring import (
     ATTENTION,
     EVIDENCE,
@@ -230,7 +230,7 @@ class BagResult:
 
 
 class BagResultd(Transform):
-    """Add the key `result`: what the network found in a bag, without its padding.
+    """Add the key `bag_result`: what the network found in a bag, without its padding.
 
     Args:
         threshold: a bag is called positive above this probability.
@@ -318,7 +318,7 @@ class BagResultd(Transform):
             about=about,
             slots=self.slots,
         )
-        return {**data, "result": result}
+        return {**data, "bag_result": result}
 
     def _classes(self, logits: np.ndarray) -> Classes:
         if len(self.names) != len(logits):
@@ -329,7 +329,7 @@ class BagResultd(Transform):
 
 
 class SignResultd(Transform):
-    """Enter into the `result` which network it is from.
+    """Enter into the `bag_result` which network it is from.
 
     Args:
         model: the network.
@@ -339,7 +339,7 @@ class SignResultd(Transform):
         self.model = model
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        return {**data, "result": replace(data["result"], model=self.model.read())}
+        return {**data, "bag_result": replace(data["bag_result"], model=self.model.read())}
 
 
 class ModelCard:
@@ -351,8 +351,8 @@ class ModelCard:
     """
 
     def __init__(self, bundle_root: str, ckpt_path: str) -> None:
-        self.metadata = Path(bundle_root) / "configs" / "metadata.json"
-        self.weights = Path(ckpt_path)
+        self.metadata = in_bundle(Path(bundle_root) / "configs" / "metadata.json")
+        self.weights = in_bundle(ckpt_path)
         self._model: Model | None = None
 
     def read(self) -> Model:

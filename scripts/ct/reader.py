@@ -19,7 +19,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.files import folder_of
-from scripts.ct.dicom.headers import INCOMPLETE, Header, Rejected, read_headers
+from scripts.ct.dicom.headers import INCOMPLETE, LEFT_OUT, Header, Rejected, read_headers
 from scripts.ct.dicom.hounsfield import AIR_HU, MAX_VOXELS, read_slices
 from scripts.ct.dicom.series import (
     Choice,
@@ -144,7 +144,7 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
         sop_instance_uids=[header.sop for header in slices],
         frames=[header.frame for header in slices],
         files=[header.file.relative_to(folder_of(paths[0])) for header in slices],
-        warnings=[f"{name} {reason} and is left out" for name, reason in left_out.items()] + choice.warnings + repaired,
+        warnings=[f"{name} {reason} {LEFT_OUT}" for name, reason in left_out.items()] + choice.warnings + repaired,
         skipped=choice.skipped,
     )
 
@@ -195,19 +195,26 @@ def load_volume(path: Path) -> Series:
         raise InputError(f"{path} {_NO_PLACE}")
     image: Any = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
     turned = np.asarray(image.dataobj)
-    lps = orientation_ras_lps(image.affine)
-    normal = upwards(np.cross(lps[:3, 0], lps[:3, 1]))
-    origins = lps[:3, 3] + np.arange(turned.shape[2])[:, None] * lps[:3, 2]
     return Series(
         # Outside the scanned circle a volume may hold NaN.
         array=np.maximum(np.where(np.isfinite(turned), turned, np.float32(AIR_HU)), np.float32(AIR_HU)),
         affine=image.affine,
-        positions_mm=origins @ normal,
-        spacings=np.linalg.norm(np.diff(origins, axis=0), axis=1),
-        tilt_degrees=tilt_degrees(normal),
+        **places(image.affine, turned.shape[2]),
         stored_affine=affine,
         stored_shape=array.shape,
     )
+
+
+def places(affine: np.ndarray, slices: int) -> dict[str, Any]:
+    """Return where so many slices lie, as a `Series` has it, by an affine, voxel → RAS mm, of which they are axis 3."""
+    lps = orientation_ras_lps(affine)
+    normal = upwards(np.cross(lps[:3, 0], lps[:3, 1]))
+    origins = lps[:3, 3] + np.arange(slices)[:, None] * lps[:3, 2]
+    return {
+        "positions_mm": origins @ normal,
+        "spacings": np.linalg.norm(np.diff(origins, axis=0), axis=1),
+        "tilt_degrees": tilt_degrees(normal),
+    }
 
 
 def volume_shape(path: Path) -> tuple[int, ...]:

@@ -5,6 +5,7 @@
 import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,25 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform, Transform
-from monai.utils import convert_to_tensor
+from monai.transforms.utils import scale_affine
+from monai.utils import MetaKeys, convert_to_tensor
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from scripts.core.bags import bag_id_of
 from scripts.core.errors import InputError
-from scripts.ct.reader import SCAN_META
+from scripts.ct.reader import SCAN_META, load_volume, places
 
 
 class ScanBagd(MapTransform):
     """A transform that adds what a bag needs besides its image [1, X, Y, N], from the reader's metadata.
 
     The entries: `coords` [1, N], millimetres above the lowest slice; `mask` [1, N]; `label` [1] and `instance_label`
-    [1, N] if given; `source`, its path; and two texts in JSON, which a batch of unequal bags carries unharmed:
-    `instances` has of each slice its `id` (SOPInstanceUID, with "/frame" where it is one of many; without UIDs the
-    index), `position_mm` and, of DICOM, `file` and `frame` by which `open_image` finds it again; `about` has the scan's
-    `tilt_degrees`, least and largest `spacing_mm`, `warnings`, and what was skipped as `set_aside`.
+    [1, N] if given; `source`, its path; `bag_id`, made of that, if none is given; and two texts in JSON, which a batch
+    of unequal bags carries unharmed: `instances` has of each slice its `id` (SOPInstanceUID, with "/frame" where it is
+    one of many; without UIDs the index), `position_mm` and, of DICOM, `file` and `frame` by which `open_image` finds it
+    again; `about` has the scan's `tilt_degrees`, least and largest `spacing_mm`, `warnings`, and what was skipped as
+    `set_aside`. Where another reader than ours has read the scan, its affine says where slices lie.
 
     Args:
         keys: the scan. `instance_label` beside it is a list from inferior to superior, or maps SOPInstanceUID → 0/1.
@@ -40,17 +44,30 @@ class ScanBagd(MapTransform):
             image = item[key]
             if not isinstance(image, MetaTensor):
                 raise InputError(f"{key} has lost its metadata before ScanBagd: put ScanBagd right after Orientationd")
-            meta = image.meta
-            item.update(bag_entries(item, _instances(meta), _about(meta), str(meta["filename_or_obj"])))
+            meta, source = scan_meta(image), str(image.meta.get("filename_or_obj", "scan"))
+            item.setdefault("bag_id", bag_id_of(source))
+            item.update(bag_entries(item, _instances(meta), _about(meta), source))
             # Not twice, and not all of it can travel in a batch.
-            item[key] = MetaTensor(image.as_tensor(), meta={k: v for k, v in meta.items() if k not in SCAN_META})
+            kept = {k: v for k, v in image.meta.items() if k not in SCAN_META}
+            item[key] = MetaTensor(image.as_tensor(), meta=kept, applied_operations=image.applied_operations)
         return item
+
+
+def scan_meta(image: MetaTensor) -> dict[str, Any]:
+    """Return the entries SCAN_META of a scan [1, X, Y, N]; by its affine where `SeriesReader` has not read it."""
+    if all(name in image.meta for name in SCAN_META):
+        return image.meta
+    lists: dict[str, Any] = {name: [] for name in SCAN_META}
+    return {**lists, **places(np.asarray(image.affine), image.shape[-1])}
 
 
 def bag_entries(
     item: Mapping[Hashable, object], instances: list[dict[str, Any]], about: Mapping[str, Any], source: str
 ) -> dict[Hashable, object]:
-    """Return all of a bag but its image, as `ScanBagd` adds it; `item` may hold `label` and `instance_label`."""
+    """Return all of a bag but its image, as `ScanBagd` adds it; `item` may hold `label` and `instance_label`.
+
+    A label may be the path of a mask in the scan's geometry, as viewers store one: painted anywhere is positive.
+    """
     positions = torch.tensor([instance["position_mm"] for instance in instances], dtype=torch.float64)
     entries: dict[Hashable, object] = {
         "coords": (positions - positions[0]).float()[None],  # [1, N]
@@ -59,12 +76,22 @@ def bag_entries(
         "about": json.dumps(about),
         "source": source,
     }
-    if "label" in item:
-        entries["label"] = torch.as_tensor(item["label"], dtype=torch.float32).reshape(1)
-    if "instance_label" in item:
+    label, of_slices = item.get("label"), item.get("instance_label")
+    if isinstance(label, str):
+        of_slices = painted_slices(Path(label))
+        label = max(of_slices)
+    if label is not None:
+        entries["label"] = torch.as_tensor(label, dtype=torch.float32).reshape(1)
+    if of_slices is not None:
         ids, name = [instance["id"] for instance in instances], str(item.get("bag_id", source))
-        entries["instance_label"] = slice_labels(item["instance_label"], ids, name)
+        entries["instance_label"] = slice_labels(of_slices, ids, name)
     return entries
+
+
+def painted_slices(mask: Path) -> list[int]:
+    """Return which slices of a mask somebody has painted in, from inferior to superior."""
+    marked: list[int] = (load_volume(mask).array > 0).any(axis=(0, 1)).astype(int).tolist()
+    return marked
 
 
 def _instances(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -105,25 +132,32 @@ def slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.
 
 
 class SliceWindowsd(MapTransform):
-    """A transform from a scan [1, X, Y, N] in HU and LPS axes to plain float32 [windows, rows, columns, N].
+    """A transform from a scan [1, X, Y, N] in HU and LPS axes to float32 [windows, rows, columns, N].
 
     Args:
         keys: the scan.
         windows: (centre, width) in HU, by default for brain, subdural and soft; each becomes a channel in [0, 1].
         size: rows and columns of the result.
+        keep_meta: keep the metadata of the scan, by which viewers know where the input's voxels lay; the affine follows
+            the new axes. Without it the result is a plain tensor, as training takes it.
         allow_missing_keys: whether a bag may lack the scan.
     """
+
+    keep_meta = False  # no attribute of an object without it: features and caches of before are found by its pickle
 
     def __init__(
         self,
         keys: KeysCollection,
         windows: Sequence[tuple[float, float]] = ((40.0, 80.0), (80.0, 200.0), (30.0, 30.0)),
         size: int = 512,
+        keep_meta: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.windows = tuple(windows)
         self.size = size
+        if keep_meta:
+            self.keep_meta = True
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         item = dict(data)
@@ -136,8 +170,19 @@ class SliceWindowsd(MapTransform):
             if channels.shape[-2:] != (self.size, self.size):
                 # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
                 channels = interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)
-            item[key] = channels.permute(1, 2, 3, 0)
+            result = channels.permute(1, 2, 3, 0)
+            item[key] = self._with_meta(result, item[key]) if self.keep_meta else result
         return item
+
+    @staticmethod
+    def _with_meta(result: Tensor, scan: Any) -> MetaTensor:
+        if not isinstance(scan, MetaTensor):
+            raise InputError("the scan has lost its metadata before SliceWindowsd: put it right after ScanBagd")
+        rows_first = np.eye(4)[[1, 0, 2, 3]]
+        before = scan.shape[2], scan.shape[1], scan.shape[3]
+        affine = np.asarray(scan.affine) @ rows_first @ scale_affine(before, result.shape[1:])
+        kept = {key: value for key, value in scan.meta.items() if key != MetaKeys.AFFINE}
+        return MetaTensor(result, affine=torch.from_numpy(affine), meta=kept)
 
 
 PER_SLICE = ("image", "coords", "mask", "instance_label")  # entries of a bag with the slices along their last axis

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluators and inferers of bags: a cohort is read to its end, and a network is asked for more than its logits."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ignite.engine import Events
 from monai.data import Dataset
 from monai.engines import PrepareBatch, SupervisedEvaluator
 from monai.inferers import Inferer
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from scripts.core.errors import InputError, input_error_message, is_empty_bag
@@ -21,6 +23,10 @@ from scripts.networks.streaming import predict_in_blocks
 FAILED = "failed"
 OF_INSTANCES = ("scores", "attention", *TOLD)  # what may be told of each
 EMPTY = "empty"  # as of a slide without tissue: no fault
+OF_NETWORK = {"coords", "mask"}  # what it takes besides the image
+
+Answer = dict[str, Tensor]
+Told = tuple[dict[str, Answer]]
 
 
 class ReadableBags(Dataset):
@@ -65,11 +71,12 @@ def _reason(error: Exception) -> dict[str, str]:
 
 
 class BagInferer(Inferer):
-    """An inferer that gives what a network says as a dictionary, for MONAI's FlattenSubKeysd.
+    """An inferer that gives what a network says as ({"pred": answer},), for `AnswerOfBagd`.
 
-    Its keys are `logits`, of the instances `scores` and `attention`, `evidence`, `instance_logits` and `leave_one_out`
-    where the network tells them, `bias` with the evidence, and where the score that ranks and flags is smoothed,
-    `score_values`, of which it is made.
+    MONAI Deploy takes the first of what an inferer gives, and a dictionary for all that there is. The answer's keys are
+    `logits`, of the instances `scores` and `attention`, `evidence`, `instance_logits` and `leave_one_out` where the
+    network tells them, `bias` with the evidence, and where the score that ranks and flags is smoothed, `score_values`,
+    of which it is made.
 
     Args:
         score: one of scripts.core.scoring; attention where the network does not tell it.
@@ -83,11 +90,13 @@ class BagInferer(Inferer):
         alpha = smoothing_strength(score_smoothing)
         self.smooth = SmoothOperator(min(alpha, LARGEST_ALPHA), mode="exact") if alpha else None
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Told:
         inner: Any = getattr(network, "module", network)  # DDP wraps the network, and evaluation needs no DDP
-        return self.as_dictionary(inner.predict(inputs, *args, **kwargs), inputs.shape[-1])
+        named = {name: kwargs[name] for name in OF_NETWORK & kwargs.keys()}  # MONAI Deploy gives every tensor of a bag
+        image = convert_to_tensor(inputs, track_meta=False)  # TorchScript returns no named tuple of a MetaTensor
+        return ({"pred": self.as_dictionary(inner.predict(image, *args, **named), inputs.shape[-1])},)
 
-    def as_dictionary(self, prediction: BagPrediction, instances: int) -> dict[str, Tensor]:
+    def as_dictionary(self, prediction: BagPrediction, instances: int) -> Answer:
         """Return what is known of the bags and of their first instances: slots say something of the empty ones too."""
         of_instances = {name: getattr(prediction, name) for name in OF_INSTANCES}
         known: dict[str, Tensor] = {name: values for name, values in of_instances.items() if values is not None}
@@ -98,6 +107,28 @@ class BagInferer(Inferer):
         if "evidence" in known:
             told["bias"] = prediction.logits - known["evidence"].sum(dim=2)  # [B, C]
         return told
+
+
+class AnswerOfBagd(MapTransform):
+    """Put what the inferer told of a bag beside the bag's other entries: `logits` [C], `attention` [1, N] and so on.
+
+    An evaluator takes batches apart, and then a bag has a list of what an inferer gave. MONAI Label and MONAI Deploy,
+    which read one bag at a time, leave it a batch of one; the second has the answer itself under the key.
+
+    Args:
+        keys: the answer.
+        allow_missing_keys: whether a bag may lack it.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            given = item.pop(key)
+            of_batch = isinstance(given, Mapping)
+            answer = given if of_batch else given[0]
+            answer = answer.get(key, answer)
+            item.update({name: values[0] if of_batch else values for name, values in answer.items()})
+        return item
 
 
 class PrepareBagInBlocks(PrepareBatch):
@@ -134,10 +165,10 @@ class StreamingInferer(BagInferer):
 
     def __call__(  # type: ignore[override]
         self, inputs: Sequence[str], network: Any, *, coords: Tensor, mask: Tensor
-    ) -> dict[str, Tensor]:
+    ) -> Told:
         (path,) = inputs
         inner: Any = getattr(network, "module", network)
         prediction = predict_in_blocks(
             inner, lambda: (block.to(mask.device) for block in self.read(path, self.block_size)), mask, coords
         )
-        return self.as_dictionary(prediction, mask.shape[2])
+        return ({"pred": self.as_dictionary(prediction, mask.shape[2])},)

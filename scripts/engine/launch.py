@@ -41,7 +41,7 @@ engine.launch         origins.require_network=prepare_run running.prepare_run
 engine.onnx           exporting.export_onnx
 engine.provenance     origins.RememberTraining origins.origin_of_bags origins.trained_with
 engine.training       curriculum.Curriculum resuming.ResumeTraining
-outputs.report        outputs.cohort.CohortReport outputs.cohort.ResultsFolder outputs.cohort.recipe
+outputs.report        outputs.cohort.CohortReport outputs.cohort.ResultsFolder outputs.cohort.recipe=Recipe
 outputs.result_json   outputs.files.SaveResultd
 wsi.encode            data.extraction.FeatureExtractor
 wsi.encoders          data.backbones.timm_model networks.SeededTileCNN

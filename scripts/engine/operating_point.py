@@ -24,7 +24,7 @@ from torch import nn
 
 from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
-from scripts.core.files import sha256_of, write_whole
+from scripts.core.files import in_bundle, sha256_of, write_whole
 from scripts.core.scoring import probabilities
 
 PRIOR_SD = (0.5, 1.0)  # how far the logarithm of the slope, and the intercept, are thought to be from 0
@@ -57,12 +57,13 @@ def operating_file(ckpt_path: str | Path) -> Path:
 
 def read_operating_point(ckpt_path: str) -> OperatingPoint:
     """Return the operating point of weights; the default where none was chosen."""
-    path = operating_file(ckpt_path)
+    weights = in_bundle(ckpt_path)
+    path = operating_file(weights)
     if not path.is_file():
         return OperatingPoint()
     try:
         stored = json.loads(path.read_text())
-        if stored["weights_sha256"] != sha256_of(Path(ckpt_path)):
+        if stored["weights_sha256"] != sha256_of(weights):
             logger.warning("%s was chosen for other weights than %s: the default is used", path.name, ckpt_path)
             return OperatingPoint()
         slope, intercept = map(float, stored["scaling"])

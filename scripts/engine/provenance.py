@@ -133,7 +133,17 @@ def config_text(key: str) -> str:
 
     Called by a component of that config. What it refers to is in the text by name alone.
     """
-    return json.dumps(running_config().get(key), default=lambda value: type(value).__name__)
+    return _text(running_config().get(key))
+
+
+def config_text_of_all(key: str) -> str:
+    """Return that text of a top-level key and of all that it refers to."""
+    config = running_config()
+    return _text({name: config.get(name) for name in [key, *_references(config, key)]})
+
+
+def _text(content: Any) -> str:
+    return json.dumps(content, default=lambda value: type(value).__name__)
 
 
 def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = ()) -> None:
@@ -267,9 +277,9 @@ def _load_config(path: Path) -> Config:
     return content
 
 
-def _references(config: ConfigParser) -> list[str]:
-    """The top-level keys that the network refers to, and those that these refer to."""
-    found = ["network_def"]
+def _references(config: ConfigParser, key: str = "network_def") -> list[str]:
+    """The top-level keys that one refers to, and those that these refer to."""
+    found = [key]
     for key in found:  # which grows meanwhile
         named = dict.fromkeys(REFERENCE.findall(json.dumps(config[key], default=str)))
         found += [each for each in named if each in config and each not in found]

@@ -56,9 +56,13 @@ def evaluations_file(ckpt_path: str | Path) -> Path:
 
 
 def fingerprint(bags: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how many bags there are, how many of each label, and a hash that changes with their ids and labels."""
-    known = sorted((str(bag["bag_id"]), str(bag.get("label"))) for bag in bags)
-    counts = sorted(Counter(label for _, label in known).items())
+    """Return how many bags there are, how many of each label, and a hash that changes with their ids and labels.
+
+    A label may be the path of a painted mask, which would name a patient where it is counted.
+    """
+    known = sorted((str(bag.get("bag_id") or bag["image"]), str(bag.get("label"))) for bag in bags)
+    labels = ("mask" if isinstance(label := bag.get("label"), str) else str(label) for bag in bags)
+    counts = sorted(Counter(labels).items())
     return {
         "bags": len(known),
         "labels": dict(counts),

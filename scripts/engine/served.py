@@ -89,10 +89,10 @@ class ServedNetwork:
         """Return the answer for one bag, of arrays as a bag has them in training, without padding."""
         image, *coords = (torch.tensor(bag[name])[None] for name in ("image", "coords") if name in bag)
         mask = torch.ones(1, 1, image.shape[-1])
-        prediction = self.infer(image, self.network, **dict(zip(["coords"], coords, strict=False)), mask=mask)
+        (told,) = self.infer(image, self.network, **dict(zip(["coords"], coords, strict=False)), mask=mask)
         about = {"bag_id": "", "source": "", "instances": json.dumps([{}] * image.shape[-1]), "mask": mask[0]}
-        read = self.read({**about, "pred": {key: value[0] for key, value in prediction.items()}})
-        result = read["result"]
+        read = self.read({**about, **told})
+        result = read["bag_result"]
         return {
             "logits": read["logits"].numpy(),
             "probability": result.probability,

@@ -178,7 +178,7 @@ class StopIfNotFinite:
             self._stop(f"the training loss is {loss.item():.3g}", engine, batch["bag_id"], at_fault)
 
     def check_logits(self, engine: Engine) -> None:
-        logits: torch.Tensor = engine.state.output["pred"]["logits"]  # type: ignore[index]
+        logits: torch.Tensor = engine.state.output["pred"][0]["pred"]["logits"]  # type: ignore[index]
         lost, bags = ~_is_sound(logits), engine.state.batch["bag_id"]  # type: ignore[index]
         if lost.any():
             at = [bag for bag, lost_there in zip(bags, lost.any(dim=1), strict=True) if lost_there]

@@ -57,11 +57,11 @@ class MeasureFaithfulness:
         evaluator: Any = engine
         network = getattr(evaluator.network, "module", evaluator.network)
         for given, bag in zip(evaluator.state.batch, evaluator.state.output, strict=True):
-            if "result" in bag and bag["result"].positive:
+            if "bag_result" in bag and bag["bag_result"].positive:
                 if not isinstance(given["image"], Tensor):
                     raise InputError("faithfulness wants the whole bag in memory: evaluate without streaming.json")
-                found = self.of_bag(network, given, bag["result"])
-                bag["result"] = replace(bag["result"], about={**bag["result"].about, "faithfulness": found})
+                found = self.of_bag(network, given, bag["bag_result"])
+                bag["bag_result"] = replace(bag["bag_result"], about={**bag["bag_result"].about, "faithfulness": found})
 
     def of_bag(self, network: nn.Module, given: Mapping[str, Any], result: BagResult) -> dict[str, dict[str, float]]:
         """Return the measures of each score, in the order that the result reports; given: image, coords and mask."""

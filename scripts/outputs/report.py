@@ -18,7 +18,7 @@ from torch import nn
 
 from scripts.core.errors import InputError
 from scripts.core.files import plain, whole_file, write_whole
-from scripts.core.record import BagResult, PatchCoordinates
+from scripts.core.record import BagResult, ModelCard, PatchCoordinates
 from scripts.core.scoring import in_words
 from scripts.engine.evaluator import EMPTY, FAILED
 from scripts.engine.provenance import settings_of
@@ -33,10 +33,32 @@ logger = logging.getLogger(__name__)
 LOGGED = ("class_accuracy", "bag_auroc", "bag_accuracy", "instance_auroc_gated", "instance_auroc_ungated")
 
 
-def recipe(network: nn.Module, **parts: object) -> str:
-    """Return a short text that changes with the architecture of the network (not its weights) and with each part."""
-    of_modules = [(name, type(module).__name__, settings_of(module)) for name, module in network.named_modules()]
-    return hashlib.sha256(repr((of_modules, sorted(parts.items()))).encode()).hexdigest()[:16]
+class Recipe:
+    """A short text that changes with the architecture of a network, with its weights, and with each part of a recipe.
+
+    It is made when it is first asked for: whoever reads a config to answer a viewer needs none.
+
+    Args:
+        network: whose weights do not count.
+        model: which weights, and of which version.
+        parts: what else counts.
+    """
+
+    def __init__(self, network: nn.Module, model: ModelCard, **parts: object) -> None:
+        self.network = network
+        self.model = model
+        self.parts = parts
+
+    def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        of_modules = [
+            (name, type(module).__name__, settings_of(module)) for name, module in self.network.named_modules()
+        ]
+        what = (of_modules, self.model.read()[1:], sorted(self.parts.items()))
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 
 def input_of(bag: Mapping[str, Any]) -> str:
@@ -57,16 +79,16 @@ class ResultsFolder:
     Args:
         output_dir: folder of the results.
         bags: the bags of the run; each of several processes takes its share of them.
-        recipe: that of the run, from `recipe`.
+        recipe: that of the run.
         skip_finished: False leaves all bags to do.
     """
 
     def __init__(
-        self, output_dir: str, bags: Sequence[dict[str, Any]], recipe: str, skip_finished: bool = True
+        self, output_dir: str, bags: Sequence[dict[str, Any]], recipe: Recipe | str, skip_finished: bool = True
     ) -> None:
         self.output_dir = Path(output_dir)
         self.bags = bags[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else bags
-        self.recipe = recipe
+        self.recipe = str(recipe)
         self.skip_finished = skip_finished
 
     @cached_property
@@ -83,7 +105,7 @@ class ResultsFolder:
         try:
             folder = self.output_dir / bag["bag_id"]
             content = json.loads((folder / "result.json").read_text())
-            same = content["recipe"] == self.recipe and content["input"] == input_of(bag)
+            same = content["recipe"] == str(self.recipe) and content["input"] == input_of(bag)
             return from_json(content, folder) if same else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # missing or damaged
@@ -135,7 +157,7 @@ class CohortReport:
     def collect(self, engine: Engine) -> None:
         """Keep the outcome of each bag of a batch."""
         bags: Any = engine.state.output  # a list of decollated bags
-        self.own.read.update({bag["result"].bag_id: bag["result"] for bag in bags if "result" in bag})
+        self.own.read.update({bag["bag_result"].bag_id: bag["bag_result"] for bag in bags if "bag_result" in bag})
         self.own.failures.update({bag["bag_id"]: bag[FAILED] for bag in bags if FAILED in bag})
         self.own.empty.update({bag["bag_id"]: bag[EMPTY] for bag in bags if EMPTY in bag})
 

@@ -123,15 +123,15 @@ class SaveResultd(Transform):
 
     Args:
         output_dir: folder of the results.
-        recipe: what `scripts.outputs.report.recipe` returns for this run.
+        recipe: of the run, see `scripts.outputs.report.Recipe`.
     """
 
-    def __init__(self, output_dir: str, recipe: str = "") -> None:
+    def __init__(self, output_dir: str, recipe: object = "") -> None:
         self.output_dir = Path(output_dir)
         self.recipe = recipe
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["result"]
-        content = {**as_json(result), "input": data.get("input", ""), "recipe": self.recipe}
+        result: BagResult = data["bag_result"]
+        content = {**as_json(result), "input": data.get("input", ""), "recipe": str(self.recipe)}
         write_whole(self.output_dir / result.bag_id / "result.json", json.dumps(content, indent=1) + "\n")
         return dict(data)

@@ -61,7 +61,7 @@ class SaveScoresd(Transform):
         self.output_dir = Path(output_dir)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["result"]
+        result: BagResult = data["bag_result"]
         slides, patches = result.about["slides"], result.instances
         assert isinstance(patches, PatchCoordinates)
         path = self.output_dir / result.bag_id / "scores.h5"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.core.files import plain, whole_file, writable_folder, write_whole
+from scripts.core.files import in_bundle, plain, whole_file, writable_folder, write_whole
+from tests.shared_data import ROOT
 
 
 def test_a_folder_is_made_and_left_empty_unless_it_cannot_be(tmp_path: Path) -> None:
@@ -60,3 +61,13 @@ def test_numbers_are_plain() -> None:
         "a": [1.0, None],
         "b": [2, None, "x", None, True],
     }
+
+
+def test_a_relative_path_that_leads_nowhere_is_looked_for_in_the_bundle_of_this_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert in_bundle("scripts/core/files.py").samefile(ROOT / "scripts" / "core" / "files.py")
+    (tmp_path / "scripts").mkdir()
+    for path in ("scripts", "nowhere.pt", str(tmp_path / "nowhere.pt")):
+        assert in_bundle(path) == Path(path)

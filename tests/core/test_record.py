@@ -43,7 +43,7 @@ def item(*logits: float, **more: Any) -> Any:  # a dict, whose keys MONAI calls 
 
 
 def result(logit: float = 2.0, threshold: float = 0.5, slots: int | None = None, **more: Any) -> BagResult:
-    got: BagResult = BagResultd(threshold, slots)(item(logit, **more))["result"]
+    got: BagResult = BagResultd(threshold, slots)(item(logit, **more))["bag_result"]
     return got
 
 
@@ -74,14 +74,14 @@ def test_probabilities_are_those_of_a_hundred_digits_and_tell_sure_bags_apart(sc
 
 
 def test_a_bag_rescaled_is_what_the_scaling_would_have_made_of_it() -> None:
-    wanted = BagResultd(0.3, scaling=(2.0, -1.0))(item(1.5))["result"]
+    wanted = BagResultd(0.3, scaling=(2.0, -1.0))(item(1.5))["bag_result"]
     assert result(1.5).rescaled((2.0, -1.0), 0.3).probability == wanted.probability
     assert result(1.5).rescaled((2.0, -1.0), 0.3).threshold == 0.3
     assert result(1.5, threshold=0.7).rescaled((1, 0)).threshold == 0.7
     judge = partial(BagResultd, class_names=NAMES)
     for scaled, one in ((judge(scaling=(0.5, 0.0)), (3.0, 1.0, 2.0)), (judge(scaling=(4.0, 0.0)), (0.0, 0.1, 0.0))):
-        wanted = scaled(item(*one))["result"]
-        got = judge()(item(*one))["result"].rescaled(scaled.scaling, 0.9)
+        wanted = scaled(item(*one))["bag_result"]
+        got = judge()(item(*one))["bag_result"].rescaled(scaled.scaling, 0.9)
         np.testing.assert_array_equal(got.classes.probabilities, wanted.classes.probabilities)
         assert (got.probability, got.threshold, got.verdict) == (wanted.probability, None, wanted.verdict)
 
@@ -104,7 +104,7 @@ def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_p
     card = ModelCard(str(tmp_path), str(weights))
     assert card.read() == Model("a network", "1.2.3", "")
     weights.write_bytes(b"weights")
-    signed = SignResultd(card)(BagResultd(threshold_origin="chosen by hand")(item()))["result"]
+    signed = SignResultd(card)(BagResultd(threshold_origin="chosen by hand")(item()))["bag_result"]
     assert signed.model == Model("a network", "1.2.3", hashlib.sha256(b"weights").hexdigest())
     assert signed.threshold_origin == "chosen by hand"
     with pytest.raises(InputError, match=r"metadata\.json cannot be read .*--bundle_root"):
@@ -119,7 +119,7 @@ def of_slides(**more: Any) -> BagResult:
     coords = torch.tensor([[0, 0, 1, 0, 0], [256, 512, 0, 0, 0], [0, 0, 768, 0, 0]], dtype=torch.float64)
     one = {**HEADER.as_json(), "source": "a.h5"}
     about = {"slides": [one, {**one, "slide_id": "two", "source": "b.h5"}], "lesions": {"count": 2, "excluded": [2]}}
-    got: BagResult = BagResultd()(item(stored_coords=coords, about=json.dumps(about), **more))["result"]
+    got: BagResult = BagResultd()(item(stored_coords=coords, about=json.dumps(about), **more))["bag_result"]
     return got
 
 
@@ -151,7 +151,7 @@ def test_each_slide_of_a_bag_gets_its_own_patches() -> None:
 
 def of_classes(logits: Sequence[float], negative_class: int | str | None = 0, **more: Any) -> BagResult:
     judge = BagResultd(class_names=NAMES, hierarchy=GROUPS, negative_class=negative_class)
-    got: BagResult = judge(item(*logits, **more))["result"]
+    got: BagResult = judge(item(*logits, **more))["bag_result"]
     assert got.classes is not None
     return got
 
@@ -223,9 +223,9 @@ def test_answers_that_are_no_numbers_or_would_be_called_at_a_threshold_of_anothe
 
 
 def test_probabilities_are_those_of_the_scaled_logits() -> None:
-    scaled = BagResultd(scaling=(0.5, -1.0))(item(4.0))["result"]
+    scaled = BagResultd(scaling=(0.5, -1.0))(item(4.0))["bag_result"]
     assert scaled.probability == pytest.approx(1 / (1 + np.exp(-1)))
-    classes = BagResultd(class_names=NAMES, scaling=(0.5, 0.0))(item(2.0, 4.0, 6.0))["result"].classes
+    classes = BagResultd(class_names=NAMES, scaling=(0.5, 0.0))(item(2.0, 4.0, 6.0))["bag_result"].classes
     np.testing.assert_allclose(classes.probabilities, np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum(), rtol=1e-6)
 
 
@@ -233,8 +233,8 @@ def test_the_labels_that_a_bag_may_have_do_not_change_with_the_scaling() -> None
     sets = Conformal(0.9, {"negative": 1.5, "positive": 0.0}, {"negative": 30, "positive": 30})
     for scaling in ((1.0, 0.0), (0.5, -1.0)):
         judge = BagResultd(scaling=scaling, conformal=sets)
-        found = [judge(item(logit))["result"].label_set for logit in (-1.0, 1.0, 2.0)]
+        found = [judge(item(logit))["bag_result"].label_set for logit in (-1.0, 1.0, 2.0)]
         assert found == [("negative",), ("negative", "positive"), ("positive",)]
     nothing = BagResultd(class_names=NAMES, conformal=Conformal(0.5, dict.fromkeys(NAMES, -9.0), {}))
-    assert nothing(item(0.0, 1.0, 2.0))["result"].label_set == ()
+    assert nothing(item(0.0, 1.0, 2.0))["bag_result"].label_set == ()
     assert result(0.0).label_set is None

@@ -29,7 +29,7 @@ def judged(net: Any, image: torch.Tensor, coords: torch.Tensor, **asked: Any) ->
     n, inferer = image.shape[1], {key: asked[key] for key in ("score", "score_smoothing") if key in asked}
     mask = torch.ones(1, 1, n)
     with torch.no_grad():
-        told = BagInferer(**inferer)(image[None], net, coords[None], mask)
+        told = BagInferer(**inferer)(image[None], net, coords[None], mask)[0]["pred"]
     count = told["logits"].shape[1]
     if count > 1:
         asked = {**asked, "class_names": CLASSES[:count]}
@@ -40,7 +40,7 @@ def judged(net: Any, image: torch.Tensor, coords: torch.Tensor, **asked: Any) ->
         "mask": mask[0],
         "instances": json.dumps([{"id": k} for k in range(n)]),
     }
-    got: BagResult = BagResultd(**asked)({**bag, **{key: value[0] for key, value in told.items()}})["result"]
+    got: BagResult = BagResultd(**asked)({**bag, **{key: value[0] for key, value in told.items()}})["bag_result"]
     return got
 
 

@@ -305,3 +305,53 @@ def test_workers_and_epochs_draw_anew_and_a_seed_repeats_them() -> None:
     set_determinism(seed=None)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert len({(image.shape[-1], float(image[0, 0, 12, 14, 0])) for image in first}) == 4  # two scans in two epochs
+
+
+def test_a_scan_that_another_reader_read_has_the_places_of_its_affine(tmp_path: Path) -> None:
+    """As MONAI Deploy does it: no positions, no path, and the axes turned by Orientationd."""
+    folder = write_series(tmp_path / "a", ramp(4), couch(4), ImageOrientationPatient=list(tilted(18)))
+    by_ours = pipeline()({"image": str(folder), "bag_id": "a"})
+    own = load_series(folder)
+    steps = pipeline().transforms[1:]
+    meta = {"affine": torch.from_numpy(own.affine), "original_affine": own.affine, "original_channel_dim": "no_channel"}
+    data: dict[Hashable, Any] = {"image": MetaTensor(torch.from_numpy(own.array), meta=meta)}
+    for step in steps:
+        data = step(data)
+    torch.testing.assert_close(data["coords"], by_ours["coords"])
+    torch.testing.assert_close(data["image"], by_ours["image"])
+    assert (data["bag_id"], data["source"]) == ("scan", "scan")
+    about, wanted = (json.loads(each["about"]) for each in (data, by_ours))
+    assert about["tilt_degrees"] == pytest.approx(wanted["tilt_degrees"], abs=0.01)
+    assert about["spacing_mm"] == pytest.approx(wanted["spacing_mm"], abs=1e-3)
+
+
+def test_a_bag_is_named_after_its_path_where_nobody_named_it() -> None:
+    bag: dict[Any, Any] = ScanBagd("image")({"image": scan(2, filename_or_obj="scans/a.nii.gz")})
+    assert bag["bag_id"] == "a"
+
+
+@pytest.mark.parametrize(("painted", "label"), [([1, 2], 1.0), ([], 0.0)])
+def test_a_painted_mask_is_a_label_of_the_scan_and_of_its_slices(
+    tmp_path: Path, painted: list[int], label: float
+) -> None:
+    marks = np.zeros((4, 3, 4), dtype=np.uint8)
+    marks[1, 1, painted] = 1
+    image: Any = nib.Nifti1Image(marks[:, :, ::-1], np.diag([1.0, 1.0, -5.0, 1.0]))  # stored from the top down
+    image.to_filename(tmp_path / "mask.nii.gz")
+    bag: dict[Any, Any] = ScanBagd("image")({"image": scan(4), "label": str(tmp_path / "mask.nii.gz")})
+    assert bag["label"].tolist() == [label]
+    assert np.flatnonzero(bag["instance_label"][0]).tolist() == painted
+
+
+def test_windows_may_keep_where_the_voxels_lay() -> None:
+    """A voxel's place in the patient is that of the voxel it was made of, whatever the size."""
+    affine = np.array([[-0.5, 0, 0, 10], [0, -0.25, 0, 20], [0, 0, 5, -30], [0, 0, 0, 1.0]])
+    volume = MetaTensor(torch.rand(1, 8, 4, 3), affine=torch.from_numpy(affine), meta={"spatial_shape": [8, 4, 3]})
+    image: Any = SliceWindowsd("image", size=16, keep_meta=True)({"image": volume})["image"]
+    assert (image.meta["spatial_shape"], tuple(image.shape)) == ([8, 4, 3], (3, 16, 16, 3))
+    rows_columns = np.array([3.5, 7.5, 2, 1])  # the middle of row and column pixels of the small ones
+    before = affine @ np.array([(7.5 + 0.5) / 2 - 0.5, (3.5 + 0.5) / 4 - 0.5, 2, 1])
+    np.testing.assert_allclose(image.affine.numpy() @ rows_columns, before, atol=1e-6)
+    assert not isinstance(SliceWindowsd("image", size=16)({"image": volume})["image"], MetaTensor)
+    with pytest.raises(InputError, match="lost its metadata before SliceWindowsd: put it right after ScanBagd"):
+        SliceWindowsd("image", keep_meta=True)({"image": volume.as_tensor()})

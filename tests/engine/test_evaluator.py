@@ -2,18 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cohort is read to its end, whatever one of its bags is like; a bag's answer is that of the network."""
 
+from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Events
-from monai.data import DataLoader
+from monai.data import DataLoader, decollate_batch
 from monai.transforms import Compose, Lambdad
 from torch import Tensor
 
 from scripts.core.errors import EmptyBagError, InputError
-from scripts.engine.evaluator import BagEvaluator, BagInferer, PrepareBagInBlocks, ReadableBags, StreamingInferer
+from scripts.engine.evaluator import (
+    Answer,
+    AnswerOfBagd,
+    BagEvaluator,
+    BagInferer,
+    PrepareBagInBlocks,
+    ReadableBags,
+    StreamingInferer,
+    Told,
+)  # fmt: skip
 from scripts.networks import MILNetwork
 from tests.networks.compositions import COMPOSITIONS, FEATURES, OF_INSTANCES, dense, network
 
@@ -62,6 +72,13 @@ def test_a_fault_of_the_program_is_not_hidden() -> None:
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
 
 
+def answer(given: Told) -> Answer:
+    """As MONAI Deploy finds it: the first, and in it `pred`."""
+    assert len(given) == 1
+    assert list(given[0]) == ["pred"]
+    return given[0]["pred"]
+
+
 def a_batch(net: MILNetwork) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, FEATURES, 4, generator=generator)
@@ -74,7 +91,7 @@ def a_batch(net: MILNetwork) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_answer_is_the_networks_prediction(name: str) -> None:
     net = network(name)
     image, coords, mask = a_batch(net)
-    got = BagInferer()(image, net, coords=coords, mask=mask)
+    got = answer(BagInferer()(image, net, coords=coords, mask=mask, volume=image))  # Deploy gives all tensors
     wanted = net.predict(image, coords, mask)
     told = {name for name in OF_INSTANCES if getattr(wanted, name) is not None}
     assert got.keys() == {"logits", *told, *(["bias"] if "evidence" in told else [])}
@@ -96,17 +113,18 @@ def test_the_answer_in_blocks_is_the_answer(name: str) -> None:
         StreamingInferer(read, block_size=0)
     batch = {"image": ["a.h5"], "coords": coords, "mask": mask, "label": None}
     inputs, _, args, kwargs = PrepareBagInBlocks()(batch)
-    got = StreamingInferer(read, block_size=3)(inputs, net, *args, **kwargs)
-    torch.testing.assert_close(got, BagInferer()(image, net, coords, mask), atol=1e-6, rtol=1e-5)
+    got = answer(StreamingInferer(read, block_size=3)(inputs, net, *args, **kwargs))
+    wanted = answer(BagInferer()(image, net, coords, mask))
+    torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_neither_ddp_nor_training_mode_changes_the_answer() -> None:
     """DDP keeps the network as its `module`; `forward` gives a network in training another type."""
     net = network("gated, chain")
     image, coords, mask = a_batch(net)
-    wanted = BagInferer()(image, net, coords, mask)
+    wanted = answer(BagInferer()(image, net, coords, mask))
     for given in (SimpleNamespace(module=net), net.train()):
-        got: Any = BagInferer()(image, given, coords, mask)  # type: ignore[arg-type]
+        got = answer(BagInferer()(image, given, coords, mask))  # type: ignore[arg-type]
         torch.testing.assert_close(got, {name: wanted[name] for name in got})
 
 
@@ -114,7 +132,7 @@ def test_neither_ddp_nor_training_mode_changes_the_answer() -> None:
 def test_the_bias_is_what_no_instance_gives(name: str) -> None:
     net = network(name)
     image, coords, mask = a_batch(net)
-    got = BagInferer()(image, net, coords=coords, mask=mask)
+    got = answer(BagInferer()(image, net, coords=coords, mask=mask))
     if "evidence" in got:  # of slots too, which are no instances
         whole = net.predict(image, coords, mask).evidence
         torch.testing.assert_close(got["bias"] + whole.sum(dim=2), got["logits"])
@@ -127,7 +145,7 @@ def test_smoothed_values_solve_the_equation_of_sm_for_a_random_walk(name: str) -
     """(1 - α)(I - α D^-1 A)^-1 u, by a dense solution: what is equal everywhere stays as it is."""
     net = network(name)
     image, coords, mask = (one[:1] for one in a_batch(net))
-    smoothed = BagInferer("evidence", 0.7)(image, net, coords, mask)
+    smoothed = answer(BagInferer("evidence", 0.7)(image, net, coords, mask))
     adjacency = dense(net.predict(image, coords, mask).graph).double()
     degree = adjacency.sum(dim=1)
     system = torch.eye(4, dtype=torch.double) - 0.7 * adjacency / degree.clamp(min=1e-12)[:, None]
@@ -143,4 +161,15 @@ def test_what_cannot_be_scored_or_smoothed_is_told_in_one_line() -> None:
         with pytest.raises(InputError, match=r"give --score_smoothing from 0 \(none\) to below 1"):
             BagInferer(score_smoothing=alpha)  # type: ignore[arg-type]
     net = network("gated")
-    assert "score_values" not in BagInferer(score_smoothing=0.5)(a_batch(net)[0], net)  # without neighbours
+    assert "score_values" not in answer(BagInferer(score_smoothing=0.5)(a_batch(net)[0], net))  # without neighbours
+
+
+def test_an_answer_is_put_beside_the_bag_whether_or_not_its_batch_was_taken_apart() -> None:
+    answer = {"logits": torch.tensor([[1.0, 2.0]]), "attention": torch.full((1, 1, 3), 1 / 3)}
+    bag: dict[Hashable, Any] = {"bag_id": "a"}
+    (apart,) = decollate_batch({"bag_id": ["a"], "pred": ({"pred": answer},)})
+    by_label, by_deploy = {**bag, "pred": {"pred": answer}}, {**bag, "pred": answer}
+    for given in (apart, by_label, by_deploy):
+        got = AnswerOfBagd("pred")(given)
+        assert got.keys() == {"bag_id", "logits", "attention"}
+        assert (got["bag_id"], got["logits"].tolist(), got["attention"].shape) == ("a", [1.0, 2.0], (1, 3))

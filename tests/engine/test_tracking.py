@@ -41,7 +41,7 @@ NETWORK = {
 POSTPROCESSING = {
     "_target_": "Compose",
     "transforms": [
-        {"_target_": "FlattenSubKeysd", "keys": "pred", "sub_keys": ["logits", "scores", "attention"]},
+        {"_target_": "scripts.engine.evaluator.AnswerOfBagd", "keys": "pred"},
         {"_target_": "scripts.core.record.BagResultd", "threshold": "@threshold", "scaling": "@scaling"},
     ],
 }
@@ -335,6 +335,9 @@ def test_the_fingerprint_is_of_ids_and_labels_and_tells_none() -> None:
     other = [{**bag, "label": 1 - bag["label"]} if bag["bag_id"] == "bag 2" else bag for bag in labelled()]
     assert fingerprint(other)["sha256"] != known["sha256"] != fingerprint(labelled()[:-1])["sha256"]
     assert "bag 2" not in json.dumps(known)
+    painted = [{"image": "/data/smith.nii.gz", "label": f"/data/smith_{k}.nii.gz"} for k in range(2)]
+    assert fingerprint(painted)["labels"] == {"mask": 2}
+    assert "smith" not in json.dumps(fingerprint(painted))
 
 
 def test_each_smooth_operator_is_followed() -> None:

@@ -24,12 +24,12 @@ from monai.handlers import (
     from_engine,
 )  # fmt: skip
 from monai.optimizers import WarmupCosineSchedule
-from monai.transforms import Compose, FlattenSubKeysd, Lambdad, RandScaleIntensityd
+from monai.transforms import Compose, Lambdad, RandScaleIntensityd
 from torch import Tensor, nn
 
 from scripts.core.errors import InputError
 from scripts.engine.batches import BagDataset, HoldBags
-from scripts.engine.evaluator import BagInferer
+from scripts.engine.evaluator import AnswerOfBagd, BagInferer
 from scripts.engine.provenance import origin_file
 from scripts.engine.training import (
     ClipGradients,
@@ -96,7 +96,7 @@ class Run:
         self.evaluator = SupervisedEvaluator(
             CPU, DataLoader(Dataset(bags()), batch_size=1), self.network, inferer=BagInferer(),
             prepare_batch=PrepareBatchExtraInput({"mask": "mask"}),
-            postprocessing=FlattenSubKeysd("pred", sub_keys=["logits"]), key_val_metric={"val_loss": loss},
+            postprocessing=AnswerOfBagd("pred"), key_val_metric={"val_loss": loss},
             val_handlers=[stop, self.saver, self.early_stop], metric_cmp_fn=lambda now, best: now < best,
         )  # fmt: skip
         self.loss = SmoothMILLoss(alpha=0.1)

@@ -72,11 +72,11 @@ def measured(
 ) -> dict[str, dict[str, float]]:
     given = {"image": torch.tensor([values]), "coords": torch.arange(float(len(values)))[None]}
     given["mask"] = torch.ones(1, len(values))
-    bag: dict[str, Any] = {"result": replace(judged, **scores)}
+    bag: dict[str, Any] = {"bag_result": replace(judged, **scores)}
     state = SimpleNamespace(batch=[given], output=[bag])
     engine: Any = SimpleNamespace(network=net or mean_network(), state=state)
     MeasureFaithfulness((2.0, 0.5)).measure(engine)
-    found: dict[str, dict[str, float]] = bag["result"].about.get("faithfulness", {})
+    found: dict[str, dict[str, float]] = bag["bag_result"].about.get("faithfulness", {})
     return found
 
 
@@ -115,7 +115,7 @@ def test_of_several_classes_it_is_the_one_that_is_called_in_the_order_that_is_re
 def test_a_negative_bag_claims_no_place_and_a_bag_in_blocks_is_refused() -> None:
     negative = result("a", 0.2, [0.0] * 2, 1)
     assert measured([1.0, 2.0], negative, evidence=np.zeros(2)) == {}
-    state = SimpleNamespace(batch=[{"image": "a.h5"}], output=[{"result": result("a", 0.9, [0.0], 1)}])
+    state = SimpleNamespace(batch=[{"image": "a.h5"}], output=[{"bag_result": result("a", 0.9, [0.0], 1)}])
     engine: Any = SimpleNamespace(network=mean_network(), state=state)
     with pytest.raises(InputError, match=r"wants the whole bag in memory: evaluate without streaming.json"):
         MeasureFaithfulness().measure(engine)

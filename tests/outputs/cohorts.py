@@ -20,7 +20,9 @@ NASTY = '<script>alert(1)</script> & "b"'
 
 
 def write_tables(folder: Path, results: Sequence[BagResult]) -> None:
-    engine = Engine(lambda engine, bags: [{"result": one} for one in bags] + [{"bag_id": "z", "empty": "no tissue"}])
+    engine = Engine(
+        lambda engine, bags: [{"bag_result": one} for one in bags] + [{"bag_id": "z", "empty": "no tissue"}]
+    )
     with pytest.MonkeyPatch.context() as patch:  # the intervals of metrics.json have tests of their own
         patch.setattr("scripts.metrics.summary.bootstrap", partial(bootstrap, resamples=20))
         CohortReport(str(folder)).attach(engine)

@@ -122,7 +122,7 @@ def test_the_same_tables_give_the_same_report_which_remembers_its_network(folder
 
 
 def test_bags_that_failed_are_told_after_the_report_of_the_others(tmp_path: Path) -> None:
-    engine = Engine(lambda engine, bags: [{"result": bags[0]}, {"bag_id": "x", "failed": "x is damaged"}])
+    engine = Engine(lambda engine, bags: [{"bag_result": bags[0]}, {"bag_id": "x", "failed": "x is damaged"}])
     for handler in (CohortReport(str(tmp_path)), WriteReport(str(tmp_path), str(BUNDLE), str(BUNDLE / "LICENSE"))):
         handler.attach(engine)
     with pytest.raises(InputError, match=r"^1 of 2 failed: x is damaged; "):

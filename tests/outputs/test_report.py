@@ -17,11 +17,11 @@ from ignite.engine import Engine
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from scripts.core.errors import InputError
-from scripts.core.record import NO_THRESHOLD, BagResult, Classes
+from scripts.core.record import NO_THRESHOLD, BagResult, Classes, ModelCard
 from scripts.engine.evaluator import BagEvaluator
 from scripts.metrics.figures import bootstrap
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
-from scripts.outputs.report import CohortReport, ResultsFolder, input_of, recipe
+from scripts.outputs.report import CohortReport, Recipe, ResultsFolder, input_of
 from scripts.outputs.result_json import SaveResultd
 from scripts.wsi.reader import checked_bags
 from tests.outputs.results import COHORT, result, strict_json, table
@@ -36,7 +36,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def reporting(folder: Path, earlier: ResultsFolder | None = None, **keys: Any) -> Engine:
     """What an evaluator does: each batch goes out as a list of decollated bags."""
-    engine = Engine(lambda engine, batch: [{"result": one} if isinstance(one, BagResult) else one for one in batch])
+    engine = Engine(lambda engine, batch: [{"bag_result": one} if isinstance(one, BagResult) else one for one in batch])
     CohortReport(str(folder), earlier, **keys).attach(engine)
     return engine
 
@@ -124,7 +124,7 @@ def bags(*names: str) -> list[dict[str, Any]]:
 
 def finished(folder: Path, *results: BagResult) -> None:
     for done in results:
-        SaveResultd(str(folder), "one")({"result": done, "input": input_of(*bags(done.bag_id))})
+        SaveResultd(str(folder), "one")({"bag_result": done, "input": input_of(*bags(done.bag_id))})
 
 
 def test_what_is_done_is_not_done_again_stays_in_the_tables_and_is_shared_among_processes(
@@ -214,11 +214,17 @@ def test_a_file_made_anew_is_read_anew_and_so_are_features_whose_coords_lie_in_a
     assert len(seen) == 2
 
 
-def test_a_recipe_changes_with_each_part_and_with_the_network_but_for_its_weights() -> None:
+def test_a_recipe_changes_with_each_part_with_the_network_and_with_the_file_of_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "a network", "version": "1.2.3"}')
+    weights = tmp_path / "model.pt"
+
     def made(threshold: float = 0.5, slots: int | None = None, placement: str = "early") -> str:
         pool = SmoothAttentionPool(4, 3, placement=placement)
         network = MILNetwork(Features(4), pool, torch.nn.Linear(4, 1), spatial_dims=1, slots=slots)
-        return recipe(network, threshold=threshold, other="a")
+        return str(Recipe(network, ModelCard(str(tmp_path), str(weights)), threshold=threshold, other="a"))
 
     assert made() == made()  # of other weights, as each is drawn anew
-    assert len({made(), made(threshold=0.4), made(slots=57), made(placement="mid")}) == 4
+    seen = {made(), made(threshold=0.4), made(slots=57), made(placement="mid")}
+    weights.write_bytes(b"weights")
+    assert len({*seen, made()}) == 5

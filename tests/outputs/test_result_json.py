@@ -22,7 +22,7 @@ from tests.wsi.outputs.slide_results import bag, grid, header
 
 
 def test_result_json_says_all_there_is_to_say(tmp_path: Path) -> None:
-    data: dict[Hashable, Any] = {"result": COHORT[0], "other": 1}
+    data: dict[Hashable, Any] = {"bag_result": COHORT[0], "other": 1}
     assert SaveResultd(str(tmp_path))(data) == data
     written = strict_json(tmp_path / "d" / "result.json")
     instances = written.pop("instances")
@@ -66,7 +66,7 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path, truth: list[int] 
         about={"tilt_degrees": 18.5, "warnings": ["a gap"]},
         slots=57,
     )
-    SaveResultd(str(tmp_path))({"result": given})
+    SaveResultd(str(tmp_path))({"bag_result": given})
     written = strict_json(tmp_path / "x" / "result.json")
     assert_same(given, from_json(written, tmp_path / "x"))
     # what is not known is not claimed
@@ -98,8 +98,8 @@ def test_every_score_is_read_back_with_what_is_flagged_by_it(
     )
     given = told(plain, **more)
     if of_patches:
-        SaveScoresd(str(tmp_path))({"result": given})
-    SaveResultd(str(tmp_path))({"result": given})
+        SaveScoresd(str(tmp_path))({"bag_result": given})
+    SaveResultd(str(tmp_path))({"bag_result": given})
     folder = tmp_path / given.bag_id
     written = strict_json(folder / "result.json")
     assert written["flagged_above"].startswith(rule)
@@ -120,7 +120,7 @@ def test_what_an_earlier_version_left_is_read_as_flagged_by_attention(tmp_path: 
     """Without the names of 0.7.0, and scores.h5 in its first form."""
     for one in (COHORT[0], bag(grid(4, 1), [1.0, 2.0, 3.0, 4.0])):
         folder = tmp_path / one.bag_id
-        SaveResultd(str(tmp_path))({"result": one})
+        SaveResultd(str(tmp_path))({"bag_result": one})
         written = strict_json(folder / "result.json")
         for name in ("score_name", "score_smoothing", "flagged_above_score"):
             del written[name]
@@ -156,8 +156,8 @@ def test_a_slide_of_several_classes_is_read_back_with_its_patches(tmp_path: Path
         lesions=Lesions(np.array([0, 1, 2]), 2, (2,)),
         classes=Classes(("N", "FEA", "DCIS"), np.array([0.1, 0.3, 0.6]), ("benign", "atypical", "malignant"), "N"),
     )
-    SaveScoresd(str(tmp_path))({"result": given})
-    SaveResultd(str(tmp_path))({"result": given})
+    SaveScoresd(str(tmp_path))({"bag_result": given})
+    SaveResultd(str(tmp_path))({"bag_result": given})
     written = strict_json(tmp_path / "bag 7" / "result.json")
     assert written["instances"] == "scores.h5"
     assert (written["called"], written["positive"]) == ("DCIS", True)
@@ -173,7 +173,7 @@ RNG = np.random.default_rng(0)
 
 
 def saved(folder: Path, result: BagResult) -> Path:
-    data: dict[Hashable, Any] = {"result": result, "other": 1}
+    data: dict[Hashable, Any] = {"bag_result": result, "other": 1}
     assert SaveScoresd(str(folder))(data) == data
     return folder / result.bag_id / "scores.h5"
 

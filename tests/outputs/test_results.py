@@ -31,7 +31,9 @@ TOLD = [told(one, seed, score_smoothing=0.5, flag_above=seed / 7) for seed, one 
 
 @pytest.mark.parametrize("cohort", [BINARY, CLASSES, TOLD], ids=["one", "classes", "every score"])
 def test_what_was_written_is_read_back(tmp_path: Path, cohort: list[BagResult]) -> None:
-    engine = Engine(lambda engine, bags: [{"result": one} for one in bags] + [{"bag_id": "z", "empty": "no tissue"}])
+    engine = Engine(
+        lambda engine, bags: [{"bag_result": one} for one in bags] + [{"bag_id": "z", "empty": "no tissue"}]
+    )
     CohortReport(str(tmp_path)).attach(engine)
     engine.run([cohort])
     again = read_results(tmp_path)

@@ -41,7 +41,7 @@ def judged(logits: np.ndarray, labels: Sequence[int | None], **settings: Any) ->
         item |= {"mask": torch.ones(1, 3), "scores": torch.zeros(1, 3), "attention": torch.full((1, 3), 1 / 3)}
         item |= {"instances": json.dumps([{"id": n} for n in range(3)])}
         item |= {} if label is None else {"label": [label]}
-        found.append(BagResultd(**settings)(item)["result"])
+        found.append(BagResultd(**settings)(item)["bag_result"])
     return found
 
 
@@ -169,7 +169,7 @@ def test_too_few_bags_none_labelled_or_results_of_other_weights_are_refused(tmp_
     report(tmp_path, many)
     for sha256 in (sha256_of(weights), "of another file"):
         signed = replace(many[3], model=Model("ours", "1", sha256), source="")
-        SaveResultd(str(tmp_path))({"result": signed})
+        SaveResultd(str(tmp_path))({"bag_result": signed})
         if sha256 == "of another file":
             with pytest.raises(InputError, match=r"bag_003/result\.json is of other weights than .*model\.pt"):
                 calibrate(str(tmp_path), str(weights))

@@ -22,6 +22,7 @@ from scripts.ct.dicom.files import MAX_ZIP_BYTES, FileIndex, ImageFile, members,
 from scripts.ct.dicom.tags import Tags, quietly
 
 MAX_SIDE = 4096  # rows and columns: a damaged header that claims more would fill the memory
+LEFT_OUT = "and is left out"  # how a warning ends that names a file
 INCOMPLETE = "holds no complete image"
 
 _NOT_IMAGES = ("SR", "PR", "KO", "DOC", "PLAN", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the flagged slices as an image over the scan, for viewers: 3D Slicer, ITK-SNAP and the like."""
+"""The flagged slices as an image over the scan, for viewers: 3D Slicer, ITK-SNAP and the like."""
 
 import gzip
 import tempfile
@@ -10,8 +10,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.data import ITKWriter, MetaTensor
-from monai.transforms import SaveImaged
+from monai.transforms import Transform
 from monai.utils import OptionalImportError
 
 from scripts.core.errors import InputError
@@ -22,34 +23,47 @@ EXTENSIONS = (".nrrd", ".mha", ".nii.gz", ".nii")
 GZIP_LEVEL = 1  # the fastest: whole slices of one value shrink well at any
 
 
-class SaveLabelMapd(SaveImaged):
-    """The writer of `output_dir/<bag_id>/flagged.nrrd`: 1 in the flagged slices, in the input's axes and affine.
+class LabelMapd(Transform):
+    """Add `pred`: uint8 [1, X, Y, Z] in the input's axes and affine, 1 in the flagged slices, 0 in a negative scan.
 
     A flagged slice is marked from edge to edge. The network speaks of slices, and whatever follows the anatomy would
-    look like the outline of a bleed. Of a negative scan nothing is marked. This is a SaveImaged, because MONAI Label
-    takes those out of the postprocessing.
+    look like the outline of a bleed.
+
+    Args:
+        volume_key: the scan, [1, X, Y, N] in LPS axes, with its metadata; without it nothing is added.
+    """
+
+    def __init__(self, volume_key: str = "volume") -> None:
+        self.volume_key = volume_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if self.volume_key not in data:
+            return dict(data)
+        result: BagResult = data["bag_result"]
+        marks, affine = label_map(result.flagged, data[self.volume_key])
+        return {**data, "pred": MetaTensor(np.ascontiguousarray(marks)[None], affine=torch.from_numpy(affine))}
+
+
+class SaveLabelMapd(Transform):
+    """The writer of `output_dir/<bag_id>/flagged.nrrd`, which holds the label map in `pred`.
 
     Args:
         output_dir: folder of the results.
         extension: .nrrd, .mha, .nii.gz or .nii. Under a tilted gantry the slices are sheared, and NRRD and MetaImage
             hold the shear for every viewer. In NIfTI the sform holds it; what is built on ITK (3D Slicer, ITK-SNAP)
             reads the qform instead, which does not, and shows the slices centimetres off.
-        volume_key: the scan, [1, X, Y, N] in LPS axes, with its metadata; without it nothing is written.
     """
 
-    def __init__(self, output_dir: str, extension: str = ".nrrd", volume_key: str = "volume") -> None:
-        super().__init__(volume_key, output_dir=output_dir)
+    def __init__(self, output_dir: str, extension: str = ".nrrd") -> None:
         if extension not in EXTENSIONS:
             raise InputError(f"the label map's extension {extension} is not known: give one of {', '.join(EXTENSIONS)}")
         self.output_dir = Path(output_dir)
         self.extension = extension
-        self.volume_key = volume_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        if self.volume_key in data:
-            result: BagResult = data["result"]
-            marks, affine = label_map(result.flagged, data[self.volume_key])
-            path = self.output_dir / result.bag_id / f"flagged{self.extension}"
+        if "pred" in data:
+            marks, affine = data["pred"][0].numpy(), data["pred"].affine.numpy()
+            path = self.output_dir / data["bag_result"].bag_id / f"flagged{self.extension}"
             encode = _as_nifti if self.extension.startswith(".nii") else _by_itk
             write_whole(path, encode(marks, affine, self.extension))
         return dict(data)
@@ -61,7 +75,7 @@ def label_map(flagged: np.ndarray, volume: MetaTensor) -> tuple[np.ndarray, np.n
     The volume is [1, X, Y, N], perhaps turned since, of whose slices those that are `flagged`, (N,), are marked.
     """
     if not isinstance(volume, MetaTensor) or "original_affine" not in volume.meta:
-        raise InputError("the volume has lost its metadata before SaveLabelMapd: copy it right after Orientationd")
+        raise InputError("the volume has lost its metadata before LabelMapd: copy it right after Orientationd")
     marks = np.zeros(volume.shape[1:], dtype=np.uint8, order="F")
     marks[..., flagged] = 1
     affine, as_read = (np.asarray(of, dtype=float) for of in (volume.affine, volume.meta["original_affine"]))

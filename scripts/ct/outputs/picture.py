@@ -51,7 +51,7 @@ class DrawScand(Transform):
         self.score = None if score is None else score_name(score, "picture_score")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["result"]
+        result: BagResult = data["bag_result"]
         volume = np.asarray(data[self.volume_key][0]) if self.volume_key in data else None
         write_whole(
             self.output_dir / result.bag_id / "slices.png", png(draw_scan(result, volume, self.shown, self.score))

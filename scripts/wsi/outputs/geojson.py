@@ -48,7 +48,7 @@ class SaveGeoJSONd(Transform):
         self.regions_above = regions_above
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["result"]
+        result: BagResult = data["bag_result"]
         slides = slides_of(result)
         warnings: list[str] = []
         for stem, slide in zip(file_stems(slides, "tiles"), slides, strict=True):

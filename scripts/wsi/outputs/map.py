@@ -92,7 +92,7 @@ class DrawSlided(Transform):
         self.score = None if score is None else score_name(score, "picture_score")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["result"]
+        result: BagResult = data["bag_result"]
         slides = slides_of(result)
         given = data.get("annotation") or [""] * len(slides)  # a batch cannot hold None: an empty path says the same
         annotations = [given] if isinstance(given, str) else given

@@ -152,7 +152,7 @@ def file_stems(slides: Sequence[SlideResult], alone: str) -> list[str]:
 
 
 def with_warnings(data: Mapping[Hashable, Any], warnings: Sequence[str]) -> dict[Hashable, Any]:
-    """Return the data with these warnings added to its `result`, each once."""
-    result: BagResult = data["result"]
+    """Return the data with these warnings added to its `bag_result`, each once."""
+    result: BagResult = data["bag_result"]
     all_warnings = list(dict.fromkeys([*result.about.get("warnings", []), *warnings]))
-    return {**data, "result": replace(result, about={**result.about, "warnings": all_warnings})}
+    return {**data, "bag_result": replace(result, about={**result.about, "warnings": all_warnings})}

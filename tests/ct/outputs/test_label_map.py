@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, Orientationd, SaveImaged
+from monai.transforms import Compose, LoadImaged, Orientationd
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
-from scripts.ct.outputs.label_map import EXTENSIONS, SaveLabelMapd
+from scripts.ct.outputs.label_map import EXTENSIONS, LabelMapd, SaveLabelMapd
 from scripts.ct.reader import SeriesReader, load_series
 from tests.ct.volumes import parse_volume
 from tests.shared_data import shared_data
@@ -50,8 +50,8 @@ def nifti(path: Path, axes: str) -> Path:
 
 def save(volume: Any, folder: Path, found: BagResult, extension: str = ".nrrd") -> tuple[np.ndarray, np.ndarray]:
     """The marks and their affine, voxel -> RAS, as they stand in the file."""
-    data: dict[Hashable, Any] = {"result": found, "volume": volume}
-    assert SaveLabelMapd(str(folder), extension)(data) == data
+    data: dict[Hashable, Any] = {"bag_result": found, "volume": volume}
+    SaveLabelMapd(str(folder), extension)(LabelMapd()(data))
     (file,) = (folder / found.bag_id).iterdir()
     assert file.name == f"flagged{extension}"
     if not extension.startswith(".nii"):
@@ -94,12 +94,10 @@ def test_the_shear_of_a_real_tilted_scan_survives_and_the_file_is_the_same_at_an
 
 @pytest.mark.parametrize("volume", [torch.zeros(1, *SIZE), MetaTensor(torch.zeros(1, *SIZE))])
 def test_a_volume_that_nobody_knows_the_place_of_is_refused(volume: torch.Tensor, tmp_path: Path) -> None:
-    save = SaveLabelMapd(str(tmp_path))
-    assert isinstance(save, SaveImaged)  # which MONAI Label takes out
-    with pytest.raises(InputError, match="before SaveLabelMapd: copy it right after Orientationd"):
-        save({"result": result(), "volume": volume})
-    without: dict[Hashable, Any] = {"result": result()}
-    assert save(without) == without
+    with pytest.raises(InputError, match="before LabelMapd: copy it right after Orientationd"):
+        LabelMapd()({"bag_result": result(), "volume": volume})
+    without: dict[Hashable, Any] = {"bag_result": result()}
+    assert SaveLabelMapd(str(tmp_path))(LabelMapd()(without)) == without
     assert list(tmp_path.iterdir()) == []
 
 

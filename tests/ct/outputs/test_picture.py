@@ -152,6 +152,6 @@ def test_the_headline_says_what_was_found_and_what_it_is_not_for() -> None:
 
 @pytest.mark.parametrize("more", [{"volume": volume()[None]}, {}], ids=["scan", "features alone"])
 def test_the_scan_becomes_a_png(tmp_path: Path, more: dict[Hashable, Any]) -> None:
-    data: dict[Hashable, Any] = {"result": result(), **more}
+    data: dict[Hashable, Any] = {"bag_result": result(), **more}
     assert DrawScand(str(tmp_path))(data) == data
     assert matplotlib.image.imread(tmp_path / "bag_7" / "slices.png").size

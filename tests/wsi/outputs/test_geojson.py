@@ -29,7 +29,7 @@ MOST_BYTES = 30 * 2**20  # of 100,000 tiles, whose text has 45
 
 
 def saved(folder: Path, result: BagResult, **given: Any) -> dict[str, Any]:
-    SaveGeoJSONd(str(folder), **given)({"result": result})
+    SaveGeoJSONd(str(folder), **given)({"bag_result": result})
     return strict_json(folder / result.bag_id / "tiles.geojson.gz")
 
 
@@ -201,19 +201,19 @@ def test_micrometres_without_a_slide_are_left_out_with_a_warning_and_what_is_no_
     tmp_path: Path,
 ) -> None:
     result = bag(grid(4, 1) * 0.5, [9, 1, 1, 1], header(4, unit="micrometres", mpp=None))
-    (warning,) = SaveGeoJSONd(str(tmp_path))({"result": result})["result"].about["warnings"]
+    (warning,) = SaveGeoJSONd(str(tmp_path))({"bag_result": result})["bag_result"].about["warnings"]
     assert list(tmp_path.iterdir()) == []
     assert warning.startswith("no GeoJSON of slide 7: its coordinates are micrometres")
     assert warning.endswith("give --slides or --slide_mpp")
     result = dataclasses.replace(marked(["#..."]), scores=np.array([1, np.nan, 1, 1], dtype=np.float32))
     with pytest.raises(InputError, match=r"^the network gives no numbers for slide 7: check its weights$"):
-        SaveGeoJSONd(str(tmp_path))({"result": result})
+        SaveGeoJSONd(str(tmp_path))({"bag_result": result})
     assert not list(tmp_path.rglob("*.gz"))
 
 
 def test_each_slide_of_a_bag_has_a_file_of_its_own(tmp_path: Path) -> None:
     result = bag([grid(3, 1), grid(2, 2), grid(0, 1)], np.arange(1.0, 8))
-    SaveGeoJSONd(str(tmp_path), regions_above=1)({"result": result})
+    SaveGeoJSONd(str(tmp_path), regions_above=1)({"bag_result": result})
     files = sorted((tmp_path / "bag 7").iterdir())
     assert [path.name for path in files] == [f"slide {number}.geojson.gz" for number in range(3)]
     first, second, empty = (strict_json(path) for path in files)
@@ -246,10 +246,10 @@ def test_a_hundred_thousand_tiles_take_little_time_and_memory(tmp_path: Path) ->
     result = bag(grid(400, 250), np.exp(2 * field / field.std()).ravel(), truth=truth)
     save = SaveGeoJSONd(str(tmp_path))
     start = time.process_time()  # of this process alone: the machine may be busy
-    save({"result": result})
+    save({"bag_result": result})
     assert time.process_time() - start < 3
     tracemalloc.start()
-    save({"result": result})
+    save({"bag_result": result})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < MOST_BYTES

@@ -313,10 +313,10 @@ def test_each_slide_has_a_png_of_its_own_and_the_annotation_of_its_file(
         (several, [str(polygon), ""], None), (several, [None, str(mask)], [2]), (alone, None, None)
     ]  # fmt: skip
     for result, annotation, values in cases:
-        data: dict[Hashable, Any] = {"result": result, "annotation": annotation}
+        data: dict[Hashable, Any] = {"bag_result": result, "annotation": annotation}
         assert DrawSlided(str(tmp_path / "out"), annotation_values=values)(data) == data
     first, second = (tmp_path / folder / "bag 7/map.png" for folder in ("out", "again"))
-    DrawSlided(str(tmp_path / "again"))({"result": alone})
+    DrawSlided(str(tmp_path / "again"))({"bag_result": alone})
     assert first.read_bytes() == second.read_bytes()
     assert [len(outlines) for outlines in outlined] == [1, 0, 0, 1, 0, 0]
     for (outline,) in (outlined[0], outlined[3]):
@@ -334,7 +334,9 @@ def test_a_slide_that_breaks_while_it_is_read_is_a_warning_and_its_map_drawn(
 
     monkeypatch.setattr("scripts.wsi.outputs.view.read_square", broken)
     draw = DrawSlided(str(tmp_path), slides=str(scanned.parent))
-    (warning,) = draw({"result": bag(grid(5, 4, 256), np.ones(20), header(20, pitch=256))})["result"].about["warnings"]
+    (warning,) = draw({"bag_result": bag(grid(5, 4, 256), np.ones(20), header(20, pitch=256))})["bag_result"].about[
+        "warnings"
+    ]
     assert (tmp_path / "bag 7" / "map.png").is_file()
     assert warning.startswith("the slide is left out of its map: slide 7.TIFF is damaged")
 

@@ -110,8 +110,8 @@ def test_every_slide_of_a_bag_has_a_file_name_of_its_own() -> None:
 
 def test_a_warning_is_added_once_and_the_result_that_was_given_stays_as_it_was() -> None:
     result = dataclasses.replace(bag(grid(2, 1), [1.0, 1.0]), about={"slides": [], "warnings": ["a"]})
-    data: dict[Hashable, Any] = {"result": result, "other": 1}
+    data: dict[Hashable, Any] = {"bag_result": result, "other": 1}
     assert with_warnings(data, ["a"]) == data
     added = with_warnings(data, ["b", "a", "b"])
-    assert (added["result"].about["warnings"], added["other"]) == (["a", "b"], 1)
+    assert (added["bag_result"].about["warnings"], added["other"]) == (["a", "b"], 1)
     assert result.about["warnings"] == ["a"]
