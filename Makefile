@@ -9,7 +9,7 @@ endif
 METRICS = $(if $(wildcard $(dir $(1))metrics.json),--metrics "$(dir $(1))metrics.json")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak coverage bench reproduce docs dist lint format clean
+.PHONY: help demo test check soak label-test zoo-check coverage bench reproduce docs dist lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -19,6 +19,8 @@ help:  ## list the targets
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target .venv/older monai==1.5.2  # the oldest that is tested
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target .venv/deploy monai-deploy-app-sdk==4.0.0  # its operator alone
 	@touch $@
 
 demo: .venv/ready  ## make data, train, evaluate and infer with both bundles, and write demo/output/index.html
@@ -35,6 +37,16 @@ test: lint  ## lint, types, every test and the real bundle commands
 
 soak: .venv/ready  ## tests of many minutes: trainings killed at random steps, disks that fill
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
+
+.venv-label/ready: requirements-label.txt
+	@echo "Installing MONAI Label into .venv-label (once; 3.8 GB, some minutes) ..."
+	@test -x .venv-label/bin/python || $(PYTHON) -m venv .venv-label
+	@.venv-label/bin/python -m pip install -qq --disable-pip-version-check -r requirements-label.txt
+	@touch $@
+
+label-test: .venv-label/ready  ## MONAI Label itself, in an environment of its own: its stock app, ours, a real server, the head CT tests
+	@PYTHONPATH=tests/label/shim .venv-label/bin/python -m pytest -q -p no:cacheprovider tests/label tests/ct tests/core --ignore=tests/ct/node \
+		--ignore=tests/ct/outputs/test_report.py --ignore=tests/ct/outputs/test_segmentation.py
 
 coverage: .venv/ready  ## the share of lines that the fast tests reach
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak" --cov --cov-report=term
@@ -60,6 +72,9 @@ dist: .venv/ready  ## bundles with trained weights as archives in dist: make dis
 	@test -n "$(CT)$(WSI)" || { echo "error: give weights, make dist CT=model.pt or WSI=model.pt or both, or make demo first" >&2; exit 1; }
 	@test -z "$(CT)" || $(BIN)/python -m scripts release ct --weights "$(CT)" $(call METRICS,$(CT)) $(FLAGS)
 	@test -z "$(WSI)" || $(BIN)/python -m scripts release wsi --weights "$(WSI)" $(call METRICS,$(WSI)) $(FLAGS)
+
+zoo-check: .venv/ready  ## what MONAI's model zoo asks of the bundles in dist: make dist zoo-check
+	@$(BIN)/python -m zoo.check dist $(ZOO)
 
 lint: .venv/ready  ## style and types
 	@$(BIN)/ruff check .
