@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""One contract for MONAI Label, MONAI Deploy and Slicer: an image goes in, a label map and plain numbers come out.
+"""One contract for MONAI Label and MONAI Deploy: an image goes in, a label map and plain numbers come out.
 
 The viewers' own steps are in viewers.py, as they were read in their sources; `make label-test` runs MONAI Label itself.
 """

@@ -70,7 +70,7 @@ def test_a_training_leaves_the_released_weights_alone_and_can_be_undone(scans: A
     assert now["logits"] != then["logits"] == released["logits"]
     datalist = json.loads((tmp_path / "trained" / SCAN / "training_1" / "datalist.json").read_text())
     assert [len(bags) for bags in datalist.values()] == [4, 2]
-    assert scans.train({"model": SCAN, "undo": True})["weights"] == "models"
+    assert scans.train({"model": SCAN, "undo": True})["weights"] == "released"
     undone = scans.infer({"model": SCAN, "image": "a", "device": "cpu"})["params"]
     assert undone["logits"] == released["logits"]
     with pytest.raises(MONAILabelException, match="there is no training to undo"):

@@ -86,7 +86,7 @@ class Bundle:
                 MONAILabelError.INVALID_INPUT, "there is no training to undo: the released weights are in use"
             )
         trainings[-1].rename(trainings[-1].with_name(f"undone_{trainings[-1].name}"))
-        return self.weights().parent.name
+        return trainings[-2].name if len(trainings) > 1 else RELEASED
 
     def new_training(self) -> Path:
         """Return a folder that no training has had."""
@@ -181,8 +181,9 @@ class SlideInfer(InferTask):
         made = next((path for path in there if path.is_file()), None)
         if made is None:
             with tempfile.TemporaryDirectory() as alone:
-                for part in slide.parent.glob(f"{slide.stem}*"):  # a slide of several files, and the folder of a .mrxs
-                    os.symlink(part, Path(alone, part.name))
+                for part in slide.parent.iterdir():  # a slide of several files, and the folder of a .mrxs
+                    if part.stem == slide.stem:
+                        os.symlink(part, Path(alone, part.name))
                 files = ["configs/features.json", self.encoder] if self.encoder else ["configs/features.json"]
                 self.bundle.run(json.dumps(files).replace('"', "'"), slides=alone, output_dir=folder)
             made = there[0]
