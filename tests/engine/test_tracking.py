@@ -29,6 +29,7 @@ from scripts.engine.delivery import deliver_folder, deliver_record
 from scripts.engine.run_record import evaluations_file, fingerprint, read_record, remember_evaluation, run_file
 from scripts.engine.tracking import TrackEvaluation, TrackTraining, alphas
 from scripts.networks import FeatureProjection, MILNetwork, SmoothAttentionPool, SmoothTransformer
+from tests.bundle.commands import empty_store
 from tests.engine.test_training import Run, bags
 
 NETWORK = {
@@ -47,21 +48,13 @@ POSTPROCESSING = {
 }
 
 
-@pytest.fixture(scope="module")
-def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs: its tables take seconds to make, and no time to copy."""
-    file = tmp_path_factory.mktemp("store") / "mlruns.db"
-    delivery._make_store(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
-def store(made_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name, value in {"TIMEOUT": 1, "MAX_RETRIES": 0, "BACKOFF_FACTOR": 1, "BACKOFF_JITTER": 0}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", str(value))
     monkeypatch.setattr(delivery, "SERVER_WAIT_S", 2)
-    return f"sqlite:///{shutil.copy(made_store, tmp_path / 'mlruns.db')}"
+    return f"sqlite:///{shutil.copy(empty_store(), tmp_path / 'mlruns.db')}"
 
 
 def record_of(uri: str, name: str, sections: dict[str, Any], **keys: Any) -> Any:
