@@ -25,21 +25,28 @@ def dealt(cohort: data.Scans, fold: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def train(
-    wing: str, files: Sequence[str], keys: dict[str, Any], config: str, run: str, data_sha256: str, fold: int
+    wing: str,
+    files: Sequence[str],
+    keys: dict[str, Any],
+    config: str,
+    run: str,
+    data_sha256: str,
+    fold: int,
+    without_labels: bool,
 ) -> Arrays:
-    """Train it; return its answers to the held-out scans of CQ500 and to RSNA."""
+    """Train it; return its answers to the held-out scans of CQ500 and to RSNA, and what can be told without labels."""
     cohort, unseen = data.cq500(run), data.rsna(run)
     training, validation, held_out = dealt(cohort, fold)
     bags, asked = padded(cohort.slices, cohort.labels.tolist()), padded(unseen.slices, unseen.labels.tolist())
     epochs = Epochs(bags.chosen(held_out))
     made = parts_of(System(wing, tuple(files), keys), seed=fold)
-    network, course = fit(made, bags.chosen(training), bags.chosen(validation), fold, epochs.watch)
+    watch = epochs.watch if without_labels else None
+    network, course = fit(made, bags.chosen(training), bags.chosen(validation), fold, watch)
     answered = answers(network, asked)
-    return {
+    found = {
         "course": np.array(course),
         "held_out": held_out,
         "held_out_logit": answers(network, bags.chosen(held_out))["logit"],
         **answered,
-        **deletions(network, asked, answered),
-        **epochs.steadiness(),
     }
+    return {**found, **deletions(network, asked, answered), **epochs.steadiness()} if without_labels else found

@@ -67,6 +67,7 @@ def ask(peer: str, seed: int, question: Arrays) -> Arrays:
         done = subprocess.run(command, cwd=ROOT, env=threads, capture_output=True, text=True)
         if done.returncode:
             what = f"the peers' python ended with {done.returncode} before it could answer"
-            raise InputError(f"{what}: remove {FOLDER.name}, which is built anew\n{done.stderr}")
+            said = done.stderr.strip().rpartition("\n")[2]
+            raise InputError(f"{what} ({said}): remove {FOLDER.name}, which is built anew")
         with np.load(back) as file:
             return dict(file)

@@ -71,20 +71,25 @@ def penalties(store: Store, jobs: int, quick: bool) -> Section:
 
 
 def placements(store: Store, jobs: int, quick: bool) -> Section:
-    """Smooth attention."""
-    figures = judged(store, jobs, quick, smooth_pools(RECIPE), unlearned_too=False)
+    """Smooth attention, by labels alone, as deletions take as long as the trainings."""
+    figures = judged(store, jobs, quick, smooth_pools(RECIPE), unlearned_too=False, without_labels=False)
     return _section("rsna_smooth", "The same by smooth attention", quick, figures)
 
 
 def judged(
-    store: Store, jobs: int, quick: bool, rows: dict[str, System], unlearned_too: bool = True
+    store: Store,
+    jobs: int,
+    quick: bool,
+    rows: dict[str, System],
+    unlearned_too: bool = True,
+    without_labels: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Every figure of each row."""
     runs = data.feature_runs()[: 1 if quick else None]
     rows = {BASELINE: pools(RECIPE)[BASELINE], **rows}
     if quick:
         rows = {name: system._replace(keys={**system.keys, "max_epochs": 1}) for name, system in [*rows.items()][:3]}
-    trained = cells(runs, rows)
+    trained = cells(runs, rows, without_labels)
     store.complete([cell for of_row in trained.values() for cell in of_row], jobs, "RSNA from CQ500")
     models = {name: [store.read(cell) for cell in of_row] for name, of_row in trained.items()}
     judge = Judge(runs, models[BASELINE])
@@ -157,7 +162,7 @@ def _tables(figures: dict[str, Any]) -> list[Table]:
         steady = [spelled(own.get(name)) for name in ("over epochs", "over trainings")]
         faithful.append([*names, spelled(own.get("deletion")), spelled(own.get("less attention"), "+"), *steady])
     middle = ["scan AUC", "on CQ500", "slice AUC", "gated", "at one height", "within scans", "all as one"]
-    return [
+    tables = [
         Table(["row", "score", *middle, "gain", "by the same score", "F1 of flags"], where, "Where"),
         Table(
             ["row", "score", *LENGTHS.values()],
@@ -173,14 +178,16 @@ def _tables(figures: dict[str, Any]) -> list[Table]:
             "on the same features, on RSNA, mean ± SD of pairs that share trainings",
         ),
     ]
+    return [table for table in tables if table.rows]
 
 
-def cells(runs: list[str], rows: dict[str, System]) -> dict[str, list[Cell]]:
+def cells(runs: list[str], rows: dict[str, System], without_labels: bool = True) -> dict[str, list[Cell]]:
     """The trainings behind each row: every fold of CQ500, by every run of the slice network."""
+    options = {"without_labels": without_labels}
     of_runs = {run: {"run": run, "data_sha256": data.sha256_of_run(run)} for run in runs}
     return {
         name: [
-            Cell("cq500", "train", {**options_of(system), **of_runs[run], "fold": fold})
+            Cell("cq500", "train", {**options_of(system), **of_runs[run], "fold": fold, **options})
             for run in runs
             for fold in range(FOLDS)
         ]

@@ -89,7 +89,7 @@ def lattice_pools(recipe: Keys) -> dict[str, System]:
         "mean": System("wsi", ("attention.json",), {**keys, **pool("MeanPool")}),
     }
     for placement in ("early", "mid", "late"):
-        for alpha in (0.1, 0.5, 0.9):
+        for alpha in (0.1, 0.5, 0.9, "trainable"):
             own = {"network_def#aggregator#placement": placement, "network_def#aggregator#alpha": alpha}
             rows[f"SmAP {placement}, α {alpha}"] = System("wsi", (), {**keys, **own})
     return rows

@@ -139,10 +139,10 @@ def test_a_head_that_raises_is_a_row_that_says_so(tmp_path: Path, monkeypatch: p
 
 def test_an_environment_that_does_not_work_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def ended(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", "No module named torch")
+        return subprocess.CompletedProcess(command, 1, "", "Traceback\nNo module named torch\n")
 
     monkeypatch.setattr(subprocess, "run", ended)
-    with pytest.raises(InputError, match=r"ended with 1 .* remove \.venv-peers[^\n]*\nNo module named torch"):
+    with pytest.raises(InputError, match=r"ended with 1 .*\(No module named torch\): remove \.venv-peers"):
         peers_run.ask("ABMIL", 0, {"counts": np.array([1])})
 
 
