@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both bundles train, evaluate and infer with the oldest MONAI that is supported."""
 
+import json
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
-from tests.bundle.commands import environment, run, write_cohort
+from tests.bundle.commands import bundle, environment, run, write_cohort
 from tests.shared_data import ROOT
 
 OLDER = ROOT / ".venv" / "older"  # which `make .venv/ready` puts there, beside the pinned one
@@ -31,6 +34,16 @@ run_here(
     ckpt_path=results + "/model.pt",
 )
 """
+
+
+@pytest.mark.parametrize("task", ["ct", "wsi"])
+def test_the_metadata_say_which_versions_are_tried_besides(task: str) -> None:
+    metadata = json.loads((bundle(task) / "configs" / "metadata.json").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    monai = SpecifierSet(metadata["supported_versions"]["monai"])
+    tried = ("1.5.1", VERSION, metadata["monai_version"])
+    assert [monai.contains(each) for each in tried] == [False, True, True]
+    assert metadata["supported_versions"]["python"] == project["requires-python"]
 
 
 @pytest.mark.slow

@@ -29,15 +29,32 @@ from tests.shared_data import ROOT, shared_data
 METRICS = {"bags": 4, "positive_bags": 2, "threshold": 0.5, "bag_auroc": {"value": 0.87654321, "low": 0.5, "high": 1.0}}
 # what a person does with a downloaded bundle in Python; the working directory is where it is downloaded to
 AS_DOWNLOADED = """
-import json, os, sys
+import json, os, shutil, sys
 from pathlib import Path
 import torch
-from monai.bundle import ckpt_export, download, load_bundle_config, verify_metadata, verify_net_in_out
-name, archive, schema = sys.argv[1:]
+import monai.bundle.scripts as commands
+from monai.bundle import ckpt_export, download, init_bundle, load, load_bundle_config
+from monai.bundle import verify_metadata, verify_net_in_out
+name, archive, version, schema = sys.argv[1:]
 download(name=name, url=Path(archive).as_uri(), bundle_dir=".", progress=False)
 config = load_bundle_config(archive, "inference.json")
 assert config["_meta_#eval_metrics"] == {"bag_auroc": 0.876543}
 sys.path.insert(0, name)
+
+def from_dist(url, filepath, **_):  # instead of the network
+    assert url == f"https://github.com/somebody/models/releases/download/first/{name}_v{version}.zip"
+    filepath.parent.mkdir(exist_ok=True)
+    shutil.copy(Path(archive).parent / Path(url).name, filepath)
+
+usual, commands.download_url = commands.download_url, from_dist
+weights = torch.load(f"{name}/models/model.pt", weights_only=True)
+for workflow in ("inference", "train"):
+    origin = {"version": version, "source": "github", "repo": "somebody/models/first", "progress": False}
+    network = load(name, bundle_dir=f"of_{workflow}", workflow_type=workflow, device="cpu", **origin)
+    assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+commands.download_url = usual
+init_bundle("somebodys_own", network=network)
+assert torch.load("somebodys_own/models/model.pt", weights_only=True).keys() == weights.keys()
 os.chdir(name)
 meta, inference = "configs/metadata.json", "configs/inference.json"
 if schema:
@@ -128,7 +145,8 @@ def test_a_downloaded_release_is_verified_exported_and_read_with_from_elsewhere(
     with suppress(pytest.skip.Exception):  # the other commands do without
         schema = str(shutil.copy(shared_data("monai/meta_schema_20240725.json"), released.home / "schema.json"))
     archive = released.dist / f"{released.name}.zip"
-    run(sys.executable, "-c", AS_DOWNLOADED, released.name, str(archive), schema, cwd=downloads)
+    version = json.loads((released.dist / released.name / "configs" / "metadata.json").read_text())["version"]
+    run(sys.executable, "-c", AS_DOWNLOADED, released.name, str(archive), version, schema, cwd=downloads)
     bundle = downloads / released.name
     before = contents(bundle)
     for path in (bundle, *bundle.rglob("*")):
