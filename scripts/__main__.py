@@ -123,6 +123,7 @@ def report(folder: str, bundle_root: str | None = None, ckpt_path: str | None = 
 
 
 VERBS: Verbs = {
+    "adopt": wsi.adopt,
     "calibrate": calibrate,
     "compare": compare,
     "convert": convert,

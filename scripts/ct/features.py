@@ -25,6 +25,7 @@ from monai.transforms import MapTransform
 
 from scripts.core.errors import InputError
 from scripts.core.files import require_finite, whole_file
+from scripts.core.hdf5 import require_all_own
 from scripts.ct.transforms import bag_entries
 
 SLICES_FORMAT = "smooth-mil-slices/1"
@@ -44,6 +45,7 @@ def opened_features(path: str | Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise InputError(f"{path} is not an HDF5 file or is damaged; {_OR_BRING}") from error
     with file:
+        require_all_own(path, file)
         lacks = [f"holds no dataset `{name}`" for name in ("features", "positions_mm", "about") if name not in file]
         if not lacks and file.attrs.get("format") != SLICES_FORMAT:
             lacks = [f"is not in the format {SLICES_FORMAT} (root attribute `format`)"]

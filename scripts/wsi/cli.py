@@ -5,6 +5,7 @@
 from pathlib import Path
 
 from scripts.core.cli import path_or_none
+from scripts.core.errors import InputError
 
 
 def datalist(
@@ -66,6 +67,50 @@ def datalist(
         force=force,
     )
     print(write_wsi_datalist(request))
+
+
+def adopt(
+    folder: str,
+    output_dir: str | None = None,
+    features_key: str | None = None,
+    coords_key: str | None = None,
+    coords_unit: str | float | None = None,
+    pitch: float | None = None,
+    encoder_name: str | None = None,
+    slides: str | None = None,
+    slide_mpp: float | None = None,
+) -> None:
+    """Write patch features of any form once in this project's own: an h5 for each slide, with all that is known of it.
+
+    FOLDER holds files of any program, or arrays of your own: npz, safetensors, a dict of tensors in a .pt, h5, zarr,
+    npy with coords/ beside. What a file does not say is said by the flags; the files themselves stay as they are.
+
+    Args:
+        folder: of the files, also in folders below it; each is called after its slide.
+        output_dir: of the files that are written; by default FOLDER with _adopted behind its name.
+        features_key: name of the array of features in each file, such as features/uni_v1, or of a table of SpatialData.
+        coords_key: name of the array of the upper left corners of the patches.
+        coords_unit: level0, micrometres, or the micrometres that one of them is (of pixels at 0.5: 0.5).
+        pitch: from one patch to the next, in level-0 pixels, or micrometres where coords_unit is.
+        encoder_name: whatever the files state.
+        slides: the folder of the slides, which state size, scale and bounds.
+        slide_mpp: micrometres per level-0 pixel of slides where nothing states it.
+    """
+    from scripts.wsi.adopt import Adoption, adopt_features
+    from scripts.wsi.features.base import Keys
+
+    source = Path(str(folder))
+    output = path_or_none(output_dir) or source.absolute().with_name(f"{source.absolute().name}_adopted")
+    features, coords, encoder, of_slides = (
+        None if word is None else str(word) for word in (features_key, coords_key, encoder_name, slides)
+    )
+    keys = Keys(features, coords, coords_unit, pitch)
+    written, warnings, failed = adopt_features(Adoption(source, output, keys, encoder, of_slides, slide_mpp))
+    for line in (*warnings, *failed):
+        print(line)
+    print(f"{len(written)} slides written to {output}, {len(failed)} not")
+    if failed and not written:
+        raise InputError(f"no file of {source} could be adopted; mend what is said above")
 
 
 def doctor(

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature files of a cohort: checked before a run, then read slide by slide or bag by bag, whole or in blocks."""
 
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -21,13 +22,21 @@ from tqdm import tqdm
 
 from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
-from scripts.core.files import require_finite
 from scripts.core.units import MicronsPerPixel
 from scripts.engine.provenance import Origin
-from scripts.wsi.features.base import FeatureFile, FeatureHeader
-from scripts.wsi.features.files import FEATURE_SUFFIXES, files_of, open_features, read_header
+from scripts.wsi.features.base import (
+    ENOUGH_TO_TELL,
+    LARGEST_FEATURE,
+    FeatureFile,
+    FeatureHeader,
+    identical,
+    require_possible,
+)
+from scripts.wsi.features.files import FEATURE_SUFFIXES, files_of, open_features
+from scripts.wsi.features.zarr_store import is_zarr
 
 BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
+LONGEST_STAMP = 1000  # characters; a store may be of many files
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +86,18 @@ def checked_bags(
     """
     headers: dict[str, FeatureHeader] = {}
     unusable: list[str] = []
+    alike = 0
     for bag in tqdm(bags, desc="headers", unit="slide", delay=PROGRESS_AFTER_S):
         patches, failed, paths = 0, [], paths_of(bag["image"])
         for path in paths:
             try:
-                headers[path] = read_header(path)
+                with open_features(path) as file:
+                    headers[path] = file.header
+                    same = require_all and identical(file)
+                    if same and file.header.patches >= ENOUGH_TO_TELL:
+                        failed.append(f"the features of all patches of {path} are the same; extract them again")
+                    elif same:
+                        alike += 1
                 patches += headers[path].patches
             except InputError as error:
                 failed.append(str(error))
@@ -89,6 +105,8 @@ def checked_bags(
     if require_all and unusable:
         more = f" ({len(unusable) - 1} more cannot be used: python -m scripts doctor wsi names them)"
         raise InputError(unusable[0] + more * (len(unusable) > 1))
+    if alike:
+        logger.warning(f"small slides whose patches all have the same features: {alike}; doctor wsi names them")
     name = encoder or _one_encoder(headers)
     patch_um = _patch_um(headers.values(), slide_mpp)
     if headers:
@@ -100,6 +118,7 @@ def checked_bags(
     for bag in bags:
         states = [os.stat(file) for path in paths_of(bag["image"]) for file in files_of(path)]
         stamp = " ".join(f"{state.st_size}.{state.st_mtime_ns}" for state in states)
+        stamp = stamp if len(stamp) <= LONGEST_STAMP else hashlib.sha256(stamp.encode()).hexdigest()
         found.append({**bag, "encoder": name, "patch_um": patch_um, "stamp": stamp})
     return found
 
@@ -166,7 +185,8 @@ class FeatureReader(ImageReader):
     """
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike] | str | os.PathLike) -> bool:
-        return all(Path(name).suffix.lower() in FEATURE_SUFFIXES for name in ensure_tuple(filename))
+        paths = map(Path, ensure_tuple(filename))
+        return all(path.suffix.lower() in FEATURE_SUFFIXES or is_zarr(path) for path in paths)
 
     def read(self, data: Sequence[str | os.PathLike] | str | os.PathLike, **kwargs: Any) -> list[str]:
         # the files are opened in get_data: LoadImage buries what is raised here under a list of readers
@@ -216,6 +236,6 @@ def _finite_blocks(files: Sequence[FeatureFile], size: int) -> Iterator[np.ndarr
     for file in files:
         for start in range(0, file.header.patches, size):
             block = file.read(start, start + size)
-            if not torch.from_numpy(block).sum(dtype=torch.float).isfinite():  # fast, and finite for whatever is
-                require_finite(file.path, block)
+            if not torch.from_numpy(block).norm(dtype=torch.float) < LARGEST_FEATURE:  # fast
+                require_possible(file.path, block)
             yield block

@@ -17,7 +17,7 @@ from torch import Tensor
 from scripts.core.errors import EmptyBagError, InputError
 from scripts.core.record import Lesions
 from scripts.wsi.annotations.annotation import joined, read_annotation
-from scripts.wsi.features.base import MICROMETRES
+from scripts.wsi.features.base import ADOPT, MICROMETRES, PIXELS
 from scripts.wsi.features.lattice import distinct, on_lattice, side_by_side
 from scripts.wsi.reader import SlidePatches, no_patches, opened_bag, paths_of
 from scripts.wsi.slides.slide import SlideFolder
@@ -156,14 +156,15 @@ def _annotated(
             labels.append(np.zeros(n, dtype=bool))
             lesions.append(Lesions(np.zeros(n, dtype=int), 0))
             continue
-        if header.unit == MICROMETRES:
+        if header.unit != PIXELS:
+            way = ADOPT
+            if header.unit == MICROMETRES:
+                way = "give the slides with --slides or their micrometres per pixel with --slide_mpp"
             raise InputError(
-                f"{slide.source} gives micrometres and {path} pixels, which cannot be compared: "
-                "give the slides with --slides or their micrometres per pixel with --slide_mpp, "
-                "or leave out the annotation"
+                f"{slide.source} gives {header.unit} and {path} pixels, which cannot be compared: "
+                f"{way}, or leave out the annotation"
             )
-        centres = slide.coords + header.tile / 2
-        reach = tuple(centres.max(axis=0).tolist()) if n else None
+        reach = tuple(slide.coords.max(axis=0).tolist()) if n else None
         annotation = read_annotation(path, header.slide_size, values, header.origin, reach)
         if header.origin is None and annotation.counts_from_bounds:
             warnings.append(

@@ -332,3 +332,14 @@ def test_accumulated_steps_are_the_step_of_a_larger_batch(tmp_path: Path) -> Non
     at_once, accumulated, one_by_one = weights
     torch.testing.assert_close(accumulated, at_once, atol=1e-5, rtol=1e-4)
     assert (one_by_one - at_once).abs().max() > 1e-3
+
+
+def test_a_file_whose_arrays_lie_in_another_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_slice_features(path, SliceFeatures(np.ones((3, 4), np.float32), np.arange(3.0), [], {}, "tiny", "{}"))
+    (tmp_path / "secret").write_bytes(bytes(48))
+    with h5py.File(path, "r+") as file:
+        del file["features"]
+        file.create_dataset("features", (3, 4), np.float32, external=[(str(tmp_path / "secret"), 0, 48)])
+    with pytest.raises(InputError, match=r"^/features of .*a.h5 lies in another file; give a file that holds its own"):
+        read_slice_features(path)

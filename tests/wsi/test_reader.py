@@ -3,6 +3,7 @@
 """Feature files are checked before a run, and read whole or in blocks."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from scripts.core.errors import InputError
 from scripts.engine.provenance import Origin
+from scripts.outputs.report import input_of
 from scripts.wsi.reader import FeatureReader, checked_bags, read_blocks
 from tests.wsi import foreign_features as foreign
+from tests.wsi.foreign_arrays import write_slideflow, write_tiatoolbox_zarr
 from tests.wsi.foreign_features import CELLS, DIMENSION, load, tissue, write_cells
 
 EMPTY = np.zeros((0, 2), int)
@@ -30,13 +33,17 @@ def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
 
 
 def test_large_numbers_are_finite_and_what_is_not_is_refused(tmp_path: Path) -> None:
-    features = np.full((7, DIMENSION), 3e38, np.float32)
-    assert (load(image=write_cells(tmp_path, features=features))["image"] == 3e38).all()
-    features[6, 0] = np.nan
-    path = write_cells(tmp_path, features=features)
-    for read in (lambda: load(image=path), lambda: list(read_blocks(path, 4))):
-        with pytest.raises(InputError, match=r"NaN or infinite values \(file .*a\.h5\)"):
-            read()
+    features = np.full((7, DIMENSION), 1e17, np.float32)
+    assert (load(image=write_cells(tmp_path, features=features))["image"] == 1e17).all()
+    for value, message in (
+        (np.nan, r"features hold NaN or infinite values \(file .*a\.h5\)"),
+        (-3e38, r"features are as large as 3e\+38 \(file .*a\.h5\), more than a network takes; extract again"),
+    ):
+        features[6, 0] = value
+        path = write_cells(tmp_path, features=features)
+        for read in (lambda path=path: load(image=path), lambda path=path: list(read_blocks(path, 4))):
+            with pytest.raises(InputError, match=message):
+                read()
 
 
 def test_a_cohort_is_described_in_one_line_without_a_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,6 +98,20 @@ def test_a_bag_whose_file_was_made_anew_is_another_one(tmp_path: Path) -> None:
     assert checked_bags(bags) != before
 
 
+def test_a_store_and_what_stands_beside_a_file_are_stamped_too(tmp_path: Path) -> None:
+    store = write_tiatoolbox_zarr(tmp_path, "s", tissue() * 224)
+    slideflow = write_slideflow(tmp_path, "s", tissue() * 512)
+    bags: list[dict[str, Any]] = [{"image": str(path)} for path in (store, slideflow)]
+    before = [(bag, input_of(bag)) for bag in checked_bags(bags)]
+    chunk = store / "features" / "c" / "0" / "0"
+    os.utime(chunk, (9, 9))
+    slideflow.with_name("bags_config.json").write_text("{}")
+    for (bag, known), new in zip(before, checked_bags(bags), strict=True):
+        assert bag["stamp"] != new["stamp"]
+        assert known != input_of(new)
+        assert len(new["stamp"]) <= 1000
+
+
 def test_the_distance_of_patches_is_given_in_micrometres_where_it_can_be(tmp_path: Path) -> None:
     trident = entry(tmp_path)["image"]  # at 40x, so 0.25 micrometres per pixel or about that
     clam = str(foreign.write_clam(tmp_path, "d", tissue() * 448, patch_size=None))
@@ -104,3 +125,17 @@ def test_the_distance_of_patches_is_given_in_micrometres_where_it_can_be(tmp_pat
     ):
         (bag,) = checked_bags([{"image": path}], slide_mpp=mpp)
         assert bag["patch_um"] == pytest.approx(distance)
+
+
+def test_a_training_refuses_features_that_are_the_same_for_all_patches(tmp_path: Path) -> None:
+    cells = tissue()[:16]
+    bags = [entry(tmp_path, "a", cells, features=np.ones((16, DIMENSION), np.float32)), entry(tmp_path, "b")]
+    with pytest.raises(InputError, match=r"^the features of all patches of .*a.h5 are the same; extract them again$"):
+        checked_bags(bags, require_all=True)
+    assert len(checked_bags(bags)) == 2  # where slides are read, what they give is told
+
+
+def test_a_few_patches_may_be_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bags = [entry(tmp_path, features=np.ones((7, DIMENSION), np.float32)), entry(tmp_path, "b")]
+    assert len(checked_bags(bags, require_all=True)) == 2
+    assert "small slides whose patches all have the same features: 1; doctor wsi names them" in caplog.text

@@ -19,6 +19,7 @@ from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import read_header
 from scripts.wsi.reader import read_blocks
 from tests.wsi import foreign_features as foreign
+from tests.wsi.foreign_arrays import write_owkin
 from tests.wsi.foreign_features import CELLS, DIMENSION, PITCH, in_blocks, load, some_features, tissue, write_cells
 from tests.wsi.slide_files import glass, write_slide
 
@@ -233,3 +234,13 @@ class TestBatches:
                 assert (back[key][:, ~real] == 0).all()
             for key in ("about", "bag_id", "source"):
                 assert back[key] == bag[key]
+
+
+def test_an_annotation_and_coords_that_are_no_pixels_say_what_to_give(tmp_path: Path) -> None:
+    drawn = foreign.square(tmp_path, "s", 0, 0, 9)
+    for path, way in (
+        (foreign.write_stamp(tmp_path, "s", foreign.grid(12, 256.0)), "with --slides or their micrometres per pixel"),
+        (write_owkin(tmp_path, "s", foreign.grid(12, 1)), "adopt FOLDER --coords_unit MICROMETRES, or leave out the"),
+    ):
+        with pytest.raises(InputError, match=rf"pixels, which cannot be compared: .*{way}"):
+            foreign.load(image=str(path), annotation=drawn)

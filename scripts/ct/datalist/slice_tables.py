@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from scripts.core.errors import InputError
+from scripts.core.hdf5 import require_all_own
 from scripts.ct.features import is_feature_file
 from scripts.datalist.tables import column_names, read_rows
 
@@ -132,7 +133,10 @@ def _array_file(path: Path, roles: Roles, prefix: str) -> SliceTable:
                 arrays = dict(file)
         else:
             with h5py.File(path) as file:
+                require_all_own(path, file)
                 arrays = {name: data[()] for name, data in file.items() if isinstance(data, h5py.Dataset)}
+    except InputError:
+        raise
     except (OSError, EOFError) as error:
         raise InputError(f"{path} is damaged, or no {path.suffix[1:]} file: save it again") from error
     except ValueError as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from scripts.core.errors import InputError
 from scripts.datalist.writing import relative_to_folder
-from scripts.wsi.features.files import FEATURE_SUFFIXES, feature_paths
+from scripts.wsi.features.files import FEATURE_SUFFIXES, feature_paths, slide_of
 from scripts.wsi.slides.slide import SLIDE_SUFFIXES
 
 # of a slide that has several the first wins
@@ -43,7 +43,7 @@ class FeatureFiles:
                 raise InputError(f"{folder} holds no feature files in {features}: give a folder below it that does")
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in self.paths:
-            self._by_name[slide_name(path.name)].append(path)
+            self._by_name[slide_name(slide_of(path))].append(path)
 
     def of(self, slide: str) -> Path | None:
         """Return the file of a slide, given by its name or by the path of its features below the folder."""

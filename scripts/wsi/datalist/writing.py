@@ -38,6 +38,7 @@ from scripts.wsi.datalist.cohort import (
 from scripts.wsi.datalist.files import FeatureFiles
 from scripts.wsi.datalist.labels import FOLD, LABEL, class_list, holds_labels, holds_splits, training_note
 from scripts.wsi.features.base import PIXELS, FeatureHeader
+from scripts.wsi.features.files import nothing_found
 
 BY = ("slide", "patient")
 GUESS = "a guess"  # how pitch_from begins where a file does not state the pitch
@@ -113,8 +114,7 @@ def _find_sources(request: WsiDatalistRequest) -> SlideSources:
     classes = class_list(request.classes)
     files = FeatureFiles(folder, request.features)
     if not files.paths:
-        text = f"{folder} holds no feature files (.h5, or .pt and .npy in a folder of features)"
-        raise InputError(f"{text}: give the folder that does, or make them with configs/features.json")
+        raise InputError(nothing_found(folder))
     labels = labels_in(folder, column) if request.labels is None else as_given(request.labels, folder)
     slide_table = None if request.slide_table is None else as_given(request.slide_table, folder)
     splits = splits_in(folder, labels) if request.splits is None else _fold_of(request.splits)

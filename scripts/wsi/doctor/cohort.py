@@ -22,8 +22,10 @@ from scripts.wsi.datalist.files import FeatureFiles, slide_name
 from scripts.wsi.datalist.labels import in_order
 from scripts.wsi.datalist.writing import PATIENTS, labels_in, leakage_of_slides, pitches_of_unknown_scale, splits_in
 from scripts.wsi.doctor.slide import Examined, ExamOptions, examine_features, examine_slide
-from scripts.wsi.features.base import FeatureHeader
-from scripts.wsi.slides.slide import SLIDE_SUFFIXES, find_slides
+from scripts.wsi.features.base import ADOPT, MICROMETRES, PIXELS, FeatureHeader
+from scripts.wsi.features.files import nothing_found, slide_of
+from scripts.wsi.features.zarr_store import is_zarr
+from scripts.wsi.slides.slide import SLIDE_SUFFIXES, find_slides, holds_slides
 
 Named = tuple[str, Path, dict[str, Any]]  # what a slide is called, its features, and what a datalist states of it
 
@@ -35,12 +37,12 @@ def examine_wsi(path: Path, datalist: Path | None, output_dir: Path, options: Ex
         options.require_valid()
         if not path.exists():
             yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
-        elif path.is_dir():
+        elif path.is_dir() and not is_zarr(path):
             yield from _examine_folder(path, datalist, options)
         elif path.suffix.lower() in SLIDE_SUFFIXES:
             yield examine_slide(path)
         else:
-            yield examine_features(path, slide_name(path.name), options).finding
+            yield examine_features(path, slide_name(slide_of(path)), options).finding
     except InputError as error:
         yield Finding(Level.FAIL, str(error))
 
@@ -51,6 +53,8 @@ def _examine_folder(path: Path, datalist: Path | None, options: ExamOptions) -> 
     if datalist is None and (path / "datalist.json").is_file():
         datalist = path / "datalist.json"
     if datalist is None and not files.paths:
+        if slides is None and not holds_slides(path):
+            raise InputError(nothing_found(path))
         yield from _examine_slides(find_slides(slides or path), slides or path, {})
         return
     if datalist is None:
@@ -140,9 +144,10 @@ def _of_slide(bag: Mapping[str, Any], key: str, number: int, slides: int) -> Any
 
 def _slide_names(files: FeatureFiles) -> list[str]:
     """Return the name of each file's slide; where two have one name, with their folders."""
-    named = [path.with_name(slide_name(path.name)) for path in files.paths]
-    counts = Counter(path.name for path in named)
-    return [path.name if counts[path.name] == 1 else files.relative(path) for path in named]
+    named = [slide_name(slide_of(path)) for path in files.paths]
+    counts = Counter(named)
+    relative = [files.relative(path.with_name(name)) for name, path in zip(named, files.paths, strict=True)]
+    return [name if counts[name] == 1 else place for name, place in zip(named, relative, strict=True)]
 
 
 def _examine_labels(path: Path, files: FeatureFiles) -> Iterator[Finding]:
@@ -186,6 +191,9 @@ def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Findin
     origins = sorted({header.pitch_from.partition(",")[0] for _, header in filled})
     text = f"{_listed(forms)}, in {_listed(units)}, pitch from {_listed(origins)}, {ends} of 8 neighbours"
     yield Finding(Level.INFO, text)
+    for unit in (unit for unit in units if unit not in (PIXELS, MICROMETRES)):
+        text = f"where patches lie on their slides is not known, as their coords are {unit}: nothing can be drawn there"
+        yield Finding(Level.WARN, text, ADOPT)
     yield from _examine_encoders(filled)
     yield from _magnification([header for _, header in filled])
     of_content: dict[str, list[str]] = defaultdict(list)
@@ -240,7 +248,7 @@ def _examine_slides_of(examined: Sequence[tuple[Path, FeatureHeader | None]], fo
     paths = find_slides(folder)
     names = {slide_name(path.name) for path in paths}
     headers = {
-        header.slide_id if header.slide_id in names else slide_name(file.name): header
+        header.slide_id if header.slide_id in names else slide_name(slide_of(file)): header
         for file, header in examined
         if header is not None
     }

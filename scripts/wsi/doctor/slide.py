@@ -18,13 +18,23 @@ from scripts.core.errors import InputError
 from scripts.core.units import Level0Coords, MicronsPerPixel
 from scripts.doctor.findings import Finding, Level
 from scripts.wsi.annotations.annotation import read_annotation
-from scripts.wsi.features.base import MICROMETRES, FeatureFile, FeatureHeader
+from scripts.wsi.features.base import (
+    ADOPT,
+    ENOUGH_TO_TELL,
+    MICROMETRES,
+    PIXELS,
+    FeatureFile,
+    FeatureHeader,
+    identical,
+    impossible,
+)
+from scripts.wsi.features.clam import SIZE_OF_PATCH
 from scripts.wsi.features.files import open_features
 from scripts.wsi.features.lattice import distinct, mean_degree, on_lattice
 from scripts.wsi.slides.slide import Completed, SlideFolder, damaged, open_slide, read_mpp
 from scripts.wsi.transforms import contradiction
 
-FEW_NEIGHBOURS, ENOUGH_TO_TELL = 4.0, 16  # of 8; a handful of patches has few whatever the pitch
+FEW_NEIGHBOURS = 4.0  # of 8
 _BLOCK = 4096  # patches that are read at once
 PROBE = 64  # pixels of the square that is read of a slide
 
@@ -94,12 +104,16 @@ def _examine(file: FeatureFile, examined: Examined, options: ExamOptions, bag: M
         raise InputError(f"{twice} of {header.patches} patches lie where another lies: {_AGAIN}, each patch once")
     spoilt, content = (0, "") if options.quick else _read_all(file)
     if spoilt:
-        raise InputError(f"{spoilt} of {header.patches} patches hold NaN or infinite values: {_AGAIN}")
+        raise InputError(f"{spoilt} of {header.patches} patches hold NaN, infinite or impossible values: {_AGAIN}")
     examined.content = content
     remarks = _examine_truth(completed, bag, options)
     if degree < FEW_NEIGHBOURS and header.patches >= ENOUGH_TO_TELL:
         remarks.append("few patches have neighbours, so the tissue is scattered or the pitch is wrong")
-    if "as the patches" in header.pitch_from:
+    if not options.quick and identical(file):
+        refused = ", so that training refuses them" * (header.patches >= ENOUGH_TO_TELL)
+        remarks.append(f"the features of all patches are the same{refused}")
+    may_overlap = SIZE_OF_PATCH in header.pitch_from and header.pitch < header.tile  # as CLAM states no step
+    if "as the patches" in header.pitch_from and not may_overlap:
         remarks.append("the pitch that the file states is not that of its patches")
     if remarks:
         return Finding(Level.WARN, f"{'; '.join(remarks)} ({text})", _LOOK, size=header.patches)
@@ -112,7 +126,7 @@ def _read_all(file: FeatureFile) -> tuple[int, str]:
     spoilt = 0
     for start in range(0, file.header.patches, _BLOCK):
         block = np.ascontiguousarray(file.read(start, start + _BLOCK))
-        spoilt += int((~np.isfinite(block).all(axis=1)).sum())
+        spoilt += int(impossible(block).any(axis=1).sum())
         digest.update(block.data)
     return spoilt, digest.hexdigest()
 
@@ -123,11 +137,12 @@ def _examine_truth(slide: Completed, bag: Mapping[str, Any], options: ExamOption
     if bag.get("annotation") is None:
         given = bag.get("instance_label")
         return [] if given is None else contradiction(bag.get("label"), _positive(given, header.patches), "positive")
-    if header.unit == MICROMETRES:
-        text = "its annotation is in pixels and its features in micrometres"
-        raise InputError(f"{text}: give --slides or --slide_mpp, here and to a run")
+    if header.unit != PIXELS:
+        text = f"its annotation is in pixels and its features in {header.unit}"
+        way = "give --slides or --slide_mpp, here and to a run" if header.unit == MICROMETRES else ADOPT
+        raise InputError(f"{text}: {way}")
     coords = Level0Coords(slide.coords)
-    reach = tuple((coords + header.tile / 2).max(axis=0).tolist())
+    reach = tuple(coords.max(axis=0).tolist())
     values = None if options.annotation_values is None else ensure_tuple(options.annotation_values)
     annotation = read_annotation(bag["annotation"], header.slide_size, values, header.origin, reach)
     remarks = contradiction(bag.get("label"), int(annotation.tile_labels(coords, header.tile).sum()), "annotated")

@@ -1,43 +1,36 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a format of feature files is, and what all of them share: headers, checks, damage reported in one line.
+"""What a format of feature files is, and what all of them share: headers and checks.
 
 To read one more format, write a file like `uni2h.py` beside this one and name its class in `FORMATS` of `files.py`.
 """
 
 import math
-import pickle
-import struct
-import tokenize
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
-import torch
-from torch import Tensor
 
 from scripts.core.errors import InputError
+from scripts.core.files import require_finite
+from scripts.core.hdf5 import refuse_links
 from scripts.core.units import Level0Pixels, MicronsPerPixel
+from scripts.wsi.features.arrays import Arrays, Rows, StoredArray, hdf5_array, one_line_damage
 from scripts.wsi.features.lattice import commonest_distance, fit
+from scripts.wsi.features.zarr_store import zarr_array, zarr_names
 
 PIXELS, MICROMETRES = "level-0 pixels", "micrometres"
-ZIP = b"PK\x03\x04"  # what a zipped file begins with
-MOST_COMPRESSED = 1100  # deflate makes data 1032 times smaller at best: a file that claims more is damaged
+ADOPT = "say what one of them is: python -m scripts adopt FOLDER --coords_unit MICROMETRES"  # where it is neither
+LARGEST_FEATURE = 1e18  # of a feature; its square is still a float32
 MOST_PITCHES = 2**20  # from one end of a slide to the other; a float32 holds such numbers exactly
 TILE_OF_A_LONE_PATCH = 256.0
+ENOUGH_TO_TELL = 16  # patches; a handful may well be alike, or have few neighbours
 MICRONS_AT_1X = 10.0  # per pixel, about: 0.25 at 40x
-UNREADABLE = (  # what h5py, numpy and torch raise for a damaged file
-    *(OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, EOFError),
-    *(MemoryError, SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile),
-)
-
 Attributes = Mapping[str, Any]
-Rows = Callable[[int, int], np.ndarray]  # start, stop → (n, D)
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class FeatureHeader:
     pitch: Level0Pixels  # from one patch to the next
     pitch_from: str
     tile: Level0Pixels  # that a patch spans
-    unit: str  # of pitch, tile and coords: PIXELS, or MICROMETRES where the pixels are not known
+    unit: str  # of pitch, tile and coords: PIXELS; MICROMETRES where the pixels are not known; or of unknown size
     mpp: MicronsPerPixel | None
     slide_size: tuple[int, int] | None  # width, height in level-0 pixels
     origin: tuple[int, int] | None = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0; None = not known
@@ -63,6 +56,8 @@ class FeatureHeader:
         """Micrometres from one patch to the next, where they are known, if only by the name of the objective."""
         if self.unit == MICROMETRES:
             return self.pitch
+        if self.unit != PIXELS:
+            return None
         if self.mpp is not None:
             return self.pitch * self.mpp
         return None if self.magnification is None else self.pitch * MICRONS_AT_1X / self.magnification
@@ -104,44 +99,94 @@ class Head:
     """A file that was opened and not read, by which a format recognises its own."""
 
     path: Path
-    kind: str  # "hdf5", "npy" or "torch"
+    kind: str  # "hdf5", "npy", "npz", "torch", "safetensors" or "zarr"
     hdf5: Mapping[str, h5py.HLObject] = field(default_factory=dict)
-    attributes: Attributes = field(default_factory=dict)  # of the root of an HDF5 file
+    attributes: Attributes = field(default_factory=dict)  # of the root of a file that has some
+    arrays: Arrays = field(default_factory=dict)  # by name, of npz, torch ("" = of a tensor alone), safetensors, zarr
 
     def dataset(self, name: str) -> h5py.Dataset:
-        """Return a dataset of numbers, whose size the file can hold."""
+        """Return a dataset of numbers."""
         dataset = self.hdf5.get(name)
         if not isinstance(dataset, h5py.Dataset):
-            raise InputError(f"{self.path} holds no dataset `{name}`; extract its features again")
+            raise self.lacks(f"no dataset `{name}`")
         if dataset.shape is None or dataset.dtype.kind not in "fiub":
             what = "empty" if dataset.shape is None else dataset.dtype
             raise InputError(f"{name} of {self.path} are {what}, not numbers; extract its features again")
-        _refuse_claim(self.path, dataset.shape, dataset.dtype.itemsize, dataset.id.get_storage_size())
+        hdf5_array(self.path, dataset)  # refuses what it cannot hold
         return dataset
 
+    def array(self, name: str) -> StoredArray:
+        """Return an array of numbers, of a file of any kind that has names."""
+        if self.kind == "hdf5":
+            return hdf5_array(self.path, self.dataset(name))
+        found = self.arrays.get(name)
+        if found is None and self.kind == "zarr":
+            found = zarr_array(self.path, name)  # says what is wrong with one that was passed over
+        if found is None:
+            raise self.lacks(f"no `{name}`")
+        return found
 
-class StoredFeatures(NamedTuple):
-    """The features of a file, not read yet."""
+    def names(self) -> set[str]:
+        """Return the name of every array, of a Zarr store also of those that cannot be read."""
+        return {*self.shapes(), *(zarr_names(self.path) if self.kind == "zarr" else ())}
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    rows: Rows
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every array, by its name."""
+        found = {name: array.shape for name, array in self.arrays.items()}
+        if isinstance(self.hdf5, h5py.Group):
+            note = lambda name, each: found.update({name: each.shape} if getattr(each, "shape", None) else {})  # noqa: E731
+            self.hdf5.visititems(note)
+        return found
+
+    def lacks(self, what: str) -> InputError:
+        """Return the error that names what the file holds instead."""
+        held = ", ".join(f"{name or 'a tensor'} {shape}" for name, shape in list(self.shapes().items())[:8])
+        way = "say which are which: python -m scripts adopt FOLDER --features_key NAME --coords_key NAME"
+        return InputError(f"{self.path} holds {what}, but {held or 'nothing'}; extract its features again, or {way}")
 
 
 @dataclass(frozen=True)
 class Stored:
     """The features and coordinates of a file, and what its format states about them."""
 
-    features: StoredFeatures
-    coords: np.ndarray
+    features: StoredArray
+    coords: np.ndarray  # (N, 2), or (1, N, 2)
     attributes: Attributes = field(default_factory=dict)
     pitch: tuple[float, str] | None = None  # as stated, and where
     tile: float | None = None  # that a patch spans
-    unit: str = PIXELS
-    slide_id: str = ""  # "" = the file's name
+    unit: str = PIXELS  # of coords, pitch and tile
+    slide_id: str = ""  # "" = by the name of the file
     encoder: str | None = None  # None = by an attribute or the name of a folder
     mpp: float | None = None
     origin: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None  # of the slide, where no attribute states it
+    of_centres: bool = False  # the coords are not those of corners
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a user says of files that do not say it themselves; None = what the files state."""
+
+    features: str | None = None  # name of the array in the file
+    coords: str | None = None
+    unit: str | float | None = None  # of the coords: "level0", "micrometres", or micrometres that one of them is
+    pitch: float | None = None  # in level-0 pixels, or micrometres where the unit is
+
+    def applied(self, stored: Stored) -> Stored:
+        """Return what a file holds, its coords as the unit of the user has them, at the pitch that he gave.
+
+        A pitch and tile that the file states in pixels or micrometres are left out where the user's unit is another
+        one: they say nothing about such coords. Those that are counted as the coords are become micrometres with them.
+        """
+        scale = float(self.unit) if isinstance(self.unit, (int, float)) else 1.0
+        if self.unit is not None:
+            unit = PIXELS if self.unit == "level0" else MICROMETRES
+            if stored.unit in (PIXELS, MICROMETRES) and (stored.unit != unit or scale != 1):
+                stored = replace(stored, pitch=None, tile=None)
+            pitch = None if stored.pitch is None else (stored.pitch[0] * scale, stored.pitch[1])
+            coords = stored.coords if scale == 1 else stored.coords * scale
+            stored = replace(stored, coords=coords, pitch=pitch, tile=stored.tile and stored.tile * scale, unit=unit)
+        return stored if self.pitch is None else replace(stored, pitch=(self.pitch, "--pitch"))
 
 
 class Format(Protocol):
@@ -156,45 +201,34 @@ class Format(Protocol):
         """Return what the file holds; its features are read when they are asked for."""
 
 
-def feature_file(format: Format, head: Head) -> FeatureFile:
+def feature_file(format: Format, head: Head, keys: Keys, slide: str) -> FeatureFile:
     """Return a file of a format, checked: coordinates are numbers, one for each patch, on a slide that can exist."""
     path = head.path
     with one_line_damage(path):
-        stored = format.read(head)
+        stored = keys.applied(format.read(head))
     shape, attributes = stored.features.shape, stored.attributes
     coords = _checked_coords(path, stored)
     pitch, pitch_from = _pitch(coords, stored.pitch)
+    if stored.of_centres:
+        coords = coords - (stored.tile or pitch) / 2
     if len(coords) and np.ptp(coords.astype(float), axis=0).max() > MOST_PITCHES * pitch:
         raise InputError(f"coords lie over {MOST_PITCHES} pitches of {pitch:g} apart (file {path}); extract them again")
     header = FeatureHeader(
         format=format.name,
         patches=len(coords),
         dimension=shape[-1] if len(shape) > 1 else 0,
-        slide_id=stored.slide_id or path.stem,
+        slide_id=stored.slide_id or slide,
         encoder=_encoder(path, attributes) if stored.encoder is None else stored.encoder,
         pitch=Level0Pixels(pitch),
         pitch_from=pitch_from,
         tile=Level0Pixels(stored.tile or pitch),
         unit=stored.unit,
         mpp=None if stored.mpp is None else MicronsPerPixel(stored.mpp),
-        slide_size=_size(attributes, "slide") or _size(attributes, "level0"),
+        slide_size=stored.size or _size(attributes, "slide") or _size(attributes, "level0"),
         origin=stored.origin,
         magnification=positive(attributes, "level0_magnification"),
     )
     return FeatureFile(path, header, coords, stored.features.rows)
-
-
-@contextmanager
-def one_line_damage(path: Path) -> Iterator[None]:
-    """Turn what h5py, numpy or torch raise into one line; only around their calls, as a fault of ours is none of it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except PermissionError as error:
-        raise InputError(f"{path} may not be read; ask for the right to") from error
-    except UNREADABLE as error:
-        raise InputError(f"{path} is damaged or cut short; copy it again or extract its features again") from error
 
 
 @contextmanager
@@ -204,6 +238,7 @@ def opened_hdf5(path: Path) -> Iterator[Head]:
         file = h5py.File(path, "r")
     try:
         with one_line_damage(path):
+            refuse_links(path, file)
             head = Head(path, "hdf5", file, attributes_of(file))
         yield head
     finally:
@@ -211,10 +246,27 @@ def opened_hdf5(path: Path) -> Iterator[Head]:
             file.close()
 
 
-def _refuse_claim(path: Path, shape: Sequence[int], itemsize: int, stored: int) -> None:
-    stored = min(stored, path.stat().st_size)
-    if math.prod(shape) * itemsize > MOST_COMPRESSED * stored:
-        raise InputError(f"{path} claims {tuple(shape)} numbers and holds {stored} bytes; extract its features again")
+def impossible(block: np.ndarray) -> np.ndarray:
+    """Return which numbers no network can take: not finite, or so large that their squares are not."""
+    return ~(np.abs(block) < LARGEST_FEATURE)  # NaN is not below either
+
+
+def require_possible(path: Path, features: np.ndarray) -> None:
+    require_finite(path, features)
+    if impossible(features).any():
+        most = float(np.abs(features).max())
+        raise InputError(f"features are as large as {most:.2g} (file {path}), more than a network takes; extract again")
+
+
+def identical(file: FeatureFile) -> bool:
+    """Return whether all of several patches have the same features; read no further than to two that differ."""
+    first, start = file.read(0, 1), 1
+    while start < file.header.patches:
+        block = file.read(start, start + start)  # two patches of most files, and each time as many as so far
+        if (block != first).any():
+            return False
+        start += len(block)
+    return file.header.patches > 1
 
 
 def attributes_of(owner: h5py.HLObject) -> dict[str, Any]:
@@ -229,57 +281,6 @@ def attributes_of(owner: h5py.HLObject) -> dict[str, Any]:
         if plain not in (None, "None", ""):
             known[name] = plain
     return known
-
-
-def hdf5_features(path: Path, dataset: h5py.Dataset) -> StoredFeatures:
-    """Return the features of a dataset (N, D) or (1, N, D)."""
-    leading, offset = dataset.ndim == 3, dataset.id.get_offset()
-    shape = dataset.shape[1:] if leading and len(dataset) == 1 else dataset.shape
-    if offset is not None and dataset.file.userblock_size == 0:  # not in chunks, which HDF5 must put together
-        rows = mapped_rows(path, dataset.dtype, offset, shape[-1] if len(shape) > 1 else 0)
-        return StoredFeatures(shape, dataset.dtype, rows)
-    return StoredFeatures(
-        shape, dataset.dtype, lambda start, stop: dataset[0, start:stop] if leading else dataset[start:stop]
-    )
-
-
-def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
-    """Return how rows are read of an array in one piece: each block is a map of its own, whose memory goes with it."""
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        begin = offset + start * dimension * dtype.itemsize
-        return np.asarray(np.memmap(path, dtype, mode="c", offset=begin, shape=(stop - start, dimension)))
-
-    return rows
-
-
-def torch_features(path: Path) -> StoredFeatures:
-    """Return the features of a torch file of one tensor, mapped into memory where the file allows it."""
-    with one_line_damage(path), path.open("rb") as raw:
-        is_mapped = raw.read(len(ZIP)) == ZIP
-    whole: Tensor | None = _tensor(path, is_mapped)
-    assert whole is not None
-    shape, whole = tuple(whole.shape), None if is_mapped else whole
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        part = (_tensor(path, True) if whole is None else whole)[start:stop]  # a map of its own goes with the block
-        found: np.ndarray = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
-        return found
-
-    return StoredFeatures(shape, rows(0, 0).dtype, rows)
-
-
-def _tensor(path: Path, is_mapped: bool) -> Tensor:
-    with one_line_damage(path):
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-        except pickle.UnpicklingError as error:  # of arrays of numpy too, as TRIDENT's are
-            raise InputError(f"{path} holds something else than one tensor, or is damaged; give the h5 file") from error
-        if not isinstance(content, Tensor) or content.layout != torch.strided or content.is_quantized:
-            what = "tensor of another kind" if isinstance(content, Tensor) else type(content).__name__
-            raise InputError(f"{path} holds a {what}, not one tensor of features as CLAM's do; give the h5 file")
-        _refuse_claim(path, content.shape, content.element_size(), path.stat().st_size)
-        return content.detach()
 
 
 def number(attributes: Attributes, name: str) -> float | None:
@@ -305,8 +306,9 @@ def _size(attributes: Attributes, of: str) -> tuple[int, int] | None:
 
 def _encoder(path: Path, attributes: Attributes) -> str:
     """Return what an attribute states, or a folder called features_<encoder> as TRIDENT's and torchmil's are."""
-    if isinstance(stated := attributes.get("encoder"), str):
-        return stated
+    for name in ("encoder", "encoder_name", "model_name"):
+        if isinstance(stated := attributes.get(name), str):
+            return stated
     folders = [above.name for above in path.absolute().parents[:2]]
     return next((name.removeprefix("features_") for name in folders if name.startswith("features_")), "")
 

@@ -5,17 +5,10 @@
 from pathlib import Path
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.base import (
-    Attributes,
-    Head,
-    Stored,
-    attributes_of,
-    hdf5_features,
-    one_line_damage,
-    opened_hdf5,
-    positive,
-    torch_features,
-)
+from scripts.wsi.features.arrays import hdf5_array, one_line_damage
+from scripts.wsi.features.base import Attributes, Head, Stored, attributes_of, opened_hdf5, positive
+
+SIZE_OF_PATCH = "patch_size x downsample"  # CLAM states no step, which may be smaller
 
 
 class Clam:
@@ -36,12 +29,12 @@ def read_hdf5(head: Head) -> Stored:
     attributes: Attributes = {**attributes_of(features), **head.attributes, **attributes_of(coords)}
     if "patch_size" not in attributes:
         attributes = {**attributes, **attributes_of_patches(head.path)}
-    return Stored(hdf5_features(head.path, features), coords[()], attributes, *_pitch_and_tile(attributes))
+    return Stored(hdf5_array(head.path, features), coords[()], attributes, *pitch_and_tile(attributes))
 
 
 def read_torch(head: Head) -> Stored:
     """Return the features of a .pt with the coords of the h5 file that has as many patches."""
-    path, features = head.path, torch_features(head.path)
+    path, features = head.path, head.array("")
     candidates = [h5_beside(path), *files_of_patches(path)]
     if not (found := [candidate for candidate in candidates if candidate.is_file()]):
         wanted = ", ".join(map(str, candidates))
@@ -51,7 +44,7 @@ def read_torch(head: Head) -> Stored:
             coords = beside.dataset("coords")
             if features.shape[:1] == coords.shape[:1]:
                 attributes = {**attributes_of_patches(path), **attributes_of(coords)}
-                return Stored(features, coords[()], attributes, *_pitch_and_tile(attributes))
+                return Stored(features, coords[()], attributes, *pitch_and_tile(attributes))
             patches = coords.shape[0] if coords.ndim else 0
     raise InputError(
         f"{path} holds features {features.shape} and {found[-1]} the coords of {patches} patches; "
@@ -59,7 +52,7 @@ def read_torch(head: Head) -> Stored:
     )
 
 
-def _pitch_and_tile(attributes: Attributes) -> tuple[tuple[float, str] | None, float | None]:
+def pitch_and_tile(attributes: Attributes) -> tuple[tuple[float, str] | None, float | None]:
     """Return them in level-0 pixels, as far as the attributes of CLAM or TRIDENT state them."""
     size, at_level0 = positive(attributes, "patch_size"), positive(attributes, "patch_size_level0")
     downsample, overlap = positive(attributes, "downsample"), positive(attributes, "overlap") or 0.0
@@ -67,7 +60,7 @@ def _pitch_and_tile(attributes: Attributes) -> tuple[tuple[float, str] | None, f
         pitch, tile = at_level0 - overlap * (at_level0 / size if size else 1.0), at_level0
         name = "patch_size_level0 less overlap"
     elif size is not None and downsample is not None:
-        pitch, tile, name = downsample * (size - overlap), size * downsample, "patch_size x downsample"
+        pitch, tile, name = downsample * (size - overlap), size * downsample, SIZE_OF_PATCH
     else:
         return None, None
     return (pitch, name) if pitch > 0 else None, tile

@@ -8,7 +8,7 @@
 - attributes of the root: ``format`` = "smooth-mil-features/1", ``slide_id``, ``encoder`` (its name),
   ``pitch_level0`` (level-0 pixels from one patch to the next), ``tile_level0`` (level-0 pixels a patch spans),
   ``mpp`` (micrometres per level-0 pixel, NaN = unknown), ``slide_width`` and ``slide_height`` (level-0 pixels),
-  ``bounds_x`` and ``bounds_y`` (level-0 pixels to what QuPath takes for 0, 0; absent = 0),
+  ``bounds_x`` and ``bounds_y`` (level-0 pixels to what QuPath takes for 0, 0; absent = 0, NaN = unknown),
   ``thumbnail_downsample`` (level-0 pixels per thumbnail pixel, NaN = no thumbnail)
 """
 
@@ -22,7 +22,8 @@ import numpy as np
 from scripts.core.errors import InputError
 from scripts.core.files import require_finite, whole_file
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.base import Head, Stored, attributes_of, hdf5_features, number, positive
+from scripts.wsi.features.arrays import hdf5_array
+from scripts.wsi.features.base import Attributes, Head, Stored, attributes_of, number, positive
 
 OWN_FORMAT = "smooth-mil-features/1"
 OWN_ATTRIBUTES = ("slide_id", "encoder", "pitch_level0", "tile_level0", "mpp", "slide_width", "slide_height")
@@ -42,7 +43,7 @@ class PatchFeatures:
     slide_size: tuple[int, int]  # width, height in level-0 pixels
     thumbnail: np.ndarray | None = None  # (h, w, 3) uint8
     thumbnail_downsample: float | None = None
-    origin: tuple[int, int] = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0
+    origin: tuple[int, int] | None = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0; None = not known
 
 
 def write_features(path: str | Path, slide: PatchFeatures) -> None:
@@ -68,8 +69,8 @@ def write_features(path: str | Path, slide: PatchFeatures) -> None:
             mpp=math.nan if slide.mpp is None else slide.mpp,
             slide_width=slide.slide_size[0],
             slide_height=slide.slide_size[1],
-            bounds_x=slide.origin[0],
-            bounds_y=slide.origin[1],
+            bounds_x=math.nan if slide.origin is None else slide.origin[0],
+            bounds_y=math.nan if slide.origin is None else slide.origin[1],
             thumbnail_downsample=math.nan if slide.thumbnail_downsample is None else slide.thumbnail_downsample,
         )
 
@@ -80,7 +81,7 @@ class SmoothMil:
     name = "smooth-mil"
 
     def reads(self, head: Head) -> bool:
-        return "format" in head.attributes
+        return head.kind == "hdf5" and "format" in head.attributes  # that of safetensors is the library's
 
     def read(self, head: Head) -> Stored:
         path, attributes = head.path, head.attributes
@@ -100,7 +101,7 @@ class SmoothMil:
             raise InputError(f"{path} states no pitch_level0 or tile_level0 above 0; extract its features again")
         encoder = attributes.get("encoder")
         return Stored(
-            hdf5_features(path, features),
+            hdf5_array(path, features),
             coords[()],
             {**attributes_of(features), **attributes, **attributes_of(coords)},
             (pitch, "pitch_level0"),
@@ -108,5 +109,10 @@ class SmoothMil:
             slide_id=str(attributes.get("slide_id", "")),
             encoder=encoder if isinstance(encoder, str) else "",
             mpp=positive(attributes, "mpp"),
-            origin=(int(number(attributes, "bounds_x") or 0), int(number(attributes, "bounds_y") or 0)),
+            origin=_origin(attributes),
         )
+
+
+def _origin(attributes: Attributes) -> tuple[int, int] | None:
+    x, y = (number({"bounds_x": 0, "bounds_y": 0, **attributes}, name) for name in ("bounds_x", "bounds_y"))
+    return None if x is None or y is None else (int(x), int(y))

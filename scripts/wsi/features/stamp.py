@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.base import MICROMETRES, Attributes, Head, Stored, attributes_of, hdf5_features, positive
+from scripts.wsi.features.arrays import hdf5_array
+from scripts.wsi.features.base import MICROMETRES, Attributes, Head, Stored, attributes_of, positive
 from scripts.wsi.features.lattice import commonest_distance
+from scripts.wsi.features.named import has_names
 
 NAMES_OF_MICROMETRES = ("um", "µm", "μm", "micrometre", "micrometer", MICROMETRES, "micrometers", "micron", "microns")
 TILE_UM, STEPS_OF_VERSION_1 = 256.0, 224  # of a tile, and what the coords of version 1 count to across it
@@ -25,6 +27,7 @@ class Stamp:
 
     def reads(self, head: Head) -> bool:
         of_tiles = "feats" in head.hdf5 and "features" not in head.hdf5
+        of_tiles = of_tiles and ("coords" in head.hdf5 or not has_names(head))
         return of_tiles or head.attributes.get("feat_type") in WHOLE or _is_multiplex(head)
 
     def read(self, head: Head) -> Stored:
@@ -41,7 +44,7 @@ class Stamp:
         coords, pitch = _in_micrometres(path, stored[()], attributes)
         extractor = attributes.get("extractor")
         return Stored(
-            hdf5_features(path, features),
+            hdf5_array(path, features),
             coords,
             attributes,
             pitch,

@@ -7,16 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.base import (
-    Head,
-    Stored,
-    StoredFeatures,
-    attributes_of,
-    hdf5_features,
-    mapped_rows,
-    one_line_damage,
-    opened_hdf5,
-)
+from scripts.wsi.features.arrays import hdf5_array, mapped_npy, npy_array, one_line_damage
+from scripts.wsi.features.base import Head, Stored, attributes_of, opened_hdf5
+from scripts.wsi.features.named import has_names
 
 
 class Torchmil:
@@ -25,19 +18,15 @@ class Torchmil:
     name = "torchmil"
 
     def reads(self, head: Head) -> bool:
-        return head.kind == "npy" or ("features" in head.hdf5 and "coords" not in head.hdf5)
+        return head.kind == "npy" or ("features" in head.hdf5 and not has_names(head))
 
     def read(self, head: Head) -> Stored:
         path = head.path
         if head.kind == "hdf5":
             dataset = head.dataset("features")
             attributes = {**attributes_of(dataset), **head.attributes}
-            return Stored(hdf5_features(path, dataset), _coords_of_bag(path), attributes)
-        array = _array(path)
-        rows = lambda start, stop: np.array(array[start:stop])  # noqa: E731
-        if array.ndim == 2 and array.flags.c_contiguous and array.size:
-            rows = mapped_rows(path, array.dtype, array.offset, array.shape[1])
-        return Stored(StoredFeatures(array.shape, array.dtype, rows), _coords_of_bag(path))
+            return Stored(hdf5_array(path, dataset), _coords_of_bag(path), attributes)
+        return Stored(npy_array(path), _coords_of_bag(path))
 
 
 def files_of_coords(path: Path) -> list[Path]:
@@ -52,15 +41,7 @@ def _coords_of_bag(path: Path) -> np.ndarray:
         wanted = " or ".join(map(str, files_of_coords(path)))
         raise InputError(f"{path} holds no `coords`, and there is no {wanted}; put the coords of its patches there")
     if found.suffix.lower() == ".npy":
-        return np.array(_array(found))
+        return np.array(mapped_npy(found))
     with opened_hdf5(found) as beside, one_line_damage(found):
         coords: np.ndarray = beside.dataset(next(iter(beside.hdf5)) if len(beside.hdf5) == 1 else "coords")[()]
         return coords
-
-
-def _array(path: Path) -> np.memmap:
-    with one_line_damage(path):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.memmap):
-            raise InputError(f"{path} is not one array; save it with numpy.save")
-        return array

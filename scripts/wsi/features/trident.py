@@ -15,5 +15,5 @@ class Trident(Clam):
 
     def reads(self, head: Head) -> bool:
         if head.kind == "torch":
-            return not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of_patches(head.path))
+            return "" in head.arrays and not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of_patches(head.path))
         return "coords" in head.hdf5 and not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of(head.hdf5["coords"]))

@@ -12,4 +12,4 @@ class Uni2h(Clam):
     name = "UNI2-h"
 
     def reads(self, head: Head) -> bool:
-        return "features" in head.hdf5 and head.dataset("features").ndim == 3
+        return {"features", "coords"} <= {*head.hdf5} and head.dataset("features").ndim == 3

@@ -19,7 +19,9 @@ from scripts.core.record import RESEARCH_USE, BagResult
 from scripts.core.scoring import EVIDENCE, INSTANCE, SCORE_WORDS, SIGNED
 from scripts.outputs.drawing import called
 from scripts.outputs.scores import normalisation
-from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of, with_warnings
+from scripts.outputs.writers import with_warnings
+from scripts.wsi.features.base import ADOPT, MICROMETRES
+from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of
 
 TIMES_AVERAGE = "attention (times the average)"
 FLAGGED_TILE = {"name": "flagged", "color": [214, 39, 40]}
@@ -56,10 +58,10 @@ class SaveGeoJSONd(Transform):
                 path = self.output_dir / result.bag_id / f"{stem}.geojson.gz"
                 write_geojson(path, result, slide, self.regions_above)
             else:
-                warnings.append(
-                    f"no GeoJSON of {slide.header.slide_id}: its coordinates are {slide.header.unit} and its pixels "
-                    "are of unknown size; give --slides or --slide_mpp"
-                )
+                unit = slide.header.unit
+                way = "give --slides or --slide_mpp" if unit == MICROMETRES else ADOPT
+                text = f"no GeoJSON of {slide.header.slide_id}: its coordinates are {unit} and its pixels"
+                warnings.append(f"{text} are of unknown size; {way}")
         return with_warnings(data, warnings)
 
 

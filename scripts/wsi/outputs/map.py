@@ -22,8 +22,9 @@ from scripts.core.files import write_whole
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.core.scoring import EVIDENCE, SCORE_WORDS, SIGNED, score_name
 from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png, signed_score
+from scripts.outputs.writers import with_warnings
 from scripts.wsi.annotations.annotation import read_annotation
-from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide, with_warnings
+from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide
 from scripts.wsi.slides.slide import SlideFolder
 
 ATTENTION_SCALE = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small

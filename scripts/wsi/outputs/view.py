@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """One slide as it is drawn and exported: its patches, and the pixels of the slide."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from scripts.core.errors import InputError
+from scripts.core.hdf5 import require_all_own
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.core.units import Level0Pixels
 from scripts.outputs.drawing import ranks
@@ -104,7 +105,9 @@ class SlideView:
         """The one stored with the features, else one made of the slide."""
         if not self.slide.in_pixels:
             return None
-        with suppress(OSError, KeyError), h5py.File(self.slide.source) as file:  # of another format, or moved since
+        # of another format, moved since, or with a picture that lies in another file
+        with suppress(OSError, KeyError, InputError), h5py.File(self.slide.source) as file:
+            require_all_own(self.slide.source, file)
             return Thumbnail(file["thumbnail"][()], float(file.attrs["thumbnail_downsample"]))
         if self.facts is None:
             return None
@@ -149,10 +152,3 @@ def file_stems(slides: Sequence[SlideResult], alone: str) -> list[str]:
             stem += "_"
         stems.append(stem)
     return stems if len(slides) > 1 else [alone]
-
-
-def with_warnings(data: Mapping[Hashable, Any], warnings: Sequence[str]) -> dict[Hashable, Any]:
-    """Return the data with these warnings added to its `bag_result`, each once."""
-    result: BagResult = data["bag_result"]
-    all_warnings = list(dict.fromkeys([*result.about.get("warnings", []), *warnings]))
-    return {**data, "bag_result": replace(result, about={**result.about, "warnings": all_warnings})}

@@ -60,6 +60,10 @@ def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
     return paths
 
 
+def holds_slides(folder: Path) -> bool:
+    return next(_slides_below(folder), None) is not None
+
+
 def _slides_below(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         is_hidden = path.name.startswith(".")  # what a Mac leaves on other disks
@@ -207,9 +211,11 @@ class SlideFacts:
     scanned: tuple[int, int]  # width and height of its bounds; some slides are mostly empty canvas
 
     def require_same(self, header: FeatureHeader, coords: np.ndarray) -> None:
-        """Refuse features of another slide with the same name; coords: (N, 2) in level-0 pixels."""
-        centres = coords + header.tile / 2
-        if header.slide_size not in (None, self.size) or (len(centres) and (centres > self.size).any()):
+        """Refuse features of another slide with the same name; coords: (N, 2) in level-0 pixels.
+
+        A patch may overhang the edge, as those of CLAM and TRIDENT do, but none begins outside.
+        """
+        if header.slide_size not in (None, self.size) or (coords >= self.size).any():
             problem = f"has {' × '.join(map(str, self.size))} pixels, and its features are of another slide's"
             raise InputError(f"{self.path.name} {problem}: give the slide that they were made of")
 

@@ -154,3 +154,11 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path, monkeypatch: p
     (tmp_path / "t.parquet").write_text("")
     with pytest.raises(InputError, match=r"t.parquet needs pandas and pyarrow: pip install them, or save .* as csv"):
         read(tmp_path / "t.parquet")
+
+
+def test_an_h5_file_whose_arrays_lie_in_another_is_refused(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file["other"] = h5py.ExternalLink("b.h5", "other")
+    with pytest.raises(InputError, match=r"^other of .*a.h5 lies in another file; give a file that holds its own"):
+        read(path)

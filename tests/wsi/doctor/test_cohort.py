@@ -11,6 +11,7 @@ from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
 from scripts.wsi.doctor import cohort as slide_doctor
 from scripts.wsi.doctor.cohort import class_names, examine_wsi
 from scripts.wsi.doctor.slide import ExamOptions
+from tests.wsi.foreign_arrays import write_owkin, write_spatialdata
 from tests.wsi.foreign_features import (
     clam,
     datalist,
@@ -283,7 +284,7 @@ def test_two_encoders_in_one_folder_keep_their_places(tmp_path: Path) -> None:
 def test_slides_alone_show_how_to_make_features(tmp_path: Path) -> None:
     assert examine(tmp_path / "none") == [f"FAIL  {tmp_path / 'none'} does not exist: check the path"]
     (line,) = examine(tmp_path)
-    assert line.startswith(f"FAIL  no slide in {tmp_path} (")
+    assert line.startswith("FAIL  no feature file (.h5, ")
     slides(tmp_path, a=0.5, b=0.5)
     write(tmp_path / "c.svs", "no slide")
     found = examine(tmp_path)
@@ -306,3 +307,22 @@ def test_slides_are_held_against_their_features(cohort: Path) -> None:
         "INFO  1 of 2 slides have no features yet, such as y.tif",
         f"INFO  19 of 20 feature files have no slide in {scans}, such as s01",
     ]
+
+
+def test_coords_of_another_unit_and_a_folder_of_what_is_not_read_say_so_and_a_store_is_one_file(tmp_path: Path) -> None:
+    for name in ("s1", "s2"):
+        write_owkin(tmp_path / "owkin", name, grid(12, 1))
+    found = examine(tmp_path / "owkin")
+    assert (
+        "WARN  where patches lie on their slides is not known, as their coords are tiles: nothing can be drawn there: "
+        "say what one of them is: python -m scripts adopt FOLDER --coords_unit MICROMETRES"
+    ) in found
+    assert [line.split(":")[0] for line in found if line.startswith("PASS  s")] == ["PASS  s1", "PASS  s2"]
+    (line,) = examine(write_spatialdata(tmp_path / "lazy", "CMU-1", grid(12)))
+    assert line.startswith(
+        "PASS  CMU-1: 12 patches of 8 numbers (SpatialData), 512 level-0 pixels apart (stride_width x"
+    )
+    write(tmp_path / "other" / "s1.pkl", "")
+    (line,) = examine(tmp_path / "other")
+    assert line.startswith("FAIL  no feature file (.h5, ")
+    assert " but 1 .pkl; correct the folder, or make them with configs/features.json" in line

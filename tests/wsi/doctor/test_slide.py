@@ -11,7 +11,8 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.doctor.findings import Finding, Level
 from scripts.wsi.doctor.slide import ExamOptions, examine_features, examine_slide
-from tests.wsi.foreign_features import clam, grid, load, own, write
+from tests.wsi.foreign_arrays import write_owkin
+from tests.wsi.foreign_features import clam, grid, load, own, square, write, write_clam, write_stamp
 from tests.wsi.slide_files import tissue, write_slide
 
 USUAL, QUICK = ExamOptions(), ExamOptions(quick=True)
@@ -42,7 +43,7 @@ def test_numbers_that_are_none_fail_unless_nobody_looks(tmp_path: Path, value: f
     path = own(tmp_path / "s1.h5", patches=5000)
     with h5py.File(path, "r+") as file:
         file["features"][17, 2] = file["features"][4999, 0] = value
-    assert found(path).startswith("FAIL  s1: 2 of 5000 patches hold NaN or infinite values: ")
+    assert found(path).startswith("FAIL  s1: 2 of 5000 patches hold NaN, infinite or impossible values: ")
     assert found(path, QUICK).startswith("PASS  s1: ")
 
 
@@ -115,3 +116,38 @@ def test_a_slide_that_is_damaged_fails(tmp_path: Path) -> None:
     content[len(content) // 4 : len(content) // 4 * 3] = bytes(len(content) // 4 * 2)
     cut.write_bytes(content)
     assert str(examine_slide(cut)).startswith("FAIL  s2: s2.tif is damaged (")
+
+
+def test_features_that_are_the_same_for_all_patches_are_a_warning_unless_nobody_looks(tmp_path: Path) -> None:
+    same = own(tmp_path / "s1.h5", patches=900, features=np.ones((900, 4), np.float32))
+    assert found(same).startswith("WARN  s1: the features of all patches are the same, so that training refuses them (")
+    assert found(same, QUICK).startswith("PASS  s1: ")
+    few = own(tmp_path / "s2.h5", patches=15, features=np.ones((15, 4), np.float32))
+    assert found(few).startswith("WARN  s1: the features of all patches are the same (")
+    with h5py.File(same, "r+") as file:
+        file["features"][899, 3] = 2
+    assert found(same).startswith("PASS  s1: ")
+    assert found(own(tmp_path / "s1.h5", patches=1)).startswith("PASS  s1: ")
+
+
+def test_numbers_that_no_network_takes_fail_and_a_step_within_the_patches_of_clam_is_right(tmp_path: Path) -> None:
+    path = own(tmp_path / "s1.h5", features=np.full((12, 4), 3e38, np.float32))
+    assert found(path).startswith("FAIL  s1: 12 of 12 patches hold NaN, infinite or impossible values: ")
+    assert found(write_clam(tmp_path, "s1", grid(64, 128, 8))).startswith(
+        "PASS  s1: 64 patches of 8 numbers (CLAM), 128 "
+    )
+    wider = write_clam(tmp_path, "s2", grid(64, 512, 8))
+    assert found(wider).startswith("WARN  s1: the pitch that the file states is not that of its patches (64 patches")
+
+
+def test_an_annotation_in_pixels_and_coords_of_another_unit_fail_with_what_to_give(tmp_path: Path) -> None:
+    for path, unit, way in (
+        (
+            write_stamp(tmp_path, "s1", grid(12, 256.0)),
+            "micrometres",
+            "give --slides or --slide_mpp, here and to a run",
+        ),
+        (write_owkin(tmp_path, "s1", grid(12, 1)), "tiles", "say what one of them is: python -m scripts adopt FOLDER"),
+    ):
+        line = found(path, annotation=square(tmp_path, "s1", 0, 0, 9), label=1)
+        assert line.startswith(f"FAIL  s1: its annotation is in pixels and its features in {unit}: {way}")

@@ -18,6 +18,18 @@ import torch
 from scripts.core.errors import InputError
 from scripts.wsi.features.files import feature_paths, files_of, find_features, open_features, read_header
 from scripts.wsi.reader import read_blocks
+from tests.wsi.foreign_arrays import (
+    write_atlaspatch,
+    write_dict,
+    write_hest,
+    write_npz,
+    write_owkin,
+    write_safetensors,
+    write_slideflow,
+    write_spatialdata,
+    write_tiatoolbox,
+    write_tiatoolbox_zarr,
+)
 from tests.wsi.foreign_features import (
     CELLS,
     DIMENSION,
@@ -72,6 +84,8 @@ LESS_OVERLAP, DOWNSAMPLED = "patch_size_level0 less overlap", "patch_size x down
 NEAREST, STAMP_1 = "commonest nearest distance", "tiles of 256 micrometres as STAMP 1 cuts them"
 OTHERWISE = NEAREST + ", as the patches do not lie {} apart (" + DOWNSAMPLED + ")"
 UM = ("", "micrometres")  # no encoder, and the unit
+ASKED, STRIDE = ("", "pixels of the resolution asked for"), "stride_width x base_downsample"
+ZARR_2: dict[str, Any] = {"version": 2, "codec": "zlib"}
 CONCH: dict[str, Any] = {"magnifications": (None, None), "encoder": "conch_v15"}
 STAMP_2: dict[str, Any] = {"tile_um": 128, "extractor": "h-optimus-0-0a1b2c3d"}
 SIZE: dict[str, Any] = {"attributes": False, "tile_size": 224}
@@ -100,6 +114,22 @@ CASES = [
     Case("STAMP with a unit and a size", stamp(224, **SIZE_UM), "STAMP", 224, "tile_size", 224, *UM),
     Case("torchmil", cut(write_torchmil, 512), "torchmil", 512, NEAREST, 512, "resnet50"),
     Case("torchmil, .h5", cut(write_torchmil, 512, suffix=".h5"), "torchmil", 512, NEAREST, 512, "resnet50"),
+    Case("AtlasPatch", cut(write_atlaspatch, 512), "AtlasPatch", 512, LESS_OVERLAP, 512, "uni_v1"),
+    Case(
+        "AtlasPatch, overlap", cut(write_atlaspatch, 256, overlap=128), "AtlasPatch", 256, LESS_OVERLAP, 512, "uni_v1"
+    ),
+    Case("slideflow", cut(write_slideflow, 512), "slideflow", 512, NEAREST, 512, "UNIFeatures"),
+    Case("slideflow, no config", cut(write_slideflow, 512, config=False), "slideflow", 512, NEAREST, 512),
+    Case("Owkin", cut(write_owkin, 1), "Owkin", 1, "counted", 1, "", "tiles"),
+    Case("TIAToolbox", cut(write_tiatoolbox, 224), "TIAToolbox", 224, NEAREST, 224, *ASKED),
+    Case("TIAToolbox zarr", cut(write_tiatoolbox_zarr, 224), "TIAToolbox", 224, NEAREST, 224, *ASKED),
+    Case("LazySlide", cut(write_spatialdata, 512), "SpatialData", 512, STRIDE, 512, "uni"),
+    Case("LazySlide, zarr 2", cut(write_spatialdata, 512, **ZARR_2), "SpatialData", 512, STRIDE, 512, "uni"),
+    Case("SpatialData", cut(write_spatialdata, 384, spec=False), "SpatialData", 384, NEAREST, 512, "uni"),
+    Case("HEST", cut(write_hest, 224), "named arrays", 224, NEAREST, 224),
+    Case("npz", cut(write_npz, 512), "named arrays", 512, NEAREST, 512, "uni"),
+    Case("safetensors", cut(write_safetensors, 512), "named arrays", 512, NEAREST, 512, "uni"),
+    Case("a dict of tensors", cut(write_dict, 512), "named arrays", 512, LESS_OVERLAP, 512, "uni"),
     Case("our own", cut(write_own, 513.026, **OWN), "smooth-mil", 513.026, "pitch_level0", 1026.052, "tiny"),
 ]
 
@@ -255,12 +285,15 @@ N = len(tissue())
 MESSAGES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda f: f / "gone.h5", "no feature file .*gone.h5; correct the path or extract the features first"),
     (lambda f: f, "is a folder; give one of the feature files in it"),
-    (lambda f: text(f / "a.h5"), "a.h5 is not an HDF5, npy or pt file, or is damaged"),
+    (lambda f: text(f / "a.h5"), "a.h5 is not an HDF5, npy, npz, pt or safetensors file, or is damaged"),
     (lambda f: text(f / "a.h5", b"\x89HDF\r\n\x1a\n"), "a.h5 is damaged or cut short"),
     (lambda f: text(f / "a.pt", b"PK\x03\x04 no zip"), "a.pt is damaged or cut short"),
     (lambda f: text(f / "a.npy", b"\x93NUMPY\x01\x00"), "a.npy is damaged or cut short"),
-    (lambda f: pt(f, {"a": torch.zeros(2)}), "s.pt holds a dict, not one tensor of features as CLAM's do"),
-    (lambda f: pt(f, np.zeros((3, 4))), "s.pt holds something else than one tensor, or is damaged; give the h5"),
+    (
+        lambda f: pt(f, {"a": torch.zeros(2)}),
+        r"s.pt holds no `features`, but a \(2,\); .* python -m scripts adopt FOLDER --features_key NAME",
+    ),
+    (lambda f: pt(f, np.zeros((3, 4))), "s.pt holds something else than tensors, or is damaged; give the h5"),
     (lambda f: stamp_without(f, feat_type="slide"), "of a whole slide, not of its patches; give those of tiles"),
     (
         lambda f: rewritten(stamp_without(f, unit="px"), coord_x=[1], coord_y=[1]),
@@ -315,7 +348,7 @@ def test_features_are_found_of_slides_without_tissue_too_and_of_none_twice(tmp_p
     with pytest.raises(InputError, match="features of b in features_gpfm and features_uni_v1; give the folder of one"):
         find_features(tmp_path)
     for none in ("coords", "gone"):
-        with pytest.raises(InputError, match=r"^no feature file \(.h5, .*extract the features first$"):
+        with pytest.raises(InputError, match=r"^no feature file .*, or make them with configs/features.json$"):
             find_features(tmp_path / none)
 
 

@@ -16,13 +16,16 @@ from scripts.wsi.reader import read_blocks
 from tests.wsi.features.test_base import CASES
 from tests.wsi.foreign_features import in_blocks, load, tissue
 
-FILES = 45
+FILES = 74
 CELLS = tissue(9, 7)
 
 
 def spoil(path: Path, rng: np.random.Generator) -> None:
+    known = {".h5": _rewrite, ".npy": _other_array, ".pt": _other_content}
+    if path.is_dir():  # a store, of which one of its files is spoilt
+        path = rng.choice(sorted(each for each in path.rglob("*") if each.is_file()))
     content = path.read_bytes()
-    way = rng.integers(8)
+    way = rng.integers(8 if path.suffix in known else 4)
     if way == 0:  # cut short
         path.write_bytes(content[: rng.integers(len(content))])
     elif way == 1:  # noise
@@ -33,7 +36,7 @@ def spoil(path: Path, rng: np.random.Generator) -> None:
             flipped[rng.integers(min(len(content), int(rng.choice([200, 2000, len(content)]))))] = rng.integers(256)
         path.write_bytes(flipped)
     else:
-        {".h5": _rewrite, ".npy": _other_array, ".pt": _other_content}[path.suffix](path, rng)
+        known[path.suffix](path, rng)
 
 
 def _strange(n: int, rng: np.random.Generator) -> Any:
@@ -74,7 +77,7 @@ def _rewrite(path: Path, rng: np.random.Generator) -> None:
 def _other_array(path: Path, rng: np.random.Generator) -> None:
     array = _strange(len(CELLS), rng) if rng.random() < 0.7 else np.array([{"a": 1}, None], dtype=object)
     beside = path.parent.parent / "coords" / path.name
-    np.save(path if rng.random() < 0.5 else beside, array, allow_pickle=True)
+    np.save(path if rng.random() < 0.5 or not beside.is_file() else beside, array, allow_pickle=True)
 
 
 def _other_content(path: Path, rng: np.random.Generator) -> None:

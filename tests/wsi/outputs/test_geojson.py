@@ -200,11 +200,17 @@ def test_the_bounds_are_taken_off_and_fractions_of_a_pixel_kept(tmp_path: Path, 
 def test_micrometres_without_a_slide_are_left_out_with_a_warning_and_what_is_no_number_is_refused(
     tmp_path: Path,
 ) -> None:
-    result = bag(grid(4, 1) * 0.5, [9, 1, 1, 1], header(4, unit="micrometres", mpp=None))
-    (warning,) = SaveGeoJSONd(str(tmp_path))({"bag_result": result})["bag_result"].about["warnings"]
-    assert list(tmp_path.iterdir()) == []
-    assert warning.startswith("no GeoJSON of slide 7: its coordinates are micrometres")
-    assert warning.endswith("give --slides or --slide_mpp")
+    for unit, way in (
+        ("micrometres", "; give --slides or --slide_mpp"),
+        ("tiles", "adopt FOLDER --coords_unit MICROMETRES"),
+    ):
+        result = bag(grid(4, 1) * 0.5, [9, 1, 1, 1], header(4, unit=unit, mpp=None))
+        (warning,) = SaveGeoJSONd(str(tmp_path))({"bag_result": result})["bag_result"].about["warnings"]
+        assert list(tmp_path.iterdir()) == []
+        assert warning.startswith(
+            f"no GeoJSON of slide 7: its coordinates are {unit} and its pixels are of unknown size; "
+        )
+        assert warning.endswith(way)
     result = dataclasses.replace(marked(["#..."]), scores=np.array([1, np.nan, 1, 1], dtype=np.float32))
     with pytest.raises(InputError, match=r"^the network gives no numbers for slide 7: check its weights$"):
         SaveGeoJSONd(str(tmp_path))({"bag_result": result})

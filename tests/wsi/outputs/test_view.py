@@ -3,15 +3,15 @@
 """Where the patches of a slide lie, and what its picture is read from."""
 
 import dataclasses
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import openslide
 import pytest
 
-from scripts.wsi.outputs.view import SlideView, file_stems, slides_of, view_slide, with_warnings
+from scripts.wsi.outputs.view import SlideView, file_stems, slides_of, view_slide
 from scripts.wsi.slides.slide import SlideFolder
 from tests.wsi.outputs.slide_results import SCAN_SIZE, bag, grid, header, own_form
 
@@ -48,6 +48,15 @@ def test_of_a_stored_picture_the_whole_is_drawn_and_tiles_are_cut_where_it_shows
         view = seen(source=own_form(tmp_path / "a.h5", STORED, downsample), slide_size=(16_000, 12_800))
         assert view.window == (0, 0, 16_000, 12_800)
         np.testing.assert_equal(view.tiles([6], 224), tiles)
+
+
+def test_a_picture_that_lies_in_another_file_is_not_shown(tmp_path: Path) -> None:
+    path = own_form(tmp_path / "a.h5", STORED, 8.0)
+    (tmp_path / "secret").write_bytes(STORED.tobytes())
+    with h5py.File(path, "r+") as file:
+        del file["thumbnail"]
+        file.create_dataset("thumbnail", STORED.shape, np.uint8, external=[(str(tmp_path / "secret"), 0, STORED.size)])
+    assert seen(source=path).thumbnail is None
 
 
 def test_of_a_slide_below_the_folder_what_was_scanned_is_drawn(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,12 +115,3 @@ def test_every_slide_of_a_bag_has_a_file_name_of_its_own() -> None:
     ):
         slides = slides_of(bag([grid(1, 1)] * len(ids), np.ones(len(ids)), *(header(1, each) for each in ids)))
         assert file_stems(slides, "map") == stems
-
-
-def test_a_warning_is_added_once_and_the_result_that_was_given_stays_as_it_was() -> None:
-    result = dataclasses.replace(bag(grid(2, 1), [1.0, 1.0]), about={"slides": [], "warnings": ["a"]})
-    data: dict[Hashable, Any] = {"bag_result": result, "other": 1}
-    assert with_warnings(data, ["a"]) == data
-    added = with_warnings(data, ["b", "a", "b"])
-    assert (added["bag_result"].about["warnings"], added["other"]) == (["a", "b"], 1)
-    assert result.about["warnings"] == ["a"]
