@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, printable_name
 
 PATHS = ("image", "annotation", "instance_label")
 LONGEST_BAG_ID = 200  # bytes: a file may add an ending to it
-SUFFIXES = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|zip|h5|npy|pt)$")
+SUFFIXES = re.compile(r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|zip|h5|hdf5|zarr|npz|safetensors|npy|pt)$")
+NAMED_BY_ITS_FOLDER = "features.npy"  # a file that is called so for every slide, each in a folder of its own
 
 _ONE_FOLDER = re.compile(r"(?!\.{1,2}\Z)[^/\\\0]+")  # the results of a bag go into one, which lies in the output folder
 
@@ -86,7 +87,8 @@ def bags_to_read(
 
 def bag_id_of(path: str) -> str:
     """Return the name of a bag by the path of its image."""
-    return SUFFIXES.sub("", Path(path).name)
+    own, folder = Path(path).name, Path(path).absolute().parent.name
+    return printable_name(folder if own == NAMED_BY_ITS_FOLDER else SUFFIXES.sub("", own))
 
 
 def balanced_weights(bags: Sequence[Mapping[str, Any]], class_names: Sequence[str] | None = None) -> list[float]:

@@ -47,10 +47,13 @@ def writable_folder(path: str | Path) -> Path:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; a reader of `path` sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        if not is_running(leftover.name.split(".")[-2]):
-            leftover.unlink(missing_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            if not is_running(leftover.name.split(".")[-2]):
+                leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
@@ -58,10 +61,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename not in (None, str(beside)):
             raise  # of another file
-        reason = os.strerror(error.errno) if error.errno else error
-        raise InputError(f"cannot write {path} ({reason}): make room there, or give another folder") from error
+        raise cannot_write(path, error) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses it even where nothing is there
+            beside.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """Return what the user is told of a file that the system refuses to write."""
+    reason = os.strerror(error.errno) if error.errno else error
+    return InputError(f"cannot write {path} ({reason}): make room there, or give another folder")
 
 
 def is_running(process: str) -> bool:

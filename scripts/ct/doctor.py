@@ -21,20 +21,19 @@ from scripts.ct.datalist.images import Images, by_place
 from scripts.ct.datalist.slice_tables import TABLES, Roles, grouped, read_slice_tables
 from scripts.ct.datalist.writing import INDEX
 from scripts.ct.dicom.headers import Header, Rejected
-from scripts.ct.dicom.hounsfield import SURELY_NOT_AIR_HU, read_slices
-from scripts.ct.dicom.series import MIN_SLICES, slice_normal, spacings_mm, tilt_degrees
+from scripts.ct.dicom.hounsfield import read_slices
+from scripts.ct.dicom.series import positions_mm, slice_normal, spacings_mm, tilt_degrees
 from scripts.ct.dicom.tags import quietly
 from scripts.ct.features import SliceFeatures, find_slice_features, is_feature_file, read_slice_features
-from scripts.ct.reader import choose_scan, is_volume, load_volume
+from scripts.ct.plausible import doubt_of_head_ct, few_slices
+from scripts.ct.reader import choose_scan, is_volume, load_volume, pixel_mm, require_utf8
 from scripts.ct.scans import find_scans
 from scripts.ct.transforms import slice_labels
 from scripts.doctor.computer import HEAD_CT, examine_computer
 from scripts.doctor.findings import Entries, Finding, Level, examine_leakage, examine_section, folded, sections_in
 
-MIN_TISSUE = 0.03  # of a slice through the middle of a head
-
 _LOOK_AT_SCAN = "it is read as it is; look at it, and correct or export it again where that is wrong"
-_Scan = tuple[str, Sequence[str | int], list[str], np.ndarray]  # what it is, ids of slices, remarks, middle slice in HU
+_Scan = tuple[str, Sequence[str | int], list[str]]  # what it is, ids of slices, remarks
 
 
 def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[Finding]:
@@ -128,8 +127,7 @@ def _examine_features(bags: Entries) -> Iterator[Finding]:
             remarks.append("positions do not ascend, so the order of slices is in doubt")
         if np.ptp(scan.features) == 0:
             remarks.append("all features are alike")
-        if slices < MIN_SLICES:
-            remarks.append("few slices for a head")
+        remarks += few_slices(slices)
         level = Level.WARN if remarks else Level.PASS
         told, fix = (f"{'; '.join(remarks)} ({text})", "make its file again") if remarks else (text, "")
         yield Finding(level, told, fix, bag["bag_id"], slices)
@@ -161,12 +159,11 @@ def examine_scan(bag: Mapping[str, Any], headers: Sequence[Header], rejected: Se
     """Examine a bag whose image is a volume, or a study with these images and files that hold none."""
     path = _paths_of(bag)[0]
     try:
-        text, ids, remarks, middle = _volume(path) if is_volume(path) else _study(headers, rejected)
-        remarks += [*_label_remarks(bag, ids), *_implausible(middle)]
+        require_utf8(*_paths_of(bag))
+        text, ids, remarks = _volume(path) if is_volume(path) else _study(headers, rejected)
+        remarks += [*_label_remarks(bag, ids), *few_slices(len(ids))]
     except InputError as error:
         return Finding(Level.FAIL, str(error), name=bag["bag_id"])
-    if len(ids) < MIN_SLICES:
-        remarks.append("few slices for a head")
     if not remarks:
         return Finding(Level.PASS, text, "", bag["bag_id"], len(ids))
     return Finding(Level.WARN, f"{'; '.join(remarks)} ({text})", _LOOK_AT_SCAN, bag["bag_id"], len(ids))
@@ -176,7 +173,8 @@ def _volume(path: Path) -> _Scan:
     volume = load_volume(path)
     columns, rows, slices = volume.array.shape
     text = f"{slices} slices of {rows} x {columns}, {_spacing_and_tilt(volume.spacings, volume.tilt_degrees)}"
-    return text, list(range(slices)), [], volume.array[..., slices // 2]
+    doubt = doubt_of_head_ct(volume.array[..., slices // 2], pixel_mm(volume.affine), volume.positions_mm)
+    return text, list(range(slices)), [doubt] * bool(doubt)
 
 
 def _study(headers: Sequence[Header], rejected: Sequence[Rejected]) -> _Scan:
@@ -198,7 +196,8 @@ def _study(headers: Sequence[Header], rejected: Sequence[Rejected]) -> _Scan:
     if choice.skipped:
         text += f"; skipped {', '.join(choice.skipped)}"
     ids = [header.sop if header.frame is None else f"{header.sop}/{header.frame}" for header in slices]
-    return text, ids, [*remarks, *choice.warnings, *repaired], pixels[0]
+    doubt = doubt_of_head_ct(pixels[0], middle.pixel_spacing or (), positions_mm(slices))
+    return text, ids, [*remarks, *choice.warnings, *repaired, *[doubt] * bool(doubt)]
 
 
 def _label_remarks(bag: Mapping[str, Any], ids: Sequence[str | int]) -> list[str]:
@@ -209,21 +208,6 @@ def _label_remarks(bag: Mapping[str, Any], ids: Sequence[str | int]) -> list[str
     if (positive > 0) == bag.get("label", positive > 0):
         return []
     return [f"label {bag['label']} contradicts its slices, {positive} of {len(ids)} positive"]
-
-
-def _implausible(middle: np.ndarray) -> list[str]:
-    """Return why a slice through the middle, in HU, is hardly that of a head in air."""
-    margin = max(min(middle.shape) // 32, 1)
-    outer = np.ones(middle.shape, dtype=bool)
-    outer[margin:-margin, margin:-margin] = False
-    border = np.median(middle[outer])
-    tissue = np.mean((middle > 0) & (middle < 80))
-    found = []
-    if border > SURELY_NOT_AIR_HU:
-        found.append(f"{border:.0f} HU at the border of the middle slice, where air is expected")
-    if tissue < MIN_TISSUE:
-        found.append(f"{tissue:.1%} of the middle slice is between 0 and 80 HU, where brain is expected")
-    return found
 
 
 def _spacing_and_tilt(spacings: np.ndarray, tilt: float) -> str:

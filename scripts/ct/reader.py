@@ -90,10 +90,15 @@ class SeriesReader(ImageReader):
 
     Args:
         series: SeriesInstanceUID or SeriesNumber of the series to read, instead of the one that suits best.
+        most_slices: refuse a scan of more, before its pixels are read; the slots of a network that has them.
     """
 
-    def __init__(self, series: str | int | None = None) -> None:
+    most_slices: int | None = None  # a class's, as SliceWindowsd.keep_meta
+
+    def __init__(self, series: str | int | None = None, most_slices: int | None = None) -> None:
         self.series = None if series is None else str(series)
+        if most_slices is not None:
+            self.most_slices = most_slices
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return True
@@ -103,20 +108,36 @@ class SeriesReader(ImageReader):
         return tuple(Path(path) for path in ensure_tuple(data))
 
     def get_data(self, img: tuple[Path, ...]) -> tuple[np.ndarray, dict]:
-        series = load_scan(*img, series=self.series)
+        series = load_scan(*img, series=self.series, most_slices=self.most_slices)
         return series.array, series.meta()
 
 
-def load_scan(*paths: Path, series: str | None = None) -> Series:
-    """Read the scan in a volume, a folder, a zip, or DICOM files; `series` as in `SeriesReader`."""
+def load_scan(*paths: Path, series: str | None = None, most_slices: int | None = None) -> Series:
+    """Read the scan in a volume, a folder, a zip, or DICOM files; `series` and `most_slices` as in `SeriesReader`."""
     if len(paths) > 1 and any(map(is_volume, paths)):
         raise InputError(f"{paths[0]} and {len(paths) - 1} more paths given as one image: give one volume")
+    require_utf8(*paths)
     if is_volume(paths[0]) and paths[0].is_file():
-        return load_volume(paths[0])
-    return load_series(*paths, series=series)
+        return load_volume(paths[0], most_slices)
+    return load_series(*paths, series=series, most_slices=most_slices)
 
 
-def load_series(*paths: Path, series: str | None = None) -> Series:
+def require_utf8(*paths: Path) -> None:
+    """Refuse names in other bytes, as ITK and MLflow take none."""
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{path} has a name that is not in UTF-8: rename it") from error
+
+
+def _require_at_most(most: int | None, slices: int, where: str) -> None:
+    if most is not None and slices > most:
+        advice = "give a series or an export of thicker slices, or weights without slots"
+        raise InputError(f"{where} has {slices} slices, and the network of these weights {most} slots: {advice}")
+
+
+def load_series(*paths: Path, series: str | None = None, most_slices: int | None = None) -> Series:
     """Read the head CT among the DICOM files in a folder, in a zip, or given one by one."""
     where = f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
     headers, rejected = read_headers(paths)
@@ -124,6 +145,7 @@ def load_series(*paths: Path, series: str | None = None) -> Series:
         what = "no DICOM images" if paths[0].is_dir() else "no DICOM, NIfTI, NRRD or MetaImage"
         raise InputError(f"{where} holds {what}: give a scan, or the folder that holds one")
     choice = choose_scan(headers, rejected, series, where)
+    _require_at_most(most_slices, len(choice.headers), where)
     volume, lost, repaired = read_slices(choice.headers, len(choice.headers) // LOST_AT_MOST, where)
     undecoded = {choice.headers[index].file.name: INCOMPLETE for index in lost}
     _require_mostly_intact(where, len(choice.headers), len(lost), undecoded)
@@ -181,12 +203,16 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(VOLUME_SUFFIXES) and not path.name.startswith(".")
 
 
-def load_volume(path: Path) -> Series:
-    """Read a NIfTI, NRRD or MetaImage file in HU; its axes are turned so that slices run from inferior to superior."""
+def load_volume(path: Path, most_slices: int | None = None) -> Series:
+    """Read a NIfTI, NRRD or MetaImage file in HU; its axes are turned so that slices run from inferior to superior.
+
+    `most_slices` is as in `SeriesReader`.
+    """
     with _readable(path):
         opened, shape = _opened(path)
         if len(shape) != 3 or 0 in shape:
             raise InputError(f"{path} has shape {shape}: give one volume with three axes")
+        _require_at_most(most_slices, shape[_axis_of_slices(path, opened)], str(path))
         if _format_of(path) == "NIfTI":
             array, affine = opened.get_fdata(dtype=np.float32), opened.affine
         else:
@@ -215,6 +241,12 @@ def places(affine: np.ndarray, slices: int) -> dict[str, Any]:
         "spacings": np.linalg.norm(np.diff(origins, axis=0), axis=1),
         "tilt_degrees": tilt_degrees(normal),
     }
+
+
+def pixel_mm(affine: np.ndarray) -> tuple[float, float]:
+    """Return the sides of a pixel by an affine of which slices are axis 3."""
+    x, y = np.linalg.norm(affine[:3, :2], axis=0).tolist()
+    return x, y
 
 
 def volume_shape(path: Path) -> tuple[int, ...]:
@@ -251,6 +283,18 @@ def _without_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _axis_of_slices(path: Path, opened: Any) -> int:
+    """Return along which stored axis the slices of a volume of three lie, by its header alone."""
+    axes = np.eye(4)
+    if _format_of(path) == "NIfTI":
+        axes = opened.affine
+    else:  # in LPS, where the same axis runs upwards
+        axes[:3, :3] = np.transpose([opened.GetDirection(axis) for axis in range(3)])
+    if not np.isfinite(axes).all():
+        return 2  # whichever: it is refused for that
+    return int(np.argmax(nib.io_orientation(axes)[:, 0]))
 
 
 def _read_with_itk(path: Path, opened: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from monai.utils import ensure_tuple
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, printable_name
 from scripts.ct.dicom.files import ImageFile, is_zip, walk
 from scripts.ct.dicom.headers import Header, read_headers
 from scripts.ct.dicom.series import by_study
@@ -104,10 +104,10 @@ def _up_to(root: Path, path: Path) -> list[Path]:
 
 def _scan_name(root: Path, path: Path) -> str:
     if path == root:
-        return root.resolve().name
+        return printable_name(root.resolve().name)
     name = path.relative_to(root).as_posix().replace("/", "_")
     suffix = next((each for each in (*VOLUME_SUFFIXES, ".zip") if name.lower().endswith(each) and path.is_file()), "")
-    return name[: len(name) - len(suffix)]
+    return printable_name(name[: len(name) - len(suffix)])
 
 
 def _shortened(name: str) -> str:

@@ -20,7 +20,8 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from scripts.core.bags import bag_id_of
 from scripts.core.errors import InputError
-from scripts.ct.reader import SCAN_META, load_volume, places
+from scripts.ct.plausible import doubt_of_head_ct, few_slices
+from scripts.ct.reader import SCAN_META, load_volume, pixel_mm, places
 
 
 class ScanBagd(MapTransform):
@@ -36,7 +37,15 @@ class ScanBagd(MapTransform):
     Args:
         keys: the scan. `instance_label` beside it is a list from inferior to superior, or maps SOPInstanceUID → 0/1.
         allow_missing_keys: whether a bag may lack it.
+        require_head_ct: refuse what is hardly a head CT in Hounsfield units, which else is warned of.
     """
+
+    require_head_ct = False  # a class's, as SliceWindowsd.keep_meta
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, require_head_ct: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if require_head_ct:
+            self.require_head_ct = True
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
@@ -46,11 +55,26 @@ class ScanBagd(MapTransform):
                 raise InputError(f"{key} has lost its metadata before ScanBagd: put ScanBagd right after Orientationd")
             meta, source = scan_meta(image), str(image.meta.get("filename_or_obj", "scan"))
             item.setdefault("bag_id", bag_id_of(source))
-            item.update(bag_entries(item, _instances(meta), _about(meta), source))
+            item.update(bag_entries(item, _instances(meta), self._about(meta, image, source), source))
             # Not twice, and not all of it can travel in a batch.
             kept = {k: v for k, v in image.meta.items() if k not in SCAN_META}
             item[key] = MetaTensor(image.as_tensor(), meta=kept, applied_operations=image.applied_operations)
         return item
+
+    def _about(self, meta: Mapping[str, Any], image: MetaTensor, source: str) -> dict[str, Any]:
+        count = image.shape[-1]
+        doubt = doubt_of_head_ct(
+            np.asarray(image[0, :, :, count // 2]), pixel_mm(np.asarray(image.affine)), np.asarray(meta["positions_mm"])
+        )
+        if doubt and self.require_head_ct:
+            raise InputError(f"{source} is {doubt}: give a head CT in HU, or leave out require_head_ct")
+        spacings = [round(float(spacing), 3) for spacing in meta["spacings"]]
+        return {
+            "tilt_degrees": round(float(meta["tilt_degrees"]), 2),
+            "spacing_mm": [min(spacings), max(spacings)] if spacings else None,
+            "warnings": [*([doubt] if doubt else []), *few_slices(count), *meta["warnings"]],
+            "set_aside": list(meta["skipped"]),
+        }
 
 
 def scan_meta(image: MetaTensor) -> dict[str, Any]:
@@ -106,16 +130,6 @@ def _instances(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
         if frame is not None:
             instance["frame"] = frame
     return instances
-
-
-def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
-    spacings = [round(float(spacing), 3) for spacing in meta["spacings"]]
-    return {
-        "tilt_degrees": round(float(meta["tilt_degrees"]), 2),
-        "spacing_mm": [min(spacings), max(spacings)] if spacings else None,
-        "warnings": list(meta["warnings"]),
-        "set_aside": list(meta["skipped"]),
-    }
 
 
 def slice_labels(given: object, ids: Sequence[str | int], bag_id: str) -> torch.Tensor:

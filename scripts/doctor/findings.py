@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scripts.core.bags import load_bags
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, printable
 from scripts.datalist.split import Leakage, without_numbers
 from scripts.datalist.tables import SECTIONS
 
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
     size: int = 0  # its slices, patches or megapixels
 
     def __str__(self) -> str:
-        return f"{self.level}  {': '.join(filter(None, (self.name, self.text, self.fix)))}"
+        return printable(f"{self.level}  {': '.join(filter(None, (self.name, self.text, self.fix)))}")
 
     @property
     def kind(self) -> str:

@@ -29,6 +29,8 @@ from scripts.core.scoring import probabilities
 
 PRIOR_SD = (0.5, 1.0)  # how far the logarithm of the slope, and the intercept, are thought to be from 0
 FEWEST = 4  # positive and negative bags each, below which nothing is chosen
+CHANCE_SD = 1.645  # one network in twenty that tells nothing ranks its bags further above an AUROC of 0.5
+_DEFAULT, _NEAR_CHANCE = "the default", "may be ranked so by chance: "  # what an origin says of poor choices
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class OperatingPoint(NamedTuple):
 
     threshold: float = 0.5
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept
-    origin: str = "the default, chosen on no data"
+    origin: str = f"{_DEFAULT}, chosen on no data"
     conformal: Conformal | None = None
     refusal: str = ""  # why the bags that were asked choose none, and it is the default
 
@@ -115,25 +117,46 @@ def choose_operating_point(
     bags = f"{len(labels)} {kind}"
     if logits.shape[1] > 1:
         if len(labels) < 2 * FEWEST:
-            return _refused(f"{bags} are too few to fit a temperature on")
+            return refused(f"{bags} are too few to fit a temperature on")
         slope, _ = fit_scaling(logits, labels)
         return OperatingPoint(0.5, (slope, 0.0), f"temperature {1 / slope:.3g} fitted on {bags}")
     positive, logit = labels > 0.5, logits[:, 0]
     few = min(positive.sum(), (~positive).sum())
     if few < FEWEST:
-        return _refused(f"{bags} with {few} of one kind are too few to choose on")
+        return refused(f"{bags} with {few} of one kind are too few to choose on")
     above = float(logit[positive].mean() - logit[~positive].mean())
     if above <= 1e-6 * max(1.0, float(np.abs(logit).max())):
-        return _refused(f"on {bags} no scaling fits, as the logits of positive ones are not higher")
+        return refused(f"on {bags} no scaling fits, as the logits of positive ones are not higher")
     slope, intercept = fit_scaling(logits, labels)
     threshold, seen = choose_threshold(slope * logits + intercept, positive, target)
     of = f"{positive.sum()} positive and {(~positive).sum()} negative {kind}"
     scaled = f"probability is sigmoid({slope:.3g} · logit {intercept:+.3g})"
-    return OperatingPoint(threshold, (slope, intercept), f"{target} on {of}: {seen}; {scaled}")
+    origin = f"{target} on {of}: {seen}; {scaled}{near_chance(logit, positive)}"
+    return OperatingPoint(threshold, (slope, intercept), origin)
 
 
-def _refused(reason: str) -> OperatingPoint:
-    return OperatingPoint(origin=f"the default: {reason}", refusal=reason)
+def refused(reason: str) -> OperatingPoint:
+    """Return the default, with the reason why no bags have chosen another."""
+    return OperatingPoint(origin=f"{_DEFAULT}: {reason}", refusal=reason)
+
+
+def near_chance(logit: np.ndarray, positive: np.ndarray) -> str:
+    """Return how an origin ends where chance may well rank its bags as the network does, by the test of Mann-Whitney.
+
+    logit, positive: (bags,). Of other bags it is "".
+    """
+    above = logit[positive, None] - logit[~positive]
+    auroc = float((above > 0).mean() + (above == 0).mean() / 2)
+    by_chance = 0.5 + CHANCE_SD * math.sqrt((len(logit) + 1) / (12 * above.size))
+    return "" if auroc > by_chance else f"; {_NEAR_CHANCE}AUROC {auroc:.2f} of {len(logit)} bags"
+
+
+def caveat(origin: str) -> list[str]:
+    """Return why calls at a threshold of this origin mean little: chosen on nothing, or near chance; else nothing."""
+    if origin.startswith(_DEFAULT):
+        return [f"the threshold is {origin}"]
+    _, near, auroc = origin.partition(_NEAR_CHANCE)
+    return [f"the bags that chose the threshold {near}{auroc}"] if near else []
 
 
 def choose_threshold(calibrated: np.ndarray, positive: np.ndarray, target: str) -> tuple[float, str]:

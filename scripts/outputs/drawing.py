@@ -3,6 +3,7 @@
 """Headline, colours, what is drawn of a score, and PNG encoding: what all pictures of results share."""
 
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ from matplotlib.figure import Figure
 
 from scripts.core.record import RESEARCH_USE, BagResult
 from scripts.core.scoring import EVIDENCE, INSTANCE, SCORE_WORDS, SIGNED, in_words
+from scripts.engine.operating_point import caveat
 
+WARNINGS_SHOWN = 3  # above a picture
 NEARLY_EVEN = 1.5  # times the average: below it, being flagged means little
 FLAGGED = "#d62728"
 TRUTH = "#1f9e4b"
@@ -26,10 +29,15 @@ def called(result: BagResult) -> str:
     return f"{result.verdict}, probability {probability:.{3 if close else 2}f}"  # 0.50 alone is neither
 
 
-def headline(result: BagResult, findings: str, name: str | None = None) -> str:
-    """Return the two lines above a picture of a bag, or of what `name` says: findings are "3 of 40 slices flagged"."""
+def headline(result: BagResult, findings: str, name: str | None = None, warnings: Sequence[str] = ()) -> str:
+    """Return the lines above a picture of a bag, or of what `name` says: findings are "3 of 40 slices flagged".
+
+    Below the answer stands what it is not for, then the first warnings, and whether its threshold means little.
+    """
     truth = f" (label: {result.true_verdict})" if result.true_verdict else ""
-    return f"{name or result.bag_id}: {called(result)}{truth} · {findings}\n{RESEARCH_USE}"
+    more = [f"and {len(warnings) - WARNINGS_SHOWN} more, see summary.csv"] * (len(warnings) > WARNINGS_SHOWN)
+    told = [f"warning: {each}" for each in (*warnings[:WARNINGS_SHOWN], *more, *caveat(result.threshold_origin))]
+    return "\n".join([f"{name or result.bag_id}: {called(result)}{truth} · {findings}", RESEARCH_USE, *told])
 
 
 def evenness(result: BagResult) -> str:

@@ -21,6 +21,7 @@ from scripts.core.files import plain, whole_file, write_whole
 from scripts.core.record import BagResult, ModelCard, PatchCoordinates
 from scripts.core.scoring import in_words
 from scripts.engine.evaluator import EMPTY, FAILED
+from scripts.engine.operating_point import caveat
 from scripts.engine.provenance import settings_of
 from scripts.metrics.faithfulness import faithfulness_columns
 from scripts.metrics.figures import Interval
@@ -224,7 +225,7 @@ def _of_all_ranks(own: Outcomes) -> Outcomes:
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a csv whole or not at all."""
-    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -271,7 +272,7 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
         "score_name": result.score_name,
         "score_smoothing": result.score_smoothing,
         "flagged_above": "" if result.flag_above is None else result.flag_above,
-        "warnings": "; ".join(result.about.get("warnings", [])),
+        "warnings": "; ".join([*result.about.get("warnings", []), *caveat(result.threshold_origin)]),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from monai.transforms import Transform
 
-from scripts.core.files import write_whole
+from scripts.core.files import cannot_write, write_whole
 from scripts.core.record import RESEARCH_USE, BagResult, Classes, Model, PatchCoordinates
 from scripts.core.scoring import ATTENTION
 
@@ -133,5 +133,15 @@ class SaveResultd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["bag_result"]
         content = {**as_json(result), "input": data.get("input", ""), "recipe": str(self.recipe)}
-        write_whole(self.output_dir / result.bag_id / "result.json", json.dumps(content, indent=1) + "\n")
+        write_whole(self._path(result.bag_id), json.dumps(content, indent=1) + "\n")
         return dict(data)
+
+    def withdraw(self, bag_id: str) -> None:
+        """Remove the file that an earlier run has written, as the others of the bag are about to be replaced."""
+        try:
+            self._path(bag_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self._path(bag_id), error) from error
+
+    def _path(self, bag_id: str) -> Path:
+        return self.output_dir / bag_id / "result.json"

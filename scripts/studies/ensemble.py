@@ -16,7 +16,9 @@ from scripts.engine.operating_point import (
     FEWEST,
     OperatingPoint,
     choose_threshold,
+    near_chance,
     read_operating_point,
+    refused,
     write_operating_point,
 )
 from scripts.engine.provenance import origin_file
@@ -71,6 +73,6 @@ def _operating_point(results: Sequence[BagResult], logits: np.ndarray, target: s
         return OperatingPoint(origin="the likeliest class is called; every member has a temperature of its own")
     positive = np.array([result.label_positive for result in results], dtype=bool)
     if min(positive.sum(), (~positive).sum()) < FEWEST:
-        return OperatingPoint(origin=f"the default: {bags}, are too few of one kind to choose on")
+        return refused(f"{bags}, are too few of one kind to choose on")
     threshold, seen = choose_threshold(logits, positive, target)
-    return OperatingPoint(threshold, origin=f"{target} on {bags}: {seen}")
+    return OperatingPoint(threshold, origin=f"{target} on {bags}: {seen}{near_chance(logits[:, 0], positive)}")

@@ -3,16 +3,23 @@
 """Bad input in the place where a user meets it: the whole pipeline of a config, up to the message it ends with."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 import torch
+from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 
+from scripts.core.record import BagResult
+from scripts.ct.outputs.picture import draw_scan
 from tests.bundle.commands import bundle, contents, message_of, run_here, write_cohort
+from tests.ct.series import phantom
+from tests.ct.volumes import write_volume
 from tests.outputs.results import table
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ct")]
@@ -84,6 +91,65 @@ def test_a_spoiled_scan_among_good_ones_ends_nothing_and_a_second_run_does_what_
 
     run_here("ct", ["inference"], **keys, threshold=0.01)  # another result: all anew
     assert (out / "scan" / "result.json").stat().st_mtime_ns > first
+
+
+def test_a_name_in_latin_1_and_a_scan_that_cannot_be_drawn_end_nothing_either(
+    keys: dict[str, Any], scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (b"caf\xe9", b"undrawn", b"\x1b[31mred"):
+        shutil.copytree(scan, scan.with_name(os.fsdecode(name)))
+    (scan.parent / "broken.nii.gz").write_bytes(b"nothing")
+
+    def draw(result: BagResult, *rest: Any) -> Figure:
+        if result.bag_id == "undrawn":
+            raise UnicodeEncodeError("utf-8", "Smith", 0, 1, "not drawn")
+        return draw_scan(result, *rest)
+
+    monkeypatch.setattr("scripts.ct.outputs.picture.draw_scan", draw)
+    message = message_of("ct", ["inference"], **keys)
+    assert message.startswith("3 of 5 failed: ")
+    assert "(and 2 more, see summary.csv); correct and run again" in message
+    rows = {row["bag_id"]: row for row in table(tmp_path / "out" / "summary.csv")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "%1B[31mred": "done", "scan": "done", "broken": "failed", "caf%E9": "failed", "undrawn": "failed",
+    }  # fmt: skip
+    folder = scan.parent
+    assert rows["broken"]["error"] == f"{folder}/broken.nii.gz cannot be read as NIfTI: copy or convert it again"
+    assert rows["caf%E9"]["error"] == f"{folder}/caf%E9 has a name that is not in UTF-8: rename it"
+    why = "undrawn cannot be drawn or written (UnicodeEncodeError in DrawScand, test_bad_input.py line "
+    assert rows["undrawn"]["error"].startswith(why)
+    assert rows["undrawn"]["error"].endswith("a fault of the program, please report this line")
+    assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/result.json")) == ["%1B[31mred", "scan"]
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_what_is_no_head_ct_is_warned_of_or_refused(keys: dict[str, Any], scan: Path, suffix: str) -> None:
+    out, head = Path(keys["output_dir"]), phantom(12, 32).transpose(2, 1, 0).astype(np.float32)
+    shutil.rmtree(scan)
+    spacing, small = np.diag([6.0, 6.0, 5.0, 1.0]), np.diag([2.0, 2.0, 5.0, 1.0])
+    scans: dict[str, tuple[np.ndarray, np.ndarray]] = {
+        "head": (head, spacing),
+        "magnetic": (np.maximum(head + 1000, 0) / 2, spacing),
+        "animal": (head, small),
+        "scaled": (head + 1024, spacing),
+        "mask": ((head > 0).astype(np.float32), spacing),
+        "part": (head[..., :6], spacing),
+    }
+    for name, (array, affine) in scans.items():
+        write_volume(scan.parent / f"{name}{suffix}", array, affine)
+    run_here("ct", ["inference"], **keys)
+    rows = {row["bag_id"]: row["warnings"] for row in table(out / "summary.csv")}
+    untrained = "the threshold is the default, chosen on no data"
+    assert rows.pop("head") == untrained
+    assert rows.pop("part") == f"6 slices, few for a head; {untrained}"
+    assert all(each.startswith("hardly a head CT in Hounsfield units: ") for each in rows.values()), rows
+    size, rest = rows["animal"].split("; ")
+    assert (size[-34:], rest) == ("a body, where a head has 40 to 400", untrained)
+    message = message_of("ct", ["inference"], **keys, require_head_ct=True)
+    assert message.startswith("4 of 6 failed: ")
+    assert f"{scan.parent}/animal{suffix} is {size}: give a head CT in HU, or leave out require_head_ct" in message
+    message = message_of("ct", ["inference"], **{**keys, "network_def#slots": 10, "score_smoothing": 0})
+    assert f"{scan.parent}/animal{suffix} has 12 slices, and the network of these weights 10 slots: give" in message
 
 
 def test_weights_of_another_network_and_results_that_cannot_be_written_are_refused(

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from scripts.core.bags import bags_to_read, balanced_weights, load_bags, number_of_classes
+from scripts.core.bags import bag_id_of, bags_to_read, balanced_weights, load_bags, number_of_classes
 from scripts.core.errors import InputError
 
 
@@ -35,6 +35,16 @@ def test_paths_are_relative_to_the_dataset_and_names_are_derived(cohort: Path) -
     assert one == {"image": str(cohort / "a"), "label": 1, "annotation": str(cohort / "a.geojson"), "bag_id": "a"}
     for key, paths in slides.items():  # of several slides some may have no annotation
         assert several[key] == [path and str(cohort / path) for path in paths]
+
+
+def test_a_file_of_features_of_any_kind_gives_the_name_of_its_slide(tmp_path: Path) -> None:
+    for suffix in (".h5", ".hdf5", ".zarr", ".npz", ".safetensors", ".npy", ".pt"):
+        assert bag_id_of(f"features/a.1{suffix}") == "a.1"
+    for name in ("a", "b"):  # as Owkin's
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "features.npy").touch()
+    bags = loaded(tmp_path, *({"image": f"{name}/features.npy", "label": 1} for name in "ab"))
+    assert [bag["bag_id"] for bag in bags] == ["a", "b"]
 
 
 def test_a_name_stays_a_name(cohort: Path) -> None:
@@ -63,6 +73,11 @@ def test_a_name_stays_a_name(cohort: Path) -> None:
 def test_each_flaw_of_a_bag_is_reported(cohort: Path, bag: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         loaded(cohort, bag)
+
+
+def test_a_bag_is_named_as_its_file_is_but_for_what_no_terminal_prints() -> None:
+    names = {"a\u00a0b": "a\u00a0b", "a%C2%A0b": "a%C2%A0b", "50%\n": "50%25%0A"}
+    assert {name: bag_id_of(f"scans/{name}.nii.gz") for name in names} == names
 
 
 def test_each_folder_is_listed_once(cohort: Path) -> None:

@@ -10,7 +10,34 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.core.errors import input_error_message
+from scripts.core.errors import InputError, input_error_message, printable, printable_name
+
+
+def test_whatever_an_error_names_is_told_in_characters_that_a_terminal_prints() -> None:
+    told = {
+        "scans/Müller 頭.nii": "scans/Müller 頭.nii",
+        "a\u00a0b\u200c\u200d\u3000.nii": "a\u00a0b\u200c\u200d\u3000.nii",  # as names of people have
+        "50 %\n": "50 %%0A",
+        "\u2028": "%E2%80%A8",
+        "\u200f": "%E2%80%8F",
+        "caf\udce9": "caf%E9",  # a file's name in Latin-1, as Python reads it
+        "\x1b[31mred\n": "%1B[31mred%0A",
+        "\u202egnp": "%E2%80%AEgnp",
+        "\ud800": "%ED%A0%80",
+    }
+    assert {name: str(InputError(name)) for name in told} == {name: printable(name) for name in told} == told
+
+
+def test_two_names_do_not_become_one_by_what_is_escaped_and_others_stay() -> None:
+    names = {
+        "50 %": "50 %",
+        "%C2%A0": "%C2%A0",
+        "a\u00a0": "a\u00a0",
+        "\n%": "%0A%25",
+        "\n\n": "%0A%0A",
+        "\n%0A": "%0A%250A",
+    }
+    assert {name: printable_name(name) for name in names} == names
 
 
 def lost_process() -> None:

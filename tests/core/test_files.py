@@ -44,11 +44,29 @@ def test_a_full_disk_is_one_line_and_leaves_the_file_of_before(tmp_path: Path) -
         (tmp_path / "another").read_text()  # is no fault of the disk
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_a_folder_that_the_system_refuses_is_one_line(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "new" / "result.json"
+    message = f"cannot write {path} ({os.strerror(number)}): make room there, or give another folder"
+    refused = OSError(number, "of any wording", str(path.parent))
+    with patch("pathlib.Path.mkdir", side_effect=refused), pytest.raises(InputError, match=re.escape(message)):
+        write_whole(path, "first")
+    path.parent.mkdir()
+    refused.filename = str(path.with_name(f".{path.name}.{os.getpid()}.part"))
+    with (  # on a read-only disk not even what is not there can be removed
+        patch("pathlib.Path.write_bytes", side_effect=refused),
+        patch("pathlib.Path.unlink", side_effect=refused),
+        pytest.raises(InputError, match=re.escape(message)),
+    ):
+        write_whole(path, "first")
+
+
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        dead = process.pid
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        dead = ended.pid
     gone = [f".a[1].h5.{dead}.part", ".a[1].h5.99999999999999999999.part", ".a[1].h5.x.part"]
-    stay = [f".a[1].h5.{os.getppid()}.part", ".a[1].h5.1.part", f".b.h5.{dead}.part", f".a1.h5.{dead}.part"]
+    living = {f".a[1].h5.{process}.part" for process in (1, os.getppid())}
+    stay = [*living, f".b.h5.{dead}.part", f".a1.h5.{dead}.part"]
     for name in gone + stay:
         (tmp_path / name).write_text("half of it")
     write_whole(tmp_path / "a[1].h5", "whole")

@@ -92,6 +92,7 @@ def phantom(count: int = 10, size: int = 32) -> np.ndarray:
 
 
 HEAD = phantom(1, size=16)[0]
+HEAD_PIXEL_MM = [10.0, 8.0]  # with which it is as large as a head
 
 
 def write_head(
@@ -105,7 +106,7 @@ def write_head(
     **tags: Any,
 ) -> list[str]:
     """A series beside the others of its study, all slices with the same pixels; their SOPInstanceUIDs."""
-    own = {"SeriesInstanceUID": uid, "StudyInstanceUID": study, "PatientID": patient}
+    own = {"SeriesInstanceUID": uid, "StudyInstanceUID": study, "PatientID": patient, "PixelSpacing": HEAD_PIXEL_MM}
     names = [f"{uid}_{index:03d}.dcm" for index in range(count)]
     write_series(folder, np.stack([pixels] * count), couch(count, step, 0.0), names, **{**own, **tags})
     return [sop_uid(index, uid) for index in range(count)]

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -32,7 +31,7 @@ from tests.ct.series import (
     write_series,
     zipped,
 )
-from tests.ct.volumes import LPS_TO_RAS, write_mha, write_nrrd
+from tests.ct.volumes import LPS_TO_RAS, write_mha, write_nifti, write_nrrd, write_volume
 from tests.shared_data import shared_data
 
 
@@ -140,6 +139,26 @@ def test_the_head_series_of_a_study_or_the_one_that_was_asked_for_is_read(tmp_pa
     assert refusal(tmp_path) == f"{tmp_path} holds 2 studies: give each a folder"
 
 
+def test_more_slices_than_the_network_has_slots_are_refused_before_pixels_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_head(tmp_path / "a", "1.1")
+    volumes = [write_volume(tmp_path / f"b{suffix}", voxels((10, 3, 12)), UPRIGHT) for suffix in EVERY_SUFFIX]
+    for path in (tmp_path / "a", *volumes):
+        assert load_scan(path, most_slices=10).array.shape[2] == 10
+    monkeypatch.delattr("scripts.ct.reader.read_slices")
+    monkeypatch.delattr("scripts.ct.reader._read_with_itk")
+    monkeypatch.setattr("nibabel.Nifti1Image.get_fdata", None)
+    for path in (tmp_path / "a", *volumes):
+        reader = SeriesReader(most_slices=9)
+        with pytest.raises(InputError, match="slots") as refused:
+            reader.get_data(reader.read(path))
+        assert str(refused.value) == (
+            f"{path} has 10 slices, and the network of these weights 9 slots: "
+            "give a series or an export of thicker slices, or weights without slots"
+        )
+
+
 def same(one: Series, other: Series) -> None:
     for name in ("array", "affine", "positions_mm", "sop_instance_uids", "warnings", "skipped"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
@@ -228,6 +247,7 @@ def test_reader_feeds_load_image_and_orientation_never_reverses_the_slices(
 
 
 AXIS_SWAP = np.array([[0, 0.5, 0, -3], [-0.5, 0, 0, 8], [0, 0, -5, 60], [0, 0, 0, 1.0]])  # in RAS, the head turned
+UPRIGHT = AXIS_SWAP[:, [2, 0, 1, 3]]  # slices are the first axis
 SPACES = {
     "right-anterior-superior": (1, 1, 1),
     "left-posterior-superior": (-1, -1, 1),
@@ -243,21 +263,6 @@ def turned_about_x(degrees: float) -> np.ndarray:
 
 def voxels(shape: tuple[int, ...] = (5, 4, 3), dtype: Any = np.float32) -> np.ndarray:
     return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
-
-
-def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
-    nib.save(nib.Nifti1Image(array, affine), path)
-    return path
-
-
-def write_volume(path: Path, array: np.ndarray, ras: np.ndarray) -> Path:
-    """In the format of its suffix."""
-    if path.suffix in (".nii", ".gz"):
-        return write_nifti(path, array, ras)
-    if path.suffix in (".mha", ".mhd"):
-        return write_mha(path, array, LPS_TO_RAS @ ras)
-    lines = {"data file": f"{path.stem}.raw"} if path.suffix == ".nhdr" else {}
-    return write_nrrd(path, array, LPS_TO_RAS @ ras, "left-posterior-superior", lines=lines)
 
 
 EVERY_SUFFIX = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")

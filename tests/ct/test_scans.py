@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,30 @@ def test_slices_that_name_no_study_join_the_one_in_their_folder(tmp_path: Path) 
     write_slice(tmp_path / "a" / "x", ramp(1)[0], ImagePositionPatient=[-30, -40, 40])
     assert found(tmp_path) == {name: str(tmp_path / name) for name in ("a", "b")}
     assert load_scan(tmp_path / "a").array.shape[2] == 4
+
+
+def test_a_name_that_no_terminal_prints_is_escaped_and_one_that_is_not_utf8_cannot_be_read(tmp_path: Path) -> None:
+    for uid, folder in (("1.1", b"caf\xe9"), ("1.2", b"\x1b[31mred")):
+        write_head(tmp_path / os.fsdecode(folder), uid, study=uid)
+    nifti = tmp_path / os.fsdecode(b"\xfc.nii")
+    nifti.touch()
+    scans = found(tmp_path)
+    assert set(scans) == {"caf%E9", "%1B[31mred", "%FC"}
+    assert load_scan(Path(scans["%1B[31mred"])).array.shape[2] == 10
+    for name, path in (("caf%E9", "caf%E9"), ("%FC", "%FC.nii")):
+        with pytest.raises(InputError, match=f"^{tmp_path}/{path} has a name that is not in UTF-8: rename it$"):
+            load_scan(Path(scans[name]))
+
+
+def test_names_of_people_stay_and_two_that_would_be_one_are_refused(tmp_path: Path) -> None:
+    names = ("a\u00a0b", "a%C2%A0b", "\u0645\u06cc\u200c\u062e", "\u5c71\u3000\u7530", "50%")
+    for name in names:
+        (tmp_path / f"{name}.nii").touch()
+    (tmp_path / "50%\n.nii").touch()
+    assert set(found(tmp_path)) == {*names, "50%25%0A"}
+    (tmp_path / "50%25%0A.nii").touch()
+    with pytest.raises(InputError, match=r"would both be named 50%25%0A: rename one$"):
+        found(tmp_path)
 
 
 def test_a_long_name_is_shortened(tmp_path: Path) -> None:

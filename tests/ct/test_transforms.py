@@ -22,7 +22,7 @@ from scripts.core.errors import InputError
 from scripts.ct.dicom.files import open_image
 from scripts.ct.reader import load_series
 from scripts.ct.transforms import RandSliceAffined, RandSliceDropd, ScanBagd, SliceWindowsd
-from tests.ct.series import couch, ramp, sop_uid, tilted, write_enhanced, write_series, zipped
+from tests.ct.series import couch, phantom, ramp, sop_uid, tilted, write_enhanced, write_series, zipped
 from tests.shared_data import ROOT, shared_data
 
 
@@ -85,10 +85,40 @@ def test_a_bag_has_the_metadata_of_its_slices_and_of_the_scan() -> None:
     assert bag["source"] == "scans/a"
     instances = [{"id": sop_uid(k), "position_mm": 2.5 * k, "file": f"{k}.dcm"} for k in range(3)]
     assert json.loads(bag["instances"]) == instances
-    about = {"tilt_degrees": 18.5, "spacing_mm": [1.14, 7.38], "warnings": ["a warning"], "set_aside": left_out}
-    assert json.loads(bag["about"]) == about
+    about = json.loads(bag["about"])
+    assert about.pop("warnings")[1:] == ["3 slices, few for a head", "a warning"]
+    assert about == {"tilt_degrees": 18.5, "spacing_mm": [1.14, 7.38], "set_aside": left_out}
     alone: dict[Any, Any] = ScanBagd("image")({"image": scan(1)})
     assert json.loads(alone["about"])["spacing_mm"] is None
+
+
+def head(count: int = 10, **meta: Any) -> MetaTensor:
+    """A scan like `scan`, which is a head."""
+    array = torch.from_numpy(phantom(count).transpose(2, 1, 0).copy()).float()[None]
+    meta = {**scan(count).meta, "positions_mm": np.arange(count) * 5.0, "warnings": [], **meta}
+    return MetaTensor(array, affine=torch.diag(torch.tensor([8.0, 10.0, 5.0, 1.0])), meta=meta)
+
+
+def test_what_is_hardly_a_head_ct_is_warned_of_where_it_is_read_and_refused_where_that_is_asked_for() -> None:
+    def warnings(image: MetaTensor, **keys: Any) -> Any:
+        bag: dict[Any, Any] = ScanBagd("image", **keys)({"image": image})
+        return json.loads(bag["about"])["warnings"]
+
+    assert warnings(head(), require_head_ct=True) == []
+    of_viewer = head()  # which has read it by another reader
+    del of_viewer.meta["positions_mm"]
+    assert warnings(of_viewer, require_head_ct=True) == []
+    assert warnings(head(7), require_head_ct=True) == ["7 slices, few for a head"]
+    why = (
+        "hardly a head CT in Hounsfield units: no value of the middle slice is below 0, where air is near -1000, "
+        "and 0.0% of what is not air in the middle slice is between 0 and 80 HU, where brain is expected"
+    )
+    magnetic = head(warnings=["a gap"])
+    magnetic.add_(1000)
+    assert warnings(magnetic) == [why, "a gap"]
+    with pytest.raises(InputError, match="is hardly a head CT") as refused:
+        warnings(magnetic, require_head_ct=True)
+    assert str(refused.value) == f"scans/a is {why}: give a head CT in HU, or leave out require_head_ct"
 
 
 def test_frames_are_told_apart_and_slices_without_a_uid_go_by_their_number() -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""NRRD and MetaImage files by the letter of their formats, without ITK: what the readers and writers are held to."""
+"""Volumes: NRRD and MetaImage by the letter of their formats, without ITK; what readers and writers are held to."""
 
 import gzip
 import zlib
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -73,6 +74,21 @@ def write_mha(
         path.with_suffix(".raw").write_bytes(content)
     path.write_bytes(head + (b"" if path.suffix == ".mhd" else content))
     return path
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def write_volume(path: Path, array: np.ndarray, ras: np.ndarray) -> Path:
+    """In the format of its suffix."""
+    if path.suffix in (".nii", ".gz"):
+        return write_nifti(path, array, ras)
+    if path.suffix in (".mha", ".mhd"):
+        return write_mha(path, array, LPS_TO_RAS @ ras)
+    lines = {"data file": f"{path.stem}.raw"} if path.suffix == ".nhdr" else {}
+    return write_nrrd(path, array, LPS_TO_RAS @ ras, "left-posterior-superior", lines=lines)
 
 
 def parse_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -49,11 +49,14 @@ def report(folder: Path, *batches: Sequence[Any]) -> Engine:
 
 def test_the_tables_have_a_row_per_bag_and_per_instance_in_order(tmp_path: Path) -> None:
     cohort = [*COHORT, result("e", 0.1, [1.0], None)]  # the last without label and truth
+    cohort[1] = dataclasses.replace(
+        cohort[1], about={"warnings": ["a gap"]}, threshold_origin="the default, on no data"
+    )
     engine = report(tmp_path, cohort[:3], cohort[3:])
     columns = ("bag_id", "status", "probability", "positive", "label", "instances", "flagged", "warnings")
     assert [tuple(row[name] for name in columns) for row in table(tmp_path / "summary.csv")] == [
         ("a", "done", "0.1", "0", "0", "1", "0", ""),
-        ("b", "done", "0.2", "0", "1", "2", "0", ""),
+        ("b", "done", "0.2", "0", "1", "2", "0", "a gap; the threshold is the default, on no data"),
         ("c", "done", "0.7", "1", "0", "2", "1", ""),
         ("d", "done", "0.9", "1", "1", "3", "1", ""),
         ("e", "done", "0.1", "0", "", "1", "0", ""),

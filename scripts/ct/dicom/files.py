@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from scripts.core.errors import InputError
+from scripts.core.errors import InputError, printable
 from scripts.core.files import write_whole
 
 MAX_ZIP_BYTES = 4 * 1024**3  # unpacked
@@ -28,8 +28,7 @@ class ImageFile:
 
     @property
     def name(self) -> str:
-        name = self.path.name if self.member is None else self.member.rsplit("/", 1)[-1]
-        return "".join(character if character.isprintable() else "?" for character in name)
+        return printable(self.path.name if self.member is None else self.member.rsplit("/", 1)[-1])
 
     def open(self) -> BinaryIO:
         with Opener() as opener:
@@ -148,10 +147,7 @@ class FileIndex:
     def _save(self) -> None:
         assert self.path
         body = "".join(f"{json.dumps([file, *entry])}\n" for file, entry in self._known.items())
-        try:
-            write_whole(self.path, json.dumps([self.layout, _checksum(body)]) + "\n" + body)
-        except OSError as error:
-            raise InputError(f"cannot write the index {self.path} ({error.strerror}): give another place") from error
+        write_whole(self.path, json.dumps([self.layout, _checksum(body)]) + "\n" + body)
         self._unsaved = 0
 
     def _loaded(self) -> dict[str, tuple[list[int], list[Any]]]:

@@ -85,7 +85,7 @@ def _hounsfield(stored: np.ndarray, header: Header, dataset: Dataset, repaired: 
         # By the standard only their display is inverted, but some exporters inverted the values.
         inverse = (2**bits if unsigned else 0) - 1 - stored.astype(np.int64)
         turned_back = _scaled(inverse, header.slope, header.intercept)
-        if _border(hounsfield, padding) > SURELY_NOT_AIR_HU and _border(turned_back, padding) < SURELY_AIR_HU:
+        if border_hu(hounsfield, padding) > SURELY_NOT_AIR_HU and border_hu(turned_back, padding) < SURELY_AIR_HU:
             hounsfield = turned_back
             repaired.add(INVERTED)
     hounsfield[padding] = AIR_HU
@@ -106,9 +106,9 @@ def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return (stored >= limits.min()) & (stored <= limits.max())
 
 
-def _border(hounsfield: np.ndarray, padding: np.ndarray) -> float:
+def border_hu(hounsfield: np.ndarray, padding: np.ndarray | None = None) -> float:
     """Return the median around the head; NaN where that is padding alone."""
-    outer = ~padding
+    outer = np.ones(hounsfield.shape, bool) if padding is None else ~padding
     margin = max(min(hounsfield.shape) // 32, 1)
     outer[margin:-margin, margin:-margin] = False
     return float(np.median(hounsfield[outer])) if outer.any() else float("nan")

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws a picture per scan that shows at a look which slices were flagged."""
 
+import textwrap
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from monai.transforms import Transform
 from scripts.core.files import write_whole
 from scripts.core.record import BagResult
 from scripts.core.scoring import EVIDENCE, SIGNED, score_name
+from scripts.ct.outputs.answer import without_names
 from scripts.outputs.drawing import (
     AGAINST,
     FLAGGED,
@@ -30,6 +32,7 @@ from scripts.outputs.drawing import (
 )
 
 BRAIN_WINDOW = (0, 80)  # HU
+WIDTH, LINE_INCHES = 130, 0.2  # of the headline: letters of a line, and its height
 CERTAIN = 5.0  # logit: beyond it, more makes no difference to a probability
 
 
@@ -63,9 +66,12 @@ def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6, scor
     """Draw the flagged slices above the curves along the scan; see `DrawScand`, without volume the curves alone."""
     signed = signed_score(result, score)
     rows = [*([1.15] if volume is not None else []), *([1] if signed else []), 1]
-    figure = Figure(figsize=(2.2 * shown, {1: 3, 2: 5.2, 3: 7.2}[len(rows)]), layout="constrained")
-    title = headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged")
-    figure.suptitle(title, parse_math=False)  # a $ in a name is a $
+    warnings = without_names(result.about.get("warnings", ()))
+    title = headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged", warnings=warnings)
+    lines = [line for part in title.splitlines() for line in textwrap.wrap(part, WIDTH)]
+    height = {1: 3, 2: 5.2, 3: 7.2}[len(rows)] + LINE_INCHES * (len(lines) - 2)
+    figure = Figure(figsize=(2.2 * shown, height), layout="constrained")
+    figure.suptitle("\n".join(lines), parse_math=False)  # a $ in a name is a $
     grid = figure.add_gridspec(len(rows), shown, height_ratios=rows)
     if volume is not None:
         candidates = np.flatnonzero(result.flagged) if result.flagged.any() else np.arange(len(result.scores))

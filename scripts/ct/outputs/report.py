@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from monai.transforms import Transform
 from pydicom import Dataset, uid
-from pydicom.charset import decode_element
-from pydicom.config import IGNORE, disable_value_validation
+from pydicom.charset import decode_element, python_encoding
+from pydicom.config import IGNORE
 from pydicom.filereader import read_partial
 from pydicom.sr.coding import Code
 from pydicom.valuerep import DA, TM
@@ -22,6 +22,9 @@ from scripts.core.files import write_whole
 from scripts.core.record import RESEARCH_USE, BagResult, Model
 from scripts.core.scoring import ATTENTION, EVIDENCE, INSTANCE, WEIGHTED
 from scripts.ct.dicom.files import open_image
+from scripts.ct.dicom.tags import Tags, quietly
+from scripts.ct.outputs.answer import without_names
+from scripts.outputs.writers import with_warnings
 
 if TYPE_CHECKING:
     import highdicom as hd
@@ -30,6 +33,8 @@ SERIES_NUMBER = 901  # behind the scanner's own in a viewer's list
 OF_THE_PICTURE = 0x00280000  # the first tag behind patient, study and series
 NO_DATE = ("19000101", "000000")  # of a study without one; today's would make each run's report another
 UNKNOWN = Model("unknown", "unknown", "unknown")
+
+UNKNOWN_LETTERS = "its SpecificCharacterSet is none that is known, so letters of its names may be wrong in report.dcm"
 
 _CLASSES = (
     *(uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage),
@@ -67,8 +72,9 @@ CT_OF_HEAD = Code("303653007", "SCT", "CT of head")
 class SaveReportd(Transform):
     """The writer of `output_dir/<bag_id>/report.dcm`, a Comprehensive SR (TID 1500); none where the input is not DICOM.
 
-    Its first measurement group (TID 1501) has the scan's probability, and whether that makes the scan positive. Then
-    comes one group per flagged slice, with "Intracranial hemorrhage" as its finding and a reference to the image.
+    Ahead of the measurements it has the warnings of the scan. Its first measurement group (TID 1501) has the scan's
+    probability, and whether that makes the scan positive. Then comes one group per flagged slice, with "Intracranial
+    hemorrhage" as its finding and a reference to the image.
     A UID that breaks the rules ("ID_0a1b...") is replaced by one made from it; the tracking identifier of a group is
     the original one, of the series or of the slice, followed by "/" and the frame's number if there are several.
 
@@ -81,12 +87,15 @@ class SaveReportd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["bag_result"]
-        if "file" in result.instances[0]:
-            content = io.BytesIO()
-            with disable_value_validation():  # a complaint about the source would quote it, perhaps a name
-                structured_report(result, identity_of(result)).save_as(content)
-            write_whole(self.output_dir / result.bag_id / "report.dcm", content.getvalue())
-        return dict(data)
+        if "file" not in result.instances[0]:
+            return dict(data)
+        content = io.BytesIO()
+        with quietly():  # a complaint about the source would quote it, perhaps a name
+            identity = identity_of(result)
+            structured_report(result, identity).save_as(content)
+        write_whole(self.output_dir / result.bag_id / "report.dcm", content.getvalue())
+        known = set(Tags(identity).texts("SpecificCharacterSet")) <= python_encoding.keys()
+        return dict(data) if known else with_warnings(data, [UNKNOWN_LETTERS])
 
 
 def identity_of(result: BagResult) -> Dataset:
@@ -125,7 +134,8 @@ def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.Comprehens
     ids = [instance["id"] for instance in result.instances]
     of_slices = [values.tolist() for values in result.of_instances.values()]
     numbers = [result.probability, result.threshold, result.flag_rule, *of_slices]
-    report_uid = uid.generate_uid(entropy_srcs=[series_uid, json.dumps([ids, *numbers, result.threshold_origin])])
+    told = [result.threshold_origin, *without_names(result.about.get("warnings", ()))]
+    report_uid = uid.generate_uid(entropy_srcs=[series_uid, json.dumps([ids, *numbers, *told])])
     try:
         date, time = str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
     except (AttributeError, TypeError, ValueError):
@@ -213,6 +223,7 @@ def _measurement_report(
     device = sr.DeviceObserverIdentifyingAttributes(uid.generate_uid(entropy_srcs=[*model]), name=model.name)
     observer = sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)
     content = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), CT_OF_HEAD, groups)
-    comment = sr.TextContentItem(COMMENT, RESEARCH_USE.capitalize(), "CONTAINS")
-    content[0].ContentSequence.insert(-1, comment)  # ahead of the measurements, where it is seen
+    warnings = [f"Warning: {each}" for each in without_names(result.about.get("warnings", ()))]
+    for comment in (RESEARCH_USE.capitalize(), *warnings):  # ahead of the measurements, where they are seen
+        content[0].ContentSequence.insert(-1, sr.TextContentItem(COMMENT, comment, "CONTAINS"))
     return content

@@ -11,12 +11,12 @@ import numpy as np
 import pydicom
 from monai.transforms import Transform
 from pydicom import Dataset, uid
-from pydicom.config import disable_value_validation
 from pydicom.sr.coding import Code
 
 from scripts.core.files import write_whole
 from scripts.core.record import RESEARCH_USE, BagResult
 from scripts.ct.dicom.files import open_image
+from scripts.ct.dicom.tags import quietly
 from scripts.ct.outputs.report import HEMORRHAGE, TYPE_2, UNKNOWN, file_uid, identity_of, valid_uid
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class SaveSegmentationd(Transform):
         path = self.output_dir / result.bag_id / "flagged.dcm"
         if "file" in result.instances[0] and result.flagged.any() and not _is_of_several_files(result):
             content = io.BytesIO()
-            with disable_value_validation():  # a complaint about the source would quote it, perhaps a name
+            with quietly():  # a complaint about the source would quote it, perhaps a name
                 segmentation(result).save_as(content)
             write_whole(path, content.getvalue())
         else:

@@ -150,6 +150,21 @@ def test_the_headline_says_what_was_found_and_what_it_is_not_for() -> None:
     assert figure.get_suptitle().startswith("$a_{$: DCIS, probability 0.65 (label: IDC) · 3 of 6 ")
 
 
+def test_warnings_stand_above_the_picture_without_names_of_files_and_so_does_a_threshold_chosen_on_nothing() -> None:
+    damaged = "smith_9.dcm is damaged and is left out"
+    about = {"warnings": ["hardly a head CT: " + "no air, " * 30 + "no brain", damaged, "a gap", "another", "one more"]}
+    given = result(about=about, threshold_origin="the default, chosen on no data")
+    plain, figure = draw_scan(result(), volume()), draw_scan(given, volume())
+    _, note, *told = figure.get_suptitle().splitlines()
+    assert note == "research use only, not for diagnosis"
+    assert max(map(len, told)) <= 130
+    assert " ".join(told) == (
+        f"warning: {about['warnings'][0]} warning: a gap warning: another warning: and 2 more, see summary.csv "
+        "warning: the threshold is the default, chosen on no data"
+    )
+    assert figure.get_figheight() > plain.get_figheight()
+
+
 @pytest.mark.parametrize("more", [{"volume": volume()[None]}, {}], ids=["scan", "features alone"])
 def test_the_scan_becomes_a_png(tmp_path: Path, more: dict[Hashable, Any]) -> None:
     data: dict[Hashable, Any] = {"bag_result": result(), **more}

@@ -185,6 +185,35 @@ def test_a_name_keeps_its_letters_and_is_printed_nowhere(tmp_path: Path, caplog:
     assert caplog.messages == []
 
 
+def test_the_warnings_of_a_scan_stand_ahead_of_its_measurements_without_names_of_files(tmp_path: Path) -> None:
+    found = result(tmp_path / "series", plain_series(tmp_path / "series"))
+    quiet = written(found, tmp_path)
+    about = {"warnings": ["a gap", "smith_9.dcm is damaged and is left out", "hardly a head CT"]}
+    report = written(replace(found, about=about), tmp_path)
+    comments = [text for name, text in texts(report) if name == "Comment"]
+    assert comments == [
+        "Research use only, not for diagnosis",
+        *("Warning: a gap", "Warning: hardly a head CT", "Warning: 1 files are left out"),
+    ]
+    assert report.SOPInstanceUID != quiet.SOPInstanceUID
+    assert len(groups(report)) == len(groups(quiet))
+
+
+def test_an_unknown_character_set_is_one_warning_of_the_scan(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pydicom.config.disable_value_validation():
+        instances = plain_series(tmp_path / "series", SpecificCharacterSet="SMITH", PatientName="Smith^John")
+    caplog.clear()
+    found = replace(result(tmp_path / "series", instances), about={"warnings": ["a gap"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warned = SaveReportd(str(tmp_path))({"bag_result": found})["bag_result"]
+    assert warned.about["warnings"] == [
+        "a gap",
+        "its SpecificCharacterSet is none that is known, so letters of its names may be wrong in report.dcm",
+    ]
+    assert caplog.messages == []
+
+
 def test_what_is_missing_stays_empty_and_damaged_values_are_left_out(tmp_path: Path) -> None:
     missing: dict[str, Any] = dict.fromkeys(STUDY) | {"PatientID": None, "PatientWeight": "70.5", "StudyDate": "x"}
     with pydicom.config.disable_value_validation():
