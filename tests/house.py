@@ -35,7 +35,7 @@ HOUSE: Mapping[str, str] = {
     "wsi.outputs": "core outputs wsi.features wsi.slides wsi.annotations",
     "wsi.datalist": "core datalist wsi.features wsi.slides",
     "wsi.doctor": "core doctor wsi.features wsi.slides wsi.annotations wsi wsi.datalist",
-    "wsi.cli": "core doctor wsi.datalist wsi.doctor",
+    "wsi.cli": "core doctor wsi.features wsi wsi.datalist wsi.doctor",
     "__main__": "core engine weights outputs studies release ct.cli wsi.cli",
 }
 TORCH_ALONE = ("networks", "losses")  # so that they can be lifted out, scripted and exported

@@ -105,11 +105,16 @@ def test_the_network_of_the_weights_is_described_and_taken_up_before_anything_el
 
 def for_no_viewer(steps: list[Any]) -> list[Any]:
     """The steps of inference of head CT without what viewers need: a loader apart, and where the image lay."""
-    plain = [{**step, "ensure_channel_first": True} if step["_target_"] == "LoadImaged" else step for step in steps]
+    plain = [{**step} for step in steps]
+    for step in plain:
+        if step["_target_"] == "LoadImaged":
+            step["ensure_channel_first"] = True
+            step["reader"] = {key: value for key, value in step["reader"].items() if key != "most_slices"}
     plain = [step for step in plain if step["_target_"] != "EnsureChannelFirstd"]
     if len(plain) == len(steps):
         return steps
     assert plain[-1].pop("keep_meta")
+    assert plain[-2].pop("require_head_ct") == "@require_head_ct"  # which changes no bag, as most_slices
     return plain
 
 

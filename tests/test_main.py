@@ -40,7 +40,8 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
-        ("", "calibrate compare convert crossval datalist deliver doctor features release report search"),
+        ("", "adopt calibrate compare convert crossval datalist deliver doctor features release report search"),
+        ("adopt", "FOLDER npz safetensors --features_key --coords_key --coords_unit --pitch --slides level0"),
         ("calibrate", "RESULTS WEIGHTS --labels --target --coverage summary.csv youden"),
         ("compare", "A B --output DeLong bootstrap"),
         ("convert", "CHECKPOINT OUTPUT SA-DMIL torchmil --force --placement --heads"),

@@ -14,15 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Engine
 from scipy.optimize import minimize
-from scipy.stats import norm
+from scipy.stats import mannwhitneyu, norm
+from sklearn.metrics import roc_auc_score
 
 from scripts.core.conformal import Conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
+from scripts.core.record import NO_THRESHOLD
 from scripts.core.scoring import probabilities
 from scripts.engine.operating_point import (
     OperatingPoint,
     RememberOperatingPoint,
+    caveat,
     choose_operating_point,
     choose_threshold,
     fit_scaling,
@@ -55,6 +58,32 @@ def test_a_target_is_kept_at_the_least_cost_on_the_bags_it_was_chosen_on(
     youden = choose_operating_point(logits[:, None] / 3.0, positive + 0.0, "youden")
     at_youden = probabilities(logits[:, None] / 3.0, youden.scaling)[:, 0] > youden.threshold
     assert at_youden[positive].mean() - at_youden[~positive].mean() >= sensitivity + specificity - 1 - 1e-9
+
+
+@pytest.mark.parametrize(("bags", "shift", "is_near"), [(4, 0.5, True), (40, 0.2, True), (40, 1.5, False)])
+def test_bags_that_chance_may_have_ranked_so_are_said_to_be(bags: int, shift: float, is_near: bool) -> None:
+    generator = np.random.default_rng(3)
+    positive = np.repeat([False, True], bags)
+    logits = generator.normal(shift * positive, 1.0)
+    logits[0] -= 1e-3 + max(0.0, logits[~positive].mean() - logits[positive].mean()) * bags  # or no scaling fits
+    test = mannwhitneyu(
+        logits[positive], logits[~positive], alternative="greater", use_continuity=False, method="asymptotic"
+    )
+    assert (test.pvalue > 0.05) == is_near
+    origin = choose_operating_point(logits[:, None], positive + 0.0, "youden").origin
+    told = f"may be ranked so by chance: AUROC {roc_auc_score(positive, logits):.2f} of {2 * bags} bags"
+    assert origin.endswith(f"; {told}") == is_near
+    assert caveat(origin) == [f"the bags that chose the threshold {told}"] * is_near
+
+
+def test_a_threshold_chosen_on_nothing_means_little_and_one_that_somebody_gives_is_his() -> None:
+    assert caveat(DEFAULT.origin) == ["the threshold is the default, chosen on no data"]
+    few = choose_operating_point(np.zeros((5, 1)), np.array([0.0, 0, 0, 1, 1]), "youden")
+    assert caveat(few.origin) == [
+        "the threshold is the default: 5 validation bags with 2 of one kind are too few to choose on"
+    ]
+    for origin in ("", "given by the user", DEFAULT.origin_of(0.7, (1.0, 0.0)), NO_THRESHOLD):
+        assert caveat(origin) == []
 
 
 def test_the_scaling_is_the_likeliest_under_its_prior() -> None:
