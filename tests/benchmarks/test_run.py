@@ -41,8 +41,10 @@ def test_without_the_peers_theirs_is_not_measured_and_a_case_that_fails_says_why
     runner = Runner(quick=True, with_peers=False, rounds=1)
     assert runner.in_turn({"torchmil": Request("theirs", "smap", [100])}) == {}
     assert runner.in_turn({}).seconds("torchmil", "step", 100) is None
-    with pytest.raises(RuntimeError, match="no_such_case"):
+    with pytest.raises(AttributeError, match="no_such_case"):
         runner.figures("no_such_case")
+    with pytest.raises(RuntimeError, match="no_such_case"):
+        replace(runner, quick=False).figures("no_such_case")
 
 
 def test_memory_is_what_a_case_takes_above_what_was_there_and_time_that_of_a_call(
@@ -84,7 +86,7 @@ def test_a_disturbed_process_is_run_again_only_with_patience(
 ) -> None:
     monkeypatch.setattr("benchmarks.runner.Watch.others", lambda watch: 0.5)
     for patience, runs in ((0.0, 1), (0.01, 3)):
-        runner = Runner(quick=True, with_peers=False, rounds=1, patience=patience)
+        runner = Runner(quick=False, with_peers=False, rounds=1, patience=patience)
         runner.figures("cuda_device")
         assert capsys.readouterr().out.count("cuda_device ...") == runs
         assert runner.where()["share of the cores that other work took"] == "50 %"

@@ -132,6 +132,6 @@ def test_the_commands_run_and_use_all_that_is_declared(kind: str, alone: Alone, 
     assert (results / new / picture).stat().st_size > 10_000
     assert ", 0 FAIL\n" in examined
     assert all(package in examined for package in declared(kind))
-    imported = set((tmp_path / "imported.txt").read_text().split())
-    used = {canonicalize_name(name) for top in imported for name in packages_distributions().get(top, ())}
+    imported, tops = set((tmp_path / "imported.txt").read_text().split()), packages_distributions()
+    used = {canonicalize_name(name) for top in imported for name in tops.get(top, ())}
     assert {canonicalize_name(name) for name in declared(kind)} <= used
