@@ -103,17 +103,21 @@ def write_page(home: Path) -> Path:
 def _section(home: Path, task: Task) -> str:
     work = home / task.folder
     write_whole(work / "curves.png", _curves(work, task))
-    cases = "\n".join(
-        f'<figure><img src="{task.folder}/inference/{quote(row["bag_id"])}/{task.picture}" alt="{html.escape(what)}">'
-        f"<figcaption>{html.escape(what)}</figcaption></figure>"
-        for what, row in _chosen_cases(work / "inference" / "summary.csv")
-    )
+    cases = "\n".join(_case(home, task, *each) for each in _chosen_cases(work / "inference" / "summary.csv"))
     return f"""<h2>{task.title}</h2>
 {_table(work, task)}
 <h3>Cases of the test set, read by the smooth variant</h3>
 {cases}
 <h3>Training</h3>
 <figure><img src="{task.folder}/curves.png" alt="training curves"></figure>"""
+
+
+def _case(home: Path, task: Task, what: str, row: dict[str, Any]) -> str:
+    folder = Path(task.folder) / "inference" / row["bag_id"]
+    caption, page = html.escape(what), folder / "map.html"
+    link = f' · <a href="{quote(str(page))}">to zoom into</a>' if (home / page).exists() else ""
+    picture = quote(str(folder / task.picture))
+    return f'<figure><img src="{picture}" alt="{caption}"><figcaption>{caption}{link}</figcaption></figure>'
 
 
 def _table(work: Path, task: Task) -> str:

@@ -70,7 +70,7 @@ def wsi_steps(home: Path, seed: int) -> Iterator[Step]:
     for arm in ARMS:
         files = "['configs/train.json','configs/attention.json']" if arm == "attention" else "['configs/train.json']"
         yield from _train_and_evaluate("wsi", arm, files, common, bundle, work, seed, after="wsi-features")
-    more = ("--in_features", "128", "--slides", str(data / "slides"))
+    more = ("--in_features", "128", "--slides", str(data / "slides"), "--page_from", "0")
     yield _inference_step("wsi", "configs/inference.json", bundle, data, work, *more)
 
 

@@ -115,11 +115,13 @@ def test_a_bag_of_several_slides_has_files_of_each(cohort: Path, tmp_path: Path)
     images = [str(cohort / "features" / f"{name}.h5") for name in ("slide_0", EMPTY, "slide_7")]
     datalist = tmp_path / "datalist.json"
     datalist.write_text(json.dumps({"test": [{"bag_id": "patient", "image": images, "label": 1}]}))
-    run_here("wsi", ["inference"], **keys(cohort, tmp_path / "out"), datalist=str(datalist))
+    run_here("wsi", ["inference"], **keys(cohort, tmp_path / "out"), datalist=str(datalist), page_from=46)
     patient = tmp_path / "out" / "patient"
     result = json.loads((patient / "result.json").read_text())
     assert [slide["slide_id"] for slide in result["about"]["slides"]] == ["slide_0", EMPTY, "slide_7"]
-    assert {"slide_0.geojson.gz", "slide_7.geojson.gz", "scores.h5"} <= {path.name for path in patient.iterdir()}
+    written = {path.name for path in patient.iterdir()}
+    assert {"slide_0.geojson.gz", "slide_7.geojson.gz", "scores.h5"} <= written
+    assert {name for name in written if name.endswith(".html")} == {"slide_7.html"}  # of 47 patches
 
 
 def test_slides_read_in_blocks_have_the_same_scores(cohort: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def write_results(work: Path, task: str, picture: str) -> None:
     for bag_id, *_ in ROWS[task]:
         (work / "inference" / bag_id).mkdir(parents=True)
         Image.new("RGB", (2, 2)).save(work / "inference" / bag_id / picture)
+    if task == "wsi":
+        (work / "inference" / ROWS[task][0][0] / "map.html").touch()
     with (work / "inference" / "summary.csv").open("w", newline="") as file:
         csv.writer(file).writerows([HEADER, *ROWS[task]])
 
@@ -127,6 +129,9 @@ def test_the_page_shows_files_beside_it_and_loads_nothing_from_elsewhere(home: P
     for path in pictures(page).values():
         with Image.open(home / path) as image:
             image.verify()
+    (link,) = re.findall(r'<a href="([^"]+)">', page)
+    assert (home / unquote(link)).name == "map.html"
+    assert (home / unquote(link)).exists()
     assert page.count("<img") == 5 + 2 + 2  # cases of both tasks, and two figures of curves
     assert not re.search(r"https?://|<script|<link|@import|url\(|<c>", page)
     assert str(home) not in page

@@ -5,6 +5,7 @@
 import gzip
 import hashlib
 import json
+import logging
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,8 @@ from scripts.outputs.drawing import called
 from scripts.outputs.scores import normalisation
 from scripts.outputs.writers import with_warnings
 from scripts.wsi.features.base import ADOPT, MICROMETRES
-from scripts.wsi.outputs.view import SlideResult, file_stems, slides_of
+from scripts.wsi.outputs.view import TIMES_AVERAGE, SlideResult, file_stems, slides_of, whole_number
 
-TIMES_AVERAGE = "attention (times the average)"
 FLAGGED_TILE = {"name": "flagged", "color": [214, 39, 40]}
 OTHER_TILE = {"name": "not flagged", "color": [127, 127, 127]}
 REGION_COLOUR = [214, 39, 40]
@@ -31,23 +31,28 @@ MOST_REGIONS = 50  # each an annotation of its own: a list that a person can go 
 SAME_EDGE = 1.0  # level-0 pixels: tiles whose size is no whole number lie a rounding apart
 TILES_PER_TEXT = 5000  # tiles that are text in memory at a time
 
+logger = logging.getLogger(__name__)
+
 
 class SaveGeoJSONd(Transform):
     """Write `output_dir/<bag_id>/tiles.geojson.gz`, or `<slide_id>.geojson.gz` for each of several slides.
 
-    Every patch is a tile with its measurements. Flagged patches are merged into regions, which are annotations, the
-    largest first; beyond fifty the smallest are one annotation together. A slide called negative has no region. A slide
-    with coordinates in micrometres and an unknown pixel size is skipped with a warning.
+    Every patch is a tile with its measurements, unless there are too many for QuPath. Flagged patches are merged into
+    regions, which are annotations, the largest first; beyond fifty the smallest are one annotation together. A slide
+    called negative has no region. A slide with coordinates in micrometres and an unknown pixel size is skipped with a
+    warning.
 
     Args:
         output_dir: folder of the results.
         regions_above: a flagged patch is in a region above so many times the average attention, or so many times the
             evidence that it is flagged above; of those flagged by their own logit all are.
+        most_tiles: of a slide of more patches its regions alone are written.
     """
 
-    def __init__(self, output_dir: str, regions_above: float = 2.0) -> None:
+    def __init__(self, output_dir: str, regions_above: float = 2.0, most_tiles: int = 20_000) -> None:
         self.output_dir = Path(output_dir)
         self.regions_above = regions_above
+        self.most_tiles = whole_number(most_tiles, "most_tiles", 0)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result: BagResult = data["bag_result"]
@@ -55,8 +60,11 @@ class SaveGeoJSONd(Transform):
         warnings: list[str] = []
         for stem, slide in zip(file_stems(slides, "tiles"), slides, strict=True):
             if slide.in_pixels:
-                path = self.output_dir / result.bag_id / f"{stem}.geojson.gz"
-                write_geojson(path, result, slide, self.regions_above)
+                path, count = self.output_dir / result.bag_id / f"{stem}.geojson.gz", len(slide.ranks)
+                if count > self.most_tiles:
+                    why = f"{count} patches are too many for QuPath; --most_tiles {count} writes them"
+                    logger.info("%s of %s holds regions alone: %s", path.name, result.bag_id, why)
+                write_geojson(path, result, slide, self.regions_above, with_tiles=count <= self.most_tiles)
             else:
                 unit = slide.header.unit
                 way = "give --slides or --slide_mpp" if unit == MICROMETRES else ADOPT
@@ -65,8 +73,10 @@ class SaveGeoJSONd(Transform):
         return with_warnings(data, warnings)
 
 
-def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_above: float) -> None:
-    """Write the file whole or not at all; the same result gives the same bytes."""
+def write_geojson(
+    path: Path, result: BagResult, slide: SlideResult, regions_above: float, with_tiles: bool = True
+) -> None:
+    """Write regions, and tiles if asked for, whole or not at all; the same result gives the same bytes."""
     with (
         whole_file(path) as beside,
         beside.open("wb") as raw,
@@ -74,7 +84,7 @@ def write_geojson(path: Path, result: BagResult, slide: SlideResult, regions_abo
     ):
         file.write(b'{"type":"FeatureCollection","features":[')
         separator = b"\n"
-        for block in _feature_texts(result, slide, regions_above):
+        for block in _feature_texts(result, slide, regions_above, with_tiles):
             file.write(separator + block.encode())
             separator = b",\n"
         file.write(b"\n]}\n")
@@ -128,7 +138,7 @@ def _snapped(edges: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.where(np.abs(nearest - edges) <= SAME_EDGE, nearest, edges)
 
 
-def _feature_texts(result: BagResult, slide: SlideResult, regions_above: float) -> Iterator[str]:
+def _feature_texts(result: BagResult, slide: SlideResult, regions_above: float, with_tiles: bool) -> Iterator[str]:
     """Give the features as text, regions first; their UUIDs are the same in each run."""
     if not all(np.isfinite(values).all() for values in slide.of_patches.values()):
         raise InputError(f"the network gives no numbers for {slide.header.slide_id}: check its weights")
@@ -148,7 +158,7 @@ def _feature_texts(result: BagResult, slide: SlideResult, regions_above: float) 
         geometry = shapely.geometry.mapping(shifted)
         feature = {"type": "Feature", "id": identity % (count + number), "geometry": geometry, "properties": properties}
         yield json.dumps(feature, ensure_ascii=False)
-    for start in range(0, count, TILES_PER_TEXT):
+    for start in range(0, count if with_tiles else 0, TILES_PER_TEXT):
         yield _tile_features(identity, slide, range(start, min(start + TILES_PER_TEXT, count)), score)
 
 

@@ -3,33 +3,24 @@
 """map.png, a picture per slide: the slide, the map of a score over it, and the patches with the highest score."""
 
 import textwrap
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import openslide
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import AsinhNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
-from monai.transforms import Transform
 
-from scripts.core.errors import InputError
-from scripts.core.files import write_whole
 from scripts.core.record import BagResult, PatchCoordinates
-from scripts.core.scoring import EVIDENCE, SCORE_WORDS, SIGNED, score_name
+from scripts.core.scoring import ATTENTION, EVIDENCE, SCORE_WORDS, SIGNED, score_name
 from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png, signed_score
-from scripts.outputs.writers import with_warnings
-from scripts.wsi.annotations.annotation import read_annotation
-from scripts.wsi.outputs.view import SlideResult, SlideView, file_stems, slides_of, view_slide
-from scripts.wsi.slides.slide import SlideFolder
+from scripts.wsi.outputs.view import TIMES_AVERAGE, FilePerSlide, SlideResult, SlideView
 
 ATTENTION_SCALE = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
 COLOURS = "RdYlBu_r"  # pale at the average, red above it: on pink tissue and on glass alike
-SIGNED_SCALE = AsinhNorm(1, -20, 20)  # logit: even within 1, then by its order; the same on every slide
+SIGNED_SCALE = AsinhNorm(0.25, -20, 20)  # logit: even within 1/4, then by its order; the same on every slide
 SIGNED_COLOURS = "RdBu_r"  # red for the finding, blue against it, white in the middle
 ALPHA = 0.65
 CHOSEN_COLOUR = "#0047ab"
@@ -41,11 +32,11 @@ MOST_CELLS = 1600  # along the longer side of the map: more than the picture has
 # in inches
 WIDTH = 12.0
 MARGIN = 0.3
-COLUMN = 5.1
+COLUMN = 4.95
 HIGHEST = 6.2
 HIGHEST_OF_WIDE = 2.6
 WIDE = 2.2  # a slide with more width for its height is drawn above its map, not beside it
-BAR_SPACE = 0.9  # for the colour bar and what it says
+BAR_SPACE = 1.2  # for the colour bar, its numbers, and two lines that say what it is of
 LEAST_BAR = 1.7
 LINE = 0.24
 TITLE = 0.3
@@ -58,15 +49,25 @@ LEAST_SQUARE = 0.09
 class Layer(NamedTuple):
     """What is drawn over a slide."""
 
-    values: np.ndarray  # (n,) of its patches
+    key: str  # which score it is of
+    name: str  # what that is called
+    score: np.ndarray  # (n,) of its patches
     norm: Normalize
     colours: str
     title: str
     scale: str  # what the colour bar says
     ticks: Mapping[float, str]
+    # what is drawn of a score is its distance from the middle, so many times
+    middle: float = 0.0
+    times: float = 1.0
+
+    @property
+    def values(self) -> np.ndarray:
+        """(n,) as the colour bar counts them."""
+        return (self.score - self.middle) * self.times
 
 
-class DrawSlided(Transform):
+class DrawSlided(FilePerSlide):
     """Write `output_dir/<bag_id>/map.png`, or `<slide_id>.png` for each of several slides.
 
     Args:
@@ -78,6 +79,8 @@ class DrawSlided(Transform):
         score: "instance", "evidence" or "attention", whose map is drawn; None: of the score that flags.
     """
 
+    suffix = ".png"
+
     def __init__(
         self,
         output_dir: str,
@@ -86,41 +89,13 @@ class DrawSlided(Transform):
         annotation_values: Sequence[int | str] | None = None,
         score: str | None = None,
     ) -> None:
-        self.output_dir = Path(output_dir)
-        self.slides = SlideFolder(slides)
+        super().__init__(output_dir, slides, annotation_values)
         self.shown = shown
-        self.annotation_values = annotation_values
         self.score = None if score is None else score_name(score, "picture_score")
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result: BagResult = data["bag_result"]
-        slides = slides_of(result)
-        given = data.get("annotation") or [""] * len(slides)  # a batch cannot hold None: an empty path says the same
-        annotations = [given] if isinstance(given, str) else given
-        if len(annotations) != len(slides):
-            count = f"{len(annotations)} annotations for the {len(slides)} slides of a bag"
-            raise InputError(f"{count}: give one for each, or null")
-        warnings: list[str] = []
-        for number, (stem, slide) in enumerate(zip(file_stems(slides, "map"), slides, strict=True)):
-            view, annotation = view_slide(slide, self.slides), annotations[number]
-            drawn = layer(result, number, self.score)
-            try:
-                figure = self._drawn(result, view, annotation, drawn)
-            except (InputError, openslide.OpenSlideError) as error:
-                if view.facts is None:
-                    raise
-                view = SlideView(slide, warnings=(f"the slide is left out of its map: {error}",))
-                figure = self._drawn(result, view, annotation, drawn)
-            warnings.extend(view.warnings)
-            write_whole(self.output_dir / result.bag_id / f"{stem}.png", png(figure, DPI))
-        return with_warnings(data, warnings)
-
-    def _drawn(self, result: BagResult, view: SlideView, annotation: str | None, drawn: Layer) -> Figure:
-        slide = view.slide
-        if annotation and slide.in_pixels:
-            truth = read_annotation(annotation, slide.header.slide_size, self.annotation_values, slide.origin)
-            view = replace(view, outlines=truth.outlines())
-        return draw_slide(result, view, self.shown, drawn)
+    def content(self, result: BagResult, view: SlideView, number: int) -> bytes:
+        """Return the picture of a slide."""
+        return png(draw_slide(result, view, self.shown, layer(result, number, self.score)), DPI)
 
 
 def layer(result: BagResult, number: int, score: str | None = None) -> Layer:
@@ -132,26 +107,30 @@ def layer(result: BagResult, number: int, score: str | None = None) -> Layer:
     signed = signed_score(result, asked) if asked in SIGNED else None
     if signed is None:
         of = "all slides" if several else "the slide"
-        scale = f"attention, times the\naverage of {of}"
-        title = f"attention of each patch{evenness(result)}"
-        return Layer(result.times_average[own], ATTENTION_SCALE, COLOURS, title, scale, {0.1: "0.1", 1: "1", 10: "10"})
+        title, scale = f"attention of each patch{evenness(result)}", f"attention, times the\naverage of {of}"
+        ticks = {0.1: "0.1", 1: "1", 10: "10"}
+        return Layer(ATTENTION, TIMES_AVERAGE, result.times_average[own], ATTENTION_SCALE, COLOURS, title, scale, ticks)
     # a patch's share of the logit is tiny: times their number it is what the logit would be if all were as this one
     times = (result.slots or len(patches)) if signed.name == EVIDENCE else 1
     white = f",\nwhite: the {signed.middle:.3g} that a bag needs" if signed.middle else ""
     scale = f"{signed.title}{f' × {times:,} patches' if times > 1 else ''}{white}"
     title = f"{signed.title} of each patch: red for the finding, blue against it"
-    values = (signed.values[own] - signed.middle) * times
     told = {at: f"{signed.middle + at:.3g}" for at in (-10.0, -1.0, 0.0, 1.0, 10.0)}  # of the score, as in the strip
-    return Layer(values, SIGNED_SCALE, SIGNED_COLOURS, title, scale, told)
+    drawn = signed.title, signed.values[own], SIGNED_SCALE, SIGNED_COLOURS, title, scale, told
+    return Layer(signed.name, *drawn, signed.middle, times)
+
+
+def slide_headline(result: BagResult, slide: SlideResult) -> str:
+    """Return the lines above the picture of one slide of a bag."""
+    several = len(result.about["slides"]) > 1
+    name = f"{result.bag_id}, slide {slide.header.slide_id}" if several else result.bag_id
+    return headline(result, f"{slide.flagged.sum()} of {len(slide.ranks)} patches flagged", name)
 
 
 def draw_slide(result: BagResult, view: SlideView, shown: int, drawn: Layer) -> Figure:
     """Return the picture of one slide of a bag, with at most `shown` patches below it."""
     slide = view.slide
-    several = len(result.about["slides"]) > 1
-    name = f"{result.bag_id}, slide {slide.header.slide_id}" if several else result.bag_id
-    findings = f"{slide.flagged.sum()} of {len(slide.ranks)} patches flagged"
-    headlines = [line for part in headline(result, findings, name).splitlines() for line in textwrap.wrap(part, 120)]
+    headlines = [line for part in slide_headline(result, slide).splitlines() for line in textwrap.wrap(part, 120)]
     chosen = highest(slide, shown)
     patches = view.tiles(chosen, PATCH_PIXELS)
     sheet = _Sheet(view.window, len(headlines), len(patches))
@@ -234,7 +213,7 @@ def _panel(sheet: _Sheet, view: SlideView, number: int) -> Axes:
     axes = sheet.axes(("slide", "map")[number], *sheet.panels[number])
     left, top, right, bottom = view.window
     if view.thumbnail is not None:
-        pixels, downsample = view.thumbnail
+        pixels, downsample, _ = view.thumbnail
         axes.imshow(pixels, extent=(0, pixels.shape[1] * downsample, pixels.shape[0] * downsample, 0))
     for outline in view.outlines:
         axes.fill(*outline.T, fill=False, edgecolor=TRUTH, linewidth=1.6)
@@ -290,7 +269,7 @@ def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
     axes = sheet.axes("scale", left, sheet.under, width, SCALE)
     axes.set_axis_off()
     axes.set(xlim=(0, width / sheet.scale), ylim=(0, 1))
-    microns_per_unit = view.slide.header.mpp if view.slide.in_pixels else 1
+    microns_per_unit = view.slide.microns
     if microns_per_unit is None:
         axes.text(0, 0.5, "no scale bar: micrometres per pixel are not known", fontsize=9, color="grey", va="center")
         return
@@ -303,15 +282,30 @@ def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
     axes.text(length + 0.08 / sheet.scale, 0.5, text, fontsize=9, va="center")
 
 
-def _draw_patches(
-    sheet: _Sheet, result: BagResult, slide: SlideResult, chosen: Sequence[int], patches: Sequence[np.ndarray]
-) -> None:
+def strip_title(result: BagResult, slide: SlideResult, chosen: Sequence[int]) -> str:
+    """Return what the chosen patches of a slide are."""
     signed = result.score_name in SIGNED
     title = f"the patches with the {f'highest {SCORE_WORDS[result.score_name]}' if signed else 'most attention'}"
     title += ", red: flagged" if slide.flagged[chosen].any() else ""
-    if (np.delete(slide.ranks, chosen) > slide.ranks[chosen].min()).any():
-        title += "; left out: patches that overlap one of these"
-    sheet.figure.text(0.5, sheet.up(sheet.strip + TITLE / 2), title, ha="center", va="center", fontsize=10)
+    left_out = len(chosen) and (np.delete(slide.ranks, chosen) > slide.ranks[chosen].min()).any()
+    return title + ("; left out: patches that overlap one of these" if left_out else "")
+
+
+def patch_words(result: BagResult, slide: SlideResult, index: int) -> str:
+    """Return what is said of one patch below it."""
+    x, y = np.rint(slide.coords[index]).astype(int)
+    if result.score_name in SIGNED:
+        said = f"{SCORE_WORDS[result.score_name]} {slide.of_patches['score'][index]:+.3g}"
+    else:
+        said = f"{slide.times_average[index]:.2f} × average"
+    return f"{said}\nx {x}, y {y}"
+
+
+def _draw_patches(
+    sheet: _Sheet, result: BagResult, slide: SlideResult, chosen: Sequence[int], patches: Sequence[np.ndarray]
+) -> None:
+    title, height = strip_title(result, slide, chosen), sheet.up(sheet.strip + TITLE / 2)
+    sheet.figure.text(0.5, height, title, ha="center", va="center", fontsize=10)
     for number, (index, pixels) in enumerate(zip(chosen, patches, strict=True)):
         axes = sheet.axes(f"patch {index}", *sheet.patch_place(number))
         axes.imshow(pixels, interpolation="antialiased")
@@ -319,7 +313,4 @@ def _draw_patches(
         if slide.flagged[index]:
             for side in axes.spines.values():
                 side.set(color=FLAGGED, linewidth=2)
-        x, y = np.rint(slide.coords[index]).astype(int)
-        signed_value = f"{SCORE_WORDS[result.score_name]} {slide.of_patches['score'][index]:+.3g}"
-        said = signed_value if signed else f"{slide.times_average[index]:.2f} × average"
-        axes.set_xlabel(f"{said}\nx {x}, y {y}", fontsize=8)
+        axes.set_xlabel(patch_words(result, slide, index), fontsize=8)

@@ -1,24 +1,32 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""One slide as it is drawn and exported: its patches, and the pixels of the slide."""
+"""One slide as it is drawn and exported: its patches, the pixels of the slide, and a file made of both."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import openslide
+from monai.transforms import Transform
 
 from scripts.core.errors import InputError
+from scripts.core.files import write_whole
 from scripts.core.hdf5 import require_all_own
 from scripts.core.record import BagResult, PatchCoordinates
 from scripts.core.units import Level0Pixels
 from scripts.outputs.drawing import ranks
-from scripts.wsi.features.base import PIXELS, FeatureHeader
+from scripts.outputs.writers import with_warnings
+from scripts.wsi.annotations.annotation import read_annotation
+from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader
 from scripts.wsi.slides.slide import SlideFacts, SlideFolder, best_level, open_slide, read_overview, read_square
 
+TIMES_AVERAGE = "attention (times the average)"
 OVERVIEW_SIDE = 1024
 LEAST_TILE_PIXELS = 32  # a tile with fewer, cut from a thumbnail, shows nothing
 
@@ -40,6 +48,11 @@ class SlideResult:
     def in_pixels(self) -> bool:
         """Whether coords are level-0 pixels; else micrometres, and the size of a pixel is unknown."""
         return self.header.unit == PIXELS
+
+    @property
+    def microns(self) -> float | None:
+        """Micrometres of one unit of coords, where they are known."""
+        return self.header.mpp if self.in_pixels else 1.0 if self.header.unit == MICROMETRES else None
 
     @property
     def origin(self) -> tuple[int, int]:
@@ -70,10 +83,11 @@ def slides_of(result: BagResult) -> list[SlideResult]:
 
 
 class Thumbnail(NamedTuple):
-    """A small picture of a whole slide."""
+    """A small picture of a slide."""
 
     pixels: np.ndarray  # (h, w, 3) uint8
     downsample: float  # level-0 pixels of one of its pixels
+    corner: tuple[int, int] = (0, 0)  # the level-0 pixel where it begins
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,18 @@ class SlideView:
         with open_slide(self.facts.path) as opened:
             return Thumbnail(read_overview(opened, downsample), downsample)
 
+    def picture(self, most_pixels: int) -> Thumbnail | None:
+        """Return what the window shows of the file of the slide, with so many pixels along its longer side at most.
+
+        Without that file it is the thumbnail.
+        """
+        if self.facts is None:
+            return self.thumbnail
+        downsample = max(max(self.facts.scanned) / most_pixels, 1.0)
+        with open_slide(self.facts.path) as opened:
+            pixels = read_overview(opened, downsample, self.facts.origin, self.facts.scanned)
+        return Thumbnail(pixels, downsample, self.facts.origin)
+
     def tiles(self, chosen: Sequence[int], pixels: int) -> list[np.ndarray]:
         """Return (pixels, pixels, 3) uint8 of each chosen patch; none if no picture shows them well enough."""
         corners, tile = self.slide.coords[chosen], self.slide.header.tile
@@ -128,7 +154,15 @@ class SlideView:
             return []
         side = round(tile / self.thumbnail.downsample)
         places = np.rint(corners / self.thumbnail.downsample).astype(int).tolist()
-        return [self.thumbnail.pixels[y : y + side, x : x + side] for x, y in places]
+        return [_square(self.thumbnail.pixels, x, y, side) for x, y in places]
+
+
+def _square(pixels: np.ndarray, x: int, y: int, side: int) -> np.ndarray:
+    """Return a square of a picture, white where it overhangs the edge."""
+    part = pixels[y : y + side, x : x + side]
+    whole = np.full((side, side, 3), 255, np.uint8)
+    whole[: part.shape[0], : part.shape[1]] = part
+    return whole
 
 
 def view_slide(slide: SlideResult, slides: SlideFolder) -> SlideView:
@@ -143,6 +177,13 @@ def view_slide(slide: SlideResult, slides: SlideFolder) -> SlideView:
     return SlideView(slide, found)
 
 
+def whole_number(given: object, key: str, least: int, otherwise: str = "") -> int:
+    """Return the number that a key gives; `otherwise` is what else it may be."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise InputError(f"{key} is {given!r}: give --{key} a whole number from {least} on{otherwise}")
+    return given
+
+
 def file_stems(slides: Sequence[SlideResult], alone: str) -> list[str]:
     """Return a file name without suffix for each slide of a bag, made of its id, or `alone` for one; all differ."""
     stems: list[str] = []
@@ -152,3 +193,65 @@ def file_stems(slides: Sequence[SlideResult], alone: str) -> list[str]:
             stem += "_"
         stems.append(stem)
     return stems if len(slides) > 1 else [alone]
+
+
+class FilePerSlide(Transform, ABC):
+    """Write a file of each slide of a bag: `output_dir/<bag_id>/map`, or `<slide_id>` for each of several slides.
+
+    A slide whose file breaks while it is read is drawn without it, with a warning.
+
+    Args:
+        output_dir: folder of the results.
+        slides: folder of the slides; without it only a thumbnail stored with the features is drawn.
+        annotation_values: values of a mask or class names of polygons that are drawn as annotated; None = all.
+    """
+
+    suffix: str
+
+    def __init__(
+        self, output_dir: str, slides: str | None = None, annotation_values: Sequence[int | str] | None = None
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.slides = SlideFolder(slides)
+        self.annotation_values = annotation_values
+
+    @abstractmethod
+    def content(self, result: BagResult, view: SlideView, number: int) -> str | bytes:
+        """Return what stands in the file of the slide of this number."""
+
+    def wants(self, slide: SlideResult) -> bool:
+        """Return whether a slide gets a file; that of an earlier run is removed where it does not."""
+        return True
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result: BagResult = data["bag_result"]
+        slides = slides_of(result)
+        given = data.get("annotation") or [""] * len(slides)  # a batch cannot hold None: an empty path says the same
+        annotations = [given] if isinstance(given, str) else given
+        if len(annotations) != len(slides):
+            count = f"{len(annotations)} annotations for the {len(slides)} slides of a bag"
+            raise InputError(f"{count}: give one for each, or null")
+        warnings: list[str] = []
+        for number, (stem, slide) in enumerate(zip(file_stems(slides, "map"), slides, strict=True)):
+            path = self.output_dir / result.bag_id / f"{stem}{self.suffix}"
+            if not self.wants(slide):
+                path.unlink(missing_ok=True)
+                continue
+            view, annotation = view_slide(slide, self.slides), annotations[number]
+            try:
+                content = self.content(result, self._outlined(view, annotation), number)
+            except (InputError, openslide.OpenSlideError) as error:
+                if view.facts is None:
+                    raise
+                view = SlideView(slide, warnings=(f"the slide is left out of its map: {error}",))
+                content = self.content(result, self._outlined(view, annotation), number)
+            warnings.extend(view.warnings)
+            write_whole(path, content)
+        return with_warnings(data, warnings)
+
+    def _outlined(self, view: SlideView, annotation: str | None) -> SlideView:
+        slide = view.slide
+        if not annotation or not slide.in_pixels:
+            return view
+        truth = read_annotation(annotation, slide.header.slide_size, self.annotation_values, slide.origin)
+        return replace(view, outlines=truth.outlines())

@@ -184,16 +184,24 @@ def read_square(
     return np.asarray(image)
 
 
-def read_overview(slide: openslide.OpenSlide, downsample: float) -> np.ndarray:
-    """Return (h, w, 3) uint8 of the whole slide, one pixel for `downsample` level-0 pixels."""
-    width, height = (math.ceil(side / downsample) for side in slide.dimensions)
+def read_overview(
+    slide: openslide.OpenSlide,
+    downsample: float,
+    origin: tuple[int, int] = (0, 0),
+    sides: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Return (h, w, 3) uint8 of the slide, or of `sides` of it from `origin` on, both in level-0 pixels.
+
+    One pixel is for `downsample` level-0 pixels.
+    """
+    width, height = (math.ceil(side / downsample) for side in sides or slide.dimensions)
     level = best_level(slide.level_downsamples, downsample)
     scale = downsample / slide.level_downsamples[level]
     block = min(max(1, int(BLOCK_PIXELS / scale)), max(width, height))
     overview = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, block):
         for left in range(0, width, block):
-            corner = (round(left * downsample), round(top * downsample))
+            corner = (origin[0] + round(left * downsample), origin[1] + round(top * downsample))
             square = read_square(slide, corner, level, block * scale, block)
             part = overview[top : top + block, left : left + block]
             part[:] = square[: part.shape[0], : part.shape[1]]

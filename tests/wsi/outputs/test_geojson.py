@@ -217,6 +217,23 @@ def test_micrometres_without_a_slide_are_left_out_with_a_warning_and_what_is_no_
     assert not list(tmp_path.rglob("*.gz"))
 
 
+def test_of_more_tiles_than_are_asked_for_the_regions_alone_are_written_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = marked(["##..", "...."])
+    caplog.set_level("INFO")
+    whole = saved(tmp_path, result, most_tiles=8)
+    assert len(of_type(whole, "tile")) == 8
+    assert caplog.messages == []
+    assert saved(tmp_path, result, most_tiles=7)["features"] == of_type(whole, "annotation")
+    text = (
+        "tiles.geojson.gz of bag 7 holds regions alone: 8 patches are too many for QuPath; --most_tiles 8 writes them"
+    )
+    assert caplog.messages == [text]
+    with pytest.raises(InputError, match=r"^most_tiles is 'all': give --most_tiles a whole number"):
+        SaveGeoJSONd(str(tmp_path), most_tiles="all")  # type: ignore[arg-type]
+
+
 def test_each_slide_of_a_bag_has_a_file_of_its_own(tmp_path: Path) -> None:
     result = bag([grid(3, 1), grid(2, 2), grid(0, 1)], np.arange(1.0, 8))
     SaveGeoJSONd(str(tmp_path), regions_above=1)({"bag_result": result})
@@ -250,7 +267,7 @@ def test_a_hundred_thousand_tiles_take_little_time_and_memory(tmp_path: Path) ->
     field = gaussian_filter(np.random.default_rng(0).normal(size=(250, 400)), 2)
     truth = (field > 0).ravel().astype(int)
     result = bag(grid(400, 250), np.exp(2 * field / field.std()).ravel(), truth=truth)
-    save = SaveGeoJSONd(str(tmp_path))
+    save = SaveGeoJSONd(str(tmp_path), most_tiles=100_000)
     start = time.process_time()  # of this process alone: the machine may be busy
     save({"bag_result": result})
     assert time.process_time() - start < 3

@@ -374,6 +374,20 @@ def test_what_speaks_for_the_finding_is_red_what_speaks_against_it_blue_and_the_
     assert_readable(figure)
 
 
+def test_long_numbers_and_two_lines_beside_the_colour_bar_are_on_the_sheet() -> None:
+    result = dataclasses.replace(signed("instance", score_smoothing=0.7), flag_above=-0.000123)
+    figure = drawn(result)
+    assert of_label(figure, "colour bar").get_ylabel().count("\n") == 1
+    assert_readable(figure)
+
+
+def test_a_logit_of_one_is_clearly_coloured() -> None:
+    norm = layer(signed("instance"), 0).norm
+    for colour in colormaps["RdBu_r"](norm(np.array([-1.0, 1.0])))[:, :3]:
+        assert np.ptp(colour) > 0.3  # of the map of a weak network, that seldom says more
+    np.testing.assert_allclose(norm(np.array([-20.0, 20.0])), [0.0, 1.0], atol=1e-9)
+
+
 def test_the_colours_of_a_signed_score_mean_the_same_on_every_slide_and_what_is_faint_stays_pale() -> None:
     faint, strong = layer(signed("instance", (0.29, 0.31, 0.25)), 0), layer(signed("instance", (-9, 0, 90)), 0)
     assert faint.norm is strong.norm

@@ -48,6 +48,11 @@ def test_of_a_stored_picture_the_whole_is_drawn_and_tiles_are_cut_where_it_shows
         view = seen(source=own_form(tmp_path / "a.h5", STORED, downsample), slide_size=(16_000, 12_800))
         assert view.window == (0, 0, 16_000, 12_800)
         np.testing.assert_equal(view.tiles([6], 224), tiles)
+    view = seen(source=own_form(tmp_path / "a.h5", STORED), coords=np.array([[1152, 512], [1280, 0]]))
+    overhanging, outside = view.tiles([0, 1], 224)
+    np.testing.assert_array_equal(overhanging[:, :16], STORED[64:96, 144:])
+    assert (overhanging[:, 16:] == 255).all()
+    assert outside.shape == (32, 32, 3)
 
 
 def test_a_picture_that_lies_in_another_file_is_not_shown(tmp_path: Path) -> None:
@@ -105,6 +110,25 @@ def test_tiles_are_pixels_of_the_slide_at_a_fit_level_and_the_thumbnail_of_the_f
     np.testing.assert_allclose(np.array(made.pixels.shape[1::-1]) * made.downsample, SCAN_SIZE, atol=2)
     whole = region(scanned, (0, 0), 0, SCAN_SIZE)
     np.testing.assert_allclose(made.pixels.mean(axis=(0, 1)), whole.mean(axis=(0, 1)), atol=1)
+
+
+def test_the_picture_is_of_what_was_scanned_as_fine_as_is_asked_for(
+    scanned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = seen(source=own_form(tmp_path / "a.h5", STORED)).picture(50)
+    assert stored is not None
+    np.testing.assert_array_equal(stored.pixels, STORED)  # no file of the slide: the thumbnail
+    assert seen().picture(50) is None
+    monkeypatch.setattr("scripts.wsi.slides.slide.read_origin", lambda slide: (300, 200))
+    monkeypatch.setattr("scripts.wsi.slides.slide.scanned_sides", lambda *given: (600, 500))
+    view = seen(scanned.parent, source=own_form(tmp_path / "b.h5", STORED))
+    for most, downsample, shape in ((4096, 1, (500, 600, 3)), (150, 4, (125, 150, 3))):
+        picture = view.picture(most)
+        assert picture is not None
+        assert (picture.pixels.shape, picture.downsample, picture.corner) == (shape, downsample, (300, 200))
+        level = 0 if downsample == 1 else 1
+        wanted = region(scanned, (300, 200), level, shape[1::-1])
+        np.testing.assert_array_equal(picture.pixels, wanted)
 
 
 def test_every_slide_of_a_bag_has_a_file_name_of_its_own() -> None:

@@ -45,6 +45,8 @@ def test_an_overview_in_blocks_has_no_seams(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("scripts.wsi.slides.slide.BLOCK_PIXELS", 100)
     with open_slide(path) as slide:
         overview = read_overview(slide, 7.3)
+        part = read_overview(slide, 7, (70, 140), (280, 210))
+        np.testing.assert_allclose(part.astype(int), read_overview(slide, 7)[20:50, 10:50], atol=1)
     assert overview.shape == (math.ceil(500 / 7.3), math.ceil(700 / 7.3), 3)
     places = (np.indices(overview.shape[:2]) + 0.5) * 7.3
     inner = (slice(0, -1), slice(0, -1))
