@@ -40,7 +40,8 @@ def compare(folder: Path, slides: Counts = SLIDES, seeds: Sequence[int] = SEEDS,
     settings = {**SETTINGS, **settings}
     write_demo_data(folder, 0, wsi_cases=slides, ct=False)
     data = folder / "wsi"
-    _bundle("features.json", dataset_dir=data, tile_size=TILE_SIZE)
+    # of the tissue what the committed figures were measured on
+    _bundle("features.json", dataset_dir=data, tile_size=TILE_SIZE, tissue_threshold=0.5, overhang=False)
     runs = [(name, seed) for seed in seeds for name in NETWORKS]
     with ThreadPoolExecutor(2) as pool:
         got = list(pool.map(lambda run: train_and_evaluate(run[0], run[1], data, folder, settings), runs))

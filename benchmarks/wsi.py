@@ -66,7 +66,7 @@ class Extraction:
         """Seconds of reading each tile of the last run by OpenSlide alone, one by one, and of the encoder on them."""
         encoder, size = self.extractor.encoder.get_submodule("encoder"), self.extractor.batch_size
         reading = encoding = 0.0
-        for path, coords in zip(self.paths, self._coords(), strict=True):
+        for path, coords in zip(self.paths.values(), self._coords(), strict=True):
             with open_slide(path) as slide:
                 for start in range(0, len(coords), size):
                     began = time.perf_counter()
@@ -79,7 +79,7 @@ class Extraction:
         return {"reading": reading, "encoder": encoding}
 
     def _coords(self) -> list[list[tuple[int, int]]]:
-        files = (self.features / f"{path.stem}.h5" for path in self.paths)
+        files = (self.features / f"{name}.h5" for name in self.paths)
         return [[(x, y) for x, y in read_features(file).coords.tolist()] for file in files]
 
     def _extractor(self) -> FeatureExtractor:

@@ -63,6 +63,13 @@ def path_or_none(given: object) -> Path | None:
     return None if given is None else Path(str(given))
 
 
+def yes_or_no(given: object, key: str) -> bool:
+    """Return what a key of a config is: on the command line of MONAI's bundles `true` is a text."""
+    if str(given).lower() not in ("true", "false"):
+        raise InputError(f"{key} is {given!r}: give true or false")
+    return str(given).lower() == "true"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of cells as text, the columns one below the other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

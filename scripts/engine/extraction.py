@@ -52,10 +52,13 @@ class Share:
         return {name: value for each in everything for name, value in each.items()}
 
 
-def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str) -> None:
+def tell_failures(
+    table: Path, failures: Mapping[str, str], column: str, of: str, others: str = "what is done is skipped"
+) -> None:
     """Write a table of why each of those that failed did so, and raise an error that names some; neither if none did.
 
-    Its columns are `column`, of the names, and the reasons; `of` says what there was in all, such as "12 slides".
+    Its columns are `column`, of the names, and the reasons; `of` says what there was in all, such as "12 slides", and
+    `others` what becomes of those that did not fail.
     """
     table.unlink(missing_ok=True)
     if not failures:
@@ -65,19 +68,24 @@ def tell_failures(table: Path, failures: Mapping[str, str], column: str, of: str
     names, more = ", ".join(list(failures)[:NAMED]), ", ..." if len(failures) > NAMED else ""
     raise InputError(
         f"{len(failures)} of {of} failed ({names}{more}): {next(iter(failures.values()))}; "
-        f"correct and run again, what is done is skipped (all reasons: {table.name})"
+        f"correct and run again, {others} (all reasons: {table.name})"
     )
 
 
-def refuse_changes(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on in a folder whose features were made otherwise: they would be trained on as if they were one."""
-    changed = "; ".join(
-        f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
-        for name in {**now, **then}
-        if not _alike(then.get(name), now.get(name))
-    )
+def refuse_changes(
+    path: Path, then: Mapping[str, Any], now: Mapping[str, Any], as_before: Mapping[str, str] | None = None
+) -> None:
+    """Refuse to go on in a folder whose features were made otherwise: they would be trained on as if they were one.
+
+    `as_before` holds what to type for a setting to be as it was; it is told where it has all that changed.
+    """
+    changed = [name for name in {**now, **then} if not _alike(then.get(name), now.get(name))]
     if changed:
-        raise InputError(f"{path} was made with another encoder or settings ({changed}); choose another output_dir")
+        told = "; ".join(f"{name} {then.get(name, 'unknown')}, now {now.get(name, 'unknown')}" for name in changed)
+        ways = "choose another output_dir"
+        if as_before is not None and as_before.keys() >= set(changed):
+            ways += f", or go on as before with {' '.join(as_before[name] for name in changed)}"
+        raise InputError(f"{path} was made with another encoder or settings ({told}); {ways}")
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """From slides to features: find the tissue, cut it into tiles, encode each tile, keep one file per slide."""
 
+import csv
 import json
 import logging
 import math
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -18,13 +19,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.core.cli import PROGRESS_AFTER_S
+from scripts.core.cli import PROGRESS_AFTER_S, yes_or_no
 from scripts.core.errors import InputError
-from scripts.core.files import writable_folder, write_whole
+from scripts.core.files import whole_file, writable_folder, write_whole
 from scripts.core.units import Level0Coords, MicronsPerPixel
 from scripts.engine.extraction import Share, encode, refuse_changes, tell_failures
 from scripts.wsi.features.files import read_own_header
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
+from scripts.wsi.slides.artefacts import Artefact
+from scripts.wsi.slides.overlay import draw_tissue
 from scripts.wsi.slides.slide import (
     TilePlan,
     damaged,
@@ -35,10 +38,13 @@ from scripts.wsi.slides.slide import (
     read_origin,
     read_overview,
     read_square,
+    slide_title,
 )
-from scripts.wsi.slides.tissue import ChromaMask, TissueMask, mask_settings, tissue_mask, tissue_tiles
+from scripts.wsi.slides.tissue import ChromaMask, TileFinder, TissueMap, TissueMask, tissue_mask
 
 SETTINGS = "settings.json"
+BEFORE_0_12: Mapping[str, Any] = {"overhang": False, "leave_out": {}}  # what settings.json did not state
+TISSUE = "tissue"  # the folder of what tissue_only writes
 THUMBNAIL_SIDE = 768
 
 logger = logging.getLogger(__name__)
@@ -61,6 +67,9 @@ class FeatureExtractor:
         slide_mpp: micrometres per pixel of the slides that do not state theirs.
         tissue: RGB image [3, h, w] → mask [1, h, w], such as MONAI's ForegroundMask; else colour.
         tissue_threshold: the least fraction of a tile that is tissue.
+        overhang: whether tiles overhang the right and the lower edge of a slide, white where they do.
+        leave_out: name → rule of what is not to be encoded, such as ink; one that is None is passed over.
+        tissue_only: encode nothing, and write ``output_dir/tissue/<slide name>.png`` and a table instead.
         batch_size: tiles per call of the encoder.
         num_workers: threads that read tiles.
         device: where the encoder runs.
@@ -78,7 +87,10 @@ class FeatureExtractor:
         overlap: int = 0,
         slide_mpp: float | None = None,
         tissue: TissueMask | None = None,
-        tissue_threshold: float = 0.5,
+        tissue_threshold: float = 0.1,
+        overhang: bool = True,
+        leave_out: Mapping[str, Artefact | None] | None = None,
+        tissue_only: bool = False,
         batch_size: int = 64,
         num_workers: int = 2,
         device: torch.device | str = "cpu",
@@ -94,6 +106,7 @@ class FeatureExtractor:
             raise InputError(f"tissue_threshold is {tissue_threshold}; it is a fraction of a tile, from 0 to 1")
         if not (0 < mpp < math.inf and (slide_mpp is None or 0 < slide_mpp < math.inf)):
             raise InputError(f"mpp is {mpp} and slide_mpp {slide_mpp}; give micrometres per pixel, such as 0.5")
+        rules = _rules(leave_out)
         device = torch.device(device)
         self.slides = slides
         self.output_dir = Path(output_dir)
@@ -103,8 +116,9 @@ class FeatureExtractor:
         self.mpp = MicronsPerPixel(mpp)
         self.overlap = overlap
         self.slide_mpp = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
-        self.tissue = ChromaMask() if tissue is None else tissue
-        self.tissue_threshold = tissue_threshold
+        tissue = ChromaMask() if tissue is None else tissue
+        self.finder = TileFinder(tissue, tissue_threshold, yes_or_no(overhang, "overhang"), rules)
+        self.tissue_only = yes_or_no(tissue_only, "tissue_only")
         self.batch_size = batch_size
         self.num_workers = num_workers
         # a GPU works while threads read ahead; an encoder on the same processor only gets in their way, and they in its
@@ -116,42 +130,101 @@ class FeatureExtractor:
             "tile_size": tile_size,
             "mpp": mpp,
             "overlap": overlap,
-            "tissue": mask_settings(self.tissue),
-            "tissue_threshold": tissue_threshold,
+            **self.finder.settings,
         }
 
     def run(self) -> None:
-        """Encode every slide that has no feature file yet."""
+        """Encode every slide that has no feature file yet; or only look for the tissue of every slide."""
         slides = find_slides(self.slides)
-        mine = self.share.of(slides)
+        mine = dict(self.share.of(list(slides.items())))
+        number = f"{len(slides if self.share.joined else mine)} slides"
+        self._try_mask()
+        if self.tissue_only:
+            self._look_at(mine, number)
+            return
         writable_folder(self.output_dir)
         self._keep_settings()
         dimension = self._try_out()
-        left = [slide for slide in mine if not self._is_done(slide)]
-        failures = {}
-        title = "slides" if self.share.processes == 1 else f"slides of process {self.share.rank}"
-        for path in tqdm(left, desc=title, unit="slide"):
-            try:
-                write_features(self.output_dir / f"{path.stem}.h5", self.extract(path, dimension))
-            except InputError as error:
-                failures[path.name] = str(error)
+        left = {name: path for name, path in mine.items() if not self._is_done(name, path)}
+
+        def write(name: str, path: Path) -> None:
+            write_features(self.output_dir / f"{name}.h5", self.extract(name, path, dimension))
+
+        failures = self._each(left, write)
         done, skipped = len(left) - len(failures), len(mine) - len(left)
         counts = f"{done} done, {skipped} skipped (already there), {len(failures)} failed"
         logger.info("slides: %s; features in %s", counts, self.output_dir)
         failures = self.share.gathered(failures)
         if self.share.speaks:
-            table = self.output_dir / ("failed.csv" if self.share.joined else f"failed_{self.share.rank}.csv")
-            tell_failures(table, failures, "slide", f"{len(slides if self.share.joined else mine)} slides")
+            tell_failures(self.output_dir / self._table("failed"), failures, "slide", number)
 
-    def extract(self, path: Path, dimension: int) -> PatchFeatures:
+    def _look_at(self, slides: Mapping[str, Path], number: str) -> None:
+        """Write a picture of the tissue and the tiles of each slide, and a table of all; nothing is encoded."""
+        folder = writable_folder(self.output_dir / TISSUE)
+        mine: list[dict[str, Any]] = []
+
+        def look(name: str, path: Path) -> None:
+            with open_slide(path) as slide:
+                plan, _ = self._plan(slide, path)
+                tissue = self._tissue(slide, path, plan)
+            draw_tissue(folder / f"{name}.png", name, tissue, plan.tile)
+            shares = {each: f"{share:.4f}" for each, share in tissue.shares.items()}
+            counts = {f"left_out_{reason.replace(' ', '_')}": count for reason, count in tissue.counts.items()}
+            mine.append({"slide": name, "tiles": len(tissue.tiles), **shares, **counts})
+
+        failed = self._each(slides, look)
+        told = self.share.gathered({str(self.share.rank): json.dumps([mine, failed])})
+        if not self.share.speaks:
+            return
+        parts = [json.loads(part) for part in told.values()]
+        rows = sorted((row for part, _ in parts for row in part), key=lambda row: str(row["slide"]))
+        failures = {title: why for _, part in parts for title, why in part.items()}
+        with whole_file(folder / self._table(TISSUE)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]) if rows else ["slide"], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        logger.info("slides: %d looked at, %d failed; their tissue is drawn in %s", len(rows), len(failures), folder)
+        tell_failures(folder / self._table("failed"), failures, "slide", number, "the others are drawn")
+
+    def _each(self, slides: Mapping[str, Path], work: Callable[[str, Path], None]) -> dict[str, str]:
+        """Do the work on each slide, and return why it could not be done on some."""
+        failures = {}
+        title = "slides" if self.share.processes == 1 else f"slides of process {self.share.rank}"
+        for name, path in tqdm(slides.items(), desc=title, unit="slide"):
+            try:
+                work(name, path)
+            except InputError as error:
+                failures[slide_title(path)] = str(error)
+        return failures
+
+    def _table(self, name: str) -> str:
+        """Return the name of a table of all slides, or of those of this process where it speaks for itself."""
+        return f"{name}.csv" if self.share.joined else f"{name}_{self.share.rank}.csv"
+
+    def _plan(self, slide: openslide.OpenSlide, path: Path) -> tuple[TilePlan, MicronsPerPixel]:
+        mpp = read_mpp(slide, path, self.slide_mpp)
+        return plan_tiles(slide, path, self.tile_size, self.overlap, self.mpp, mpp), mpp
+
+    def _tissue(self, slide: openslide.OpenSlide, path: Path, plan: TilePlan) -> TissueMap:
+        """Return the tissue of a slide, having told how much there is and what is left out of it."""
+        try:
+            found = self.finder.find(slide, plan)
+        except openslide.OpenSlideError as error:
+            raise damaged(path, error) from error
+        shares = ", ".join(f"{share:.1%} {name}" for name, share in found.shares.items())
+        logger.info("%s: %d of %d tiles; of the slide %s", slide_title(path), len(found.tiles), len(found.grid), shares)
+        if len(found.tiles) == 0:
+            what = "none would be encoded" if self.tissue_only else "its feature file holds no patches"
+            logger.warning("%s: no tile is tissue; %s", slide_title(path), what)
+        return found
+
+    def extract(self, name: str, path: Path, dimension: int) -> PatchFeatures:
         """Return the features of one slide, (0, dimension) if it has no tissue."""
         with open_slide(path) as slide:
-            mpp = read_mpp(slide, path, self.slide_mpp)
-            plan = plan_tiles(slide, path, self.tile_size, self.overlap, self.mpp, mpp)
+            plan, mpp = self._plan(slide, path)
+            tissue = self._tissue(slide, path, plan)
+            coords = tissue.tiles
             try:
-                coords = tissue_tiles(slide, plan, self.tissue, self.tissue_threshold)
-                if len(coords) == 0:
-                    logger.warning("%s: no tile is tissue; its feature file holds no patches", path.name)
                 # closing: the threads must have stopped before the slide is closed, also when the encoder fails
                 with closing(self._read_tiles(slide, coords, plan)) as batches:
                     count = math.ceil(len(coords) / self.batch_size)
@@ -168,11 +241,12 @@ class FeatureExtractor:
                 tile=plan.tile,
                 mpp=mpp,
                 encoder=self.encoder_name,
-                slide_id=path.stem,
+                slide_id=name,
                 slide_size=slide.dimensions,
                 origin=read_origin(slide),
                 thumbnail=thumbnail,
                 thumbnail_downsample=downsample,
+                shares=tissue.shares,
             )
 
     def _read_tiles(
@@ -198,20 +272,25 @@ class FeatureExtractor:
     def _encode(self, tiles: np.ndarray) -> np.ndarray:
         return encode(self.encoder, self.encoder_name, torch.from_numpy(tiles), torch.float16)
 
+    def _try_mask(self) -> None:
+        tissue = self.finder.tissue
+        try:
+            tissue_mask(self._glass(), tissue)
+        except ImportError as error:
+            raise InputError(f"{type(tissue).__name__} as given needs scikit-image: pip install it") from error
+
     def _try_out(self) -> int:
         """Return the number of features; what cannot work is reported before hours of reading."""
-        glass = np.full((1, self.tile_size, self.tile_size, 3), 255, np.uint8)
         try:
-            tissue_mask(glass[0], self.tissue)
-        except ImportError as error:
-            raise InputError(f"{type(self.tissue).__name__} as given needs scikit-image: pip install it") from error
-        try:
-            return self._encode(glass).shape[1]
+            return self._encode(self._glass()[None]).shape[1]
         except (RuntimeError, AssertionError) as error:
             raise InputError(
                 f"encoder {self.encoder_name} takes no tiles of {self.tile_size} × {self.tile_size} pixels "
                 f"({' '.join(str(error).split())[:200]}); give another tile_size, or the `size` that it takes"
             ) from error
+
+    def _glass(self) -> np.ndarray:
+        return np.full((self.tile_size, self.tile_size, 3), 255, np.uint8)
 
     def _keep_settings(self) -> None:
         """Refuse to add features of another kind to a directory: they would be trained on as if they were one."""
@@ -220,14 +299,18 @@ class FeatureExtractor:
             write_whole(kept, now + "\n")
             return
         try:
-            then = dict(json.loads(kept.read_text(encoding="utf-8")))
+            then = {**BEFORE_0_12, **json.loads(kept.read_text(encoding="utf-8"))}
         except (ValueError, TypeError) as error:
             raise InputError(f"{kept} is damaged; choose another output_dir") from error
-        refuse_changes(kept, then, json.loads(now))
+        keys = ("tile_size", "mpp", "overlap", "tissue_threshold", "overhang")
+        as_before = {key: f"--{key} {then[key]}" for key in keys if key in then}
+        if not then["leave_out"]:
+            as_before["leave_out"] = "--leave_out null"
+        refuse_changes(kept, then, json.loads(now), as_before)
 
-    def _is_done(self, slide: Path) -> bool:
+    def _is_done(self, name: str, slide: Path) -> bool:
         """Return whether a slide has its file; one from elsewhere with features of another kind is refused."""
-        file = self.output_dir / f"{slide.stem}.h5"
+        file = self.output_dir / f"{name}.h5"
         if not file.exists():
             return False
         header = read_own_header(file)
@@ -241,6 +324,16 @@ class FeatureExtractor:
                 then["slide_mpp"], now["slide_mpp"] = header.mpp, read_mpp(opened, slide, self.slide_mpp)
         refuse_changes(file, then, now)
         return True
+
+
+def _rules(leave_out: Any) -> Mapping[str, Artefact | None]:
+    """Return the rules of `leave_out`; from the command line null comes as a text, as MONAI passes no None on."""
+    rules = {} if leave_out in (None, "null") else leave_out
+    if isinstance(rules, Mapping):
+        rules = {name: None if rule == "null" else rule for name, rule in rules.items()}
+        if all(rule is None or callable(rule) for rule in rules.values()):
+            return rules
+    raise InputError(f"leave_out is {leave_out!r}; give rules by their names, or null for it or for one of them")
 
 
 class _TileEncoding(nn.Module):

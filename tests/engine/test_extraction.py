@@ -58,6 +58,16 @@ def test_processes_that_do_not_know_each_other_speak_for_themselves(
     assert made["failed_1.csv"] == alone["failed.csv"]
 
 
+def test_tissue_is_shared_among_processes_like_the_encoding(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("RANK", "0")
+    extract(slides, tissue_only=True)
+    drawn = slides / "features/tissue"
+    assert {path.name for path in drawn.iterdir()} == {"0.png", "2.png", "4.png", "tissue_0.csv"}
+    assert [row[0] for row in csv.reader((drawn / "tissue_0.csv").read_text().splitlines())] == ["slide", *"024"]
+
+
 @pytest.mark.slow
 def test_two_processes_of_torchrun_make_what_one_makes(slides: Path) -> None:
     """Those that fail end the run only when all is done; here the process that fails is done first."""

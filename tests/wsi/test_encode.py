@@ -3,12 +3,14 @@
 """Slides become feature files: where the tiles lie, what the encoder sees, what is skipped, and what goes wrong."""
 
 import csv
+import json
 import logging
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import openslide
 import pytest
@@ -19,13 +21,15 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.core.units import MicronsPerPixel
-from scripts.wsi.encode import FeatureExtractor
+from scripts.wsi.encode import BEFORE_0_12, FeatureExtractor
 from scripts.wsi.features.files import read_features
+from scripts.wsi.slides.artefacts import PenInk
 from scripts.wsi.slides.slide import open_slide, plan_tiles
 from scripts.wsi.slides.tissue import ChromaMask
 from tests.shared_data import ROOT, shared_data
 from tests.wsi.foreign_features import write
 from tests.wsi.slide_files import MeanColour, extract, glass, grid, tissue, write_slide
+from tests.wsi.trade_slides import write_scn
 
 CONFIG = ROOT / "configs" / "wsi" / "features.json"
 
@@ -38,19 +42,29 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("size", "mpp", "overlap", "pitch", "columns", "rows"),
+    ("size", "mpp", "overlap", "overhang", "pitch", "columns", "rows"),
     [
-        ((700, 1000), 0.25, 0, 128, 7, 5),  # 104 columns and 60 rows are left over
-        ((256, 512), 0.25, 32, 64, 7, 3),
-        ((450, 1000), 0.499, 0, 64 * 0.5 / 0.499, 15, 7),
-        ((450, 1000), 0.3, 0, 64 * 0.5 / 0.3, 9, 4),
+        ((700, 1000), 0.25, 0, False, 128, 7, 5),  # 104 columns and 60 rows are left over
+        ((700, 1000), 0.25, 0, True, 128, 8, 6),
+        ((256, 512), 0.25, 32, True, 64, 7, 3),  # as many as cover it, and no more
+        ((257, 524), 0.25, 32, True, 64, 8, 3),  # for 12 pixels there is one more, for 1 none
+        ((450, 1000), 0.499, 0, False, 64 * 0.5 / 0.499, 15, 7),
+        ((450, 1000), 0.3, 0, True, 64 * 0.5 / 0.3, 10, 5),
+        ((50, 60), 0.25, 0, True, 128, 1, 1),
     ],
 )
 def test_the_grid_of_a_slide_does_not_drift_whatever_its_pitch(
-    tmp_path: Path, size: tuple[int, int], mpp: float, overlap: int, pitch: float, columns: int, rows: int
+    tmp_path: Path,
+    size: tuple[int, int],
+    mpp: float,
+    overlap: int,
+    overhang: bool,
+    pitch: float,
+    columns: int,
+    rows: int,
 ) -> None:
     write_slide(tmp_path / "slides/a.tif", tissue(*size), mpp)
-    slide = extract(tmp_path, overlap=overlap)["a"]
+    slide = extract(tmp_path, overlap=overlap, overhang=overhang, tissue_threshold=0.01)["a"]
     assert [slide.tile, slide.pitch, slide.mpp] == pytest.approx([64 * 0.5 / mpp, pitch, mpp], rel=1e-4)
     assert slide.coords.tolist() == grid(columns, rows, pitch)
     assert slide.slide_size == size[::-1]
@@ -64,9 +78,10 @@ def test_the_encoder_sees_the_pixels_at_the_coords(tmp_path: Path) -> None:
     image = tissue(400, 500)
     write_slide(tmp_path / "slides/a.tif", image, mpp=0.5, downsamples=(1,))
     slide = extract(tmp_path)["a"]
-    assert len(slide.coords) == 42
+    assert len(slide.coords) == 56
+    around = np.pad(image, ((0, 64), (0, 64), (0, 0)), constant_values=255)  # white outside of the slide
     for (x, y), features in zip(slide.coords, slide.features, strict=True):
-        tile = image[y : y + 64, x : x + 64] / 255
+        tile = around[y : y + 64, x : x + 64] / 255
         np.testing.assert_allclose(features, [*tile.mean(axis=(0, 1)), *tile[0, 0], *tile[0, -1]], atol=1e-3)
 
 
@@ -105,7 +120,9 @@ def test_a_second_run_does_only_what_is_left(folder: Path, caplog: pytest.LogCap
         ({"tile_size": 32}, "tile_size 64, now 32", "micrometres of a tile 32.0, now 16.0"),
         ({"mpp": 1.0}, "mpp 0.5, now 1.0", "micrometres of a tile 32.0, now 64.0"),
         ({"overlap": 16}, "overlap 0, now 16", "pitch in tiles 1.0, now 0.75"),
-        ({"tissue_threshold": 0.4}, "tissue_threshold 0.5, now 0.4", None),
+        ({"tissue_threshold": 0.4}, "tissue_threshold 0.1, now 0.4", None),
+        ({"overhang": False}, "overhang True, now False", None),
+        ({"leave_out": {"pen": PenInk()}}, "leave_out {}, now {'pen': {'name': 'PenInk', .*}}", None),
         ({"tissue": ChromaMask(20)}, "tissue .*'least_chroma': 15}, now .*'least_chroma': 20}", None),
     ],
 )
@@ -125,6 +142,23 @@ def test_features_of_other_settings_are_not_mixed_in(
             extract(folder, **change)
     (features / "a.h5").unlink()
     extract(folder, **change)  # nothing is there that it could be mixed with
+
+
+def test_a_folder_of_an_older_version_says_how_to_go_on_as_before(folder: Path) -> None:
+    """Tiles did not overhang, nothing was left out, and half of a tile had to be tissue."""
+    before: dict[str, Any] = {"tissue_threshold": 0.5, "overhang": False}
+    extract(folder, **before)
+    settings = folder / "features/settings.json"
+    stated = json.loads(settings.read_text())
+    settings.write_text(json.dumps({name: value for name, value in stated.items() if name not in BEFORE_0_12}))
+    write_slide(folder / "slides/b.tif", tissue(256, 256), mpp=0.25)
+    with pytest.raises(InputError, match=r"; choose another output_dir, or go on as before with ") as told:
+        extract(folder, leave_out={"pen": PenInk()})
+    assert "tissue_threshold 0.5, now 0.1; overhang False, now True; leave_out {}, now {'pen': " in str(told.value)
+    assert str(told.value).endswith(" with --tissue_threshold 0.5 --overhang False --leave_out null")
+    with pytest.raises(InputError, match=r"encoder mean colour, now other; .*\); choose another output_dir$"):
+        extract(folder, encoder_name="other")  # which no key makes as it was
+    assert set(extract(folder, tissue_threshold=0.5, overhang="False", leave_out="null")) == {"a", "b"}
 
 
 def test_slide_mpp_is_for_slides_that_state_none_and_another_is_no_correction(folder: Path) -> None:
@@ -174,6 +208,24 @@ def test_maps_of_one_pixel_are_features_and_mixed_precision_is_for_a_gpu(folder:
     np.testing.assert_array_equal(extract(folder, maps, amp=True)["a"].features, flat["a"].features)
 
 
+def test_of_a_slide_with_bounds_features_count_from_the_canvas_and_state_where_the_bounds_begin(tmp_path: Path) -> None:
+    """Leica's; around what was scanned there is nothing, which is white."""
+    image, (left, top) = tissue(300, 400), (200, 150)
+    write_scn(tmp_path / "slides/a.scn", image, mpp=0.5, canvas=(900, 700), corner=(left, top))
+    slide = extract(tmp_path)["a"]
+    assert (slide.slide_size, slide.origin, slide.mpp) == ((900, 700), (left, top), 0.5)
+    canvas = np.full((700 + 64, 900 + 64, 3), 255, np.uint8)
+    canvas[top : top + 300, left : left + 400] = image
+    stained = (np.ptp(canvas.astype(int), axis=2) > 15).astype(float)
+    share = {(x, y): stained[y : y + 64, x : x + 64].mean() for x in range(0, 900, 64) for y in range(0, 700, 64)}
+    kept = {(x, y) for x, y in slide.coords.tolist()}
+    unclear = {corner for corner, part in share.items() if abs(part - 0.1) < 0.05}
+    assert kept - unclear == {corner for corner, part in share.items() if part > 0.1} - unclear
+    for (x, y), features in zip(slide.coords, slide.features, strict=True):
+        tile = canvas[y : y + 64, x : x + 64] / 255
+        np.testing.assert_allclose(features, [*tile.mean(axis=(0, 1)), *tile[0, 0], *tile[0, -1]], atol=1e-3)
+
+
 @pytest.mark.parametrize("mpp", [0.5, 1.0])
 def test_a_real_slide_reads_back(tmp_path: Path, mpp: float) -> None:
     path = shared_data("wsi/CMU-1-Small-Region.svs")
@@ -182,16 +234,19 @@ def test_a_real_slide_reads_back(tmp_path: Path, mpp: float) -> None:
     assert slide.pitch == slide.tile == pytest.approx(pitch)
     assert (slide.mpp, slide.slide_size, slide.origin) == (0.499, (2220, 2967), (0, 0))
     assert np.abs(slide.coords / pitch - np.rint(slide.coords / pitch)).max() < 0.5 / pitch + 1e-9
-    possible = int(2220 / pitch) * int(2967 / pitch)
-    assert 0.2 * possible < len(slide.coords) < 0.6 * possible  # by eye, about a third of the region is tissue
+    assert len(slide.coords) == {0.5: 56, 1.0: 18}[mpp]
+    assert (slide.coords[:, 1] + pitch > 2967).sum() == {0.5: 5, 1.0: 3}[mpp]  # the last row overhangs
     side = round(pitch) if mpp == 1.0 else 256
     with openslide.OpenSlide(path) as whole:
         for (x, y), features in zip(slide.coords.tolist(), slide.features, strict=True):
-            tile = np.asarray(whole.read_region((x, y), 0, (side, side)).convert("RGB")) / 255
+            region = whole.read_region((x, y), 0, (side, side))
+            tile = np.asarray(region.convert("RGB")) / 255
+            tile[max(2967 - y, 0) :] = 1  # where the slide ends, white follows
+            tile[:, max(2220 - x, 0) :] = 1
             np.testing.assert_allclose(features[:3], tile.mean(axis=(0, 1)), atol=1e-3)
             if mpp == 0.5:  # not made smaller: each pixel is that of the slide
                 np.testing.assert_allclose(features[3:], [*tile[0, 0], *tile[0, -1]], atol=1e-3)
-            assert (np.ptp(tile, axis=2) > 15 / 255).mean() > 0.35
+            assert (np.ptp(tile, axis=2) > 15 / 255).mean() > 0.08
 
 
 def test_what_cannot_be_read_is_reported_at_the_end_and_the_rest_is_there(folder: Path) -> None:
@@ -220,6 +275,53 @@ def test_what_cannot_be_read_is_reported_at_the_end_and_the_rest_is_there(folder
         (folder / "slides" / name).unlink()
     assert set(extract(folder, slide_mpp=0.25)) == {"a", "b", "f"}
     assert sorted(path.name for path in (folder / "features").iterdir()) == ["a.h5", "b.h5", "f.h5", "settings.json"]
+
+
+def test_tissue_can_be_looked_at_before_anything_is_encoded(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Again and again with other settings, in a folder that already holds features too."""
+    caplog.set_level(logging.INFO, "scripts.wsi.encode")
+    extract(folder, output_dir=folder / "features")
+    (folder / "slides/c.svs").write_text("hello")
+    image = glass(512, 640)
+    image[:256, :256] = tissue(256, 256)
+    image[256:320, 64:576] = (25, 60, 150)  # ink
+    write_slide(folder / "slides/b.tif", image, mpp=0.25)
+    there = {path.name: path.read_bytes() for path in (folder / "features").iterdir()}
+
+    class Unused(MeanColour):
+        def forward(self, tiles: Tensor) -> Tensor:
+            raise AssertionError(tiles.shape)
+
+    given: dict[str, Any] = {"tissue_only": "true", "leave_out": {"pen": PenInk()}}
+    for threshold in (0.9, 0.1):
+        with pytest.raises(
+            InputError, match=r"1 of 3 slides failed \(c.svs\): .*, the others are drawn \(all reasons: "
+        ):
+            extract(folder, Unused(), tissue_threshold=threshold, **given)
+    seen = folder / "features/tissue"
+    assert {path.name: path.read_bytes() for path in seen.parent.iterdir() if path.is_file()} == there
+    assert {path.name for path in seen.iterdir()} == {"a.png", "b.png", "failed.csv", "tissue.csv"}
+    first, second = csv.DictReader((seen / "tissue.csv").read_text().splitlines())
+    shares = {"slide": "a", "tiles": "4", "tissue": "1.0000", "pen": "0.0000"}
+    assert first == shares | dict.fromkeys(("left_out_no_tissue", "left_out_little_tissue", "left_out_pen"), "0")
+    assert 0.17 < float(second["tissue"]) <= 0.2  # but what is below the rim of the ink
+    assert 0.1 <= float(second["pen"]) < 0.23
+    assert (second["tiles"], int(second["left_out_pen"]) > 0) == ("4", True)
+    assert sum(int(count) for name, count in second.items() if name.startswith("left_out")) == 16
+    assert "b.tif: 4 of 20 tiles; of the slide 1" in caplog.text
+    (folder / "slides/c.svs").unlink()
+    extract(folder, **given)
+    assert not (seen / "failed.csv").exists()
+
+
+def test_a_feature_file_tells_the_shares_of_its_slide(folder: Path) -> None:
+    extract(folder, leave_out={"ink": lambda image, tissue: tissue & (np.arange(tissue.shape[2]) < 8)})
+    with h5py.File(folder / "features/a.h5") as file:
+        assert {name: file.attrs[name] for name in file.attrs if name.startswith("share")} == {
+            "share_tissue": 0.5,
+            "share_ink": 0.5,
+        }
+        assert file["coords"][:].tolist() == [[128, 0], [128, 128]]
 
 
 def test_what_is_wrong_with_the_directory_is_reported_first(tmp_path: Path) -> None:
@@ -253,6 +355,9 @@ class Wants224(torch.nn.Module):
         ({"batch_size": 0}, "must be 1 or more"),
         ({"overlap": 64}, "overlap is 64; choose it from 0 to below the tile_size of 64"),
         ({"tissue_threshold": 50}, "tissue_threshold is 50; it is a fraction of a tile, from 0 to 1"),
+        ({"overhang": "maybe"}, "overhang is 'maybe': give true or false"),
+        ({"leave_out": "ink"}, "leave_out is 'ink'; give rules by their names, or null for it or for one of them"),
+        ({"leave_out": {"pen": "no"}}, "leave_out is {'pen': 'no'}; give rules by their names"),
         ({"mpp": 0}, "mpp is 0 and slide_mpp None; give micrometres per pixel"),
         ({"slide_mpp": float("nan")}, "slide_mpp nan; give micrometres per pixel"),
     ],
@@ -272,12 +377,16 @@ def configured(tmp_path: Path, *overrides: str, **changes: Any) -> FeatureExtrac
 
 
 def test_every_setting_of_the_config_reaches_the_extractor(tmp_path: Path) -> None:
-    changes = {"mpp": 0.7, "overlap": 3, "slide_mpp": 0.3, "tissue_threshold": 0.2, "batch_size": 9, "num_workers": 3}
-    extractor = configured(tmp_path, **changes, **{"tissue#least_chroma": 21, "encoder#seed": 4})
+    changes = {"mpp": 0.7, "overlap": 3, "slide_mpp": 0.3, "batch_size": 9, "num_workers": 3}
+    of_finder = {"tissue_threshold": 0.2, "overhang": "false", "tissue_only": "true", "leave_out#pen": "null"}
+    extractor = configured(tmp_path, **changes, **of_finder, **{"tissue#least_chroma": 21, "encoder#seed": 4})
     assert {name: getattr(extractor, name) for name in changes} == changes
     assert extractor.tile_size == 64
     assert extractor.encoder_name == "seeded_tile_cnn_4"
-    assert vars(extractor.tissue)["least_chroma"] == 21
+    finder = extractor.finder
+    assert vars(finder.tissue)["least_chroma"] == 21
+    assert (finder.threshold, finder.overhang, extractor.tissue_only) == (0.2, False, True)
+    assert extractor.settings["leave_out"] == {"fold": {"name": "Folds", "times": 1.5, "least_density": 0.5}}
 
 
 def test_a_mask_that_needs_scikit_image_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

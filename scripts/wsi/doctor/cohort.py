@@ -25,7 +25,8 @@ from scripts.wsi.doctor.slide import Examined, ExamOptions, examine_features, ex
 from scripts.wsi.features.base import ADOPT, MICROMETRES, PIXELS, FeatureHeader
 from scripts.wsi.features.files import nothing_found, slide_of
 from scripts.wsi.features.zarr_store import is_zarr
-from scripts.wsi.slides.slide import SLIDE_SUFFIXES, find_slides, holds_slides
+from scripts.wsi.slides.dicom import DICOM_SUFFIX
+from scripts.wsi.slides.slide import SLIDE_SUFFIXES, find_slides, holds_slides, slide_title
 
 Named = tuple[str, Path, dict[str, Any]]  # what a slide is called, its features, and what a datalist states of it
 
@@ -39,7 +40,7 @@ def examine_wsi(path: Path, datalist: Path | None, output_dir: Path, options: Ex
             yield Finding(Level.FAIL, f"{path} does not exist", "check the path")
         elif path.is_dir() and not is_zarr(path):
             yield from _examine_folder(path, datalist, options)
-        elif path.suffix.lower() in SLIDE_SUFFIXES:
+        elif path.suffix.lower() in (*SLIDE_SUFFIXES, DICOM_SUFFIX):
             yield examine_slide(path)
         else:
             yield examine_features(path, slide_name(slide_of(path)), options).finding
@@ -246,25 +247,26 @@ def _listed(words: Sequence[str]) -> str:
 def _examine_slides_of(examined: Sequence[tuple[Path, FeatureHeader | None]], folder: Path) -> Iterator[Finding]:
     """Examine the slides that features are of; a slide is found as a run finds it, by id or else by name."""
     paths = find_slides(folder)
-    names = {slide_name(path.name) for path in paths}
+    names = {slide_name(name) for name in paths}
     headers = {
         header.slide_id if header.slide_id in names else slide_name(slide_of(file)): header
         for file, header in examined
         if header is not None
     }
     if headers and names.isdisjoint(headers):
-        text = f"none of {len(paths)} slides in {folder}, such as {paths[0].name}, is named like a feature file"
+        first = slide_title(next(iter(paths.values())))
+        text = f"none of {len(paths)} slides in {folder}, such as {first}, is named like a feature file"
         yield Finding(Level.WARN, f"{text}, such as {min(headers)}", "give the folder of their slides with --slides")
         return
     yield from _examine_slides(paths, folder, headers)
 
 
-def _examine_slides(paths: Sequence[Path], folder: Path, headers: Mapping[str, FeatureHeader]) -> Iterator[Finding]:
+def _examine_slides(paths: Mapping[str, Path], folder: Path, headers: Mapping[str, FeatureHeader]) -> Iterator[Finding]:
     """Examine slides themselves; the headers are those of their features, where there are some."""
-    named = [(slide_name(path.name), path) for path in paths]
+    named = [(slide_name(name), path) for name, path in paths.items()]
     shown = tqdm(named, "slides", unit="slide", delay=PROGRESS_AFTER_S)
-    yield from folded((examine_slide(path, headers.get(name)) for name, path in shown), "slides", "megapixels")
-    todo = [path.name for name, path in named if name not in headers]
+    yield from folded((examine_slide(path, headers.get(name), name) for name, path in shown), "slides", "megapixels")
+    todo = [slide_title(path) for name, path in named if name not in headers]
     if todo:
         command = f"python -m monai.bundle run --config_file configs/features.json --slides {folder}"
         text = f"{len(todo)} of {len(paths)} slides have no features yet, such as {todo[0]}"

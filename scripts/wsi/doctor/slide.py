@@ -164,8 +164,9 @@ def _positive(given: Any, patches: int) -> int:
     return int(labels.sum())
 
 
-def examine_slide(path: Path, header: FeatureHeader | None = None) -> Finding:
-    """Examine a slide as OpenSlide sees it, and whether the features with this header are of it."""
+def examine_slide(path: Path, header: FeatureHeader | None = None, name: str | None = None) -> Finding:
+    """Examine a slide as OpenSlide sees it, called `name` or else as its file, and whether features are of it."""
+    name = name or path.stem
     try:
         with open_slide(path) as slide:
             width, height = slide.dimensions
@@ -181,12 +182,12 @@ def examine_slide(path: Path, header: FeatureHeader | None = None) -> Finding:
             size = f"{header.slide_size[0]} x {header.slide_size[1]} pixels"
             raise InputError(f"its features are of a slide of {size} ({text}): {_AGAIN}")
     except InputError as error:
-        return Finding(Level.FAIL, str(error), name=path.stem)
+        return Finding(Level.FAIL, str(error), name=name)
     megapixels = width * height // 10**6
     if math.isnan(mpp):
         text, fix = (
             f"no plausible micrometres per pixel ({text})",
             "give them with --slide_mpp when extracting features",
         )
-        return Finding(Level.WARN, text, fix, path.stem, megapixels)
-    return Finding(Level.PASS, f"{text}, {mpp:.4g} micrometres per pixel", "", path.stem, megapixels)
+        return Finding(Level.WARN, text, fix, name, megapixels)
+    return Finding(Level.PASS, f"{text}, {mpp:.4g} micrometres per pixel", "", name, megapixels)

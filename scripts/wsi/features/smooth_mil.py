@@ -9,11 +9,13 @@
   ``pitch_level0`` (level-0 pixels from one patch to the next), ``tile_level0`` (level-0 pixels a patch spans),
   ``mpp`` (micrometres per level-0 pixel, NaN = unknown), ``slide_width`` and ``slide_height`` (level-0 pixels),
   ``bounds_x`` and ``bounds_y`` (level-0 pixels to what QuPath takes for 0, 0; absent = 0, NaN = unknown),
-  ``thumbnail_downsample`` (level-0 pixels per thumbnail pixel, NaN = no thumbnail)
+  ``thumbnail_downsample`` (level-0 pixels per thumbnail pixel, NaN = no thumbnail), ``share_tissue``, ``share_pen``
+  and the like (of the slide, where its tissue was looked for)
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -44,6 +46,7 @@ class PatchFeatures:
     thumbnail: np.ndarray | None = None  # (h, w, 3) uint8
     thumbnail_downsample: float | None = None
     origin: tuple[int, int] | None = (0, 0)  # of OpenSlide's bounds, which QuPath takes for 0, 0; None = not known
+    shares: Mapping[str, float] = field(default_factory=dict)  # of the slide: tissue, pen, ...; written, not read back
 
 
 def write_features(path: str | Path, slide: PatchFeatures) -> None:
@@ -72,6 +75,7 @@ def write_features(path: str | Path, slide: PatchFeatures) -> None:
             bounds_x=math.nan if slide.origin is None else slide.origin[0],
             bounds_y=math.nan if slide.origin is None else slide.origin[1],
             thumbnail_downsample=math.nan if slide.thumbnail_downsample is None else slide.thumbnail_downsample,
+            **{f"share_{name}": share for name, share in slide.shares.items()},
         )
 
 

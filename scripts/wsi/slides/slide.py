@@ -3,6 +3,7 @@
 """Slides by OpenSlide: found in a folder, opened, their metadata, and tiles at a wanted resolution."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from PIL import Image
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels, MicronsPerPixel
 from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader
+from scripts.wsi.slides.dicom import DICOM_SUFFIX, dicom_slides, is_dicom
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"}
@@ -40,40 +42,61 @@ class TilePlan:
     pitch: Level0Pixels
 
 
-def find_slides(slides: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the slides below a folder, or any files of a list, in order of their names: each names a feature file."""
+def find_slides(slides: str | Path | Sequence[str | Path]) -> dict[str, Path]:
+    """Return name → file of the slides below a folder, or of any files of a list, in order of these names.
+
+    A feature file is called as its slide. A slide in DICOM is a series of files in one folder, of which the first
+    stands here.
+    """
     if not isinstance(slides, (str, Path)):
         paths = [Path(path) for path in slides]
         if missing := [path for path in paths if not path.is_file()]:
             raise InputError(f"no slide {missing[0]}; correct its path in --slides")
+        found = [_named(path) for path in paths]
     elif not Path(slides).is_dir():
         raise InputError(f"no directory of slides {slides}; put them there, or give theirs with --slides")
-    elif not (paths := list(_slides_below(Path(slides)))):
-        suffixes = " ".join(sorted(SLIDE_SUFFIXES))
+    elif not (found := list(_slides_below(Path(slides)))):
+        suffixes = " ".join(sorted({*SLIDE_SUFFIXES, DICOM_SUFFIX}))
         raise InputError(f"no slide in {slides} ({suffixes}); put slides there, or give their folder with --slides")
-    paths = sorted(paths, key=lambda path: (path.name, path))
     by_name: dict[str, Path] = {}
-    for path in paths:
-        other = by_name.setdefault(path.stem, path)
+    for name, path in sorted(found):
+        other = by_name.setdefault(name, path)
         if other != path:
-            raise InputError(f"{other} and {path} would both be written as {path.stem}.h5; rename one of them")
-    return paths
+            raise InputError(f"{other} and {path} would both be written as {name}.h5; rename one of them")
+    return by_name
 
 
 def holds_slides(folder: Path) -> bool:
     return next(_slides_below(folder), None) is not None
 
 
-def _slides_below(folder: Path) -> Iterator[Path]:
+def _slides_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    with_dicom: set[Path] = set()
     for path in folder.rglob("*"):
         is_hidden = path.name.startswith(".")  # what a Mac leaves on other disks
         if path.suffix.lower() in SLIDE_SUFFIXES and not is_hidden and path.is_file():
-            yield path
+            yield path.stem, path
+        elif is_dicom(path):
+            with_dicom.add(path.parent)
+    for each in sorted(with_dicom):
+        yield from ((name, files[0]) for name, files in dicom_slides(each).items())
+
+
+def _named(path: Path) -> tuple[str, Path]:
+    """Return the name of a slide that is given by one of its files, and the file it is opened by."""
+    series = dicom_slides(path.parent) if is_dicom(path) else {}
+    return next(((name, files[0]) for name, files in series.items() if path in files), (path.stem, path))
+
+
+def slide_title(path: str | Path) -> str:
+    """Return what messages call a slide: its file, and of DICOM, whose files have any names, its folder too."""
+    path = Path(path)
+    return f"{path.parent.name}/{path.name}" if path.suffix.lower() == DICOM_SUFFIX else path.name
 
 
 def open_slide(path: Path) -> openslide.OpenSlide:
     """Open a slide whose header is plausible, or raise InputError."""
-    name = path.name
+    name = slide_title(path)
     try:
         slide = openslide.OpenSlide(path)
         problem = _header_problem(slide)
@@ -102,17 +125,19 @@ def _header_problem(slide: openslide.OpenSlide) -> str:
 
 def damaged(path: Path, error: openslide.OpenSlideError) -> InputError:
     """Return the error for a slide that could be opened and cannot be read."""
-    return InputError(f"{path.name} is damaged ({_without_folder(error, path)}); copy or scan it again, or remove it")
+    return InputError(
+        f"{slide_title(path)} is damaged ({_without_folder(error, path)}); copy or scan it again, or remove it"
+    )
 
 
 def _without_folder(error: openslide.OpenSlideError, path: Path) -> str:
     """Return the message on one line, without the folder, which may be named after a patient."""
-    return " ".join(str(error).replace(str(path), path.name).split())
+    return " ".join(str(error).replace(f"{path.parent}{os.sep}", "").split())
 
 
 def read_mpp(slide: openslide.OpenSlide, path: str | Path, otherwise: MicronsPerPixel | None) -> MicronsPerPixel:
     """Return what the slide states if that is plausible, else the value `otherwise` of the user."""
-    name = Path(path).name
+    name = slide_title(path)
     x, y = _stated(slide, openslide.PROPERTY_NAME_MPP_X), _stated(slide, openslide.PROPERTY_NAME_MPP_Y)
     low, high = PLAUSIBLE_MPP
     if low <= x <= high:
@@ -158,7 +183,7 @@ def plan_tiles(
     downsample = mpp / slide_mpp
     if downsample * MOST_ENLARGEMENT < 1:
         coarse = f"{slide_mpp:g} micrometres per pixel, coarser than mpp {mpp:g}"
-        raise InputError(f"{Path(path).name} has {coarse}; choose a larger one")
+        raise InputError(f"{slide_title(path)} has {coarse}; choose a larger one")
     level = best_level(slide.level_downsamples, downsample)
     scale = downsample / slide.level_downsamples[level]
     return TilePlan(
@@ -225,7 +250,7 @@ class SlideFacts:
         """
         if header.slide_size not in (None, self.size) or (coords >= self.size).any():
             problem = f"has {' × '.join(map(str, self.size))} pixels, and its features are of another slide's"
-            raise InputError(f"{self.path.name} {problem}: give the slide that they were made of")
+            raise InputError(f"{slide_title(self.path)} {problem}: give the slide that they were made of")
 
 
 class Completed(NamedTuple):
@@ -266,9 +291,9 @@ class SlideFolder:
 
     @cached_property
     def _paths(self) -> dict[str, Path]:
-        """The path of every slide by its name without suffix; of two with one name, that of the upper folder."""
-        paths = sorted(_slides_below(Path(self.folder or ".")), key=lambda path: (len(path.parts), path))
-        found = {path.stem: path for path in reversed(paths)}
+        """The file of every slide by its name; of two with one name, that of the upper folder."""
+        slides = sorted(_slides_below(Path(self.folder or ".")), key=lambda slide: (len(slide[1].parts), slide[1]))
+        found = dict(reversed(slides))
         # TRIDENT calls the features of x.ome.tif x
         return {name.removesuffix(".ome"): path for name, path in found.items()} | found
 

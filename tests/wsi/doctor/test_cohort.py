@@ -25,6 +25,7 @@ from tests.wsi.foreign_features import (
     write_stamp,
 )
 from tests.wsi.slide_files import tissue, write_slide
+from tests.wsi.trade_slides import write_dicom
 
 
 @pytest.fixture(autouse=True)
@@ -293,6 +294,19 @@ def test_slides_alone_show_how_to_make_features(tmp_path: Path) -> None:
     command = "python -m monai.bundle run --config_file configs/features.json --slides"
     assert found[-1] == f"{todo}: {command} {tmp_path} --output_dir FEATURES"
     assert examine(tmp_path / "a.tif") == found[:1]
+
+
+def test_slides_in_dicom_are_called_as_their_folders(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "case 7", tissue(300, 500), mpp=0.5)
+    write_dicom(tmp_path / "case 8", tissue(300, 500), mpp=0.5)
+    found = examine(tmp_path)
+    assert [line.split(":")[0] for line in found] == [
+        "PASS  case 7",
+        "PASS  case 8",
+        "INFO  2 of 2 slides have no features yet, such as case 7/a.dcm",
+    ]
+    (line,) = examine(tmp_path / "case 7/b.dcm")
+    assert line.startswith("PASS  b: 500 x 300 pixels, levels at 1, 2, dicom, 0.5 micrometres per pixel")
 
 
 def test_slides_are_held_against_their_features(cohort: Path) -> None:

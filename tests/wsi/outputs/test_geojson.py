@@ -13,15 +13,21 @@ from typing import Any
 
 import geojson
 import numpy as np
+import openslide
 import pytest
 import shapely
 from scipy.ndimage import gaussian_filter, label
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult, Classes, Model
+from scripts.wsi.features.files import open_features
 from scripts.wsi.outputs.geojson import MOST_REGIONS, TIMES_AVERAGE, SaveGeoJSONd, regions
+from scripts.wsi.outputs.view import slides_of, view_slide
+from scripts.wsi.slides.slide import SlideFolder
 from tests.outputs.results import strict_json, told
 from tests.wsi.outputs.slide_results import TILE, bag, grid, header
+from tests.wsi.slide_files import extract, tissue
+from tests.wsi.trade_slides import write_scn
 
 RNG = np.random.default_rng(0)
 HIGH, LOW = 8.0, 0.5
@@ -91,6 +97,26 @@ def test_a_region_states_what_its_numbers_mean_and_what_it_is_not_for(
         "note": "research use only, not for diagnosis",
         "model": f"wsi 1.2.3 {'ab' * 32}",
     }
+
+
+def test_of_a_slide_with_bounds_tiles_and_map_lie_where_the_scan_does(tmp_path: Path) -> None:
+    """From a slide to its features, the window of its map and the GeoJSON, which counts from the bounds."""
+    image, (left, top) = tissue(300, 400), (200, 150)
+    scan = write_scn(tmp_path / "slides/a.scn", image, mpp=0.5, canvas=(900, 700), corner=(left, top))
+    extract(tmp_path)
+    with open_features(tmp_path / "features/a.h5") as file:
+        coords, about = file.coords, file.header
+    result = bag(coords, np.ones(len(coords)), about, source=str(tmp_path / "features/a.h5"))
+    view = view_slide(slides_of(result)[0], SlideFolder(str(scan.parent)))
+    assert (view.window, view.warnings) == ((left, top, left + 400, top + 300), ())
+    tiles = of_type(saved(tmp_path / "results", result), "tile")
+    corners = np.array([tile["geometry"]["coordinates"][0][0] for tile in tiles])
+    np.testing.assert_array_equal(corners, coords - [left, top])
+    with openslide.OpenSlide(scan) as slide:  # as QuPath reads it: the bounds alone
+        bounds = np.asarray(slide.read_region((left, top), 0, (400, 300)).convert("RGB"))
+    inner = next(number for number, (x, y) in enumerate(corners) if min(x, y) >= 0)
+    x, y = corners[inner]
+    np.testing.assert_array_equal(view.tiles([inner], 64)[0], bounds[y : y + 64, x : x + 64])
 
 
 @pytest.mark.parametrize("mpp", [0.25, None])

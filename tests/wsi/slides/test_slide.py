@@ -55,14 +55,14 @@ def test_an_overview_in_blocks_has_no_seams(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_slides_are_found_at_any_depth_but_not_what_is_hidden_and_a_list_is_taken_as_it_is(tmp_path: Path) -> None:
-    """A DICOM slide is named by any of its files."""
-    for name in ("b.SVS", "1/c.ndpi", "1/2/a.svs", "1/._a.svs", "1/a/Dat_1.dat", "a.xml", "dicom/a.dcm"):
+    for name in ("b.SVS", "1/c.ndpi", "1/2/a.svs", "1/._a.svs", "1/a/Dat_1.dat", "a.xml", "dicom/d.dcm"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.tif").mkdir()
-    assert find_slides(tmp_path) == [tmp_path / "1/2/a.svs", tmp_path / "b.SVS", tmp_path / "1/c.ndpi"]
-    named = [tmp_path / "dicom/a.dcm", tmp_path / "b.SVS"]
-    assert find_slides([str(named[1]), named[0]]) == named
+    found = {"a": tmp_path / "1/2/a.svs", "b": tmp_path / "b.SVS", "c": tmp_path / "1/c.ndpi"}
+    assert list(find_slides(tmp_path).items()) == list(found.items())
+    named = {"b": tmp_path / "b.SVS", "d": tmp_path / "dicom/d.dcm"}
+    assert list(find_slides([str(named["d"]), named["b"]]).items()) == list(named.items())
     with pytest.raises(InputError, match=r"no slide .*gone.svs; correct its path in --slides"):
         find_slides([tmp_path / "b.SVS", tmp_path / "gone.svs"])
 
@@ -181,7 +181,7 @@ def extracted(folder: Path) -> str:
     assert np.isfinite(slide.features).all()
     assert len(slide.coords) == len(slide.features)
     assert (slide.coords >= 0).all()
-    assert (slide.coords + slide.tile <= np.array(slide.slide_size) + 1).all()
+    assert (slide.coords < slide.slide_size).all()
     return "features"
 
 
@@ -233,4 +233,14 @@ def test_sizes_that_cannot_be_true_are_refused(
 def test_tiny_images_have_few_tiles_or_none(size: tuple[int, int], tmp_path: Path) -> None:
     write_slide(tmp_path / "slides/damaged.tif", tissue(*size), mpp=0.25, downsamples=(1,))
     assert extracted(tmp_path) == "features"
-    assert len(extract(tmp_path)["damaged"].coords) == (size == (128, 128))
+    within = extract(tmp_path, overhang=False, tissue_threshold=0.5, output_dir=tmp_path / "within")["damaged"]
+    assert len(within.coords) == (size == (128, 128))
+    (tmp_path / "features/settings.json").unlink()
+    coords = extract(tmp_path)["damaged"].coords  # a tenth of a tile is 1639 pixels
+    tiles = [
+        [x, y]
+        for y in range(0, size[0], 128)
+        for x in range(0, size[1], 128)
+        if min(size[0] - y, 128) * min(size[1] - x, 128) > 1639
+    ]
+    assert coords.tolist() == tiles

@@ -14,8 +14,9 @@ from monai.transforms import ForegroundMask
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels
+from scripts.wsi.slides.artefacts import Artefact
 from scripts.wsi.slides.slide import TilePlan, open_slide
-from scripts.wsi.slides.tissue import ChromaMask, mask_settings, tissue_mask, tissue_tiles
+from scripts.wsi.slides.tissue import ChromaMask, TileFinder, mask_settings, tissue_mask
 from tests.shared_data import ROOT
 from tests.wsi.slide_files import GLASS, TISSUE, extract, glass, grid, tissue, write_slide
 
@@ -24,7 +25,8 @@ def test_a_last_tile_that_fits_to_the_pixel_is_not_lost_to_rounding(tmp_path: Pa
     side = Level0Pixels(64 * (1 + 1e-12))
     plan = TilePlan(level=0, side=64, pixels=64, tile=side, pitch=side)
     with open_slide(write_slide(tmp_path / "a.tif", tissue(128, 256), mpp=0.5, downsamples=(1,))) as slide:
-        assert tissue_tiles(slide, plan, ChromaMask(), threshold=0.5).tolist() == grid(4, 2, 64)
+        for overhang in (False, True):
+            assert TileFinder(ChromaMask(), 0.5, overhang).find(slide, plan).tiles.tolist() == grid(4, 2, 64)
 
 
 @pytest.mark.parametrize(("least_chroma", "pink_is_tissue"), [(15, True), (29, True), (30, False)])
@@ -49,6 +51,56 @@ def test_tiles_are_kept_where_the_tissue_is_more_than_the_threshold(tmp_path: Pa
         assert kept - unclear == {corner for corner, fraction in truth.items() if fraction > threshold} - unclear
         assert len(kept) > 10
         assert len(unclear) < 12
+
+
+def covering(*squares: tuple[slice, slice]) -> Artefact:
+    """A rule that finds what is within these squares of the overview."""
+
+    def rule(image: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+        assert image.dtype == np.uint8
+        assert tissue.dtype == bool
+        assert image.shape[1:] == tissue.shape[1:]
+        mask = np.zeros(tissue.shape, bool)
+        for square in squares:
+            mask[0][square] = True
+        return mask
+
+    return rule
+
+
+def test_tiles_are_left_out_for_a_reason_and_shares_are_of_the_slide(tmp_path: Path) -> None:
+    """Three rows of four tiles of 64 pixels, the last row half outside; the overview has 8 pixels along each."""
+    image = glass(160, 256)
+    image[:, :128] = tissue(160, 128)  # the two tiles at the left of each row
+    image[:8, 128:136] = tissue(8, 8)  # a 64th of the tile beside them
+    rules = {
+        "pen": covering((slice(0, 8), slice(0, 5)), (slice(8, 16), slice(0, 3))),  # 5 and 3 of 8 columns of a tile
+        "fold": covering((slice(8, 16), slice(2, 8)), (slice(0, 8), slice(24, 32))),  # 5 of 8 beside pen
+        "none": None,
+    }
+    side = Level0Pixels(64)
+    plan = TilePlan(level=0, side=64, pixels=64, tile=side, pitch=side)
+    path = write_slide(tmp_path / "a.tif", image, mpp=0.5, downsamples=(1,))
+    with open_slide(path) as slide:
+        found = TileFinder(ChromaMask(), 0.1, True, rules).find(slide, plan)
+        assert found.reasons.reshape(3, 4).tolist() == [
+            ["pen", "", "little tissue", "fold"],
+            ["fold", "", "no tissue", "no tissue"],
+            ["", "", "no tissue", "no tissue"],
+        ]
+        assert found.grid.tolist() == grid(4, 3, 64)
+        assert found.tiles.tolist() == [[64, 0], [64, 64], [0, 128], [64, 128]]
+        pixels = 32 * 20  # of the overview
+        shares = {"tissue": (16 * 20 + 1 - 64 - 40) / pixels, "pen": 64 / pixels, "fold": (40 + 64) / pixels}
+        assert found.shares == pytest.approx(shares, abs=2 / pixels)  # the smallest piece is blurred
+        assert found.counts == {"no tissue": 4, "little tissue": 1, "pen": 1, "fold": 2}
+        all_of_it = TileFinder(ChromaMask(), 0.0, True).find(slide, plan)
+        assert (all_of_it.reasons == "").all()
+        last = TileFinder(ChromaMask(), 0.51, True).find(slide, plan)  # half of the last row is outside
+        assert last.tiles.tolist() == [[0, 0], [64, 0], [0, 64], [64, 64]]
+        wrong = TileFinder(ChromaMask(), 0.1, True, {"pen": lambda image, tissue: tissue[0]})
+        with pytest.raises(InputError, match=r"is \(20, 32\): `leave_out#pen` must give \[1, h, w\]"):
+            wrong.find(slide, plan)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
