@@ -29,11 +29,12 @@ from scripts.networks import HMIL, GatedAttentionPool, MILNetwork, SmoothAttenti
 from tests.bundle.commands import BUNDLES
 from tests.shared_data import ROOT, shared_data
 
-CONFIGS = sorted((ROOT / "configs").glob("*/*.json"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.json"))
 METADATA = [ROOT / "metadata.json", *sorted((ROOT / "configs").glob("*/metadata.json"))]
 RUNNABLE = [path for path in CONFIGS if path.name != "metadata.json"]
 WHOLE = {"train", "inference", "features", "metadata"}  # every other file changes keys of train.json
-OVERRIDES = [path for path in RUNNABLE if path.stem not in WHOLE]
+RECIPES = [path for path in RUNNABLE if path.parent.name == "encoders"]  # of features.json, each stated in full
+OVERRIDES = [path for path in RUNNABLE if path.stem not in WHOLE and path not in RECIPES]
 OF_INFERENCE = {"onnx", "streaming", "multi_gpu_inference"}  # they change keys of inference.json
 OF_FEATURES = {"encoder_monai", "encoder_timm", "encoder_torchscript"}  # of features.json
 NEW_KEYS = {  # that a file may add

@@ -32,7 +32,8 @@ MONAI_KEYS = {"config_file", "filepath", "ckpt_file", "meta_file", "name", "bund
 @cache
 def configs(task: str) -> dict[str, set[str]]:
     """Name of each config of a bundle → its keys."""
-    return {path.name: set(json.loads(path.read_text())) for path in (ROOT / "configs" / task).glob("*.json")}
+    folder = ROOT / "configs" / task
+    return {str(path.relative_to(folder)): set(json.loads(path.read_text())) for path in folder.rglob("*.json")}
 
 
 def prose(page: Path) -> str:
@@ -77,7 +78,7 @@ def test_a_page_names_what_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
     known = configs("ct").keys() | configs("wsi").keys() | OURS
-    assert set(re.findall(r"configs/(?:ct/|wsi/)?(\w+\.json)", text)) <= known
+    assert set(re.findall(r"configs/(?:ct/|wsi/)?((?:encoders/)?\w+\.json)", text)) <= known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -98,7 +99,7 @@ def of_all_pages(of: str) -> list[Any]:
 
 @pytest.mark.parametrize("command", of_all_pages("monai.bundle"))
 def test_a_command_names_files_and_keys_of_one_bundle(command: str) -> None:
-    files = set(re.findall(r"configs/(\w+\.json)", command)) - OURS
+    files = set(re.findall(r"configs/((?:encoders/)?\w+\.json)", command)) - OURS
     fitting = [task for task in ("ct", "wsi") if files <= configs(task).keys()]
     assert fitting, files
     keys = set(re.findall(r"--(\w+)", command)) - MONAI_KEYS - {"standalone", "nproc_per_node"}

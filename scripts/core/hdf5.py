@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HDF5 files that hold their own arrays: one may name any file of this computer to be read in place of an array."""
 
+import os
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ def refuse_links(path: str | Path, group: h5py.Group) -> None:
 
 def require_own(path: str | Path, dataset: h5py.Dataset) -> None:
     """Refuse a dataset that lies in another file, by external storage, as a virtual dataset or behind a link."""
-    if dataset.external or dataset.is_virtual or dataset.file.filename != str(path):
+    if dataset.external or dataset.is_virtual or os.fsdecode(h5py.h5f.get_name(dataset.id)) != str(path):
         raise _elsewhere(path, dataset.name)
 
 

@@ -161,7 +161,7 @@ def _write_bundle(
     """Write the folder of the bundle; return its metadata. What is made for it may name no private folder."""
     files = bundle_files(folder)
     shipped = {
-        path.rpartition("/")[2]: json.loads(source.read_text())
+        path.removeprefix("configs/"): json.loads(source.read_text())
         for path, source in files.items()
         if path.startswith("configs/") and path.endswith(".json")
     }

@@ -78,7 +78,8 @@ def test_changes_that_are_not_committed_are_told(used: Path, caplog: pytest.LogC
 @pytest.mark.parametrize("wing", BUNDLES)
 def test_the_links_of_a_bundle_are_followed_and_the_whole_package_is_in_both(wing: str) -> None:
     files = bundle_files(source_folder(wing))
-    assert {f"configs/{path.name}" for path in (ROOT / "configs" / wing).glob("*.json")} <= set(files)
+    configs = ROOT / "configs" / wing
+    assert {f"configs/{path.relative_to(configs)}" for path in configs.rglob("*.json")} <= set(files)
     assert {"LICENSE", "configs/logging.conf", "docs/README.md", "docs/data_license.txt"} <= set(files)
     assert {"scripts/ct/reader.py", "scripts/wsi/reader.py", "scripts/__main__.py"} <= set(files)
     assert not [path for path in files if path.startswith(("models", "tests", "demo", "benchmarks", "docs/how_to"))]

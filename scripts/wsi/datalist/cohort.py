@@ -91,6 +91,7 @@ class SlideSources:
     annotations: Path | None = None  # their folder
     label_column: str = LABEL
     slide_table: Path | None = None  # the slides of each patient, where the labels have a row for each patient
+    headers: Mapping[Path, FeatureHeader] = field(default_factory=dict)  # of files that were read already
 
 
 def collect_slides(sources: SlideSources) -> SlideCohort:
@@ -116,7 +117,11 @@ def collect_slides(sources: SlideSources) -> SlideCohort:
             reject("row without a label", [row.name])
         elif sections is not None and not section:
             reject("slide in no section of the splits", [row.name])
-        elif (header := _usable_header(path, row.name, cohort)) is not None:
+        elif (header := sources.headers.get(path) or _read_header(path, row.name, cohort)) is None:
+            continue
+        elif header.patches == 0:
+            reject("slide without tissue", [row.name])
+        else:
             image, annotation = files.relative(path), _annotation_of(row, drawn, files.folder, cohort)
             patch_labels = beside_features(path, files.folder, PATCH_LABELS)
             beside = None if patch_labels is None else files.relative(patch_labels)
@@ -155,17 +160,13 @@ def _torchmil_rows(files: FeatureFiles, sections: Mapping[str, str]) -> list[Sli
     return rows
 
 
-def _usable_header(path: Path, name: str, cohort: SlideCohort) -> FeatureHeader | None:
+def _read_header(path: Path, name: str, cohort: SlideCohort) -> FeatureHeader | None:
     try:
-        header = read_header(path)
+        return read_header(path)
     except InputError as error:
         reason = without_numbers(str(error).replace(str(path), "it").replace(path.name, "it"))
         cohort.rejected.add(f"feature file that cannot be read ({reason})", [name])
         return None
-    if header.patches == 0:
-        cohort.rejected.add("slide without tissue", [name])
-        return None
-    return header
 
 
 def _annotation_of(row: SlideLabel, drawn: Mapping[str, Path], folder: Path, cohort: SlideCohort) -> str | None:

@@ -60,8 +60,10 @@ def _examine_folder(path: Path, datalist: Path | None, options: ExamOptions) -> 
         return
     if datalist is None:
         yield Finding(Level.PASS, f"{path} holds {len(files.paths)} feature file{'s' * (len(files.paths) > 1)}")
-        yield from _examine_labels(path, files)
         named: list[Named] = [(name, file, {}) for name, file in zip(_slide_names(files), files.paths, strict=True)]
+        examined = _examined(named, options)
+        stated = {file: each.stated for (_, file, _), (_, each) in zip(named, examined, strict=True) if each.stated}
+        yield from _examine_labels(path, files, stated)
     else:
         given = sections_in(datalist)
         names = class_names(given)
@@ -77,15 +79,17 @@ def _examine_folder(path: Path, datalist: Path | None, options: ExamOptions) -> 
         yield _examine_leaks(sections, datalist)
         named = [each for bags in sections.values() for bag in bags for each in _files_of(bag, names)]
         yield from _examine_rest(named, files)
-    examined = [
-        (name, examine_features(file, name, options, bag))
-        for name, file, bag in tqdm(named, desc="slides", unit="slide", delay=PROGRESS_AFTER_S)
-    ]
+        examined = _examined(named, options)
     yield from folded((each.finding for _, each in examined), "slides", "patches")
     yield from _examine_cohort(examined)
     if slides is not None:
         headers = [(file, each.header) for (_, file, _), (_, each) in zip(named, examined, strict=True)]
         yield from _examine_slides_of(headers, slides)
+
+
+def _examined(named: Sequence[Named], options: ExamOptions) -> list[tuple[str, Examined]]:
+    shown = tqdm(named, desc="slides", unit="slide", delay=PROGRESS_AFTER_S)
+    return [(name, examine_features(file, name, options, bag)) for name, file, bag in shown]
 
 
 def class_names(sections: Mapping[str, Any]) -> list[str] | None:
@@ -151,15 +155,15 @@ def _slide_names(files: FeatureFiles) -> list[str]:
     return [name if counts[name] == 1 else place for name, place in zip(named, relative, strict=True)]
 
 
-def _examine_labels(path: Path, files: FeatureFiles) -> Iterator[Finding]:
-    """Examine a csv of labels that no datalist was made of yet."""
+def _examine_labels(path: Path, files: FeatureFiles, stated: Mapping[Path, FeatureHeader]) -> Iterator[Finding]:
+    """Examine a csv of labels that no datalist was made of yet, of files that state this."""
     try:
         labels = labels_in(path)
         splits = splits_in(path, labels)
         if labels is None and splits is None:
             yield Finding(Level.INFO, "no datalist and no csv of labels, so there is nothing to train on yet")
             return
-        cohort = collect_slides(SlideSources(files, labels, splits))
+        cohort = collect_slides(SlideSources(files, labels, splits, headers=stated))
     except InputError as error:
         yield Finding(Level.WARN, str(error))
         return

@@ -102,7 +102,8 @@ def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Row
 
     def rows(start: int, stop: int) -> np.ndarray:
         begin = offset + start * dimension * dtype.itemsize
-        return np.asarray(np.memmap(path, dtype, mode="c", offset=begin, shape=(stop - start, dimension)))
+        # as a text: of a path numpy would look up what it links to, of every block
+        return np.asarray(np.memmap(str(path), dtype, mode="c", offset=begin, shape=(stop - start, dimension)))
 
     return rows
 

@@ -106,19 +106,23 @@ class Head:
 
     def dataset(self, name: str) -> h5py.Dataset:
         """Return a dataset of numbers."""
+        dataset = self._numbers(name)
+        hdf5_array(self.path, dataset)  # refuses what it cannot hold
+        return dataset
+
+    def _numbers(self, name: str) -> h5py.Dataset:
         dataset = self.hdf5.get(name)
         if not isinstance(dataset, h5py.Dataset):
             raise self.lacks(f"no dataset `{name}`")
         if dataset.shape is None or dataset.dtype.kind not in "fiub":
             what = "empty" if dataset.shape is None else dataset.dtype
             raise InputError(f"{name} of {self.path} are {what}, not numbers; extract its features again")
-        hdf5_array(self.path, dataset)  # refuses what it cannot hold
         return dataset
 
     def array(self, name: str) -> StoredArray:
         """Return an array of numbers, of a file of any kind that has names."""
         if self.kind == "hdf5":
-            return hdf5_array(self.path, self.dataset(name))
+            return hdf5_array(self.path, self._numbers(name))
         found = self.arrays.get(name)
         if found is None and self.kind == "zarr":
             found = zarr_array(self.path, name)  # says what is wrong with one that was passed over
@@ -248,6 +252,8 @@ def opened_hdf5(path: Path) -> Iterator[Head]:
 
 def impossible(block: np.ndarray) -> np.ndarray:
     """Return which numbers no network can take: not finite, or so large that their squares are not."""
+    if block.dtype == np.float16:  # which holds none as large
+        return ~np.isfinite(block)
     return ~(np.abs(block) < LARGEST_FEATURE)  # NaN is not below either
 
 
@@ -272,7 +278,9 @@ def identical(file: FeatureFile) -> bool:
 def attributes_of(owner: h5py.HLObject) -> dict[str, Any]:
     """Return the attributes that state something: TRIDENT writes None as the string 'None'."""
     known = {}
-    for name, value in owner.attrs.items():
+    attributes = owner.attrs
+    for name in attributes:
+        value = attributes[name]
         plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
         if isinstance(plain, str):
             plain = plain.encode(errors="replace")

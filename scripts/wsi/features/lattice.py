@@ -73,8 +73,11 @@ def mean_degree(cells: np.ndarray) -> float:
     cells -= cells.min(axis=0)
     width = int(cells[:, 1].max()) + 2
     key = cells[:, 0] * width + cells[:, 1] + 1
-    pairs = sum(np.isin(key + step, key, assume_unique=True).sum() for step in (1, width - 1, width, width + 1))
-    return 2 * float(pairs) / len(cells)
+    pairs = 0
+    for step in (1, width - 1, width, width + 1):
+        at = np.searchsorted(key, key + step)  # as distinct cells are in order
+        pairs += int(np.count_nonzero(key[np.minimum(at, len(key) - 1)] == key + step))
+    return 2 * pairs / len(cells)
 
 
 def on_lattice(coords: np.ndarray, pitch: float) -> PitchCoords:

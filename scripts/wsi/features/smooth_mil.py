@@ -24,8 +24,7 @@ import numpy as np
 from scripts.core.errors import InputError
 from scripts.core.files import require_finite, whole_file
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.arrays import hdf5_array
-from scripts.wsi.features.base import Attributes, Head, Stored, attributes_of, number, positive
+from scripts.wsi.features.base import Attributes, Head, Stored, number, positive
 
 OWN_FORMAT = "smooth-mil-features/1"
 OWN_ATTRIBUTES = ("slide_id", "encoder", "pitch_level0", "tile_level0", "mpp", "slide_width", "slide_height")
@@ -94,8 +93,9 @@ class SmoothMil:
                 f"{path} is not of the format {OWN_FORMAT} (its root attribute `format` is {str(stated)[:40]!r}); "
                 "extract its features again"
             )
-        features, coords = head.dataset("features"), head.dataset("coords")
-        missing = [name for name in OWN_ATTRIBUTES if name not in coords.file.attrs]
+        features, coords = head.array("features"), head.dataset("coords")
+        there = coords.file.attrs
+        missing = [name for name in OWN_ATTRIBUTES if name not in there]
         if missing:
             raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
         if coords.dtype.kind == "f" and coords.size:
@@ -105,9 +105,9 @@ class SmoothMil:
             raise InputError(f"{path} states no pitch_level0 or tile_level0 above 0; extract its features again")
         encoder = attributes.get("encoder")
         return Stored(
-            hdf5_array(path, features),
+            features,
             coords[()],
-            {**attributes_of(features), **attributes, **attributes_of(coords)},
+            attributes,
             (pitch, "pitch_level0"),
             tile,
             slide_id=str(attributes.get("slide_id", "")),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -256,6 +257,21 @@ def test_without_a_datalist_the_csv_is_held_against_the_files(cohort: Path) -> N
     ]
     write(cohort / "labels.csv", "slide,label", "s00,normal", "s01,tumor")
     assert examine(cohort)[1].startswith(f"WARN  {cohort / 'labels.csv'} has two labels: ")
+
+
+def test_a_file_is_opened_once_with_a_csv_beside_it_too(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cohort / "datalist.json").unlink()
+    opened: list[str] = []
+    plain = h5py.File.__init__
+
+    def counted(file: h5py.File, name: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(name, (str, Path)):
+            opened.append(Path(name).name)
+        plain(file, name, *args, **kwargs)
+
+    monkeypatch.setattr(h5py.File, "__init__", counted)
+    assert any("20 slides have a label" in line for line in examine(cohort))
+    assert sorted(opened) == [f"s{n:02d}.h5" for n in range(20)]
 
 
 def test_without_labels_the_files_are_examined(tmp_path: Path) -> None:

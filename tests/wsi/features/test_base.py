@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from scripts.core.errors import InputError
+from scripts.wsi.features.base import impossible
 from scripts.wsi.features.files import feature_paths, files_of, find_features, open_features, read_header
 from scripts.wsi.reader import read_blocks
 from tests.wsi.foreign_arrays import (
@@ -468,3 +469,11 @@ def test_a_bag_is_in_memory_once(tmp_path: Path) -> None:
     for path, (times, shape, is_contiguous) in zip(paths, peaks, strict=True):
         assert (shape, is_contiguous) == ([512, PATCHES], True), path
         assert 0.5 < times < 1.6, path
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_no_network_takes_are_found_without_a_warning() -> None:
+    numbers = np.array([[0, -65504, 65504, np.inf, -np.inf, np.nan]], np.float16)
+    assert impossible(numbers).tolist() == [[False, False, False, True, True, True]]
+    large = np.array([[1e17, -1e17, 2e18, -2e18, np.inf, np.nan]], np.float32)
+    assert impossible(large).tolist() == [[False, False, True, True, True, True]]
