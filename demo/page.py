@@ -51,7 +51,7 @@ TASKS = (
         "patches",
         (
             Arm("attention", "attention MIL (no smoothing)", "#7f7f7f"),
-            Arm("smooth", "SmAP: smooth attention, α 0.9", "#1f4e79"),
+            Arm("smooth", "SmAP: smooth attention, α trained", "#1f4e79"),
         ),
     ),
 )

@@ -36,8 +36,8 @@ HOW = (
     "more faithful, of those of 60 bags that a row calls positive."
 )
 CHOSEN_ON_LATTICES = (
-    "what slides ship was chosen on this table, which is no independent test of it: the score, own logits smoothed by "
-    "0.7, by all rows together, and α 0.9 by the rows of SmAP"
+    "the shipped score of slides, own logits smoothed by 0.7, was chosen on this table by all rows together, which is "
+    "no independent test of it"
 )
 
 
