@@ -149,13 +149,12 @@ class TileEncoder(nn.Module):
             )
         if given.ndim != {None: given.ndim, "map": 4}.get(self.pooling, 3):
             raise InputError(f"{self.name} gave {list(given.shape)}, which pooling {self.pooling} does not take")
-        match self.pooling:
-            case "map":
-                return given.mean(dim=(2, 3))
-            case "token":
-                return given[:, 0]
-            case "token+mean":
-                return torch.cat([given[:, 0], given[:, self.prefix_tokens :].mean(dim=1)], dim=1)
+        if self.pooling == "map":
+            return given.mean(dim=(2, 3))
+        if self.pooling == "token":
+            return given[:, 0]
+        if self.pooling == "token+mean":
+            return torch.cat([given[:, 0], given[:, self.prefix_tokens :].mean(dim=1)], dim=1)
         return given.flatten(1) if given.shape[2:] == (1, 1) else given
 
     def extra_repr(self) -> str:
