@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import torch
+
 from benchmarks import peers
 from benchmarks.measure import Request, answer
 
@@ -92,7 +94,8 @@ class Runner:
         """The answers of one fresh process; with patience, of one that others left alone, if three tries find it."""
         if self.quick and not _theirs(requests[0]):  # nothing is concluded, and most of a process is loading torch
             self.say(f"{what} ...")
-            here: list[Any] = json.loads(json.dumps([answer(replace(each, threads=self.threads)) for each in requests]))
+            threads = torch.get_num_threads()  # as they are: a process that used several cannot be forked
+            here: list[Any] = json.loads(json.dumps([answer(replace(each, threads=threads)) for each in requests]))
             return here
         python = str(peers.PYTHON) if _theirs(requests[0]) else sys.executable
         asked = json.dumps([{**asdict(request), "threads": self.threads} for request in requests])

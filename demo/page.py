@@ -115,8 +115,8 @@ def _section(home: Path, task: Task) -> str:
 def _case(home: Path, task: Task, what: str, row: dict[str, Any]) -> str:
     folder = Path(task.folder) / "inference" / row["bag_id"]
     caption, page = html.escape(what), folder / "map.html"
-    link = f' · <a href="{quote(str(page))}">to zoom into</a>' if (home / page).exists() else ""
-    picture = quote(str(folder / task.picture))
+    link = f' · <a href="{quote(page.as_posix())}">to zoom into</a>' if (home / page).exists() else ""
+    picture = quote((folder / task.picture).as_posix())
     return f'<figure><img src="{picture}" alt="{caption}"><figcaption>{caption}{link}</figcaption></figure>'
 
 

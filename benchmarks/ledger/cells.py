@@ -66,9 +66,8 @@ class Cell:
         return found
 
 
-def end_with_parent() -> None:
-    """Let this process end when the one that started it does, even by a signal that nobody hears."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Let this process end when the one that started it does, even by a signal that nobody hears, or before this."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -102,7 +101,7 @@ class Store:
         if not left:
             return
         started = told = time.monotonic()
-        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
             futures = [pool.submit(self.do, cell) for cell in left]
             try:
                 for done, future in enumerate(as_completed(futures), 1):

@@ -40,9 +40,17 @@ from scripts.wsi.slides.slide import (
     read_square,
     slide_title,
 )
-from scripts.wsi.slides.tissue import ChromaMask, TileFinder, TissueMap, TissueMask, tissue_mask
+from scripts.wsi.slides.tissue import (
+    LITTLE_TISSUE,
+    NO_TISSUE,
+    ChromaMask,
+    TileFinder,
+    TissueMap,
+    TissueMask,
+    tissue_mask,
+)
 
-SETTINGS = "settings.json"
+SETTINGS, WEIGHTS = "settings.json", "encoder_weights"
 BEFORE_0_12: Mapping[str, Any] = {"overhang": False, "leave_out": {}}  # what settings.json did not state
 TISSUE = "tissue"  # the folder of what tissue_only writes
 THUMBNAIL_SIDE = 768
@@ -127,6 +135,7 @@ class FeatureExtractor:
         self.settings: dict[str, Any] = {
             "encoder": encoder_name,
             "encoder_input": encoder.extra_repr(),
+            WEIGHTS: getattr(encoder, "weights", None),  # which a name that was given does not tell
             "tile_size": tile_size,
             "mpp": mpp,
             "overlap": overlap,
@@ -194,7 +203,8 @@ class FeatureExtractor:
             try:
                 work(name, path)
             except InputError as error:
-                failures[slide_title(path)] = str(error)
+                called = slide_title(path)
+                failures[called if called not in failures else f"{called} ({name})"] = str(error)
         return failures
 
     def _table(self, name: str) -> str:
@@ -213,6 +223,10 @@ class FeatureExtractor:
             raise damaged(path, error) from error
         shares = ", ".join(f"{share:.1%} {name}" for name, share in found.shares.items())
         logger.info("%s: %d of %d tiles; of the slide %s", slide_title(path), len(found.tiles), len(found.grid), shares)
+        for artefact in found.left_out:
+            if found.shares[artefact] > found.shares[TISSUE]:
+                remedy = f"look at it with --tissue_only true, or give --leave_out#{artefact} null"
+                logger.warning("%s: more is left out as %s than is tissue; %s", slide_title(path), artefact, remedy)
         if len(found.tiles) == 0:
             what = "none would be encoded" if self.tissue_only else "its feature file holds no patches"
             logger.warning("%s: no tile is tissue; %s", slide_title(path), what)
@@ -299,7 +313,8 @@ class FeatureExtractor:
             write_whole(kept, now + "\n")
             return
         try:
-            then = {**BEFORE_0_12, **json.loads(kept.read_text(encoding="utf-8"))}
+            unstated = {**BEFORE_0_12, WEIGHTS: self.settings[WEIGHTS]}
+            then = {**unstated, **json.loads(kept.read_text(encoding="utf-8"))}
         except (ValueError, TypeError) as error:
             raise InputError(f"{kept} is damaged; choose another output_dir") from error
         keys = ("tile_size", "mpp", "overlap", "tissue_threshold", "overhang")
@@ -331,6 +346,8 @@ def _rules(leave_out: Any) -> Mapping[str, Artefact | None]:
     rules = {} if leave_out in (None, "null") else leave_out
     if isinstance(rules, Mapping):
         rules = {name: None if rule == "null" else rule for name, rule in rules.items()}
+        if taken := {"", "slide", "tiles", TISSUE, NO_TISSUE, LITTLE_TISSUE} & rules.keys():
+            raise InputError(f"leave_out has a rule called {min(taken)!r}, which has a meaning already: rename it")
         if all(rule is None or callable(rule) for rule in rules.values()):
             return rules
     raise InputError(f"leave_out is {leave_out!r}; give rules by their names, or null for it or for one of them")

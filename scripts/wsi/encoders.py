@@ -160,9 +160,7 @@ class TileEncoder(nn.Module):
     def extra_repr(self) -> str:
         mean, std = (", ".join(f"{value:g}" for value in each.flatten().tolist()) for each in (self.mean, self.std))
         pooled = "" if self.pooling is None else f", pooling={self.pooling} after {self.prefix_tokens}"
-        # a recipe, which states its dimension, is called by a name that does not tell its weights
-        weights = "" if self.dimension is None else f", dimension={self.dimension}, weights={self.weights}"
-        return f"mean=({mean}), std=({std}), size={self.size}{pooled}{weights}"
+        return f"mean=({mean}), std=({std}), size={self.size}{pooled}"
 
 
 def _load(network: nn.Module, name: str, path: str, leave_out: tuple[str, ...]) -> None:

@@ -106,8 +106,9 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     code = (
         "import os, time\n"
         "from benchmarks.ledger.cells import end_with_parent\n"
+        "parent = os.getpid()\n"
         "if os.fork() == 0:\n"
-        "    end_with_parent()\n"
+        "    end_with_parent(parent)\n"
         f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
         "    time.sleep(60)\n"
         "time.sleep(60)\n"

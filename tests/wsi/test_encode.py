@@ -144,6 +144,31 @@ def test_features_of_other_settings_are_not_mixed_in(
     extract(folder, **change)  # nothing is there that it could be mixed with
 
 
+class _OfWeights(MeanColour):
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        self.weights = weights
+
+
+def test_features_of_other_weights_are_not_mixed_in_whatever_the_encoder_is_called(folder: Path) -> None:
+    settings = folder / "features/settings.json"
+    for _ in range(2):
+        extract(folder, _OfWeights("1234"))
+    with pytest.raises(InputError, match=r"encoder_weights 1234, now 5678\); choose another output_dir$"):
+        extract(folder, _OfWeights("5678"))
+    stated = json.loads(settings.read_text())
+    del stated["encoder_weights"]  # as of an older version
+    settings.write_text(json.dumps(stated))
+    extract(folder, _OfWeights("1234"))
+
+
+def test_a_slide_of_which_more_is_left_out_than_is_tissue_is_warned_of(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    extract(folder, leave_out={"all": lambda image, tissue: tissue})
+    assert any("more is left out as all than is tissue; look at it with" in message for message in caplog.messages)
+
+
 def test_a_folder_of_an_older_version_says_how_to_go_on_as_before(folder: Path) -> None:
     """Tiles did not overhang, nothing was left out, and half of a tile had to be tissue."""
     before: dict[str, Any] = {"tissue_threshold": 0.5, "overhang": False}
@@ -358,6 +383,7 @@ class Wants224(torch.nn.Module):
         ({"overhang": "maybe"}, "overhang is 'maybe': give true or false"),
         ({"leave_out": "ink"}, "leave_out is 'ink'; give rules by their names, or null for it or for one of them"),
         ({"leave_out": {"pen": "no"}}, "leave_out is {'pen': 'no'}; give rules by their names"),
+        ({"leave_out": {"tissue": PenInk()}}, "a rule called 'tissue', which has a meaning already: rename it"),
         ({"mpp": 0}, "mpp is 0 and slide_mpp None; give micrometres per pixel"),
         ({"slide_mpp": float("nan")}, "slide_mpp nan; give micrometres per pixel"),
     ],

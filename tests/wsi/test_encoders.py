@@ -117,7 +117,7 @@ def test_without_weights_they_are_random_but_the_same_with_a_warning(caplog: pyt
 
 def test_what_is_kept_of_it_changes_with_what_it_does_to_tiles() -> None:
     """Features of other settings are refused by it."""
-    settings: list[dict[str, Any]] = [{}, {"mean": [0, 0, 0]}, {"std": [1, 1, 1]}, {"size": 224}, {"dimension": 3}]
+    settings: list[dict[str, Any]] = [{}, {"mean": [0, 0, 0]}, {"std": [1, 1, 1]}, {"size": 224}]
     settings += [{"pooling": "token"}, {"pooling": "token+mean"}, {"pooling": "token+mean", "prefix_tokens": 5}]
     assert len({TileEncoder(nn.Identity(), "", None, **given).extra_repr() for given in settings}) == len(settings)
 
@@ -299,7 +299,7 @@ def test_a_recipe_states_all_of_an_encoder_and_is_called_as_trident_calls_it(
     assert (config.get_parsed_content("encoder_name"), config["tile_size"], config["mpp"]) == (called, side, 0.5)
     encoder = config.get_parsed_content("encoder")
     assert encoder(torch.rand(1, 3, side, side)).shape == (1, dimension)
-    assert encoder.extra_repr().endswith(f"weights={hashlib.sha256(path.read_bytes()).hexdigest()[:16]}")
+    assert encoder.weights == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     assert encoder.size == (448 if name == "conch" else 224)
     config = recipe(name, encoder_weights=str(path), encoder_sha256="0" * 64)
     with pytest.raises(RuntimeError, match="Failed to instantiate") as caught:

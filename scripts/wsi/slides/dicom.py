@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole slides in DICOM: which files of a folder are one slide, and what it is called."""
 
+import logging
 import re
 import warnings
 from collections import Counter, defaultdict
+from os.path import abspath
 from pathlib import Path
 
 import pydicom
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
@@ -16,6 +19,8 @@ DICOM_SUFFIX = ".dcm"
 LONGEST_CONTAINER = 100
 _SERIES_TAGS: list[BaseTag | int] = [Tag(name) for name in ("ImageType", "SeriesInstanceUID", "ContainerIdentifier")]
 _LAST_OF_THEM = max(_SERIES_TAGS)  # where each of the thousands of tiles lies stands behind it
+
+logger = logging.getLogger(__name__)
 
 
 def dicom_slides(folder: Path) -> dict[str, list[Path]]:
@@ -32,7 +37,7 @@ def dicom_slides(folder: Path) -> dict[str, list[Path]]:
             files[series].append(path)
             containers[series] = containers.get(series) or container
     if len(files) == 1:
-        return {folder.resolve().name or series: files[series] for series in files}
+        return {Path(abspath(folder)).name or series: files[series] for series in files}  # a link by its own name
     times = Counter(containers.values())
     return {
         containers[series] if containers[series] and times[containers[series]] == 1 else _file_name(series): own
@@ -54,11 +59,14 @@ def _series_of(path: Path) -> tuple[str, str] | None:
             is_slide = head.file_meta.MediaStorageSOPClassUID == VLWholeSlideMicroscopyImageStorage
             if is_slide and "VOLUME" in head.ImageType:
                 return str(head.SeriesInstanceUID), _file_name(str(head.get("ContainerIdentifier") or ""))
-    except Exception:  # a damaged file fails in as many ways as there are places to damage it
+    except (InvalidDicomError, AttributeError):  # no DICOM, or none that states what it is of
         return None
+    except Exception as error:  # a damaged file fails in as many ways as there are places to damage it
+        why = type(error).__name__
+        logger.warning("%s/%s cannot be read (%s) and is passed over: copy it again", path.parent.name, path.name, why)
     return None
 
 
 def _file_name(text: str) -> str:
     """Return a text as the name of a file on any system."""
-    return re.sub(r"[^\w .()+-]", "_", text).strip(" ._")[:LONGEST_CONTAINER]
+    return re.sub(r"[^\w .()+-]", "_", text)[:LONGEST_CONTAINER].strip(" ._")

@@ -42,7 +42,7 @@ def tissue_figure(name: str, found: TissueMap, tile: Level0Pixels) -> Figure:
     axes = figure.add_axes((0.01, 0.01, (size[0] - LEGEND) / size[0], 1 - 0.4 / size[1]))
     extent = (0.0, width, height, 0.0)
     axes.imshow(found.overview, extent=extent)
-    if found.tissue.any():
+    if found.tissue.any() and min(found.tissue.shape) > 1:  # a line of pixels has no outline
         middles = ((np.arange(count) + 0.5) * found.downsample for count in found.tissue.shape[::-1])
         axes.contour(*middles, found.tissue, levels=[0.5], colors=OUTLINE, linewidths=0.8)
     outlined = [("", KEPT), (LITTLE_TISSUE, LITTLE)]

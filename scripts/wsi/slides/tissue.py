@@ -5,7 +5,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -175,12 +175,23 @@ def _shares(mask: np.ndarray) -> np.ndarray:
 
 def mask_settings(mask: TissueMask | Artefact) -> dict[str, Any]:
     """Return the name of a mask and its settings in plain values: two masks with the same find the same."""
-    return {"name": type(mask).__name__, **{name: _plain_setting(value) for name, value in vars(mask).items()}}
+    if isinstance(mask, partial):
+        return {
+            **mask_settings(mask.func),
+            "args": _plain_setting(mask.args),
+            "keywords": _plain_setting(mask.keywords),
+        }
+    name = getattr(mask, "__qualname__", type(mask).__name__)  # of a function, else of an object's class
+    return {"name": name, **{key: _plain_setting(value) for key, value in getattr(mask, "__dict__", {}).items()}}
 
 
 def _plain_setting(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain_setting(inner) for key, inner in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain_setting(each) for each in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return getattr(value, "__name__", type(value).__name__)

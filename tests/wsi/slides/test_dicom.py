@@ -60,7 +60,13 @@ def test_of_several_series_in_a_folder_each_is_named_by_its_glass_or_else_by_its
         assert slide.level_count == 2  # of its own series alone
 
 
-def test_scans_labels_and_what_is_no_dicom_are_no_slides(tmp_path: Path) -> None:
+def unreadable(*_: object, **__: object) -> None:
+    raise PermissionError("no")
+
+
+def test_scans_labels_and_what_is_no_dicom_are_no_slides(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor do they make one slide to several: a label is often a series of its own."""
     write_ct(tmp_path / "ct/a.dcm")
     (tmp_path / "ct/b.dcm").write_bytes(b"not DICOM")
@@ -73,6 +79,11 @@ def test_scans_labels_and_what_is_no_dicom_are_no_slides(tmp_path: Path) -> None
     write_dicom(folder, IMAGE, 0.5, ["label.dcm"], ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"])
     write_ct(folder / "ct.dcm")
     assert list(find_slides(tmp_path)) == ["case 8"]
+    assert not caplog.messages
+    monkeypatch.setattr("scripts.wsi.slides.dicom.read_partial", unreadable)
+    assert not holds_slides(tmp_path / "case 8")
+    assert "case 8/a.dcm cannot be read (PermissionError) and is passed over: copy it again" in caplog.messages
+    monkeypatch.undo()
     write_dicom(tmp_path / "again/case 8", IMAGE, mpp=0.5)
     with pytest.raises(InputError, match=r"again/case 8/a.dcm and .*case 8/a.dcm would both be written as case 8.h5"):
         find_slides(tmp_path)

@@ -57,11 +57,12 @@ def test_each_tile_is_outlined_by_its_reason_and_counted(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3)])
-def test_a_slide_without_tissue_or_of_any_shape_is_drawn(size: tuple[int, int]) -> None:
-    blank = np.zeros(size, bool)
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (3, 400), (400, 3)])
+@pytest.mark.parametrize("stained", [False, True])
+def test_a_slide_without_tissue_or_of_any_shape_is_drawn(size: tuple[int, int], stained: bool) -> None:
+    mask = np.full(size, stained)
     none = Level0Coords(np.zeros((0, 2), np.int64))
     for grid, reasons in ((none, np.zeros(0, str)), (Level0Coords(np.array([[0, 0]])), np.array([NO_TISSUE]))):
-        figure = tissue_figure("$x$", TissueMap(np.zeros((*size, 3), np.uint8), 8.0, blank, {}, grid, reasons), TILE)
+        figure = tissue_figure("$x$", TissueMap(np.zeros((*size, 3), np.uint8), 8.0, mask, {}, grid, reasons), TILE)
         assert max(figure.get_size_inches()) < 14
         assert "no tissue" in figure.legends[0].get_texts()[-1].get_text()

@@ -4,6 +4,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,27 @@ def test_masks_are_told_apart_by_name_and_settings() -> None:
     thresholds = {"R": 200.0, "G": "by_half"}
     wanted = {"name": "ForegroundMask", "thresholds": thresholds, "invert": False}
     assert mask_settings(ForegroundMask({"R": 200, "G": by_half})) == wanted
+
+
+class _Levels:
+    def __init__(self, levels: object) -> None:
+        self.levels = levels
+
+    def __call__(self, image: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+        return tissue
+
+
+def test_rules_that_differ_in_any_way_are_told_apart() -> None:
+    def rule(image: np.ndarray, tissue: np.ndarray, levels: object = None) -> np.ndarray:
+        return tissue
+
+    def other(image: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+        return tissue
+
+    partials = [partial(rule, levels=each) for each in (3, 9, [1, 2], np.array([1, 3]))]
+    masks: list[Artefact] = [rule, other, *partials, _Levels([1, 2]), _Levels([3, 4]), _Levels((5,))]
+    told = [json.dumps(mask_settings(mask)) for mask in masks]
+    assert len(set(told)) == len(told)
 
 
 def test_the_mask_of_the_how_to_is_one() -> None:
