@@ -52,7 +52,7 @@ from scripts.wsi.slides.tissue import (
 
 SETTINGS, WEIGHTS = "settings.json", "encoder_weights"
 BEFORE_0_12: Mapping[str, Any] = {"overhang": False, "leave_out": {}}  # what settings.json did not state
-TISSUE = "tissue"  # the folder of what tissue_only writes
+TISSUE = "tissue"  # a share of a slide, and the folder of what tissue_only writes
 THUMBNAIL_SIDE = 768
 
 logger = logging.getLogger(__name__)
