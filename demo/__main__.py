@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demo.cohorts import write_demo_data
 from demo.pipeline import run_demo
-from scripts.engine.launch import one_line_errors
+from scripts.core.cli import one_line_errors
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """Say where the first step of a 0.4.0 config is now; nothing else of it would run before that."""
     if name == "running":
-        from scripts.engine.launch import one_line_errors, refuse_moved
+        from scripts.core.cli import one_line_errors
+        from scripts.engine.launch import refuse_moved
 
         one_line_errors()
         refuse_moved({"_target_": "scripts.running.prepare_run"})

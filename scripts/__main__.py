@@ -7,13 +7,9 @@ from pathlib import Path
 
 import fire
 
-from scripts.core.cli import Verbs, as_fire_reads, path_or_none, refuse_unknown
+from scripts.core.cli import Verbs, as_fire_reads, one_line_errors, path_or_none, refuse_unknown
 from scripts.ct import cli as ct
-from scripts.engine.launch import one_line_errors
-from scripts.studies.calibrate import calibrate
-from scripts.studies.compare import compare
-from scripts.studies.crossval import crossval
-from scripts.studies.search import search
+from scripts.studies import cli as studies
 from scripts.wsi import cli as wsi
 
 
@@ -124,10 +120,10 @@ def report(folder: str, bundle_root: str | None = None, ckpt_path: str | None = 
 
 VERBS: Verbs = {
     "adopt": wsi.adopt,
-    "calibrate": calibrate,
-    "compare": compare,
+    "calibrate": studies.calibrate,
+    "compare": studies.compare,
     "convert": convert,
-    "crossval": crossval,
+    "crossval": studies.crossval,
     "datalist": {"ct": ct.datalist, "wsi": wsi.datalist},
     "deliver": deliver,
     "doctor": {"ct": ct.doctor, "wsi": wsi.doctor},
@@ -135,7 +131,7 @@ VERBS: Verbs = {
     "listen": {"ct": ct.listen},
     "release": release,
     "report": report,
-    "search": search,
+    "search": studies.search,
 }
 
 

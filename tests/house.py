@@ -34,7 +34,7 @@ HOUSE: Mapping[str, str] = {
     "wsi": "core engine wsi.features wsi.slides wsi.annotations",
     "wsi.outputs": "core outputs wsi.features wsi.slides wsi.annotations",
     "wsi.datalist": "core datalist wsi.features wsi.slides",
-    "wsi.doctor": "core doctor wsi.features wsi.slides wsi.annotations wsi wsi.datalist",
+    "wsi.doctor": "core doctor wsi.features wsi.slides wsi.annotations wsi.datalist",
     "wsi.cli": "core doctor wsi.features wsi wsi.datalist wsi.doctor",
     "__main__": "core engine weights outputs studies release ct.cli wsi.cli",
 }

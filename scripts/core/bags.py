@@ -85,6 +85,11 @@ def bags_to_read(
     return load_bags(datalist, section, dataset_dir, labelled=False, class_names=class_names)
 
 
+def paths_of(image: Any) -> list[str]:
+    """Return the paths of a bag's image, which names one or several."""
+    return [str(path) for path in ([image] if isinstance(image, (str, os.PathLike)) else image)]
+
+
 def bag_id_of(path: str) -> str:
     """Return the name of a bag by the path of its image."""
     own, folder = Path(path).name, Path(path).absolute().parent.name

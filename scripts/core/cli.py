@@ -1,21 +1,63 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Check the words of the command line before a verb runs, convert its arguments, and align what it prints."""
+"""What all commands share: words checked before a verb runs, arguments converted, tables, and errors in one line."""
 
 import difflib
 import inspect
+import logging
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from scripts.core.errors import InputError
+from tqdm import tqdm
+
+from scripts.core.errors import InputError, input_error_message
 
 PROGRESS_AFTER_S = 5  # seconds until a progress bar is shown
 _FLAG = re.compile(r"--|-[a-zA-Z]")  # -1 is a number
 
 Verb = Callable[..., None]
 Verbs = Mapping[str, Verb | Mapping[str, Verb]]  # name → function, or → verbs below it
+
+
+def _quiet_record(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Make a log record, and drop errors that the one line at the end tells anyway.
+
+    Engines and their handlers log what passes through them, with its traceback or in an f-string, each to a handler of
+    its own: where a record is made is the only place that all of them share.
+    """
+    record = make(*args, **kwargs)
+    error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
+    if record.levelno >= logging.ERROR and (isinstance(error, KeyboardInterrupt) or input_error_message(error)):
+        record.levelno = -1  # below what any handler takes
+    return record
+
+
+def one_line_errors(unfinished: str | None = None) -> None:
+    """Print an InputError that ends the process as one line on stderr; any other error keeps its traceback.
+
+    Args:
+        unfinished: file of the state of an unfinished training, from which an interrupted one goes on.
+    """
+    make = logging.getLogRecordFactory()
+    if getattr(make, "func", None) is not _quiet_record:
+        logging.setLogRecordFactory(partial(_quiet_record, make))
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        message = input_error_message(error)
+        if kind is KeyboardInterrupt:
+            goes_on = unfinished is not None and Path(unfinished).is_file()
+            message = "interrupted" + f": the same command goes on after the last whole epoch ({unfinished})" * goes_on
+        if message is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            tqdm.write(f"error: {message}", file=sys.stderr)  # where a progress bar may stand
+
+    sys.excepthook = show
 
 
 def refuse_unknown(typed: Sequence[str], verbs: Verbs) -> None:

@@ -15,6 +15,7 @@ from monai.transforms import Transform
 from scripts.core.conformal import ONE_LOGIT, Conformal, label_set
 from scripts.core.errors import InputError
 from scripts.core.files import in_bundle, sha256_of
+from scripts.core.lesions import Lesions
 from scripts.core.scoring import (
     ATTENTION,
     EVIDENCE,
@@ -82,15 +83,6 @@ class Classes(NamedTuple):
         for group, probability in zip(self.groups, self.probabilities, strict=False):
             sums[group] += float(probability)
         return sums
-
-
-@dataclass(frozen=True)
-class Lesions:
-    """The lesions there are to be found in a bag, and the one that each instance lies in."""
-
-    of_instance: np.ndarray  # (N,) 0 = the instance's centre lies in no lesion, k = in the k-th
-    count: int
-    excluded: tuple[int, ...] = ()  # isolated tumour cells: neither a hit nor a miss
 
 
 class PatchCoordinates(Sequence[Mapping[str, Any]]):

@@ -7,7 +7,6 @@ from typing import Any
 
 from scripts.core.cli import path_or_none
 from scripts.core.files import writable_folder
-from scripts.studies.runs import bundle_folder
 
 
 def datalist(
@@ -173,6 +172,7 @@ def listen(
     import logging
 
     from scripts.ct.node.listen import run_node
+    from scripts.studies.runs import bundle_folder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     receive = None if port is None else (str(title), str(host), int(port))

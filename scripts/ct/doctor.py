@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from monai.utils import ensure_tuple
 from tqdm import tqdm
 
+from scripts.core.bags import paths_of
 from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
 from scripts.ct.datalist.from_features import leakage_by_names
@@ -143,7 +143,7 @@ def _images_of(bags: Sequence[Mapping[str, Any]], index: Path | None) -> Images:
 
 
 def _paths_of(bag: Mapping[str, Any]) -> list[Path]:
-    return [Path(path) for path in ensure_tuple(bag["image"])]
+    return list(map(Path, paths_of(bag["image"])))
 
 
 def _examine_scans(bags: Sequence[Mapping[str, Any]], images: Images) -> Iterator[Finding]:

@@ -10,8 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from monai.utils import ensure_tuple
-
+from scripts.core.bags import paths_of
 from scripts.core.errors import InputError, printable_name
 from scripts.ct.dicom.files import ImageFile, is_zip, walk
 from scripts.ct.dicom.headers import Header, read_headers
@@ -37,10 +36,10 @@ def find_scans(directory: str | os.PathLike) -> list[dict[str, Any]]:
     if not scans:
         raise InputError(f"{root} holds no scan (DICOM, NIfTI, NRRD, MetaImage): give the folder that holds the scans")
     named: dict[str, Image] = {}
-    for name, image in sorted(scans, key=lambda scan: ensure_tuple(scan[1])[0]):
+    for name, image in sorted(scans, key=lambda scan: paths_of(scan[1])[0]):
         bag_id = _shortened(name)
         if bag_id in named:
-            one, other = (ensure_tuple(each)[0] for each in (named[bag_id], image))
+            one, other = (paths_of(each)[0] for each in (named[bag_id], image))
             raise InputError(f"{one} and {other} would both be named {bag_id}: rename one")
         named[bag_id] = image
     return [{"image": image, "bag_id": bag_id} for bag_id, image in named.items()]

@@ -1,24 +1,21 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What stands before and around a run that a person starts: checks, and errors in one line."""
+"""What stands before a run that a person starts: checks of what it was given."""
 
-import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from functools import partial
 from inspect import signature
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
-from tqdm import tqdm
 
-from scripts.core.errors import InputError, input_error_message
+from scripts.core.cli import one_line_errors
+from scripts.core.errors import InputError
 from scripts.core.files import writable_folder
 from scripts.engine.provenance import code_in, running_config, take_up_training
 
@@ -59,42 +56,6 @@ MOVED = {  # what a config of 0.4.0 names as a `_target_` → where it is now
     for module, *names in map(str.split, _TABLE.strip().splitlines())
     for old, _, new in (name.partition("=") for name in names)
 }
-
-
-def _quiet_record(make: Callable[..., logging.LogRecord], *args: Any, **kwargs: Any) -> logging.LogRecord:
-    """Make a log record, and drop errors that the one line at the end tells anyway.
-
-    Engines and their handlers log what passes through them, with its traceback or in an f-string, each to a handler of
-    its own: where a record is made is the only place that all of them share.
-    """
-    record = make(*args, **kwargs)
-    error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
-    if record.levelno >= logging.ERROR and (isinstance(error, KeyboardInterrupt) or input_error_message(error)):
-        record.levelno = -1  # below what any handler takes
-    return record
-
-
-def one_line_errors(unfinished: str | None = None) -> None:
-    """Print an InputError that ends the process as one line on stderr; any other error keeps its traceback.
-
-    Args:
-        unfinished: file of the state of an unfinished training, from which an interrupted one goes on.
-    """
-    make = logging.getLogRecordFactory()
-    if getattr(make, "func", None) is not _quiet_record:
-        logging.setLogRecordFactory(partial(_quiet_record, make))
-
-    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        message = input_error_message(error)
-        if kind is KeyboardInterrupt:
-            goes_on = unfinished is not None and Path(unfinished).is_file()
-            message = "interrupted" + f": the same command goes on after the last whole epoch ({unfinished})" * goes_on
-        if message is None:
-            sys.__excepthook__(kind, error, trace)
-        else:
-            tqdm.write(f"error: {message}", file=sys.stderr)  # where a progress bar may stand
-
-    sys.excepthook = show
 
 
 def typed_keys(arguments: Sequence[str]) -> dict[str, str]:

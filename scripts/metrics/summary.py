@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scripts.core.record import BagResult, Lesions
+from scripts.core.lesions import Lesions
+from scripts.core.record import BagResult
 from scripts.core.scoring import ATTENTION, EVIDENCE, INSTANCE
 from scripts.metrics.energy import attention_spreads, dirichlet_energies
 from scripts.metrics.faithfulness import faithfulness_figures

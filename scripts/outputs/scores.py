@@ -20,7 +20,8 @@ from monai.transforms import Transform
 
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file
-from scripts.core.record import RESEARCH_USE, BagResult, Lesions, PatchCoordinates
+from scripts.core.lesions import Lesions
+from scripts.core.record import RESEARCH_USE, BagResult, PatchCoordinates
 from scripts.core.scoring import ATTENTION
 
 SCORES_FORMAT = "smooth-mil-scores/2"

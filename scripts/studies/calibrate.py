@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from scripts.core.cli import PROGRESS_AFTER_S, aligned, path_or_none
+from scripts.core.cli import PROGRESS_AFTER_S, aligned
 from scripts.core.conformal import ONE_LOGIT, Conformal, choose_conformal
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
@@ -31,29 +31,20 @@ FIGURES = {
 }
 
 
-def calibrate(
-    results: str, weights: str, labels: str | None = None, target: str = "sensitivity 0.95", coverage: float = 0.9
-) -> None:
-    """Fit threshold and probabilities of a network to the labelled bags of a site, without training.
-
-    RESULTS is the output folder of an evaluation or an inference. Scaling of probabilities, threshold and conformal
-    sets are written beside the weights, where evaluation and inference take them up; the file that was there is kept
-    under another name. The figures before and after are of the very bags that are fitted to: judge on others.
+def fit_to_site(folder: Path, model: Path, table: Path | None, target: str, coverage: float) -> None:
+    """Write an operating point of the labelled bags in a folder of results beside the weights they are of.
 
     Args:
-        results: the folder with summary.csv.
-        weights: the model.pt that the results are of.
-        labels: a csv with the columns bag_id and label (0 or 1; of several classes the name), for bags without one.
-        target: by what the threshold is chosen: "sensitivity 0.95", "specificity 0.9" or "youden".
-        coverage: the least share of the bags of each class whose conformal set holds their class.
+        table: labels of bags that have none.
+        target: as of choose_operating_point.
+        coverage: as of choose_conformal.
     """
-    folder, model = Path(str(results)), Path(str(weights))
     if not model.is_file():
         raise InputError(f"{model} is missing: give the model.pt of the results with --weights FILE")
     found = read_results(folder, instances=False)
     unknown = _require_same_weights(found, folder, model)
-    bags = _with_labels(found, path_or_none(labels), folder)
-    point = site_operating_point(bags, str(target), coverage)
+    bags = _with_labels(found, table, folder)
+    point = site_operating_point(bags, target, coverage)
     if point.refusal:
         raise InputError(f"{point.refusal}: give more labelled bags; nothing is written")
     kept = write_operating_point(model, point, keep=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from scripts.core.cli import aligned, path_or_none
+from scripts.core.cli import aligned
 from scripts.core.errors import InputError
 from scripts.core.files import plain, write_whole
 from scripts.core.record import BagResult
@@ -40,19 +40,9 @@ class Comparison(NamedTuple):
     p: float = math.nan  # where the interval is a bootstrap's
 
 
-def compare(a: str, b: str, output: str | None = None) -> None:
-    """Compare two evaluations of the same bags: each figure of A less that of B, with its 95 % interval.
-
-    The AUROC of bags is compared by DeLong's paired test, the others by a bootstrap that draws the same bags for both.
-    Where both wrote instances.csv, also how alike each ranks the instances of a bag, by Spearman's correlation: between
-    two seeds or two epochs of one network, that is how stable a score is.
-
-    Args:
-        a: the output folder of an evaluation.
-        b: that of another one.
-        output: a JSON file for the comparison.
-    """
-    folders = Path(str(a)), Path(str(b))
+def compare_results(a: Path, b: Path, file: Path | None = None) -> None:
+    """Print how two evaluations differ, and write it into a file if one is given."""
+    folders = a, b
     of_a, of_b = (sorted(read_results(folder), key=lambda bag: bag.bag_id) for folder in folders)
     _require_same_bags(of_a, of_b, folders)
     found = comparisons(of_a, of_b)
@@ -64,10 +54,9 @@ def compare(a: str, b: str, output: str | None = None) -> None:
     alike = rank_correlations(of_a, of_b)
     if alike:
         print(f"rank correlation of instances within a bag\n{_as_correlations(alike)}")
-    file = path_or_none(output)
     if file is not None:
         figures = {name: _as_json(each) for name, each in found.items()}
-        content = {"a": str(folders[0]), "b": str(folders[1]), "bags": len(of_a), "figures": figures}
+        content = {"a": str(a), "b": str(b), "bags": len(of_a), "figures": figures}
         content["rank_correlations"] = {name: plain(each._asdict()) for name, each in alike.items()}
         write_whole(file, json.dumps(content, indent=4) + "\n")
         print(f"written: {file}")

@@ -27,50 +27,17 @@ from scripts.outputs.page import write_report
 from scripts.outputs.report import LOGGED, Outcomes, write_cohort
 from scripts.outputs.results import known_values, read_metrics, read_results
 from scripts.studies.ensemble import write_ensemble
-from scripts.studies.runs import Run, Study, at_least, perform, refuse_failures, study_of
+from scripts.studies.runs import Run, Study, at_least, perform, refuse_failures
 
 INNER_PARTS = 5  # of what a fold trains with, one part is its validation section
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
 ORIGIN = "that of each fold's own network, chosen on the fold's validation bags"
 
 
-def crossval(
-    wing: str,
-    folder: str,
-    output_dir: str = "crossval",
-    folds: int = 5,
-    repeats: int = 1,
-    jobs: int = 1,
-    config: str | None = None,
-    datalist: str | None = None,
-    seed: int = 0,
-    **overrides: Any,
-) -> None:
-    """Cross-validate a training: every bag is predicted by a network that saw none of its patient.
-
-    The bags are those of the sections training and validation; the test section stays closed. Each fold is a run of
-    train.json and one of evaluate.json, in OUTPUT_DIR/repeat_R/fold_K with its datalist, model, results and log; of the
-    bags that it trains with a fifth, by patient, stops it early and sets its operating point. Any other flag is a key
-    of these configs, such as --max_epochs 20. Given again after an interruption, the command does what is left.
-
-    OUTPUT_DIR/metrics.json has each figure over all bags, out of fold, and its mean and deviation over the folds;
-    summary.csv, instances.csv and report.html the predictions of the first repeat; models/model.pt is the ensemble of
-    all networks.
-
-    Args:
-        wing: ct or wsi.
-        folder: the --dataset_dir of training.
-        output_dir: folder of the study.
-        folds: into how many parts the patients of each class are dealt.
-        repeats: how often, each time anew.
-        jobs: folds at a time, which share the cores.
-        config: configs behind train.json, such as "on_features.json,smap.json"; of the bundle, or files of your own.
-        datalist: by default FOLDER/datalist.json.
-        seed: of the folds and of the trainings.
-    """
+def cross_validate(study: Study, folds: int, repeats: int, seed: int) -> None:
+    """Do the runs of all folds that are left, and pool them."""
     for value, least, flag in ((folds, 2, "folds"), (repeats, 1, "repeats"), (seed, 0, "seed")):
         at_least(value, least, flag)
-    study = study_of(wing, folder, output_dir, datalist, config, jobs, overrides)
     bags = read_bags(study.datalist, study.dataset_dir)
     runs = [
         Run(f"repeat {repeat} fold {fold}", path, path / "datalist.json", "test", {"seed": seed + number})

@@ -6,8 +6,7 @@ import json
 import math
 import random as draws
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +16,15 @@ from scripts.core.files import sha256_of
 from scripts.engine.run_record import read_record, run_file
 from scripts.outputs.report import LOGGED, write_table
 from scripts.outputs.results import known_values, read_metrics
-from scripts.studies.runs import Run, at_least, perform, refuse_failures, study_of
+from scripts.studies.runs import Run, Study, at_least, perform, refuse_failures
 
 MOST = 1000  # trainings that nobody asks for by mistake
 
 
-def search(
-    wing: str,
-    folder: str,
-    grid: str,
-    output_dir: str = "search",
-    random: int | None = None,
-    jobs: int = 1,
-    config: str | None = None,
-    datalist: str | None = None,
-    seed: int = 0,
-    **overrides: Any,
-) -> None:
-    """Search for the settings of a training that are best on the validation section; the test section stays closed.
-
-    GRID is a JSON file of keys and the values to try, such as {"learning_rate": [0.001, 0.0001],
-    "network_def#aggregator#alpha": [0.3, 0.5, 0.7]}. Each combination is a run of train.json on the training section
-    and one of evaluate.json on the validation section, in OUTPUT_DIR/candidate_N. They are compared by the key best_by,
-    of the epoch that was kept. Any other flag is a key for all of them. Given again after an interruption, the command
-    does what is left. OUTPUT_DIR/search.csv has a row for each, the best first.
-
-    Args:
-        wing: ct or wsi.
-        folder: the --dataset_dir of training.
-        grid: the JSON file.
-        output_dir: folder of the study.
-        random: try so many of the combinations, drawn by the seed; by default all.
-        jobs: trainings at a time, which share the cores.
-        config: configs behind train.json, such as "on_features.json,smap.json"; of the bundle, or files of your own.
-        datalist: by default FOLDER/datalist.json.
-        seed: of the trainings and of the draw.
-    """
+def search_grid(study: Study, tried: Mapping[str, Sequence[Any]], random: int | None, seed: int) -> None:
+    """Do the runs of all combinations that are left, and rank them."""
     at_least(seed, 0, "seed")
-    tried = read_grid(Path(str(grid)))
     candidates = choose_candidates(tried, random, seed)
-    keys = {**dict.fromkeys(tried), **overrides}
-    if "best_by" in tried or "seed" in tried or tried.keys() & overrides.keys():
-        raise InputError(f"{grid}: seed, best_by and what is a flag of this command cannot be searched: take it out")
-    study = replace(study_of(wing, folder, output_dir, datalist, config, jobs, keys), keys=overrides)
     study.keep_settings("search", datalist_sha256=sha256_of(study.datalist), grid=tried, random=random, seed=seed)
     runs = [
         Run(path.name, path, study.datalist, "validation", {**own, "seed": seed})
@@ -84,14 +49,20 @@ def search(
     refuse_failures(failures, len(runs))
 
 
-def read_grid(path: Path) -> dict[str, list[Any]]:
-    """Return key → the values to try."""
+def read_grid(path: Path, given: Collection[str] = ()) -> dict[str, list[Any]]:
+    """Return key → the values to try.
+
+    Args:
+        given: keys that all trainings have alike.
+    """
     try:
         grid = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no JSON file that can be read ({error}): give one with keys and values") from error
     if not isinstance(grid, dict) or not grid or not all(isinstance(tried, list) and tried for tried in grid.values()):
         raise InputError(f'{path} does not list values to try: write {{"learning_rate": [0.001, 0.0001]}}')
+    if grid.keys() & {"best_by", "seed", *given}:
+        raise InputError(f"{path}: seed, best_by and what is a flag of this command cannot be searched: take it out")
     return grid
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import ImageReader
-from monai.utils import ensure_tuple
 from torch import Tensor
 from tqdm import tqdm
 
+from scripts.core.bags import paths_of
 from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
 from scripts.core.units import MicronsPerPixel
@@ -168,11 +168,6 @@ def _summary_line(headers: Collection[FeatureHeader], encoder: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def paths_of(image: Any) -> list[str]:
-    """Return the paths of a bag that names one or several."""
-    return [str(path) for path in ensure_tuple(image)]
-
-
 def no_patches(source: str) -> str:
     """Return the message about a slide without tissue."""
     return f"{source} holds no patches: no tissue was found"
@@ -185,7 +180,7 @@ class FeatureReader(ImageReader):
     """
 
     def verify_suffix(self, filename: Sequence[str | os.PathLike] | str | os.PathLike) -> bool:
-        paths = map(Path, ensure_tuple(filename))
+        paths = map(Path, paths_of(filename))
         return all(path.suffix.lower() in FEATURE_SUFFIXES or is_zarr(path) for path in paths)
 
     def read(self, data: Sequence[str | os.PathLike] | str | os.PathLike, **kwargs: Any) -> list[str]:

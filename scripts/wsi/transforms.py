@@ -14,12 +14,13 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 from torch import Tensor
 
+from scripts.core.bags import paths_of
 from scripts.core.errors import EmptyBagError, InputError
-from scripts.core.record import Lesions
-from scripts.wsi.annotations.annotation import joined, read_annotation
+from scripts.core.lesions import Lesions
+from scripts.wsi.annotations.annotation import contradiction, joined, read_annotation
 from scripts.wsi.features.base import ADOPT, MICROMETRES, PIXELS
 from scripts.wsi.features.lattice import distinct, on_lattice, side_by_side
-from scripts.wsi.reader import SlidePatches, no_patches, opened_bag, paths_of
+from scripts.wsi.reader import SlidePatches, no_patches, opened_bag
 from scripts.wsi.slides.slide import SlideFolder
 
 
@@ -113,13 +114,6 @@ def _complete(bag: dict[Hashable, Any], slides: Sequence[SlidePatches], values: 
     about["warnings"] = list(dict.fromkeys(warnings))
     bag["about"] = json.dumps(about)
     bag["source"] = source
-
-
-def contradiction(label: object, positive: int, how: str) -> list[str]:
-    """Return a warning where a bag's label and those of its patches cannot both be true, else none."""
-    if label not in (0, 1) or (positive > 0) == label:
-        return []
-    return [f"label {label}, though {positive or 'none'} of its patches {'is' if positive < 2 else 'are'} {how}"]
 
 
 def _distinct_on_lattice(slide: SlidePatches) -> np.ndarray:

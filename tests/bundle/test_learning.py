@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scripts.ct.features import read_slice_features
-from scripts.studies.calibrate import calibrate
+from scripts.studies.cli import calibrate
 from tests.bundle.commands import bundle, run, run_here, square_lattice, write_square_slide
 from tests.ct.rsna_cohort import write_rsna_cohort
 from tests.outputs.results import table

@@ -21,7 +21,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from scripts.engine.launch import one_line_errors
+from scripts.core.cli import one_line_errors
 from tests.wsi.slide_files import extract
 one_line_errors()
 extract(Path({folder!r}), output_dir=Path({folder!r}) / "shared")

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 
 from scripts.core.errors import InputError, input_error_message
-from scripts.engine.launch import MOVED, one_line_errors, prepare_run, refuse_moved, refuse_unknown_keys, typed_keys
+from scripts.engine.launch import MOVED, prepare_run, refuse_moved, refuse_unknown_keys, typed_keys
 from tests.bundle.commands import bundle, monai_bundle
 from tests.shared_data import ROOT
 
@@ -54,51 +54,6 @@ def test_the_message_is_found_behind_monai_and_its_workers_and_a_fault_has_none(
             _ = 1 / 0
 
     assert input_error_message(caught(fault_while_bad_input_is_handled)) is None
-
-
-@pytest.mark.usefixtures("restored")
-def test_bad_input_is_one_line_and_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    one_line_errors()
-    for error in (caught(lambda: bad_transform(0)), caught(lambda: 1 / 0)):
-        sys.excepthook(type(error), error, error.__traceback__)
-    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    printed = capsys.readouterr().err
-    assert printed.endswith("error: interrupted\n")
-    assert printed.startswith("error: scan_7 is empty: copy it again\nTraceback")
-    assert "ZeroDivisionError" in printed
-
-
-@pytest.mark.usefixtures("restored")
-def test_an_interrupted_training_is_told_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state = tmp_path / "unfinished.pt"
-    one_line_errors(str(state))
-    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    state.touch()
-    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err.splitlines() == [
-        "error: interrupted",
-        f"error: interrupted: the same command goes on after the last whole epoch ({state})",
-    ]
-
-
-@pytest.mark.usefixtures("restored")
-def test_logged_tracebacks_of_bad_input_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """Also of an f-string, as MONAI and ignite have them."""
-    logger = logging.getLogger("engine")
-    one_line_errors()
-    one_line_errors()  # each run of a process asks for it
-    try:
-        bad_transform(0)
-    except InputError as error:
-        logger.exception("Exception: bad input")
-        logger.error(f"Engine run is terminating due to exception: {error}")
-        logger.warning("a warning")
-    try:
-        1 / 0  # noqa: B018
-    except ZeroDivisionError:
-        logger.exception("Exception: a bug")
-    logger.error("a plain error")
-    assert caplog.messages == ["a warning", "Exception: a bug", "a plain error"]
 
 
 @pytest.mark.usefixtures("restored")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_froc_score
 from monai.transforms import ProbNMS
 
-from scripts.core.record import BagResult, Lesions, PatchCoordinates
+from scripts.core.lesions import Lesions
+from scripts.core.record import BagResult, PatchCoordinates
 from scripts.metrics.froc import Detections, detections, froc_score, lesion_froc, peaks
 
 pytestmark = pytest.mark.filterwarnings("error")  # an undefined figure is no reason to warn

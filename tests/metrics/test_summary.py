@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from scripts.core.record import BagResult, Classes, Lesions, PatchCoordinates
+from scripts.core.lesions import Lesions
+from scripts.core.record import BagResult, Classes, PatchCoordinates
 from scripts.metrics.intervals import wilson
 from scripts.metrics.summary import cohort_metrics
 

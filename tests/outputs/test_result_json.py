@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.core.record import BagResult, Classes, Lesions, Model
+from scripts.core.lesions import Lesions
+from scripts.core.record import BagResult, Classes, Model
 from scripts.outputs.result_json import SaveResultd, from_json
 from scripts.outputs.scores import SaveScoresd, normalisation, read_scores
 from scripts.wsi.outputs.view import slides_of

@@ -22,7 +22,7 @@ from scripts.metrics.summary import cohort_metrics
 from scripts.outputs.page import write_report
 from scripts.outputs.result_json import SaveResultd
 from scripts.outputs.results import read_results
-from scripts.studies.calibrate import calibrate
+from scripts.studies.cli import calibrate
 from tests.outputs.results import TRAINING, table
 from tests.outputs.test_page import BUNDLE
 from tests.outputs.test_report import report

@@ -19,7 +19,8 @@ from scripts.metrics.faithfulness import faithfulness_figures
 from scripts.metrics.figures import bootstrap
 from scripts.metrics.intervals import auroc_difference
 from scripts.metrics.summary import cohort_metrics
-from scripts.studies.compare import COMPARED, compare, comparisons, rank_correlations
+from scripts.studies.cli import compare
+from scripts.studies.compare import COMPARED, comparisons, rank_correlations
 from tests.outputs.results import COHORT, result, strict_json
 from tests.outputs.test_report import report
 

@@ -27,7 +27,8 @@ from scripts.engine.operating_point import read_operating_point
 from scripts.metrics.figures import Interval, bootstrap
 from scripts.metrics.summary import cohort_metrics
 from scripts.outputs.results import known_values, read_results
-from scripts.studies.crossval import LabelledBag, crossval, deal, fold_sections, pool, read_bags
+from scripts.studies.cli import crossval
+from scripts.studies.crossval import LabelledBag, deal, fold_sections, pool, read_bags
 from tests.bundle.commands import bundle, environment, run_here
 from tests.bundle.commands import run as run_command
 from tests.outputs.cohorts import binary

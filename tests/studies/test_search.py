@@ -14,8 +14,9 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.engine.run_record import run_file
 from scripts.studies import search as module
+from scripts.studies.cli import search
 from scripts.studies.runs import Run, Study
-from scripts.studies.search import choose_candidates, read_grid, search
+from scripts.studies.search import choose_candidates, read_grid
 from tests.outputs.results import TRAINING, table
 from tests.studies.cohort import KEYS, run_in_this_process, write_features
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from monai.utils import ensure_tuple
-
+from scripts.core.bags import paths_of
 from scripts.core.errors import InputError
 from scripts.ct.datalist.images import Cohort, Images, Scan, by_place
 from scripts.ct.reader import is_volume, volume_shape
@@ -72,7 +71,7 @@ def _images_of_rows(folder: Path, rows: Sequence[ScanLabel], labels: Path) -> li
     if unknown:
         named = {scan["bag_id"]: scan["image"] for scan in find_scans(folder)}
         for index in unknown:
-            places[index] = [Path(path) for path in ensure_tuple(named.get(rows[index].scan, ()))]
+            places[index] = list(map(Path, paths_of(named.get(rows[index].scan, ()))))
         unknown = [index for index in unknown if not places[index]]
     if unknown:
         listed = ", ".join(f"{rows[index].scan!r} in line {rows[index].line}" for index in unknown[:_SHOWN])

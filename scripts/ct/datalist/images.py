@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from monai.utils import ensure_tuple
-
+from scripts.core.bags import paths_of
 from scripts.core.errors import InputError
 from scripts.ct.dicom.headers import Header, Rejected, read_headers
 from scripts.ct.dicom.series import by_study, choose_series
@@ -125,7 +124,7 @@ class Images:
         by_headers: dict[str, dict[str, str]] = defaultdict(dict)  # bag_id -> section
         for section, bags in datalist.items():
             for bag in bags:
-                bag_id, images = bag["bag_id"], ensure_tuple(bag["image"])
+                bag_id, images = bag["bag_id"], paths_of(bag["image"])
                 for image in images:
                     bags_at[self.folder / image].append((section, bag_id))
                 if is_volume(Path(images[0])):

@@ -12,8 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from monai.utils import ensure_tuple
-
+from scripts.core.bags import paths_of
 from scripts.core.errors import InputError
 from scripts.datalist.split import Leakage, Owners, count_sections, section_notes
 from scripts.datalist.tables import column_names
@@ -216,6 +215,6 @@ def leakage_of_slides(datalist: Mapping[str, Sequence[Mapping[str, Any]]], patie
         for bag in bags:
             bag_id = bag["bag_id"]
             of_patient[patients.get(bag_id, bag_id)][section] = bag_id
-            for image in ensure_tuple(bag["image"]):
+            for image in paths_of(bag["image"]):
                 of_slide[image][section] = bag_id
     return Leakage("slides", of_patient, of_slide)

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from monai.utils import ensure_tuple
 from tqdm import tqdm
 
+from scripts.core.bags import paths_of
 from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
 from scripts.doctor.computer import WHOLE_SLIDES, examine_computer
@@ -108,8 +108,9 @@ def class_names(sections: Mapping[str, Any]) -> list[str] | None:
 def _missing(given: Any, folder: Path) -> list[str]:
     """Return the paths of features that do not exist."""
     bags = [bag for bag in given if isinstance(bag, dict)] if isinstance(given, list) else []
-    paths = [path for bag in bags for path in ensure_tuple(bag.get("image"))]
-    return [path for path in paths if isinstance(path, str) and not (folder / path).exists()]
+    images = [image for bag in bags if isinstance(image := bag.get("image"), (str, list))]
+    paths = [path for image in images for path in paths_of(image)]
+    return [path for path in paths if not (folder / path).exists()]
 
 
 def _examine_leaks(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist: Path) -> Finding:
@@ -129,7 +130,7 @@ def _examine_leaks(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist
 
 
 def _files_of(bag: Mapping[str, Any], names: Sequence[str] | None) -> Iterator[Named]:
-    images = ensure_tuple(bag["image"])
+    images = paths_of(bag["image"])
     for number, image in enumerate(images):
         about = {key: _of_slide(bag, key, number, len(images)) for key in ("annotation", "instance_label")}
         if names is None and len(images) == 1:

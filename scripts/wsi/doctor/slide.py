@@ -12,18 +12,16 @@ from typing import Any
 
 import numpy as np
 import openslide
-from monai.utils import ensure_tuple
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Coords, MicronsPerPixel
 from scripts.doctor.findings import Finding, Level
-from scripts.wsi.annotations.annotation import read_annotation
+from scripts.wsi.annotations.annotation import contradiction, read_annotation
 from scripts.wsi.features.base import ADOPT, ENOUGH_TO_TELL, MICROMETRES, PIXELS, FeatureFile, FeatureHeader, impossible
 from scripts.wsi.features.clam import SIZE_OF_PATCH
 from scripts.wsi.features.files import open_features
 from scripts.wsi.features.lattice import distinct, mean_degree, on_lattice
 from scripts.wsi.slides.slide import Completed, SlideFolder, damaged, open_slide, read_mpp
-from scripts.wsi.transforms import contradiction
 
 FEW_NEIGHBOURS = 4.0  # of 8
 _BLOCK = 4096  # patches that are read at once
@@ -137,7 +135,8 @@ def _examine_truth(slide: Completed, bag: Mapping[str, Any], options: ExamOption
         raise InputError(f"{text}: {way}")
     coords = Level0Coords(slide.coords)
     reach = tuple(coords.max(axis=0).tolist())
-    values = None if options.annotation_values is None else ensure_tuple(options.annotation_values)
+    given = options.annotation_values
+    values = given if given is None or isinstance(given, (list, tuple)) else [given]
     annotation = read_annotation(bag["annotation"], header.slide_size, values, header.origin, reach)
     remarks = contradiction(bag.get("label"), int(annotation.tile_labels(coords, header.tile).sum()), "annotated")
     if header.origin is None and annotation.counts_from_bounds:

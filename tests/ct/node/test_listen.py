@@ -22,10 +22,10 @@ import numpy as np
 import pydicom
 import pytest
 
+from scripts.core.cli import one_line_errors
 from scripts.core.errors import InputError
 from scripts.ct.node.inbox import DONE, FAILED, INCOMING, READING, Inbox, short_name
 from scripts.ct.node.listen import Node, run_node
-from scripts.engine.launch import one_line_errors
 from tests.bundle.commands import environment
 from tests.bundle.test_viewers import write_bundle
 from tests.ct.node.test_receiver import associate, free_port

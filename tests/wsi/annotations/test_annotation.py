@@ -12,7 +12,7 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist, squareform
 
-from scripts.core.record import Lesions
+from scripts.core.lesions import Lesions
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.wsi.annotations import annotation as module
 from scripts.wsi.annotations.annotation import Annotation, joined, read_annotation
