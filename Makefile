@@ -45,7 +45,8 @@ soak: .venv/ready  ## tests of many minutes: trainings killed at random steps, d
 	@touch $@
 
 label-test: .venv-label/ready  ## MONAI Label itself, in an environment of its own: its stock app, ours, a real server, the head CT tests
-	@PYTHONPATH=tests/label/shim .venv-label/bin/python -m pytest -q -p no:cacheprovider tests/label tests/ct tests/core --ignore=tests/ct/node \
+	@PYTHONPATH=tests/label/shim .venv-label/bin/python -m pytest -q -p no:cacheprovider tests/label
+	@PYTHONPATH=tests/label/shim .venv-label/bin/python -m pytest -q -p no:cacheprovider tests/ct tests/core --ignore=tests/ct/node \
 		--ignore=tests/ct/outputs/test_report.py --ignore=tests/ct/outputs/test_segmentation.py
 
 coverage: .venv/ready  ## the share of lines that the fast tests reach

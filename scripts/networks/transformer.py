@@ -4,6 +4,7 @@
 
 from typing import Optional
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -15,9 +16,21 @@ from scripts.networks.smooth import Adjacency, SmoothOperator, adjacency
 class SmoothTransformerLayer(nn.Module):
     """One layer: Z = X + Sm(MHSA(LN(X))), Y = Z + MLP(LN(Z))."""
 
-    def __init__(self, features: int, heads: int, mlp_ratio: int, dropout: float, smooth: SmoothOperator) -> None:
+    landmarks: Optional[Tensor]
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        mlp_ratio: int,
+        dropout: float,
+        smooth: SmoothOperator,
+        landmarks: Optional[int],
+    ) -> None:
         super().__init__()
         self.heads = heads
+        asking = None if landmarks is None else nn.Parameter(torch.randn(heads, landmarks, features // heads))
+        self.register_parameter("landmarks", asking)
         self.norm1 = nn.LayerNorm(features)
         self.qkv = nn.Linear(features, 3 * features, bias=False)
         self.smooth = smooth
@@ -34,11 +47,17 @@ class SmoothTransformerLayer(nn.Module):
         return z + self.mlp(self.norm2(z))  # [B, N, D]
 
     def self_attention(self, x: Tensor, real: Optional[Tensor]) -> Tensor:
-        """Attend from every instance to every real one, with all heads. x: [B, N, D]."""
+        """Attend from every instance to every real one, or to what the landmarks see of them. x: [B, N, D]."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         qkv = qkv.contiguous()  # [3, B, H, N, D/H], contiguous rows are faster
-        y = scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=real)  # [B, H, N, D/H], no N×N kept
+        keys, values, landmarks = qkv[1], qkv[2], self.landmarks
+        if landmarks is not None:
+            asking = landmarks.to(qkv.dtype).expand(b, -1, -1, -1)  # [B, H, L, D/H]
+            seen = scaled_dot_product_attention(asking, keys, values, attn_mask=real)  # [B, H, L, D/H]
+            keys, values = scaled_dot_product_attention(asking, keys, keys, attn_mask=real), seen
+            real = None
+        y = scaled_dot_product_attention(qkv[0], keys, values, attn_mask=real)  # [B, H, N, D/H], no N×N kept
         return y.transpose(1, 2).reshape(b, n, d)
 
 
@@ -53,6 +72,8 @@ class SmoothTransformer(nn.Module):
         mlp_ratio, dropout: Of a layer's MLP, its width over `features` and the probability of dropout.
         alpha, steps, mode, accelerated: Of the smooth operator in each layer, see SmoothOperator.
         add_input: Add the bag itself behind each layer.
+        landmarks: Attend to so many learned landmarks, which attend to all instances, as Set Transformer's induced
+            attention does (arXiv 1810.00825): N × landmarks and not N² of them. None: to every instance, as SmTAP does.
     """
 
     def __init__(
@@ -68,12 +89,17 @@ class SmoothTransformer(nn.Module):
         mode: str = "approx",
         accelerated: bool = False,
         add_input: bool = False,
+        landmarks: Optional[int] = None,
     ) -> None:
         super().__init__()
         if features % heads:
             raise ValueError(f"{features} features cannot be shared among {heads} heads: give a number that divides")
+        if landmarks is not None and landmarks < 1:
+            raise ValueError(f"{landmarks} landmarks see nothing: give 1 or more, or null to attend to every instance")
         self.layers = nn.ModuleList(
-            SmoothTransformerLayer(features, heads, mlp_ratio, dropout, SmoothOperator(alpha, mode, steps, accelerated))
+            SmoothTransformerLayer(
+                features, heads, mlp_ratio, dropout, SmoothOperator(alpha, mode, steps, accelerated), landmarks
+            )
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(features)

@@ -199,6 +199,7 @@ def test_what_is_skipped_is_named_with_its_reason(tmp_path: Path) -> None:
     assert examined(tmp_path) == Finding(Level.FAIL, "it holds 2 studies: give each a folder", name="x")
 
 
+FRAMED = np.pad(HEAD[1:-1, 1:-1], 1, constant_values=124)
 # 12 bits without an offset: 30 HU are 30, air is 3096.
 WRAPPED = np.where(HEAD < 0, HEAD + 4096, HEAD).astype(np.uint16)
 
@@ -206,7 +207,14 @@ WRAPPED = np.where(HEAD < 0, HEAD + 4096, HEAD).astype(np.uint16)
 @pytest.mark.parametrize(
     ("pixels", "remark"),
     [
-        (HEAD + np.int16(1124), "hardly a head CT in Hounsfield units: 124 HU at the border of the middle slice, wh"),
+        (
+            HEAD + np.int16(1024),
+            "hardly a head CT in Hounsfield units: no value of the middle slice is below 24, where",
+        ),
+        (
+            FRAMED,
+            "hardly a head CT in Hounsfield units: 124 HU at the border of the middle slice, where air is expected",
+        ),
         (np.full((16, 16), -1000, np.int16), "hardly a head CT in Hounsfield units: the middle slice shows 0 cm² of a"),
         (WRAPPED, "values that had wrapped at 12 bits are unwrapped (10 slices"),
     ],

@@ -58,6 +58,7 @@ COMPOSITIONS: dict[str, Callable[[], MILNetwork]] = {
     "smooth early, accelerated": lambda: _network(_smooth(accelerated=True, alpha=0.9), 2),
     "smooth early, exact lattice": lambda: _network(_smooth(mode="exact"), 2, classes=3),
     "smooth transformer, chain": lambda: _network(SmoothTransformer(8, _smooth(), heads=2), 1),
+    "smooth transformer, landmarks": lambda: _network(SmoothTransformer(8, _smooth(), heads=2, landmarks=3), 2),
     "smooth transformer, lattice": lambda: _network(
         SmoothTransformer(8, _smooth(placement="late"), heads=4, layers=1, mode="exact", add_input=True), 2
     ),

@@ -15,6 +15,7 @@ from tests.networks.compositions import COMPOSITIONS, FEATURES, close, network, 
 REFUSED = {  # what needs all instances at once, and the reason given
     "max": "MaxPool needs the whole bag",
     "smooth transformer, chain": "SmoothTransformer needs the whole bag",
+    "smooth transformer, landmarks": "SmoothTransformer needs the whole bag",
     "smooth transformer, lattice": "SmoothTransformer needs the whole bag",
     "gated, slots": "without slots and without feature_weights",
     "smooth early, lattice weighted by features": "without slots and without feature_weights",

@@ -35,3 +35,22 @@ def test_each_layer_learns_an_alpha_of_its_own() -> None:
 def test_heads_must_share_the_features() -> None:
     with pytest.raises(ValueError, match="10 features cannot be shared among 4 heads"):
         SmoothTransformer(10, MeanPool(), heads=4)
+
+
+def test_landmarks_see_the_bag_and_instances_see_the_landmarks() -> None:
+    """By the formula: K' = softmax(L Kᵀ) K, V' = softmax(L Kᵀ) V, and softmax(Q K'ᵀ) V' without padding."""
+    transformer = SmoothTransformer(8, MeanPool(), heads=2, layers=1, landmarks=3).double()
+    layer, x = transformer.layers[0], torch.randn(1, 5, 8, dtype=torch.double)
+    real = torch.tensor([True, True, True, True, False]).view(1, 1, 1, 5)
+    q, k, v = layer.qkv(x)[0].view(5, 3, 2, 4).permute(1, 2, 0, 3)  # [H, N, D/H] each
+    seen = (layer.landmarks @ k[:, :4].mT / 2).softmax(-1)  # [H, L, N]
+    wanted = (q @ (seen @ k[:, :4]).mT / 2).softmax(-1) @ (seen @ v[:, :4])  # [H, N, D/H]
+    torch.testing.assert_close(layer.self_attention(x, real)[0], wanted.transpose(0, 1).reshape(5, 8))
+
+
+def test_landmarks_learn_and_none_are_refused() -> None:
+    transformer = SmoothTransformer(8, SmoothAttentionPool(8, 4), heads=2, landmarks=3)
+    transformer(torch.randn(1, 8, 5), torch.ones(1, 1, 5), build_graph(COORDS)).embedding.square().sum().backward()
+    assert all(bool(layer.landmarks.grad.abs().sum() > 0) for layer in transformer.layers)
+    with pytest.raises(ValueError, match="0 landmarks see nothing: give 1 or more"):
+        SmoothTransformer(8, MeanPool(), heads=2, landmarks=0)
