@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 pytest.importorskip("monailabel", reason="make label-test builds an environment for MONAI Label")
@@ -18,6 +19,7 @@ from monailabel.interfaces.utils.app import app_instance, clear_cache
 from tests.bundle.test_viewers import files_of
 from tests.label.cohort import SCAN, SCANS, SLIDE, write_bundles, write_mask, write_slides, write_studies
 from tests.shared_data import ROOT
+from tests.wsi.slide_files import tissue, write_slide
 
 APP = str(ROOT / "apps" / "smooth_mil")
 
@@ -115,6 +117,26 @@ def test_a_slide_and_a_region_are_read_as_one_bag_each(slides: Any) -> None:
             assert 0 <= y <= 512
     with pytest.raises(MONAILabelException, match=r"the region at \[9000, 9000\] holds no tissue: choose another"):
         slides.infer_wsi({**asked, "location": [9000, 9000], "size": [512, 512]})
+
+
+def test_features_of_a_slide_are_made_once_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DATASTORE_FILE_EXT", ["*.tif"])
+    (bundle,) = write_bundles(tmp_path, "wsi")
+    slide = write_slide(tmp_path / "slides" / "s.tif", tissue(512, 768), 0.5)
+    parts = "torch.nn.Conv2d(3, 8, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()"
+    encoder = {"encoder": f"$torch.nn.Sequential({parts})", "encoder_name": "mean colours"}
+    (tmp_path / "encoder.json").write_text(json.dumps(encoder))
+    conf = {"bundles": str(bundle), "trained": str(tmp_path / "trained"), "encoder": str(tmp_path / "encoder.json")}
+    app = app_instance(APP, str(slide.parent), conf)
+    told = app.infer_wsi({"model": SLIDE, "image": "s", "output": "json"})["params"]
+    made = slide.parent / "features" / "s.h5"
+    first = made.stat().st_mtime_ns
+    again = app.infer_wsi({"model": SLIDE, "image": "s", "output": "json"})["params"]
+    clear_cache()
+    assert made.stat().st_mtime_ns == first
+    assert again["logits"] == told["logits"]
+    with h5py.File(made) as file:
+        assert file["features"].shape == (6, 8)  # 3 × 2 tiles of 256 pixels
 
 
 @pytest.mark.parametrize("output", ["dsa", "asap"])
