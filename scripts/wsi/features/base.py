@@ -138,7 +138,11 @@ class Head:
         """Return the shape of every array, by its name."""
         found = {name: array.shape for name, array in self.arrays.items()}
         if isinstance(self.hdf5, h5py.Group):
-            note = lambda name, each: found.update({name: each.shape} if getattr(each, "shape", None) else {})  # noqa: E731
+
+            def note(name: str, each: h5py.Dataset | h5py.Group) -> None:
+                if getattr(each, "shape", None):
+                    found[name] = each.shape
+
             self.hdf5.visititems(note)
         return found
 
