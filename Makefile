@@ -45,9 +45,9 @@ soak: .venv/ready  ## tests of many minutes: trainings killed at random steps, d
 	@touch $@
 
 label-test: .venv-label/ready  ## MONAI Label itself, in an environment of its own: its stock app, ours, a real server, the head CT tests
-	@PYTHONPATH=tests/label/shim .venv-label/bin/python -m pytest -q -p no:cacheprovider tests/label
-	@PYTHONPATH=tests/label/shim .venv-label/bin/python -m pytest -q -p no:cacheprovider tests/ct tests/core --ignore=tests/ct/node \
-		--ignore=tests/ct/outputs/test_report.py --ignore=tests/ct/outputs/test_segmentation.py
+	@PYTHONPATH=tests/label/shim .venv-label/bin/python -m pytest -q -p no:cacheprovider tests/label; apps=$$?; \
+	PYTHONPATH=tests/label/shim .venv-label/bin/python -m pytest -q -p no:cacheprovider tests/ct tests/core --ignore=tests/ct/node \
+		--ignore=tests/ct/outputs/test_report.py --ignore=tests/ct/outputs/test_segmentation.py && exit $$apps
 
 coverage: .venv/ready  ## the share of lines that the fast tests reach
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak" --cov --cov-report=term

@@ -259,7 +259,8 @@ def evidence(runner: Runner) -> Section:
         f"Inference of {n:,} patches with {columns} features in memory, graph included: logits, scores and attention, "
         "with and without the logit, the share and the leave-one-out change of each instance. Both take turns in one "
         "process, once untimed; the ratio is the median of the turns'. Behind a head with a hidden layer there is the "
-        "leave-one-out change alone, for which the head is asked about an embedding for each instance.",
+        "leave-one-out change alone, for which the head is asked about an embedding for each instance; that is told "
+        "and not judged.",
         runner.quick,
         runner.where(),
         [

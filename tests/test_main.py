@@ -68,6 +68,20 @@ def test_help_explains_each_verb(typed: Typed, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("scripts.__main__", {"torch", "monai"}),
+        ("scripts.wsi.doctor.cohort, scripts.wsi.datalist.writing", {"monai", "ignite", "mlflow"}),
+    ],
+)
+def test_a_command_does_not_wait_for_what_it_does_not_need(modules: str, absent: set[str]) -> None:
+    """MONAI takes seconds to import."""
+    code = f"import sys, {modules}; print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert absent & set(printed.split()) == set()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("datalist ct data --out-put x", "datalist ct has no --out-put, perhaps --output"),

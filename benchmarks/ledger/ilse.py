@@ -22,28 +22,31 @@ from scripts.metrics.intervals import auroc
 REPEATS, SEEDS = 1, 2
 RECIPES = {"musk1": (5e-4, 0.005), "tiger": (1e-4, 0.01), "elephant": (1e-4, 0.005)}  # learning rate, weight decay
 COLUMNS = {"musk1": 166, "tiger": 230, "elephant": 230}
-PUBLISHED = {  # accuracy of attention and of gated attention, each ± 0.02 at least
+PUBLISHED = {  # accuracy of attention and of gated attention
     "musk1": (0.892, 0.900),
     "tiger": (0.839, 0.845),
     "elephant": (0.868, 0.857),
 }
-LEAST_SD = 0.02
+LEAST_ERROR = 0.02  # of the published ones, as they are quoted
 LENET = (
     "torch.nn.Sequential(torch.nn.Conv2d(1, 20, 5), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(20, 50, 5),"
     " torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(800, 500), torch.nn.ReLU())"
 )
 HOW_CLASSICAL = (
-    "Bags of features, z-scored over all bags; layers of 256, 128 and 64 with dropout 0.5, attention behind them, one "
-    "bag a step, SGD with momentum 0.9, 100 epochs, learning rates and weight decays of the paper; {FOLDS}-fold "
-    "cross-validation, {REPEATS} × (the paper: 5 ×). The epoch is that of the lowest loss on the training "
-    "bags, and nothing was chosen here. MUSK2 and FOX, and the histology sets, were not at hand. Accuracy at 0.5, "
-    "mean ± standard error over folds; published values as they are widely quoted, each ± 0.02 to 0.05."
+    "The experiment of Ilse et al. (arXiv 1802.04712). Bags of features, z-scored over all bags; layers of 256, 128 "
+    "and 64 with dropout 0.5, attention of 64 behind them, one bag a step, SGD with momentum 0.9, 100 epochs, learning "
+    "rates and weight decays of the paper; {FOLDS}-fold cross-validation, {REPEATS} × (the paper: 5 ×). The epoch is "
+    "that of the lowest loss on the training bags; no held-out bag chose anything. MUSK2 and FOX, and the histology "
+    "sets, were not at hand. Accuracy at 0.5, mean ± standard error over folds; published values as they are widely "
+    "quoted, each ± 0.02 to 0.05. **The target**: they differ by no more than the root of the squared errors, ours and "
+    "0.02. So few bags, folded once, can show a difference, and no equality."
 )
 HOW_DIGITS = (
-    "Is there a nine? Bags of digits of MNIST, half of them with at least one, of a normally distributed size; LeNet, "
-    "attention, Adam 5e-4, weight decay 1e-4, 20 epochs of {training} bags, of which {validation} others choose one by "
-    "their cross-entropy; {test} bags of test digits are judged. Mean ± SD of {seeds} seeds. AUC of digits: of nines "
-    "against the other digits of all bags."
+    "After Ilse et al. (arXiv 1802.04712). Is there a nine? Bags of digits of MNIST, half of them with at least one, "
+    "of a normally distributed size; LeNet, attention of 128, Adam 5e-4, weight decay 1e-4, 20 epochs of {training} "
+    "bags, of which {validation} others choose one by their cross-entropy; {test} bags of test digits are judged. Mean "
+    "± SD of {seeds} seeds. AUC of digits: of nines against the other digits of all bags; attention by its logit "
+    "before the softmax."
 )
 
 
@@ -69,7 +72,7 @@ def classical(store: Store, jobs: int, quick: bool) -> Section:
         published = PUBLISHED[name][row != "attention"]
         found.setdefault(name, {})[row] = {"accuracy of folds": accuracy, "mean": mean, "standard error": error}
         rows.append([name, row, f"{mean:.3f} ± {error:.3f}", f"{published:.3f}"])
-        limit = LEAST_SD + error
+        limit = (LEAST_ERROR**2 + error**2) ** 0.5
         targets.append(Target(f"{name}, {row}: distance from the published accuracy", abs(mean - published), limit))
     table = Table(["set", "row", "accuracy", "published"], rows)
     how = HOW_CLASSICAL.format(FOLDS=FOLDS, REPEATS=repeats)
@@ -86,6 +89,7 @@ def classical_heads(name: str, epochs: int) -> dict[str, System]:
     rate, decay = RECIPES[name]
     optimizer = {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "momentum": 0.9}
     keys: Keys = {"optimizer": {**optimizer, "lr": rate, "weight_decay": decay}, "max_epochs": epochs}
+    keys["network_def#aggregator#hidden_features"] = 64
     return abmil_heads(f"torch.nn.Sequential({', '.join(layers)})", 64, keys)
 
 

@@ -85,7 +85,7 @@ def bags_to_read(
     return load_bags(datalist, section, dataset_dir, labelled=False, class_names=class_names)
 
 
-def paths_of(image: Any) -> list[str]:
+def paths_of(image: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
     """Return the paths of a bag's image, which names one or several."""
     return [str(path) for path in ([image] if isinstance(image, (str, os.PathLike)) else image)]
 

@@ -29,8 +29,9 @@ class SmoothTransformerLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        asking = None if landmarks is None else nn.Parameter(torch.randn(heads, landmarks, features // heads))
-        self.register_parameter("landmarks", asking)
+        # twice a normal deviate: instances come out about as far apart as by attention among all of them
+        marks = None if landmarks is None else nn.Parameter(2 * torch.randn(heads, landmarks, features // heads))
+        self.register_parameter("landmarks", marks)
         self.norm1 = nn.LayerNorm(features)
         self.qkv = nn.Linear(features, 3 * features, bias=False)
         self.smooth = smooth
@@ -53,9 +54,8 @@ class SmoothTransformerLayer(nn.Module):
         qkv = qkv.contiguous()  # [3, B, H, N, D/H], contiguous rows are faster
         keys, values, landmarks = qkv[1], qkv[2], self.landmarks
         if landmarks is not None:
-            asking = landmarks.to(qkv.dtype).expand(b, -1, -1, -1)  # [B, H, L, D/H]
-            seen = scaled_dot_product_attention(asking, keys, values, attn_mask=real)  # [B, H, L, D/H]
-            keys, values = scaled_dot_product_attention(asking, keys, keys, attn_mask=real), seen
+            marks = landmarks.to(qkv.dtype).expand(b, -1, -1, -1)  # [B, H, L, D/H]
+            keys, values = marks, scaled_dot_product_attention(marks, keys, values, attn_mask=real)
             real = None
         y = scaled_dot_product_attention(qkv[0], keys, values, attn_mask=real)  # [B, H, N, D/H], no N×N kept
         return y.transpose(1, 2).reshape(b, n, d)
@@ -72,8 +72,8 @@ class SmoothTransformer(nn.Module):
         mlp_ratio, dropout: Of a layer's MLP, its width over `features` and the probability of dropout.
         alpha, steps, mode, accelerated: Of the smooth operator in each layer, see SmoothOperator.
         add_input: Add the bag itself behind each layer.
-        landmarks: Attend to so many learned landmarks, which attend to all instances, as Set Transformer's induced
-            attention does (arXiv 1810.00825): N × landmarks and not N² of them. None: to every instance, as SmTAP does.
+        landmarks: Attend to so many learned landmarks, which attend to all instances, in the manner of Set
+            Transformer's inducing points (arXiv 1810.00825): N × landmarks products. None: N², as SmTAP has them.
     """
 
     def __init__(

@@ -82,8 +82,10 @@ def crossval(
         seed: of the folds and of the trainings.
     """
     from scripts.studies.crossval import cross_validate
-    from scripts.studies.runs import study_of
+    from scripts.studies.runs import at_least, study_of
 
+    for value, least, flag in ((folds, 2, "folds"), (repeats, 1, "repeats"), (seed, 0, "seed")):
+        at_least(value, least, flag)
     cross_validate(study_of(wing, folder, output_dir, datalist, config, jobs, overrides), folds, repeats, seed)
 
 
@@ -118,9 +120,10 @@ def search(
         datalist: by default FOLDER/datalist.json.
         seed: of the trainings and of the draw.
     """
-    from scripts.studies.runs import study_of
+    from scripts.studies.runs import at_least, study_of
     from scripts.studies.search import read_grid, search_grid
 
+    at_least(seed, 0, "seed")
     tried = read_grid(Path(str(grid)), overrides)
     study = study_of(wing, folder, output_dir, datalist, config, jobs, {**dict.fromkeys(tried), **overrides})
     search_grid(replace(study, keys=overrides), tried, random, seed)

@@ -27,7 +27,7 @@ from scripts.outputs.page import write_report
 from scripts.outputs.report import LOGGED, Outcomes, write_cohort
 from scripts.outputs.results import known_values, read_metrics, read_results
 from scripts.studies.ensemble import write_ensemble
-from scripts.studies.runs import Run, Study, at_least, perform, refuse_failures
+from scripts.studies.runs import Run, Study, perform, refuse_failures
 
 INNER_PARTS = 5  # of what a fold trains with, one part is its validation section
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
@@ -36,8 +36,6 @@ ORIGIN = "that of each fold's own network, chosen on the fold's validation bags"
 
 def cross_validate(study: Study, folds: int, repeats: int, seed: int) -> None:
     """Do the runs of all folds that are left, and pool them."""
-    for value, least, flag in ((folds, 2, "folds"), (repeats, 1, "repeats"), (seed, 0, "seed")):
-        at_least(value, least, flag)
     bags = read_bags(study.datalist, study.dataset_dir)
     runs = [
         Run(f"repeat {repeat} fold {fold}", path, path / "datalist.json", "test", {"seed": seed + number})

@@ -23,7 +23,6 @@ MOST = 1000  # trainings that nobody asks for by mistake
 
 def search_grid(study: Study, tried: Mapping[str, Sequence[Any]], random: int | None, seed: int) -> None:
     """Do the runs of all combinations that are left, and rank them."""
-    at_least(seed, 0, "seed")
     candidates = choose_candidates(tried, random, seed)
     study.keep_settings("search", datalist_sha256=sha256_of(study.datalist), grid=tried, random=random, seed=seed)
     runs = [

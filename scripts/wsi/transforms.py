@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scripts.core.bags import paths_of
 from scripts.core.errors import EmptyBagError, InputError
-from scripts.core.lesions import Lesions
-from scripts.wsi.annotations.annotation import contradiction, joined, read_annotation
+from scripts.core.lesions import Lesions, contradiction
+from scripts.wsi.annotations.annotation import joined, read_annotation
 from scripts.wsi.features.base import ADOPT, MICROMETRES, PIXELS
 from scripts.wsi.features.lattice import distinct, on_lattice, side_by_side
 from scripts.wsi.reader import SlidePatches, no_patches, opened_bag

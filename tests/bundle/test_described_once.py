@@ -25,6 +25,7 @@ COMPOSITIONS = [  # what is named at training, and what contradicts it
     pytest.param("ct", ["small"], SMALL, ["smap"], id="ct-small"),
     pytest.param("ct", ["small", "smtap"], SMALL, ["smap"], id="ct-smtap"),
     pytest.param("wsi", [], NARROW, ["exact"], id="wsi-default"),
+    pytest.param("wsi", ["smtap"], {**NARROW, "network_def#aggregator#landmarks": 3}, ["exact"], id="wsi-landmarks"),
     pytest.param("wsi", ["classes", "panda"], NARROW, ["bracs"], id="wsi-classes"),
     pytest.param("wsi", ["hmil", "bracs"], NARROW, ["hmil", "panda"], id="wsi-hmil"),
 ]

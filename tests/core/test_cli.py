@@ -4,22 +4,12 @@
 
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts.core.cli import one_line_errors
 from scripts.core.errors import InputError
-
-
-@pytest.fixture
-def restored() -> Iterator[None]:
-    """What one_line_errors changes in the process is put back."""
-    hook, factory = sys.excepthook, logging.getLogRecordFactory()
-    yield
-    sys.excepthook = hook
-    logging.setLogRecordFactory(factory)
 
 
 def bad_transform(_: object) -> None:

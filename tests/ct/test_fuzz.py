@@ -5,7 +5,6 @@
 import io
 import random
 import shutil
-import signal
 import struct
 import warnings
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from scripts.core.errors import InputError
 from scripts.ct.reader import SeriesReader
 from tests.ct.series import STUDY_UID, compress, couch, phantom, write_enhanced, write_series, zipped
 from tests.ct.volumes import write_mha, write_nrrd
+from tests.watched import watched
 
 SECONDS = 60  # for one input
 SLICES = 12  # so that one may be lost
@@ -82,14 +82,6 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-class TooSlowError(BaseException):
-    """Not an Exception, which a reader may catch."""
-
-    @staticmethod
-    def throw(*_: object) -> None:
-        raise TooSlowError
-
-
 def read(path: Path) -> str:
     """ "a scan", or the one line of its refusal."""
     reader = SeriesReader()
@@ -134,27 +126,45 @@ def damaged(kind: str, seed: int, intact: Path, folder: Path) -> Path:
     return files[0] if kind in ("zip", "volumes") else folder
 
 
+@pytest.fixture
+def judge(intact: dict[str, Path], tmp_path: Path, monkeypatch: Any, capfd: Any, caplog: Any) -> Callable[..., int]:
+    """Reads damaged inputs of a kind, and counts those that are scans all the same."""
+
+    def read_all(kind: str, seeds: range) -> int:
+        scans = 0
+        for seed in seeds:
+            outside = tmp_path / f"{kind} {seed}"
+            path = damaged(kind, seed, intact[kind], outside / "in" / "scan")
+            (outside / "work").mkdir()
+            monkeypatch.chdir(outside / "work")
+            before = listing(outside)
+            caplog.clear()
+            with warnings.catch_warnings(), watched(outside, SECONDS) as seen:
+                warnings.simplefilter("error")
+                scans += read(path) == "a scan"
+            assert (seed, seen) == (seed, [])
+            assert (seed, *capfd.readouterr()) == (seed, "", "")
+            assert (seed, caplog.messages) == (seed, [])
+            assert listing(outside) == before
+        assert not Path("/tmp/evil").exists()
+        return scans
+
+    return read_all
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SEEDS)
-def test_damage_ends_in_a_scan_or_in_one_line(
-    kind: str, intact: dict[str, Path], tmp_path: Path, monkeypatch: Any, capfd: Any, caplog: Any
-) -> None:
-    scans = 0
-    signal.signal(signal.SIGALRM, TooSlowError.throw)
-    for seed in range(SEEDS[kind]):
-        outside = tmp_path / str(seed)
-        path = damaged(kind, seed, intact[kind], outside / "in" / "scan")
-        (outside / "work").mkdir()
-        monkeypatch.chdir(outside / "work")
-        before = listing(outside)
-        caplog.clear()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            signal.alarm(SECONDS)
-            scans += read(path) == "a scan"
-            signal.alarm(0)
-        assert (seed, *capfd.readouterr()) == (seed, "", "")
-        assert (seed, caplog.messages) == (seed, [])
-        assert listing(outside) == before
-    assert not Path("/tmp/evil").exists()
+def test_damage_ends_in_a_scan_or_in_one_line(kind: str, judge: Callable[..., int]) -> None:
+    scans = judge(kind, range(SEEDS[kind]))
     assert kind in {syntax.name for syntax in CODECS} or 0 < scans < SEEDS[kind]  # or the seeds would show little
+
+
+@pytest.mark.soak
+def test_three_hundred_damaged_scans_end_in_a_scan_or_in_one_line(judge: Callable[..., int], capfd: Any) -> None:
+    asked = {kind: range(100, 100 + 6 * count) for kind, count in SEEDS.items()}
+    found = {kind: judge(kind, seeds) for kind, seeds in asked.items()}
+    total, scans = sum(map(len, asked.values())), sum(found.values())
+    with capfd.disabled():
+        print(f"{total} scans: {scans} read, the others in one line; no traceback, hang, program or file outside")
+    assert total > 300
+    assert 0 < scans < total

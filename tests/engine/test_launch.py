@@ -1,11 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a person types is checked, a config of 0.4.0 too, and what ends a run is one line."""
+"""What a person types is checked, a config of 0.4.0 too, before anything runs."""
 
-import logging
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from pydoc import locate
 
@@ -16,28 +13,8 @@ from monai.data import DataLoader, Dataset
 from scripts.core.errors import InputError, input_error_message
 from scripts.engine.launch import MOVED, prepare_run, refuse_moved, refuse_unknown_keys, typed_keys
 from tests.bundle.commands import bundle, monai_bundle
+from tests.core.test_cli import bad_transform, caught
 from tests.shared_data import ROOT
-
-
-@pytest.fixture
-def restored() -> Iterator[None]:
-    """What one_line_errors changes in the process is put back."""
-    hook, factory = sys.excepthook, logging.getLogRecordFactory()
-    yield
-    sys.excepthook = hook
-    logging.setLogRecordFactory(factory)
-
-
-def bad_transform(_: object) -> None:
-    raise InputError("scan_7 is empty: copy it again")
-
-
-def caught(action: object) -> BaseException:
-    try:
-        action()  # type: ignore[operator]
-    except BaseException as error:
-        return error
-    raise AssertionError("no error")
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -29,6 +29,7 @@ EXPORTED = (
     "smooth early, lattice weighted by features",
     "smooth early, accelerated",
     "smooth early, exact lattice",
+    "smooth transformer, landmarks",
     "smooth transformer, lattice",
 )
 HIERARCHY = {"benign": ["N", "PB"], "malignant": ["DCIS", "IC"]}

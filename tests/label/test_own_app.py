@@ -119,7 +119,8 @@ def test_a_slide_and_a_region_are_read_as_one_bag_each(slides: Any) -> None:
         slides.infer_wsi({**asked, "location": [9000, 9000], "size": [512, 512]})
 
 
-def test_features_of_a_slide_are_made_once_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def slide_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DATASTORE_FILE_EXT", ["*.tif"])
     (bundle,) = write_bundles(tmp_path, "wsi")
     slide = write_slide(tmp_path / "slides" / "s.tif", tissue(512, 768), 0.5)
@@ -127,12 +128,15 @@ def test_features_of_a_slide_are_made_once_beside_it(tmp_path: Path, monkeypatch
     encoder = {"encoder": f"$torch.nn.Sequential({parts})", "encoder_name": "mean colours"}
     (tmp_path / "encoder.json").write_text(json.dumps(encoder))
     conf = {"bundles": str(bundle), "trained": str(tmp_path / "trained"), "encoder": str(tmp_path / "encoder.json")}
-    app = app_instance(APP, str(slide.parent), conf)
-    told = app.infer_wsi({"model": SLIDE, "image": "s", "output": "json"})["params"]
-    made = slide.parent / "features" / "s.h5"
-    first = made.stat().st_mtime_ns
-    again = app.infer_wsi({"model": SLIDE, "image": "s", "output": "json"})["params"]
+    yield app_instance(APP, str(slide.parent), conf)
     clear_cache()
+
+
+def test_features_of_a_slide_are_made_once_beside_it(slide_files: Any, tmp_path: Path) -> None:
+    told = slide_files.infer_wsi({"model": SLIDE, "image": "s", "output": "json"})["params"]
+    made = tmp_path / "slides" / "features" / "s.h5"
+    first = made.stat().st_mtime_ns
+    again = slide_files.infer_wsi({"model": SLIDE, "image": "s", "output": "json"})["params"]
     assert made.stat().st_mtime_ns == first
     assert again["logits"] == told["logits"]
     with h5py.File(made) as file:

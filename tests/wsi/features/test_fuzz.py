@@ -8,15 +8,18 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 import torch
 
 from scripts.core.errors import InputError
 from scripts.wsi.features.files import read_header
 from scripts.wsi.reader import read_blocks
+from tests.watched import watched
 from tests.wsi.features.test_base import CASES
 from tests.wsi.foreign_features import in_blocks, load, tissue
 
 FILES = 74
+SECONDS = 1800  # for six hundred
 CELLS = tissue(9, 7)
 
 
@@ -106,19 +109,38 @@ def use(path: Path, whole: bool) -> str:
     return ""
 
 
-def test_a_bag_or_one_line(tmp_path: Path) -> None:
-    rng = np.random.default_rng(5)
+def judged(folder: Path, files: int, seed: int) -> list[str]:
+    """Why each of so many spoilt files cannot be used, empty if it can."""
+    rng = np.random.default_rng(seed)
     lines = []
-    for number in range(FILES):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        path = CASES[number % len(CASES)].write(folder, CELLS)
+    for number in range(files):
+        own = folder / str(number)
+        own.mkdir()
+        path = CASES[number % len(CASES)].write(own, CELLS)
         assert use(path, whole=bool(number % 2)) == ""  # before it is spoilt
         spoil(path, rng)
         line = use(path, whole=bool(rng.integers(2)))
         assert "\n" not in line
         assert path.name in line or not line
         lines.append(line)
-        shutil.rmtree(folder)
+        shutil.rmtree(own)
+    return lines
+
+
+def test_a_bag_or_one_line(tmp_path: Path) -> None:
+    lines = judged(tmp_path, FILES, 5)
     assert 0.4 * FILES < sum(map(bool, lines)) < FILES  # else they are spoilt too little, or too much
     assert len({line.split(str(tmp_path))[-1].partition(" ")[2] for line in lines}) > 8  # ways to be wrong
+
+
+@pytest.mark.soak
+def test_six_hundred_files_run_no_code_and_write_nothing_outside(tmp_path: Path, capfd: Any) -> None:
+    with watched(tmp_path, SECONDS) as seen:
+        lines = judged(tmp_path, 600, 6)
+    refused = sum(map(bool, lines))
+    assert seen == []
+    with capfd.disabled():
+        print(
+            f"600 feature files: {600 - refused} usable, {refused} in one line, 0 tracebacks, hangs, outside, programs"
+        )
+    assert 0.4 < refused / 600 < 1
