@@ -25,6 +25,8 @@ class TooSlowError(BaseException):
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
     for folder, seen in _watchers:
+        if arguments[:1] == (sys.executable,):
+            continue  # a process of ours, which decodes images
         if event in PROGRAMS or (event == "socket.connect" and isinstance(arguments[1], tuple)):  # to a host
             seen.append(f"{event} {arguments[:1]}")
         elif event == "open" and isinstance(arguments[0], (str, bytes)) and _writes(arguments[2]):
