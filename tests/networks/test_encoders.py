@@ -50,3 +50,17 @@ def test_input_of_another_size_is_refused_with_what_to_set() -> None:
         SliceCNN(image_size=64)
     with pytest.raises(ValueError, match="1536 features per slice or patch for a network of 1024: set in_features"):
         FeatureProjection(1024, 3)(torch.randn(1, 1536, 2), torch.ones(1, 1, 2))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_maps_lie_with_channels_last(training: bool) -> None:
+    """One convolution that answers in the other order makes all behind it so, which takes twice the time."""
+    network = SliceCNN(image_size=48, channels=(8, 8)).train(training)
+    lie = []
+    for layer in network.blocks:
+        layer.register_forward_hook(
+            lambda _, __, maps: lie.append(maps.is_contiguous(memory_format=torch.channels_last))
+        )
+    network(torch.randn(2, 3, 48, 48, 5), torch.tensor([[[1.0, 1, 1, 1, 1]], [[1, 1, 1, 0, 0]]]))
+    assert len(lie) == len(network.blocks)
+    assert all(lie)
