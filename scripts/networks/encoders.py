@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, max_pool2d, relu
 
 from scripts.networks.graph import exporting
 
@@ -66,10 +67,26 @@ class SliceCNN(nn.Module):
             maps = self.blocks(rows.permute(0, 3, 1, 2))  # [B*N, 32, 6, 6]
             return maps.permute(0, 2, 3, 1).reshape(b, n, -1).transpose(1, 2) * mask  # [B, D, N]
         real = mask.flatten() > 0.5  # [B*N]
-        found = self.blocks(rows[real].permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1)  # [R, D]
+        slices = rows[real].permute(0, 3, 1, 2)  # [R, C, H, W]
+        maps = self.blocks(slices) if torch.jit.is_scripting() or self.training else self._pooled_first(slices)
+        found = maps.permute(0, 2, 3, 1).flatten(1)  # [R, D]
         features = found.new_zeros([b * n, found.shape[1]])
         features[real] = found
         return features.view(b, n, -1).transpose(1, 2)  # [B, D, N]
+
+    @torch.jit.unused
+    def _pooled_first(self, maps: Tensor) -> Tensor:
+        """Return what the blocks make of maps [R, C, H, W], to the bit: with fixed statistics pooling may go first."""
+        convolutions = [layer for layer in self.blocks if isinstance(layer, nn.Conv2d)]
+        norms = [layer for layer in self.blocks if isinstance(layer, nn.BatchNorm2d)]
+        for conv, norm in zip(convolutions, norms, strict=True):
+            sign = torch.where(norm.weight < 0, -1.0, 1.0).to(
+                norm.weight
+            )  # where it falls, the largest comes of the least
+            kernel, bias = conv.weight * sign.view(-1, 1, 1, 1), conv.bias * sign  # type: ignore[operator]
+            largest = max_pool2d(conv2d(maps, kernel, bias, padding=conv.padding), 2)
+            maps = norm(relu(largest * sign.view(-1, 1, 1)))
+        return maps
 
 
 class Features(nn.Module):

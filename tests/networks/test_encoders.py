@@ -52,15 +52,32 @@ def test_input_of_another_size_is_refused_with_what_to_set() -> None:
         FeatureProjection(1024, 3)(torch.randn(1, 1536, 2), torch.ones(1, 1, 2))
 
 
+def test_pooling_before_the_normalisation_changes_no_bit_whichever_way_it_slopes() -> None:
+    torch.manual_seed(0)
+    network = SliceCNN(image_size=48, channels=(8, 8, 4)).eval()
+    for norm in filter(lambda layer: isinstance(layer, torch.nn.BatchNorm2d), network.blocks):
+        for each in (norm.weight, norm.bias, norm.running_mean):
+            torch.nn.init.normal_(each)
+        torch.nn.init.uniform_(norm.running_var, 0.1, 2)
+    slices = torch.randn(5, 3, 48, 48).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        features = network(slices.movedim(0, -1)[None], torch.ones(1, 1, 5))[0].t()
+        wanted = network.blocks(slices).permute(0, 2, 3, 1).flatten(1)
+    assert torch.equal(features, wanted)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_maps_lie_with_channels_last(training: bool) -> None:
     """One convolution that answers in the other order makes all behind it so, which takes twice the time."""
     network = SliceCNN(image_size=48, channels=(8, 8)).train(training)
+    layers = [layer for layer in network.blocks if training or isinstance(layer, torch.nn.BatchNorm2d)]
     lie = []
-    for layer in network.blocks:
-        layer.register_forward_hook(
-            lambda _, __, maps: lie.append(maps.is_contiguous(memory_format=torch.channels_last))
-        )
+
+    def look(_layer: object, _given: object, maps: torch.Tensor) -> None:
+        lie.append(maps.is_contiguous(memory_format=torch.channels_last))
+
+    for layer in layers:
+        layer.register_forward_hook(look)
     network(torch.randn(2, 3, 48, 48, 5), torch.tensor([[[1.0, 1, 1, 1, 1]], [[1, 1, 1, 0, 0]]]))
-    assert len(lie) == len(network.blocks)
+    assert len(lie) == len(layers)
     assert all(lie)
