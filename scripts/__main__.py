@@ -18,6 +18,7 @@ def convert(
     output: str,
     kind: str | None = None,
     force: bool = False,
+    sha256: str | None = None,
     placement: str = "early",
     activation: str = "tanh",
     mode: str = "approx",
@@ -38,6 +39,7 @@ def convert(
         output: A .pt file, or a folder that exists, for model.pt in it.
         kind: sa-dmil or torchmil; by default it is recognised from the checkpoint.
         force: Overwrite what is there.
+        sha256: Of the file of the numbers, a .data or a torch file: others are refused. CHECKPOINT may then be a URL.
         placement: torchmil's sm_where, early, mid or late.
         activation: torchmil's att_act, tanh, relu or gelu.
         mode: torchmil's sm_mode, approx or exact.
@@ -49,11 +51,13 @@ def convert(
     import logging
 
     from scripts.weights.convert import convert_checkpoint
+    from scripts.weights.download import at_hand
     from scripts.weights.torchmil import TorchmilSettings
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = TorchmilSettings(placement, activation, mode, steps, alpha, heads, add_input)
-    convert_checkpoint(Path(str(checkpoint)), Path(str(output)), kind, settings, force)
+    with at_hand(str(checkpoint), None if sha256 is None else str(sha256)) as path:
+        convert_checkpoint(path, Path(str(output)), kind, settings, force)
 
 
 def deliver(folder: str) -> None:

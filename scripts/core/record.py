@@ -30,6 +30,7 @@ from scripts.core.scoring import (
     smoothing_strength,
 )
 
+MANIFEST = "manifest.json"  # of a release: path → sha256 of every other file in it
 RESEARCH_USE = "research use only, not for diagnosis"
 NO_THRESHOLD = "none: the most probable class is called"
 
@@ -40,6 +41,7 @@ class Model(NamedTuple):
     name: str
     version: str
     sha256: str  # of the file of its weights
+    trained_on: str = ""  # as their release says
 
 
 class Classes(NamedTuple):
@@ -135,6 +137,11 @@ class BagResult:
     evidence: np.ndarray | None = None  # sums to the logit less its bias
     instance_logits: np.ndarray | None = None
     leave_one_out: np.ndarray | None = None  # the logit less that without the instance
+
+    @property
+    def learned_from(self) -> list[str]:
+        """A line that says what the network was trained on, where its release does."""
+        return [f"the network was trained on {self.model.trained_on}"] if self.model and self.model.trained_on else []
 
     @property
     def positive(self) -> bool:
@@ -357,8 +364,14 @@ class ModelCard:
                     f"{self.metadata} cannot be read ({error.strerror}): give the bundle's folder as --bundle_root"
                 ) from error
             sha256 = sha256_of(self.weights) if self.weights.is_file() else ""
-            self._model = Model(metadata["name"], metadata["version"], sha256)
+            self._model = Model(metadata["name"], metadata["version"], sha256, self._trained_on(metadata, sha256))
         return self._model
+
+    def _trained_on(self, metadata: Mapping[str, Any], sha256: str) -> str:
+        """Return what a release says of its own weights; of others it says nothing."""
+        manifest = self.metadata.parents[1] / MANIFEST
+        listed = json.loads(manifest.read_text()) if manifest.is_file() else {}
+        return str(metadata["data_source"]) if listed.get("models/model.pt") == sha256 else ""
 
 
 def _negative_name(given: int | str | None, names: tuple[str, ...]) -> str | None:

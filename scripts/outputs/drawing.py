@@ -37,6 +37,7 @@ def headline(result: BagResult, findings: str, name: str | None = None, warnings
     truth = f" (label: {result.true_verdict})" if result.true_verdict else ""
     more = [f"and {len(warnings) - WARNINGS_SHOWN} more, see summary.csv"] * (len(warnings) > WARNINGS_SHOWN)
     told = [f"warning: {each}" for each in (*warnings[:WARNINGS_SHOWN], *more, *caveat(result.threshold_origin))]
+    told += result.learned_from
     return "\n".join([f"{name or result.bag_id}: {called(result)}{truth} · {findings}", RESEARCH_USE, *told])
 
 

@@ -272,7 +272,9 @@ def _summary_row(result: BagResult) -> dict[str, Any]:
         "score_name": result.score_name,
         "score_smoothing": result.score_smoothing,
         "flagged_above": "" if result.flag_above is None else result.flag_above,
-        "warnings": "; ".join([*result.about.get("warnings", []), *caveat(result.threshold_origin)]),
+        "warnings": "; ".join(
+            [*result.about.get("warnings", []), *caveat(result.threshold_origin), *result.learned_from]
+        ),
     }
 
 

@@ -6,7 +6,8 @@ Its datasets are those of ``Scores``: ``slide`` if the bag has several, what the
 ``truth`` where it is known, and where lesions are, ``lesion`` with ``count`` and ``excluded``. Attributes: ``unit`` of
 ``coords``, ``normalisation`` of ``normalised``, ``name``, ``smoothing`` and ``flagged_above`` of ``scores``; of the
 root ``format`` ("smooth-mil-scores/2"), ``bag_id``, ``slides`` (JSON text), ``note``, and of the model ``model_name``,
-``model_version`` and ``model_sha256``. In "smooth-mil-scores/1" the scores are the attention logits.
+``model_version``, ``model_sha256`` and ``model_trained_on``. In "smooth-mil-scores/1" the scores are the attention
+logits.
 """
 
 import json

@@ -11,8 +11,8 @@ from typing import Any
 
 from scripts.core.errors import InputError
 from scripts.core.files import sha256_of
+from scripts.core.record import MANIFEST
 from scripts.release.exports import START
-from scripts.release.tree import MANIFEST
 
 LARGE = 25 * 10**6  # bytes that the model zoo takes in a file
 LONGEST_NAME = 60  # of a licence; what is longer is its text

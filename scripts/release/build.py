@@ -15,6 +15,7 @@ import torch
 
 from scripts.core.errors import InputError
 from scripts.core.files import is_running, sha256_of, writable_folder
+from scripts.core.record import MANIFEST
 from scripts.release.archive import (
     LARGE,
     json_text,
@@ -37,13 +38,13 @@ from scripts.release.defaults import (
 from scripts.release.exports import export_models
 from scripts.release.form import in_zoo_form
 from scripts.release.readme import STORED_ELSEWHERE, archive_readme, data_license, hugging_face_page
-from scripts.release.tree import MANIFEST, bundle_files, source_folder
+from scripts.release.tree import bundle_files, source_folder
 from scripts.studies.runs import BUNDLES
 
 STAGING = ".release-"  # of the folder where a release is made
 DEMO = "demo/output"  # below which weights are those of the demonstration
 SYNTHETIC = "synthetic data that the demonstration makes itself: the figures say nothing about patients"
-NOT_STATED = "not stated by who made this release"
+NOT_STATED = "data that who made this release does not state"
 
 logger = logging.getLogger(__name__)
 

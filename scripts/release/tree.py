@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 from scripts.core.errors import InputError
+from scripts.core.record import MANIFEST
 from scripts.studies.runs import BUNDLES, bundle_folder
 
 PARTS = ("LICENSE", "configs", "docs", "scripts")  # no models, eval or data: those of a used bundle are private
 KINDS = ("", ".conf", ".json", ".md", ".py", ".txt")
-MANIFEST = "manifest.json"  # of a release: path → sha256 of every other file in it
 
 logger = logging.getLogger(__name__)
 

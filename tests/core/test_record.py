@@ -19,6 +19,7 @@ from scripts.core.errors import InputError
 from scripts.core.record import BagResult, BagResultd, Model, ModelCard, PatchCoordinates, SignResultd
 from scripts.core.scoring import probabilities
 from scripts.core.units import Level0Pixels
+from scripts.outputs.drawing import headline
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.outputs.view import slides_of
 
@@ -107,6 +108,15 @@ def test_a_result_is_signed_with_the_model_and_the_origin_of_the_threshold(tmp_p
     signed = SignResultd(card)(BagResultd(threshold_origin="chosen by hand")(item()))["bag_result"]
     assert signed.model == Model("a network", "1.2.3", hashlib.sha256(b"weights").hexdigest())
     assert signed.threshold_origin == "chosen by hand"
+    assert signed.learned_from == []
+    about = {"name": "a network", "version": "1.2.3", "data_source": "made-up scans"}
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps(about))
+    for content, said in ((b"weights", ["the network was trained on made-up scans"]), (b"others", [])):
+        released = {"models/model.pt": hashlib.sha256(content).hexdigest()}
+        (tmp_path / "manifest.json").write_text(json.dumps(released))
+        of_release = SignResultd(ModelCard(str(tmp_path), str(weights)))(BagResultd()(item()))["bag_result"]
+        assert of_release.learned_from == said  # of weights of somebody else the release says nothing
+        assert ("made-up scans" in headline(of_release, "none flagged")) == bool(said)
     with pytest.raises(InputError, match=r"metadata\.json cannot be read .*--bundle_root"):
         ModelCard(str(tmp_path / "elsewhere"), str(weights)).read()
 

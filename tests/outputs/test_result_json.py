@@ -210,6 +210,7 @@ def test_scores_are_read_back_to_the_last_bit_explained_in_words_and_the_same_by
             "model_name": "pathology_wsi_smooth_mil",
             "model_version": "1.2.3",
             "model_sha256": "ab" * 32,
+            "model_trained_on": "",
         }
         assert file["coords"].attrs["unit"] == "level-0 pixels"
         assert file["normalised"].attrs["normalisation"] == normalisation(result)

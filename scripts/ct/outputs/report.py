@@ -196,7 +196,7 @@ def _measurement_report(
 
     origin = f" ({result.threshold_origin})" if result.threshold_origin else ""
     parameters = [f"threshold {result.threshold}{origin}", f"weights sha256 {model.sha256}"]
-    parameters.append(f"slices flagged above {result.flag_rule}")
+    parameters += [f"slices flagged above {result.flag_rule}", *result.learned_from]
     algorithm = sr.AlgorithmIdentification(model.name, model.version, parameters)
 
     def group(name: str, figures: Mapping[Code, float], **more: Any) -> sr.MeasurementsAndQualitativeEvaluations:

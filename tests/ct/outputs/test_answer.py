@@ -29,7 +29,7 @@ def test_a_viewer_is_told_the_call_its_threshold_and_each_slice() -> None:
     got = json.loads(json.dumps(told["result"]))
     assert (got["probability"], got["called"], got["positive"], got["threshold"]) == (0.8, "positive", True, 0.5)
     assert (got["threshold_origin"], got["warnings"]) == ("chosen by hand", ["unevenly spaced", "1 files are left out"])
-    assert got["model"] == {"name": "a network", "version": "1.2.3", "sha256": "ab"}
+    assert got["model"] == {"name": "a network", "version": "1.2.3", "sha256": "ab", "trained_on": ""}
     assert [row["slice"] for row in got["slices"]] == [1, 2, 3]
     assert [row["position_mm"] for row in got["slices"]] == [0.0, 5.0, 10.0]
     assert [row["evidence"] for row in got["slices"]] == pytest.approx([-1.0, 2.0, 0.4])
