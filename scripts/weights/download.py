@@ -27,7 +27,7 @@ def at_hand(checkpoint: str, sha256: str | None) -> Iterator[Path]:
     """
     if "://" not in checkpoint:
         path = Path(checkpoint)
-        _require(path, sha256)
+        _refuse_others(path, sha256)
         yield path
         return
     if not sha256:
@@ -44,11 +44,11 @@ def at_hand(checkpoint: str, sha256: str | None) -> Iterator[Path]:
                 by_hand = "download it in another way, and give the file"
                 raise InputError(f"{wanted} cannot be downloaded ({error}): {by_hand}") from error
         got = Path(folder, PurePosixPath(url.path).name)
-        _require(got, sha256)
+        _refuse_others(got, sha256)
         yield got
 
 
-def _require(checkpoint: Path, sha256: str | None) -> None:
+def _refuse_others(checkpoint: Path, sha256: str | None) -> None:
     """Refuse a checkpoint of other numbers; one that is not there is told of where it is read."""
     of = data_path(checkpoint) if checkpoint.name.endswith((".index", DATA_SUFFIX)) else checkpoint
     if sha256 and of.is_file() and sha256_of(of) != str(sha256).lower():
