@@ -88,8 +88,11 @@ def classical_heads(name: str, epochs: int) -> dict[str, System]:
     ]
     rate, decay = RECIPES[name]
     optimizer = {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "momentum": 0.9}
-    keys: Keys = {"optimizer": {**optimizer, "lr": rate, "weight_decay": decay}, "max_epochs": epochs}
-    keys["network_def#aggregator#hidden_features"] = 64
+    keys: Keys = {
+        "optimizer": {**optimizer, "lr": rate, "weight_decay": decay},
+        "max_epochs": epochs,
+        "network_def#aggregator#hidden_features": 64,
+    }
     return abmil_heads(f"torch.nn.Sequential({', '.join(layers)})", 64, keys)
 
 

@@ -35,10 +35,10 @@ def at_hand(checkpoint: str, sha256: str | None) -> Iterator[Path]:
     url = urlparse(checkpoint)
     paths = [url.path, *([data_path(Path(url.path)).as_posix()] if url.path.endswith(".index") else [])]
     with tempfile.TemporaryDirectory() as folder:
-        for path in paths:
-            wanted = url._replace(path=path).geturl()
+        for each in paths:
+            wanted = url._replace(path=each).geturl()
             try:
-                with urlopen(wanted, timeout=SECONDS) as answer, Path(folder, Path(path).name).open("wb") as file:
+                with urlopen(wanted, timeout=SECONDS) as answer, Path(folder, Path(each).name).open("wb") as file:
                     shutil.copyfileobj(answer, file)
             except (OSError, ValueError) as error:
                 by_hand = "download it in another way, and give the file"

@@ -3,8 +3,10 @@
 """Our app of MONAI Label: answers in a segment's name, labels of whole scans and slides, slides and regions as bags."""
 
 import json
+import shutil
+import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import pytest
 
 pytest.importorskip("monailabel", reason="make label-test builds an environment for MONAI Label")
 
+import httpx
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance, clear_cache
 
+from scripts.engine.operating_point import OperatingPoint, write_operating_point
 from tests.bundle.test_viewers import files_of
 from tests.label.cohort import SCAN, SCANS, SLIDE, write_bundles, write_mask, write_slides, write_studies
+from tests.label.server import check_map, serve
 from tests.shared_data import ROOT
 from tests.wsi.slide_files import tissue, write_slide
 
@@ -41,9 +46,9 @@ def slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     clear_cache()
 
 
-def label_whole(app: Any, folder: Path) -> None:
-    """Label every other scan or slide as one with a finding, as a button does it."""
-    for number, name in enumerate(SCANS):
+def label_whole(app: Any, folder: Path, names: Iterable[str] = SCANS) -> None:
+    """Label every other scan or slide as one with a finding, by JSON, as whoever uploads it does."""
+    for number, name in enumerate(names):
         (folder / "label.json").write_text(json.dumps({"label": number % 2}))
         app.datastore().save_label(name, str(folder / "label.json"), "final", {})
 
@@ -119,6 +124,14 @@ def test_a_slide_and_a_region_are_read_as_one_bag_each(slides: Any) -> None:
         slides.infer_wsi({**asked, "location": [9000, 9000], "size": [512, 512]})
 
 
+def test_the_least_certain_unlabelled_slide_is_proposed(slides: Any, tmp_path: Path) -> None:
+    label_whole(slides, tmp_path, "abcd")
+    proposed = slides.next_sample({"strategy": "least certain", "model": SLIDE})
+    assert (proposed["read"], proposed["not_read_yet"]) == (2, 2)
+    e, f = (slides.datastore().get_image_info(name)["smooth_mil"]["probability"] for name in "ef")
+    assert proposed["id"] == ("e" if e < f else "f")  # the threshold is 0
+
+
 @pytest.fixture
 def slide_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DATASTORE_FILE_EXT", ["*.tif"])
@@ -168,3 +181,63 @@ def test_slides_are_learned_from_their_labels(slides: Any, tmp_path: Path) -> No
     asked = {"model": SLIDE, "image": "a", "output": "json"}
     now, then = (slides.infer_wsi({**asked, "weights": which})["params"] for which in ("newest", "released"))
     assert now["logits"] != then["logits"]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[httpx.Client]:
+    """One server of both bundles, for scans and a slide."""
+    bundles = write_bundles(tmp_path, "ct", "wsi")
+    studies = write_studies(tmp_path / "studies")
+    shutil.copy(write_slides(tmp_path / "slides") / "b.h5", studies / "slide.h5")
+    conf = {"bundles": ",".join(map(str, bundles)), "trained": str(tmp_path / "trained")}
+    listed = json.dumps(["*.nii.gz", "*.h5"])
+    app = shutil.copytree(APP, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))  # it writes logs there
+    with (
+        serve(app, studies, conf, MONAI_LABEL_DATASTORE_FILE_EXT=listed) as url,
+        httpx.Client(base_url=url, timeout=120, headers={"Connection": "close"}) as client,  # as a refusal closes it
+    ):
+        yield client
+
+
+def told_of(response: httpx.Response) -> Any:
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_a_real_server_answers_scans_and_slides_and_learns_from_labels_of_whole_scans(
+    server: httpx.Client, tmp_path: Path
+) -> None:
+    info = told_of(server.get("/info/"))
+    assert (set(info["models"]), info["datastore"]["total"]) == ({SCAN, SLIDE}, 7)
+    scan, slide = f"/infer/{SCAN}", f"/infer/wsi_v2/{SLIDE}"
+    asked = {"image": "a", "output": "json"}
+    released = told_of(server.post(scan, params=asked))
+    assert released["positive"]
+    write_operating_point(tmp_path / SCAN / "models" / "model.pt", OperatingPoint(1.0, (1.0, 0.0), "chosen by a test"))
+    negative = told_of(server.post(scan, params=asked))
+    assert (negative["positive"], negative["flagged"]) == (False, 0)
+    (tmp_path / "map.nrrd").write_bytes(server.post(scan, params={**asked, "output": "image"}).content)
+    check_map(tmp_path / "map.nrrd", tmp_path / "studies" / "a.nii.gz", negative)
+
+    told = told_of(server.post(slide, params={"image": "slide", "output": "json"}))
+    assert told["positive"]
+    drawn = told_of(server.post(slide, params={"image": "slide", "output": "dsa"}))
+    rings = [each["geometry"]["coordinates"][0] for each in told["geojson"]["features"]]
+    assert [[point[:2] for point in each["points"]] for each in drawn["elements"]] == rings != []
+
+    for number, name in enumerate(SCANS):
+        label = {"label": ("label.json", json.dumps({"label": number % 2}))}
+        told_of(server.put("/datastore/label", params={"image": name}, files=label))
+    refused = server.put("/datastore/label", params={"image": "slide"}, files={"label": ("label.json", "{}")})
+    assert refused.status_code >= 400
+    task = told_of(server.post(f"/train/{SCAN}", json={"max_epochs": 2}))
+    while task["status"] in ("SUBMITTED", "RUNNING"):
+        time.sleep(0.5)
+        task = told_of(server.get("/train/"))
+    assert task["status"] == "DONE", task["details"]
+    now, then = (
+        told_of(server.post(scan, params=asked, files={"params": (None, json.dumps({"weights": which}))}))
+        for which in ("newest", "released")
+    )
+    assert now["logits"] != then["logits"] == released["logits"]
+    assert told_of(server.post(scan, params=asked))["logits"] == now["logits"]

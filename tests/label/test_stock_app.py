@@ -4,18 +4,14 @@
 
 import json
 import logging
-import os
 import resource
 import shutil
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("monailabel", reason="make label-test builds an environment for MONAI Label")
@@ -23,11 +19,10 @@ pytest.importorskip("monailabel", reason="make label-test builds an environment 
 import httpx
 from monailabel.interfaces.utils.app import app_instance, clear_cache
 
-from scripts.ct.reader import load_scan
 from scripts.engine.operating_point import OperatingPoint, write_operating_point
 from tests.bundle.test_viewers import files_of
 from tests.label.cohort import SCAN, SCANS, write_bundles, write_dicom, write_mask, write_studies
-from tests.shared_data import ROOT
+from tests.label.server import check_map, serve
 
 STOCK = Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle"
 CONF = {"models": SCAN, "zoo_source": "github", "sam2": "false"}
@@ -47,15 +42,6 @@ def place(tmp_path: Path) -> Path:
 def app(place: Path) -> Iterator[Any]:
     yield app_instance(str(place / "app"), str(place / "studies"), CONF)
     clear_cache()
-
-
-def check_map(file: str | Path, image: Path, told: dict[str, Any]) -> None:
-    """The flagged slices of the input, from edge to edge, in its own geometry."""
-    scan, marked = load_scan(image), load_scan(Path(file))
-    np.testing.assert_allclose(marked.stored_affine, scan.stored_affine, atol=1e-4)
-    assert marked.stored_shape == scan.stored_shape
-    flagged = np.array([row["flagged"] for row in told["slices"]])
-    np.testing.assert_array_equal(marked.array, np.broadcast_to(flagged, marked.array.shape))
 
 
 def test_a_scan_is_answered_with_a_map_and_numbers_and_a_negative_one_with_an_empty_map(app: Any, place: Path) -> None:
@@ -101,42 +87,10 @@ def test_it_learns_from_painted_masks_and_answers_with_the_new_weights(app: Any,
     assert now["logits"] != was["logits"]
 
 
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def server(place: Path) -> Iterator[str]:
-    """A real server, on this machine alone."""
-    port = free_port()
-    conf = [word for key, value in CONF.items() for word in ("--conf", key, value)]
-    folders = ("--app", str(place / "app"), "--studies", str(place / "studies"))
-    command = [sys.executable, "-m", "monailabel.main", "start_server", *folders, *conf]
-    path = os.pathsep.join([str(ROOT / "tests" / "label" / "shim"), str(ROOT)])
-    with (place / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "-i", "127.0.0.1", "-p", str(port)],
-            cwd=place, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
-            yield wait_for(f"http://127.0.0.1:{port}", process, place / "server.log")
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def wait_for(url: str, process: subprocess.Popen, log: Path) -> str:
-    for _ in range(240):
-        try:
-            if httpx.get(f"{url}/info/", timeout=60).status_code == 200:
-                return url
-        except httpx.HTTPError:
-            assert process.poll() is None, log.read_text()[-3000:]
-            time.sleep(0.5)
-    raise AssertionError(log.read_text()[-3000:])
+    with serve(place / "app", place / "studies", CONF) as url:
+        yield url
 
 
 def test_a_real_server_answers_scans_and_refuses_what_is_none(server: str, place: Path) -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smooth transformer; tests/weights/test_torchmil.py has its formula, test_mil.py its invariants."""
 
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -39,7 +40,7 @@ def test_heads_must_share_the_features() -> None:
 
 def test_landmarks_see_the_bag_and_instances_see_the_landmarks() -> None:
     """By the formula: softmax(Q Lᵀ) softmax(L Kᵀ) V without padding."""
-    transformer = SmoothTransformer(8, MeanPool(), heads=2, layers=1, landmarks=3).double()
+    transformer: Any = SmoothTransformer(8, MeanPool(), heads=2, layers=1, landmarks=3).double()
     layer, x = transformer.layers[0], torch.randn(1, 5, 8, dtype=torch.double)
     real = torch.tensor([True, True, True, True, False]).view(1, 1, 1, 5)
     q, k, v = layer.qkv(x)[0].view(5, 3, 2, 4).permute(1, 2, 0, 3)  # [H, N, D/H] each
@@ -49,7 +50,7 @@ def test_landmarks_see_the_bag_and_instances_see_the_landmarks() -> None:
 
 
 def test_landmarks_learn_and_none_are_refused() -> None:
-    transformer = SmoothTransformer(8, SmoothAttentionPool(8, 4), heads=2, landmarks=3)
+    transformer: Any = SmoothTransformer(8, SmoothAttentionPool(8, 4), heads=2, landmarks=3)
     transformer(torch.randn(1, 8, 5), torch.ones(1, 1, 5), build_graph(COORDS)).embedding.square().sum().backward()
     assert all(bool(layer.landmarks.grad.abs().sum() > 0) for layer in transformer.layers)
     with pytest.raises(ValueError, match="0 landmarks see nothing: give 1 or more"):
@@ -62,7 +63,7 @@ def test_at_first_landmarks_tell_instances_apart_about_as_full_attention_does(dt
     x = torch.randn(1, 500, 128)
     spread = {}
     for landmarks in (None, 64):
-        layer = SmoothTransformer(128, MeanPool(), heads=4, layers=1, landmarks=landmarks).layers[0]
+        layer: Any = SmoothTransformer(128, MeanPool(), heads=4, layers=1, landmarks=landmarks).layers[0]
         with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             attended = layer.self_attention(layer.norm1(x), None)
         spread[landmarks] = float(attended.float().std(dim=1).mean())
