@@ -230,6 +230,8 @@ def test_a_real_server_answers_scans_and_slides_and_learns_from_labels_of_whole_
         told_of(server.put("/datastore/label", params={"image": name}, files=label))
     refused = server.put("/datastore/label", params={"image": "slide"}, files={"label": ("label.json", "{}")})
     assert refused.status_code >= 400
+    of_slide = {"label": ("label.json", json.dumps({"label": 1}))}  # which head CT does not train on
+    told_of(server.put("/datastore/label", params={"image": "slide"}, files=of_slide))
     task = told_of(server.post(f"/train/{SCAN}", json={"max_epochs": 2}))
     while task["status"] in ("SUBMITTED", "RUNNING"):
         time.sleep(0.5)

@@ -51,6 +51,12 @@ class Bundle:
         self.version, self.description = metadata["version"], metadata["description"]
         self.of_slides = "slides" in json.loads((folder / "configs" / "inference.json").read_text())
 
+    def reads(self, image: str) -> bool:
+        """Whether an image is of the kind that the bundle reads: scans and slides may lie in one folder."""
+        path = Path(image)
+        of_slide = path.suffix in FEATURES or (path.is_file() and openslide.OpenSlide.detect_format(path) is not None)
+        return of_slide == self.of_slides
+
     def trainings(self) -> list[Path]:
         """Folders of trainings that have ended with weights, the newest last."""
         found = self.kept.glob("training_*/model.pt")
@@ -277,7 +283,8 @@ class Training(TrainTask):
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
         if request.get("undo"):
             return {"weights": self.bundle.undo()}
-        datalist = split([self._bag(each) for each in datastore.datalist()], float(request.get("val_split", 0.2)))
+        own = [self._bag(each) for each in datastore.datalist() if self.bundle.reads(each["image"])]
+        datalist = split(own, float(request.get("val_split", 0.2)))
         folder = self.bundle.new_training()
         folder.mkdir(parents=True)
         (folder / "datalist.json").write_text(json.dumps(datalist))

@@ -52,10 +52,13 @@ class LeastCertain(Strategy):
 
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any] | None:
         model = request.get("model") or self.app.bundles[0].name
-        weights = next(each for each in self.app.bundles if each.name == model).sha256()
+        bundle = next(each for each in self.app.bundles if each.name == model)
+        weights = bundle.sha256()
         known, unknown = {}, []
         for image in sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))):
             about = datastore.get_image_info(image).get(NAME, {})
+            if not bundle.reads(datastore.get_image_uri(image)):
+                continue
             if (about.get("model"), about.get("weights")) == (model, weights):
                 known[image] = about["certainty"]
             else:
