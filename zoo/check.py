@@ -8,6 +8,7 @@ would ask for. It ends with status 1 if something is missing.
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,10 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonschema import Draft202012Validator
 from monai.bundle import ckpt_export, verify_net_in_out
 
+ROOT = Path(__file__).parents[1]
+SCHEMA = "monai/meta_schema_20240725.json"  # in the folder of shared data
 UNIT_TESTS = Path(__file__).with_name("unit_tests")
 NECESSARY = ("configs/metadata.json", "LICENSE")  # without which its CI ends
 PREFERRED = (
@@ -77,6 +81,12 @@ def forms(bundle: Path) -> Findings:
             yield f"{path.relative_to(bundle)} has no licence header"
 
 
+def shared_schema() -> Path | None:
+    """The schema of metadata in the folder of shared data, `../shared/data` or SMOOTH_MIL_DATA, if it is there."""
+    path = Path(os.environ.get("SMOOTH_MIL_DATA", ROOT / ".." / "shared" / "data")) / SCHEMA
+    return path.resolve() if path.is_file() else None
+
+
 def metadata(bundle: Path, schema: Path | None) -> Findings:
     """The version and its line in the changelog, the schema, and that nothing a reader looks for is empty."""
     content = json.loads((bundle / "configs" / "metadata.json").read_text())
@@ -108,7 +118,7 @@ def page(bundle: Path) -> Findings:
 
 
 def network(bundle: Path) -> Findings:
-    """`network_def` takes what the metadata say, holds model.pt, and can be scripted."""
+    """`network_def` takes what the metadata say, holds model.pt, and can be scripted; model.ts can be loaded."""
     configs = bundle / "configs"
     named = {"meta_file": "metadata.json", "config_file": "inference.json"}
     of_bundle: dict[str, Any] = {key: str(configs / name) for key, name in named.items()}
@@ -123,11 +133,14 @@ def network(bundle: Path) -> Findings:
                 ),
             ),
         ]
+        shipped = bundle / "models" / "model.ts"
+        if shipped.is_file():
+            steps.append(("models/model.ts cannot be loaded", lambda: torch.jit.load(str(shipped))))
         for name, step in steps:
             try:
                 step()
             except Exception as error:
-                yield f"{name}: {str(error).splitlines()[-1]}"
+                yield f"{name}: {(str(error) or repr(error)).splitlines()[-1].strip()}"
 
 
 def code(bundle: Path) -> Findings:
@@ -162,9 +175,10 @@ def main() -> None:
     """Check every bundle of a folder of releases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m zoo.check")
     parser.add_argument("dist", type=Path, help="folder that `make dist` wrote")
-    parser.add_argument("--schema", type=Path, help="the schema of metadata, a file; without it that is not checked")
+    parser.add_argument("--schema", type=Path, help=f"the schema of metadata; else {SCHEMA} of the shared data")
     parser.add_argument("--quick", action="store_true", help="without the unit tests, which train")
     given = parser.parse_args()
+    schema = given.schema or shared_schema()
     bundles = sorted(path.parents[1] for path in given.dist.glob("*/configs/metadata.json"))
     if not bundles:
         parser.error(f"{given.dist} holds no bundle: make dist first")
@@ -174,7 +188,7 @@ def main() -> None:
         checks: dict[str, Findings] = {
             "files": files(bundle),
             "forms": forms(bundle),
-            "metadata": metadata(bundle, given.schema),
+            "metadata": metadata(bundle, schema),
             "page": page(bundle),
             "network": network(bundle),
             "code": code(bundle),
@@ -190,7 +204,7 @@ def main() -> None:
         sys.path.remove(str(bundle))
         for module in [module for module in sys.modules if module.split(".")[0] == "scripts"]:
             del sys.modules[module]
-    if given.schema is None:
+    if schema is None:
         print("metadata were not held against the schema: give --schema FILE")
     sys.exit(bool(missing))
 

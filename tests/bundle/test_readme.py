@@ -7,16 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, distributions, packages_distributions, requires
+from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sklearn.metrics import roc_auc_score
 
 from tests.bundle.commands import bundle, run, write_cohort
+from tests.bundle.declared import ONLY_DECLARED, declared, not_declared, with_dependencies
 from tests.house import sources
 from tests.outputs.results import table
 from tests.shared_data import ROOT
@@ -41,49 +41,21 @@ def section(title: str) -> str:
     return "".join(blocks(text.group(1)))
 
 
-def declared(kind: str) -> set[str]:
-    metadata = json.loads((bundle(kind) / "configs" / "metadata.json").read_text())
-    return {"monai", "torch", "numpy", *metadata["required_packages_version"]}
-
-
-def with_dependencies(packages: Iterable[str]) -> set[str]:
-    """The packages, those that pip installs with them, and so on."""
-    waiting, found = list(packages), set[str]()
-    while waiting:
-        name = canonicalize_name(waiting.pop())
-        if name in found:
-            continue
-        try:
-            needed = map(Requirement, requires(name) or [])
-        except PackageNotFoundError:
-            continue  # such as CUDA's libraries beside a torch for CPUs
-        found.add(name)
-        waiting += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return found
-
-
 @pytest.fixture
 def alone(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alone:
     """Runs a command as a person does who has installed what the bundle declares."""
-    allowed = with_dependencies(declared(kind))
-    assert {canonicalize_name(name) for name in declared(kind)} <= allowed, "declared, but not installed here"
-    tops, installed = packages_distributions(), {each.metadata["Name"] for each in distributions()}
-    hidden = {
-        "modules": [top for top, owners in tops.items() if not allowed & set(map(canonicalize_name, owners))],
-        "distributions": [name for name in installed if canonicalize_name(name) not in allowed],
-    }
-    monkeypatch.setenv("NOT_DECLARED", json.dumps(hidden))
+    monkeypatch.setenv("NOT_DECLARED", json.dumps(not_declared(bundle(kind))))
     monkeypatch.setenv("IMPORTED", str(tmp_path / "imported.txt"))
-    path = f"PYTHONPATH={ROOT / 'tests' / 'bundle' / 'only_declared'}"
+    path = f"PYTHONPATH={ONLY_DECLARED}"
     return lambda *command, cwd=None: run("env", path, *command, cwd=cwd or bundle(kind))
 
 
 @each_kind
 def test_the_packages_of_the_other_bundle_are_hidden_and_no_others(kind: str, alone: Alone) -> None:
     """Else the tests below would say nothing."""
-    others = with_dependencies(declared(OTHER[kind])) - with_dependencies(declared(kind))
+    others = with_dependencies(declared(bundle(OTHER[kind]))) - with_dependencies(declared(bundle(kind)))
     tops = packages_distributions()
-    for packages, hidden in ((others, True), (declared(kind), False)):
+    for packages, hidden in ((others, True), (declared(bundle(kind)), False)):
         owners = {canonicalize_name(name) for name in packages}
         names = [top for top, of in tops.items() if owners & set(map(canonicalize_name, of)) and top.isidentifier()]
         assert names
@@ -131,7 +103,7 @@ def test_the_commands_run_and_use_all_that_is_declared(kind: str, alone: Alone, 
     assert [row["status"] for row in table(results / new / "summary.csv")] == ["done"] * bags
     assert (results / new / picture).stat().st_size > 10_000
     assert ", 0 FAIL\n" in examined
-    assert all(package in examined for package in declared(kind))
+    assert all(package in examined for package in declared(bundle(kind)))
     imported, tops = set((tmp_path / "imported.txt").read_text().split()), packages_distributions()
     used = {canonicalize_name(name) for top in imported for name in tops.get(top, ())}
-    assert {canonicalize_name(name) for name in declared(kind)} <= used
+    assert {canonicalize_name(name) for name in declared(bundle(kind))} <= used

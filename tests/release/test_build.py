@@ -22,7 +22,9 @@ from scripts.release import build
 from scripts.release.build import SYNTHETIC, build_release, is_of_demo, read_evaluation, stated_before
 from scripts.release.defaults import read_weights
 from scripts.release.tree import source_folder
-from tests.bundle.commands import BUNDLES, contents, environment, monai_bundle, run, write_square_slide
+from tests.bundle.commands import BUNDLES, contents, environment, monai_bundle, run, write_cohort, write_square_slide
+from tests.bundle.declared import ONLY_DECLARED, not_declared
+from tests.outputs.results import table
 from tests.release.trained import write_weights
 from tests.shared_data import ROOT, shared_data
 
@@ -65,6 +67,17 @@ one, other = torch.jit.load("../again.ts"), torch.jit.load("models/model.ts")
 image = config["_meta_#network_data_format#inputs#image"]
 bag = torch.rand(1, image["num_channels"], *image["spatial_shape"][:-1], 1)
 assert torch.equal(one(bag), other(bag))
+"""
+
+# beside what hides packages: tells every file that is opened, by workers too
+TELL = """
+told = os.open(os.environ["OPENED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def tell(event, given):
+    if event == "open" and isinstance(given[0], str):
+        os.write(told, os.fsencode(os.path.abspath(given[0]) + "\\n"))
+
+sys.addaudithook(tell)
 """
 
 
@@ -169,6 +182,39 @@ def test_a_downloaded_release_is_verified_exported_and_read_with_from_elsewhere(
     assert {path: each for path, each in contents(bundle).items() if "__pycache__" not in path} == before
     for path in (bundle, *bundle.rglob("*")):
         path.chmod(0o755)
+
+
+@pytest.mark.parametrize("released", TASKS[:1], indirect=True, scope="module")
+def test_an_unpacked_release_trains_evaluates_and_infers_with_what_it_declares_and_nothing_of_the_repository(
+    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(released.dist / f"{released.name}.zip") as archive:
+        archive.extractall(tmp_path)
+    unpacked, data, results = tmp_path / released.name, write_cohort(tmp_path, "ct"), tmp_path / "results"
+    shutil.copytree(data / "scans" / "scan_000", tmp_path / "new" / "somebody")
+    hiding = tmp_path / "hiding" / "sitecustomize.py"
+    hiding.parent.mkdir()
+    hiding.write_text((ONLY_DECLARED / hiding.name).read_text() + TELL)
+    monkeypatch.setenv("NOT_DECLARED", json.dumps(not_declared(unpacked)))
+    for name in ("IMPORTED", "OPENED"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+    def bundle_run(configs: str, dataset: Path, output: Path, *words: str) -> None:
+        given = ("--config_file", configs, "--dataset_dir", str(dataset), "--output_dir", str(output), *words)
+        python = ("env", f"PYTHONPATH={hiding.parent}", sys.executable)
+        run(*python, "-m", "monai.bundle", "run", *given, cwd=unpacked)
+
+    trained = ("--ckpt_dir", str(results))
+    bundle_run("configs/train.json", data, results, *trained, "--max_epochs", "1")
+    bundle_run("['configs/train.json','configs/evaluate.json']", data, results / "test", *trained)
+    bundle_run("configs/inference.json", tmp_path / "new", results / "new", "--ckpt_path", str(results / "model.pt"))
+    state = read_weights(results / "model.pt").state
+    assert state.keys() == read_weights(released.weights).state.keys()
+    assert json.loads((results / "test" / "metrics.json").read_text())["bags"] == 3
+    assert [row["status"] for row in table(results / "new" / "summary.csv")] == ["done"]
+    opened = {Path(line) for line in (tmp_path / "OPENED").read_text().splitlines()}
+    assert {unpacked / "configs" / "evaluate.json", unpacked / "scripts" / "__init__.py"} <= opened
+    assert {path for path in opened if path.is_relative_to(ROOT) and not path.is_relative_to(sys.prefix)} == set()
 
 
 @pytest.mark.parametrize("released", TASKS[:1], indirect=True, scope="module")  # that were made by the command too
