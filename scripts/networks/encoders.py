@@ -80,9 +80,8 @@ class SliceCNN(nn.Module):
         convolutions = [layer for layer in self.blocks if isinstance(layer, nn.Conv2d)]
         norms = [layer for layer in self.blocks if isinstance(layer, nn.BatchNorm2d)]
         for conv, norm in zip(convolutions, norms, strict=True):
-            sign = torch.where(norm.weight < 0, -1.0, 1.0).to(
-                norm.weight
-            )  # where it falls, the largest comes of the least
+            # where a normalisation falls, the largest comes of the least
+            sign = torch.where(norm.weight < 0, -1.0, 1.0).to(norm.weight)
             kernel, bias = conv.weight * sign.view(-1, 1, 1, 1), conv.bias * sign  # type: ignore[operator]
             largest = max_pool2d(conv2d(maps, kernel, bias, padding=conv.padding), 2)
             maps = norm(relu(largest * sign.view(-1, 1, 1)))

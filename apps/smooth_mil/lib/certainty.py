@@ -56,9 +56,9 @@ class LeastCertain(Strategy):
         weights = bundle.sha256()
         known, unknown = {}, []
         for image in sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))):
-            about = datastore.get_image_info(image).get(NAME, {})
             if not bundle.reads(datastore.get_image_uri(image)):
                 continue
+            about = datastore.get_image_info(image).get(NAME, {})
             if (about.get("model"), about.get("weights")) == (model, weights):
                 known[image] = about["certainty"]
             else:
