@@ -125,7 +125,10 @@ def _table(work: Path, task: Task) -> str:
     first = next(iter(results.values()))
     bag = "scan" if task.folder == "ct" else "slide"
     shown = [(key, title) for key, title in FIGURES if key in first]
-    smoothing = first.get("score_smoothing", 0.0)
+    by = [in_words(each.get("score_name", ATTENTION), each.get("score_smoothing", 0.0)) for each in results.values()]
+    if len(set(by)) > 1:  # plain attention has no neighbours to smooth along
+        by = [f"{score} ({html.escape(arm.name)})" for score, arm in zip(by, results, strict=True)]
+    scores = ", ".join(dict.fromkeys(by))
     head = "".join(f"<th>{title.format(bag=bag, instances=task.instances)}</th>" for _, title in shown)
     rows = "".join(
         f"<tr><td>{html.escape(arm.name)}</td>"
@@ -136,7 +139,7 @@ def _table(work: Path, task: Task) -> str:
     return f"""<table><tr><th></th>{head}</tr>{rows}</table>
 <p class="note">{first["bags"]} test {bag}s, {first["positive_bags"]} positive;
 95 % intervals over the {bag}s. Both arms: same data, same seed.
-The {task.instances} are ranked and flagged by their {in_words(first.get("score_name", ATTENTION), smoothing)}; gated:
+The {task.instances} are ranked and flagged by their {scores}; gated:
 those of {bag}s called negative get the lowest score. By attention, evidence and own logit: the AUROC of the
 {task.instances} by each of these scores as it is, not smoothed and ungated, whichever flags.
 {FROC_NOTE if "lesion_froc_gated" in first else ""}</p>"""

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from demo.page import CURVES, TASKS, Task, history, write_page
+from demo.page import CURVES, TASKS, Task, _table, history, write_page
 
 HEADER = ("bag_id", "probability", "positive", "label")
 ROWS: dict[str, list[tuple[Any, ...]]] = {
@@ -137,3 +137,13 @@ def test_the_page_shows_files_beside_it_and_loads_nothing_from_elsewhere(home: P
     assert str(home) not in page
     assert "Synthetic images" in page
     assert "research use only, not for diagnosis" in page
+
+
+def test_arms_that_are_ranked_by_different_scores_are_told_apart(tmp_path: Path) -> None:
+    task = TASKS[0]
+    for arm, smoothing in zip(task.arms, (0.0, 0.7), strict=True):
+        figures = {"bags": 2, "positive_bags": 1, "score_name": "instance", "score_smoothing": smoothing}
+        (tmp_path / arm.folder).mkdir(parents=True)
+        (tmp_path / arm.folder / "metrics.json").write_text(json.dumps(figures))
+    plain, smooth = (html.escape(arm.name) for arm in task.arms)
+    assert f"by their own logit ({plain}), smoothed (α 0.7) own logit ({smooth}); gated" in _table(tmp_path, task)
