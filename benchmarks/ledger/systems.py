@@ -111,6 +111,7 @@ def image_heads() -> dict[str, System]:
         "LS1 paper, α 0.5": System("ct", (), {**keys, "variant": "paper", "penalty": "LS1", "alpha": 0.5}),
         "LS1 scale_free, α 0.5": System("ct", (), {**keys, "variant": "scale_free", "penalty": "LS1", "alpha": 0.5}),
         "SmAP as shipped": System("ct", ("smap.json",), keys),
+        "SmTAP as shipped": System("ct", ("smtap.json",), keys),
     }
 
 
