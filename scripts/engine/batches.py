@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import Dataset, MetaTensor, PersistentDataset
+from monai.engines import PrepareBatch, default_prepare_batch
 from monai.transforms import Transform
 from monai.transforms.traits import RandomizableTrait
 from torch import Tensor
@@ -108,6 +109,20 @@ class HoldBags:
             dataset.hold(what, loader.num_workers)
             if dataset.held is not None and not dataset.draws:
                 loader.num_workers = 0  # a process has nothing left to do but to copy
+
+
+class PrepareBags(PrepareBatch):
+    """A batch whose image and label go to the device, while coords and mask stay where the network can ask them.
+
+    Where no bag is padded there is no mask.
+    """
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, tuple[()], dict[str, Tensor]]:
+        image, label = default_prepare_batch(dict(batchdata), device, non_blocking, **kwargs)
+        padded = not bool((batchdata["mask"] > 0.5).all())
+        return image, label, (), {key: batchdata[key] for key in ("coords", *(["mask"] if padded else []))}
 
 
 def free_memory() -> int:

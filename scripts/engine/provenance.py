@@ -27,8 +27,10 @@ SHIPPED = ("train.json", "inference.json")  # in the bundle's configs: what a ke
 DESCRIBED = (
     *("image_size", "channels", "batch_norm_momentum", "windows", "in_features", "find"),
     *("class_names", "hierarchy", "negative_class", "network_def", "preprocessing", "score", "score_smoothing"),
+    "slices_at_once",
 )
-REPORTING = ("negative_class", "score", "score_smoothing")  # how results are told: somebody may name another
+# How results are told, and in how much memory: somebody may name another.
+FREE = ("negative_class", "score", "score_smoothing", "slices_at_once")
 BEFORE_SCORES = {"score": "attention", "score_smoothing": 0}  # of weights that say nothing of it, before 0.8.0
 REFERENCE = re.compile(r"@([A-Za-z_]\w*)")
 
@@ -184,7 +186,7 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
         left_alone = key not in config or any(_same(now, each.get(key)) for each in shipped)
         if left_alone and key not in typed:
             changes[key] = then
-        elif key not in REPORTING and not (key == "preprocessing" and own_steps):
+        elif key not in FREE and not (key == "preprocessing" and own_steps):
             raise InputError(_contradiction(ckpt_path, *next(_config_differences(key, then, now))))
     if changes:
         logger.info("as %s was trained: %s", Path(ckpt_path).name, ", ".join(changes))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from scripts.networks.graph import Graph, laplacian
+from scripts.networks.graph import Graph, laplacian, readable
 from scripts.networks.mil import BagPrediction
 
 
@@ -68,16 +68,16 @@ class BagCrossEntropy(nn.Module):
         if logits.shape[1] > 1 and label.shape[1] == 1:
             loss = cross_entropy(logits, label[:, 0].long(), reduction="none").unsqueeze(1)  # [B, 1]
         else:
-            if float(label.max()) > 1:
+            if readable(label) and float(label.max()) > 1:
                 problem = f"a label of class {int(label.max())} for one logit"
                 raise ValueError(f"{problem}: name configs/classes.json or hmil.json")
             loss = binary_cross_entropy_with_logits(logits, label, reduction="none")  # [B, C]
         if self.class_weights is None:
             return loss.mean()
-        count, highest = len(self.class_weights), int(label.max())
-        if highest >= count:
-            raise ValueError(f"{count} class weights, and a label of class {highest}: give one each")
-        return (loss * self.class_weights.to(label.device)[label.long()]).mean()
+        count = len(self.class_weights)
+        if readable(label) and int(label.max()) >= count:
+            raise ValueError(f"{count} class weights, and a label of class {int(label.max())}: give one each")
+        return (loss * self.class_weights.to(label.device, non_blocking=True)[label.long()]).mean()
 
 
 class SmoothMILLoss(nn.Module):

@@ -3,10 +3,12 @@
 """Encoders: from the instances of a bag to their features."""
 
 from collections.abc import Sequence
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
+from torch.utils.checkpoint import checkpoint
 
 from scripts.networks.graph import exporting
 
@@ -24,6 +26,8 @@ class SliceCNN(nn.Module):
         dropout: Probability of dropout after the blocks in `dropout_after`.
         dropout_after: Numbers of blocks, counted from 1.
         momentum: Momentum of the batch statistics; the default is Keras' 0.99, which takes thousands of steps.
+        slices_at_once: So many slices go through a block at a time, and training computes again what their gradient
+            needs: the same numbers in a fraction of the memory. None: all at once.
     """
 
     def __init__(
@@ -34,8 +38,11 @@ class SliceCNN(nn.Module):
         dropout: float = 0.3,
         dropout_after: Sequence[int] = (2, 5, 6),
         momentum: float = 0.01,
+        slices_at_once: Optional[int] = None,
     ) -> None:
         super().__init__()
+        if slices_at_once is not None and slices_at_once < 1:
+            raise ValueError(f"slices_at_once is {slices_at_once}: give 1 or more, or null for all")
         layers: list[nn.Module] = []
         size = image_size
         for block, (before, after) in enumerate(zip([in_channels, *channels[:-1]], channels, strict=True), start=1):
@@ -55,24 +62,35 @@ class SliceCNN(nn.Module):
         self.blocks = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.in_channels, self.image_size = in_channels, image_size
         self.out_features = size * size * channels[-1]
+        self.slices_at_once = slices_at_once
 
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, image: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Return features [B, D, N] of image [B, C, H, W, N]; only real slices are encoded, padding gets 0."""
         b, c, h, w, n = image.shape
         channels, size = self.in_channels, self.image_size
         if c != channels or h != size or w != size:
             raise ValueError(f"slices of {c}×{h}×{w} for a network of {channels}×{size}×{size}: set image_size")
         rows = image.permute(0, 4, 2, 3, 1).reshape(b * n, h, w, c)  # [B*N, H, W, C]
-        if exporting():  # which slices are real is not known yet
-            maps = self.blocks(rows.permute(0, 3, 1, 2))  # [B*N, 32, 6, 6]
-            return maps.permute(0, 2, 3, 1).reshape(b, n, -1).transpose(1, 2) * mask  # [B, D, N]
-        real = mask.flatten() > 0.5  # [B*N]
-        slices = rows[real].permute(0, 3, 1, 2)  # [R, C, H, W]
-        maps = self.blocks(slices) if torch.jit.is_scripting() or self.training else self._pooled_first(slices)
-        found = maps.permute(0, 2, 3, 1).flatten(1)  # [R, D]
-        features = found.new_zeros([b * n, found.shape[1]])
-        features[real] = found
+        if mask is None or exporting():  # which slices are real is not known yet
+            features = self.encode(rows).view(b, n, -1).transpose(1, 2)  # [B, D, N]
+            return features if mask is None else features * mask
+        real = torch.nonzero(mask.flatten() > 0.5)[:, 0]  # [R], found where the mask lies
+        real = real.to(rows.device, non_blocking=True)
+        found = self.encode(rows.index_select(0, real))  # [R, D]
+        features = found.new_zeros([b * n, found.shape[1]]).index_copy(0, real, found)
         return features.view(b, n, -1).transpose(1, 2)  # [B, D, N]
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """Return the features [R, D] of slices [R, H, W, C]."""
+        slices = rows.permute(0, 3, 1, 2)  # [R, C, H, W]
+        if torch.jit.is_scripting() or exporting():
+            maps = self.blocks(slices)  # [R, 32, 6, 6]
+        elif not self.training:
+            parts = slices.split(self.slices_at_once or len(slices))
+            maps = torch.cat([self._pooled_first(part) for part in parts])  # [R, 32, 6, 6]
+        else:
+            maps = self.blocks(slices) if self.slices_at_once is None else self._in_parts(slices)  # [R, 32, 6, 6]
+        return maps.permute(0, 2, 3, 1).flatten(1)  # [R, D]
 
     @torch.jit.unused
     def _pooled_first(self, maps: Tensor) -> Tensor:
@@ -87,6 +105,60 @@ class SliceCNN(nn.Module):
             maps = norm(relu(largest * sign.view(-1, 1, 1)))
         return maps
 
+    @torch.jit.unused
+    def _in_parts(self, maps: Tensor) -> Tensor:
+        """Return what the blocks make of maps [R, C, H, W] in training, keeping of each block what it pooled."""
+        for layer in self.blocks:
+            if isinstance(layer, nn.Conv2d):
+                conv = layer
+            elif isinstance(layer, nn.BatchNorm2d):
+                parts = maps.split(self.slices_at_once or len(maps))
+                maps = _normalised_by_all([_pooled_and_moments(part, conv, layer) for part in parts], layer)
+            elif isinstance(layer, nn.Dropout):
+                maps = layer(maps)
+        return maps
+
+
+class _Block(NamedTuple):
+    """What a block keeps of some slices."""
+
+    pooled: Tensor  # [R, C, H, W]
+    mean: Tensor  # [C] of what was pooled
+    variance: Tensor  # [C]
+    count: int  # of the numbers that these are of
+
+
+def _pooled_and_moments(maps: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> _Block:
+    """Pool before the normalisation, and forget what only the gradient needs."""
+
+    def block(maps: Tensor) -> _Block:
+        found = relu(conv(maps))  # [R, C, H, W]
+        sign = torch.where(norm.weight < 0, -1.0, 1.0).to(found).view(-1, 1, 1)  # as in _pooled_first
+        wide = found.to(torch.promote_types(found.dtype, torch.float))
+        variance, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)  # [C]
+        return _Block(sign * max_pool2d(sign * found, 2), mean, variance, found[:, 0].numel())
+
+    kept: _Block = checkpoint(block, maps, use_reentrant=False, preserve_rng_state=False)
+    return kept
+
+
+def _normalised_by_all(blocks: Sequence[_Block], norm: nn.BatchNorm2d) -> Tensor:
+    """Normalise by the statistics of all slices together, which the layer remembers as if it had seen them at once."""
+    total = sum(block.count for block in blocks)
+    shares = [block.count / total for block in blocks]
+    mean = torch.stack([share * block.mean for share, block in zip(shares, blocks, strict=True)]).sum(dim=0)  # [C]
+    apart = [block.variance + (block.mean - mean).square() for block in blocks]
+    variance = torch.stack([share * each for share, each in zip(shares, apart, strict=True)]).sum(dim=0)  # [C]
+    with torch.no_grad():
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)  # type: ignore[union-attr, arg-type]
+        norm.running_var.lerp_(variance * total / (total - 1), norm.momentum)  # type: ignore[union-attr, arg-type]
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)  # [C]
+    shift = norm.bias - mean * scale  # [C]
+    pooled = torch.cat([block.pooled for block in blocks])  # [R, C, H, W]
+    return (scale.view(-1, 1, 1) * pooled + shift.view(-1, 1, 1)).to(pooled.dtype)
+
 
 class Features(nn.Module):
     """Patch features [B, D, N] taken as they are; D must be `in_features`."""
@@ -95,7 +167,7 @@ class Features(nn.Module):
         super().__init__()
         self.in_features = self.out_features = in_features
 
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, image: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Return `image` [B, D, N] itself; no aggregator looks at padding."""
         _require_features(image, self.in_features)
         return image
@@ -116,11 +188,12 @@ class FeatureProjection(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.in_features, self.out_features = in_features, out_features
 
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, image: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Project image [B, D, N] to [B, D', N]; padding gets 0."""
         _require_features(image, self.in_features)
         x = self.dropout(torch.relu(self.project(image.transpose(1, 2))))  # [B, N, D']
-        return x.transpose(1, 2) * mask
+        x = x.transpose(1, 2)  # [B, D', N]
+        return x if mask is None else x * mask.to(x.device)
 
 
 def _require_features(image: Tensor, in_features: int) -> None:

@@ -11,6 +11,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
+from scripts.networks.graph import filled
+
 LINEAR = (nn.Linear, nn.Dropout, nn.Identity)
 
 
@@ -27,7 +29,7 @@ def is_linear(head: nn.Module) -> bool:
     return all(isinstance(part, LINEAR) for part in head.modules() if not isinstance(part, nn.Sequential))
 
 
-def of_linear(own: Tensor, bias: Tensor, weights: Tensor, mask: Tensor) -> Evidence:
+def of_linear(own: Tensor, bias: Tensor, weights: Tensor, mask: Optional[Tensor]) -> Evidence:
     """Return the evidence behind a linear head.
 
     Without instance i the others keep their weights, up to a factor so that these have the sum W of before:
@@ -37,12 +39,12 @@ def of_linear(own: Tensor, bias: Tensor, weights: Tensor, mask: Tensor) -> Evide
         own: [B, C, N], u · h_i + b.
         bias: [B or 1, C], b.
         weights: [B, 1 or C, N], w_i; 0 in padding.
-        mask: [B, 1, N].
+        mask: [B, 1, N]; without it nothing is padded.
     """
     shares = weights * (own - bias.unsqueeze(2))  # [B, C, N]
     w, e = weights.double(), shares.double()
     without = sum_of_others(e) * factor(w.sum(dim=2, keepdim=True), sum_of_others(w))  # [B, C, N]
-    return Evidence(own.masked_fill(mask < 0.5, 0.0), shares, (e.sum(dim=2, keepdim=True) - without).float())
+    return Evidence(filled(own, mask, 0.0), shares, (e.sum(dim=2, keepdim=True) - without).float())
 
 
 class Sum(NamedTuple):
@@ -81,12 +83,17 @@ def factor(total: Tensor, left: Tensor) -> Tensor:
     return torch.where(left > 1e-30 * total, total / left, torch.zeros_like(left))
 
 
-def second_largest(x: Tensor, mask: Tensor) -> Tensor:
+def second_largest(x: Tensor, mask: Optional[Tensor]) -> Tensor:
     """Return the largest of the others for each instance, [B, D, N] of x [B, D, N]; 0 where there is no other."""
-    real = mask > 0.5  # [B, 1, N]
-    alone = x.masked_fill(~real, float("-inf"))
+    alone = filled(x, mask, float("-inf"))
     first, place = alone.max(dim=2, keepdim=True)  # [B, D, 1]
     at = torch.arange(x.shape[2], device=x.device) == place  # [B, D, N]
     second = alone.masked_fill(at, float("-inf")).amax(dim=2, keepdim=True)  # [B, D, 1]
     others = torch.where(at, second, first)  # [B, D, N]
-    return torch.where(real.sum(dim=2, keepdim=True) > 1, others, torch.zeros_like(others))
+    return where_there_are_others(others, mask)
+
+
+def where_there_are_others(x: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """Return x [B, C, N], and 0 for a bag of one instance."""
+    count = torch.ones_like(x[:, :1]) if mask is None else mask  # [B, 1, N]
+    return torch.where((count > 0.5).sum(dim=2, keepdim=True) > 1, x, torch.zeros_like(x))

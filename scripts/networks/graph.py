@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neighbours within a bag: a chain of slices or a lattice of patches, and the Laplacian of that graph."""
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 
 class Graph(NamedTuple):
@@ -17,11 +16,20 @@ class Graph(NamedTuple):
 
     neighbours: Tensor  # [B, K, N] int64, indices within the bag
     weights: Tensor  # [B, K, N] float, 0 where there is no neighbour
+    chain: bool = False  # whether they are the one before and the one after
 
 
-def no_graph(mask: Tensor) -> Graph:
-    """Return the graph of a network that uses no neighbours: K = 0. mask: [B, 1, N]."""
-    empty = torch.zeros([mask.shape[0], 0, mask.shape[2]], device=mask.device)
+class Table(NamedTuple):
+    """A sparse matrix [M, M] of all bags of a batch, M = B*N, with K numbers in each row."""
+
+    columns: Tensor  # [M, K] int32, to which column each number belongs
+    weights: Tensor  # [M, K] the numbers
+    starts: Tensor  # [M] int32, where each row begins in what is flattened
+
+
+def no_graph(image: Tensor) -> Graph:
+    """Return the graph of a network that uses no neighbours: K = 0. image: [B, ..., N]."""
+    empty = torch.zeros([image.shape[0], 0, image.shape[-1]], device=image.device)
     return Graph(empty.long(), empty)
 
 
@@ -32,10 +40,27 @@ def exporting() -> bool:
     return False
 
 
+def on_accelerator(x: Tensor) -> bool:
+    """Return whether x lies on a GPU or the like, which works while its host goes on."""
+    return x.device.type != "cpu"
+
+
+def readable(x: Tensor) -> bool:
+    """Return whether a branch may depend on values of x: to ask an accelerator is to wait for all it has yet to do."""
+    return not on_accelerator(x) and not exporting()
+
+
+def filled(x: Tensor, mask: Optional[Tensor], value: float) -> Tensor:
+    """Return x [B, C, N] with this value in padding; without a mask [B, 1, N] nothing is padded."""
+    return x if mask is None else x.masked_fill(mask < 0.5, value)
+
+
 def build_graph(
     coords: Tensor, mask: Optional[Tensor] = None, radius: float = 1.5, spacing: bool = False, edgeless: bool = False
 ) -> Graph:
     """Build the graph of each bag: a chain from one coordinate per instance, a lattice from two.
+
+    Coords that make no graph are refused where they lie in the host's memory; on an accelerator nothing is checked.
 
     Args:
         coords: [B, 1, N] order along the slice normal, or [B, 2, N] in units of the patch pitch.
@@ -50,17 +75,24 @@ def build_graph(
         mask = torch.ones_like(coords[:, :1])
     if mask.dim() != 3 or mask.shape[2] != coords.shape[2]:
         raise ValueError("the mask does not fit the coords: [bags, 1, instances] is wanted")
+    require_coords(coords, mask)
     real = mask[:, 0] > 0.5  # [B, N]
-    if not exporting() and not bool((torch.isfinite(coords) | ~real.unsqueeze(1)).all()):
-        raise ValueError("coords hold NaN or infinite values: every real instance needs coordinates")
     if coords.shape[1] == 1:
         return _chain(coords[:, 0].to(torch.promote_types(coords.dtype, torch.float)), real, spacing)
     if coords.shape[1] == 2:
         graph = _lattice(torch.floor(coords + 0.5).long(), real, radius)
-        if not edgeless and not exporting():
+        if not edgeless and readable(coords):
             _refuse_edgeless(coords, real, graph.weights)
         return graph
     raise ValueError(f"coords hold {coords.shape[1]} numbers per instance: give 1 (slices) or 2 (patches)")
+
+
+def require_coords(coords: Tensor, mask: Optional[Tensor]) -> None:
+    """Refuse coords [B, 1 or 2, N] in the host's memory of which a real instance has none."""
+    if readable(coords) and (mask is None or readable(mask)):
+        known = torch.isfinite(coords).all(dim=1, keepdim=True)  # [B, 1, N]
+        if not bool((known if mask is None else known | (mask < 0.5)).all()):
+            raise ValueError("coords hold NaN or infinite values: every real instance needs coordinates")
 
 
 def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
@@ -74,22 +106,22 @@ def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
     count = real.sum(dim=1).view(-1, 1, 1)
     exists = (at >= 0) & (at < count) & real.unsqueeze(1)
     neighbours = torch.gather(order.unsqueeze(1).expand(-1, 2, -1), 2, at.clamp(0, n - 1))
-    graph = _graph_of(neighbours, exists)
+    graph = _graph_of(neighbours, exists, True)
     if not spacing:
         return graph
     here = position.unsqueeze(1)  # [B, 1, N]
     apart = (torch.gather(here.expand(-1, 2, -1), 2, graph.neighbours) - here).abs()  # [B, 2, N]
-    if not exporting() and bool(((apart == 0) & exists).any()):
+    if readable(apart) and bool(((apart == 0) & exists).any()):
         raise ValueError("two neighbouring slices have the same position: with spacing, coords must be millimetres")
     mean = (apart * graph.weights).sum(dim=[1, 2]) / graph.weights.sum(dim=[1, 2]).clamp(min=1)  # [B]
     weights = mean.view(-1, 1, 1) / torch.where(exists, apart, torch.ones_like(apart))
-    return Graph(graph.neighbours, weights * graph.weights)
+    return Graph(graph.neighbours, weights * graph.weights, True)
 
 
 def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     """Join patches at most `radius` cells apart. cell: [B, 2, N] whole numbers, real: [B, N]."""
     n, reach = cell.shape[2], int(radius)
-    offsets = torch.tensor(_offsets(radius), device=cell.device)  # [K, 2]
+    offsets = torch.tensor(_offsets(radius)).to(cell.device, non_blocking=True)  # [K, 2]
     padding = ~real.unsqueeze(1)
     low = cell.masked_fill(padding, 2**62).amin(dim=2, keepdim=True) - reach
     cell = (cell - low).masked_fill(padding, 0)  # [B, 2, N] at least reach: a step to the left stays in its row
@@ -99,14 +131,14 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + index)  # [B, N]
     steps = offsets[:, 0] * width + offsets[:, 1]  # [K]
     wanted = (key.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)  # [B, K*N]
-    if not exporting() and int(beyond) < 64 * n:
+    if readable(beyond) and int(beyond) < 64 * n:
         found, exists, unique = _find_by_table(key, wanted, index, int(beyond))
     else:
         found, exists, unique = _find_by_search(key, wanted)
-    if not exporting() and not bool(unique):
+    if readable(unique) and not bool(unique):
         raise ValueError("two instances of a bag share one cell: coords must be in units of the patch pitch")
     k = offsets.shape[0]
-    return _graph_of(found.unflatten(1, [k, n]), exists.unflatten(1, [k, n]) & real.unsqueeze(1))
+    return _graph_of(found.unflatten(1, [k, n]), exists.unflatten(1, [k, n]) & real.unsqueeze(1), False)
 
 
 def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,9 +179,9 @@ def _offsets(radius: float) -> list[list[int]]:
     return offsets
 
 
-def _graph_of(neighbours: Tensor, exists: Tensor) -> Graph:
+def _graph_of(neighbours: Tensor, exists: Tensor, chain: bool) -> Graph:
     own = torch.arange(neighbours.shape[2], device=neighbours.device).expand_as(neighbours)
-    return Graph(torch.where(exists, neighbours, own), exists.to(torch.float))
+    return Graph(torch.where(exists, neighbours, own), exists.to(torch.float), chain)
 
 
 def _refuse_edgeless(coords: Tensor, real: Tensor, weights: Tensor) -> None:
@@ -173,7 +205,7 @@ def weighted_by_features(graph: Graph, x: Tensor) -> Graph:
     for k in range(graph.neighbours.shape[1]):
         other = torch.gather(x.detach(), 2, graph.neighbours[:, k : k + 1].expand_as(x))  # [B, D, N]
         similarity.append(torch.exp(-torch.linalg.vector_norm(x.detach() - other, dim=1) / x.shape[1]))  # [B, N]
-    return Graph(graph.neighbours, graph.weights * torch.stack(similarity, dim=1))
+    return Graph(graph.neighbours, graph.weights * torch.stack(similarity, dim=1), graph.chain)
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -181,20 +213,41 @@ def rows_of(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def table_of(graph: Graph) -> tuple[Tensor, Tensor]:
-    """Return the neighbours and weights of all bags as one table, [B*N, K] each."""
+def table_of(graph: Graph) -> Table:
+    """Return the weights of all bags as one matrix."""
     b, _, n = graph.neighbours.shape
     bag = torch.arange(b, device=graph.neighbours.device).view(b, 1, 1) * n
-    return rows_of(graph.neighbours + bag).contiguous(), rows_of(graph.weights).contiguous()
+    return table(rows_of(graph.neighbours + bag), rows_of(graph.weights))
 
 
-def neighbour_sum(rows: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
-    """Return A X, the weighted sum over neighbours. rows: [M, D], neighbours and weights: [M, K] → [M, D]."""
+def table(columns: Tensor, weights: Tensor) -> Table:
+    """Return the matrix with these numbers [M, K] in these columns [M, K]."""
+    m, k = columns.shape
+    starts = torch.arange(m, device=columns.device, dtype=torch.int32) * k
+    return Table(columns.int().contiguous(), weights.contiguous(), starts)
+
+
+def product(a: Table, rows: Tensor) -> Tensor:
+    """Return A X, for a graph's A the weighted sum over neighbours. rows: [M, D] → [M, D]."""
     if exporting():  # to ONNX an embedding bag is a loop
-        m, k = neighbours.shape
-        around = rows.index_select(0, neighbours.long().flatten()).view(m, k, -1)  # [M, K, D]
-        return (around * weights.unsqueeze(2)).sum(dim=1)
-    return embedding_bag(neighbours, rows, per_sample_weights=weights, mode="sum")  # gathers and sums without a copy
+        m, k = a.columns.shape
+        around = rows.index_select(0, a.columns.long().flatten()).view(m, k, -1)  # [M, K, D]
+        return (around * a.weights.unsqueeze(2)).sum(dim=1)
+    # gathers and sums without a copy; torch.nn.functional's makes the starts of the rows anew
+    return torch.embedding_bag(rows, a.columns.flatten(), a.starts, False, 0, False, a.weights.flatten(), False)[0]
+
+
+class _Product(torch.autograd.Function):
+    """The product with a symmetric matrix, whose gradient is the same product; torch's own waits for a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, *a: Tensor) -> Tensor:
+        ctx.save_for_backward(*a)
+        return product(Table(*a), rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+        return _Product.apply(grad, *ctx.saved_tensors), None, None, None
 
 
 def laplacian(x: Tensor, graph: Graph) -> Tensor:
@@ -204,8 +257,8 @@ def laplacian(x: Tensor, graph: Graph) -> Tensor:
     b, d, n = x.shape
     degree = graph.weights.to(x.dtype).sum(dim=1, keepdim=True)  # [B, 1, N]
     dx = degree * x  # [B, D, N]
-    neighbours, weights = table_of(graph)
-    ax = neighbour_sum(rows_of(x), neighbours, weights.to(x.dtype)).view(b, n, d).transpose(1, 2)  # [B, D, N]
+    a = table_of(Graph(graph.neighbours, graph.weights.to(x.dtype)))
+    ax: Tensor = _Product.apply(rows_of(x), *a).view(b, n, d).transpose(1, 2)  # [B, D, N]
     return dx - ax
 
 
@@ -219,4 +272,4 @@ def normalised(graph: Graph) -> Graph:
     itself = torch.arange(degree.shape[1], device=degree.device).expand_as(graph.neighbours)
     neighbours = torch.where(isolated.unsqueeze(1) > 0, itself, graph.neighbours)
     own = torch.cat([isolated.unsqueeze(1), torch.zeros_like(weights[:, 1:])], dim=1)
-    return Graph(neighbours, weights + own)
+    return Graph(neighbours, weights + own, graph.chain)

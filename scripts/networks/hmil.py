@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from scripts.networks.encoders import FeatureProjection
 from scripts.networks.evidence import Evidence, of_linear
 from scripts.networks.graph import Graph, no_graph
-from scripts.networks.mil import BagNetwork, mask_or_ones
+from scripts.networks.mil import BagNetwork, beside, of_padded
 from scripts.networks.pooling import masked_softmax
 
 Hierarchy = Mapping[str, Sequence[str]]  # coarse class → its fine classes
@@ -58,7 +58,7 @@ class ClassAttention(nn.Module):
         self.weigh = nn.Linear(hidden_features, classes, bias=False)
         self.classify = nn.Linear(in_features, classes)  # row k and bias k are those of class k
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Optional[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pool x [B, D, N] over mask [B, 1, N] for each of K classes; return logits, scores, attention and features."""
         h = x.transpose(1, 2)  # [B, N, D]
         f = self.weigh(torch.tanh(self.project(h)) * torch.sigmoid(self.gate(h))).transpose(1, 2)  # [B, K, N]
@@ -67,7 +67,7 @@ class ClassAttention(nn.Module):
         logits = (m * self.classify.weight).sum(dim=2) + self.classify.bias  # [B, K]
         return logits, f, a, m
 
-    def explain(self, x: Tensor, a: Tensor, mask: Tensor) -> Evidence:
+    def explain(self, x: Tensor, a: Tensor, mask: Optional[Tensor]) -> Evidence:
         """Return what each instance of x [B, D, N] adds to the logits, by its attention a [B, K, N]."""
         own = self.classify(x.transpose(1, 2)).transpose(1, 2)  # [B, K, N]
         return of_linear(own, self.classify.bias.unsqueeze(0), a, mask)
@@ -102,7 +102,7 @@ class HMIL(BagNetwork):
         self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None
     ) -> HierarchicalPrediction:
         """Predict both levels for image [B, D, N]; coords are ignored, mask is [B, 1, N]."""
-        mask = mask_or_ones(image, mask)
+        mask = beside(image, of_padded(mask))
         h1 = self.widen(self.narrow(image, mask), mask)  # [B, D, N]
         h2 = self.refine(h1, mask)  # [B, E, N]
         coarse_logits, _, coarse_attention, _ = self.coarse(h1, mask)  # [B, C], [B, C, N]
@@ -112,7 +112,7 @@ class HMIL(BagNetwork):
             logits=logits,
             scores=scores,
             attention=attention,
-            graph=no_graph(mask),
+            graph=no_graph(image),
             coarse_logits=coarse_logits,
             coarse_attention=coarse_attention,
             features=features,

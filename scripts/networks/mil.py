@@ -11,7 +11,16 @@ from torch.nn.functional import pad
 from torch.nn.utils import parametrize
 
 from scripts.networks.evidence import Evidence, Sum, is_linear, largest_of, of_linear, sum_without
-from scripts.networks.graph import Graph, build_graph, exporting, no_graph, weighted_by_features
+from scripts.networks.graph import (
+    Graph,
+    build_graph,
+    exporting,
+    filled,
+    no_graph,
+    readable,
+    require_coords,
+    weighted_by_features,
+)
 from scripts.networks.pooling import Pooled
 
 
@@ -38,6 +47,8 @@ class BagNetwork(nn.Module):
             image: [B, ..., N], the instances along the last axis.
             coords: [B, 1 or 2, N]; without it slices are taken in the order given.
             mask: [B, 1, N], 1 = a real instance; without it all are real.
+                Both may stay in the host's memory when the image is on a GPU: what is asked of them is then answered
+                without waiting for it.
 
         Returns:
             Logits [B, classes]; in training the whole prediction, as under DDP a loss sees only what `forward` returns.
@@ -48,21 +59,31 @@ class BagNetwork(nn.Module):
         return prediction.logits
 
 
-def mask_or_ones(image: Tensor, mask: Optional[Tensor]) -> Tensor:
-    """Return the mask, all ones where none is given; a bag without a real instance is refused."""
-    if mask is None:
-        mask = torch.ones([image.shape[0], 1, image.shape[-1]], device=image.device)
-    if not exporting() and not bool((mask > 0.5).any(dim=2).all()):
-        raise ValueError("a bag of the batch holds no real instance: leave it out")
+def of_padded(mask: Optional[Tensor]) -> Optional[Tensor]:
+    """Return the mask [B, 1, N] of a batch, or None where no bag is padded; a bag without a real instance is refused.
+
+    A mask on an accelerator is not asked, and counts as one of padded bags.
+    """
+    if mask is not None and readable(mask):
+        real = mask > 0.5
+        if not bool(real.any(dim=2).all()):
+            raise ValueError("a bag of the batch holds no real instance: leave it out")
+        if bool(real.all()):
+            return None
     return mask
+
+
+def beside(image: Tensor, given: Optional[Tensor]) -> Optional[Tensor]:
+    """Return what is given of a batch where its image lies."""
+    return None if given is None else given.to(image.device, non_blocking=True)
 
 
 class MILNetwork(BagNetwork):
     """A network for the label of a bag of instances.
 
     Args:
-        encoder: (image, mask) → features [B, D, N].
-        aggregator: (features, mask, graph) → Pooled.
+        encoder: (image, mask) → features [B, D, N]; the mask is None where no bag of the batch is padded.
+        aggregator: (features, mask, graph) → Pooled; likewise.
         head: Embedding [B, D] → logits [B, classes].
         spatial_dims: 0 = no neighbours, 1 = a chain of slices, 2 = patches on a lattice.
         radius, spacing, edgeless: Of the graph, see build_graph.
@@ -117,24 +138,28 @@ class MILNetwork(BagNetwork):
     @torch.jit.export
     def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:
         """Predict bags; the arguments are those of `forward`."""
-        mask = mask_or_ones(image, mask)
+        if coords is not None and self.spatial_dims > 0:
+            require_coords(coords, mask)
+        mask, coords = of_padded(mask), beside(image, coords)  # [B, 1, N] or None, [B, 1 or 2, N]
         slots = self.slots
         if slots is not None:
-            image, coords, mask = fill_slots(image, coords, mask, slots)
-        graph = self.graph(coords, mask)
+            image, coords = fill_slots(image, coords, beside(image, mask), slots)
+            mask = None
+        here = beside(image, mask)
+        graph = self.graph(coords, ones_of(image) if here is None else here)
         x = self.encoder(image, mask)  # [B, D, N]
         if self.feature_weights:
             graph = weighted_by_features(graph, x)
-        pooled = self.aggregator(x, mask, graph)  # embedding [B, D], scores and attention [B, 1, N]
+        pooled = self.aggregator(x, here, graph)  # embedding [B, D], scores and attention [B, 1, N]
         logits = self.head(pooled.embedding)  # [B, C]
         if self.training:
             return BagPrediction(logits, pooled.scores, pooled.attention, graph)
-        of_each = self.explain(logits, pooled, mask)
+        of_each = self.explain(logits, pooled, here)
         return BagPrediction(
             logits, pooled.scores, pooled.attention, graph, of_each.own, of_each.shares, of_each.left_out
         )
 
-    def explain(self, logits: Tensor, pooled: Pooled, mask: Tensor) -> Evidence:
+    def explain(self, logits: Tensor, pooled: Pooled, mask: Optional[Tensor]) -> Evidence:
         """Return what each instance adds to the logits [B, C]."""
         x, weights, without = pooled.features, pooled.weights, pooled.without
         if x is not None and weights is not None and self.linear:
@@ -147,7 +172,7 @@ class MILNetwork(BagNetwork):
         elif without is not None:
             left_out = logits.unsqueeze(2) - self.of_each(without)  # [B, C, N]
         if left_out is not None:
-            left_out = left_out.masked_fill(mask < 0.5, 0.0)
+            left_out = filled(left_out, mask, 0.0)
         return Evidence(pooled.scores if self.classifies_instances else None, None, left_out)
 
     @torch.jit.export
@@ -183,17 +208,24 @@ class MILNetwork(BagNetwork):
         return build_graph(coords, mask, self.radius, self.spacing, self.edgeless)
 
 
+def ones_of(image: Tensor) -> Tensor:
+    """Return the mask [B, 1, N] of bags that are not padded."""
+    return torch.ones([image.shape[0], 1, image.shape[-1]], device=image.device)
+
+
 def fill_slots(
-    image: Tensor, coords: Optional[Tensor], mask: Tensor, slots: int
-) -> tuple[Tensor, Optional[Tensor], Tensor]:
-    """Append zeros to each bag up to `slots` instances, and return image, coords and a mask of ones."""
+    image: Tensor, coords: Optional[Tensor], mask: Optional[Tensor], slots: int
+) -> tuple[Tensor, Optional[Tensor]]:
+    """Append zeros to each bag up to `slots` instances, and return image and coords, of which all count as real."""
     n = image.shape[-1]
     if n > slots:
         raise ValueError(f"{n} instances for a network of {slots} slots: leave some out, or train without slots")
+    if mask is None:
+        mask = ones_of(image)
     expanded = mask.view([mask.shape[0]] + [1] * (image.dim() - 2) + [n])  # [B, 1, ..., N]
     image = pad(image * expanded, [0, slots - n])  # [B, ..., slots]
     if coords is not None:
         real = mask > 0.5  # [B, 1, N]
         behind = coords.masked_fill(~real, float("-inf")).amax(dim=2, keepdim=True) + 1
         coords = torch.cat([torch.where(real, coords, behind), behind.expand(-1, -1, slots - n)], dim=2)
-    return image, coords, torch.ones([mask.shape[0], 1, slots], device=mask.device)
+    return image, coords

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.nn.utils import parametrizations
 
-from scripts.networks.evidence import second_largest, sum_of_others
-from scripts.networks.graph import Graph
+from scripts.networks.evidence import second_largest, sum_of_others, where_there_are_others
+from scripts.networks.graph import Graph, filled
 from scripts.networks.smooth import SmoothOperator, adjacency
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
@@ -35,9 +35,9 @@ class Attended(NamedTuple):
     weights: Tensor  # [B, 1, N] s, or Sm(s)
 
 
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+def masked_softmax(scores: Tensor, mask: Optional[Tensor]) -> Tensor:
     """Take the softmax over the real instances; padding gets 0."""
-    return torch.softmax(scores.masked_fill(mask < 0.5, float("-inf")), dim=2)
+    return torch.softmax(filled(scores, mask, float("-inf")), dim=2)
 
 
 def weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
@@ -56,14 +56,14 @@ class WeightedPool(nn.Module):
         """Return f [B, N, 1], or what f needs of each instance [B, N, A], from x [B, D, N]."""
         raise NotImplementedError
 
-    def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
+    def attend(self, columns: Tensor, mask: Optional[Tensor], graph: Graph) -> Attended:
         """Return the weights of all instances, from columns [B, N, 1 or A] and mask [B, 1, N]."""
         f = columns.transpose(1, 2)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
         return Attended(f, s, s)
 
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        """Pool x [B, D, N] over the instances of mask [B, 1, N]."""
+    def forward(self, x: Tensor, mask: Optional[Tensor], graph: Graph) -> Pooled:
+        """Pool x [B, D, N] over the instances of mask [B, 1, N], or without a mask over all."""
         attended = self.attend(self.columns(x), mask, graph)
         z = weighted_sum(x, attended.weights)  # [B, D]
         return Pooled(z, attended.scores, attended.attention, x, attended.weights)
@@ -79,10 +79,10 @@ class MeanPool(WeightedPool):
 class MaxPool(nn.Module):
     """The largest value of each feature; an instance's attention is its share of these values."""
 
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        real = mask > 0.5  # [B, 1, N]
-        z = x.masked_fill(~real, float("-inf")).amax(dim=2)  # [B, D]
-        wins = ((x == z.unsqueeze(2)) & real).to(x.dtype)  # [B, D, N]
+    def forward(self, x: Tensor, mask: Optional[Tensor], graph: Graph) -> Pooled:
+        real = filled(x, mask, float("-inf"))  # [B, D, N]
+        z = real.amax(dim=2)  # [B, D]
+        wins = (real == z.unsqueeze(2)).to(x.dtype)  # [B, D, N]
         share = (wins / wins.sum(dim=2, keepdim=True)).mean(dim=1, keepdim=True)  # [B, 1, N], a tie is shared
         return Pooled(z, share, share, without=None if self.training else second_largest(x, mask))
 
@@ -108,30 +108,28 @@ class InstancePool(nn.Module):
     def columns(self, x: Tensor) -> Tensor:
         return self.classify(x.transpose(1, 2))  # logits of each instance: [B, N, C]
 
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
+    def forward(self, x: Tensor, mask: Optional[Tensor], graph: Graph) -> Pooled:
         return self.pool(self.columns(x), mask)
 
-    def pool(self, columns: Tensor, mask: Tensor) -> Pooled:
+    def pool(self, columns: Tensor, mask: Optional[Tensor]) -> Pooled:
         """Pool the logits [B, N, C] over the instances of mask [B, 1, N]."""
         f = columns.transpose(1, 2)  # [B, C, N]
-        padding = mask < 0.5  # [B, 1, N]
         if self.largest:
-            logits = f.masked_fill(padding, float("-inf")).amax(dim=2)  # [B, C]
+            logits = filled(f, mask, float("-inf")).amax(dim=2)  # [B, C]
         else:
-            log_p = logsigmoid(f).masked_fill(padding, float("-inf"))  # [B, C, N]
-            log_not_p = logsigmoid(-f).masked_fill(padding, float("-inf"))  # [B, C, N]
+            log_p = filled(logsigmoid(f), mask, float("-inf"))  # [B, C, N]
+            log_not_p = filled(logsigmoid(-f), mask, float("-inf"))  # [B, C, N]
             logits = torch.logsumexp(log_p, dim=2) - torch.logsumexp(log_not_p, dim=2)  # log p / (1 - p), p the mean
         return Pooled(logits, f, masked_softmax(f, mask), without=None if self.training else self.without(f, mask))
 
-    def without(self, f: Tensor, mask: Tensor) -> Tensor:
+    def without(self, f: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Return the bag's logits without each instance, [B, C, N] of f [B, C, N]; 0 where there is no other."""
         if self.largest:
             return second_largest(f, mask)
-        p = torch.sigmoid(f.double()) * mask  # [B, C, N]
-        q = torch.sigmoid(-f.double()) * mask  # [B, C, N] 1 - p
+        p = filled(torch.sigmoid(f.double()), mask, 0.0)  # [B, C, N]
+        q = filled(torch.sigmoid(-f.double()), mask, 0.0)  # [B, C, N] 1 - p
         log_p, log_q = torch.log(sum_of_others(p)), torch.log(sum_of_others(q))  # [B, C, N]
-        others = mask.sum(dim=2, keepdim=True) > 1  # [B, 1, 1]
-        return torch.where(others, (log_p - log_q).float(), torch.zeros_like(f))
+        return where_there_are_others((log_p - log_q).float(), mask)
 
 
 class AttentionPool(WeightedPool):
@@ -211,7 +209,7 @@ class SmoothAttentionPool(WeightedPool):
     def columns(self, x: Tensor) -> Tensor:
         return torch.matmul(x.transpose(1, 2), self.project.weight.t())  # X W: [B, N, A]
 
-    def attend(self, columns: Tensor, mask: Tensor, graph: Graph) -> Attended:
+    def attend(self, columns: Tensor, mask: Optional[Tensor], graph: Graph) -> Attended:
         xw = columns.transpose(1, 2)  # [B, A, N]
         b, a = self.project.bias.unsqueeze(1), adjacency(graph)  # [A, 1], Ã of all bags
         if self.placement == "early":

@@ -8,7 +8,18 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from scripts.networks.graph import Graph, exporting, neighbour_sum, normalised, rows_of, table_of
+from scripts.networks.graph import (
+    Graph,
+    Table,
+    exporting,
+    normalised,
+    on_accelerator,
+    product,
+    readable,
+    rows_of,
+    table,
+    table_of,
+)
 
 LARGEST_ALPHA = 0.99995
 
@@ -16,18 +27,19 @@ LARGEST_ALPHA = 0.99995
 class Adjacency(NamedTuple):
     """Ã = D^-1/2 A D^-1/2 of all bags of a batch as one table, M = B*N."""
 
-    neighbours: Tensor  # [M, K], indices within the batch
-    weights: Tensor  # [M, K] float64
+    table: Table  # [M, M] float64
     isolated: Tensor  # [M, 1] bool, without a neighbour but itself
+    chain: bool
 
 
 def adjacency(graph: Graph) -> Adjacency:
     """Normalise the graph of each bag, once for all uses of Sm on it."""
     if graph.neighbours.shape[1] == 0:
         raise ValueError("smoothing needs neighbours: give the network spatial_dims 1 (slices) or 2 (patches)")
-    neighbours, weights = table_of(normalised(Graph(graph.neighbours, graph.weights.double())))
+    # float64, as 1 / (1 - α) times the error of a weight is that of Sm
+    a = table_of(normalised(Graph(graph.neighbours, graph.weights.double())))
     isolated = graph.weights.sum(dim=1).flatten().unsqueeze(1) == 0
-    return Adjacency(neighbours, weights, isolated)
+    return Adjacency(a, isolated, graph.chain)
 
 
 class SmoothOperator(nn.Module):
@@ -63,7 +75,10 @@ class SmoothOperator(nn.Module):
         self.exact = mode == "exact"
         self.steps = steps
         self.accelerated = accelerated
-        self._exported_terms = terms_for(0.99 if isinstance(alpha, str) else alpha, 1e-6)
+        self.trained = isinstance(alpha, str)
+        self._terms = terms_for(0.99 if isinstance(alpha, str) else alpha, 1e-6)
+        if not self.trained:
+            self.register_load_state_dict_post_hook(_settle)  # weights may bring another alpha
 
     @property
     def alpha(self) -> Tensor:
@@ -77,7 +92,7 @@ class SmoothOperator(nn.Module):
     @torch.jit.unused
     def settle(self) -> None:
         """Fix the number of terms of an exported file to what alpha needs now; without this, to what 0.99 needs."""
-        self._exported_terms = terms_for(float(self.alpha.detach()), 1e-6)
+        self._terms = terms_for(float(self.alpha.detach()), 1e-6)
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """Return Sm(x) [B, D, N] of x [B, D, N], padding 0."""
@@ -95,28 +110,32 @@ class SmoothOperator(nn.Module):
     @torch.jit.export
     def along(self, x: Tensor, normalised_graph: Adjacency) -> Tensor:
         """Smooth x [B, D, N] along a graph already normalised, for those who use one graph more than once."""
-        neighbours, weights, isolated = normalised_graph  # [M, K], [M, K], [M, 1]
-        if x.dtype == torch.half or x.dtype == torch.bfloat16:
-            x = x.float()  # half precision would round alpha, and every step adds its error
+        a, isolated, chain = normalised_graph  # Ã [M, M], [M, 1]
         u = rows_of(x)  # [M, D]
+        if x.dtype == torch.half or x.dtype == torch.bfloat16:
+            u = u.float()  # half precision would round alpha, and every step adds its error
         logit = self.logit().double()
         alpha, rest = torch.sigmoid(logit), torch.sigmoid(-logit)  # 1 - alpha without cancellation
-        if self.exact and not exporting() and is_chain(neighbours):
+        if self.exact and chain and not exporting():
             if torch.jit.is_scripting():
-                g = solve_chain(u, alpha, rest, neighbours, weights)
+                g = solve_chain(u, alpha, rest, a)
             else:
-                g = _Chain.apply(u, alpha, rest.detach(), neighbours, weights.detach())  # keeps one solution alone
+                g = _Chain.apply(u, alpha, rest.detach(), *a)  # keeps one solution alone
         elif self.exact:
-            terms = self._exported_terms
-            if not exporting():
+            terms = self._terms
+            if not exporting() and (self.trained or readable(u)):  # of an alpha that is trained the number is asked for
                 terms = terms_for(float(alpha.detach()), 1e-12 if x.dtype == torch.double else 1e-6)
-            g = smooth_series(u, chebyshev_terms(alpha, rest, terms), neighbours, weights, True)
+            g = smooth_series(u, chebyshev_terms(alpha, rest, terms), a, True)
         elif self.accelerated:
-            g = smooth_series(u, chebyshev_terms(alpha, rest, self.steps), neighbours, weights, True)
+            g = smooth_series(u, chebyshev_terms(alpha, rest, self.steps), a, True)
             g = torch.where(isolated, u, g)  # of which the series leaves out the last terms
         else:
-            g = smooth_series(u, paper_terms(alpha, rest, self.steps), neighbours, weights, False)
-        return g.view(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2)
+            g = smooth_series(u, paper_terms(alpha, rest, self.steps), a, False)
+        return g.to(x.dtype).view(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2)
+
+
+def _settle(module: Any, _: Any) -> None:
+    module.settle()
 
 
 def paper_terms(alpha: Tensor, rest: Tensor, steps: int) -> Tensor:
@@ -140,33 +159,36 @@ def terms_for(alpha: float, error: float) -> int:
 
 
 def series(
-    u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool, against: Optional[Tensor] = None
+    u: Tensor, factors: Tensor, a: Table, chebyshev: bool, against: Optional[Tensor] = None
 ) -> tuple[Tensor, Tensor]:
     """Return Σ_k c_k B_k(Ã) u [M, D] and ⟨B_k(Ã) u, against⟩ [terms], B_k the powers or Chebyshev's polynomials.
 
-    u, against: [M, D], factors: c [terms], neighbours, weights: Ã [M, K].
+    u, against: [M, D], factors: c [terms], a: Ã.
     """
-    columns = 32  # so many at a time stay in the processor's cache, three times as fast for a large bag
-    c, once, neighbours = factors.to(u), weights.to(u), neighbours.int()
-    twice = 2 * once
+    # so many at a time stay in a processor's cache, three times as fast for a large bag; a GPU takes all at once
+    at_once = u.shape[1] if on_accelerator(u) else 32
+    c = factors.to(u)
+    once = Table(a.columns, a.weights.to(u), a.starts)
+    twice = Table(a.columns, 2 * once.weights, a.starts) if chebyshev else once
     totals: list[Tensor] = []
     dots = torch.zeros_like(c)
-    for column in range(0, u.shape[1], columns):
-        now = u[:, column : column + columns].contiguous()  # [M, 32]
+    for column in range(0, u.shape[1], at_once):
+        now = u[:, column : column + at_once].contiguous()  # [M, 32]
         before = now
         total = c[0] * now
-        other = now if against is None else against[:, column : column + columns].flatten()  # [M * 32]
-        if against is not None:
-            dots[0] += torch.dot(now.flatten(), other)
+        other = now if against is None else against[:, column : column + at_once].flatten()  # [M * 32]
+        along = [] if against is None else [torch.dot(now.flatten(), other)]
         for k in range(1, c.shape[0]):
-            after = neighbour_sum(now, neighbours, twice if chebyshev and k > 1 else once)
+            after = product(twice if k > 1 else once, now)
             if chebyshev and k > 1:
                 after = after.sub_(before)  # T_k+1 = 2 Ã T_k - T_k-1
             before, now = now, after
             total.addcmul_(now, c[k])
             if against is not None:
-                dots[k] += torch.dot(now.flatten(), other)
+                along.append(torch.dot(now.flatten(), other))
         totals.append(total)
+        if against is not None:
+            dots = dots + torch.stack(along)
     return torch.cat(totals, dim=1), dots
 
 
@@ -174,55 +196,48 @@ class _Series(torch.autograd.Function):
     """The series with its gradient: as Ã is symmetric, the same series of the gradient, so that no step is kept."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
-        ctx.save_for_backward(u if factors.requires_grad else None, factors, neighbours, weights)
+    def forward(ctx: Any, u: Tensor, factors: Tensor, chebyshev: bool, *a: Tensor) -> Tensor:
+        ctx.save_for_backward(u if factors.requires_grad else None, factors, *a)
         ctx.chebyshev = chebyshev
-        return series(u, factors, neighbours, weights, chebyshev)[0]
+        return series(u, factors, Table(*a), chebyshev)[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
-        u, factors, neighbours, weights = ctx.saved_tensors
-        grad_u, grad_factors = series(grad, factors, neighbours, weights, ctx.chebyshev, against=u)
-        return grad_u, grad_factors.to(factors), None, None, None
+        u, factors, *a = ctx.saved_tensors
+        grad_u, grad_factors = series(grad, factors, Table(*a), ctx.chebyshev, against=u)
+        return grad_u, grad_factors.to(factors), None, None, None, None
 
 
-def smooth_series(u: Tensor, factors: Tensor, neighbours: Tensor, weights: Tensor, chebyshev: bool) -> Tensor:
+def smooth_series(u: Tensor, factors: Tensor, a: Table, chebyshev: bool) -> Tensor:
     """Sum the series; in training by the function that keeps no step."""
     if not torch.jit.is_scripting() and not exporting():
-        g: Tensor = _Series.apply(u, factors, neighbours, weights.detach(), chebyshev)
+        g: Tensor = _Series.apply(u, factors, chebyshev, *a)
         return g
-    return series(u, factors, neighbours, weights, chebyshev)[0]
+    return series(u, factors, a, chebyshev)[0]
 
 
-def is_chain(neighbours: Tensor) -> bool:
-    """Return whether each instance names the one before and the one after, and these name it. neighbours: [M, K]."""
-    if neighbours.shape[1] != 2:
-        return False
-    own = torch.arange(neighbours.shape[0], device=neighbours.device)
-    before, after = neighbours[:, 0], neighbours[:, 1]
-    mutual = ((before == own) | (neighbours[before, 1] == own)) & ((after == own) | (neighbours[after, 0] == own))
-    return bool(mutual.all())
-
-
-def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
+def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, chain: Table) -> Tensor:
     """Solve (1 - α)(I - αÃ)^-1 u for chains by cyclic reduction: each round couples instances twice as far apart."""
     own = torch.arange(u.shape[0], device=u.device)  # [M]
-    a = alpha.to(u.device) * weights  # [M, 2], float64: the differences below are small
+    neighbours = chain.columns.long()  # [M, 2]
+    a = alpha.to(u.device) * chain.weights  # [M, 2], float64: the differences below are small
     at_itself = neighbours == own.unsqueeze(1)
     diagonal = 1 - torch.where(at_itself, a, torch.zeros_like(a)).sum(dim=1)  # [M]
     coupled = torch.where(at_itself, torch.zeros_like(a), -a)  # [M, 2] to the one before and the one after
     g = rest.to(u) * u
-    while bool((coupled.abs() > 1e-17).any()):
+    reach = 1  # how far apart coupled instances are
+    while reach < u.shape[0] and not (readable(coupled) and bool((coupled.abs() <= 1e-17).all())):
         far = coupled / diagonal[neighbours]  # [M, 2]
-        table = torch.cat([own.unsqueeze(1), neighbours], dim=1)
-        g = neighbour_sum(g, table, torch.cat([torch.ones_like(far[:, :1]), -far], dim=1).to(u))
+        columns = torch.cat([own.unsqueeze(1), neighbours], dim=1)
+        g = product(table(columns, torch.cat([torch.ones_like(far[:, :1]), -far], dim=1).to(u)), g)
         # an instance before couples back by its second number, one after by its first
         back = torch.stack([coupled[neighbours[:, 0], 1], coupled[neighbours[:, 1], 0]], dim=1)
         on = torch.stack([coupled[neighbours[:, 0], 0], coupled[neighbours[:, 1], 1]], dim=1)
         diagonal = diagonal - (far * back).sum(dim=1)
         coupled = -far * on
         neighbours = torch.stack([neighbours[neighbours[:, 0], 0], neighbours[neighbours[:, 1], 1]], dim=1)
+        reach *= 2
     return g / diagonal.to(u).unsqueeze(1)
 
 
@@ -230,18 +245,19 @@ class _Chain(torch.autograd.Function):
     """The solution with its gradient: S is symmetric, and ⟨v, dS/dα u⟩ = (⟨S v, Ã S u⟩ - ⟨v, S u⟩) / (1 - α)."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, alpha: Tensor, rest: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
-        g = solve_chain(u, alpha, rest, neighbours, weights)
-        ctx.save_for_backward(g if alpha.requires_grad else None, alpha, rest, neighbours, weights)
+    def forward(ctx: Any, u: Tensor, alpha: Tensor, rest: Tensor, *a: Tensor) -> Tensor:
+        g = solve_chain(u, alpha, rest, Table(*a))
+        ctx.save_for_backward(g if alpha.requires_grad else None, alpha, rest, *a)
         return g
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
-        g, alpha, rest, neighbours, weights = ctx.saved_tensors
-        grad_u = solve_chain(grad, alpha, rest, neighbours, weights)
+        g, alpha, rest, *table_of_chain = ctx.saved_tensors
+        a = Table(*table_of_chain)
+        grad_u = solve_chain(grad, alpha, rest, a)
         grad_alpha = None
         if g is not None:
-            change = (grad_u * neighbour_sum(g, neighbours, weights.to(g))).sum() - (grad * g).sum()
+            change = (grad_u * product(a._replace(weights=a.weights.to(g)), g)).sum() - (grad * g).sum()
             grad_alpha = change.to(alpha) / rest
-        return grad_u, grad_alpha, None, None, None  # rest = 1 - alpha is counted with alpha
+        return grad_u, grad_alpha, None, None, None, None  # rest = 1 - alpha is counted with alpha

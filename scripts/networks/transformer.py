@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from scripts.networks.graph import Graph, exporting
+from scripts.networks.graph import Graph
 from scripts.networks.pooling import Pooled
 from scripts.networks.smooth import Adjacency, SmoothOperator, adjacency
 
@@ -106,13 +106,12 @@ class SmoothTransformer(nn.Module):
         self.pool = pool
         self.add_input = add_input
 
-    def forward(self, x: Tensor, mask: Tensor, graph: Graph) -> Pooled:
-        """Pool x [B, D, N] with mask [B, 1, N]."""
+    def forward(self, x: Tensor, mask: Optional[Tensor], graph: Graph) -> Pooled:
+        """Pool x [B, D, N] over the instances of mask [B, 1, N], or without a mask over all."""
         rows = x.transpose(1, 2)  # [B, N, D]
         adj = adjacency(graph)
-        real: Optional[Tensor] = None
-        if exporting() or not bool((mask > 0.5).all()):
-            real = (mask > 0.5).unsqueeze(2)  # [B, 1, 1, N], which broadcasts over heads and queries
+        # [B, 1, 1, N], which broadcasts over heads and queries; attention is faster without
+        real = None if mask is None else (mask > 0.5).unsqueeze(2)
         y = rows
         for layer in self.layers:
             y = layer(y, real, adj)  # [B, N, D]

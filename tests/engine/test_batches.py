@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.engine import batches
-from scripts.engine.batches import BagDataset, HoldBags, collate_bags, free_memory, one_bag
+from scripts.engine.batches import BagDataset, HoldBags, PrepareBags, collate_bags, free_memory, one_bag
 
 
 class Loadd(MapTransform):
@@ -189,3 +189,17 @@ def test_a_bag_alone_is_not_copied_and_alone_is_read_in_blocks() -> None:
     assert batch["bag_id"] == as_monai["bag_id"]
     with pytest.raises(InputError, match="2 bags in a batch of bags that are read in blocks"):
         one_bag([bag, bag])
+
+
+def test_what_a_network_asks_of_a_batch_stays_where_it_is() -> None:
+    image, label = torch.rand(2, 3, 4), torch.tensor([[0.0], [1.0]])
+    coords, mask = torch.arange(4.0).expand(2, 1, 4), torch.ones(2, 1, 4)
+    batch = {"image": image, "label": label, "coords": coords, "mask": mask, "bag_id": ["a", "b"]}
+    for of_two, named in ((batch, {"coords": coords}), ({**batch, "mask": mask.tril()}, {"coords", "mask"})):
+        on_device, its_label, _, found = PrepareBags()(of_two, "meta", True)
+        assert on_device.is_meta
+        assert its_label is not None
+        assert its_label.is_meta
+        assert found.keys() == set(named)
+        assert all(found[key] is of_two[key] for key in found)
+    assert PrepareBags()({key: batch[key] for key in ("image", "coords", "mask")})[1] is None

@@ -14,13 +14,17 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from scripts.losses import BagCrossEntropy, SmoothMILLoss, ls1, ls2, scale_free
 from scripts.metrics.energy import dirichlet_energy
 from scripts.networks import BagPrediction, build_graph
-from scripts.networks.graph import no_graph
+from scripts.networks.graph import Graph, no_graph
 from tests.networks.compositions import thorough
 
 F = torch.tensor([[[1.0, 3.0, 2.0, 2.0]]])
 CHAIN = build_graph(torch.arange(4.0).view(1, 1, 4))
 LAPLACIAN = torch.tensor([[1.0, -1, 0, 0], [-1, 2, -1, 0], [0, -1, 2, -1], [0, 0, -1, 1]])  # D - A
 BCE = torch.log1p(torch.exp(torch.tensor(-0.3)))  # of the logit 0.3 and a positive label
+
+
+def copies(graph: Graph, bags: int) -> Graph:
+    return Graph(graph.neighbours.expand(bags, -1, -1), graph.weights.expand(bags, -1, -1), graph.chain)
 
 
 PREDICTION = BagPrediction(torch.tensor([[0.3]]), F, torch.softmax(F, dim=2), CHAIN)
@@ -74,7 +78,7 @@ def test_without_scale_neither_a_factor_nor_a_shift_nor_padding_changes_the_pena
 ) -> None:
     f = torch.randn(2, 1, 7, generator=torch.Generator().manual_seed(seed))
     f[1] = f[1].cumsum(dim=1)
-    graph = type(PADDED)(*(part.expand(2, -1, -1) for part in PADDED))
+    graph = copies(PADDED, 2)
     got = scale_free(f, graph, penalty)
     other = (-factor if turned else factor) * f + shift
     other[..., 5:] = float("nan")
@@ -96,7 +100,7 @@ def test_without_scale_ls1_is_the_mean_over_neighbours_in_units_of_the_variance(
 def test_without_scale_every_order_of_the_scores_costs_2_on_average(penalty: str) -> None:
     values = torch.tensor([0.3, -2.0, 1.1, 4.0, 0.9, 0.0, 0.0])
     orders = torch.stack([values[[*order, 5, 6]] for order in permutations(range(5))]).unsqueeze(1)
-    graph = type(PADDED)(*(part.expand(len(orders), -1, -1) for part in PADDED))
+    graph = copies(PADDED, len(orders))
     assert scale_free(orders, graph, penalty).mean().item() == pytest.approx(2, rel=1e-5)
 
 
@@ -112,7 +116,7 @@ def test_without_scale_shrinking_never_pays_and_equal_scores_have_a_gradient(pen
         PREDICTION, torch.ones(1, 1)
     )
     f = torch.full((2, 1, 4), 7.0, requires_grad=True)
-    two = type(CHAIN)(*(part.expand(2, -1, -1) for part in CHAIN))
+    two = copies(CHAIN, 2)
     cost = scale_free(f, two, penalty)
     cost.sum().backward()
     assert cost.tolist() == [2, 2]

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compositions and bags that the property tests run over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,11 +24,22 @@ from scripts.networks import (
     MILNetwork,
     SmoothAttentionPool,
     SmoothTransformer,
+    graph,
+    smooth,
 )
 
 FEATURES = 6
 BRACS = {"benign": ["N", "PB", "UDH"], "atypical": ["FEA", "ADH"], "malignant": ["DCIS", "IC"]}
 thorough = settings(max_examples=15, deadline=None, derandomize=True)
+
+
+@contextmanager
+def as_on_an_accelerator() -> Iterator[None]:
+    """Let networks go the ways that they go on a GPU: nothing is asked of a tensor, and all columns come at once."""
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (graph, smooth):
+            patched.setattr(module, "on_accelerator", lambda x: True)
+        yield
 
 
 def _network(aggregator: nn.Module, spatial_dims: int, classes: int = 1, **options: Any) -> MILNetwork:

@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
+import copy
+
 import pytest
 import torch
 
@@ -64,6 +66,53 @@ def test_pooling_before_the_normalisation_changes_no_bit_whichever_way_it_slopes
         features = network(slices.movedim(0, -1)[None], torch.ones(1, 1, 5))[0].t()
         wanted = network.blocks(slices).permute(0, 2, 3, 1).flatten(1)
     assert torch.equal(features, wanted)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 9])
+def test_slices_a_few_at_a_time_are_the_same_training(at_once: int) -> None:
+    """Features, every gradient and the running statistics, in float64; then the answer in evaluation."""
+    torch.manual_seed(0)
+    whole = SliceCNN(image_size=41, channels=(6, 5, 4), dropout=0, momentum=0.1).double()
+    for norm in filter(lambda layer: isinstance(layer, torch.nn.BatchNorm2d), whole.blocks):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    parts = copy.deepcopy(whole)
+    parts.slices_at_once = at_once
+    image = torch.randn(2, 3, 41, 41, 4, dtype=torch.double, requires_grad=True)
+    mask = torch.tensor([[[1.0, 1, 1, 1]], [[1, 1, 1, 0]]])
+    found = []
+    for network in (whole, parts):
+        image.grad = None
+        features = network(image, mask)
+        (features * torch.linspace(-1, 2, features.numel()).view_as(features)).square().sum().backward()
+        network.eval()
+        told = [features, image.grad, *(p.grad for p in network.parameters()), *network.buffers(), network(image, mask)]
+        found.append([each.detach().clone() for each in told])
+    for got, wanted in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_slices_a_few_at_a_time_take_a_fraction_of_the_memory() -> None:
+    """What the graph of a training step keeps: by hand, the pooled maps of each block twice, and the slices."""
+    kept = []
+    for at_once in (None, 4):
+        network, sizes = SliceCNN(image_size=128, channels=(16, 32), dropout=0, slices_at_once=at_once), {}
+
+        def keep(each: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[each.data_ptr()] = each.nbytes
+            return each
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each):
+            network(torch.randn(1, 3, 128, 128, 24), None).sum().backward()
+        kept.append(sum(sizes.values()))
+    pooled = 4 * 24 * (16 * 64**2 + 32 * 31**2)
+    assert kept[1] < 2.2 * pooled + 4 * 24 * 3 * 128**2
+    assert kept[1] < kept[0] / 3
+
+
+def test_slices_at_once_are_one_or_more() -> None:
+    with pytest.raises(ValueError, match="slices_at_once is 0: give 1 or more, or null for all"):
+        SliceCNN(image_size=16, channels=(4,), slices_at_once=0)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -3,19 +3,34 @@
 """The invariants that every composition keeps, and the options of MILNetwork."""
 
 import functools
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from scripts.networks import Features, GatedAttentionPool, MILNetwork
+from scripts.losses import BagCrossEntropy, SmoothMILLoss
+from scripts.networks import (
+    HMIL,
+    AttentionPool,
+    Features,
+    GatedAttentionPool,
+    MILNetwork,
+    SliceCNN,
+    SmoothAttentionPool,
+    SmoothTransformer,
+)
 from tests.networks.compositions import (
     FEATURES,
     NETWORKS,
     OF_INSTANCES,
+    as_on_an_accelerator,
     bags,
     close,
     dims_of,
@@ -104,6 +119,85 @@ def test_a_bag_without_a_real_instance_is_refused(name: str) -> None:
     mask[1] = 0
     with pytest.raises(ValueError, match="no real instance"):
         net(torch.randn(2, FEATURES, 4), torch.arange(4.0).expand(2, dims_of(net), 4), mask)
+
+
+@each_network
+def test_what_is_not_asked_on_an_accelerator_changes_nothing(name: str) -> None:
+    """Answers and gradients, of padded bags whose mask lies there."""
+    net = network(name)
+    several = [(torch.randn(FEATURES, n), torch.randperm(n).float().expand(dims_of(net), n)) for n in (5, 2)]
+    image, coords, mask = padded(several, spare=1)
+
+    def found() -> list[Tensor]:
+        told = net.eval().predict(image, coords, mask)
+        net.zero_grad()
+        net.train()(image, coords, mask).logits.square().sum().backward()
+        return [*outputs(told, image.shape[2]).values(), *(p.grad for p in net.parameters() if p.grad is not None)]
+
+    wanted = found()
+    with as_on_an_accelerator():
+        for got, known in zip(found(), wanted, strict=True):
+            torch.testing.assert_close(got, known, rtol=1e-5, atol=1e-6)
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations on a device that has no values, where asking for one is an error: of a GPU each waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, Tensor)]
+        self.count += any(each.is_meta for each in tensors) and not func.is_view
+        return out
+
+
+def of_head(pool: nn.Module, spatial_dims: int) -> MILNetwork:
+    return MILNetwork(Features(64), pool, nn.Linear(64, 1), spatial_dims)
+
+
+def of_slices() -> MILNetwork:
+    encoder = SliceCNN(64, channels=(4, 4, 4))
+    d = encoder.out_features
+    return MILNetwork(encoder, GatedAttentionPool(d), nn.Linear(d, 1), spatial_dims=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda: of_head(AttentionPool(64), 0), 40),
+        (lambda: of_head(SmoothAttentionPool(64), 2), 300),
+        (lambda: of_head(SmoothAttentionPool(64, placement="mid"), 2), 200),
+        (lambda: of_head(SmoothAttentionPool(64, placement="late", mode="exact", alpha=0.9), 2), 400),
+        (lambda: of_head(SmoothAttentionPool(64, mode="exact"), 1), 1100),
+        (lambda: of_head(SmoothTransformer(64, SmoothAttentionPool(64)), 2), 640),
+        (lambda: HMIL(64, {"benign": ["a"], "malignant": ["b", "c"]}), 120),
+        (of_slices, 130),
+    ],
+    ids=["attention", "early", "mid", "late exact lattice", "exact chain", "SmTAP", "HMIL", "slices"],
+)
+def test_a_step_on_an_accelerator_never_waits_for_it(make: Any, most: int) -> None:
+    """Of bags of which one is padded, coords and mask in the host's memory, with every loss; in evaluation too."""
+    net = make().to("meta")
+    shape = (2, 3, 64, 64, 5) if isinstance(getattr(net, "encoder", None), SliceCNN) else (2, 64, 5)
+    image, coords = torch.randn(shape, device="meta"), torch.randperm(5).float().expand(2, dims_of(net), 5)
+    mask = torch.tensor([[[1.0, 1, 1, 1, 1]], [[1.0, 1, 1, 0, 0]]])
+    label = torch.zeros(2, 1, device="meta")
+    with Launches() as launches:
+        prediction = net(image, coords, mask)
+        binary_cross_entropy_with_logits(prediction.logits[:, :1], label).backward()
+    assert 20 < launches.count <= most
+    with torch.no_grad():
+        net.eval().predict(image, coords, mask)
+        net.predict(image, coords)
+    if getattr(net, "spatial_dims", 0):
+        for penalty, variant in product(("LS1", "LS2"), ("paper", "released", "scale_free")):
+            loss = SmoothMILLoss(0.5, penalty, BagCrossEntropy([1.0, 2.0]), variant)
+            loss(net.train()(image, coords, mask), label).backward()
+    with pytest.raises(RuntimeError, match="meta"):  # what a test of nothing would let pass
+        bool(net.train()(image, coords, mask).logits.sum() > 0)
 
 
 def test_slices_without_coords_are_taken_in_the_order_given() -> None:

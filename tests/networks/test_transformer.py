@@ -17,8 +17,8 @@ COORDS = torch.tensor([[[0.0, 1, 2, 0, 1], [0.0, 0, 0, 1, 1]]])
 
 def test_no_mask_of_n_by_n_is_made() -> None:
     transformer = SmoothTransformer(8, MeanPool(), heads=2, layers=1)
-    for last, shape in ((0.0, (1, 1, 1, 5)), (1.0, None)):  # without padding none at all
-        mask = torch.tensor([[[1.0, 1, 1, 1, last]]])
+    padded = torch.tensor([[[1.0, 1, 1, 1, 0]]])
+    for mask, shape in ((padded, (1, 1, 1, 5)), (None, None)):  # without padding none at all
         with patch.object(module, "scaled_dot_product_attention", wraps=scaled_dot_product_attention) as attention:
             transformer(torch.randn(1, 8, 5), mask, build_graph(COORDS, mask))
         given = attention.call_args.kwargs["attn_mask"]
