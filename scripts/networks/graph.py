@@ -22,9 +22,9 @@ class Graph(NamedTuple):
 class Table(NamedTuple):
     """A sparse matrix [M, M] of all bags of a batch, M = B*N, with K numbers in each row."""
 
-    columns: Tensor  # [M, K] int32, to which column each number belongs
-    weights: Tensor  # [M, K] the numbers
-    starts: Tensor  # [M] int32, where each row begins in what is flattened
+    columns: Tensor  # [M * K] int32, to which column each number belongs
+    weights: Tensor  # [M * K] the numbers, row by row
+    starts: Tensor  # [M] int32, where each row begins
 
 
 def no_graph(image: Tensor) -> Graph:
@@ -216,25 +216,27 @@ def rows_of(x: Tensor) -> Tensor:
 def table_of(graph: Graph) -> Table:
     """Return the weights of all bags as one matrix."""
     b, _, n = graph.neighbours.shape
-    bag = torch.arange(b, device=graph.neighbours.device).view(b, 1, 1) * n
-    return table(rows_of(graph.neighbours + bag), rows_of(graph.weights))
+    columns = graph.neighbours
+    if b > 1:
+        columns = columns + torch.arange(b, device=columns.device).view(b, 1, 1) * n
+    return table(rows_of(columns), rows_of(graph.weights))
 
 
 def table(columns: Tensor, weights: Tensor) -> Table:
     """Return the matrix with these numbers [M, K] in these columns [M, K]."""
     m, k = columns.shape
-    starts = torch.arange(m, device=columns.device, dtype=torch.int32) * k
-    return Table(columns.int().contiguous(), weights.contiguous(), starts)
+    starts = torch.arange(0, m * k, k, device=columns.device, dtype=torch.int32)
+    return Table(columns.int().flatten(), weights.flatten(), starts)
 
 
 def product(a: Table, rows: Tensor) -> Tensor:
     """Return A X, for a graph's A the weighted sum over neighbours. rows: [M, D] → [M, D]."""
     if exporting():  # to ONNX an embedding bag is a loop
-        m, k = a.columns.shape
-        around = rows.index_select(0, a.columns.long().flatten()).view(m, k, -1)  # [M, K, D]
-        return (around * a.weights.unsqueeze(2)).sum(dim=1)
+        m = rows.shape[0]
+        around = rows.index_select(0, a.columns.long()).view(m, -1, rows.shape[1])  # [M, K, D]
+        return (around * a.weights.view(m, -1, 1)).sum(dim=1)
     # gathers and sums without a copy; torch.nn.functional's makes the starts of the rows anew
-    return torch.embedding_bag(rows, a.columns.flatten(), a.starts, False, 0, False, a.weights.flatten(), False)[0]
+    return torch.embedding_bag(rows, a.columns, a.starts, False, 0, False, a.weights, False)[0]
 
 
 class _Product(torch.autograd.Function):

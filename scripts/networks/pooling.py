@@ -212,14 +212,15 @@ class SmoothAttentionPool(WeightedPool):
     def attend(self, columns: Tensor, mask: Optional[Tensor], graph: Graph) -> Attended:
         xw = columns.transpose(1, 2)  # [B, A, N]
         b, a = self.project.bias.unsqueeze(1), adjacency(graph)  # [A, 1], Ã of all bags
+        c = self.smooth.factors(xw, a.chain)
         if self.placement == "early":
-            u = self.smooth.along(xw, a) + b  # [B, A, N]
+            u = self.smooth.along(xw, a, c) + b  # [B, A, N]
         elif self.placement == "mid":
-            u = self.smooth.along(xw + b, a)  # [B, A, N]
+            u = self.smooth.along(xw + b, a, c)  # [B, A, N]
         else:
             u = xw + b  # [B, A, N]
         f = self.weigh(self.activation(u).transpose(1, 2)).transpose(1, 2)  # [B, 1, N]
         if self.placement == "late":
-            f = self.smooth.along(f, a)  # [B, 1, N]
+            f = self.smooth.along(f, a, c)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]
-        return Attended(f, s, self.smooth.along(s, a) if self.placement == "early" else s)
+        return Attended(f, s, self.smooth.along(s, a, c) if self.placement == "early" else s)

@@ -98,7 +98,8 @@ class SmoothOperator(nn.Module):
         """Return Sm(x) [B, D, N] of x [B, D, N], padding 0."""
         if x.dim() != 3 or x.shape[2] != graph.neighbours.shape[2]:
             raise ValueError(f"x does not fit a graph of {graph.neighbours.shape[2]} instances: [B, D, N] is wanted")
-        return self.along(x, adjacency(graph))
+        a = adjacency(graph)
+        return self.along(x, a, self.factors(x, a.chain))
 
     @torch.jit.unused
     def evenly(self, x: Tensor, graph: Graph) -> Tensor:
@@ -108,29 +109,37 @@ class SmoothOperator(nn.Module):
         return self(x * root, graph) / root  # [B, D, N]
 
     @torch.jit.export
-    def along(self, x: Tensor, normalised_graph: Adjacency) -> Tensor:
-        """Smooth x [B, D, N] along a graph already normalised, for those who use one graph more than once."""
-        a, isolated, chain = normalised_graph  # Ã [M, M], [M, 1]
-        u = rows_of(x)  # [M, D]
-        if x.dtype == torch.half or x.dtype == torch.bfloat16:
-            u = u.float()  # half precision would round alpha, and every step adds its error
+    def factors(self, x: Tensor, chain: bool) -> Tensor:
+        """Return the factors [terms] of the series, in float64; of a chain that is solved, α and 1 - α."""
         logit = self.logit().double()
         alpha, rest = torch.sigmoid(logit), torch.sigmoid(-logit)  # 1 - alpha without cancellation
         if self.exact and chain and not exporting():
-            if torch.jit.is_scripting():
-                g = solve_chain(u, alpha, rest, a)
-            else:
-                g = _Chain.apply(u, alpha, rest.detach(), *a)  # keeps one solution alone
-        elif self.exact:
+            return torch.stack([alpha, rest])
+        if self.exact:
             terms = self._terms
-            if not exporting() and (self.trained or readable(u)):  # of an alpha that is trained the number is asked for
+            if not exporting() and (self.trained or readable(x)):  # of an alpha that is trained the number is asked for
                 terms = terms_for(float(alpha.detach()), 1e-12 if x.dtype == torch.double else 1e-6)
-            g = smooth_series(u, chebyshev_terms(alpha, rest, terms), a, True)
-        elif self.accelerated:
-            g = smooth_series(u, chebyshev_terms(alpha, rest, self.steps), a, True)
-            g = torch.where(isolated, u, g)  # of which the series leaves out the last terms
+            return chebyshev_terms(alpha, rest, terms)
+        if self.accelerated:
+            return chebyshev_terms(alpha, rest, self.steps)
+        return paper_terms(alpha, rest, self.steps)
+
+    @torch.jit.export
+    def along(self, x: Tensor, normalised_graph: Adjacency, c: Tensor) -> Tensor:
+        """Smooth x [B, D, N] along a graph already normalised, by its `factors`, for those who use both more than once.
+
+        In half precision, which would round alpha and add up the errors of the steps, x is smoothed in float32.
+        """
+        a, isolated, chain = normalised_graph  # Ã [M, M], [M, 1]
+        u = rows_of(x)  # [M, D]
+        if x.dtype == torch.half or x.dtype == torch.bfloat16:
+            u = u.float()
+        if self.exact and chain and not exporting():
+            g = solved_chain(u, c[0], c[1], a)
         else:
-            g = smooth_series(u, paper_terms(alpha, rest, self.steps), a, False)
+            g = smooth_series(u, c, a, self.exact or self.accelerated)
+            if self.accelerated:
+                g = torch.where(isolated, u, g)  # of which the series leaves out the last terms
         return g.to(x.dtype).view(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2)
 
 
@@ -165,30 +174,39 @@ def series(
 
     u, against: [M, D], factors: c [terms], a: Ã.
     """
-    # so many at a time stay in a processor's cache, three times as fast for a large bag; a GPU takes all at once
-    at_once = u.shape[1] if on_accelerator(u) else 32
     c = factors.to(u)
     once = Table(a.columns, a.weights.to(u), a.starts)
     twice = Table(a.columns, 2 * once.weights, a.starts) if chebyshev else once
     totals: list[Tensor] = []
     dots = torch.zeros_like(c)
+    # a processor's cache holds 32 columns, three times as fast for a large bag; a GPU keeps 256 MiB of terms at once
+    keeps = on_accelerator(u)
+    at_once = max(1, (1 << 26) // max(1, c.shape[0] * u.shape[0])) if keeps else 32
     for column in range(0, u.shape[1], at_once):
         now = u[:, column : column + at_once].contiguous()  # [M, 32]
-        before = now
-        total = c[0] * now
-        other = now if against is None else against[:, column : column + at_once].flatten()  # [M * 32]
-        along = [] if against is None else [torch.dot(now.flatten(), other)]
+        before, every = now, [now]
+        total = now if keeps else c[0] * now
+        other = now if against is None else against[:, column : column + at_once].contiguous()  # [M, 32]
+        along = [] if against is None or keeps else [torch.dot(now.flatten(), other.flatten())]
         for k in range(1, c.shape[0]):
             after = product(twice if k > 1 else once, now)
             if chebyshev and k > 1:
                 after = after.sub_(before)  # T_k+1 = 2 Ã T_k - T_k-1
             before, now = now, after
+            if keeps:
+                every.append(now)
+                continue
             total.addcmul_(now, c[k])
             if against is not None:
-                along.append(torch.dot(now.flatten(), other))
-        totals.append(total)
-        if against is not None:
+                along.append(torch.dot(now.flatten(), other.flatten()))
+        if keeps:
+            terms = torch.stack(every)  # [terms, M, columns]
+            total = torch.matmul(c, terms.flatten(1)).view(now.shape)
+            if against is not None:
+                dots = dots + (terms * other).sum(dim=[1, 2])
+        elif against is not None:
             dots = dots + torch.stack(along)
+        totals.append(total)
     return torch.cat(totals, dim=1), dots
 
 
@@ -220,8 +238,8 @@ def smooth_series(u: Tensor, factors: Tensor, a: Table, chebyshev: bool) -> Tens
 def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, chain: Table) -> Tensor:
     """Solve (1 - α)(I - αÃ)^-1 u for chains by cyclic reduction: each round couples instances twice as far apart."""
     own = torch.arange(u.shape[0], device=u.device)  # [M]
-    neighbours = chain.columns.long()  # [M, 2]
-    a = alpha.to(u.device) * chain.weights  # [M, 2], float64: the differences below are small
+    neighbours = chain.columns.long().view(-1, 2)  # [M, 2]
+    a = alpha.to(u.device) * chain.weights.view(-1, 2)  # [M, 2], float64: the differences below are small
     at_itself = neighbours == own.unsqueeze(1)
     diagonal = 1 - torch.where(at_itself, a, torch.zeros_like(a)).sum(dim=1)  # [M]
     coupled = torch.where(at_itself, torch.zeros_like(a), -a)  # [M, 2] to the one before and the one after
@@ -239,6 +257,14 @@ def solve_chain(u: Tensor, alpha: Tensor, rest: Tensor, chain: Table) -> Tensor:
         neighbours = torch.stack([neighbours[neighbours[:, 0], 0], neighbours[neighbours[:, 1], 1]], dim=1)
         reach *= 2
     return g / diagonal.to(u).unsqueeze(1)
+
+
+def solved_chain(u: Tensor, alpha: Tensor, rest: Tensor, chain: Table) -> Tensor:
+    """Solve a chain; in training by the function that keeps one solution alone."""
+    if not torch.jit.is_scripting():
+        g: Tensor = _Chain.apply(u, alpha, rest.detach(), *chain)
+        return g
+    return solve_chain(u, alpha, rest, chain)
 
 
 class _Chain(torch.autograd.Function):

@@ -44,7 +44,9 @@ class SmoothTransformerLayer(nn.Module):
     def forward(self, x: Tensor, real: Optional[Tensor], adj: Adjacency) -> Tensor:
         """Return Y [B, N, D] of x [B, N, D]; real: [B, 1, 1, N] or None where all are."""
         attended = self.self_attention(self.norm1(x), real)  # [B, N, D]
-        z = x + self.smooth.along(attended.transpose(1, 2), adj).transpose(1, 2)  # [B, N, D]
+        columns = attended.transpose(1, 2)  # [B, D, N]
+        smoothed = self.smooth.along(columns, adj, self.smooth.factors(columns, adj.chain))  # [B, D, N]
+        z = x + smoothed.transpose(1, 2)  # [B, N, D]
         return z + self.mlp(self.norm2(z))  # [B, N, D]
 
     def self_attention(self, x: Tensor, real: Optional[Tensor]) -> Tensor:
