@@ -149,7 +149,8 @@ class SliceFeatureExtractor:
     def _extract(self, bags: list[dict[str, Any]]) -> dict[str, str]:
         """Encode and write; return why each of those that failed did so."""
         failures: dict[str, str] = {}
-        loader = DataLoader(self.read(bags), batch_size=None, num_workers=self.num_workers)
+        pin = torch.device(self.device).type == "cuda"
+        loader = DataLoader(self.read(bags), batch_size=None, num_workers=self.num_workers, pin_memory=pin)
         for given, bag in zip(bags, tqdm(loader, desc="scans", unit="scan", total=len(bags)), strict=True):
             if "failed" in bag:
                 failures[bag["bag_id"]] = bag["failed"]
@@ -162,7 +163,7 @@ class SliceFeatureExtractor:
         instances = json.loads(bag["instances"])
         ids = [instance["id"] for instance in instances]
         slices: Tensor = bag["image"].movedim(-1, 0)  # [N, windows, rows, columns]
-        blocks = (block.to(self.device) for block in slices.split(self.block_size))
+        blocks = (block.to(self.device, non_blocking=True) for block in slices.split(self.block_size))
         return SliceFeatures(
             features=np.concatenate([encode(self.encoder, self.encoder_name, b, torch.float32) for b in blocks]),
             positions_mm=np.array([instance["position_mm"] for instance in instances]),

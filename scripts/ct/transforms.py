@@ -175,16 +175,10 @@ class SliceWindowsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         item = dict(data)
-        lows, widths = torch.tensor([(centre - width / 2, width) for centre, width in self.windows]).T[..., None, None]
         for key in self.key_iterator(item):
             scan = convert_to_tensor(item[key], dtype=torch.float32, track_meta=False)
             slices = scan[0].permute(2, 1, 0).contiguous()  # [N, rows, columns]
-            channels = slices[:, None].sub(lows.to(slices)).div_(widths.to(slices))  # [N, windows, rows, columns]
-            channels.clamp_(0, 1)
-            if channels.shape[-2:] != (self.size, self.size):
-                # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
-                channels = interpolate(channels, size=(self.size, self.size), mode="bilinear", antialias=True)
-            result = channels.permute(1, 2, 3, 0)
+            result = windowed(slices, self.windows, self.size).permute(1, 2, 3, 0)
             item[key] = self._with_meta(result, item[key]) if self.keep_meta else result
         return item
 
@@ -197,6 +191,17 @@ class SliceWindowsd(MapTransform):
         affine = np.asarray(scan.affine) @ rows_first @ scale_affine(before, result.shape[1:])
         kept = {key: value for key, value in scan.meta.items() if key != MetaKeys.AFFINE}
         return MetaTensor(result, affine=torch.from_numpy(affine), meta=kept)
+
+
+def windowed(slices: Tensor, windows: Sequence[tuple[float, float]], size: int) -> Tensor:
+    """Return the windows [N, windows, size, size] in [0, 1] of float32 slices [N, rows, columns] in HU."""
+    lows, widths = torch.tensor([(centre - width / 2, width) for centre, width in windows]).T[..., None, None]
+    channels = slices[:, None].sub(lows.to(slices)).div_(widths.to(slices))  # [N, windows, rows, columns]
+    channels.clamp_(0, 1)
+    if channels.shape[-2:] != (size, size):
+        # Smoothed before it shrinks (antialias), or a thin bleed could fall between two pixels.
+        channels = interpolate(channels, size=(size, size), mode="bilinear", antialias=True)
+    return channels
 
 
 PER_SLICE = ("image", "coords", "mask", "instance_label")  # entries of a bag with the slices along their last axis
@@ -238,7 +243,7 @@ class RandSliceDropd(Randomizable, Transform):
 
 
 class RandSliceAffined(RandomizableTransform, MapTransform):
-    """A transform that turns, shifts and zooms all slices of a scan [C, rows, columns, N] alike; 0 from outside.
+    """A transform that turns, shifts and zooms all slices of a scan [C, rows, columns, N] alike.
 
     Not MONAI's RandAffined: it interpolates between slices; with the slices as channels it takes twice the time.
 
@@ -265,6 +270,7 @@ class RandSliceAffined(RandomizableTransform, MapTransform):
         self.degrees = degrees
         self.shift = shift
         self.zoom = zoom
+        self.outside = 0.0  # the value that comes in from outside; of a scan in HU that of air
         self.to_source = torch.eye(2, 3)  # (x, y, 1) of the new slice → (x, y) of the old; a side runs from -1 to 1
 
     def randomize(self, data: Any = None) -> None:
@@ -283,7 +289,11 @@ class RandSliceAffined(RandomizableTransform, MapTransform):
             for key in self.key_iterator(bag):
                 image: Tensor = bag[key]
                 channels = image.movedim(-1, 0).flatten(0, 1)[None]  # [1, N*C, rows, columns]
+                if self.outside:  # grid_sample knows 0 alone
+                    channels = channels - self.outside
                 grid = affine_grid(self.to_source[None], list(channels.shape), align_corners=False)
                 moved = grid_sample(channels, grid, align_corners=False)[0]
+                if self.outside:
+                    moved += self.outside
                 bag[key] = moved.unflatten(0, (-1, len(image))).movedim(0, -1)
         return bag

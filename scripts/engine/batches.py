@@ -4,12 +4,15 @@
 
 import logging
 import os
+import random
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
@@ -36,10 +39,15 @@ logger = logging.getLogger(__name__)
 class BagDataset(PersistentDataset):
     """A PersistentDataset that can hold its bags in memory, as the first random transform finds them.
 
-    With a `cache_dir` it holds none: they lie there.
+    With a `cache_dir` it holds none: they lie there. What is drawn for a bag depends on the seed of the epoch and the
+    index of the bag alone, be it in this process, in a worker of the data loader, or in one that persists.
     """
 
     held: list[dict[Hashable, Any]] | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._seed = torch.tensor(-1).share_memory_()  # of the epoch, for workers that persist; -1 = none
 
     @property
     def draws(self) -> bool:
@@ -49,15 +57,23 @@ class BagDataset(PersistentDataset):
         )
         return chance is not None
 
+    def seed_draws(self, seed: int) -> None:
+        """Give the seed of an epoch, before its first bag is asked for."""
+        self._seed.fill_(seed)
+
     def _transform(self, index: int) -> Any:
-        if self.held is None:
-            return super()._transform(index)
-        bag = self.held[index]
+        bag = self._cachecheck(self.data[index]) if self.held is None else self._copied(self.held[index])
+        if not self.draws or self._seed < 0:
+            return self._post_transform(bag)
+        with _seeded([int(self._seed), index % len(self.data)]) as seed:
+            self.transform.set_random_state(seed)
+            return self._post_transform(bag)
+
+    def _copied(self, bag: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if not self.draws:
             return dict(bag)
         # a random transform may write into what it is given; deepcopy of a tensor is far slower than clone
-        copied = {key: value.clone() if isinstance(value, Tensor) else deepcopy(value) for key, value in bag.items()}
-        return self._post_transform(copied)
+        return {key: value.clone() if isinstance(value, Tensor) else deepcopy(value) for key, value in bag.items()}
 
     def hold(self, what: str, num_workers: int = 0) -> None:
         """Read all bags and keep them, if they take no more than half of the free memory; else keep none.
@@ -90,8 +106,26 @@ class BagDataset(PersistentDataset):
         logger.info("the %d %s bags are held in memory: %.3g GB", len(held), what, size / 1e9)
 
 
+@contextmanager
+def _seeded(origin: Sequence[int]) -> Iterator[int]:
+    """Seed for a while the generators of Python, numpy and the CPU, from which a user's own transform may draw."""
+    seed = int(np.random.SeedSequence(origin).generate_state(1)[0])
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU, on which dropout draws
+        try:
+            yield seed
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+
+
 class HoldBags:
     """An ignite handler of the trainer that has bags held in memory when a training begins.
+
+    Workers of the loaders that persist end with the training.
 
     Args:
         loaders: name of the bags → the loader of their `BagDataset`.
@@ -102,6 +136,7 @@ class HoldBags:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.hold)
+        engine.add_event_handler(Events.COMPLETED, self.end_workers)
 
     def hold(self) -> None:
         for what, loader in self.loaders.items():
@@ -109,6 +144,10 @@ class HoldBags:
             dataset.hold(what, loader.num_workers)
             if dataset.held is not None and not dataset.draws:
                 loader.num_workers = 0  # a process has nothing left to do but to copy
+
+    def end_workers(self) -> None:
+        for loader in self.loaders.values():
+            loader._iterator = None  # the last that refers to workers that wait for another epoch
 
 
 class PrepareBags(PrepareBatch):

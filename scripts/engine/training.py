@@ -16,14 +16,13 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from monai.data import Dataset
-from monai.data.utils import set_rnd
 from monai.engines import Trainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import EarlyStopHandler
 from monai.optimizers import WarmupCosineSchedule
 from monai.utils import set_determinism
 from torch import nn
+from torch.utils.data import DataLoader
 
 from scripts.core.errors import InputError
 from scripts.core.files import write_whole
@@ -100,28 +99,29 @@ def warmup_then_cosine(
 class EpochSeeds:
     """An ignite handler of the trainer that seeds every random generator when an epoch begins, from seed and epoch.
 
-    An epoch then draws the same numbers whether or not the training was interrupted before it: torch, numpy, Python,
-    CUDA, the data loader's workers and, where there are none, the transforms. Each process draws its own.
+    An epoch then draws the same whether or not the training was interrupted before it, and however many workers load
+    the bags: torch, numpy, Python, CUDA and the transforms of each bag. Each process draws its own.
 
     Args:
         seed: that of the training.
-        dataset: whose random transforms are seeded.
+        loader: of a `BagDataset`.
     """
 
-    def __init__(self, seed: int, dataset: Dataset) -> None:
+    def __init__(self, seed: int, loader: DataLoader) -> None:
         if seed < 0:
             raise InputError(f"--seed is {seed}: give 0 or more")
         self.seed = seed
-        self.dataset = dataset
+        self.loader = loader
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.set_seeds)
 
     def set_seeds(self, engine: Engine) -> None:
-        seeds = np.random.SeedSequence([self.seed, engine.state.epoch, _rank()])
-        seed = int(seeds.generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, _rank()]).generate_state(1)[0])
         set_determinism(seed)
-        set_rnd(self.dataset, seed)
+        self.loader.dataset.seed_draws(seed)  # type: ignore[attr-defined]
+        if self.loader._iterator is not None:  # workers that persist: others draw a number before the order is drawn
+            torch.empty((), dtype=torch.int64).random_()
 
 
 class ClipGradients:

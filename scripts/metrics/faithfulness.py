@@ -58,9 +58,10 @@ class MeasureFaithfulness:
         network = getattr(evaluator.network, "module", evaluator.network)
         for given, bag in zip(evaluator.state.batch, evaluator.state.output, strict=True):
             if "bag_result" in bag and bag["bag_result"].positive:
-                if not isinstance(given["image"], Tensor):
+                image = bag.get("image", given["image"])  # as the network was given it
+                if not isinstance(image, Tensor):
                     raise InputError("faithfulness wants the whole bag in memory: evaluate without streaming.json")
-                found = self.of_bag(network, given, bag["bag_result"])
+                found = self.of_bag(network, {**given, "image": image}, bag["bag_result"])
                 bag["bag_result"] = replace(bag["bag_result"], about={**bag["bag_result"].about, "faithfulness": found})
 
     def of_bag(self, network: nn.Module, given: Mapping[str, Any], result: BagResult) -> dict[str, dict[str, float]]:

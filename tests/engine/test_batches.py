@@ -3,6 +3,7 @@
 """Bags are the same held or read anew, and batches the same as MONAI pads and collates them."""
 
 import logging
+import random
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from monai.data import DataLoader, MetaTensor, PersistentDataset, list_data_collate
 from monai.data.utils import set_rnd
-from monai.transforms import Compose, MapTransform, RandFlipd, RandLambdad
+from monai.transforms import Compose, Lambdad, MapTransform, RandFlipd, RandLambdad
 from monai.transforms.croppad.batch import PadListDataCollate
 from torch import Tensor
 
@@ -70,11 +71,11 @@ def require_same(one: list[Any], other: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("random", [chance(), []])
+@pytest.mark.parametrize("chances", [chance(), []])
 def test_held_bags_make_the_batches_of_bags_that_are_read_and_are_read_once(
-    files: list[dict[str, Any]], random: list[Any], workers: int
+    files: list[dict[str, Any]], chances: list[Any], workers: int
 ) -> None:
-    steps = Compose([Loadd("image"), *random])
+    steps = Compose([Loadd("image"), *chances])
     before = epochs(PersistentDataset(files, steps, None), workers, PadListDataCollate(method="end"))
     held = BagDataset(files, steps, None)
     require_same(epochs(held, workers, held=True), before)
@@ -83,13 +84,47 @@ def test_held_bags_make_the_batches_of_bags_that_are_read_and_are_read_once(
     require_same(epochs(held, workers, held=True), before)
 
 
+def drawn_anywhere(image: Tensor) -> Tensor:
+    """What draws from every global generator, as a transform of somebody else may."""
+    return image + random.random() + float(np.random.rand()) + torch.rand(1)  # noqa: NPY002
+
+
+def test_a_bag_draws_by_the_seed_of_the_epoch_and_its_index_and_leaves_the_generators_as_they_were(
+    files: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    steps = Compose([Loadd("image"), *chance(), Lambdad("image", drawn_anywhere)])
+    read, held, kept = (BagDataset(files, steps, folder) for folder in (None, None, tmp_path / "cache"))
+    held.hold("training")
+    by_seed = []
+    for seed in (5, 2**32 - 1):
+        for dataset in (read, held, kept):
+            dataset.seed_draws(seed)
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+        wanted = random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+        drawn = [read[k]["image"] for k in range(6)]
+        assert (random.random(), np.random.rand(), torch.rand(1)) == wanted  # noqa: NPY002
+        for dataset in (held, kept, kept):  # of the last first as it is read, and then as it was kept
+            for k in (3, 0, 5, 1, 4, 2, -1):
+                assert torch.equal(torch.as_tensor(dataset[k]["image"]), drawn[k]), k
+        plain = [np.load(file["image"]).T for file in files]
+        by_seed += [float((image.sum() - float(one.sum())) / one.size) for image, one in zip(drawn, plain, strict=True)]
+    assert len({round(each, 4) for each in by_seed}) == 12
+
+
 def test_processes_are_kept_for_augmentation_alone(files: list[dict[str, Any]]) -> None:
     left = []
-    for random in (chance(), []):
-        loader = DataLoader(BagDataset(files, Compose([Loadd("image"), *random]), None), num_workers=1)
+    for steps in (chance(), []):
+        dataset = BagDataset(files, Compose([Loadd("image"), *steps]), None)
+        loader = DataLoader(dataset, batch_size=1, num_workers=1, persistent_workers=True, collate_fn=collate_bags)
         HoldBags({"training": loader}).hold()
         left.append(loader.num_workers)
     assert left == [1, 0]
+    assert [batch["bag_id"] for _ in range(2) for batch in loader] == [[str(k)] for k in range(6)] * 2
 
 
 def test_all_bags_are_held_or_none_and_the_log_says_which(

@@ -5,6 +5,7 @@
 import errno
 import random
 import re
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,7 +84,8 @@ class Run:
         self.network = MILNetwork(FeatureProjection(4, 4), GatedAttentionPool(4, hidden), head, spatial_dims=1)
         augmentation = Compose([RandScaleIntensityd("image", 0.5, prob=0.5), Lambdad("image", drawn_anywhere)])
         dataset = BagDataset(data or bags(), augmentation, cache_dir=None)
-        loader = DataLoader(dataset, batch_size=2, shuffle=True, num_workers=workers)
+        loader = DataLoader(dataset, batch_size=2, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+        self.bags = HoldBags({"training": loader})
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=lr)
         schedule = WarmupCosineSchedule(optimizer, 2, epochs, warmup_multiplier=0.3)
         self.scheduler = LrScheduleHandler(schedule, print_lr=False)  # type: ignore[arg-type]
@@ -105,7 +107,7 @@ class Run:
             CPU, epochs, loader, self.network, optimizer, self.loss,
             prepare_batch=PrepareBatchExtraInput({"mask": "mask"}),
             train_handlers=[
-                *([HoldBags({"training": loader})] if held else []), EpochSeeds(7, dataset), stop,
+                *([self.bags] if held else []), EpochSeeds(7, loader), stop,
                 self.scheduler, ValidationHandler(1, self.evaluator),
                 ResumeTraining(
                     str(folder / "unfinished.pt"), str(folder / "model.pt"), {"learning_rate": lr}, self.network,
@@ -118,8 +120,14 @@ class Run:
         self.trainer.add_event_handler(
             Events.EPOCH_STARTED, lambda engine: self.rates.append(optimizer.param_groups[0]["lr"])
         )
+        self.seen: list[tuple[int, list[str], Tensor]] = []  # epoch, names of the bags, what became of them
+        self.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, self.look)
         if stop_after is not None:
             self.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=stop_after), self.interrupt)
+
+    def look(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        self.seen.append((engine.state.epoch, batch["bag_id"], batch["image"]))
 
     def interrupt(self) -> None:
         raise KeyboardInterrupt
@@ -129,17 +137,21 @@ class Run:
 
 
 def interrupted(folder: Path, **run: Any) -> None:
+    stopped = Run(folder, **run)
     with pytest.raises(KeyboardInterrupt):
-        Run(folder, **run).trainer.run()
+        stopped.trainer.run()
+    stopped.bags.end_workers()  # as the end of a program does
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [(0, 0), pytest.param((2, 1), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stop_after", [2, 13, 16])  # within the first epoch, in the middle of one, at an epoch's end
-def test_an_interrupted_training_ends_as_an_unbroken_one(tmp_path: Path, stop_after: int, workers: int) -> None:
-    whole = Run(tmp_path / "whole", workers=workers)
+def test_an_interrupted_training_ends_as_an_unbroken_one(
+    tmp_path: Path, stop_after: int, workers: tuple[int, int]
+) -> None:
+    whole = Run(tmp_path / "whole")
     whole.trainer.run()
-    interrupted(tmp_path / "stopped", stop_after=stop_after, workers=workers)
-    rest = Run(tmp_path / "stopped", workers=workers, held=True)  # there may be more room the second time
+    interrupted(tmp_path / "stopped", stop_after=stop_after, workers=workers[0])
+    rest = Run(tmp_path / "stopped", workers=workers[1], held=True)  # there may be more room the second time
     rest.trainer.run()
     assert rest.rates == whole.rates[stop_after // 4 - (stop_after == 16) :]
     assert torch.equal(rest.weights(), whole.weights())
@@ -147,6 +159,38 @@ def test_an_interrupted_training_ends_as_an_unbroken_one(tmp_path: Path, stop_af
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
     assert rest.evaluator.state.best_metric == whole.evaluator.state.best_metric
     assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == ["model.pt"]
+
+
+@pytest.mark.slow
+def test_however_many_workers_an_epoch_has_its_order_and_a_bag_its_draws(tmp_path: Path) -> None:
+    """The bag of an epoch draws the same wherever it is in the order, which persistent workers leave as it is."""
+    runs = [Run(tmp_path / str(workers), epochs=3, workers=workers, held=workers > 1) for workers in (0, 1, 2)]
+    for run in runs:
+        run.trainer.run()
+        seen = {
+            (epoch, name): image for epoch, names, images in run.seen for name, image in zip(names, images, strict=True)
+        }
+        assert len(seen) == 24
+        assert [(epoch, names) for epoch, names, _ in run.seen] == [(epoch, names) for epoch, names, _ in runs[0].seen]
+        for (_, _, one), (_, _, other) in zip(run.seen, runs[0].seen, strict=True):
+            assert torch.equal(one, other)
+        for k in range(8):  # and another one in each epoch
+            assert len({float(seen[epoch, f"bag {k}"].sum()) for epoch in (1, 2, 3)}) == 3
+        assert torch.equal(run.weights(), runs[0].weights())  # so dropout drew the same too
+    orders = [[name for epoch, names, _ in runs[0].seen if epoch == k for name in names] for k in (1, 2, 3)]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.slow
+def test_workers_persist_and_end_with_the_training(tmp_path: Path) -> None:
+    others = set(active_children())
+    run, workers = Run(tmp_path, epochs=3, workers=2, held=True), []
+    run.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: workers.append(set(active_children()) - others))
+    run.trainer.run()
+    assert len(workers) == 12
+    assert len(workers[0]) == 2
+    assert set.union(*workers) == workers[0]
+    assert not set(active_children()) - others
 
 
 def test_patience_goes_on_after_a_pause(tmp_path: Path) -> None:
@@ -158,10 +202,9 @@ def test_patience_goes_on_after_a_pause(tmp_path: Path) -> None:
 
 
 def test_two_epochs_draw_different_numbers(tmp_path: Path) -> None:
-    run, seen = Run(tmp_path, lr=0.0, epochs=2), []
-    run.trainer.add_event_handler(Events.GET_BATCH_COMPLETED, lambda engine: seen.append(engine.state.batch["image"]))
+    run = Run(tmp_path, lr=0.0, epochs=2)
     run.trainer.run()
-    assert len({float(image.sum()) for image in seen}) == 8
+    assert len({float(images.sum()) for _, _, images in run.seen}) == 8
 
 
 def test_a_worse_network_does_not_replace_the_best_of_before(tmp_path: Path) -> None:

@@ -5,14 +5,13 @@
 import io
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing
 
 import numpy as np
 import pydicom
 from pydicom import Dataset
 
 from scripts.core.errors import InputError
-from scripts.ct.dicom.decoding import PIXEL_TAGS, Decoder
+from scripts.ct.dicom.decoding import PIXEL_TAGS, own_decoder
 from scripts.ct.dicom.files import ImageFile, Opener
 from scripts.ct.dicom.headers import Header
 from scripts.ct.dicom.tags import Tags, quietly
@@ -42,12 +41,12 @@ def read_slices(
         in_file[header.file].append(index)
     lost: list[int] = []
     repaired: set[str] = set()
-    with Opener() as opener, closing(Decoder()) as decoder, quietly():
+    with Opener() as opener, quietly():
         for file, indices in in_file.items():
             try:
                 with opener.open(file) as stream:
                     content = stream.read()
-                dataset, frames = _stored(content, headers[indices[0]], decoder)
+                dataset, frames = _stored(content, headers[indices[0]])
                 for index in indices:
                     frame = frames[(headers[index].frame or 1) - 1]
                     volume[index] = _hounsfield(frame, headers[index], dataset, repaired)
@@ -58,11 +57,11 @@ def read_slices(
     return volume, sorted(lost), sorted(repaired)
 
 
-def _stored(content: bytes, header: Header, decoder: Decoder) -> tuple[Dataset, np.ndarray]:
+def _stored(content: bytes, header: Header) -> tuple[Dataset, np.ndarray]:
     """Return the tags of a file's pixels, and the pixels [frames, rows, columns]."""
     dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=PIXEL_TAGS)
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        pixels = decoder.decode(content, Tags(dataset).integer("NumberOfFrames") or 1)
+        pixels = own_decoder().decode(content, Tags(dataset).integer("NumberOfFrames") or 1)
     else:
         pixels = dataset.pixel_array  # raises where there are fewer bytes than rows and columns need
     frames = pixels.reshape(-1, header.rows, header.columns)
