@@ -52,8 +52,8 @@ label-test: .venv-label/ready  ## MONAI Label itself, in an environment of its o
 coverage: .venv/ready  ## the share of lines that the fast tests reach
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not soak" --cov --cov-report=term
 
-bench: .venv/ready  ## speed and memory beside torchmil, which it installs into .venv-peers, in benchmarks/results
-	@$(BIN)/python -m benchmarks
+bench: .venv/ready  ## speed and memory beside torchmil, which it installs into .venv-peers, in benchmarks/results; QUICK=1: slower than kept?
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 reproduce: .venv/ready  ## where the networks find what nobody showed them: hours on public data, goes on after a stop, docs/results.md
 	@$(BIN)/python -m benchmarks.ledger

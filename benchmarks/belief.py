@@ -16,7 +16,7 @@ GATED = ("instance_auroc_gated", "instance_auroc_ungated")
 
 
 def coverage(runner: Runner) -> Section:
-    draws = 20 if runner.quick else 2000
+    draws = 20 if runner.small else 2000
     found = {name: share_of(covers, draws) for name, covers in cases().items()}
     return Section(
         "coverage",
@@ -24,7 +24,7 @@ def coverage(runner: Runner) -> Section:
         f"Of {draws:,} cohorts drawn from a known population: the share whose interval holds the truth. Scores of bags "
         "are normal, with the AUROC that is named; AUROCs have DeLong's interval on the logit scale, proportions "
         "Wilson's, differences that of DeLong's paired test.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [
             target
@@ -41,15 +41,15 @@ def coverage(runner: Runner) -> Section:
 
 def calibration(runner: Runner) -> Section:
     cohorts, small = list(COHORTS), dict[str, Any]()
-    if runner.quick:
+    if runner.small:
         cohorts.remove("HEADS")
         small = {"counts": (4, 2, 4), "keys": {"in_features": 128, "max_epochs": 1}, "fitted_on": (2,)}
     found = {}
     for cohort in cohorts:
         with tempfile.TemporaryDirectory() as folder:
-            options = {"cohort": cohort, "folder": folder, "seeds": 1 if runner.quick else 5, **small}
+            options = {"cohort": cohort, "folder": folder, "seeds": 1 if runner.small else 5, **small}
             found[cohort] = runner.figures("measure", module="calibration", **options)
-    return told_of(found, runner.quick, runner.where())
+    return told_of(found, runner.small, runner.where())
 
 
 def told_of(found: Mapping[str, Any], quick: bool, where: Mapping[str, str]) -> Section:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""CT inference, from folders of DICOM files to the results, timed beside its bare parts: decoding and the network."""
+"""CT inference, from folders of DICOM files to the results, timed beside its bare parts: decoding and the layers."""
 
 import time
 from collections import defaultdict
@@ -15,7 +15,10 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
+from benchmarks.slices import bare_stack, features_of
 from demo.heads import Head, plan_head, write_series
+from scripts.networks import MILNetwork
+from scripts.networks.graph import no_graph
 from scripts.outputs.writers import SaveImageResultsd
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +64,7 @@ class Inference:
         self.scans, self.weights, self.results = (Path(folder) / name for name in ("scans", "model.pt", "results"))
         self.configs = [str(CONFIGS / name) for name in ("inference.json", *overrides)]
         if not self.weights.exists():
-            _write_scans(self.scans, scans)
+            write_scans(self.scans, scans)
             torch.manual_seed(SEED)
             torch.save(self.parser().get_parsed_content("network_def").state_dict(), self.weights)
 
@@ -104,19 +107,14 @@ class Inference:
         return [{key: bag[key] for key in ("image", "coords", "mask")} for bag in loader]
 
     def read_pixels(self) -> None:
-        for file in self.scans.rglob("*.dcm"):
-            _ = pydicom.dcmread(file).pixel_array
+        read_pixels(self.scans)
 
 
 def profile(folder: str, scans: int, overrides: Sequence[str] = (), calls: int = 3, untimed: int = 1) -> dict[str, Any]:
     """Seconds of the whole, its parts and the bare parts, and how many times as long the whole takes as those."""
     inference = Inference(folder, scans, overrides)
-    bags, network = inference.bags(), inference.parser().get_parsed_content("network_def").eval()
-
-    @torch.no_grad()
-    def forward() -> None:
-        for bag in bags:
-            network(**bag)
+    bags = inference.bags()
+    forward = bare_forward(inference.parser().get_parsed_content("network_def").eval(), bags)
 
     whole, parts, bare, ratios = [], [], [], []
     for _ in range(untimed + calls):  # in turn, so that a change of the machine's pace meets all of them
@@ -124,7 +122,7 @@ def profile(folder: str, scans: int, overrides: Sequence[str] = (), calls: int =
         whole.append({"all": sum(parts[-1].values())})
         clock = Clock()
         clock.timed("reading the pixels", inference.read_pixels)()
-        clock.timed("network", forward)()
+        clock.timed("bare stack and head", forward)()
         bare.append(clock.seconds)
         ratios.append(whole[-1]["all"] / sum(bare[-1].values()))
     return {
@@ -136,11 +134,35 @@ def profile(folder: str, scans: int, overrides: Sequence[str] = (), calls: int =
     }
 
 
+def bare_forward(network: MILNetwork, bags: Sequence[Mapping[str, Tensor]]) -> Callable[[], list[Tensor]]:
+    """The logits of bags by the bare stack of the network's encoder, its pooling and its head; slices lie ready."""
+    stack = bare_stack(network.encoder).eval()
+    ready = [
+        bag["image"][0].permute(3, 0, 1, 2).contiguous(memory_format=torch.channels_last) for bag in bags
+    ]  # [N, C, H, W] of each
+
+    @torch.no_grad()
+    def forward() -> list[Tensor]:
+        logits = []
+        for slices in ready:
+            x = features_of(stack(slices)).t()[None]  # [1, D, N]
+            mask = torch.ones_like(x[:, :1])
+            logits.append(network.head(network.aggregator(x, mask, no_graph(mask)).embedding))
+        return logits
+
+    return forward
+
+
 def _medians(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: median(call[name] for call in calls) for name in calls[0]}
 
 
-def _write_scans(folder: Path, scans: int) -> None:
+def read_pixels(folder: Path) -> None:
+    for file in folder.rglob("*.dcm"):
+        _ = pydicom.dcmread(file).pixel_array
+
+
+def write_scans(folder: Path, scans: int) -> None:
     for case in range(scans):
         name = f"scan_{case}"
         (folder / name).mkdir(parents=True)

@@ -165,7 +165,7 @@ def settings_of(name: str) -> dict[str, dict[str, Any]]:
 def defaults(runner: Runner) -> Section:
     cohorts = {name: COHORTS_OF_SMTAP if name == "SmTAP" else COHORTS for name in NETWORKS}
     unseen, once = UNSEEN, {}
-    if runner.quick:
+    if runner.small:
         cohorts, unseen, once = {"ABMIL": {6: (0,)}}, 4, {"max_epochs": 1}
     measured: dict[str, dict[str, list[dict[str, float]]]] = {}
     for name, counts in cohorts.items():
@@ -188,7 +188,7 @@ def defaults(runner: Runner) -> Section:
         "learning rate of 1e-4, SmAP also beside a fixed α of 0.9. Made-up slides of 60 to 150 patches; a positive one "
         f"has a lesion of 2 to 10 % of them. Two thirds of a cohort are trained on, the rest chooses epoch and "
         f"threshold; {unseen} more are unseen. Mean of the seeds, on the CPU, two trainings side by side.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [_plateau(cohort, by_settings) for cohort, by_settings in measured.items()],
         [Table(header, rows)],

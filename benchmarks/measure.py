@@ -10,10 +10,11 @@ import ctypes
 import gc
 import importlib
 import json
+import math
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -33,6 +34,7 @@ class Request:
     runs: Sequence[str] = ("step",)
     calls: int = 3  # at least so many are timed
     untimed: int = 1  # calls of the full size before the first run
+    warm: int = SMALL  # instances of the bag that goes before
     threads: int = 2
     figures: bool = False  # the function gives figures itself, and nothing is timed
 
@@ -47,7 +49,7 @@ class Record:
 
 def measure(request: Request) -> list[Record]:
     case = getattr(importlib.import_module(f"benchmarks.{request.module}"), request.case)
-    small = case(n=SMALL, **request.options)
+    small = case(n=request.warm, **request.options)
     for run in request.runs:
         small[run]()
     del small
@@ -75,6 +77,38 @@ def _timed(call: Callable[[], object], request: Request, untimed: int) -> tuple[
         finish()
         seconds.append(time.perf_counter() - start)
     return median(seconds), _peak(device) - before
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], object]], turns: int, device: str = "cpu", at_least: float = 0
+) -> list[dict[str, float]]:
+    """Seconds of each run in each turn, one after the other, so that other work on the machine meets all alike.
+
+    Each goes once untimed; a short one is repeated in every turn until that takes `at_least` seconds.
+    """
+    _, finish = _device(device)
+
+    def seconds(run: Callable[[], object], calls: int) -> float:
+        finish()
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        finish()
+        return (time.perf_counter() - start) / calls
+
+    for run in runs.values():
+        seconds(run, 1)
+    calls = {name: max(1, math.ceil(at_least / seconds(run, 1))) if at_least else 1 for name, run in runs.items()}
+    return [{name: seconds(run, calls[name]) for name, run in runs.items()} for _ in range(turns)]
+
+
+def peak_of(call: Callable[[], object], device: str) -> int:
+    """Bytes that a call takes above what was there, if it has been called before."""
+    settled, finish = _device(device)
+    before = settled()
+    call()
+    finish()
+    return _peak(device) - before
 
 
 def _device(name: str) -> tuple[Callable[[], int], Callable[[], object]]:
@@ -119,6 +153,8 @@ def answer(request: Request) -> Any:
     import torch
 
     torch.set_num_threads(request.threads)
+    # float32 is float32, ours and theirs: cuDNN would else round to TF32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if request.figures:
         return getattr(importlib.import_module(f"benchmarks.{request.module}"), request.case)(**request.options)
     return [asdict(record) for record in measure(request)]

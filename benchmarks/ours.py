@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of ours. Each function makes the bag and the network and returns what to time, by name."""
 
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.bags import adjacency, features, tissue
+from benchmarks.measure import in_turns
 from scripts.networks import (
     AttentionPool,
     FeatureProjection,
@@ -26,13 +26,14 @@ from scripts.networks import (
 Runs = dict[str, Callable[[], object]]
 
 
-def _bag(n: int, columns: int, device: str) -> tuple[Tensor, Tensor]:
+def noise(n: int, columns: int, device: str) -> tuple[Tensor, Tensor]:
     """image [1, D, N] in memory as the readers give it, and coords [1, 2, N]."""
     return features(n, columns).t().contiguous()[None].to(device), tissue(n).float()[None].to(device)
 
 
-def _training(network: MILNetwork, image: Tensor, coords: Tensor) -> Runs:
+def training(network: MILNetwork, image: Tensor, coords: Tensor, autocast: str | None = None) -> Runs:
     """The graph is built within each of them: it is a part of the network."""
+    mixed = torch.autocast(image.device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None)
     network.to(image.device)
     label = torch.ones([1, 1], device=image.device)
 
@@ -42,8 +43,10 @@ def _training(network: MILNetwork, image: Tensor, coords: Tensor) -> Runs:
 
     def step() -> None:
         network.zero_grad()
-        logits: Tensor = network.train()(image, coords).logits
-        binary_cross_entropy_with_logits(logits, label).backward()
+        with mixed:
+            logits: Tensor = network.train()(image, coords).logits
+            loss = binary_cross_entropy_with_logits(logits, label)
+        loss.backward()
 
     def step_and_update() -> None:
         step()
@@ -51,22 +54,34 @@ def _training(network: MILNetwork, image: Tensor, coords: Tensor) -> Runs:
 
     @torch.no_grad()
     def forward() -> Tensor:
-        return network.eval()(image, coords)
+        with mixed:
+            return network.eval()(image, coords)
 
     return {"step": step, "step, Adam": step_and_update, "forward": forward}
 
 
-def smap(n: int, columns: int = 1024, device: str = "cpu") -> Runs:
+def smap_network(columns: int) -> MILNetwork:
     torch.manual_seed(0)
     pool = SmoothAttentionPool(columns, 128, placement="early", alpha="trainable", steps=10)
-    return _training(MILNetwork(Features(columns), pool, nn.Linear(columns, 1), 2), *_bag(n, columns, device))
+    return MILNetwork(Features(columns), pool, nn.Linear(columns, 1), 2)
+
+
+def smap(n: int, columns: int = 1024, device: str = "cpu") -> Runs:
+    return training(smap_network(columns), *noise(n, columns, device))
+
+
+def smap_of_many(n: int, columns: int = 1536, device: str = "cpu") -> Runs:
+    """Of a bag that is made where it is used; and the bag copied, which is less than anything can do with it."""
+    image = torch.randn(1, columns, n, device=device)
+    runs = training(smap_network(columns), image, tissue(n).float()[None].to(device))
+    return {**runs, "copy": image.clone}
 
 
 def attention_pool(n: int, columns: int = 1024, device: str = "cpu") -> Runs:
     """The same network without smoothing."""
     torch.manual_seed(0)
     pool = AttentionPool(columns, 128)
-    return _training(MILNetwork(Features(columns), pool, nn.Linear(columns, 1), 0), *_bag(n, columns, device))
+    return training(MILNetwork(Features(columns), pool, nn.Linear(columns, 1), 0), *noise(n, columns, device))
 
 
 def evidence(n: int, columns: int = 1024, projected: bool = True, hidden: bool = False, device: str = "cpu") -> Runs:
@@ -76,7 +91,7 @@ def evidence(n: int, columns: int = 1024, projected: bool = True, hidden: bool =
     encoder = FeatureProjection(columns, width) if projected else Features(columns)
     head = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, 1)) if hidden else nn.Linear(width, 1)
     network = MILNetwork(encoder, SmoothAttentionPool(width, 128), head, 2).eval().to(device)
-    image, coords = _bag(n, columns, device)
+    image, coords = noise(n, columns, device)
     mask = torch.ones_like(coords[:, :1])
 
     @torch.no_grad()
@@ -94,22 +109,26 @@ def evidence(n: int, columns: int = 1024, projected: bool = True, hidden: bool =
 
 def evidence_in_turns(n: int, turns: int, **options: Any) -> list[dict[str, float]]:
     """Seconds of both ways of `evidence`, one after the other, so that other work on the machine meets both alike."""
-    runs = evidence(n, **options)
-
-    def seconds(run: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    took = [{name: seconds(run) for name, run in runs.items()} for _ in range(turns + 1)]
-    return took[1:]  # the first is untimed
+    return in_turns(evidence(n, **options), turns)
 
 
-def smtap(n: int, columns: int = 512, device: str = "cpu") -> Runs:
+def smtap_network(columns: int) -> MILNetwork:
     torch.manual_seed(0)
     pool = SmoothAttentionPool(columns, 128, placement="early", alpha="trainable", steps=10)
     aggregator = SmoothTransformer(columns, pool=pool, heads=8, layers=2)
-    return _training(MILNetwork(Features(columns), aggregator, nn.Linear(columns, 1), 2), *_bag(n, columns, device))
+    return MILNetwork(Features(columns), aggregator, nn.Linear(columns, 1), 2)
+
+
+def smtap(n: int, columns: int = 512, device: str = "cpu", autocast: str | None = None) -> Runs:
+    return training(smtap_network(columns), *noise(n, columns, device), autocast)
+
+
+def smtap_operations(n: int, columns: int, layers: int = 2, expansion: int = 4) -> dict[str, float]:
+    """Of the matrix products alone. Backward, a linear layer costs twice its forward pass; attention, which keeps no
+    N×N table, makes five products where it made two."""
+    attention = 2 * n * n * columns * layers  # one product
+    linear = 2 * n * columns * columns * (3 + 2 * expansion) * layers
+    return {"step": 7 * attention + 3 * linear, "forward": 2 * attention + linear}
 
 
 def matmul(n: int) -> Runs:
@@ -118,16 +137,16 @@ def matmul(n: int) -> Runs:
     return {"multiply": lambda: a @ b}
 
 
-def exact(n: int, columns: int = 128, alpha: float = 0.9, device: str = "cpu") -> Runs:
+def exact(n: int, columns: int = 128, alpha: float = 0.9, mode: str = "exact", device: str = "cpu") -> Runs:
     """On a graph that is already there."""
-    x, coords = _bag(n, columns, device)
-    operator, graph = SmoothOperator(alpha, mode="exact").to(device), build_graph(coords)
+    x, coords = noise(n, columns, device)
+    operator, graph = SmoothOperator(alpha, mode=mode).to(device), build_graph(coords)
     return {"forward": torch.no_grad()(lambda: operator(x, graph))}
 
 
-def exact_chain(n: int, columns: int = 128, alpha: float = 0.9, device: str = "cpu") -> Runs:
+def exact_chain(n: int, columns: int = 128, alpha: float = 0.9, mode: str = "exact", device: str = "cpu") -> Runs:
     x = features(n, columns).t().contiguous()[None].to(device)
-    operator = SmoothOperator(alpha, mode="exact").to(device)
+    operator = SmoothOperator(alpha, mode=mode).to(device)
     graph = build_graph(torch.arange(n, device=device).float()[None, None])
     return {"forward": torch.no_grad()(lambda: operator(x, graph))}
 
@@ -135,6 +154,12 @@ def exact_chain(n: int, columns: int = 128, alpha: float = 0.9, device: str = "c
 def graph(n: int, device: str = "cpu") -> Runs:
     coords = tissue(n).float()[None].to(device)
     return {"build": lambda: build_graph(coords)}
+
+
+def sort(n: int, device: str = "cpu") -> Runs:
+    """Whole numbers in no order: what finding neighbours can hardly do without."""
+    numbers = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(device)
+    return {"sort": lambda: numbers.sort()}
 
 
 def errors(n: int, columns: int, alphas: Sequence[float], steps: int) -> list[dict[str, float]]:

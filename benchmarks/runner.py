@@ -3,6 +3,7 @@
 """Cases in fresh processes, ours and theirs in turn."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -21,6 +22,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.measure import Request, answer
+from benchmarks.report import Table, number, spread
 
 ALONE = 0.05  # share of the cores that others may have while a process counts as undisturbed
 
@@ -50,17 +52,26 @@ class Outcomes(defaultdict[tuple[str, str, int], Outcome]):
     def by_size(self, name: str, run: str) -> dict[int, float]:
         return {n: median(outcome.seconds) for (a, b, n), outcome in self.items() if (a, b) == (name, run)}
 
+    def table(self) -> Table:
+        rows = [
+            [name, f"{n:,}", run, spread(outcome.seconds), number(max(outcome.peak_bytes) / 1e9, "GB")]
+            for (name, run, n), outcome in self.items()
+        ]
+        return Table(["case", "instances", "what", "median (fastest to slowest process)", "peak memory"], rows)
+
     def as_list(self) -> list[dict[str, Any]]:
         return [{"case": c, "run": r, "instances": n, **asdict(outcome)} for (c, r, n), outcome in self.items()]
 
 
 @dataclass(frozen=True)
 class Runner:
-    quick: bool
+    small: bool  # small bags, once: does it run?
     with_peers: bool
     rounds: int
     threads: int = 2
     patience: float = 0  # seconds to wait before each process for others to leave the machine alone
+    device: str | None = None  # of the part gpu, where it is not the GPU
+    until: float = math.inf  # on the clock of time.monotonic: no process lasts longer
     started: float = field(default_factory=time.monotonic)
     disturbed: list[float] = field(default_factory=list)  # of each process: the share of the cores that others had
 
@@ -68,7 +79,7 @@ class Runner:
         """Every case in a fresh process, and all of them again, `rounds` times; theirs only if they are there."""
         wanted = {name: request for name, request in requests.items() if not _theirs(request) or self.with_peers}
         outcomes = Outcomes()
-        if self.quick:  # ours together and theirs together
+        if self.small:  # ours together and theirs together
             for names in ([n for n in wanted if not _theirs(wanted[n])], [n for n in wanted if _theirs(wanted[n])]):
                 self._add(outcomes, {name: wanted[name] for name in names}, "; ".join(names))
             return outcomes
@@ -78,9 +89,9 @@ class Runner:
                 self._add(outcomes, {name: request}, f"{name}, round {turn} of {rounds}")
         return outcomes
 
-    def figures(self, case: str, module: str = "ours", **options: Any) -> Any:
+    def figures(self, case: str, module: str = "ours", what: str | None = None, **options: Any) -> Any:
         """What a function gives back, instead of what it costs."""
-        return self._ask([Request(module, case, [], options, figures=True)], case)[0]
+        return self._ask([Request(module, case, [], options, figures=True)], what or case)[0]
 
     def _add(self, outcomes: Outcomes, requests: Mapping[str, Request], what: str) -> None:
         answers = self._ask(list(requests.values()), what) if requests else []
@@ -92,7 +103,7 @@ class Runner:
 
     def _ask(self, requests: Sequence[Request], what: str) -> list[Any]:
         """The answers of one fresh process; with patience, of one that others left alone, if three tries find it."""
-        if self.quick and not _theirs(requests[0]):  # nothing is concluded, and most of a process is loading torch
+        if self.small and not _theirs(requests[0]):  # nothing is concluded, and most of a process is loading torch
             self.say(f"{what} ...")
             threads = torch.get_num_threads()  # as they are: a process that used several cannot be forked
             here: list[Any] = json.loads(json.dumps([answer(replace(each, threads=threads)) for each in requests]))
@@ -103,9 +114,12 @@ class Runner:
             self._wait()
             self.say(f"{what} ...")
             watch = Watch()
-            done = subprocess.run(
-                [python, "-m", "benchmarks.measure", asked], cwd=peers.ROOT, capture_output=True, text=True
-            )
+            command = [python, "-m", "benchmarks.measure", asked]
+            left = None if math.isinf(self.until) else max(0.0, self.until - time.monotonic())
+            try:
+                done = subprocess.run(command, cwd=peers.ROOT, capture_output=True, text=True, timeout=left)
+            except subprocess.TimeoutExpired as error:
+                raise RuntimeError(f"{what} did not end in time") from error
             if done.returncode:
                 raise RuntimeError(f"{what} failed:\n{done.stderr}")
             others = watch.others()

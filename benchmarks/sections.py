@@ -13,23 +13,28 @@ from xml.etree import ElementTree
 from benchmarks import peers
 from benchmarks.belief import calibration, coverage
 from benchmarks.defaults import defaults
+from benchmarks.gpu import gpu
 from benchmarks.measure import Request
+from benchmarks.ours import smtap_operations
 from benchmarks.report import Section, Table, Target, exponent, large, number, ratio, spread
 from benchmarks.runner import Outcomes, Runner, sizes_that_fit
+from benchmarks.slices import slices
 
 SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 ALPHAS = (0.1, 0.5, 0.7, 0.9, 0.99)
 LINEAR = 1.1  # the exponent of N that still counts as linear: a sort is N log N, and large bags leave the caches
 SKIPPED_PEERS = "The peers' environment is not there: ours alone."
 STEPS = ("step", "step, Adam", "forward")
-QUICK_STEPS = ("step", "forward")  # loading torch.optim takes longer than all of it
+SMALL_STEPS = ("step", "forward")  # loading torch.optim takes longer than all of it
+IMAGES = "head CT on images, batches of 4"
+SCANS_OF_LOOP: dict[str, Any] = {"columns": 128, "channels": [16, 32, 32, 32], "batch_size": 4}
 
 
 def parity(runner: Runner) -> Section:
     """Run tests/peers where torchmil is: both sides must be the same network."""
     title = "The same results as torchmil"
     if not runner.with_peers:
-        return Section("parity", title, SKIPPED_PEERS, runner.quick, runner.where())
+        return Section("parity", title, SKIPPED_PEERS, runner.small, runner.where())
     runner.say("tests/peers in the peers' environment ...")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -45,7 +50,7 @@ def parity(runner: Runner) -> Section:
         "parity",
         title,
         "Logits, instance scores and every gradient of SmAP and SmTAP with torchmil's weights, to 1e-5: `tests/peers`.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [
             Target("tests of parity with torchmil that fail", count["failures"] + count["errors"], 0),
@@ -61,8 +66,8 @@ def _passed(count: dict[str, int]) -> int:
 
 
 def smap(runner: Runner) -> Section:
-    n, larger, columns = (600, 1_200, 64) if runner.quick else (20_000, 50_000, 1024)
-    options, runs = {"columns": columns}, QUICK_STEPS if runner.quick else STEPS
+    n, larger, columns = (600, 1_200, 64) if runner.small else (20_000, 50_000, 1024)
+    options, runs = {"columns": columns}, SMALL_STEPS if runner.small else STEPS
     got = runner.in_turn(
         {
             "SmAP, ours": Request("ours", "smap", [n], options, runs, calls=10),
@@ -81,7 +86,7 @@ def smap(runner: Runner) -> Section:
         "A step is forward, loss and backward. Ours builds its graph within the step; torchmil is given its normalised "
         "sparse adjacency in float32, which its dataset would have made beforehand, in float64. "
         f"The speed asked for is torchmil's time over ours. {_peers_note(runner)}",
-        runner.quick,
+        runner.small,
         runner.where(),
         [
             Target(f"SmAP step, {here}: torchmil / ours", ratio(theirs, ours), 15, "×", at_least=True),
@@ -91,7 +96,7 @@ def smap(runner: Runner) -> Section:
             Target(f"SmAP step, {there}: peak memory", got.peak_gb("SmAP, ours, larger", "step", larger), 0.4, "GB"),
         ],
         [
-            _table(got),
+            got.table(),
             _ratios(
                 got,
                 runs,
@@ -107,7 +112,7 @@ def smap(runner: Runner) -> Section:
 
 
 def operator(runner: Runner) -> Section:
-    n, small = (600, 400) if runner.quick else (100_000, 2_500)
+    n, small = (600, 400) if runner.small else (100_000, 2_500)
     got = runner.in_turn({"exact, lattice": Request("ours", "exact", [n], runs=["forward"], calls=1)})
     errors = runner.figures("errors", n=small, columns=16, alphas=ALPHAS, steps=10)
     rows = [[number(alpha), *(f"{row[name]:.1e}" for name in row)] for alpha, row in zip(ALPHAS, errors, strict=True)]
@@ -116,31 +121,31 @@ def operator(runner: Runner) -> Section:
         "The smooth operator by itself",
         f"On a graph that is there, without gradient. Errors are ‖G − G*‖ / ‖G*‖ for white noise U on {small:,} "
         "patches, with G* from a sparse solve by SciPy in float64; the two approximations take 10 steps, in float32.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [Target(f"exact operator, {n:,} × 128, α = 0.9", got.seconds("exact, lattice", "forward", n), 4, "s")],
-        [_table(got), Table(["α", "exact", "recursion of the paper", "Chebyshev (accelerated)"], rows, "Errors:")],
+        [got.table(), Table(["α", "exact", "recursion of the paper", "Chebyshev (accelerated)"], rows, "Errors:")],
         {"cases": got.as_list(), "errors": dict(zip(map(str, ALPHAS), errors, strict=True))},
     )
 
 
 def graph(runner: Runner) -> Section:
-    n = 1_000 if runner.quick else 50_000
+    n = 1_000 if runner.small else 50_000
     got = runner.in_turn({"graph": Request("ours", "graph", [n], runs=["build"], calls=5)})
     return Section(
         "graph",
         "Who is whose neighbour",
         "`build_graph` of a blob of tissue, 8 neighbours.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [Target(f"graph of {n:,} patches", got.seconds("graph", "build", n), 0.05, "s")],
-        [_table(got)],
+        [got.table()],
         {"cases": got.as_list()},
     )
 
 
 def smtap(runner: Runner) -> Section:
-    n, columns = (300, 64) if runner.quick else (10_000, 512)
+    n, columns = (300, 64) if runner.small else (10_000, 512)
     half = n // 2
     runs, options = ("step", "forward"), {"columns": columns}
     got = runner.in_turn(
@@ -150,7 +155,7 @@ def smtap(runner: Runner) -> Section:
             "SmTAP, torchmil, mask": Request("theirs", "smtap", [n], {**options, "masked": True}, runs, 1, 0),
         }
     )
-    square = 64 if runner.quick else 4096
+    square = 64 if runner.small else 4096
     got.update(runner.in_turn({"matrix product": Request("ours", "matmul", [square], runs=["multiply"], calls=5)}))
     halved = Request("ours", "smtap", [half], options, runs, calls=1, untimed=0)
     got.update(runner.in_turn({"SmTAP, ours, half the bag": halved}, rounds=1))  # for its memory alone
@@ -166,7 +171,7 @@ def smtap(runner: Runner) -> Section:
     speed = ratio(2 * square**3, got.seconds("matrix product", "multiply", square))  # operations per second
     bounds = [
         [run, number(operations / 1e9), number(ratio(operations, speed), "s")]
-        for run, operations in _smtap_operations(n, columns).items()
+        for run, operations in smtap_operations(n, columns).items()
     ]
     whole, part = got.peak_gb("SmTAP, ours", "step", n), got.peak_gb("SmTAP, ours, half the bag", "step", half)
     targets.append(
@@ -179,11 +184,11 @@ def smtap(runner: Runner) -> Section:
         "one, and without; its faster one counts. One N×N matrix in float32 would be "
         f"{number(4 * n * n / 1e9, 'GB')} for each head. Nearly all of it are matrix products, of attention and of "
         f"linear layers: in float32 nobody is faster than the bound below. {_peers_note(runner)}",
-        runner.quick,
+        runner.small,
         runner.where(),
         targets,
         [
-            _table(got),
+            got.table(),
             Table(["", "billions of operations", "bound: the same at the speed of torch's own matrix product"], bounds),
         ],
         {"cases": got.as_list()},
@@ -191,7 +196,7 @@ def smtap(runner: Runner) -> Section:
 
 
 def streaming(runner: Runner) -> Section:
-    n, columns = (1_000, 64) if runner.quick else (100_000, 1024)
+    n, columns = (1_000, 64) if runner.small else (100_000, 1024)
     with tempfile.TemporaryDirectory() as folder:
         options = {"folder": folder, "columns": columns}
         got = runner.in_turn(
@@ -210,19 +215,19 @@ def streaming(runner: Runner) -> Section:
         "Scores of a bag whose features are in a file (float32, in the system's cache), by `StreamingInferer`, 8192 "
         "patches at a time; of the same bag in memory, by `BagInferer`; and from the file, transforms included. "
         "SmAP weighs the features themselves, so the blocks are read twice.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [
             Target(f"{here}, in blocks: peak memory", got.peak_gb("SmAP, file in blocks", "predict", n), 0.5, "GB"),
             Target(f"{here}: time in blocks / in memory", ratio(blocks, memory), 1.5, "×"),
         ],
-        [_table(got)],
+        [got.table()],
         {"cases": got.as_list()},
     )
 
 
 def evidence(runner: Runner) -> Section:
-    n, columns, turns = (1_000, 64, 1) if runner.quick else (100_000, 1024, 5)
+    n, columns, turns = (1_000, 64, 1) if runner.small else (100_000, 1024, 5)
     networks: dict[str, dict[str, Any]] = {
         "SmAP of the config": {},
         "SmAP on the features themselves": {"projected": False},
@@ -237,7 +242,7 @@ def evidence(runner: Runner) -> Section:
     in_turns = {
         name: [
             turn
-            for _ in range(1 if runner.quick else runner.rounds)
+            for _ in range(1 if runner.small else runner.rounds)
             for turn in runner.figures("evidence_in_turns", n=n, turns=turns, columns=columns, **options)
         ]
         for name, options in networks.items()
@@ -261,7 +266,7 @@ def evidence(runner: Runner) -> Section:
         "process, once untimed; the ratio is the median of the turns'. Behind a head with a hidden layer there is the "
         "leave-one-out change alone, for which the head is asked about an embedding for each instance; that is told "
         "and not judged.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [
             *(
@@ -277,9 +282,9 @@ def evidence(runner: Runner) -> Section:
 
 
 def ct(runner: Runner) -> Section:
-    scans, calls, rounds, overrides = (1, 1, 1, ["small.json"]) if runner.quick else (3, 3, 2, [])
+    scans, calls, rounds, overrides = (1, 1, 1, ["small.json"]) if runner.small else (3, 3, 2, [])
     with tempfile.TemporaryDirectory() as folder:
-        options = {"folder": folder, "scans": scans, "overrides": overrides, "calls": calls}
+        options: dict[str, Any] = {"folder": folder, "scans": scans, "overrides": overrides, "calls": calls}
         processes = [runner.figures("profile", module="ct", **options) for _ in range(rounds)]
     rows = [
         [what, name, spread([each[what][name] / scans for each in processes])]
@@ -292,10 +297,11 @@ def ct(runner: Runner) -> Section:
         "Head CT, from DICOM folders to all outputs",
         "`configs/ct/inference.json` with SA-DMIL, from finding the scans to the last file of each, in a process that "
         "has run it before; loading libraries and making the network are not timed. Beside it what no such program can "
-        "do without: pydicom reading the pixels of every file, and the network's forward pass on tensors that are "
-        f"ready. Phantoms, {processes[0]['slices']} slices of 512 × 512 in all, not compressed and in the system's "
+        "do without: pydicom reading the pixels of every file, and of the network the bare channels_last stack (as in "
+        "the part slices), pooling and head on slices that are ready. "
+        f"Phantoms, {processes[0]['slices']} slices of 512 × 512 in all, not compressed and in the system's "
         "cache, each called positive so that there are slices to report; on the CPU.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [Target("head CT, DICOM folders to all outputs: time / that of its bare parts", value, 1.5, "×")],
         [Table(["seconds per scan", "", "median (fastest to slowest process)"], rows)],
@@ -304,15 +310,15 @@ def ct(runner: Runner) -> Section:
 
 
 def wsi(runner: Runner) -> Section:
-    slides, tiles, calls, rounds, patches = (1, 9, 1, 1, 500) if runner.quick else (2, 1200, 3, 2, 50_000)
+    slides, tiles, calls, rounds, patches = (1, 9, 1, 1, 500) if runner.small else (2, 1200, 3, 2, 50_000)
     encoders: dict[str, list[str]] = {"seeded convolution": []}
-    if not runner.quick:
+    if not runner.small:
         encoders["MONAI's resnet18"] = ["encoder_monai.json"]
     extraction: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for place, (name, overrides) in enumerate(encoders.items()):
             share = tiles if place == 0 else tiles // 4  # the larger encoder takes far longer for each
-            options = {"slides": slides, "tiles": share, "overrides": overrides, "calls": calls}
+            options: dict[str, Any] = {"slides": slides, "tiles": share, "overrides": overrides, "calls": calls}
             options["folder"] = f"{folder}/{place}"
             extraction[name] = [runner.figures("extraction_profile", module="wsi", **options) for _ in range(rounds)]
         reading = [
@@ -336,7 +342,7 @@ def wsi(runner: Runner) -> Section:
         "the feature file; the bound is OpenSlide reading each tile, one by one, and the encoder's forward pass on "
         f"tiles that are ready, in sequence. `configs/wsi/inference.json`: one slide of {patches:,} patches with 1024 "
         "features, from its file to the last file of results, in a process that has run it before. On the CPU.",
-        runner.quick,
+        runner.small,
         runner.where(),
         [
             *(
@@ -359,49 +365,47 @@ def wsi(runner: Runner) -> Section:
 
 
 def loop(runner: Runner) -> Section:
-    few = 8 if runner.quick else None
-    cohorts = {  # bundle, bags, instances of one, features of each
-        "head CT on features, batches of 8": ("ct", few or 400, 34, 1152),
-        "slides, one by one": ("wsi", few or 200, 400, 1024),
+    few = 8 if runner.small else None
+    cohorts: dict[str, dict[str, Any]] = {
+        "head CT on features, batches of 8": {"kind": "ct", "bags": few or 400, "instances": 34, "columns": 1152},
+        "slides, one by one": {"kind": "wsi", "bags": few or 200, "instances": 400, "columns": 1024},
+        IMAGES: {"kind": "ct scans", "bags": 8, "instances": 8, **SCANS_OF_LOOP},
     }
-    rounds, epochs = (1, 1) if runner.quick else (runner.rounds, 8)
+    if runner.small:
+        cohorts[IMAGES].update(bags=4, instances=1, columns=64)
+    rounds, epochs = (1, 1) if runner.small else (runner.rounds, 8)
     with tempfile.TemporaryDirectory() as folder:
-        options = {"folder": folder, "cohorts": cohorts, "epochs": epochs}
+        options: dict[str, Any] = {"folder": folder, "cohorts": cohorts, "epochs": epochs}
         processes = [runner.figures("loop_profile", module="loop", **options) for _ in range(rounds)]
     rows = [
         [name, *(spread([median(run[name][what]) for run in processes]) for what in ("epoch", "bare"))]
         for name in cohorts
     ]
+    ratios = {name: [run[name]["ratio"] for run in processes] for name in cohorts}
+    for row, name in zip(rows, cohorts, strict=True):
+        row.append(spread(ratios[name], "×"))
+    size = cohorts[IMAGES]["columns"]
     return Section(
         "loop",
         "The loop of a training",
-        "`train.json` of both bundles (head CT with `on_features.json`): an epoch as it is run, with its seeds, bags, "
-        "log, MLflow and the state to resume from, but without validation. Bare is forward, loss, backward and step of "
-        "the same network on the same batches, which are ready. Bare epochs and others take turns in one process, the "
-        "first of each untimed. Bags of noise: "
-        + " and ".join(f"{bags} of about {n} × {columns}" for _, bags, n, columns in cohorts.values())
-        + ".",
-        runner.quick,
+        "`train.json` of both bundles (head CT also with `on_features.json`): an epoch as it is run, with its seeds, "
+        "bags, log, MLflow and the state to resume from, but without validation. Bare is forward, loss, backward and "
+        "step of the same network on the same batches, which are ready. Bare epochs and others take turns in one "
+        "process, the first of each untimed. Bags of noise, of about as many instances: "
+        + " and ".join(f"{each['bags']} of {each['instances']} × {each['columns']}" for each in [*cohorts.values()][:2])
+        + f"; and {cohorts[IMAGES]['bags']} phantoms in DICOM, read once and held in memory, augmented "
+        f"by the loader's workers in every epoch, {size} × {size} pixels. On a CPU these workers share the cores with "
+        "the steps, so that this ratio is told and not judged; the part gpu judges it.",
+        runner.small,
         runner.where(),
-        [
-            Target(f"{name}: an epoch / bare", median(run[name]["ratio"] for run in processes), 1.5, "×")
-            for name in cohorts
-        ],
-        [Table(["training", "epoch, median (fastest to slowest process)", "bare"], rows)],
+        [Target(f"{name}: an epoch / bare", median(ratios[name]), 1.5, "×") for name in cohorts if name != IMAGES],
+        [Table(["training", "epoch, median (fastest to slowest process)", "bare", "epoch / bare"], rows)],
         {"processes": processes},
     )
 
 
-def _smtap_operations(n: int, columns: int, layers: int = 2, expansion: int = 4) -> dict[str, float]:
-    """Of the matrix products alone. Backward, a linear layer costs twice its forward pass; attention, which keeps no
-    N×N table, makes five products where it made two."""
-    attention = 2 * n * n * columns * layers  # one product
-    linear = 2 * n * columns * columns * (3 + 2 * expansion) * layers
-    return {"step": 7 * attention + 3 * linear, "forward": 2 * attention + linear}
-
-
 def growth(runner: Runner) -> Section:
-    sizes = (200, 400, 800) if runner.quick else SIZES
+    sizes = (200, 400, 800) if runner.small else SIZES
     tall = sizes_that_fit(sizes, 4 * 4 * 1024)  # the bag, its transposition, and room for two more
     cases = {
         "graph": Request("ours", "graph", sizes, runs=["build"]),
@@ -429,7 +433,7 @@ def growth(runner: Runner) -> Section:
         f"The exponent is the slope of log time over log N, from end to end; up to {LINEAR} counts as linear. Small "
         "bags are all fixed cost, so the exponent from 10,000 instances on stands beside it. Where a bag leaves a "
         "cache of the processor, each instance costs more, and over this range that shows as a larger exponent.",
-        runner.quick,
+        runner.small,
         runner.where(),
         targets,
         [
@@ -438,44 +442,6 @@ def growth(runner: Runner) -> Section:
         ],
         {"cases": got.as_list(), "exponents": exponents},
     )
-
-
-def gpu(runner: Runner) -> Section:
-    """Nothing to aim at yet: the figures of whatever accelerator is there."""
-    device = runner.figures("cuda_device")
-    if device is None:
-        return Section("gpu", "On a GPU", "No CUDA here: skipped.", runner.quick, runner.where())
-    on_it = {"device": "cuda"}
-    requests = {
-        "SmAP, ours": Request("ours", "smap", [20_000, 100_000], on_it, STEPS, calls=10, untimed=3),
-        "without smoothing, ours": Request("ours", "attention_pool", [20_000, 100_000], on_it, STEPS, 10, 3),
-        "SmTAP, ours": Request("ours", "smtap", [10_000], on_it, STEPS),
-        "exact, lattice, ours": Request("ours", "exact", [100_000], on_it, ["forward"]),
-        "exact, chain, ours": Request("ours", "exact_chain", [100_000], on_it, ["forward"]),
-        "graph, ours": Request("ours", "graph", [50_000], on_it, ["build"], calls=10),
-    }
-    if runner.with_peers and runner.figures("cuda_device", module="theirs"):
-        requests["SmAP, torchmil"] = Request("theirs", "smap", [20_000], on_it, STEPS)
-        requests["SmTAP, torchmil, no mask"] = Request("theirs", "smtap", [10_000], on_it, STEPS)
-    got = runner.in_turn(requests)
-    return Section(
-        "gpu",
-        "On a GPU",
-        "Peak memory is what the allocator of torch gave out at most, less what it had given out before.",
-        runner.quick,
-        {**runner.where(), "GPU": device},
-        (),
-        [_table(got)],
-        {"cases": got.as_list()},
-    )
-
-
-def _table(got: Outcomes) -> Table:
-    rows = [
-        [name, f"{n:,}", run, spread(outcome.seconds), number(max(outcome.peak_bytes) / 1e9, "GB")]
-        for (name, run, n), outcome in got.items()
-    ]
-    return Table(["case", "instances", "what", "median (fastest to slowest process)", "peak memory"], rows)
 
 
 def _ratios(got: Outcomes, runs: Sequence[str], n: int, of: Mapping[str, tuple[str, str]]) -> Table:
@@ -501,6 +467,7 @@ SECTIONS: dict[str, Callable[[Runner], Section]] = {
     "smtap": smtap,
     "streaming": streaming,
     "evidence": evidence,
+    "slices": slices,
     "ct": ct,
     "wsi": wsi,
     "loop": loop,

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torchmil.models import SmABMIL, SmTransformerABMIL
+from torchmil.models import SmABMIL, SmTransformerABMIL, TransMIL
 
 from benchmarks.bags import adjacency, features, tissue
 
@@ -64,6 +64,25 @@ def smtap(n: int, columns: int = 512, masked: bool = False, device: str = "cpu")
         transf_add_self=False,
     )
     return _training(network, n, columns, torch.ones([1, n], dtype=torch.uint8) if masked else None, device)
+
+
+def transmil(n: int, columns: int = 512, device: str = "cpu") -> Runs:
+    """Nyström's attention, a class token and no graph: what a user of torchmil takes for so many instances."""
+    torch.manual_seed(0)
+    network = TransMIL((columns,), att_dim=columns).to(device)
+    x, label = features(n, columns)[None].to(device), torch.ones([1], device=device)
+
+    def step() -> None:
+        network.zero_grad()
+        _, losses = network.train().compute_loss(label, x)
+        sum(losses.values()).backward()
+
+    @torch.no_grad()
+    def forward() -> Tensor:
+        logits: Tensor = network.eval()(x)
+        return logits
+
+    return {"step": step, "forward": forward}
 
 
 def cuda_device() -> str | None:

@@ -26,11 +26,16 @@ PARTS = sorted(SECTIONS.keys() - {"parity", "calibration"})  # the last trains n
 
 
 @pytest.mark.slow
-def test_the_quick_run_works(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--no-peers", "--into", str(tmp_path), *PARTS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_a_run_of_small_bags_works_and_what_is_for_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--small", "--no-peers", "--device", "cpu"]
+    done = subprocess.run([*command, "--into", str(tmp_path), *PARTS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(path.stem for path in tmp_path.glob("*.json")) == PARTS
+    targets = json.loads((tmp_path / "gpu.json").read_text())["targets"]
+    unknown = [target["what"] for target in targets if target["value"] is None]
+    assert len(unknown) == 1
+    assert "torchmil" in unknown[0]
+    assert targets[-1]["value"] == 0  # as far as results of the CPU are from themselves
     text = (tmp_path / "README.md").read_text()
     assert "not judged" in text
     assert "reached" not in text
@@ -38,13 +43,13 @@ def test_the_quick_run_works(tmp_path: Path) -> None:
 
 
 def test_without_the_peers_theirs_is_not_measured_and_a_case_that_fails_says_why() -> None:
-    runner = Runner(quick=True, with_peers=False, rounds=1)
+    runner = Runner(small=True, with_peers=False, rounds=1)
     assert runner.in_turn({"torchmil": Request("theirs", "smap", [100])}) == {}
     assert runner.in_turn({}).seconds("torchmil", "step", 100) is None
     with pytest.raises(AttributeError, match="no_such_case"):
         runner.figures("no_such_case")
     with pytest.raises(RuntimeError, match="no_such_case"):
-        replace(runner, quick=False).figures("no_such_case")
+        replace(runner, small=False).figures("no_such_case")
 
 
 def test_memory_is_what_a_case_takes_above_what_was_there_and_time_that_of_a_call(
@@ -86,7 +91,7 @@ def test_a_disturbed_process_is_run_again_only_with_patience(
 ) -> None:
     monkeypatch.setattr("benchmarks.runner.Watch.others", lambda watch: 0.5)
     for patience, runs in ((0.0, 1), (0.01, 3)):
-        runner = Runner(quick=False, with_peers=False, rounds=1, patience=patience)
+        runner = Runner(small=False, with_peers=False, rounds=1, patience=patience)
         runner.figures("cuda_device")
         assert capsys.readouterr().out.count("cuda_device ...") == runs
         assert runner.where()["share of the cores that other work took"] == "50 %"
