@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluators and inferers of bags: a cohort is read to its end, and a network is asked for more than its logits."""
 
+import ctypes
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ignite.engine import Events
@@ -131,6 +133,14 @@ class AnswerOfBagd(MapTransform):
         return item
 
 
+def give_back_large_blocks() -> None:
+    """Have glibc return a megabyte or more as soon as it is free, which else stays taken while less lies behind it."""
+    with suppress(OSError, AttributeError, TypeError):  # where there is another C library
+        glibc = ctypes.CDLL(None)
+        glibc.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD
+        glibc.malloc_trim(0)
+
+
 class PrepareBagInBlocks(PrepareBatch):
     """A batch of one bag whose `image` is a path: its coords and mask go to the device, its features stay on disk."""
 
@@ -162,6 +172,7 @@ class StreamingInferer(BagInferer):
             raise InputError(f"block_size is {block_size}: give 1 or more")
         self.read = read
         self.block_size = block_size
+        give_back_large_blocks()
 
     def __call__(  # type: ignore[override]
         self, inputs: Sequence[str], network: Any, *, coords: Tensor, mask: Tensor

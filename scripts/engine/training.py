@@ -53,7 +53,7 @@ def run_name(path: str, settings: Mapping[str, Any]) -> str:
 
 def _refuse_other_settings(path: Path, before: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     for name, now in settings.items():
-        if (was := before.get(name)) != str(now):
+        if (was := before.get(name, "unknown to its version")) != str(now):
             values = f"{name} {was}, not {now}" if len(f"{was}{now}") < 80 else f"another {name}"
             raise InputError(
                 f"{path} is an unfinished training with {values}: "

@@ -130,30 +130,52 @@ def _lattice(cell: Tensor, real: Tensor, radius: float) -> Graph:
     index = torch.arange(n, device=cell.device).expand_as(real)
     key = torch.where(real, cell[:, 0] * width + cell[:, 1], beyond + index)  # [B, N]
     steps = offsets[:, 0] * width + offsets[:, 1]  # [K]
-    wanted = (key.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)  # [B, K*N]
-    if readable(beyond) and int(beyond) < 64 * n:
-        found, exists, unique = _find_by_table(key, wanted, index, int(beyond))
-    else:
-        found, exists, unique = _find_by_search(key, wanted)
-    if readable(unique) and not bool(unique):
+    by_table = readable(beyond) and int(beyond) < min(64 * n, 1 << 24)  # of 8 bytes each
+    taken, order = _table_of_cells(key, index, int(beyond)) if by_table else torch.sort(key, dim=1)
+    unique = torch.gather(taken, 1, key) == index if by_table else taken[:, 1:] != taken[:, :-1]
+    if readable(unique) and not bool(unique.all()):
         raise ValueError("two instances of a bag share one cell: coords must be in units of the patch pitch")
-    k = offsets.shape[0]
-    return _graph_of(found.unflatten(1, [k, n]), exists.unflatten(1, [k, n]) & real.unsqueeze(1), False)
+    parts: list[Graph] = []
+    for some in steps.split(_so_many(key, steps.shape[0])):
+        wanted = (key.unsqueeze(1) + some.view(1, -1, 1)).flatten(1)  # [B, k*N]
+        found, exists = _find_by_table(taken, wanted, n) if by_table else _find_by_search(taken, order, wanted)
+        shape = [some.shape[0], n]
+        parts.append(_graph_of(found.unflatten(1, shape), exists.unflatten(1, shape) & real.unsqueeze(1), False))
+    return _side_by_side(parts)
 
 
-def _find_by_table(key: Tensor, wanted: Tensor, index: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find by a table of all cells: the instance of each wanted key, whether there is one, whether keys are unique."""
-    n = index.shape[1]
-    empty = torch.full([key.shape[0], cells + n], n, dtype=index.dtype, device=key.device)
-    table = empty.scatter(1, key, index)
+def _so_many(of_each: Tensor, k: int) -> int:
+    """Return how many neighbours to look at together: all of a small bag, few of one whose temporaries fill memory."""
+    return k if exporting() or on_accelerator(of_each) else min(k, max(1, (1 << 20) // max(1, of_each.numel())))
+
+
+def _side_by_side(parts: list[Graph]) -> Graph:
+    """Return the graph whose neighbours were found part by part."""
+    if len(parts) == 1:
+        return parts[0]
+    return Graph(
+        torch.cat([part.neighbours for part in parts], dim=1),
+        torch.cat([part.weights for part in parts], dim=1),
+        parts[0].chain,
+    )
+
+
+def _table_of_cells(key: Tensor, index: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Return which instance is in each of all cells, n in an empty one; and the keys."""
+    b, n = key.shape
+    table = torch.full([b, cells + n], n, dtype=index.dtype, device=key.device)
+    return table.scatter_(1, key, index), key
+
+
+def _find_by_table(table: Tensor, wanted: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Find by a table of all cells: the instance of each wanted key, and whether there is one."""
+    cells = table.shape[1] - n
     found = torch.gather(table, 1, wanted.clamp(max=cells - 1))
-    unique = (torch.gather(table, 1, key) == index).all()
-    return found.clamp(max=n - 1), (found < n) & (wanted < cells), unique
+    return found.clamp(max=n - 1), (found < n) & (wanted < cells)
 
 
-def _find_by_search(key: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the same by binary search, for lattices far larger than the bag."""
-    taken, order = torch.sort(key, dim=1)
+def _find_by_search(taken: Tensor, order: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the same among sorted keys, for lattices far larger than the bag."""
     last = taken.shape[1] - 1
     if exporting():  # ONNX knows no searchsorted; 20 halvings find one among a million
         at = torch.zeros_like(wanted)
@@ -162,8 +184,7 @@ def _find_by_search(key: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor
             at = torch.where(torch.gather(taken, 1, ahead) <= wanted, ahead, at)
     else:
         at = torch.searchsorted(taken, wanted).clamp(max=last)
-    found, exists = torch.gather(order, 1, at), torch.gather(taken, 1, at) == wanted
-    return found, exists, (taken[:, 1:] != taken[:, :-1]).all()
+    return torch.gather(order, 1, at), torch.gather(taken, 1, at) == wanted
 
 
 def _offsets(radius: float) -> list[list[int]]:
@@ -264,14 +285,23 @@ def laplacian(x: Tensor, graph: Graph) -> Tensor:
     return dx - ax
 
 
-def normalised(graph: Graph) -> Graph:
-    """Return Ã = D^-1/2 A D^-1/2; an isolated instance becomes its own neighbour, so that Sm leaves it unchanged."""
-    degree = graph.weights.sum(dim=1)  # [B, N]
+def normalised(graph: Graph, dtype: torch.dtype) -> Graph:
+    """Return Ã = D^-1/2 A D^-1/2; an isolated instance becomes its own neighbour, so that Sm leaves it unchanged.
+
+    It is found in float64, as 1 / (1 - α) times the error of a weight is that of Sm, and told in `dtype`.
+    """
+    degree = graph.weights.sum(dim=1, dtype=torch.double)  # [B, N]
     isolated = (degree == 0).to(degree.dtype)
     scale = torch.rsqrt(degree + isolated)  # [B, N]
-    at_neighbours = torch.gather(scale.unsqueeze(1).expand_as(graph.weights), 2, graph.neighbours)
-    weights = graph.weights * scale.unsqueeze(1) * at_neighbours  # [B, K, N]
-    itself = torch.arange(degree.shape[1], device=degree.device).expand_as(graph.neighbours)
-    neighbours = torch.where(isolated.unsqueeze(1) > 0, itself, graph.neighbours)
-    own = torch.cat([isolated.unsqueeze(1), torch.zeros_like(weights[:, 1:])], dim=1)
-    return Graph(neighbours, weights + own, graph.chain)
+    some = _so_many(degree, graph.weights.shape[1])
+    parts: list[Graph] = []
+    for first in range(0, graph.weights.shape[1], some):
+        neighbours = graph.neighbours[:, first : first + some]  # [B, k, N]
+        at_neighbours = torch.gather(scale.unsqueeze(1).expand_as(neighbours), 2, neighbours)
+        weights = graph.weights[:, first : first + some] * scale.unsqueeze(1) * at_neighbours  # [B, k, N]
+        if first == 0:
+            weights = torch.cat([weights[:, :1] + isolated.unsqueeze(1), weights[:, 1:]], dim=1)
+        weights = weights.to(dtype)
+        itself = torch.arange(degree.shape[1], device=degree.device).expand_as(neighbours)
+        parts.append(Graph(torch.where(isolated.unsqueeze(1) > 0, itself, neighbours), weights, graph.chain))
+    return _side_by_side(parts)

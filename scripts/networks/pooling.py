@@ -6,12 +6,12 @@ from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import linear, logsigmoid
 from torch.nn.utils import parametrizations
 
 from scripts.networks.evidence import second_largest, sum_of_others, where_there_are_others
 from scripts.networks.graph import Graph, filled
-from scripts.networks.smooth import SmoothOperator, adjacency
+from scripts.networks.smooth import Adjacency, SmoothOperator, adjacency
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -210,16 +210,26 @@ class SmoothAttentionPool(WeightedPool):
         return torch.matmul(x.transpose(1, 2), self.project.weight.t())  # X W: [B, N, A]
 
     def attend(self, columns: Tensor, mask: Optional[Tensor], graph: Graph) -> Attended:
-        xw = columns.transpose(1, 2)  # [B, A, N]
-        b, a = self.project.bias.unsqueeze(1), adjacency(graph)  # [A, 1], Ã of all bags
-        c = self.smooth.factors(xw, a.chain)
+        a = adjacency(graph, columns)  # Ã of all bags
+        c = self.smooth.factors(columns, a.chain)
+        return self.weighted(self.scores(columns, self.project.bias, self.weigh.weight, a, c), mask, a, c)
+
+    def scores(self, columns: Tensor, bias: Tensor, weights: Tensor, a: Adjacency, c: Tensor) -> Tensor:
+        """Return f [B, 1, N] before a late Sm; of some columns alone their part of it, as f is a sum over columns.
+
+        columns: X W [B, N, A], bias: their b [A], weights: their w [1, A], a: Ã of all bags, c: factors of Sm.
+        """
+        xw, b = columns.transpose(1, 2), bias.unsqueeze(1)  # [B, A, N], [A, 1]
         if self.placement == "early":
             u = self.smooth.along(xw, a, c) + b  # [B, A, N]
         elif self.placement == "mid":
             u = self.smooth.along(xw + b, a, c)  # [B, A, N]
         else:
             u = xw + b  # [B, A, N]
-        f = self.weigh(self.activation(u).transpose(1, 2)).transpose(1, 2)  # [B, 1, N]
+        return linear(self.activation(u).transpose(1, 2), weights).transpose(1, 2)  # [B, 1, N]
+
+    def weighted(self, f: Tensor, mask: Optional[Tensor], a: Adjacency, c: Tensor) -> Attended:
+        """Return the weights of all instances from f [B, 1, N]."""
         if self.placement == "late":
             f = self.smooth.along(f, a, c)  # [B, 1, N]
         s = masked_softmax(f, mask)  # [B, 1, N]

@@ -27,17 +27,16 @@ LARGEST_ALPHA = 0.99995
 class Adjacency(NamedTuple):
     """Ã = D^-1/2 A D^-1/2 of all bags of a batch as one table, M = B*N."""
 
-    table: Table  # [M, M] float64
+    table: Table  # [M, M] in the type of the work; float64 of a chain, of which differences are small
     isolated: Tensor  # [M, 1] bool, without a neighbour but itself
     chain: bool
 
 
-def adjacency(graph: Graph) -> Adjacency:
-    """Normalise the graph of each bag, once for all uses of Sm on it."""
+def adjacency(graph: Graph, x: Tensor) -> Adjacency:
+    """Normalise the graph of each bag, once for all uses of Sm on it, for what is of the type of x."""
     if graph.neighbours.shape[1] == 0:
         raise ValueError("smoothing needs neighbours: give the network spatial_dims 1 (slices) or 2 (patches)")
-    # float64, as 1 / (1 - α) times the error of a weight is that of Sm
-    a = table_of(normalised(Graph(graph.neighbours, graph.weights.double())))
+    a = table_of(normalised(graph, torch.double if graph.chain or x.dtype == torch.double else torch.float))
     isolated = graph.weights.sum(dim=1).flatten().unsqueeze(1) == 0
     return Adjacency(a, isolated, graph.chain)
 
@@ -98,7 +97,7 @@ class SmoothOperator(nn.Module):
         """Return Sm(x) [B, D, N] of x [B, D, N], padding 0."""
         if x.dim() != 3 or x.shape[2] != graph.neighbours.shape[2]:
             raise ValueError(f"x does not fit a graph of {graph.neighbours.shape[2]} instances: [B, D, N] is wanted")
-        a = adjacency(graph)
+        a = adjacency(graph, x)
         return self.along(x, a, self.factors(x, a.chain))
 
     @torch.jit.unused

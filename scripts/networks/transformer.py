@@ -111,7 +111,7 @@ class SmoothTransformer(nn.Module):
     def forward(self, x: Tensor, mask: Optional[Tensor], graph: Graph) -> Pooled:
         """Pool x [B, D, N] over the instances of mask [B, 1, N], or without a mask over all."""
         rows = x.transpose(1, 2)  # [B, N, D]
-        adj = adjacency(graph)
+        adj = adjacency(graph, x)
         # [B, 1, 1, N], which broadcasts over heads and queries; attention is faster without
         real = None if mask is None else (mask > 0.5).unsqueeze(2)
         y = rows

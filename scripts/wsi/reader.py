@@ -74,7 +74,8 @@ def checked_bags(
     """Return the bags, having logged in one line what their features are and refused what the network cannot take.
 
     Each gains `encoder` ("" = not stated) and `patch_um` (micrometres from patch to patch, 0 = not known), the same for
-    all; and `stamp`, which changes with its files, so that nothing kept of others is taken for it.
+    all; `patches`, how many it has; and `stamp`, which changes with its files, so that nothing kept of others is taken
+    for it.
 
     Args:
         bags: entries of a datalist, or of a folder.
@@ -119,7 +120,8 @@ def checked_bags(
         states = [os.stat(file) for path in paths_of(bag["image"]) for file in files_of(path)]
         stamp = " ".join(f"{state.st_size}.{state.st_mtime_ns}" for state in states)
         stamp = stamp if len(stamp) <= LONGEST_STAMP else hashlib.sha256(stamp.encode()).hexdigest()
-        found.append({**bag, "encoder": name, "patch_um": patch_um, "stamp": stamp})
+        patches = sum(headers[path].patches for path in paths_of(bag["image"]) if path in headers)
+        found.append({**bag, "encoder": name, "patch_um": patch_um, "patches": patches, "stamp": stamp})
     return found
 
 

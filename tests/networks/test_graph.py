@@ -52,6 +52,22 @@ def test_neighbours_are_the_same_searched_as_by_a_table(places: set[tuple[int, i
         assert torch.equal(dense(build_graph(near, mask)), once)
 
 
+@pytest.mark.parametrize("some", [1, 3])
+@thorough
+@given(places=cells)
+def test_neighbours_found_a_few_at_a_time_are_those_found_together(some: int, places: set[tuple[int, int]]) -> None:
+    """As of a bag of a million; its last instance is isolated."""
+    coords, mask = lattice(places | {(50, 50)}), torch.ones(1, 1, len(places | {(50, 50)}))
+    mask[0, 0, 2::5] = 0
+    together = build_graph(coords, mask, edgeless=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_so_many", lambda of_each, k: some)
+        apart = build_graph(coords, mask, edgeless=True)
+        of_apart = normalised(apart, torch.float)
+    for one, other in ((apart, together), (of_apart, normalised(together, torch.float))):
+        assert all(torch.equal(*each) for each in zip(one[:2], other[:2], strict=True))
+
+
 @pytest.mark.parametrize("row", [[1000.2, 1001.2, 1002.2], [-0.4, 0.6, 1.6], [0.5, 1.5, 2.5]])
 def test_coords_need_neither_start_at_0_nor_be_whole(row: list[float]) -> None:
     coords = torch.tensor([[row, [-500.5] * 3]])
@@ -99,7 +115,7 @@ def test_padding_has_no_neighbours_whatever_it_holds(dims: int) -> None:
 def test_laplacian_and_normalised_adjacency_are_their_formulas(places: set[tuple[int, int]]) -> None:
     """D - A, and D^-1/2 A D^-1/2, whose eigenvalues lie within 1 and in which the isolated stay as they are."""
     graph = build_graph(lattice(places | {(50, 50)}))  # the last one is isolated
-    a, got = dense(graph), dense(normalised(graph))
+    a, got = dense(graph), dense(normalised(graph, torch.float))
     degree, x = a.sum(dim=0), torch.randn(1, 3, len(a))
     torch.testing.assert_close(laplacian(x, graph)[0], x[0] @ (torch.diag(degree) - a))
     wanted = a / torch.sqrt(torch.outer(degree, degree)).clamp(min=1) + torch.diag((degree == 0).float())

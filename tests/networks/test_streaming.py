@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bag in blocks gives what the whole bag gives, or is refused."""
 
+import subprocess
+import sys
 from unittest.mock import Mock
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from scripts.networks import AttentionPool, FeatureProjection, MILNetwork, SmoothAttentionPool
 from scripts.networks.streaming import Blocks, predict_in_blocks
 from tests.networks.compositions import COMPOSITIONS, FEATURES, close, network, outputs
+from tests.shared_data import ROOT
 
 REFUSED = {  # what needs all instances at once, and the reason given
     "max": "MaxPool needs the whole bag",
@@ -77,13 +80,76 @@ def test_softmax_of_large_scores_does_not_overflow() -> None:
     torch.testing.assert_close(got.logits, net.predict(x).logits)
 
 
-@pytest.mark.parametrize(("width", "readings"), [(FEATURES - 2, 1), (FEATURES, 2)])
-def test_a_bag_is_read_twice_only_if_its_encoded_features_are_no_smaller(width: int, readings: int) -> None:
-    net = MILNetwork(FeatureProjection(FEATURES, width), SmoothAttentionPool(width, 5), nn.Identity(), 2).eval()
+@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("name", sorted(name for name in COMPOSITIONS.keys() - REFUSED if name.startswith("smooth")))
+def test_some_columns_after_the_other_give_what_all_together_give(name: str, columns: int) -> None:
+    net = network(name)
+    x, coords, mask = bag(20, net.spatial_dims)
+    wanted, got = net.predict(x, coords), predict_in_blocks(net, in_blocks(x, 6), mask, coords, columns * 20 * 4)
+    for name_of_field, values in outputs(got, 20).items():
+        close(values, outputs(wanted, 20)[name_of_field])
+
+
+@pytest.mark.parametrize("placement", ["early", "mid", "late"])
+def test_columns_of_a_reduced_precision_add_up_too(placement: str) -> None:
+    net = MILNetwork(FeatureProjection(FEATURES, 8), SmoothAttentionPool(8, 5, placement), nn.Linear(8, 1), 2).eval()
+    x, coords, mask = bag(40, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = predict_in_blocks(net, in_blocks(x, 16), mask, coords, 2 * 40 * 4)
+    torch.testing.assert_close(got.scores.float(), net.predict(x, coords).scores, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("width", "columns", "placement", "readings"),
+    [
+        (FEATURES - 2, 5, "early", 1),  # the encoder's features are small, and kept
+        (FEATURES, 5, "early", 2),
+        (FEATURES - 2, 1, "early", 6),  # too large to be kept: once for each column and once for the sum
+        (FEATURES, 2, "mid", 4),
+        (FEATURES, 1, "late", 2),  # nothing is smoothed but f
+    ],
+)
+def test_a_bag_is_read_as_often_as_what_is_kept_of_it_demands(
+    width: int, columns: int, placement: str, readings: int
+) -> None:
+    pool = SmoothAttentionPool(width, 5, placement)
+    net = MILNetwork(FeatureProjection(FEATURES, width), pool, nn.Identity(), 2).eval()
     x, coords, mask = bag(40, 2)
     blocks = Mock(side_effect=in_blocks(x, 8))
-    close(predict_in_blocks(net, blocks, mask, coords).logits, net.predict(x, coords).logits)
+    close(predict_in_blocks(net, blocks, mask, coords, columns * 40 * 4).logits, net.predict(x, coords).logits)
     assert blocks.call_count == readings
+
+
+PEAKS = """
+import sys
+import torch
+from torch import nn
+from benchmarks.bags import tissue
+from benchmarks.measure import _settled, _status
+from scripts.engine.evaluator import give_back_large_blocks
+from scripts.networks import FeatureProjection, MILNetwork, SmoothAttentionPool
+from scripts.networks.streaming import predict_in_blocks
+
+torch.set_num_threads(1)
+give_back_large_blocks()
+n = 200_000
+net = MILNetwork(FeatureProjection(64, 32), SmoothAttentionPool(32, 128, steps=2), nn.Linear(32, 1), 2).eval()
+coords, block = tissue(n)[None].float(), torch.randn(1, 8000, 64).transpose(1, 2)
+for at_once in map(int, sys.argv[1:]):
+    before = _settled()
+    predict_in_blocks(net, lambda: [block] * (n // 8000), torch.ones(1, 1, n), coords, at_once)
+    print(_status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_by_what_is_held_at_once() -> None:
+    """The columns of this bag take 102 MB, the features of its encoder 26 MB, its graph and Ã some 65 MB."""
+    command = [sys.executable, "-c", PEAKS, str(2**26), str(2**24), str(2**30)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    _, little, much = (int(line) / 1e6 for line in ended.stdout.split())  # the first has loaded what is needed
+    assert little < 190
+    assert much > little + 100
 
 
 @pytest.mark.parametrize("name", ["attention, three classes", "mean", "smooth early, lattice"])

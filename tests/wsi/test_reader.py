@@ -61,7 +61,10 @@ def test_a_cohort_is_described_in_one_line_without_a_path(tmp_path: Path, caplog
         "or 448 level-0 pixels (commonest nearest distance); 1 without patches"
     ]
     known = {"encoder": "uni_v1", "patch_um": 128.0, "stamp": ""}
-    assert [{**bag, "stamp": ""} for bag in found] == [{**bag, **known} for bag in bags]
+    counts = [len(tissue())] * 4 + [0, 0]
+    assert [{**bag, "stamp": ""} for bag in found] == [
+        {**bag, **known, "patches": count} for bag, count in zip(bags, counts, strict=True)
+    ]
 
 
 def test_before_a_training_every_slide_must_be_usable(tmp_path: Path) -> None:
