@@ -4,7 +4,6 @@
 
 import copy
 from collections.abc import Callable, Hashable, Sequence
-from inspect import signature
 from statistics import median
 from typing import Any
 
@@ -19,8 +18,6 @@ from scripts.networks import SliceCNN
 
 BOTH = ("step", "forward")
 AT_ONCE = 8
-# TODO: always, as soon as SliceCNN takes slices_at_once
-RECOMPUTES = "slices_at_once" in signature(SliceCNN).parameters
 SMALL: dict[str, Any] = {"size": 64, "channels": (16, 32, 32, 32)}
 
 
@@ -147,9 +144,8 @@ def slices(runner: Runner) -> Section:
         "bare stack": Request("slices", "bare", [n], options, BOTH, calls=1, warm=2),
         whole: Request("slices", "slice_network", [scan], options, calls=1, untimed=0, warm=2),
     }
-    if RECOMPUTES:
-        some = {**options, "slices_at_once": AT_ONCE}
-        requests[recomputed] = Request("slices", "slice_network", [scan], some, calls=1, untimed=0, warm=2)
+    some = {**options, "slices_at_once": AT_ONCE}
+    requests[recomputed] = Request("slices", "slice_network", [scan], some, calls=1, untimed=0, warm=2)
     got = runner.in_turn(requests, rounds=1)  # for their memory
     processes = [runner.figures("beside_bare", "slices", n=n, turns=turns, **options) for _ in range(rounds)]
     took = {run: [turn for each in processes for turn in each[run]["turns"]] for run in BOTH}

@@ -125,7 +125,7 @@ class _Block(NamedTuple):
     pooled: Tensor  # [R, C, H, W]
     mean: Tensor  # [C] of what was pooled
     variance: Tensor  # [C]
-    count: int  # of the numbers that these are of
+    numbers: int  # in a channel, of which these are
 
 
 def _pooled_and_moments(maps: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> _Block:
@@ -144,8 +144,8 @@ def _pooled_and_moments(maps: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> 
 
 def _normalised_by_all(blocks: Sequence[_Block], norm: nn.BatchNorm2d) -> Tensor:
     """Normalise by the statistics of all slices together, which the layer remembers as if it had seen them at once."""
-    total = sum(block.count for block in blocks)
-    shares = [block.count / total for block in blocks]
+    total = sum(block.numbers for block in blocks)
+    shares = [block.numbers / total for block in blocks]
     mean = torch.stack([share * block.mean for share, block in zip(shares, blocks, strict=True)]).sum(dim=0)  # [C]
     apart = [block.variance + (block.mean - mean).square() for block in blocks]
     variance = torch.stack([share * each for share, each in zip(shares, apart, strict=True)]).sum(dim=0)  # [C]

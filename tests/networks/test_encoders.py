@@ -96,7 +96,10 @@ def test_slices_a_few_at_a_time_take_a_fraction_of_the_memory() -> None:
     """What the graph of a training step keeps: by hand, the pooled maps of each block twice, and the slices."""
     kept = []
     for at_once in (None, 4):
-        network, sizes = SliceCNN(image_size=128, channels=(16, 32), dropout=0, slices_at_once=at_once), {}
+        network, sizes = (
+            SliceCNN(image_size=128, channels=(16, 32), dropout=0, slices_at_once=at_once),
+            dict[int, int](),
+        )
 
         def keep(each: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
             sizes[each.data_ptr()] = each.nbytes
