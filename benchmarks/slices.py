@@ -56,13 +56,13 @@ def slice_network(n: int, device: str = "cpu", autocast: str | None = None, **op
 
 def head_ct(n: int, scans: int = 4, device: str = "cpu", autocast: str | None = None, **options: Any) -> Runs:
     """The network and the loss of train.json on a batch of scans, n slices in all, as the loader collates them."""
-    from scripts.engine.batches import collate_bags  # which loads MONAI, for seconds
+    from scripts.engine.batches import PrepareBags, collate_bags  # which load MONAI, for seconds
 
     network, loss = head_ct_parts(device, **options)
-    batch = collate_bags([scan_of_noise(n // scans, network.encoder.image_size) for _ in range(scans)])
-    inputs = {str(key): value.to(device) for key, value in batch.items()}
+    batch: dict[Any, Any] = collate_bags([scan_of_noise(n // scans, network.encoder.image_size) for _ in range(scans)])
+    image, _, _, named = PrepareBags()(batch, device)
     label = torch.ones(scans, 1, device=device)
-    return _runs(network, lambda: network(**inputs), lambda told: loss(told, label), device, autocast)
+    return _runs(network, lambda: network(image, **named), lambda told: loss(told, label), device, autocast)
 
 
 def head_ct_parts(device: str, size: int = 512, channels: Sequence[int] | None = None) -> tuple[Any, Any]:

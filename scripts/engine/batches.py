@@ -27,6 +27,8 @@ from tqdm import tqdm
 
 from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
+from scripts.networks.graph import require_coords
+from scripts.networks.mil import of_padded
 
 SHARE = 0.5  # of the free memory, for bags
 TELLING = 8  # bags from whose size that of all is estimated
@@ -160,8 +162,9 @@ class PrepareBags(PrepareBatch):
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, tuple[()], dict[str, Tensor]]:
         image, label = default_prepare_batch(dict(batchdata), device, non_blocking, **kwargs)
-        padded = not bool((batchdata["mask"] > 0.5).all())
-        return image, label, (), {key: batchdata[key] for key in ("coords", *(["mask"] if padded else []))}
+        mask = of_padded(batchdata["mask"])
+        require_coords(batchdata["coords"], mask)  # which DDP moves to a GPU before the network can ask
+        return image, label, (), {"coords": batchdata["coords"], **({} if mask is None else {"mask": mask})}
 
 
 def free_memory() -> int:

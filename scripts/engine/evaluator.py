@@ -154,6 +154,8 @@ class PrepareBagInBlocks(PrepareBatch):
 class StreamingInferer(BagInferer):
     """An inferer that answers as ``BagInferer`` does for a bag too large for memory, whose features it reads in blocks.
 
+    It has the process give memory back sooner, for as long as that lasts.
+
     Args:
         read: (path, size) → the blocks [1, D, n] of a bag.
         block_size: instances in memory at a time.

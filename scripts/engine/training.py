@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from monai.engines import Trainer
-from monai.engines.utils import IterationEvents
+from monai.data.utils import set_rnd
+from monai.engines import IterationEvents, Trainer
 from monai.handlers import EarlyStopHandler
 from monai.optimizers import WarmupCosineSchedule
 from monai.utils import set_determinism
@@ -104,7 +104,7 @@ class EpochSeeds:
 
     Args:
         seed: that of the training.
-        loader: of a `BagDataset`.
+        loader: of a `BagDataset`; another dataset's draws repeat only where workers do not persist.
     """
 
     def __init__(self, seed: int, loader: DataLoader) -> None:
@@ -119,7 +119,7 @@ class EpochSeeds:
     def set_seeds(self, engine: Engine) -> None:
         seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, _rank()]).generate_state(1)[0])
         set_determinism(seed)
-        self.loader.dataset.seed_draws(seed)  # type: ignore[attr-defined]
+        getattr(self.loader.dataset, "seed_draws", lambda seed: set_rnd(self.loader.dataset, seed))(seed)
         if self.loader._iterator is not None:  # workers that persist: others draw a number before the order is drawn
             torch.empty((), dtype=torch.int64).random_()
 

@@ -64,7 +64,10 @@ class BagCrossEntropy(nn.Module):
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the loss of logits [B, C]; label: [B, C] of 0 and 1, or [B, 1] the number of the class where C > 1."""
+        """Return the loss of logits [B, C]; label: [B, C] of 0 and 1, or [B, 1] the number of the class where C > 1.
+
+        A label of a class that there is not is refused in the host's memory; a GPU is not asked.
+        """
         if logits.shape[1] > 1 and label.shape[1] == 1:
             loss = cross_entropy(logits, label[:, 0].long(), reduction="none").unsqueeze(1)  # [B, 1]
         else:
@@ -74,9 +77,9 @@ class BagCrossEntropy(nn.Module):
             loss = binary_cross_entropy_with_logits(logits, label, reduction="none")  # [B, C]
         if self.class_weights is None:
             return loss.mean()
-        count = len(self.class_weights)
-        if readable(label) and int(label.max()) >= count:
-            raise ValueError(f"{count} class weights, and a label of class {int(label.max())}: give one each")
+        count, classes = len(self.class_weights), max(2, logits.shape[1] if label.shape[1] == 1 else 2)
+        if count < classes:
+            raise ValueError(f"{count} class weights for {classes} classes: give one each")
         return (loss * self.class_weights.to(label.device, non_blocking=True)[label.long()]).mean()
 
 

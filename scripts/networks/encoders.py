@@ -73,7 +73,7 @@ class SliceCNN(nn.Module):
         rows = image.permute(0, 4, 2, 3, 1).reshape(b * n, h, w, c)  # [B*N, H, W, C]
         if mask is None or exporting():  # which slices are real is not known yet
             features = self.encode(rows).view(b, n, -1).transpose(1, 2)  # [B, D, N]
-            return features if mask is None else features * mask
+            return features if mask is None else features * mask.to(features.device)
         real = torch.nonzero(mask.flatten() > 0.5)[:, 0]  # [R], found where the mask lies
         real = real.to(rows.device, non_blocking=True)
         found = self.encode(rows.index_select(0, real))  # [R, D]
@@ -109,11 +109,16 @@ class SliceCNN(nn.Module):
     def _in_parts(self, maps: Tensor) -> Tensor:
         """Return what the blocks make of maps [R, C, H, W] in training, keeping of each block what it pooled."""
         for layer in self.blocks:
+            parts = maps.split(self.slices_at_once or len(maps))
+            if isinstance(layer, nn.SyncBatchNorm):
+                raise ValueError("slices_at_once takes the statistics of one process: leave out it or SyncBatchNorm")
             if isinstance(layer, nn.Conv2d):
                 conv = layer
-            elif isinstance(layer, nn.BatchNorm2d):
-                parts = maps.split(self.slices_at_once or len(maps))
+            elif isinstance(layer, nn.BatchNorm2d) and layer.training:
                 maps = _normalised_by_all([_pooled_and_moments(part, conv, layer) for part in parts], layer)
+            elif isinstance(layer, nn.BatchNorm2d):  # frozen: with the statistics that it has
+                block = nn.Sequential(conv, nn.ReLU(), layer, nn.MaxPool2d(2))
+                maps = torch.cat([checkpoint(block, part, use_reentrant=False) for part in parts])
             elif isinstance(layer, nn.Dropout):
                 maps = layer(maps)
         return maps

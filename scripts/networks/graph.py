@@ -75,7 +75,7 @@ def build_graph(
         mask = torch.ones_like(coords[:, :1])
     if mask.dim() != 3 or mask.shape[2] != coords.shape[2]:
         raise ValueError("the mask does not fit the coords: [bags, 1, instances] is wanted")
-    require_coords(coords, mask)
+    require_coords(coords, mask, spacing)
     real = mask[:, 0] > 0.5  # [B, N]
     if coords.shape[1] == 1:
         return _chain(coords[:, 0].to(torch.promote_types(coords.dtype, torch.float)), real, spacing)
@@ -87,12 +87,17 @@ def build_graph(
     raise ValueError(f"coords hold {coords.shape[1]} numbers per instance: give 1 (slices) or 2 (patches)")
 
 
-def require_coords(coords: Tensor, mask: Optional[Tensor]) -> None:
-    """Refuse coords [B, 1 or 2, N] in the host's memory of which a real instance has none."""
-    if readable(coords) and (mask is None or readable(mask)):
-        known = torch.isfinite(coords).all(dim=1, keepdim=True)  # [B, 1, N]
-        if not bool((known if mask is None else known | (mask < 0.5)).all()):
-            raise ValueError("coords hold NaN or infinite values: every real instance needs coordinates")
+def require_coords(coords: Tensor, mask: Optional[Tensor], spacing: bool = False) -> None:
+    """Refuse coords [B, 1 or 2, N] in the host's memory of which a real instance has none, or two slices the same."""
+    if not readable(coords) or not (mask is None or readable(mask)):
+        return
+    known = torch.isfinite(coords).all(dim=1, keepdim=True)  # [B, 1, N]
+    if not bool((known if mask is None else known | (mask < 0.5)).all()):
+        raise ValueError("coords hold NaN or infinite values: every real instance needs coordinates")
+    if spacing and coords.shape[1] == 1:
+        places = torch.sort(filled(coords, mask, float("inf")), dim=2)[0]  # [B, 1, N], padding behind
+        if bool(((places[..., 1:] == places[..., :-1]) & torch.isfinite(places[..., 1:])).any()):
+            raise ValueError("two neighbouring slices have the same position: with spacing, coords must be millimetres")
 
 
 def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
@@ -111,8 +116,6 @@ def _chain(position: Tensor, real: Tensor, spacing: bool) -> Graph:
         return graph
     here = position.unsqueeze(1)  # [B, 1, N]
     apart = (torch.gather(here.expand(-1, 2, -1), 2, graph.neighbours) - here).abs()  # [B, 2, N]
-    if readable(apart) and bool(((apart == 0) & exists).any()):
-        raise ValueError("two neighbouring slices have the same position: with spacing, coords must be millimetres")
     mean = (apart * graph.weights).sum(dim=[1, 2]) / graph.weights.sum(dim=[1, 2]).clamp(min=1)  # [B]
     weights = mean.view(-1, 1, 1) / torch.where(exists, apart, torch.ones_like(apart))
     return Graph(graph.neighbours, weights * graph.weights, True)

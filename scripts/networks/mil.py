@@ -139,7 +139,7 @@ class MILNetwork(BagNetwork):
     def predict(self, image: Tensor, coords: Optional[Tensor] = None, mask: Optional[Tensor] = None) -> BagPrediction:
         """Predict bags; the arguments are those of `forward`."""
         if coords is not None and self.spatial_dims > 0:
-            require_coords(coords, mask)
+            require_coords(coords, mask, self.spacing)
         mask, coords = of_padded(mask), beside(image, coords)  # [B, 1, N] or None, [B, 1 or 2, N]
         slots = self.slots
         if slots is not None:

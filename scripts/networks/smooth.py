@@ -75,7 +75,7 @@ class SmoothOperator(nn.Module):
         self.steps = steps
         self.accelerated = accelerated
         self.trained = isinstance(alpha, str)
-        self._terms = terms_for(0.99 if isinstance(alpha, str) else alpha, 1e-6)
+        self._terms, self._terms_of_double = terms_of(0.99 if isinstance(alpha, str) else alpha)
         if not self.trained:
             self.register_load_state_dict_post_hook(_settle)  # weights may bring another alpha
 
@@ -91,7 +91,7 @@ class SmoothOperator(nn.Module):
     @torch.jit.unused
     def settle(self) -> None:
         """Fix the number of terms of an exported file to what alpha needs now; without this, to what 0.99 needs."""
-        self._terms = terms_for(float(self.alpha.detach()), 1e-6)
+        self._terms, self._terms_of_double = terms_of(float(self.alpha.detach()))
 
     def forward(self, x: Tensor, graph: Graph) -> Tensor:
         """Return Sm(x) [B, D, N] of x [B, D, N], padding 0."""
@@ -115,10 +115,10 @@ class SmoothOperator(nn.Module):
         if self.exact and chain and not exporting():
             return torch.stack([alpha, rest])
         if self.exact:
-            terms = self._terms
+            terms = self._terms, self._terms_of_double
             if not exporting() and (self.trained or readable(x)):  # of an alpha that is trained the number is asked for
-                terms = terms_for(float(alpha.detach()), 1e-12 if x.dtype == torch.double else 1e-6)
-            return chebyshev_terms(alpha, rest, terms)
+                terms = terms_of(float(alpha.detach()))
+            return chebyshev_terms(alpha, rest, terms[1] if x.dtype == torch.double else terms[0])
         if self.accelerated:
             return chebyshev_terms(alpha, rest, self.steps)
         return paper_terms(alpha, rest, self.steps)
@@ -159,6 +159,11 @@ def chebyshev_terms(alpha: Tensor, rest: Tensor, steps: int) -> Tensor:
     return (1 - r) / (1 + r) * torch.cat([powers[:1], 2 * powers[1:]])
 
 
+def terms_of(alpha: float) -> tuple[int, int]:
+    """Return how many terms the precision of float32 needs, and that of float64."""
+    return terms_for(alpha, 1e-6), terms_for(alpha, 1e-12)
+
+
 def terms_for(alpha: float, error: float) -> int:
     """Return how many terms leave a remainder below `error`, relative to the most strongly damped component."""
     r = alpha / (1 + math.sqrt((1 - alpha) * (1 + alpha)))
@@ -178,9 +183,9 @@ def series(
     twice = Table(a.columns, 2 * once.weights, a.starts) if chebyshev else once
     totals: list[Tensor] = []
     dots = torch.zeros_like(c)
-    # a processor's cache holds 32 columns, three times as fast for a large bag; a GPU keeps 256 MiB of terms at once
+    # a processor's cache holds 32 columns, three times as fast for a large bag; a GPU holds 128 MiB of terms thrice
     keeps = on_accelerator(u)
-    at_once = max(1, (1 << 26) // max(1, c.shape[0] * u.shape[0])) if keeps else 32
+    at_once = max(1, (1 << 25) // max(1, c.shape[0] * u.shape[0])) if keeps else 32
     for column in range(0, u.shape[1], at_once):
         now = u[:, column : column + at_once].contiguous()  # [M, 32]
         before, every = now, [now]
@@ -200,7 +205,7 @@ def series(
                 along.append(torch.dot(now.flatten(), other.flatten()))
         if keeps:
             terms = torch.stack(every)  # [terms, M, columns]
-            total = torch.matmul(c, terms.flatten(1)).view(now.shape)
+            total = (c.view(-1, 1, 1) * terms).sum(dim=0)  # [M, columns]; autocast would multiply in half precision
             if against is not None:
                 dots = dots + (terms * other).sum(dim=[1, 2])
         elif against is not None:

@@ -162,7 +162,7 @@ def test_bag_cross_entropy_fits_the_head_and_class_weights_weigh_each_bag(bags: 
 
 
 def test_labels_beyond_the_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 class weights, and a label of class 2"):
+    with pytest.raises(ValueError, match="2 class weights for 3 classes: give one each"):
         BagCrossEntropy([1.0, 2.0])(torch.zeros(1, 3), torch.tensor([[2.0]]))
     with pytest.raises(ValueError, match=r"a label of class 2 .* configs/classes"):
         BagCrossEntropy()(torch.zeros(1, 1), torch.tensor([[2.0]]))

@@ -113,6 +113,24 @@ def test_slices_a_few_at_a_time_take_a_fraction_of_the_memory() -> None:
     assert kept[1] < kept[0] / 3
 
 
+def test_a_frozen_normalisation_stays_so_and_one_of_several_processes_is_refused() -> None:
+    torch.manual_seed(0)
+    whole = SliceCNN(image_size=24, channels=(4, 4), dropout=0)
+    parts = copy.deepcopy(whole)
+    parts.slices_at_once = 2
+    image = torch.randn(1, 3, 24, 24, 5)
+    for network in (whole, parts):
+        for norm in filter(lambda layer: isinstance(layer, torch.nn.BatchNorm2d), network.blocks):
+            norm.eval()
+        network(image, None).square().sum().backward()
+    torch.testing.assert_close(parts(image, None), whole(image, None))
+    for one, other in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert all(torch.equal(*pair) for pair in zip(parts.buffers(), whole.buffers(), strict=True))
+    with pytest.raises(ValueError, match="leave out it or SyncBatchNorm"):
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(parts.train())(image, None)
+
+
 def test_slices_at_once_are_one_or_more() -> None:
     with pytest.raises(ValueError, match="slices_at_once is 0: give 1 or more, or null for all"):
         SliceCNN(image_size=16, channels=(4,), slices_at_once=0)

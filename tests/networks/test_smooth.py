@@ -152,6 +152,21 @@ def test_half_precision_is_smoothed_in_float32(mode: dict[str, Any]) -> None:
 
 
 @each_mode
+def test_autocast_changes_nothing(mode: dict[str, Any]) -> None:
+    """Neither answers nor gradients: every step is in float32, which autocast makes of no sum."""
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        sm, x = SmoothOperator("trainable", **mode), torch.randn(1, 40, 220, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            smoothed = sm(x, GRAPHS["lattice with holes"])
+            smoothed.square().sum().backward()
+        found.append([smoothed, x.grad, sm.alpha_logit.grad])
+    for plain, cast in zip(*found, strict=True):
+        torch.testing.assert_close(cast, plain, rtol=1e-6, atol=1e-6)
+
+
+@each_mode
 @pytest.mark.parametrize("spatial_dims", [1, 2])
 @pytest.mark.parametrize("logit", [-1.0, 2.0])
 def test_gradients_are_finite_differences(mode: dict[str, Any], spatial_dims: int, logit: float) -> None:
