@@ -44,6 +44,9 @@ class LabelMapd(Transform):
         return {**data, "pred": MetaTensor(np.ascontiguousarray(marks)[None], affine=torch.from_numpy(affine))}
 
 
+RAS_TO_LPS = np.diag([-1.0, -1, 1, 1])
+
+
 class SaveLabelMapd(Transform):
     """The writer of `output_dir/<bag_id>/flagged.nrrd`, which holds the label map in `pred`.
 
@@ -64,7 +67,7 @@ class SaveLabelMapd(Transform):
         if "pred" in data:
             marks, affine = data["pred"][0].numpy(), data["pred"].affine.numpy()
             path = self.output_dir / data["bag_result"].bag_id / f"flagged{self.extension}"
-            encode = _as_nifti if self.extension.startswith(".nii") else _by_itk
+            encode = {".nrrd": _as_nrrd, ".mha": _by_itk}.get(self.extension, _as_nifti)
             write_whole(path, encode(marks, affine, self.extension))
         return dict(data)
 
@@ -90,6 +93,18 @@ def _as_nifti(marks: np.ndarray, affine: np.ndarray, extension: str) -> bytes:
     image.set_qform(affine, code="scanner")  # the nearest without shear: without any, ITK refuses a sheared file
     content: bytes = image.to_bytes()
     return gzip.compress(content, GZIP_LEVEL, mtime=0) if extension == ".nii.gz" else content
+
+
+def _as_nrrd(marks: np.ndarray, affine: np.ndarray, extension: str) -> bytes:
+    """Return what ITK writes as well, which takes two seconds to load."""
+    *directions, origin = (f"({','.join(map(repr, column.tolist()))})" for column in (RAS_TO_LPS @ affine)[:3].T)
+    header = [
+        *("NRRD0004", "type: unsigned char", "dimension: 3", "space: left-posterior-superior"),
+        *(f"sizes: {' '.join(map(str, marks.shape))}", f"space directions: {' '.join(directions)}"),
+        *("kinds: domain domain domain", "encoding: gzip", f"space origin: {origin}"),
+    ]
+    content = gzip.compress(marks.tobytes(order="F"), GZIP_LEVEL, mtime=0)
+    return "\n".join([*header, "", ""]).encode() + content
 
 
 def _by_itk(marks: np.ndarray, affine: np.ndarray, extension: str) -> bytes:

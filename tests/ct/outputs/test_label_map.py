@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImaged, Orientationd
+from monai.transforms import Compose, LoadImage, LoadImaged, Orientationd
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
@@ -109,3 +109,12 @@ def test_an_extension_that_is_unknown_or_needs_itk_is_refused(tmp_path: Path, mo
     with pytest.raises(InputError, match="pip install itk-io"):
         save(volume, tmp_path / "mha", result(), ".mha")
     save(volume, tmp_path / "nii", result(), ".nii")
+    save(volume, tmp_path / "nrrd", result(), ".nrrd")
+
+
+def test_itk_finds_in_our_nrrd_what_is_in_it(tmp_path: Path) -> None:
+    marks, affine = save(load(nifti(tmp_path / "scan.nii", "PIR"))["volume"], tmp_path, result())
+    (path,) = tmp_path.glob("*/flagged.nrrd")
+    read = LoadImage(reader="ITKReader")(path)
+    np.testing.assert_array_equal(read.numpy(), marks)
+    np.testing.assert_allclose(read.affine.numpy(), affine, atol=1e-6)
