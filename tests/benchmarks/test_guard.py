@@ -90,7 +90,7 @@ def test_a_ratio_that_was_never_kept_says_so_and_is_no_failure(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(tmp_path, monkeypatch, "--quick") == 0
+    assert run(tmp_path, monkeypatch, "--quick") == 1
     assert f"| {NAMES[0]} | – | 2× | not kept yet: python -m benchmarks guard --keep |" in capsys.readouterr().out
     assert not (tmp_path / "guard.json").exists()
 
