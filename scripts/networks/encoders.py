@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 from torch.utils.checkpoint import checkpoint
 
-from scripts.networks.graph import exporting
+from scripts.networks.graph import exporting, on_accelerator
 
 
 class SliceCNN(nn.Module):
@@ -27,7 +27,7 @@ class SliceCNN(nn.Module):
         dropout_after: Numbers of blocks, counted from 1.
         momentum: Momentum of the batch statistics; the default is Keras' 0.99, which takes thousands of steps.
         slices_at_once: So many slices go through a block at a time, and training computes again what their gradient
-            needs: the same numbers in a fraction of the memory. None: all at once.
+            needs: the same numbers in a fraction of the memory, but in more time. None: all at once in training.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class SliceCNN(nn.Module):
         if torch.jit.is_scripting() or exporting():
             maps = self.blocks(slices)  # [R, 32, 6, 6]
         elif not self.training:
-            parts = slices.split(self.slices_at_once or len(slices))
+            # a processor takes as long to get memory for all maps at once as to compute them
+            parts = slices.split(self.slices_at_once or (len(slices) if on_accelerator(slices) else 4))
             maps = torch.cat([self._pooled_first(part) for part in parts])  # [R, 32, 6, 6]
         else:
             maps = self.blocks(slices) if self.slices_at_once is None else self._in_parts(slices)  # [R, 32, 6, 6]

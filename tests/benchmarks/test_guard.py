@@ -84,7 +84,7 @@ def test_all_that_became_slower_is_named(
     assert f"{NAMES[0]}: 4×, kept 2× (scripts/networks/smooth.py); {NAMES[-1]}: 4×, kept 2×" in told
 
 
-def test_a_ratio_that_was_never_kept_says_so_and_is_no_failure(
+def test_a_ratio_that_was_never_kept_says_so_and_is_no_pass(
     tmp_path: Path,
     measured: dict[str, list[float]],
     monkeypatch: pytest.MonkeyPatch,
