@@ -27,9 +27,9 @@ class PerInstance(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, image: Tensor, mask: Tensor | None) -> Tensor:
         """Return features [B, D, N] of image [B, ..., N]; padding gets 0."""
-        real = mask[:, 0] > 0.5  # [B, N]
+        real = image.new_ones(len(image), image.shape[-1]) > 0 if mask is None else mask[:, 0] > 0.5  # [B, N]
         rows = self.network(image.movedim(-1, 1)[real])  # [R, D]
         features = rows.new_zeros(*real.shape, rows.shape[1])
         features[real] = rows

@@ -63,6 +63,7 @@ class SliceCNN(nn.Module):
         self.in_channels, self.image_size = in_channels, image_size
         self.out_features = size * size * channels[-1]
         self.slices_at_once = slices_at_once
+        self.in_cache = max(1, (1 << 22) // (channels[0] * image_size**2))  # slices whose first maps take 16 MB
 
     def forward(self, image: Tensor, mask: Optional[Tensor]) -> Tensor:
         """Return features [B, D, N] of image [B, C, H, W, N]; only real slices are encoded, padding gets 0."""
@@ -86,8 +87,8 @@ class SliceCNN(nn.Module):
         if torch.jit.is_scripting() or exporting():
             maps = self.blocks(slices)  # [R, 32, 6, 6]
         elif not self.training:
-            # a processor takes as long to get memory for all maps at once as to compute them
-            parts = slices.split(self.slices_at_once or (len(slices) if on_accelerator(slices) else 4))
+            # a processor takes as long to get memory of more than 32 MB at once as to compute what lies there
+            parts = slices.split(self.slices_at_once or (len(slices) if on_accelerator(slices) else self.in_cache))
             maps = torch.cat([self._pooled_first(part) for part in parts])  # [R, 32, 6, 6]
         else:
             maps = self.blocks(slices) if self.slices_at_once is None else self._in_parts(slices)  # [R, 32, 6, 6]

@@ -99,7 +99,7 @@ def test_the_weights_are_those_of_the_checkpoint_and_the_network_is_left_as_it_w
         parameter.data += 0.3
     torch.save({"model": trained.state_dict()}, tmp_path / "model.pt")
     net = network("smooth early, exact lattice").train()
-    terms = net.aggregator.smooth._exported_terms  # type: ignore[union-attr]
+    terms = net.aggregator.smooth._terms  # type: ignore[union-attr]
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with caplog.at_level(logging.INFO):
         export_onnx(net, str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4), str(tmp_path / "model.pt"))
@@ -111,7 +111,7 @@ def test_the_weights_are_those_of_the_checkpoint_and_the_network_is_left_as_it_w
     assert_same(tmp_path / "model.onnx", trained, torch.rand(1, FEATURES, 3), coords, torch.ones(1, 1, 3))
 
     assert net.training
-    assert net.aggregator.smooth._exported_terms == terms  # type: ignore[union-attr]
+    assert net.aggregator.smooth._terms == terms  # type: ignore[union-attr]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert logging.root.manager.disable == logging.NOTSET
 
