@@ -96,7 +96,7 @@ def _as_nifti(marks: np.ndarray, affine: np.ndarray, extension: str) -> bytes:
 
 
 def _as_nrrd(marks: np.ndarray, affine: np.ndarray, extension: str) -> bytes:
-    """Return what ITK writes as well, which takes two seconds to load."""
+    """Return what ITK writes as well, which takes long to load."""
     *directions, origin = (f"({','.join(map(repr, column.tolist()))})" for column in (RAS_TO_LPS @ affine)[:3].T)
     header = [
         *("NRRD0004", "type: unsigned char", "dimension: 3", "space: left-posterior-superior"),
