@@ -140,9 +140,10 @@ def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.Comprehens
         date, time = str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
     except (AttributeError, TypeError, ValueError):
         date, time = NO_DATE
+    of_scan, *of_flagged = _measurement_groups(result, identity, images, model, report_uid)
     report = hd.sr.ComprehensiveSR(
         evidence=images,
-        content=_measurement_report(result, identity, images, model, report_uid),
+        content=_measurement_report(result, model, of_scan),
         series_instance_uid=series_uid,
         series_number=SERIES_NUMBER,
         series_description=RESEARCH_USE.capitalize(),
@@ -163,6 +164,8 @@ def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.Comprehens
     study_uid = report.StudyInstanceUID
     report.copy_patient_and_study_information(identity)
     report.StudyInstanceUID = study_uid
+    for group in of_flagged:  # not before, as highdicom copies and searches all it is given, several times
+        report.ContentSequence[-1].ContentSequence.extend(group)
     return report
 
 
@@ -189,9 +192,10 @@ def valid_uid(text: str) -> str:
     return text if uid.UID(text, IGNORE).is_valid else str(uid.generate_uid(entropy_srcs=[text]))
 
 
-def _measurement_report(
+def _measurement_groups(
     result: BagResult, identity: Dataset, images: list[Dataset], model: Model, report_uid: str
-) -> "hd.sr.MeasurementReport":
+) -> list["hd.sr.MeasurementsAndQualitativeEvaluations"]:
+    """Return the group of the scan, and of each flagged slice."""
     from highdicom import sr
 
     origin = f" ({result.threshold_origin})" if result.threshold_origin else ""
@@ -220,9 +224,17 @@ def _measurement_report(
         source = sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frames)
         figures = {code: values[index] for code, values in of_slices.items()}
         groups.append(group(str(instance["id"]), figures, finding_type=HEMORRHAGE, source_images=[source]))
+    return groups
+
+
+def _measurement_report(
+    result: BagResult, model: Model, group: "hd.sr.MeasurementsAndQualitativeEvaluations"
+) -> "hd.sr.MeasurementReport":
+    from highdicom import sr
+
     device = sr.DeviceObserverIdentifyingAttributes(uid.generate_uid(entropy_srcs=[*model]), name=model.name)
     observer = sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)
-    content = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), CT_OF_HEAD, groups)
+    content = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), CT_OF_HEAD, [group])
     warnings = [f"Warning: {each}" for each in without_names(result.about.get("warnings", ()))]
     for comment in (RESEARCH_USE.capitalize(), *warnings):  # ahead of the measurements, where they are seen
         content[0].ContentSequence.insert(-1, sr.TextContentItem(COMMENT, comment, "CONTAINS"))
