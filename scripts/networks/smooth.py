@@ -181,37 +181,53 @@ def series(
     c = factors.to(u)
     once = Table(a.columns, a.weights.to(u), a.starts)
     twice = Table(a.columns, 2 * once.weights, a.starts) if chebyshev else once
-    totals: list[Tensor] = []
-    dots = torch.zeros_like(c)
     # a processor's cache holds 32 columns, three times as fast for a large bag; a GPU holds 128 MiB of terms thrice
-    keeps = on_accelerator(u)
-    at_once = max(1, (1 << 25) // max(1, c.shape[0] * u.shape[0])) if keeps else 32
+    at_once = max(1, (1 << 25) // max(1, c.shape[0] * u.shape[0])) if on_accelerator(u) else 32
+    sums: list[Tensor] = []
+    dots = torch.zeros_like(c)
     for column in range(0, u.shape[1], at_once):
-        now = u[:, column : column + at_once].contiguous()  # [M, 32]
-        before, every = now, [now]
-        total = now if keeps else c[0] * now
-        other = now if against is None else against[:, column : column + at_once].contiguous()  # [M, 32]
-        along = [] if against is None or keeps else [torch.dot(now.flatten(), other.flatten())]
-        for k in range(1, c.shape[0]):
-            after = product(twice if k > 1 else once, now)
-            if chebyshev and k > 1:
-                after = after.sub_(before)  # T_k+1 = 2 Ã T_k - T_k-1
-            before, now = now, after
-            if keeps:
-                every.append(now)
-                continue
-            total.addcmul_(now, c[k])
-            if against is not None:
-                along.append(torch.dot(now.flatten(), other.flatten()))
-        if keeps:
-            terms = torch.stack(every)  # [terms, M, columns]
-            total = (c.view(-1, 1, 1) * terms).sum(dim=0)  # [M, columns]; autocast would multiply in half precision
-            if against is not None:
-                dots = dots + (terms * other).sum(dim=[1, 2])
-        elif against is not None:
-            dots = dots + torch.stack(along)
-        totals.append(total)
-    return torch.cat(totals, dim=1), dots
+        some = u[:, column : column + at_once].contiguous()  # [M, 32]
+        other = None if against is None else against[:, column : column + at_once].contiguous()  # [M, 32]
+        if on_accelerator(u):
+            total, along = _all_terms(some, c, once, twice, chebyshev, other)
+        else:
+            total, along = _term_by_term(some, c, once, twice, chebyshev, other)
+        sums.append(total)
+        dots = dots + along
+    return torch.cat(sums, dim=1), dots
+
+
+def _next_term(k: int, before: Tensor, now: Tensor, once: Table, twice: Table, chebyshev: bool) -> Tensor:
+    """Return term k of the two ahead of it: Ã now, or T_k = 2 Ã T_k-1 - T_k-2, of which the first is Ã u."""
+    if chebyshev and k > 1:
+        return product(twice, now).sub_(before)
+    return product(once, now)
+
+
+def _term_by_term(
+    u: Tensor, c: Tensor, once: Table, twice: Table, chebyshev: bool, against: Optional[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the sum and the dot products, with two terms in memory."""
+    before, now, total = u, u, c[0] * u  # [M, 32]
+    dots = [] if against is None else [torch.dot(u.flatten(), against.flatten())]
+    for k in range(1, c.shape[0]):
+        before, now = now, _next_term(k, before, now, once, twice, chebyshev)
+        total.addcmul_(now, c[k])
+        if against is not None:
+            dots.append(torch.dot(now.flatten(), against.flatten()))
+    return total, torch.zeros_like(c) if against is None else torch.stack(dots)
+
+
+def _all_terms(
+    u: Tensor, c: Tensor, once: Table, twice: Table, chebyshev: bool, against: Optional[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the same with all terms in memory, in fewer and larger operations."""
+    every = [u]
+    for k in range(1, c.shape[0]):
+        every.append(_next_term(k, every[k - 2], every[k - 1], once, twice, chebyshev))
+    terms = torch.stack(every)  # [terms, M, columns]
+    total = (c.view(-1, 1, 1) * terms).sum(dim=0)  # [M, columns]; autocast would multiply in half precision
+    return total, torch.zeros_like(c) if against is None else (terms * against).sum(dim=[1, 2])
 
 
 class _Series(torch.autograd.Function):
