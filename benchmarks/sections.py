@@ -212,7 +212,7 @@ def streaming(runner: Runner) -> Section:
     return Section(
         "streaming",
         "A bag that stays in its file",
-        "Scores of a bag whose features are in a file (float32, in the system's cache), by `StreamingInferer`, 8192 "
+        "Scores of a bag whose features are in a file (float32, in the system's cache), by `StreamingInferer`, 2048 "
         "patches at a time; of the same bag in memory, by `BagInferer`; and from the file, transforms included. "
         "SmAP weighs the features themselves, so the blocks are read twice.",
         runner.small,

@@ -165,7 +165,7 @@ class StreamingInferer(BagInferer):
     def __init__(
         self,
         read: Callable[[str, int], Iterable[Tensor]],
-        block_size: int = 8192,
+        block_size: int = 2048,
         score: str = INSTANCE,
         score_smoothing: float = 0.0,
     ) -> None:

@@ -306,5 +306,6 @@ def normalised(graph: Graph, dtype: torch.dtype) -> Graph:
             weights = torch.cat([weights[:, :1] + isolated.unsqueeze(1), weights[:, 1:]], dim=1)
         weights = weights.to(dtype)
         itself = torch.arange(degree.shape[1], device=degree.device).expand_as(neighbours)
-        parts.append(Graph(torch.where(isolated.unsqueeze(1) > 0, itself, neighbours), weights, graph.chain))
+        neighbours = torch.where(isolated.unsqueeze(1) > 0, itself, neighbours).int()  # as in a table: half the memory
+        parts.append(Graph(neighbours, weights, graph.chain))
     return _side_by_side(parts)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from scripts.networks.evidence import Evidence, Sum, largest_of, of_linear
-from scripts.networks.graph import Graph
 from scripts.networks.mil import BagPrediction, MILNetwork
 from scripts.networks.pooling import InstancePool, Pooled, SmoothAttentionPool, WeightedPool, weighted_sum
 from scripts.networks.smooth import Adjacency, adjacency
@@ -52,7 +51,6 @@ def predict_in_blocks(
         raise ValueError("a bag in blocks needs a MILNetwork in eval mode, without slots and without feature_weights")
     if not bool((mask > 0.5).all()):
         raise ValueError("a bag in blocks has no padding: give a mask of ones")
-    graph = network.graph(coords, mask)
     aggregator = network.aggregator
     if isinstance(aggregator, InstancePool):
         of_each = _Whole(mask)
@@ -60,7 +58,7 @@ def predict_in_blocks(
             of_each.add(aggregator.columns(x).transpose(1, 2))  # [1, C, n]
         pooled, own = aggregator.pool(of_each.values().transpose(1, 2), None), None
     elif isinstance(aggregator, SmoothAttentionPool):
-        pooled, own = _smoothed(network, aggregator, blocks, mask, graph, at_once)
+        pooled, own = _smoothed(network, aggregator, blocks, mask, coords, at_once)
     elif isinstance(aggregator, WeightedPool):
         pooled, own = _one_pass(network, aggregator, blocks, mask)
     else:
@@ -71,6 +69,7 @@ def predict_in_blocks(
         evidence = of_linear(own, network.bias(pooled.embedding), pooled.weights, None)
     elif pooled.weights is not None:
         evidence = Evidence(None, None, _without_each(network, blocks, logits, pooled.embedding, pooled.weights, mask))
+    graph = network.graph(coords, mask)  # not held while the columns were
     return BagPrediction(logits, pooled.scores, pooled.attention, graph, *evidence)
 
 
@@ -109,11 +108,11 @@ def _one_pass(network: MILNetwork, pool: WeightedPool, blocks: Blocks, mask: Ten
 
 
 def _smoothed(
-    network: MILNetwork, pool: SmoothAttentionPool, blocks: Blocks, mask: Tensor, graph: Graph, at_once: int
+    network: MILNetwork, pool: SmoothAttentionPool, blocks: Blocks, mask: Tensor, coords: Tensor | None, at_once: int
 ) -> tuple[Pooled, Tensor | None]:
     """Find f from columns smoothed over all instances, then sum z = Σ Sm(s) x block by block."""
     features = _read_again(network, blocks, mask, 2 * at_once)
-    a = adjacency(graph, pool.project.weight)  # Ã
+    a = adjacency(network.graph(coords, mask), pool.project.weight)  # Ã
     c = pool.smooth.factors(pool.project.weight, a.chain)
     if pool.placement == "late":
         of_each = _Whole(mask)
@@ -147,6 +146,7 @@ def _of_columns(
             columns.add(torch.matmul(project[some], x))  # [1, g, n]
         for few, xw in zip(some.split(smoothed), columns.values().split(smoothed, dim=1), strict=True):
             f += pool.scores(xw.transpose(1, 2), bias[few], weights[:, few], a, c)
+        del columns, xw  # a view would hold these while the next ones are found
     return f
 
 

@@ -28,6 +28,7 @@ FLAGGED_TILE = {"name": "flagged", "color": [214, 39, 40]}
 OTHER_TILE = {"name": "not flagged", "color": [127, 127, 127]}
 REGION_COLOUR = [214, 39, 40]
 MOST_REGIONS = 50  # each an annotation of its own: a list that a person can go through
+POINTS_AT_ONCE = 50_000  # of GEOS, which takes far more memory for one than two numbers
 SAME_EDGE = 1.0  # level-0 pixels: tiles whose size is no whole number lie a rounding apart
 TILES_PER_TEXT = 5000  # tiles that are text in memory at a time
 
@@ -104,8 +105,11 @@ def regions(coords: np.ndarray, tile: float, above: np.ndarray) -> list[Region]:
         return []
     union = shapely.disjoint_subset_union_all(_rows_of_tiles(coords[chosen], tile))
     areas = shapely.get_parts(shapely.orient_polygons(shapely.simplify(union, 0.0)))
-    centres = shapely.points(coords[chosen] + tile / 2)
-    tile_of, area_of = shapely.STRtree(areas).query(centres, predicate="within")
+    tree, parts = shapely.STRtree(areas), []
+    for some in np.array_split(np.arange(len(chosen)), 1 + len(chosen) // POINTS_AT_ONCE):
+        centres = shapely.points(coords[chosen[some]] + tile / 2)
+        parts.append(tree.query(centres, predicate="within") + np.array([[some[0]], [0]]))
+    tile_of, area_of = np.concatenate(parts, axis=1)
     members = np.split(chosen[tile_of[np.argsort(area_of, kind="stable")]], np.bincount(area_of).cumsum()[:-1])
     found = [Region(area, np.sort(tiles)) for area, tiles in zip(areas, members, strict=True)]
     found.sort(key=lambda region: (-len(region.tiles), region.tiles[0]))

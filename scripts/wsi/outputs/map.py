@@ -27,7 +27,7 @@ CHOSEN_COLOUR = "#0047ab"
 DPI = 150  # a patch of the strip has about as many pixels as the network saw
 PATCH_PIXELS = 224  # of a patch in the strip
 ROUNDING = 1  # pixel by which tiles side by side may overlap, as their corners are whole pixels
-MOST_CELLS = 1600  # along the longer side of the map: more than the picture has pixels for it
+MOST_CELLS = 1_000_000  # of the map: more than the picture has pixels for it, and matplotlib takes 75 bytes for each
 
 # in inches
 WIDTH = 12.0
@@ -245,7 +245,7 @@ def lattice_image(values: np.ndarray, view: SlideView) -> tuple[np.ndarray, tupl
     """
     left, top, right, bottom = view.window
     coords, tile = view.slide.coords - np.array([left, top]), view.slide.header.tile
-    cell = max(tile / 4, max(right - left, bottom - top) / MOST_CELLS)
+    cell = max(tile / 4, ((right - left) * (bottom - top) / MOST_CELLS) ** 0.5)
     width, height = (int(np.ceil(side / cell)) for side in (right - left, bottom - top))
     first = np.rint(coords / cell).astype(int)
     behind = np.maximum(np.rint((coords + tile) / cell).astype(int), first + 1)
