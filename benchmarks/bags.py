@@ -1,13 +1,17 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""One and the same bag for both sides: a blob of tissue on the patch lattice, with random features."""
+"""One and the same for both sides: a bag, a blob of tissue on the patch lattice with random features; what is timed."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SEED = 0
+
+Runs = dict[str, Callable[[], object]]  # what to time, by name
 
 
 def tissue(n: int) -> Tensor:
@@ -47,3 +51,37 @@ def adjacency(coords: Tensor) -> Tensor:
     degree = torch.bincount(pairs[0], minlength=n).double()
     weights = torch.rsqrt(degree[pairs[0]] * degree[pairs[1]])
     return torch.sparse_coo_tensor(pairs, weights, (n, n), check_invariants=True).coalesce()
+
+
+def runs_of(
+    network: nn.Module,
+    answer: Callable[[], object],
+    loss: Callable[[], Tensor],
+    device: str = "cpu",
+    autocast: str | None = None,
+) -> Runs:
+    """A training step, with and without the optimizer's, and a forward pass of a network in its place."""
+    mixed = torch.autocast(device, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None)
+
+    @cache  # torch.optim takes seconds to load, and the other two need none
+    def optimizer() -> torch.optim.Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def step() -> None:
+        network.zero_grad()
+        network.train()
+        with mixed:
+            value = loss()
+        value.backward()
+
+    def step_and_update() -> None:
+        step()
+        optimizer().step()
+
+    @torch.no_grad()
+    def forward() -> object:
+        network.eval()
+        with mixed:
+            return answer()
+
+    return {"step": step, "step, Adam": step_and_update, "forward": forward}

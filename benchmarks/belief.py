@@ -18,14 +18,12 @@ GATED = ("instance_auroc_gated", "instance_auroc_ungated")
 def coverage(runner: Runner) -> Section:
     draws = 20 if runner.small else 2000
     found = {name: share_of(covers, draws) for name, covers in cases().items()}
-    return Section(
+    return runner.section(
         "coverage",
         "What 95 % intervals cover",
         f"Of {draws:,} cohorts drawn from a known population: the share whose interval holds the truth. Scores of bags "
         "are normal, with the AUROC that is named; AUROCs have DeLong's interval on the logit scale, proportions "
         "Wilson's, differences that of DeLong's paired test.",
-        runner.small,
-        runner.where(),
         [
             target
             for name, share in found.items()

@@ -51,6 +51,27 @@ class Clock:
         return timed_call
 
 
+def run_in_parts(parser: ConfigParser, finding: str) -> dict[str, float]:
+    """Seconds of each part of `inference.json` as a person would start it, its libraries and network already loaded.
+
+    Args:
+        parser: Of the config, with its keys.
+        finding: What making the dataset is called.
+    """
+    clock = Clock()
+    parser.get_parsed_content("network")
+    clock.timed(finding, parser.get_parsed_content)("dataset")
+    for name in ("preprocessing", "postprocessing"):
+        steps = parser.get_parsed_content(name)
+        steps.transforms = [clock.timed(type(step).__name__, step) for step in every_step(steps.transforms)]
+    evaluator = parser.get_parsed_content("evaluator")
+    evaluator.inferer = clock.timed("network", evaluator.inferer)
+    before, start = sum(clock.seconds.values()), time.perf_counter()
+    evaluator.run()
+    clock.seconds["the rest"] = time.perf_counter() - start - (sum(clock.seconds.values()) - before)
+    return clock.seconds
+
+
 class Inference:
     """A run of `inference.json` as a person would start it, its libraries and network already loaded.
 
@@ -87,19 +108,7 @@ class Inference:
 
     def run(self) -> dict[str, float]:
         """Seconds of each part, from the folder to the last file."""
-        clock, parser = Clock(), self.parser()
-        parser.get_parsed_content("network")
-        clock.timed("finding the scans", parser.get_parsed_content)("dataset")
-        for name in ("preprocessing", "postprocessing"):
-            steps = parser.get_parsed_content(name)
-            steps.transforms = [clock.timed(type(step).__name__, step) for step in every_step(steps.transforms)]
-        evaluator = parser.get_parsed_content("evaluator")
-        evaluator.inferer = clock.timed("network", evaluator.inferer)
-        start = time.perf_counter()
-        finding = sum(clock.seconds.values())
-        evaluator.run()
-        clock.seconds["the rest"] = time.perf_counter() - start - (sum(clock.seconds.values()) - finding)
-        return clock.seconds
+        return run_in_parts(self.parser(), "finding the scans")
 
     def bags(self) -> list[dict[str, Tensor]]:
         """What the network gets of each scan."""
@@ -128,9 +137,9 @@ def profile(folder: str, scans: int, overrides: Sequence[str] = (), calls: int =
     return {
         "slices": sum(bag["image"].shape[-1] for bag in bags),
         "ratio": median(ratios[untimed:]),
-        "whole": _medians(whole[untimed:]),
-        "part of it": _medians(parts[untimed:]),
-        "bare": _medians(bare[untimed:]),
+        "whole": medians(whole[untimed:]),
+        "part of it": medians(parts[untimed:]),
+        "bare": medians(bare[untimed:]),
     }
 
 
@@ -153,7 +162,7 @@ def bare_forward(network: MILNetwork, bags: Sequence[Mapping[str, Tensor]]) -> C
     return forward
 
 
-def _medians(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def medians(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: median(call[name] for call in calls) for name in calls[0]}
 
 

@@ -181,15 +181,13 @@ def defaults(runner: Runner) -> Section:
         for settings, runs in by_settings.items()
     ]
     header = ["network and cohort", "settings", *next(iter(measured.values()))[SHIPPED][0]]
-    return Section(
+    return runner.section(
         "defaults",
         "The defaults of slides reach a plateau",
         "`configs/wsi/train.json` and its small files as they are, beside twice their epochs and beside a constant "
         "learning rate of 1e-4, SmAP also beside a fixed α of 0.9. Made-up slides of 60 to 150 patches; a positive one "
         f"has a lesion of 2 to 10 % of them. Two thirds of a cohort are trained on, the rest chooses epoch and "
         f"threshold; {unseen} more are unseen. Mean of the seeds, on the CPU, two trainings side by side.",
-        runner.small,
-        runner.where(),
         [_plateau(cohort, by_settings) for cohort, by_settings in measured.items()],
         [Table(header, rows)],
         measured,

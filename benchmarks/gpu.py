@@ -85,7 +85,7 @@ def cases(device: str, small: bool) -> dict[str, Case]:
 def gpu(runner: Runner) -> Section:
     device = runner.device or ("cuda" if runner.figures("cuda_device") else None)
     if device is None:
-        return Section("gpu", "On a GPU", "No CUDA here: skipped.", runner.small, runner.where())
+        return runner.section("gpu", "On a GPU", "No CUDA here: skipped.")
     name = device if device == "cpu" else runner.figures("cuda_device")
     if not runner.small:
         runner = replace(runner, until=time.monotonic() + 60 * MINUTES)

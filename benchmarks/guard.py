@@ -6,9 +6,10 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import ours
 from benchmarks.measure import in_turns
@@ -26,52 +27,40 @@ Side = Callable[[], object]
 Turn = tuple[float, float]  # seconds of what is guarded, and of what it stands beside
 
 
-@dataclass(frozen=True)
-class Ratio:
+class Ratio(NamedTuple):
     of: str  # the file or folder to look into
-    sides: Callable[[bool], tuple[Side, Side]] | None = None  # (small) → what is guarded, and what it stands beside
-    turns: Callable[[bool, str], list[Turn]] | None = (
-        None  # (small, folder) → seconds, where a case takes its own turns
-    )
+    turns: Callable[[bool, str], list[Turn]]  # (small, a folder) → seconds
 
 
-def smoothing(small: bool) -> tuple[Side, Side]:
+def smoothing(small: bool, _: str) -> list[Turn]:
     size = (300, 16) if small else (20_000, 256)
-    return ours.smap(*size)["step"], ours.attention_pool(*size)["step"]
+    return _turns(small, ours.smap(*size)["step"], ours.attention_pool(*size)["step"])
 
 
-def transformer(small: bool) -> tuple[Side, Side]:
+def transformer(small: bool, _: str) -> list[Turn]:
     n, columns = (100, 16) if small else (1_000, 256)
     side = round((ours.smtap_operations(n, columns)["step"] / 2) ** (1 / 3))
-    return ours.smtap(n, columns)["step"], ours.matmul(side)["multiply"]
+    return _turns(small, ours.smtap(n, columns)["step"], ours.matmul(side)["multiply"])
 
 
-def slice_step(small: bool) -> tuple[Side, Side]:
-    return _slices(small, "step")
-
-
-def slice_forward(small: bool) -> tuple[Side, Side]:
-    return _slices(small, "forward")
-
-
-def _slices(small: bool, run: str) -> tuple[Side, Side]:
+def slices(run: str, small: bool, _: str) -> list[Turn]:
     options: dict[str, Any] = {"size": 64, "channels": (16, 32, 32, 32)} if small else {"size": 256}
-    return slice_network(4, **options)[run], bare(4, **options)[run]
+    return _turns(small, slice_network(4, **options)[run], bare(4, **options)[run])
 
 
-def exact_chain(small: bool) -> tuple[Side, Side]:
+def exact_chain(small: bool, _: str) -> list[Turn]:
     (n, columns), side = ((300, 16), 32) if small else ((5_000, 64), 512)
-    return ours.exact_chain(n, columns)["forward"], ours.matmul(side)["multiply"]
+    return _turns(small, ours.exact_chain(n, columns)["forward"], ours.matmul(side)["multiply"])
 
 
-def neighbours(small: bool) -> tuple[Side, Side]:
+def neighbours(small: bool, _: str) -> list[Turn]:
     n, side = (300, 32) if small else (100_000, 1024)
-    return ours.graph(n)["build"], ours.matmul(side)["multiply"]
+    return _turns(small, ours.graph(n)["build"], ours.matmul(side)["multiply"])
 
 
-def evidence(small: bool) -> tuple[Side, Side]:
+def evidence(small: bool, _: str) -> list[Turn]:
     runs = ours.evidence(*((300, 16) if small else (20_000, 256)))
-    return runs["with evidence"], runs["without"]
+    return _turns(small, runs["with evidence"], runs["without"])
 
 
 def blocks(small: bool, folder: str) -> list[Turn]:
@@ -102,16 +91,16 @@ RATIOS = {
     "SmTAP step, 1,000 × 256 / a matrix product of as many operations": Ratio(
         "scripts/networks/transformer.py", transformer
     ),
-    "slice network, step, 4 × 256² / bare stack": Ratio("scripts/networks/encoders.py", slice_step),
-    "slice network, forward, 4 × 256² / bare stack": Ratio("scripts/networks/encoders.py", slice_forward),
+    "slice network, step, 4 × 256² / bare stack": Ratio("scripts/networks/encoders.py", partial(slices, "step")),
+    "slice network, forward, 4 × 256² / bare stack": Ratio("scripts/networks/encoders.py", partial(slices, "forward")),
     "exact operator on a chain of 5,000 × 64 / a matrix product of 512²": Ratio(
         "scripts/networks/smooth.py", exact_chain
     ),
     "graph of 100,000 patches / a matrix product of 1024²": Ratio("scripts/networks/graph.py", neighbours),
     "20,000 × 256: with / without evidence": Ratio("scripts/networks/evidence.py", evidence),
-    "20,000 × 256 in a file: in blocks / in memory": Ratio("scripts/networks/streaming.py", turns=blocks),
-    "an epoch of heads on features / bare steps": Ratio("scripts/engine", turns=epoch),
-    "reading a scan / pydicom alone": Ratio("scripts/ct/reader.py", turns=reading),
+    "20,000 × 256 in a file: in blocks / in memory": Ratio("scripts/networks/streaming.py", blocks),
+    "an epoch of heads on features / bare steps": Ratio("scripts/engine", epoch),
+    "reading a scan / pydicom alone": Ratio("scripts/ct/reader.py", reading),
 }
 
 
@@ -123,12 +112,8 @@ def _turns(small: bool, guarded: Side, beside: Side) -> list[Turn]:
 
 def turns_of(name: str, small: bool) -> list[Turn]:
     """Seconds of both sides of a ratio in each turn: what a process of its own measures."""
-    ratio = RATIOS[name]
-    if ratio.sides is not None:
-        return _turns(small, *ratio.sides(small))
-    assert ratio.turns is not None
     with tempfile.TemporaryDirectory() as folder:
-        return ratio.turns(small, folder)
+        return RATIOS[name].turns(small, folder)
 
 
 def ratio_of(turns: Sequence[Turn]) -> float:

@@ -143,10 +143,16 @@ def _peak(device: str) -> int:
 
 
 def _status(key: str) -> int:
-    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
+    said = bytes_in("/proc/self/status", key)
+    if said is None:
         raise OSError(f"/proc/self/status says no {key}: memory is measured on Linux alone")
-    return 1024 * int(found[1])
+    return said
+
+
+def bytes_in(file: str, key: str) -> int | None:
+    """What a file of the kernel says of a key."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", Path(file).read_text(), re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
 
 
 def answer(request: Request) -> Any:

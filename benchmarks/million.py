@@ -7,7 +7,6 @@
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from benchmarks.bags import tissue
+from benchmarks.measure import bytes_in
 from benchmarks.wsi import BUNDLE, CONFIGS, MPP, SEED, TILE
 from scripts.wsi.features.smooth_mil import OWN_FORMAT
 
@@ -59,8 +59,7 @@ def peak(command: list[str], threads: int) -> tuple[float, int]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(command, cwd=BUNDLE, env=environment) as process:
         while process.poll() is None:
-            found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
-            most = max(most, 1024 * int(found[1])) if found else most  # a process that ends has none
+            most = max(most, bytes_in(f"/proc/{process.pid}/status", "VmHWM") or 0)  # a process that ends has none
             time.sleep(0.1)
     if process.returncode:
         raise SystemExit(process.returncode)

@@ -2,15 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of ours. Each function makes the bag and the network and returns what to time, by name."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmarks.bags import adjacency, features, tissue
+from benchmarks.bags import Runs, adjacency, features, runs_of, tissue
 from benchmarks.measure import in_turns
 from scripts.networks import (
     AttentionPool,
@@ -23,8 +22,6 @@ from scripts.networks import (
     build_graph,
 )
 
-Runs = dict[str, Callable[[], object]]
-
 
 def noise(n: int, columns: int, device: str) -> tuple[Tensor, Tensor]:
     """image [1, D, N] in memory as the readers give it, and coords [1, 2, N]."""
@@ -33,31 +30,13 @@ def noise(n: int, columns: int, device: str) -> tuple[Tensor, Tensor]:
 
 def training(network: MILNetwork, image: Tensor, coords: Tensor, autocast: str | None = None) -> Runs:
     """The graph is built within each of them: it is a part of the network."""
-    mixed = torch.autocast(image.device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None)
     network.to(image.device)
     label = torch.ones([1, 1], device=image.device)
 
-    @cache  # torch.optim takes seconds to load, and the other two need none
-    def optimizer() -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=1e-4)
+    def loss() -> Tensor:
+        return binary_cross_entropy_with_logits(network(image, coords).logits, label)
 
-    def step() -> None:
-        network.zero_grad()
-        with mixed:
-            logits: Tensor = network.train()(image, coords).logits
-            loss = binary_cross_entropy_with_logits(logits, label)
-        loss.backward()
-
-    def step_and_update() -> None:
-        step()
-        optimizer().step()
-
-    @torch.no_grad()
-    def forward() -> Tensor:
-        with mixed:
-            return network.eval()(image, coords)
-
-    return {"step": step, "step, Adam": step_and_update, "forward": forward}
+    return runs_of(network, lambda: network(image, coords), loss, image.device.type, autocast)
 
 
 def smap_network(columns: int) -> MILNetwork:

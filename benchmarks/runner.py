@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from benchmarks import peers
-from benchmarks.measure import Request, answer
-from benchmarks.report import Table, number, spread
+from benchmarks.measure import Request, answer, bytes_in
+from benchmarks.report import Section, Table, Target, number, spread
 
 ALONE = 0.05  # share of the cores that others may have while a process counts as undisturbed
 
@@ -155,6 +155,18 @@ class Runner:
             "share of the cores that other work took": others,
         }
 
+    def section(
+        self,
+        name: str,
+        title: str,
+        how: str,
+        targets: Sequence[Target] = (),
+        tables: Sequence[Table] = (),
+        measured: Mapping[str, Any] | None = None,
+    ) -> Section:
+        """A part of this run."""
+        return Section(name, title, how, self.small, self.where(), targets, tables, measured or {})
+
 
 def _theirs(request: Request) -> bool:
     return request.module == "theirs"
@@ -185,10 +197,6 @@ def _processor() -> str:
     return found[1] if found else platform.machine()
 
 
-def available_bytes() -> int:
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return 1024 * int(found[1]) if found else 0
-
-
 def sizes_that_fit(sizes: Sequence[int], bytes_each: int) -> list[int]:
-    return [n for n in sizes if n * bytes_each < available_bytes()]
+    available = bytes_in("/proc/meminfo", "MemAvailable") or 0
+    return [n for n in sizes if n * bytes_each < available]

@@ -34,7 +34,7 @@ def parity(runner: Runner) -> Section:
     """Run tests/peers where torchmil is: both sides must be the same network."""
     title = "The same results as torchmil"
     if not runner.with_peers:
-        return Section("parity", title, SKIPPED_PEERS, runner.small, runner.where())
+        return runner.section("parity", title, SKIPPED_PEERS)
     runner.say("tests/peers in the peers' environment ...")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -46,12 +46,10 @@ def parity(runner: Runner) -> Section:
     count = {key: int(suite.attrib[key]) for key in ("tests", "failures", "errors", "skipped")}
     if done.returncode:
         runner.say(done.stdout)
-    return Section(
+    return runner.section(
         "parity",
         title,
         "Logits, instance scores and every gradient of SmAP and SmTAP with torchmil's weights, to 1e-5: `tests/peers`.",
-        runner.small,
-        runner.where(),
         [
             Target("tests of parity with torchmil that fail", count["failures"] + count["errors"], 0),
             Target("tests of parity with torchmil that pass", _passed(count), 1, at_least=True),
@@ -79,15 +77,13 @@ def smap(runner: Runner) -> Section:
     ours, theirs = got.seconds("SmAP, ours", "step", n), got.seconds("SmAP, torchmil", "step", n)
     plain = got.seconds("without smoothing, ours", "step", n)
     here, there = f"{n:,} × {columns}", f"{larger:,} × {columns}"
-    return Section(
+    return runner.section(
         "smap",
         "SmAP, a training step",
         "Placement early, attention of 128, tanh, 10 steps, α trained, one linear layer as head, binary cross-entropy. "
         "A step is forward, loss and backward. Ours builds its graph within the step; torchmil is given its normalised "
         "sparse adjacency in float32, which its dataset would have made beforehand, in float64. "
         f"The speed asked for is torchmil's time over ours. {_peers_note(runner)}",
-        runner.small,
-        runner.where(),
         [
             Target(f"SmAP step, {here}: torchmil / ours", ratio(theirs, ours), 15, "×", at_least=True),
             Target(f"SmAP step, {here}: with / without smoothing", ratio(ours, plain), 1.5, "×"),
@@ -116,13 +112,11 @@ def operator(runner: Runner) -> Section:
     got = runner.in_turn({"exact, lattice": Request("ours", "exact", [n], runs=["forward"], calls=1)})
     errors = runner.figures("errors", n=small, columns=16, alphas=ALPHAS, steps=10)
     rows = [[number(alpha), *(f"{row[name]:.1e}" for name in row)] for alpha, row in zip(ALPHAS, errors, strict=True)]
-    return Section(
+    return runner.section(
         "operator",
         "The smooth operator by itself",
         f"On a graph that is there, without gradient. Errors are ‖G − G*‖ / ‖G*‖ for white noise U on {small:,} "
         "patches, with G* from a sparse solve by SciPy in float64; the two approximations take 10 steps, in float32.",
-        runner.small,
-        runner.where(),
         [Target(f"exact operator, {n:,} × 128, α = 0.9", got.seconds("exact, lattice", "forward", n), 4, "s")],
         [got.table(), Table(["α", "exact", "recursion of the paper", "Chebyshev (accelerated)"], rows, "Errors:")],
         {"cases": got.as_list(), "errors": dict(zip(map(str, ALPHAS), errors, strict=True))},
@@ -132,12 +126,10 @@ def operator(runner: Runner) -> Section:
 def graph(runner: Runner) -> Section:
     n = 1_000 if runner.small else 50_000
     got = runner.in_turn({"graph": Request("ours", "graph", [n], runs=["build"], calls=5)})
-    return Section(
+    return runner.section(
         "graph",
         "Who is whose neighbour",
         "`build_graph` of a blob of tissue, 8 neighbours.",
-        runner.small,
-        runner.where(),
         [Target(f"graph of {n:,} patches", got.seconds("graph", "build", n), 0.05, "s")],
         [got.table()],
         {"cases": got.as_list()},
@@ -177,15 +169,13 @@ def smtap(runner: Runner) -> Section:
     targets.append(
         Target("SmTAP step: peak memory of a bag / of half of it (an N×N tensor: 4)", ratio(whole, part), 2.5)
     )
-    return Section(
+    return runner.section(
         "smtap",
         "SmTAP",
         "8 heads, 2 layers, then SmAP; attention among all instances. torchmil runs with a mask, as its collate makes "
         "one, and without; its faster one counts. One N×N matrix in float32 would be "
         f"{number(4 * n * n / 1e9, 'GB')} for each head. Nearly all of it are matrix products, of attention and of "
         f"linear layers: in float32 nobody is faster than the bound below. {_peers_note(runner)}",
-        runner.small,
-        runner.where(),
         targets,
         [
             got.table(),
@@ -209,14 +199,12 @@ def streaming(runner: Runner) -> Section:
         )
     blocks, memory = (got.seconds(f"SmAP, {how}", "predict", n) for how in ("file in blocks", "bag in memory"))
     here = f"{n:,} × {columns} in a file"
-    return Section(
+    return runner.section(
         "streaming",
         "A bag that stays in its file",
         "Scores of a bag whose features are in a file (float32, in the system's cache), by `StreamingInferer`, 2048 "
         "patches at a time; of the same bag in memory, by `BagInferer`; and from the file, transforms included. "
         "SmAP weighs the features themselves, so the blocks are read twice.",
-        runner.small,
-        runner.where(),
         [
             Target(f"{here}, in blocks: peak memory", got.peak_gb("SmAP, file in blocks", "predict", n), 0.5, "GB"),
             Target(f"{here}: time in blocks / in memory", ratio(blocks, memory), 1.5, "×"),
@@ -258,7 +246,7 @@ def evidence(runner: Runner) -> Section:
         ]
         for name in networks
     ]
-    return Section(
+    return runner.section(
         "evidence",
         "What each instance adds, beside the answer itself",
         f"Inference of {n:,} patches with {columns} features in memory, graph included: logits, scores and attention, "
@@ -266,8 +254,6 @@ def evidence(runner: Runner) -> Section:
         "process, once untimed; the ratio is the median of the turns'. Behind a head with a hidden layer there is the "
         "leave-one-out change alone, for which the head is asked about an embedding for each instance; that is told "
         "and not judged.",
-        runner.small,
-        runner.where(),
         [
             *(
                 Target(f"{name}, {n:,} × {columns}: with / without evidence", median(ratios[name]), 1.3, "×")
@@ -292,7 +278,7 @@ def ct(runner: Runner) -> Section:
         for name in processes[0][what]
     ]
     value = median(each["ratio"] for each in processes)
-    return Section(
+    return runner.section(
         "ct",
         "Head CT, from DICOM folders to all outputs",
         "`configs/ct/inference.json` with SA-DMIL, from finding the scans to the last file of each, in a process that "
@@ -301,8 +287,6 @@ def ct(runner: Runner) -> Section:
         "the part slices), pooling and head on slices that are ready. "
         f"Phantoms, {processes[0]['slices']} slices of 512 × 512 in all, not compressed and in the system's "
         "cache, each called positive so that there are slices to report; on the CPU.",
-        runner.small,
-        runner.where(),
         [Target("head CT, DICOM folders to all outputs: time / that of its bare parts", value, 1.5, "×")],
         [Table(["seconds per scan", "", "median (fastest to slowest process)"], rows)],
         {"processes": processes},
@@ -335,15 +319,13 @@ def wsi(runner: Runner) -> Section:
     ]
     parts = [[name, spread([run["part of it"][name] for run in reading])] for name in reading[0]["part of it"]]
     seconds = median(run["whole"]["all"] for run in reading)
-    return Section(
+    return runner.section(
         "wsi",
         "Whole slides: features, and from features to all outputs",
         "`configs/wsi/features.json`, tiles of 256 pixels of synthetic pyramidal TIFFs, 2 workers, to the last byte of "
         "the feature file; the bound is OpenSlide reading each tile, one by one, and the encoder's forward pass on "
         f"tiles that are ready, in sequence. `configs/wsi/inference.json`: one slide of {patches:,} patches with 1024 "
         "features, from its file to the last file of results, in a process that has run it before. On the CPU.",
-        runner.small,
-        runner.where(),
         [
             *(
                 Target(
@@ -385,7 +367,7 @@ def loop(runner: Runner) -> Section:
     for row, name in zip(rows, cohorts, strict=True):
         row.append(spread(ratios[name], "×"))
     size = cohorts[IMAGES]["columns"]
-    return Section(
+    return runner.section(
         "loop",
         "The loop of a training",
         "`train.json` of both bundles (head CT also with `on_features.json`): an epoch as it is run, with its seeds, "
@@ -396,8 +378,6 @@ def loop(runner: Runner) -> Section:
         + f"; and {cohorts[IMAGES]['bags']} phantoms in DICOM, read once and held in memory, augmented "
         f"by the loader's workers in every epoch, {size} × {size} pixels. On a CPU these workers share the cores with "
         "the steps, so that this ratio is told and not judged; the part gpu judges it.",
-        runner.small,
-        runner.where(),
         [Target(f"{name}: an epoch / bare", median(ratios[name]), 1.5, "×") for name in cohorts if name != IMAGES],
         [Table(["training", "epoch, median (fastest to slowest process)", "bare", "epoch / bare"], rows)],
         {"processes": processes},
@@ -427,14 +407,12 @@ def growth(runner: Runner) -> Section:
         each.append([name, *(number(1e6 * seconds[n] / n) if n in seconds else "–" for n in sizes)])
         targets.append(Target(f"{name}: time grows as N to the power of", overall, LINEAR))
     at = [f"{n:,}" for n in sizes]
-    return Section(
+    return runner.section(
         "growth",
         "Growth with the number of instances",
         f"The exponent is the slope of log time over log N, from end to end; up to {LINEAR} counts as linear. Small "
         "bags are all fixed cost, so the exponent from 10,000 instances on stands beside it. Where a bag leaves a "
         "cache of the processor, each instance costs more, and over this range that shows as a larger exponent.",
-        runner.small,
-        runner.where(),
         targets,
         [
             Table(["seconds at N =", *at, "exponent", "exponent from 10,000 on"], rows),

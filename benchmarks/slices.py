@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.bags import Runs, runs_of
 from benchmarks.measure import Request, in_turns, peak_of
-from benchmarks.ours import Runs
 from benchmarks.report import Section, Table, Target, number, spread
 from benchmarks.runner import Runner
 from scripts.networks import SliceCNN
@@ -44,14 +44,14 @@ def bare(n: int, scans: int = 1, device: str = "cpu", autocast: str | None = Non
     encoder = _encoder(**options)
     slices = _slices(n, encoder.image_size, device).contiguous(memory_format=torch.channels_last)
     stack = bare_stack(encoder).to(device)
-    return _runs(stack, lambda: stack(slices), _mean_square, device, autocast)
+    return _of_features(stack, lambda: stack(slices), device, autocast)
 
 
 def slice_network(n: int, device: str = "cpu", autocast: str | None = None, **options: Any) -> Runs:
     encoder = _encoder(**options).to(device)
     image = _slices(n, encoder.image_size, device).permute(1, 2, 3, 0)[None]  # [1, C, H, W, N] as SliceWindowsd has it
     mask = torch.ones(1, 1, n, device=device)
-    return _runs(encoder, lambda: encoder(image, mask), _mean_square, device, autocast)
+    return _of_features(encoder, lambda: encoder(image, mask), device, autocast)
 
 
 def head_ct(n: int, scans: int = 4, device: str = "cpu", autocast: str | None = None, **options: Any) -> Runs:
@@ -62,7 +62,11 @@ def head_ct(n: int, scans: int = 4, device: str = "cpu", autocast: str | None = 
     batch: dict[Any, Any] = collate_bags([scan_of_noise(n // scans, network.encoder.image_size) for _ in range(scans)])
     image, _, _, named = PrepareBags()(batch, device)
     label = torch.ones(scans, 1, device=device)
-    return _runs(network, lambda: network(image, **named), lambda told: loss(told, label), device, autocast)
+
+    def answer() -> Any:
+        return network(image, **named)
+
+    return runs_of(network, answer, lambda: loss(answer(), label), device, autocast)
 
 
 def head_ct_parts(device: str, size: int = 512, channels: Sequence[int] | None = None) -> tuple[Any, Any]:
@@ -109,29 +113,9 @@ def _slices(n: int, size: int, device: str) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def _mean_square(features: Tensor) -> Tensor:
-    return features.float().square().mean()
-
-
-def _runs(
-    network: nn.Module, answer: Callable[[], Any], loss: Callable[[Any], Tensor], device: str, autocast: str | None
-) -> Runs:
-    mixed = torch.autocast(device, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None)
-
-    def step() -> None:
-        network.zero_grad()
-        network.train()
-        with mixed:
-            value = loss(answer())
-        value.backward()
-
-    @torch.no_grad()
-    def forward() -> object:
-        network.eval()
-        with mixed:
-            return answer()
-
-    return {"step": step, "forward": forward}
+def _of_features(network: nn.Module, answer: Callable[[], Tensor], device: str, autocast: str | None) -> Runs:
+    """The loss is a mean square."""
+    return runs_of(network, answer, lambda: answer().float().square().mean(), device, autocast)
 
 
 def slices(runner: Runner) -> Section:
@@ -157,15 +141,13 @@ def slices(runner: Runner) -> Section:
             rows.append([name, run, spread(seconds), number(n / median(seconds)), memory])
     within = [[run, spread(ratios(took[run]), "×")] for run in BOTH]
     here = f"{n} slices of {size} × {size}"
-    return Section(
+    return runner.section(
         "slices",
         "The slice network",
         "`SliceCNN` with its gathering and its mask beside the bound: the same convolutions, ReLU, batch norm and "
         "pooling as plain layers of torch in channels_last, without dropout, on slices that are ready. A step is "
         "forward, mean square and backward; forward is in evaluation. Both take turns in one process, once untimed; "
         "the ratio is the median of the turns'.",
-        runner.small,
-        runner.where(),
         [
             Target(f"slice network, forward, {here} / bare stack", median(ratios(took["forward"])), 1.1, "×"),
             Target(f"slice network, step, {here} / bare stack", median(ratios(took["step"])), 1.15, "×"),

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import Table
 from demo.cohorts import Counts, write_demo_data
 from scripts.core.files import write_whole
 
@@ -74,14 +75,13 @@ def _bundle(*files: str, **keys: Any) -> None:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    heading = ["network", "seed", *(f"{title} [95 % interval]" for title in FIGURES.values())]
-    lines = [heading, ["---"] * len(heading)]
+    rows = []
     for name, by_seed in found["figures"].items():
         for seed, figures in by_seed.items():
             ends = ["" if f["low"] is None else f" [{f['low']:.3f}, {f['high']:.3f}]" for f in figures.values()]
             cells = [f"{f['value']:.3f}{interval}" for f, interval in zip(figures.values(), ends, strict=True)]
-            lines.append([name, seed, *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            rows.append([name, seed, *cells])
+    return Table(["network", "seed", *(f"{title} [95 % interval]" for title in FIGURES.values())], rows).markdown()
 
 
 def main() -> None:

@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a feature file to a prediction: in blocks, with the whole bag read, and with the bag already in memory."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from monai.transforms import Compose, LoadImaged
 from torch import Tensor, nn
 
-from benchmarks.bags import features, tissue
+from benchmarks.bags import Runs, features, tissue
 from scripts.core.units import Level0Coords, Level0Pixels
 from scripts.engine.batches import one_bag
 from scripts.engine.evaluator import BagInferer, StreamingInferer
@@ -19,7 +18,6 @@ from scripts.wsi.reader import FeatureReader, read_blocks
 from scripts.wsi.transforms import PatchBagd, PatchBlocksd
 
 PITCH = 256
-Runs = dict[str, Callable[[], object]]
 
 
 def _file(folder: str, n: int, columns: int) -> str:

@@ -2,16 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of torchmil 1.0.2, in the peers' environment. Each function returns what to time, by name."""
 
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 from torchmil.models import SmABMIL, SmTransformerABMIL, TransMIL
 
-from benchmarks.bags import adjacency, features, tissue
-
-Runs = dict[str, Callable[[], object]]
+from benchmarks.bags import Runs, adjacency, features, runs_of, tissue
 
 
 def _training(network: nn.Module, n: int, columns: int, mask: Tensor | None, device: str) -> Runs:
@@ -22,26 +17,11 @@ def _training(network: nn.Module, n: int, columns: int, mask: Tensor | None, dev
     label = torch.ones([1], device=device)
     masked = {} if mask is None else {"mask": mask.to(device)}
 
-    @cache
-    def optimizer() -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=1e-4)
-
-    def step() -> None:
-        network.zero_grad()
-        network.train()
+    def loss() -> Tensor:
         _, losses = network.compute_loss(label, x, adj, **masked)  # type: ignore[operator]
-        sum(losses.values()).backward()
+        return sum(losses.values())
 
-    def step_and_update() -> None:
-        step()
-        optimizer().step()
-
-    @torch.no_grad()
-    def forward() -> Tensor:
-        logits: Tensor = network.eval()(x, adj, **masked)
-        return logits
-
-    return {"step": step, "step, Adam": step_and_update, "forward": forward}
+    return runs_of(network, lambda: network(x, adj, **masked), loss, device)
 
 
 def smap(n: int, columns: int = 1024, device: str = "cpu") -> Runs:
@@ -72,17 +52,11 @@ def transmil(n: int, columns: int = 512, device: str = "cpu") -> Runs:
     network = TransMIL((columns,), att_dim=columns).to(device)
     x, label = features(n, columns)[None].to(device), torch.ones([1], device=device)
 
-    def step() -> None:
-        network.zero_grad()
-        _, losses = network.train().compute_loss(label, x)
-        sum(losses.values()).backward()
+    def loss() -> Tensor:
+        _, losses = network.compute_loss(label, x)
+        return sum(losses.values())
 
-    @torch.no_grad()
-    def forward() -> Tensor:
-        logits: Tensor = network.eval()(x)
-        return logits
-
-    return {"step": step, "forward": forward}
+    return runs_of(network, lambda: network(x), loss, device)
 
 
 def cuda_device() -> str | None:

@@ -3,7 +3,7 @@
 """Extraction of features and inference of slides, timed beside their bare parts: reading tiles and the encoder."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.bags import tissue
-from benchmarks.ct import Clock, every_step
+from benchmarks.ct import medians, run_in_parts
 from demo.slides import paint_slide, plan_slide
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.wsi.encode import FeatureExtractor
@@ -101,7 +101,7 @@ def extraction_profile(
         whole.append({"all": _seconds(extraction.run)})
         bare.append(extraction.bare())
         shares.append(sum(bare[-1].values()) / whole[-1]["all"])
-    count, seconds, parts = extraction.tiles(), _medians(whole[untimed:]), _medians(bare[untimed:])
+    count, seconds, parts = extraction.tiles(), medians(whole[untimed:]), medians(bare[untimed:])
     return {
         "tiles": count,
         "tiles per second": count / seconds["all"],
@@ -121,12 +121,12 @@ def inference_profile(
         _write_features(home / "features" / "slide.h5", patches, columns)
     parts = [_read(home, columns) for _ in range(untimed + calls)][untimed:]
     whole = [{"all": sum(each.values())} for each in parts]
-    return {"patches": patches, "whole": _medians(whole), "part of it": _medians(parts)}
+    return {"patches": patches, "whole": medians(whole), "part of it": medians(parts)}
 
 
 def _read(home: Path, columns: int) -> dict[str, float]:
     """A run as a person would start it, its libraries and network already loaded."""
-    clock, parser = Clock(), ConfigParser()
+    parser = ConfigParser()
     parser.read_config(str(CONFIGS / "inference.json"))
     keys = {"dataset_dir": str(home / "features"), "output_dir": str(home / "results"), "in_features": columns}
     keys |= {"bundle_root": str(BUNDLE), "ckpt_path": str(home / "model.pt"), "device": "cpu", "amp": False}
@@ -135,17 +135,7 @@ def _read(home: Path, columns: int) -> dict[str, float]:
     if not (home / "model.pt").exists():
         torch.manual_seed(SEED)
         torch.save(parser.get_parsed_content("network_def").state_dict(), home / "model.pt")
-    parser.get_parsed_content("network")
-    clock.timed("finding the slide", parser.get_parsed_content)("dataset")
-    for name in ("preprocessing", "postprocessing"):
-        steps = parser.get_parsed_content(name)
-        steps.transforms = [clock.timed(type(step).__name__, step) for step in every_step(steps.transforms)]
-    evaluator = parser.get_parsed_content("evaluator")
-    evaluator.inferer = clock.timed("network", evaluator.inferer)
-    before = sum(clock.seconds.values())
-    seconds = _seconds(evaluator.run)
-    clock.seconds["the rest"] = seconds - (sum(clock.seconds.values()) - before)
-    return clock.seconds
+    return run_in_parts(parser, "finding the slide")
 
 
 def _write_features(path: Path, patches: int, columns: int) -> None:
@@ -178,10 +168,6 @@ def _seconds(call: Callable[[], None]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def _medians(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: median(call[name] for call in calls) for name in calls[0]}
 
 
 def _write_slides(folder: Path, slides: int, side: int) -> None:

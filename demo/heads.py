@@ -115,9 +115,6 @@ class HeadPlan:
     calcifications: tuple[Ellipsoid, ...]
     bleeds: tuple[Bleed, ...]
 
-    def without_bleed(self) -> "HeadPlan":
-        return replace(self, bleeds=())
-
 
 def header_style(case: int) -> HeaderStyle:
     """Periods that are prime to each other, so that every habit meets every other one."""

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tests find public data that is never committed."""
+"""What tests find on this machine: the repository, public data that is never committed, a free port."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,10 @@ def shared_data(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the public data {relative}: set SMOOTH_MIL_DATA to a folder that holds it")
     return path.resolve()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        port: int = opened.getsockname()[1]
+        return port

@@ -162,10 +162,9 @@ def unit_tests(bundle: Path) -> Findings:
         shutil.copytree(bundle, Path(folder, "models", bundle.name))
         shutil.copytree(UNIT_TESTS, Path(folder, "ci", "unit_tests"))
         for test in names:
-            command = [sys.executable, "-m", "unittest", f"ci/unit_tests/{test.name}"]
-            if test.stem.endswith("_dist"):
-                run = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "unittest")
-                command = [sys.executable, "-m", *run, f"ci/unit_tests/{test.name}"]
+            two = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+            run = (*(two if test.stem.endswith("_dist") else ()), "unittest", "discover", "ci/unit_tests", test.name)
+            command = [sys.executable, "-m", *run]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
             if done.returncode:
                 yield f"{test.name}: {done.stderr.strip().splitlines()[-1]}"

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import os
+import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ BESIDES = {  # what an experiment runs besides networks, losses and the modules 
     "peers_run": [LEDGER / "cq500.py", LEDGER / "madeup.py", ROOT / "scripts/studies/crossval.py"],
 }
 VERSIONS = ("torch", "numpy", "monai", "scikit-learn")
+WHERE = {"Python": platform.python_version(), "torch": version("torch")}  # of a table
+Row = TypeVar("Row")  # how a table names it
 
 
 @cache
@@ -118,6 +121,11 @@ class Store:
                         f"a process was killed, as for want of memory: give fewer --jobs than {processes}"
                     ) from None
                 raise
+
+    def models(self, asked: Mapping[Row, Sequence[Cell]], processes: int, title: str) -> dict[Row, list[Arrays]]:
+        """Return the arrays of all cells of each row, done now as far as they are not there yet."""
+        self.complete([cell for of_row in asked.values() for cell in of_row], processes, title)
+        return {row: [self.read(cell) for cell in of_row] for row, of_row in asked.items()}
 
     def do(self, cell: Cell) -> None:
         """Do one and keep it."""

@@ -2,15 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of made-up bags: how near smooth attention comes to the best possible answer."""
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from benchmarks.ledger.answers import SMOOTHED, Arrays, scores_of, smoothed
-from benchmarks.ledger.cells import Cell, Store
+from benchmarks.ledger.cells import WHERE, Cell, Store
 from benchmarks.ledger.judge import Truth
 from benchmarks.ledger.learning import System, options_of
 from benchmarks.ledger.madeup import BAGS, DIMENSIONS, PLACES, SIDE, SLICES, Places, cohort
@@ -78,11 +76,10 @@ def section(
         for row, system in rows.items()
         for extent in extents
     }
-    store.complete([cell for of_row in asked.values() for cell in of_row], jobs, title)
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for (row, extent), cells in asked.items():
+    for (row, extent), models in store.models(asked, jobs, title).items():
         places = PLACES[name](extent)
-        figures = judged([store.read(cell) for cell in cells], places)
+        figures = judged(models, places)
         for score, own in figures.items():
             score_row = score if score.startswith((BEST, SIGNAL_ALONE)) else f"{row}: {score}"
             found.setdefault(score_row, {})[str(places.size)] = own
@@ -98,9 +95,8 @@ def section(
         for which, rows_of in (("SmAP", smooth), ("rows without Sm in training", others))
         for best in [max(own[size] for own in rows_of)]
     ]
-    where = {"Python": platform.python_version(), "torch": version("torch")}
     how = HOW.format(**about, seeds=seeds)
-    return Section(name, title, how, quick, where, gaps, tables, found, "ledger")
+    return Section(name, title, how, quick, WHERE, gaps, tables, found, "ledger")
 
 
 def judged(models: Sequence[Arrays], places: Places) -> dict[str, dict[str, Any]]:

@@ -2,16 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of attention MIL's own paper (Ilse et al., 2018): the classical sets, and bags of handwritten digits."""
 
-import platform
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from benchmarks.ledger.abmil import DIGITS, FOLDS, MNIST_BAGS, mnist_path, set_path
 from benchmarks.ledger.answers import SCORES, Arrays
-from benchmarks.ledger.cells import Cell, Store
+from benchmarks.ledger.cells import WHERE, Cell, Store
 from benchmarks.ledger.judge import Truth, spelled, spread
 from benchmarks.ledger.learning import System, options_of
 from benchmarks.ledger.systems import Keys, abmil_heads
@@ -65,7 +62,7 @@ def classical(store: Store, jobs: int, quick: bool) -> Section:
     }
     found: dict[str, dict[str, Any]] = {}
     targets, rows = [], []
-    for (name, row), models in _done(store, jobs, asked, "Classical sets").items():
+    for (name, row), models in store.models(asked, jobs, "Classical sets").items():
         accuracy = [float(((own["logit"] > 0) == own["label"]).mean()) for own in models]
         once = accuracy[:FOLDS]  # a second repeat judges the same bags again
         mean, error = float(np.mean(accuracy)), float(np.std(once, ddof=1) / FOLDS**0.5)
@@ -76,8 +73,7 @@ def classical(store: Store, jobs: int, quick: bool) -> Section:
         targets.append(Target(f"{name}, {row}: distance from the published accuracy", abs(mean - published), limit))
     table = Table(["set", "row", "accuracy", "published"], rows)
     how = HOW_CLASSICAL.format(FOLDS=FOLDS, REPEATS=repeats)
-    where = {"Python": platform.python_version(), "torch": version("torch")}
-    return Section("classical", "Classical sets", how, quick, where, targets, [table], found, "ledger")
+    return Section("classical", "Classical sets", how, quick, WHERE, targets, [table], found, "ledger")
 
 
 def classical_heads(name: str, epochs: int) -> dict[str, System]:
@@ -110,7 +106,7 @@ def digits(store: Store, jobs: int, quick: bool) -> Section:
         for row, own in heads.items()
     }
     found: dict[str, dict[str, Any]] = {}
-    for (size, row), models in _done(store, jobs, asked, "MNIST-bags").items():
+    for (size, row), models in store.models(asked, jobs, "MNIST-bags").items():
         bags = [auroc(np.arange(len(own["logit"])) % 2, own["logit"]).value for own in models]
         of_digits = {name: spread([_auc_of_digits(own, name) for own in models]) for name in SCORES}
         found.setdefault(size, {})[row] = {"bags": spread(bags), **of_digits}
@@ -120,18 +116,10 @@ def digits(store: Store, jobs: int, quick: bool) -> Section:
         for row, own in of_size.items()
     ]
     table = Table(["mean size", "row", "AUC of bags", *(f"of digits, {name}" for name in SCORES)], rows)
-    where = {"Python": platform.python_version(), "torch": version("torch")}
     how = HOW_DIGITS.format(**MNIST_BAGS, seeds=seeds)
-    return Section("digits", "MNIST-bags", how, quick, where, [], [table], found, "ledger")
+    return Section("digits", "MNIST-bags", how, quick, WHERE, [], [table], found, "ledger")
 
 
 def _auc_of_digits(own: Arrays, score: str) -> float:
     truth = Truth(np.split(own["nines"], np.cumsum(own["counts"])[:-1]))
     return truth.cases.auroc(own[score])(np.ones(truth.cases.bags))
-
-
-def _done(
-    store: Store, jobs: int, asked: Mapping[tuple[str, str], Sequence[Cell]], title: str
-) -> dict[tuple[str, str], list[Arrays]]:
-    store.complete([cell for of_row in asked.values() for cell in of_row], jobs, title)
-    return {row: [store.read(cell) for cell in of_row] for row, of_row in asked.items()}

@@ -3,9 +3,8 @@
 """The tables of peers: torchmil's heads on the bags that our own heads learn from, judged as they are."""
 
 import hashlib
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from benchmarks import peers as environment
 from benchmarks.ledger import data, madeup
 from benchmarks.ledger.answers import Arrays
-from benchmarks.ledger.cells import Cell, Store
+from benchmarks.ledger.cells import WHERE, Cell, Store
 from benchmarks.ledger.cq500 import FOLDS
 from benchmarks.ledger.judge import Truth, spelled, spread
 from benchmarks.ledger.learning import System, options_of
@@ -66,7 +65,7 @@ def peers(store: Store, jobs: int, quick: bool) -> Section:
     chains = _done(store, jobs, chain_cells(names, epochs, LENGTHS[1:2] if quick else LENGTHS), "Peers on chains")
     figures = {"rsna": judged_on_rsna(rsna), "chains": judged_on_chains(chains)}
     remarks = Table(["head", "remark"], [[name, REMARKS[name]] for name in names if name in REMARKS], "What it took")
-    where = {"Python": platform.python_version(), "torch": version("torch"), "torchmil": "1.0.2"}
+    where = {**WHERE, "torchmil": "1.0.2"}
     tables = [_rsna_table(figures["rsna"]), _chain_table(figures["chains"]), remarks]
     return Section("peers", "Heads of torchmil", HOW, quick, where, [], tables, figures, "ledger")
 
@@ -107,11 +106,10 @@ def _cell(peer: str, function: str, epochs: int, **options: Any) -> Cell:
 
 
 def _done(store: Store, jobs: int, asked: Mapping[tuple[str, ...], Sequence[Cell]], title: str) -> Models:
-    every = [cell for of_row in asked.values() for cell in of_row]
+    every = chain.from_iterable(asked.values())
     if any(cell.module == "peers_run" and not store.path(cell).exists() for cell in every):
         environment.build()
-    store.complete(every, jobs, title)
-    return {row: [store.read(cell) for cell in of_row] for row, of_row in asked.items()}
+    return store.models(asked, jobs, title)
 
 
 def judged_on_rsna(models: Models) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of real images: bag labels of windows of PHE-SICH → slices of whole scans that no network of a fold saw."""
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from benchmarks.ledger.answers import Arrays, scores_of
-from benchmarks.ledger.cells import Cell, Store
+from benchmarks.ledger.cells import WHERE, Cell, Store
 from benchmarks.ledger.images import FOLDS, PREPARED_BY, Cohort, cohort, sha256_of_images
 from benchmarks.ledger.judge import RESAMPLES, Truth, less_faithful, spelled
 from benchmarks.ledger.learning import options_of, padded
@@ -49,13 +47,11 @@ def images(store: Store, jobs: int, quick: bool) -> Section:
         ]
         for name, system in rows.items()
     }
-    store.complete([cell for of_row in asked.values() for cell in of_row], jobs, "Slices of real images")
-    models = {name: [store.read(cell) for cell in of_row] for name, of_row in asked.items()}
+    models = store.models(asked, jobs, "Slices of real images")
     judge = Judge(cohort(), folds, models[BASELINE])
     alone = {"height alone": judge.height_alone(), "length of the scan alone": judge.length_alone()}
     figures = {**alone, **{name: judge.row(own) for name, own in models.items()}}
-    where = {"Python": platform.python_version(), "torch": version("torch")}
-    return Section("images", "Slices of real head CT", HOW, quick, where, (), [_table(figures)], figures, "ledger")
+    return Section("images", "Slices of real head CT", HOW, quick, WHERE, (), [_table(figures)], figures, "ledger")
 
 
 class Judge:

@@ -3,9 +3,7 @@
 """Scan labels of CQ500 → slices of RSNA: what each head finds that nobody ever showed it."""
 
 import math
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.ledger import data
 from benchmarks.ledger.answers import Arrays, alike, scores_of
-from benchmarks.ledger.cells import Cell, Store
+from benchmarks.ledger.cells import WHERE, Cell, Store
 from benchmarks.ledger.cq500 import FOLDS
 from benchmarks.ledger.judge import RESAMPLES, Truth, less_faithful, spelled, spread
 from benchmarks.ledger.learning import System, options_of, padded
@@ -89,9 +87,7 @@ def judged(
     rows = {BASELINE: pools(RECIPE)[BASELINE], **rows}
     if quick:
         rows = {name: system._replace(keys={**system.keys, "max_epochs": 1}) for name, system in [*rows.items()][:3]}
-    trained = cells(runs, rows, without_labels)
-    store.complete([cell for of_row in trained.values() for cell in of_row], jobs, "RSNA from CQ500")
-    models = {name: [store.read(cell) for cell in of_row] for name, of_row in trained.items()}
+    models = store.models(cells(runs, rows, without_labels), jobs, "RSNA from CQ500")
     judge = Judge(runs, models[BASELINE])
     every = {**unlearned(runs), **models} if unlearned_too else models
     figures = {}
@@ -114,8 +110,7 @@ def _section(
     how = HOW.format(
         runs=models // FOLDS, models=models, slices=slices, at_one_height=at_one_height, within_height=within
     )
-    where = {"Python": platform.python_version(), "torch": version("torch")}
-    return Section(name, title, how, quick, where, targets, _tables(figures), figures, format="ledger")
+    return Section(name, title, how, quick, WHERE, targets, _tables(figures), figures, format="ledger")
 
 
 def _targets(figures: dict[str, Any]) -> list[Target]:

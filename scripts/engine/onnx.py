@@ -5,7 +5,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from scripts.networks import SmoothOperator
 INPUTS = ("image", "coords", "mask")
 ALWAYS_TOLD = {"pred": "logits", "scores": "scores", "attention": "attention"}  # → what of a prediction
 
+Ask = Callable[..., Sequence[Tensor]]  # image, coords and mask of a bag → the answers to it
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,18 +34,20 @@ class _Answer(nn.Module):
     def __init__(self, network: Any, image: Tensor) -> None:
         super().__init__()
         self.network = network
-        told = network.predict(*self.example(image, image.shape[-1]))
+        told = network.predict(*example_bag(network, image, image.shape[-1]))
         self.outputs = {**ALWAYS_TOLD, **{name: name for name in TOLD if getattr(told, name) is not None}}
 
     def forward(self, image: Tensor, coords: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         prediction = self.network.predict(image, coords, mask)
         return tuple(getattr(prediction, name) for name in self.outputs.values())
 
-    def example(self, image: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A bag of n instances in the form of the image; patches lie in rows of five."""
-        place = torch.arange(n)
-        coords = torch.stack([place % 5, place // 5]) if getattr(self.network, "spatial_dims", 0) == 2 else place[None]
-        return torch.rand(*image.shape[:-1], n), coords.float()[None], torch.ones(1, 1, n)
+
+def example_bag(network: Any, image: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return image, coords and mask of so many instances in the form of the image; patches lie in rows of five."""
+    place = torch.arange(count)
+    coords = torch.stack([place % 5, place // 5]) if getattr(network, "spatial_dims", 0) == 2 else place[None]
+    given = torch.rand(*image.shape[:-1], count, generator=torch.Generator().manual_seed(count))
+    return given, coords.float()[None], torch.ones(1, 1, count)
 
 
 def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | None = None) -> None:
@@ -72,7 +76,7 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
         if isinstance(part, SmoothOperator):
             part.settle()
     answer = _Answer(network, image)
-    bag = answer.example(image, image.shape[-1])
+    bag = example_bag(network, image, image.shape[-1])
     last = tuple({one.dim() - 1: torch.export.Dim("instances", min=1, max=2**20 - 1)} for one in bag)
     with warnings.catch_warnings(), torch.no_grad(), quiet("torch.onnx", "onnx_ir", "onnxscript"):
         warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -91,11 +95,13 @@ def export_onnx(network: nn.Module, path: str, image: Tensor, ckpt_path: str | N
         node.doc_string = None
     with whole_file(Path(path)) as beside:
         program.save(beside, external_data=False)
-        missed = _largest_difference(beside, answer, image)
-    if missed is None:
-        logger.warning("%s is written, and was not run: onnxruntime is not installed", path)
-    else:
-        logger.info("%s is written; onnxruntime answers as the network does, to %.0e", path, missed)
+        if not optional_import("onnxruntime")[1]:
+            logger.warning("%s is written, and was not run: onnxruntime is not installed", path)
+            return
+        missed = largest_difference(asked(beside), answer, network, image)
+        if not missed < 1e-4:
+            raise RuntimeError(f"onnxruntime answers otherwise than the network, by {missed}: no file is written")
+    logger.info("%s is written; onnxruntime answers as the network does, to %.0e", path, missed)
 
 
 @contextmanager
@@ -111,20 +117,25 @@ def quiet(*names: str) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _largest_difference(path: Path, answer: _Answer, image: Tensor) -> float | None:
-    onnxruntime, installed = optional_import("onnxruntime")
-    if not installed:
-        return None
+def asked(path: Path) -> Ask:
+    """Return what asks an ONNX file about image, coords and mask of a bag, and tells its outputs in their order."""
+    onnxruntime, _ = optional_import("onnxruntime")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names, largest = {given.name for given in session.get_inputs()}, 0.0
-    for n in (1, 2, getattr(answer.network, "slots", None) or image.shape[-1] + 3):
-        bag = answer.example(image, n)
+    names = {given.name for given in session.get_inputs()}
+
+    def ask(*bag: Tensor) -> list[Tensor]:
         given = {name: one.numpy() for name, one in zip(INPUTS, bag, strict=True) if name in names}
-        with torch.no_grad():
-            wanted = answer(*bag)
-        for got, one in zip(session.run(None, given), wanted, strict=True):
-            scale = max(1.0, float(one.abs().max()))
-            largest = max(largest, float((torch.from_numpy(got) - one).abs().max()) / scale)
-    if not largest < 1e-4:
-        raise RuntimeError(f"onnxruntime answers otherwise than the network, by {largest}: no file is written")
-    return largest
+        return [torch.from_numpy(got) for got in session.run(None, given)]
+
+    return ask
+
+
+@torch.no_grad()
+def largest_difference(ask: Ask, wanted: Ask, network: Any, image: Tensor) -> float:
+    """Return how far answers to bags of several sizes are from those wanted, relative above 1; NaN where one is."""
+    found = []
+    for n in (1, 2, image.shape[-1], getattr(network, "slots", None) or image.shape[-1] + 3):
+        bag = example_bag(network, image, n)
+        for got, one in zip(ask(*bag), wanted(*bag), strict=True):
+            found.append((got - one).abs().max() / one.abs().max().clamp(min=1))
+    return float(torch.stack(found).max())

@@ -3,6 +3,7 @@
 """Archives of a release and what lies beside them: zip files of the same bytes each time, checksums, an SBOM."""
 
 import json
+import logging
 import zipfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata as installed
@@ -16,6 +17,8 @@ from scripts.release.exports import START
 
 LARGE = 25 * 10**6  # bytes that the model zoo takes in a file
 LONGEST_NAME = 60  # of a licence; what is longer is its text
+
+logger = logging.getLogger(__name__)
 
 
 def json_text(content: Any) -> str:
@@ -39,14 +42,17 @@ def write_sha256(path: Path) -> None:
 
 
 def large_files(folder: Path, url: str | None) -> str | None:
-    """Return large_files.yml of the files that the model zoo does not take; None where there is none, or no address.
+    """Return large_files.yml of the files that the model zoo does not take, or None; without an address it warns.
 
     Args:
         folder: of the bundle.
         url: below which the files are to be had by their paths in the bundle.
     """
     large = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size > LARGE]
-    if not large or url is None:
+    if not large:
+        return None
+    if url is None:
+        logger.warning("files over 25 MB, and no large_files.yml: the model zoo wants it, give --url for it")
         return None
     lines = ["large_files:"]
     for path in large:
@@ -62,8 +68,7 @@ def sbom(bundle: str, metadata: Mapping[str, Any], weights_sha256: str) -> dict[
     It has no time and no serial number, so that the same bundle has the same. Licences are those that the packages
     installed here state of themselves, where they are of the declared version.
     """
-    own = {package: metadata[f"{key}_version"] for key, package in
-           (("monai", "monai"), ("pytorch", "torch"), ("numpy", "numpy"))}  # fmt: skip
+    own = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
     packages = {**own, **metadata["required_packages_version"]}
     license = [{"license": {"id": "Apache-2.0"}}]
     root = {"type": "application", "bom-ref": bundle, "name": bundle, "version": metadata["version"]}

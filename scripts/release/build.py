@@ -16,16 +16,7 @@ import torch
 from scripts.core.errors import InputError
 from scripts.core.files import is_running, sha256_of, writable_folder
 from scripts.core.record import MANIFEST
-from scripts.release.archive import (
-    LARGE,
-    json_text,
-    large_files,
-    manifest,
-    require_clean,
-    sbom,
-    write_sha256,
-    write_zip,
-)
+from scripts.release.archive import json_text, large_files, manifest, require_clean, sbom, write_sha256, write_zip
 from scripts.release.defaults import (
     Weights,
     example_image,
@@ -112,7 +103,7 @@ def is_of_demo(folder: Path, weights: Path) -> bool:
 def read_evaluation(path: Path, weights: Weights) -> dict[str, Any]:
     """Read metrics.json of an evaluation; that of other weights, as the report.json beside it says, is refused."""
     try:
-        content = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
         figures = {name: of["value"] for name, of in content.items() if isinstance(of, dict) and "value" in of}
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: give the metrics.json of an evaluation") from error
@@ -126,8 +117,7 @@ def read_evaluation(path: Path, weights: Weights) -> dict[str, Any]:
         logger.warning("no report.json beside %s names its weights: nothing tells that it is of these", path)
     elif of != weights.sha256:
         raise InputError(f"{path} is of other weights than {weights.path}: evaluate these, and give that")
-    known: dict[str, Any] = content
-    return known
+    return content
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -183,15 +173,14 @@ def _write_bundle(
     texts |= {f"models/{name}": json_text(content) for name, content in weights.beside.items()}
     page = files["docs/README.md"].read_text(encoding="utf-8")
     readme = archive_readme(page, BUNDLES[wing], configs, weights, metadata, evaluation, list(differences))
-    code = {path: source.read_text(encoding="utf-8") for path, source in files.items() if source.suffix == ".py"}
-    texts |= in_zoo_form(code)
-    for path, source in files.items():
-        if path not in code:
-            _write_file(target / path, source.read_bytes())
     licence = data_license(files["docs/data_license.txt"].read_text(encoding="utf-8"), stated)
     texts |= {"docs/README.md": readme, "docs/data_license.txt": licence}
-    for path, text in texts.items():
-        _write_file(target / path, text.encode())
+    code = {path: source.read_text(encoding="utf-8") for path, source in files.items() if source.suffix == ".py"}
+    texts |= in_zoo_form(code)
+    contents = {path: source.read_bytes() for path, source in files.items()}
+    contents |= {path: text.encode() for path, text in texts.items()}
+    for path, content in contents.items():
+        _write_file(target / path, content)
     require_clean(target, [*texts, *(f"models/{name}" for name in differences)], private)
     _write_file(models / "model.pt", weights.path.read_bytes())
     if sha256_of(models / "model.pt") != weights.sha256:
@@ -203,11 +192,8 @@ def _write_rest(wing: str, here: Path, metadata: Mapping[str, Any], weights: Wei
     """Write what is made of the folder of the bundle, beside it."""
     name = BUNDLES[wing]
     bundle = here / name
-    listed = large_files(bundle, url)
-    if listed is not None:
+    if listed := large_files(bundle, url):
         _write_file(bundle / "large_files.yml", listed.encode())
-    elif any(path.stat().st_size > LARGE for path in bundle.rglob("*")):
-        logger.warning("files over 25 MB, and no large_files.yml: the model zoo wants it, give --url for it")
     shutil.copytree(bundle, here / "hf" / name, ignore=shutil.ignore_patterns("large_files.yml"))
     readme = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     card = hugging_face_page(wing, readme, synthetic=metadata["data_source"] == SYNTHETIC)
@@ -230,21 +216,17 @@ def _write_file(path: Path, content: bytes) -> None:
 
 def _publish(made: Path, target: Path, names: Sequence[str], before: Path) -> None:
     """Move what was made to where it is wanted; whatever stops that, what was there comes back."""
-    moved = []
     try:
         for name in names:
             for each in (target / name, before / name):
                 each.parent.mkdir(parents=True, exist_ok=True)
             if (target / name).exists():
                 os.replace(target / name, before / name)
-            moved.append(name)
             os.replace(made / name, target / name)
     except BaseException:
-        for name in moved:
-            if (target / name).is_dir():
-                shutil.rmtree(target / name)
-            (target / name).unlink(missing_ok=True)
         for name in names:
+            if not (made / name).exists():
+                os.replace(target / name, made / name)
             if (before / name).exists():
                 os.replace(before / name, target / name)
         raise

@@ -16,7 +16,7 @@ from monai.utils import optional_import
 from torch import Tensor
 
 from scripts.core.errors import InputError
-from scripts.engine.onnx import INPUTS, export_onnx, quiet
+from scripts.engine.onnx import asked, export_onnx, largest_difference, quiet
 
 CLOSE = 1e-5  # relative, of logits above 1
 START = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can tell: every build tells the same
@@ -24,8 +24,6 @@ FOR_ONNX = ("onnx", "onnxscript", "onnxruntime")  # the last one asks the file
 # of a TorchScript file: where the code stood that was scripted, paths of this computer; and a hash of all that
 NOT_THE_SAME = (".debug_pkl", ".data/serialization_id")
 CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)  # of a class, which torch keeps in a set
-
-ExampleBag = tuple[Tensor, Tensor, Tensor]  # image, coords, mask
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +44,8 @@ def export_models(network: Any, image: Tensor, folder: Path, extra: Mapping[str,
         return differences
     with quiet("scripts.engine.onnx"):  # which would name a folder that does not stay
         export_onnx(network, str(folder / "model.onnx"), image)
-    session = optional_import("onnxruntime")[0].InferenceSession(
-        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
-    names = {given.name for given in session.get_inputs()}
-
-    def ask(*bag: Tensor) -> Tensor:
-        given = {name: one.numpy() for name, one in zip(INPUTS, bag, strict=True) if name in names}
-        return torch.from_numpy(session.run(["pred"], given)[0])
-
-    return {**differences, "model.onnx": require_close("model.onnx", ask, network, image)}
+    ask = asked(folder / "model.onnx")  # whose first output is pred
+    return {**differences, "model.onnx": require_close("model.onnx", lambda *bag: ask(*bag)[0], network, image)}
 
 
 def export_torchscript(network: Any, image: Tensor, path: Path, extra: Mapping[str, Any]) -> float:
@@ -79,25 +69,10 @@ def _sorted_lines(found: re.Match[bytes]) -> bytes:
 
 def require_close(name: str, ask: Callable[..., Tensor], network: Any, image: Tensor) -> float:
     """Return the largest difference in `pred` over bags of several sizes; more than CLOSE is refused."""
-    found = []
-    with torch.no_grad():
-        for count in (1, 2, image.shape[-1], getattr(network, "slots", None) or image.shape[-1] + 3):
-            bag = example_bag(network, image, count)
-            wanted = network(*bag)
-            found.append((ask(*bag) - wanted).abs().max() / wanted.abs().max().clamp(min=1))
-    largest = float(torch.stack(found).max())  # NaN where one is
+    largest = largest_difference(lambda *bag: [ask(*bag)], lambda *bag: [network(*bag)], network, image)
     if not largest <= CLOSE:
         raise InputError(
             f"{name} answers otherwise than model.pt (pred differs by {largest:.1e}, {CLOSE:.0e} is allowed): "
             "nothing is released; report this with the network's model.origin.json"
         )
     return largest
-
-
-def example_bag(network: Any, image: Tensor, count: int) -> ExampleBag:
-    """Return a bag of so many instances in the form of the image; patches lie in rows of five."""
-    place = torch.arange(count)
-    coords = torch.stack([place % 5, place // 5]) if getattr(network, "spatial_dims", 0) == 2 else place[None]
-    seeded = torch.Generator().manual_seed(count)
-    given = torch.rand(*image.shape[:-1], count, generator=seeded)
-    return given, coords.float()[None], torch.ones(1, 1, count)

@@ -26,9 +26,7 @@ def at_hand(checkpoint: str, sha256: str | None) -> Iterator[Path]:
         sha256: that of the file that holds the numbers; a URL needs it.
     """
     if "://" not in checkpoint:
-        path = Path(checkpoint)
-        _refuse_others(path, sha256)
-        yield path
+        yield _the_one_meant(Path(checkpoint), sha256)
         return
     if not sha256:
         raise InputError(f"{checkpoint}: say with --sha256 which weights are meant (of an .index, that of its .data)")
@@ -43,13 +41,12 @@ def at_hand(checkpoint: str, sha256: str | None) -> Iterator[Path]:
             except (OSError, ValueError) as error:
                 by_hand = "download it in another way, and give the file"
                 raise InputError(f"{wanted} cannot be downloaded ({error}): {by_hand}") from error
-        got = Path(folder, PurePosixPath(url.path).name)
-        _refuse_others(got, sha256)
-        yield got
+        yield _the_one_meant(Path(folder, PurePosixPath(url.path).name), sha256)
 
 
-def _refuse_others(checkpoint: Path, sha256: str | None) -> None:
-    """Refuse a checkpoint of other numbers; one that is not there is told of where it is read."""
+def _the_one_meant(checkpoint: Path, sha256: str | None) -> Path:
+    """Return a checkpoint, or refuse one of other numbers; one that is not there is told of where it is read."""
     of = data_path(checkpoint) if checkpoint.name.endswith((".index", DATA_SUFFIX)) else checkpoint
     if sha256 and of.is_file() and sha256_of(of) != str(sha256).lower():
         raise InputError(f"{of.name} has the sha256 {sha256_of(of)}, not {sha256}: these are other weights")
+    return checkpoint

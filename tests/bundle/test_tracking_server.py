@@ -4,7 +4,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,18 +22,13 @@ from mlflow import MlflowClient
 
 from scripts.engine.run_record import read_record
 from tests.bundle.commands import bundle, environment, run, workflow, write_cohort
+from tests.shared_data import free_port
 
 pytestmark = pytest.mark.soak
 
 MLFLOW = (sys.executable, "-m", "mlflow")
 KEYS = {"image_size": 32, "channels": [8, 8], "batch_size": 2, "num_workers": 0, "patience": 99}
 PLANTED = ("Plantedname", "PLANTED-ID", "planted_scan")
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @contextmanager

@@ -116,7 +116,8 @@ def test_the_weights_are_those_of_the_checkpoint_and_the_network_is_left_as_it_w
     assert logging.root.manager.disable == logging.NOTSET
 
 
-def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [1.0, torch.nan])
+def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path, more: float) -> None:
     class TwoFaced(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -124,7 +125,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path) -> None:
 
         def predict(self, image: Tensor, coords: Tensor, mask: Tensor) -> BagPrediction:
             said: BagPrediction = self.honest.predict(image, coords, mask)
-            return said if torch.compiler.is_exporting() else said._replace(logits=said.logits + 1)
+            return said if torch.compiler.is_exporting() else said._replace(logits=said.logits + more)
 
     with pytest.raises(RuntimeError, match="answers otherwise than the network"):
         export_onnx(TwoFaced(), str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4))

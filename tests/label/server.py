@@ -3,7 +3,6 @@
 """A real MONAI Label server for the tests, on this machine alone, and a look at the maps it answers with."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import httpx
 import numpy as np
 
 from scripts.ct.reader import load_scan
-from tests.shared_data import ROOT
+from tests.shared_data import ROOT, free_port
 
 
 @contextmanager
@@ -36,13 +35,6 @@ def serve(app: Path, studies: Path, conf: dict[str, str], **settings: str) -> It
         finally:
             process.terminate()
             process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
-        return port
 
 
 def wait_for(url: str, process: subprocess.Popen, log: Path) -> str:

@@ -6,7 +6,7 @@ import gzip
 import json
 import pickle
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,13 @@ import torch
 from pyarrow import parquet
 
 from tests.wsi.foreign_features import NOTHING, some_features, write_h5
+
+
+class Harm:
+    """What a pickle of it would run when it is loaded."""
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return print, ("run as code",)
 
 
 def write_atlaspatch(

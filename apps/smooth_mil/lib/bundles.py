@@ -33,6 +33,11 @@ FEWEST = 4  # labels that a training begins with: two of each kind
 logger = logging.getLogger(__name__)
 
 
+def refused(why: str) -> MONAILabelException:
+    """Return what a client is told of a request that cannot be met."""
+    return MONAILabelException(MONAILabelError.INVALID_INPUT, why)
+
+
 class Bundle:
     """A downloaded bundle, and the weights that were trained from its own.
 
@@ -75,9 +80,7 @@ class Bundle:
         if choice in (NEWEST, RELEASED):
             return self.folder / "models" / "model.pt"
         if choice not in trained:
-            raise MONAILabelException(
-                MONAILabelError.INVALID_INPUT, f"there are no weights {choice}: choose {', '.join(self.choices())}"
-            )
+            raise refused(f"there are no weights {choice}: choose {', '.join(self.choices())}")
         return trained[choice] / "model.pt"
 
     def sha256(self) -> str:
@@ -88,9 +91,7 @@ class Bundle:
         """Put the newest training aside; return which weights are in use now."""
         trainings = self.trainings()
         if not trainings:
-            raise MONAILabelException(
-                MONAILabelError.INVALID_INPUT, "there is no training to undo: the released weights are in use"
-            )
+            raise refused("there is no training to undo: the released weights are in use")
         trainings[-1].rename(trainings[-1].with_name(f"undone_{trainings[-1].name}"))
         return trainings[-2].name if len(trainings) > 1 else RELEASED
 
@@ -203,16 +204,12 @@ class SlideInfer(InferTask):
 def write_region(features: Path, path: Path, location: np.ndarray, size: np.ndarray) -> None:
     """Write the features whose patch begins within a rectangle of level-0 pixels."""
     if features.suffix != ".h5":
-        raise MONAILabelException(
-            MONAILabelError.INVALID_INPUT, f"{features.name} is no HDF5, and has no coordinates: ask for it whole"
-        )
+        raise refused(f"{features.name} is no HDF5, and has no coordinates: ask for it whole")
     with h5py.File(features) as file, h5py.File(path, "w") as part:
         coords = file["coords"][:]
         within = ((coords >= location) & (coords < location + size)).all(axis=1)
         if not within.any():
-            raise MONAILabelException(
-                MONAILabelError.INVALID_INPUT, f"the region at {location.tolist()} holds no tissue: choose another"
-            )
+            raise refused(f"the region at {location.tolist()} holds no tissue: choose another")
         part.attrs.update(file.attrs)
         for name, dataset in file.items():
             rows = dataset[:]
@@ -309,9 +306,7 @@ def label_in(path: Path) -> Any:
     try:
         return json.loads(path.read_text())["label"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MONAILabelException(
-            MONAILabelError.INVALID_INPUT, f'{path.name} holds no label: give {{"label": 0}} or {{"label": 1}}'
-        ) from error
+        raise refused(f'{path.name} holds no label: give {{"label": 0}} or {{"label": 1}}') from error
 
 
 def split(bags: list[dict[str, Any]], share: float) -> dict[str, list[dict[str, Any]]]:
@@ -321,9 +316,7 @@ def split(bags: list[dict[str, Any]], share: float) -> dict[str, list[dict[str, 
         by_label.setdefault(bag["label"], []).append(bag)
     if len(bags) < FEWEST or min(map(len, by_label.values())) < 2 or len(by_label) < 2:
         counts = ", ".join(f"{len(of)} of {label}" for label, of in by_label.items()) or "none"
-        raise MONAILabelException(
-            MONAILabelError.INVALID_INPUT, f"labels so far: {counts}; a training wants two or more of each kind"
-        )
+        raise refused(f"labels so far: {counts}; a training wants two or more of each kind")
     held = {label: min(max(1, round(share * len(of))), len(of) - 1) for label, of in by_label.items()}
     return {
         "training": [bag for label, of in by_label.items() for bag in of[held[label] :]],

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images that another program sends are kept as they were, or their sender is told that they are not."""
 
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,15 +16,9 @@ from scripts.core.errors import InputError
 from scripts.ct.node.inbox import INCOMING, Inbox, short_name
 from scripts.ct.node.receiver import OUT_OF_RESOURCES, Watched, sender, start_receiver
 from tests.ct.series import STUDY_UID, ramp, sop_uid, write_series
+from tests.shared_data import free_port
 
 TITLE = "TEST"
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
-        return port
 
 
 @pytest.fixture

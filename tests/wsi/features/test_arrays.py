@@ -3,7 +3,6 @@
 """Arrays of files are read in blocks; nothing of a file is run, and no file is read in place of another."""
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -14,17 +13,10 @@ import torch
 from scripts.core.errors import InputError
 from scripts.wsi.features.arrays import npz_arrays, safetensors_arrays, torch_arrays
 from scripts.wsi.features.files import open_features
-from tests.wsi.foreign_arrays import write_dict, write_npz, write_safetensors
+from tests.wsi.foreign_arrays import Harm, write_dict, write_npz, write_safetensors
 from tests.wsi.foreign_features import grid, some_features, write_clam, write_h5
 
 FEATURES = some_features(12)
-
-
-class Harm:
-    """What a pickle of it would run when it is loaded."""
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
-        return print, ("run as code",)
 
 
 @pytest.mark.parametrize(

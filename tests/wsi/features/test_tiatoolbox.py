@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,8 @@ import pytest
 
 from scripts.core.errors import InputError
 from scripts.wsi.features.files import find_features, read_header, slide_of
-from tests.wsi.foreign_arrays import write_tiatoolbox, write_tiatoolbox_zarr
+from tests.wsi.foreign_arrays import Harm, write_tiatoolbox, write_tiatoolbox_zarr
 from tests.wsi.foreign_features import grid
-
-
-class Harm:
-    """What a pickle of it would run when it is loaded."""
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
-        return print, ("run as code",)
 
 
 def test_numbered_files_are_of_the_slides_of_the_list_and_without_one_of_their_numbers(tmp_path: Path) -> None:
