@@ -5,32 +5,26 @@
 import re
 import sqlite3
 import traceback
-import unicodedata
 from collections.abc import Iterator
 from urllib.parse import quote
 
-# control characters, surrogates, what ends a line, and what turns the direction of a text
-_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # by their category
-_TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# control characters, what ends a line, surrogates, and what turns the direction of a text
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
     """Return a text as any terminal, table and picture takes it: control characters and the like as %1B."""
-    return "".join(_escaped(one) if _is_unprintable(one) else one for one in text)
+    return _UNPRINTABLE.sub(_escaped, text)
 
 
 def printable_name(name: str) -> str:
     """Return a name as `printable` does a text; where something is escaped, so is %, which else stays."""
-    return printable(name.replace("%", "%25")) if any(map(_is_unprintable, name)) else name
+    return printable(name.replace("%", "%25")) if _UNPRINTABLE.search(name) else name
 
 
-def _is_unprintable(one: str) -> bool:
-    return unicodedata.category(one) in _UNPRINTABLE or one in _TURNING
-
-
-def _escaped(one: str) -> str:
-    is_a_byte = "\udc80" <= one <= "\udcff"  # of a file's name that is not UTF-8
-    return quote(one.encode(errors="surrogateescape" if is_a_byte else "surrogatepass"))
+def _escaped(found: re.Match[str]) -> str:
+    is_a_byte = "\udc80" <= found[0] <= "\udcff"  # of a file's name that is not UTF-8
+    return quote(found[0].encode(errors="surrogateescape" if is_a_byte else "surrogatepass"))
 
 
 class InputError(ValueError):

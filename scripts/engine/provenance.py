@@ -116,8 +116,8 @@ class RememberTraining:
 
 def trained_with(ckpt_path: str) -> Origin | None:
     """Return what the weights were trained on; None where nothing describes them."""
-    record = _read_record(ckpt_path)
-    return record and record.origin
+    described = _described(ckpt_path)
+    return described and described[0]
 
 
 def running_config() -> ConfigParser:
@@ -155,19 +155,20 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
     Weights that nothing describes keep the network of the config. The configs in `bundle_root` say what is shipped;
     keys `typed` on the command line count as named whatever their value.
     """
-    record, path = _read_record(ckpt_path), origin_file(ckpt_path)
+    described, path = _described(ckpt_path), origin_file(ckpt_path)
     config = running_config()
-    if record is None:
+    if described is None:
         logger.warning("%s is not there: the network of %s is that of the config", path.name, Path(ckpt_path).name)
         return
-    if not record.config:
-        _require_old_settings(path, record, config)
+    _, trained_as = described
+    if not trained_as:
+        logger.warning("%s is of 0.4.0 and describes no network: it is that of the config", path.name)
         return
     of_bundle, shipped = _bundle_configs(bundle_root)
     trained = ConfigParser(deepcopy(shipped[0]) if shipped else {})
     try:
-        trained.update(dict(record.config))
-        then_by_key = {key: trained[key] for key in dict.fromkeys(id.split("#")[0] for id in record.config)}
+        trained.update(dict(trained_as))
+        then_by_key = {key: trained[key] for key in dict.fromkeys(id.split("#")[0] for id in trained_as)}
         then_by_key = {**(BEFORE_SCORES if "score" in trained else {}), **then_by_key}
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(f"{path} describes a network that this version has no place for ({error})") from error
@@ -194,20 +195,6 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
         config.parse(reset=True)  # each step of `run` is resolved by itself, so the next one sees what changed
 
 
-def _require_old_settings(path: Path, record: "_Record", config: ConfigParser) -> None:
-    """Files of 0.4.0 hold settings of the network and its classes, and no config: another one is refused."""
-    logger.warning("%s is of 0.4.0 and describes no network: it is that of the config", path.name)
-    asked = network_settings(config.get_parsed_content("network_def")) if record.settings else {}
-    asked["class_names"] = _plain_value(config, "class_names")
-    for name, was in {**record.settings, "class_names": record.class_names}.items():
-        now = asked.get(name)
-        if json.dumps(was) != json.dumps(now):
-            raise InputError(
-                f"the network was trained with {name} {json.dumps(was)}, the one asked for has {json.dumps(now)}: "
-                f"name the override files and keys it was trained with ({path.name})"
-            )
-
-
 def network_settings(network: nn.Module) -> dict[str, Any]:
     """Return the kind of every module and what no weight shows of ours, such as "aggregator.smooth.exact": false."""
     settings: dict[str, Any] = {}
@@ -228,22 +215,14 @@ def _is_plain(value: object) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, (int, float, str, type(None)))
 
 
-class _Record(NamedTuple):
-    origin: Origin
-    config: Config  # empty in those of 0.4.0, which have the next two
-    settings: Mapping[str, Any]
-    class_names: Any
-
-
-def _read_record(ckpt_path: str | Path) -> _Record | None:
+def _described(ckpt_path: str | Path) -> tuple[Origin, Config] | None:
+    """What the file beside weights holds, None without one; the config is empty in those of 0.4.0."""
     path = origin_file(ckpt_path)
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
-        origin = Origin(str(content["encoder"]), float(content["patch_um"]))
-        config, settings = dict(content.get("config", {})), dict(content.get("network", {}))
-        return _Record(origin, config, settings, content.get("class_names"))
+        return Origin(str(content["encoder"]), float(content["patch_um"])), dict(content.get("config", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe how the network was trained: train again, or remove it") from error
 

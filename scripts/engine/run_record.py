@@ -127,11 +127,8 @@ def new_record(
 def _without_bags(config: Any) -> Any:
     """A config as JSON has it; bags that a program put into it would name patients."""
     if isinstance(config, Mapping):
-        return (
-            "<bag>"
-            if {"bag_id", "image"} & config.keys()
-            else {str(key): _without_bags(value) for key, value in config.items()}
-        )
+        is_bag = bool({"bag_id", "image"} & config.keys())
+        return "<bag>" if is_bag else {str(key): _without_bags(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [_without_bags(value) for value in config]
     return config if isinstance(config, (int, float, str, type(None))) else f"<{type(config).__name__}>"

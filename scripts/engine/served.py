@@ -87,9 +87,10 @@ class ServedNetwork:
     @torch.no_grad()
     def predict(self, bag: Mapping[str, np.ndarray], params: object = None) -> dict[str, Any]:
         """Return the answer for one bag, of arrays as a bag has them in training, without padding."""
-        image, *coords = (torch.tensor(bag[name])[None] for name in ("image", "coords") if name in bag)
+        batch = {name: torch.tensor(bag[name])[None] for name in ("image", "coords") if name in bag}
+        image = batch.pop("image")
         mask = torch.ones(1, 1, image.shape[-1])
-        (told,) = self.infer(image, self.network, **dict(zip(["coords"], coords, strict=False)), mask=mask)
+        (told,) = self.infer(image, self.network, **batch, mask=mask)
         about = {"bag_id": "", "source": "", "instances": json.dumps([{}] * image.shape[-1]), "mask": mask[0]}
         read = self.read({**about, **told})
         result = read["bag_result"]

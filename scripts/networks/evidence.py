@@ -52,7 +52,6 @@ class Sum(NamedTuple):
 
     z: Tensor  # [B, D]
     others: Tensor  # [B, D] float64, the sum without the instance of the largest weight: z less it would be rounding
-    largest: Tensor  # [B, 1, N] bool, which instance that is
     weights: Tensor  # [B, 1, N]
 
 
@@ -61,12 +60,17 @@ def largest_of(weights: Tensor) -> Tensor:
     return torch.arange(weights.shape[2], device=weights.device) == weights.argmax(dim=2, keepdim=True)
 
 
+def without_largest(weights: Tensor) -> Tensor:
+    """Return the weights [B, 1, N] in double precision, and 0 in place of the largest."""
+    return weights.double().masked_fill(largest_of(weights), 0.0)
+
+
 def sum_without(of: Sum, x: Tensor, first: int) -> Tensor:
     """Return z without each of the instances x [B, D, n], of which the first has this number: [B, D, n]."""
     w = of.weights.double()  # [B, 1, N]
     scale = factor(w.sum(dim=2, keepdim=True), sum_of_others(w))[:, :, first : first + x.shape[2]]  # [B, 1, n]
     own = w[:, :, first : first + x.shape[2]] * x.double()  # [B, D, n]
-    largest = of.largest[:, :, first : first + x.shape[2]]
+    largest = largest_of(of.weights)[:, :, first : first + x.shape[2]]
     return (torch.where(largest, of.others.unsqueeze(2), of.z.double().unsqueeze(2) - own) * scale).to(x.dtype)
 
 

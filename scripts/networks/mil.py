@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils import parametrize
 
-from scripts.networks.evidence import Evidence, Sum, is_linear, largest_of, of_linear, sum_without
+from scripts.networks.evidence import Evidence, Sum, is_linear, of_linear, sum_without, without_largest
 from scripts.networks.graph import (
     Graph,
     build_graph,
@@ -21,7 +21,7 @@ from scripts.networks.graph import (
     require_coords,
     weighted_by_features,
 )
-from scripts.networks.pooling import Pooled
+from scripts.networks.pooling import Pooled, weighted_sum
 
 
 class BagPrediction(NamedTuple):
@@ -152,9 +152,7 @@ class MILNetwork(BagNetwork):
             graph = weighted_by_features(graph, x)
         pooled = self.aggregator(x, here, graph)  # embedding [B, D], scores and attention [B, 1, N]
         logits = self.head(pooled.embedding)  # [B, C]
-        if self.training:
-            return BagPrediction(logits, pooled.scores, pooled.attention, graph)
-        of_each = self.explain(logits, pooled, here)
+        of_each = Evidence(None, None, None) if self.training else self.explain(logits, pooled, here)
         return BagPrediction(
             logits, pooled.scores, pooled.attention, graph, of_each.own, of_each.shares, of_each.left_out
         )
@@ -166,9 +164,8 @@ class MILNetwork(BagNetwork):
             return of_linear(self.of_each(x), self.bias(pooled.embedding), weights, mask)
         left_out: Optional[Tensor] = None
         if x is not None and weights is not None:
-            largest = largest_of(weights)
-            others = torch.matmul(x.double(), weights.double().masked_fill(largest, 0.0).transpose(1, 2)).squeeze(2)
-            left_out = self.left_out_of_sum(logits, Sum(pooled.embedding, others, largest, weights), x, 0)
+            others = weighted_sum(x.double(), without_largest(weights))  # [B, D]
+            left_out = self.left_out_of_sum(logits, Sum(pooled.embedding, others, weights), x, 0)
         elif without is not None:
             left_out = logits.unsqueeze(2) - self.of_each(without)  # [B, C, N]
         if left_out is not None:
@@ -178,11 +175,12 @@ class MILNetwork(BagNetwork):
     @torch.jit.export
     def left_out_of_sum(self, logits: Tensor, of: Sum, x: Tensor, start: int) -> Tensor:
         """Return logits [B, C] less those without each of the instances x [B, D, n] from number `start` on."""
-        step = x.shape[2] if exporting() else 8192  # as an embedding is made for each
+        if exporting():  # a number of steps would fix that of the instances
+            return logits.unsqueeze(2) - self.of_each(sum_without(of, x, start))
         parts: list[Tensor] = []
-        for first in range(0, x.shape[2], step):
-            without = sum_without(of, x[:, :, first : first + step], start + first)  # [B, D, step]
-            parts.append(logits.unsqueeze(2) - self.of_each(without))  # [B, C, step]
+        for some in x.split(8192, dim=2):  # as an embedding is made for each
+            parts.append(logits.unsqueeze(2) - self.of_each(sum_without(of, some, start)))  # [B, C, 8192]
+            start += some.shape[2]
         return torch.cat(parts, dim=2)
 
     @torch.jit.export

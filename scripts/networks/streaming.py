@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from scripts.networks.evidence import Evidence, Sum, largest_of, of_linear
+from scripts.networks.evidence import Evidence, Sum, of_linear, without_largest
 from scripts.networks.mil import BagPrediction, MILNetwork
 from scripts.networks.pooling import InstancePool, Pooled, SmoothAttentionPool, WeightedPool, weighted_sum
 from scripts.networks.smooth import Adjacency, adjacency
@@ -170,13 +170,12 @@ def _without_each(
     network: MILNetwork, blocks: Blocks, logits: Tensor, z: Tensor, weights: Tensor, mask: Tensor
 ) -> Tensor:
     """Read the bag twice more: behind a head that is not linear, the answer without an instance needs its features."""
-    largest = largest_of(weights)
-    w, end = weights.double().masked_fill(largest, 0.0), 0
+    w, end = without_largest(weights), 0
     others = torch.zeros_like(z, dtype=torch.double)
     for x, _ in _encoded(network, blocks, mask):
         start, end = end, end + x.shape[2]
         others = others + weighted_sum(x.double(), w[..., start:end])  # [1, D']
     left_out = _Whole(mask)
     for x, _ in _encoded(network, blocks, mask):
-        left_out.add(network.left_out_of_sum(logits, Sum(z, others, largest, weights), x, left_out.end))
+        left_out.add(network.left_out_of_sum(logits, Sum(z, others, weights), x, left_out.end))
     return left_out.values()

@@ -83,6 +83,14 @@ def test_onnxruntime_gives_the_logits_and_scores(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_the_answer_without_an_instance_behind_a_head_that_is_not_linear_too(tmp_path: Path) -> None:
+    net = network("gated")
+    net.head = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 1))
+    net.linear = False
+    export_onnx(net, str(tmp_path / "model.onnx"), torch.rand(1, FEATURES, 4))  # which asks it of other sizes
+
+
+@pytest.mark.slow
 def test_hierarchies_too(tmp_path: Path) -> None:
     slides = HMIL(FEATURES, HIERARCHY, embed_features=5, hidden_features=4).eval()
     export_onnx(slides, str(tmp_path / "slides.onnx"), torch.rand(1, FEATURES, 3))
