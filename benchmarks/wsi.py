@@ -20,7 +20,7 @@ from benchmarks.ct import medians, run_in_parts
 from demo.slides import paint_slide, plan_slide
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.wsi.encode import FeatureExtractor
-from scripts.wsi.features.files import read_features
+from scripts.wsi.features.files import open_features
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
 from scripts.wsi.slides.slide import find_slides, open_slide
 
@@ -79,8 +79,11 @@ class Extraction:
         return {"reading": reading, "encoder": encoding}
 
     def _coords(self) -> list[list[tuple[int, int]]]:
-        files = (self.features / f"{name}.h5" for name in self.paths)
-        return [[(x, y) for x, y in read_features(file).coords.tolist()] for file in files]
+        found = []
+        for name in self.paths:
+            with open_features(self.features / f"{name}.h5") as file:
+                found.append([(x, y) for x, y in file.coords.tolist()])
+        return found
 
     def _extractor(self) -> FeatureExtractor:
         parser = ConfigParser()

@@ -5,7 +5,6 @@
 from pathlib import Path
 
 from scripts.core.cli import path_or_none
-from scripts.core.errors import InputError
 
 
 def datalist(
@@ -49,7 +48,8 @@ def datalist(
         seed: the same seed splits the same patients in the same way.
         force: overwrite a datalist that this command did not write.
     """
-    from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
+    from scripts.wsi.datalist.cohort import WsiDatalistRequest
+    from scripts.wsi.datalist.writing import write_wsi_datalist
 
     request = WsiDatalistRequest(
         folder=Path(str(folder)),
@@ -96,7 +96,7 @@ def adopt(
         slides: the folder of the slides, which state size, scale and bounds.
         slide_mpp: micrometres per level-0 pixel of slides where nothing states it.
     """
-    from scripts.wsi.adopt import Adoption, adopt_features
+    from scripts.wsi.adopt import adopt_features
     from scripts.wsi.features.base import Keys
 
     source = Path(str(folder))
@@ -105,12 +105,7 @@ def adopt(
         None if word is None else str(word) for word in (features_key, coords_key, encoder_name, slides)
     )
     keys = Keys(features, coords, coords_unit, pitch)
-    written, warnings, failed = adopt_features(Adoption(source, output, keys, encoder, of_slides, slide_mpp))
-    for line in (*warnings, *failed):
-        print(line)
-    print(f"{len(written)} slides written to {output}, {len(failed)} not")
-    if failed and not written:
-        raise InputError(f"no file of {source} could be adopted; mend what is said above")
+    adopt_features(source, output, keys, encoder, of_slides, slide_mpp)
 
 
 def doctor(

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from scripts.wsi.slides.tissue import (
     TileFinder,
     TissueMap,
     TissueMask,
+    plain_setting,
     tissue_mask,
 )
 
@@ -54,10 +56,12 @@ SETTINGS, WEIGHTS = "settings.json", "encoder_weights"
 BEFORE_0_12: Mapping[str, Any] = {"overhang": False, "leave_out": {}}  # what settings.json did not state
 TISSUE = "tissue"  # a share of a slide, and the folder of what tissue_only writes
 THUMBNAIL_SIDE = 768
+USUAL_MPP = MicronsPerPixel(0.5)
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class FeatureExtractor:
     """Writes ``output_dir/<slide name>.h5`` for each slide; a slide that has its file is skipped.
 
@@ -84,63 +88,55 @@ class FeatureExtractor:
         amp: mixed precision, on a GPU alone.
     """
 
-    def __init__(
-        self,
-        slides: str | Path | Sequence[str | Path],
-        output_dir: str | Path,
-        encoder: nn.Module,
-        encoder_name: str | None,
-        tile_size: int = 256,
-        mpp: float = 0.5,
-        overlap: int = 0,
-        slide_mpp: float | None = None,
-        tissue: TissueMask | None = None,
-        tissue_threshold: float = 0.1,
-        overhang: bool = True,
-        leave_out: Mapping[str, Artefact | None] | None = None,
-        tissue_only: bool = False,
-        batch_size: int = 64,
-        num_workers: int = 2,
-        device: torch.device | str = "cpu",
-        amp: bool = False,
-    ) -> None:
-        if not encoder_name:
+    slides: str | Path | Sequence[str | Path]
+    output_dir: str | Path
+    encoder: nn.Module
+    encoder_name: str
+    tile_size: int = 256
+    mpp: MicronsPerPixel = USUAL_MPP
+    overlap: int = 0
+    slide_mpp: MicronsPerPixel | None = None
+    tissue: TissueMask | None = None
+    tissue_threshold: float = 0.1
+    overhang: bool = True
+    leave_out: Mapping[str, Artefact | None] | None = None
+    tissue_only: bool = False
+    batch_size: int = 64
+    num_workers: int = 2
+    device: torch.device | str = "cpu"
+    amp: bool = False
+
+    def __post_init__(self) -> None:
+        mpp, slide_mpp = self.mpp, self.slide_mpp
+        if not self.encoder_name:
             raise InputError("the encoder does not say its name: give one that names its weights (--encoder_name NAME)")
-        if min(tile_size, batch_size, num_workers) < 1:
+        if min(self.tile_size, self.batch_size, self.num_workers) < 1:
             raise InputError("tile_size, batch_size and num_workers must be 1 or more; correct them")
-        if not 0 <= overlap < tile_size:
-            raise InputError(f"overlap is {overlap}; choose it from 0 to below the tile_size of {tile_size}")
-        if not 0 <= tissue_threshold <= 1:
-            raise InputError(f"tissue_threshold is {tissue_threshold}; it is a fraction of a tile, from 0 to 1")
+        if not 0 <= self.overlap < self.tile_size:
+            raise InputError(f"overlap is {self.overlap}; choose it from 0 to below the tile_size of {self.tile_size}")
+        if not 0 <= self.tissue_threshold <= 1:
+            raise InputError(f"tissue_threshold is {self.tissue_threshold}; it is a fraction of a tile, from 0 to 1")
         if not (0 < mpp < math.inf and (slide_mpp is None or 0 < slide_mpp < math.inf)):
             raise InputError(f"mpp is {mpp} and slide_mpp {slide_mpp}; give micrometres per pixel, such as 0.5")
-        rules = _rules(leave_out)
-        device = torch.device(device)
-        self.slides = slides
-        self.output_dir = Path(output_dir)
-        self.encoder = _TileEncoding(encoder, device, amp).eval()
-        self.encoder_name = encoder_name
-        self.tile_size = tile_size
-        self.mpp = MicronsPerPixel(mpp)
-        self.overlap = overlap
-        self.slide_mpp = None if slide_mpp is None else MicronsPerPixel(slide_mpp)
-        tissue = ChromaMask() if tissue is None else tissue
-        self.finder = TileFinder(tissue, tissue_threshold, yes_or_no(overhang, "overhang"), rules)
-        self.tissue_only = yes_or_no(tissue_only, "tissue_only")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        rules = _rules(self.leave_out)
+        device = torch.device(self.device)
+        self.folder = Path(self.output_dir)
+        tissue = ChromaMask() if self.tissue is None else self.tissue
+        self.finder = TileFinder(tissue, self.tissue_threshold, yes_or_no(self.overhang, "overhang"), rules)
+        self.tissue_only = yes_or_no(self.tissue_only, "tissue_only")
         # a GPU works while threads read ahead; an encoder on the same processor only gets in their way, and they in its
-        self.ahead = 0 if device.type == "cpu" else num_workers
+        self.ahead = 0 if device.type == "cpu" else self.num_workers
         self.share = Share()
         self.settings: dict[str, Any] = {
-            "encoder": encoder_name,
-            "encoder_input": encoder.extra_repr(),
-            WEIGHTS: getattr(encoder, "weights", None),  # which a name that was given does not tell
-            "tile_size": tile_size,
+            "encoder": self.encoder_name,
+            "encoder_input": self.encoder.extra_repr(),
+            WEIGHTS: getattr(self.encoder, "weights", None),  # which a name that was given does not tell
+            "tile_size": self.tile_size,
             "mpp": mpp,
-            "overlap": overlap,
+            "overlap": self.overlap,
             **self.finder.settings,
         }
+        self.encoder = _TileEncoding(self.encoder, device, self.amp).eval()
 
     def run(self) -> None:
         """Encode every slide that has no feature file yet; or only look for the tissue of every slide."""
@@ -151,25 +147,25 @@ class FeatureExtractor:
         if self.tissue_only:
             self._look_at(mine, number)
             return
-        writable_folder(self.output_dir)
+        writable_folder(self.folder)
         self._keep_settings()
         dimension = self._try_out()
         left = {name: path for name, path in mine.items() if not self._is_done(name, path)}
 
         def write(name: str, path: Path) -> None:
-            write_features(self.output_dir / f"{name}.h5", self.extract(name, path, dimension))
+            write_features(self.folder / f"{name}.h5", self.extract(name, path, dimension))
 
         failures = self._each(left, write)
         done, skipped = len(left) - len(failures), len(mine) - len(left)
         counts = f"{done} done, {skipped} skipped (already there), {len(failures)} failed"
-        logger.info("slides: %s; features in %s", counts, self.output_dir)
+        logger.info("slides: %s; features in %s", counts, self.folder)
         failures = self.share.gathered(failures)
         if self.share.speaks:
-            tell_failures(self.output_dir / self._table("failed"), failures, "slide", number)
+            tell_failures(self.folder / self._table("failed"), failures, "slide", number)
 
     def _look_at(self, slides: Mapping[str, Path], number: str) -> None:
         """Write a picture of the tissue and the tiles of each slide, and a table of all; nothing is encoded."""
-        folder = writable_folder(self.output_dir / TISSUE)
+        folder = writable_folder(self.folder / TISSUE)
         mine: list[dict[str, Any]] = []
 
         def look(name: str, path: Path) -> None:
@@ -308,8 +304,8 @@ class FeatureExtractor:
 
     def _keep_settings(self) -> None:
         """Refuse to add features of another kind to a directory: they would be trained on as if they were one."""
-        kept, now = self.output_dir / SETTINGS, json.dumps(self.settings, indent=1)
-        if not kept.exists() or not any(self.output_dir.glob("*.h5")):
+        kept, now = self.folder / SETTINGS, json.dumps(self.settings, indent=1, default=plain_setting)
+        if not kept.exists() or not any(self.folder.glob("*.h5")):
             write_whole(kept, now + "\n")
             return
         try:
@@ -325,7 +321,7 @@ class FeatureExtractor:
 
     def _is_done(self, name: str, slide: Path) -> bool:
         """Return whether a slide has its file; one from elsewhere with features of another kind is refused."""
-        file = self.output_dir / f"{name}.h5"
+        file = self.folder / f"{name}.h5"
         if not file.exists():
             return False
         header = read_own_header(file)

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,28 +39,6 @@ BLOCK_NUMBERS = 2**21  # of the features of a file, at once: 8 MiB
 LONGEST_STAMP = 1000  # characters; a store may be of many files
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SlidePatches:
-    """One slide of a bag: where its patches lie, and what is known of it."""
-
-    source: str  # path of its features
-    header: FeatureHeader
-    coords: np.ndarray  # (N, 2)
-    warnings: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        return {**self.header.as_json(), "source": self.source}
-
-    @staticmethod
-    def of_file(file: FeatureFile) -> "SlidePatches":
-        return SlidePatches(str(file.path), file.header, file.coords)
-
-    @staticmethod
-    def of_json(stored: Mapping[str, Any], coords: np.ndarray) -> "SlidePatches":
-        fields = {name: value for name, value in stored.items() if name != "source"}
-        return SlidePatches(stored["source"], FeatureHeader.from_json(fields), coords)
 
 
 def checked_bags(
@@ -202,7 +180,7 @@ class FeatureReader(ImageReader):
             for block in _finite_blocks(files, max(1, BLOCK_NUMBERS // max(1, dimension))):
                 image[at : at + len(block)] = block
                 at += len(block)
-            slides = [SlidePatches.of_file(file).as_json() for file in files]
+            slides = [file.slide.as_json() for file in files]
             return image, {"slides": slides, "coords": [file.coords for file in files]}
 
 

@@ -4,7 +4,6 @@
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,15 @@ from torch import Tensor
 from scripts.core.bags import paths_of
 from scripts.core.errors import EmptyBagError, InputError
 from scripts.core.lesions import Lesions, contradiction
-from scripts.wsi.annotations.annotation import joined, read_annotation
-from scripts.wsi.features.base import ADOPT, MICROMETRES, PIXELS
+from scripts.core.units import Level0Coords
+from scripts.wsi.annotations.annotation import Annotation, joined, read_annotation
+from scripts.wsi.annotations.polygons import Polygons
+from scripts.wsi.features.base import ADOPT, MICROMETRES, PIXELS, SlidePatches
 from scripts.wsi.features.lattice import distinct, on_lattice, side_by_side
-from scripts.wsi.reader import SlidePatches, no_patches, opened_bag
+from scripts.wsi.reader import no_patches, opened_bag
 from scripts.wsi.slides.slide import SlideFolder
+
+NOT_ANNOTATED = Annotation(Polygons([]))
 
 
 class PatchBagd(MapTransform):
@@ -57,9 +60,8 @@ class PatchBagd(MapTransform):
         bag = dict(data)
         for key in self.key_iterator(bag):
             bag[key], slides = self._split(bag[key])
-            found = [self.slides.completed(each.header, each.coords, each.source, self.slide_mpp) for each in slides]
-            slides = [replace(slide, **known._asdict()) for slide, known in zip(slides, found, strict=True)]
-            _complete(bag, slides, self.annotation_values)
+            known = [self.slides.completed(slide, self.slide_mpp) for slide in slides]
+            _complete(bag, known, self.annotation_values)
         return bag
 
     def _split(self, image: Any) -> tuple[Any, list[SlidePatches]]:
@@ -76,7 +78,7 @@ class PatchBlocksd(PatchBagd):
 
     def _split(self, image: Any) -> tuple[str, list[SlidePatches]]:
         with opened_bag(paths_of(image)) as files:
-            slides = [SlidePatches.of_file(file) for file in files]
+            slides = [file.slide for file in files]
         return "\n".join(slide.source for slide in slides), slides
 
 
@@ -145,34 +147,34 @@ def _annotated(
     """Return whether each patch is annotated, the lesions, and warnings."""
     labels, lesions, warnings = [], [], []
     for path, slide in zip(paths, slides, strict=True):
-        header, n = slide.header, len(slide.coords)
-        if not path:
-            labels.append(np.zeros(n, dtype=bool))
-            lesions.append(Lesions(np.zeros(n, dtype=int), 0))
-            continue
-        if header.unit != PIXELS:
-            way = ADOPT
-            if header.unit == MICROMETRES:
-                way = "give the slides with --slides or their micrometres per pixel with --slide_mpp"
-            raise InputError(
-                f"{slide.source} gives {header.unit} and {path} pixels, which cannot be compared: "
-                f"{way}, or leave out the annotation"
-            )
-        reach = tuple(slide.coords.max(axis=0).tolist()) if n else None
-        annotation = read_annotation(path, header.slide_size, values, header.origin, reach)
-        if header.origin is None and annotation.counts_from_bounds:
+        header, coords = slide.header, Level0Coords(slide.coords)
+        annotation = _compared_annotation(path, slide, values) if path else NOT_ANNOTATED
+        if path and header.origin is None and annotation.counts_from_bounds:
             warnings.append(
                 f"the GeoJSON of {header.slide_id} counts from the slide's bounds, which are not known: "
                 "if they do not begin at 0, 0 give --slides"
             )
-        if header.mpp is None:
+        if path and header.mpp is None:
             warnings.append(
                 "lesions are counted without their size, as micrometres per pixel are not known: "
                 "give --slide_mpp or --slides"
             )
-        labels.append(annotation.tile_labels(slide.coords, header.tile))  # type: ignore[arg-type]
-        lesions.append(annotation.lesions(slide.coords, header.tile, header.mpp))  # type: ignore[arg-type]
+        labels.append(annotation.tile_labels(coords, header.tile))
+        lesions.append(annotation.lesions(coords, header.tile, header.mpp))
     return np.concatenate(labels), joined(lesions), warnings
+
+
+def _compared_annotation(path: str, slide: SlidePatches, values: Sequence[int | str] | None) -> Annotation:
+    header = slide.header
+    if header.unit != PIXELS:
+        way = ADOPT
+        if header.unit == MICROMETRES:
+            way = "give the slides with --slides or their micrometres per pixel with --slide_mpp"
+        raise InputError(
+            f"{slide.source} gives {header.unit} and {path} pixels, which cannot be compared: "
+            f"{way}, or leave out the annotation"
+        )
+    return read_annotation(path, header.slide_size, values, header.origin, slide.coords)
 
 
 def _given_labels(given: Any, slides: Sequence[SlidePatches]) -> Tensor:

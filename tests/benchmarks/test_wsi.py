@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.wsi import MPP, TILE, WORKERS, Extraction, extraction_profile, inference_profile
 from scripts.outputs.scores import read_scores
-from scripts.wsi.features.files import read_features
+from tests.wsi.slide_files import read_features
 
 pytestmark = pytest.mark.slow  # each runs a bundle
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import tifffile
 import torch
 from PIL import Image
 from torch import Tensor
 
+from scripts.core.units import Level0Coords
 from scripts.wsi.encode import FeatureExtractor
-from scripts.wsi.features.files import read_features
+from scripts.wsi.features.files import open_features, read_own_header
 from scripts.wsi.features.smooth_mil import PatchFeatures
 
 GLASS, TISSUE = (241, 240, 243), (205, 130, 180)
@@ -48,6 +50,26 @@ def write_slide(path: Path, image: np.ndarray, mpp: float | None, downsamples: S
             level = np.asarray(Image.fromarray(image).reduce(downsample)) if downsample > 1 else image
             writer.write(level[: height // downsample, : width // downsample], subfiletype=int(downsample > 1), **kind)
     return path
+
+
+def read_features(path: Path) -> PatchFeatures:
+    """All of one file of this project's own format."""
+    header = read_own_header(path)
+    with open_features(path) as file, h5py.File(path) as raw:
+        has_picture = "thumbnail" in raw
+        return PatchFeatures(
+            features=file.read(0, header.patches),
+            coords=Level0Coords(file.coords),
+            pitch=header.pitch,
+            tile=header.tile,
+            mpp=header.mpp,
+            encoder=header.encoder,
+            slide_id=header.slide_id,
+            slide_size=header.slide_size or (0, 0),
+            thumbnail=raw["thumbnail"][()] if has_picture else None,
+            thumbnail_downsample=float(raw.attrs["thumbnail_downsample"]) if has_picture else None,
+            origin=header.origin,
+        )
 
 
 def extract(tmp_path: Path, encoder: torch.nn.Module | None = None, **settings: Any) -> dict[str, PatchFeatures]:

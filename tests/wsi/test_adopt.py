@@ -11,10 +11,10 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.core.units import MicronsPerPixel
 from scripts.wsi.cli import adopt
-from scripts.wsi.features.files import feature_paths, read_features, read_header
+from scripts.wsi.features.files import feature_paths, read_header
 from tests.wsi.foreign_arrays import write_npz, write_owkin, write_tiatoolbox_zarr
 from tests.wsi.foreign_features import grid, own, some_features, write_cells, write_clam, write_stamp, write_trident
-from tests.wsi.slide_files import glass, write_slide
+from tests.wsi.slide_files import glass, read_features, write_slide
 
 
 def adopted(folder: Path, **given: Any) -> Path:

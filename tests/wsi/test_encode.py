@@ -23,14 +23,13 @@ from torch import Tensor
 from scripts.core.errors import InputError
 from scripts.core.units import MicronsPerPixel
 from scripts.wsi.encode import BEFORE_0_12, FeatureExtractor
-from scripts.wsi.features.files import read_features
 from scripts.wsi.slides.artefacts import PenInk
 from scripts.wsi.slides.slide import open_slide, plan_tiles
 from scripts.wsi.slides.tissue import ChromaMask
 from tests.shared_data import ROOT, shared_data
 from tests.watched import watched
 from tests.wsi.foreign_features import write
-from tests.wsi.slide_files import MeanColour, extract, glass, grid, tissue, write_slide
+from tests.wsi.slide_files import MeanColour, extract, glass, grid, read_features, tissue, write_slide
 from tests.wsi.trade_slides import write_scn
 
 CONFIG = ROOT / "configs" / "wsi" / "features.json"

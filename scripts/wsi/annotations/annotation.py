@@ -116,7 +116,7 @@ def read_annotation(
     slide_size: tuple[int, int] | None = None,
     values: Sequence[int | str] | None = None,
     origin: tuple[int, int] | None = (0, 0),
-    reach: tuple[float, float] | None = None,
+    patches: np.ndarray | None = None,
 ) -> Annotation:
     """Read an annotation; its content tells the format: GeoJSON (also gzipped), ASAP's XML, a TIFF or PNG mask.
 
@@ -126,13 +126,13 @@ def read_annotation(
         values: what counts: values of the pixels of a mask (None = all above 0), or class names of polygons
             (None = all but those that say it is no lesion).
         origin: the slide's bounds-x, bounds-y, which QuPath, and so GeoJSON, takes for 0, 0; None = unknown.
-        reach: how far right and down tissue lies, which a mask of full resolution covers.
+        patches: (N, 2) their corners at level 0, which lie within a mask of full resolution.
     """
     try:
         with open(path, "rb") as file:
             begin = file.read(16)
         if begin[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or begin.startswith(b"\x89PNG"):
-            return Annotation(read_mask(path, slide_size, _require(int, values, f"{path} is a mask"), reach))
+            return Annotation(read_mask(path, slide_size, _require(int, values, f"{path} is a mask"), patches))
         content = _polygon_bytes(path, zipped=begin.startswith(b"\x1f\x8b"))
     except OSError as error:
         raise InputError(f"no annotation can be read from {path}: {error.strerror}; correct the path") from error

@@ -77,16 +77,16 @@ def read_mask(
     path: str | Path,
     slide_size: tuple[int, int] | None,
     values: Sequence[int] | None,
-    reach: tuple[float, float] | None = None,
+    patches: np.ndarray | None = None,
 ) -> Mask:
-    """Without a size of the slide, the mask is taken to be of full resolution, if it covers what tissue reaches to."""
+    """Without a size of the slide, the mask is taken to be of full resolution, if all patches begin within it."""
     with _open_mask(path) as image:
         width, height = image.sizes[0]
     across, down = slide_size or (width, height)
     problem = ""
     if abs(width * down - height * across) > across + down:  # each side of the mask may be rounded by up to a pixel
         problem = f"which is not the shape of the slide of {across} × {down}; give the mask of this slide"
-    elif slide_size is None and reach is not None and (reach[0] > width or reach[1] > height):
+    elif slide_size is None and patches is not None and (patches > (width, height)).any():
         problem = (
             "and patches lie beyond it: to know how much smaller than the slide it is, give the folder of the slides "
             "with --slides"

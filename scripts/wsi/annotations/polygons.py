@@ -42,8 +42,7 @@ class Polygons:
         if not rings:
             return None
         points = np.concatenate(rings)
-        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-        return left, top, right, bottom
+        return *points.min(axis=0).tolist(), *points.max(axis=0).tolist()
 
     def covered(self, corner: np.ndarray, step: float, height: int, width: int) -> np.ndarray:
         covered = np.zeros((height, width), dtype=bool)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
 from scripts.datalist.split import CohortRemarks, Label, Shares, split, without_numbers
-from scripts.datalist.writing import relative_to_folder
+from scripts.datalist.writing import DatalistRequest, relative_to_folder
 from scripts.wsi.datalist.files import LABELS, PATCH_LABELS, FeatureFiles, beside_features, find_annotations, read_label
 from scripts.wsi.datalist.labels import (
     LABEL,
@@ -29,9 +29,30 @@ from scripts.wsi.datalist.labels import (
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import read_header
 
+BY = ("slide", "patient")
 SAME_PITCH = 1.05  # pitches whose ratio is below are of one magnification: scanners differ by a few percent
 
 _PATIENT = re.compile(r"TCGA-\w\w-\w{4}(?=[-_.]|$)|patient_\d{3}(?=_node_)")  # TCGA's, and CAMELYON17's
+
+
+@dataclass(frozen=True, kw_only=True)
+class WsiDatalistRequest(DatalistRequest):
+    """What `datalist wsi` is asked for."""
+
+    content = "features"
+
+    by: str = "slide"  # or "patient", what a bag is
+    splits: Path | None = None  # the csv of the sections, or CLAM's folder of folds
+    features: str | None = None  # the folder of features that counts, where there are several
+    annotations: Path | None = None  # their folder
+    classes: Any = None  # their names, in the order of their numbers
+    label_column: str = LABEL
+    slide_table: Path | None = None  # the slides of each patient, where the labels have a row for each patient
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by not in BY:
+            raise InputError(f"--by {self.by!r} is not known: give {' or '.join(BY)}")
 
 
 @dataclass(frozen=True)
@@ -80,31 +101,22 @@ class SlideCohort(CohortRemarks):
     patients_known: bool = True  # of at least some slides
 
 
-@dataclass(frozen=True)
-class SlideSources:
-    """Where the slides of a cohort, their labels and their sections are read from."""
+def collect_slides(
+    files: FeatureFiles, wanted: WsiDatalistRequest, headers: Mapping[Path, FeatureHeader] | None = None
+) -> SlideCohort:
+    """Collect a slide for each row of the labels that has features; without labels, for each one of the splits.
 
-    files: FeatureFiles
-    labels: Path | None  # None takes torchmil's folder of labels
-    splits: Path | None  # the csv of the sections, which go before those in the csv of labels
-    classes: Sequence[str] | None = None  # as the user listed them
-    annotations: Path | None = None  # their folder
-    label_column: str = LABEL
-    slide_table: Path | None = None  # the slides of each patient, where the labels have a row for each patient
-    headers: Mapping[Path, FeatureHeader] = field(default_factory=dict)  # of files that were read already
-
-
-def collect_slides(sources: SlideSources) -> SlideCohort:
-    """Collect a slide for each row of the labels that has features; without labels, for each one of the splits."""
-    cohort, files, labels = SlideCohort(), sources.files, sources.labels
+    Sections of the splits go before those in the csv of labels; `headers` are of files that were read already.
+    """
+    cohort, labels, headers = SlideCohort(), wanted.labels, headers or {}
     reject = cohort.rejected.add
-    sections = None if sources.splits is None else read_splits(sources.splits)
-    rows, without_slide = _label_rows(sources, sections)
-    source = labels or sources.splits or files.folder
-    named = as_classes(rows, sources.classes, source)
+    sections = None if wanted.splits is None else read_splits(wanted.splits)
+    rows, without_slide = _label_rows(files, wanted, sections)
+    source = labels or wanted.splits or files.folder
+    named = as_classes(rows, wanted.classes, source)
     cohort.coarse = coarse_of(rows, named, source)
-    cohort.classes = in_order(named.values(), sources.classes)
-    drawn = {} if sources.annotations is None else find_annotations(sources.annotations)
+    cohort.classes = in_order(named.values(), wanted.classes)
+    drawn = {} if wanted.annotations is None else find_annotations(wanted.annotations)
     patients = _patients_of(rows, cohort)
     known = set()
     for row in tqdm(rows, desc="headers", unit="slide", delay=PROGRESS_AFTER_S):
@@ -117,7 +129,7 @@ def collect_slides(sources: SlideSources) -> SlideCohort:
             reject("row without a label", [row.name])
         elif sections is not None and not section:
             reject("slide in no section of the splits", [row.name])
-        elif (header := sources.headers.get(path) or _read_header(path, row.name, cohort)) is None:
+        elif (header := headers.get(path) or _read_header(path, row.name, cohort)) is None:
             continue
         elif header.patches == 0:
             reject("slide without tissue", [row.name])
@@ -137,13 +149,15 @@ def collect_slides(sources: SlideSources) -> SlideCohort:
     return cohort
 
 
-def _label_rows(sources: SlideSources, sections: Mapping[str, str] | None) -> tuple[list[SlideLabel], list[str]]:
+def _label_rows(
+    files: FeatureFiles, wanted: WsiDatalistRequest, sections: Mapping[str, str] | None
+) -> tuple[list[SlideLabel], list[str]]:
     """Return a row for each slide, and the patients of the labels without a slide."""
-    if sources.labels is None:
-        return _torchmil_rows(sources.files, sections or {}), []
-    if sources.slide_table is None:
-        return read_slide_labels(sources.labels, sources.label_column), []
-    return read_patient_labels(sources.labels, sources.slide_table, sources.label_column)
+    if wanted.labels is None:
+        return _torchmil_rows(files, sections or {}), []
+    if wanted.slide_table is None:
+        return read_slide_labels(wanted.labels, wanted.label_column), []
+    return read_patient_labels(wanted.labels, wanted.slide_table, wanted.label_column)
 
 
 def _torchmil_rows(files: FeatureFiles, sections: Mapping[str, str]) -> list[SlideLabel]:

@@ -6,7 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,19 +16,12 @@ from scripts.core.bags import paths_of
 from scripts.core.errors import InputError
 from scripts.datalist.split import Leakage, Owners, count_sections, section_notes
 from scripts.datalist.tables import column_names
-from scripts.datalist.writing import (
-    CheckedDatalist,
-    DatalistRequest,
-    as_given,
-    as_text,
-    destination,
-    require_several_patients,
-)
+from scripts.datalist.writing import CheckedDatalist, as_given, as_text, destination, require_several_patients
 from scripts.wsi.datalist.cohort import (
     SAME_PITCH,
     SlideBag,
     SlideCohort,
-    SlideSources,
+    WsiDatalistRequest,
     as_bags,
     collect_slides,
     count_bags,
@@ -39,44 +32,23 @@ from scripts.wsi.datalist.labels import FOLD, LABEL, class_list, holds_labels, h
 from scripts.wsi.features.base import PIXELS, FeatureHeader
 from scripts.wsi.features.files import nothing_found
 
-BY = ("slide", "patient")
 GUESS = "a guess"  # how pitch_from begins where a file does not state the pitch
 PATIENTS = "bags_of_one_patient"  # in the check: a datalist names no patient
 
 
-@dataclass(frozen=True, kw_only=True)
-class WsiDatalistRequest(DatalistRequest):
-    """What `datalist wsi` is asked for."""
-
-    content = "features"
-
-    by: str = "slide"  # or "patient", what a bag is
-    splits: Path | None = None  # the csv of the sections, or CLAM's folder of folds
-    features: str | None = None  # the folder of features that counts, where there are several
-    annotations: Path | None = None  # their folder
-    classes: Any = None  # their names, in the order of their numbers
-    label_column: str = LABEL
-    slide_table: Path | None = None  # the slides of each patient, where the labels have a row for each patient
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.by not in BY:
-            raise InputError(f"--by {self.by!r} is not known: give {' or '.join(BY)}")
-
-
 def write_wsi_datalist(request: WsiDatalistRequest) -> str:
     """Write the datalist and its check beside it; return a summary for the screen."""
-    sources = _find_sources(request)
-    splits = sources.splits
+    request, files = _with_sources(request)
+    classes, splits = request.classes, request.splits
     output, check_file = destination(request)
-    cohort = collect_slides(sources)
+    cohort = collect_slides(files, request)
     require_several_patients(cohort.slides, cohort, request.folder, "slide")
     _warn_of_pitches(cohort)
     if splits is not None:
         cohort.notes.append(f"sections are those of {splits.name}{_other_folds(splits)}")
     sections = in_sections(as_bags(cohort, request.by), request.shares, request.seed, cohort.notes)
-    if sources.classes is not None and len(sources.classes) == 2:
-        cohort.notes.append(f"{sources.classes[0]} is 0, {sources.classes[1]} is 1")
+    if classes is not None and len(classes) == 2:
+        cohort.notes.append(f"{classes[0]} is 0, {classes[1]} is 1")
     elif len(cohort.classes) > 2:
         cohort.notes.append(training_note(cohort.classes))
     cohort.notes += section_notes(sections, cohort.classes, "bags")
@@ -89,8 +61,8 @@ def write_wsi_datalist(request: WsiDatalistRequest) -> str:
     leakage = leakage_of_slides(json.loads(text), {bag.bag_id: bag.patient for bag in bags})
     headers = [slide.header for slide in cohort.slides]
     about = {
-        "labels": sources.labels and sources.labels.name,
-        "slide_table": sources.slide_table and sources.slide_table.name,
+        "labels": request.labels and request.labels.name,
+        "slide_table": request.slide_table and request.slide_table.name,
         "splits": splits and splits.name,
         "by": request.by,
         "classes": cohort.classes,
@@ -102,13 +74,13 @@ def write_wsi_datalist(request: WsiDatalistRequest) -> str:
         },
         PATIENTS: _of_one_patient(bags) if cohort.patients_known else None,
     }
-    checked = CheckedDatalist(text, leakage, counts, cohort, about, splits or sources.labels)
+    checked = CheckedDatalist(text, leakage, counts, cohort, about, splits or request.labels)
     summary = checked.write(request, output, check_file)
     return f"{summary}\nwritten: {output} and {check_file.name}"
 
 
-def _find_sources(request: WsiDatalistRequest) -> SlideSources:
-    """Find the features, labels and sections that the request names, or else those in its folder."""
+def _with_sources(request: WsiDatalistRequest) -> tuple[WsiDatalistRequest, FeatureFiles]:
+    """Return a request with the labels and sections in its folder where it names none, and its features."""
     folder, column = request.folder, request.label_column
     classes = class_list(request.classes)
     files = FeatureFiles(folder, request.features)
@@ -120,7 +92,7 @@ def _find_sources(request: WsiDatalistRequest) -> SlideSources:
     if labels is None and (splits is None or slide_table is not None or column != LABEL):
         other = " and no splits.csv of torchmil" if splits is None else ""
         raise InputError(f"{folder} holds no csv with the columns slide and {column}{other}: give --labels FILE")
-    return SlideSources(files, labels, splits, classes, request.annotations, column, slide_table)
+    return replace(request, labels=labels, splits=splits, classes=classes, slide_table=slide_table), files
 
 
 def labels_in(folder: Path, label_column: str = LABEL) -> Path | None:

@@ -17,7 +17,7 @@ from scripts.core.cli import PROGRESS_AFTER_S
 from scripts.core.errors import InputError
 from scripts.doctor.computer import WHOLE_SLIDES, examine_computer
 from scripts.doctor.findings import Entries, Finding, Level, examine_leakage, examine_section, folded, sections_in
-from scripts.wsi.datalist.cohort import SAME_PITCH, SlideSources, collect_slides, kinds_that_differ, patient_in
+from scripts.wsi.datalist.cohort import SAME_PITCH, WsiDatalistRequest, collect_slides, kinds_that_differ, patient_in
 from scripts.wsi.datalist.files import FeatureFiles, slide_name
 from scripts.wsi.datalist.labels import in_order
 from scripts.wsi.datalist.writing import PATIENTS, labels_in, leakage_of_slides, pitches_of_unknown_scale, splits_in
@@ -62,7 +62,7 @@ def _examine_folder(path: Path, datalist: Path | None, options: ExamOptions) -> 
         yield Finding(Level.PASS, f"{path} holds {len(files.paths)} feature file{'s' * (len(files.paths) > 1)}")
         named: list[Named] = [(name, file, {}) for name, file in zip(_slide_names(files), files.paths, strict=True)]
         examined = _examined(named, options)
-        stated = {file: each.stated for (_, file, _), (_, each) in zip(named, examined, strict=True) if each.stated}
+        stated = {each.path: each.stated for each in examined if each.stated}
         yield from _examine_labels(path, files, stated)
     else:
         given = sections_in(datalist)
@@ -80,16 +80,15 @@ def _examine_folder(path: Path, datalist: Path | None, options: ExamOptions) -> 
         named = [each for bags in sections.values() for bag in bags for each in _files_of(bag, names)]
         yield from _examine_rest(named, files)
         examined = _examined(named, options)
-    yield from folded((each.finding for _, each in examined), "slides", "patches")
+    yield from folded((each.finding for each in examined), "slides", "patches")
     yield from _examine_cohort(examined)
     if slides is not None:
-        headers = [(file, each.header) for (_, file, _), (_, each) in zip(named, examined, strict=True)]
-        yield from _examine_slides_of(headers, slides)
+        yield from _examine_slides_of(examined, slides)
 
 
-def _examined(named: Sequence[Named], options: ExamOptions) -> list[tuple[str, Examined]]:
+def _examined(named: Sequence[Named], options: ExamOptions) -> list[Examined]:
     shown = tqdm(named, desc="slides", unit="slide", delay=PROGRESS_AFTER_S)
-    return [(name, examine_features(file, name, options, bag)) for name, file, bag in shown]
+    return [examine_features(file, name, options, bag) for name, file, bag in shown]
 
 
 def class_names(sections: Mapping[str, Any]) -> list[str] | None:
@@ -164,7 +163,7 @@ def _examine_labels(path: Path, files: FeatureFiles, stated: Mapping[Path, Featu
         if labels is None and splits is None:
             yield Finding(Level.INFO, "no datalist and no csv of labels, so there is nothing to train on yet")
             return
-        cohort = collect_slides(SlideSources(files, labels, splits, headers=stated))
+        cohort = collect_slides(files, WsiDatalistRequest(folder=path, labels=labels, splits=splits), stated)
     except InputError as error:
         yield Finding(Level.WARN, str(error))
         return
@@ -184,13 +183,12 @@ def _examine_rest(named: Sequence[Named], files: FeatureFiles) -> Iterator[Findi
         yield Finding(Level.INFO, text, "slides without tissue are rejected; label the others, if they are meant")
 
 
-def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Finding]:
+def _examine_cohort(examined: Sequence[Examined]) -> Iterator[Finding]:
     """Examine what must be the same in all files."""
-    headers = [(name, each.header) for name, each in examined if each.header is not None]
-    filled = [(name, header) for name, header in headers if header.patches > 0]
+    filled = [(each.finding.name, each.header) for each in examined if each.header and each.header.patches > 0]
     if not filled:
         return
-    degrees = [each.degree for _, each in examined if each.degree > 0] or [0.0]
+    degrees = [each.degree for each in examined if each.degree > 0] or [0.0]
     ends = " to ".join(dict.fromkeys(f"{degree:.1f}" for degree in (min(degrees), max(degrees))))
     forms = [f"{count} {form}" for form, count in sorted(Counter(header.format for _, header in filled).items())]
     units = sorted({header.unit for _, header in filled})
@@ -203,8 +201,8 @@ def _examine_cohort(examined: Sequence[tuple[str, Examined]]) -> Iterator[Findin
     yield from _examine_encoders(filled)
     yield from _magnification([header for _, header in filled])
     of_content: dict[str, list[str]] = defaultdict(list)
-    for name, each in examined:
-        of_content[each.content].append(name)
+    for each in examined:
+        of_content[each.content].append(each.finding.name)
     copies = [names for content, names in of_content.items() if content and len(names) > 1]
     if copies:
         text = f"{sum(map(len, copies))} slides have the features of another one, such as {' and '.join(copies[0][:2])}"
@@ -249,14 +247,14 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _examine_slides_of(examined: Sequence[tuple[Path, FeatureHeader | None]], folder: Path) -> Iterator[Finding]:
+def _examine_slides_of(examined: Sequence[Examined], folder: Path) -> Iterator[Finding]:
     """Examine the slides that features are of; a slide is found as a run finds it, by id or else by name."""
     paths = find_slides(folder)
     names = {slide_name(name) for name in paths}
     headers = {
-        header.slide_id if header.slide_id in names else slide_name(slide_of(file)): header
-        for file, header in examined
-        if header is not None
+        each.header.slide_id if each.header.slide_id in names else slide_name(slide_of(each.path)): each.header
+        for each in examined
+        if each.header
     }
     if headers and names.isdisjoint(headers):
         first = slide_title(next(iter(paths.values())))

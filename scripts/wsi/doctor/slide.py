@@ -18,11 +18,21 @@ from scripts.core.lesions import contradiction
 from scripts.core.units import Level0Coords, MicronsPerPixel
 from scripts.doctor.findings import Finding, Level
 from scripts.wsi.annotations.annotation import read_annotation
-from scripts.wsi.features.base import ADOPT, ENOUGH_TO_TELL, MICROMETRES, PIXELS, FeatureFile, FeatureHeader, impossible
+from scripts.wsi.features.base import (
+    ADOPT,
+    ENOUGH_TO_TELL,
+    MICROMETRES,
+    PIXELS,
+    FeatureFile,
+    FeatureHeader,
+    SlidePatches,
+    identical,
+    impossible,
+)
 from scripts.wsi.features.clam import SIZE_OF_PATCH
 from scripts.wsi.features.files import open_features
 from scripts.wsi.features.lattice import distinct, mean_degree, on_lattice
-from scripts.wsi.slides.slide import Completed, SlideFolder, damaged, open_slide, read_mpp
+from scripts.wsi.slides.slide import SlideFolder, damaged, open_slide, read_mpp
 
 FEW_NEIGHBOURS = 4.0  # of 8
 _BLOCK = 4096  # patches that are read at once
@@ -36,6 +46,7 @@ _AGAIN = "extract the features again"
 class Examined:
     """What was found in a feature file."""
 
+    path: Path
     finding: Finding
     stated: FeatureHeader | None = None  # by the file itself; None where it cannot be read
     header: FeatureHeader | None = None  # with the scale of the slide, or the user's
@@ -64,7 +75,7 @@ class ExamOptions:
 
 def examine_features(path: Path, name: str, options: ExamOptions, bag: Mapping[str, Any] | None = None) -> Examined:
     """Examine a feature file of a slide called `name`; `bag` holds what a datalist states of it."""
-    examined = Examined(Finding(Level.PASS, "", name=name))
+    examined = Examined(path, Finding(Level.PASS, "", name=name))
     try:
         with open_features(path) as file:
             examined.finding = _examine(file, examined, options, bag or {})._replace(name=name)
@@ -79,7 +90,7 @@ def _examine(file: FeatureFile, examined: Examined, options: ExamOptions, bag: M
     if header.patches == 0:
         fix = "leave it out of training, inference reports it"
         return Finding(Level.WARN, "no patches, a slide without tissue", fix)
-    completed = options.slide_folder.completed(header, coords, file.path, options.slide_mpp)
+    completed = options.slide_folder.completed(file.slide, options.slide_mpp)
     examined.header = header = replace(header, mpp=completed.header.mpp)
     nodes = on_lattice(coords, header.pitch)
     examined.degree = degree = mean_degree(nodes)
@@ -93,14 +104,12 @@ def _examine(file: FeatureFile, examined: Examined, options: ExamOptions, bag: M
     twice = header.patches - len(distinct(nodes))
     if twice:
         raise InputError(f"{twice} of {header.patches} patches lie where another lies: {_AGAIN}, each patch once")
-    spoilt, content, alike = (0, "", False) if options.quick else _read_all(file)
-    if spoilt:
-        raise InputError(f"{spoilt} of {header.patches} patches hold NaN, infinite or impossible values: {_AGAIN}")
-    examined.content = content
+    if not options.quick:
+        examined.content = _digest(file)
     remarks = _examine_truth(completed, bag, options)
     if degree < FEW_NEIGHBOURS and header.patches >= ENOUGH_TO_TELL:
         remarks.append("few patches have neighbours, so the tissue is scattered or the pitch is wrong")
-    if alike:
+    if not options.quick and identical(file):
         refused = ", so that training refuses them" * (header.patches >= ENOUGH_TO_TELL)
         remarks.append(f"the features of all patches are the same{refused}")
     may_overlap = SIZE_OF_PATCH in header.pitch_from and header.pitch < header.tile  # as CLAM states no step
@@ -111,20 +120,20 @@ def _examine(file: FeatureFile, examined: Examined, options: ExamOptions, bag: M
     return Finding(Level.PASS, text, size=header.patches)
 
 
-def _read_all(file: FeatureFile) -> tuple[int, str, bool]:
-    """Return how many patches are not finite, a digest of all, and whether several are all the same."""
-    digest = hashlib.blake2b(str((file.header.patches, file.header.dimension)).encode(), digest_size=16)
-    spoilt, alike, first = 0, file.header.patches > 1, file.read(0, 1)
-    for start in range(0, file.header.patches, _BLOCK):
+def _digest(file: FeatureFile) -> str:
+    """Return a digest of all features, or refuse those that no network takes."""
+    patches, spoilt = file.header.patches, 0
+    digest = hashlib.blake2b(str((patches, file.header.dimension)).encode(), digest_size=16)
+    for start in range(0, patches, _BLOCK):
         block = np.ascontiguousarray(file.read(start, start + _BLOCK))
         spoilt += int(impossible(block).any(axis=1).sum())
         digest.update(block.data)
-        # two patches tell most files
-        alike = alike and not (block[:2] != first).any() and not (block != first).any()
-    return spoilt, digest.hexdigest(), alike
+    if spoilt:
+        raise InputError(f"{spoilt} of {patches} patches hold NaN, infinite or impossible values: {_AGAIN}")
+    return digest.hexdigest()
 
 
-def _examine_truth(slide: Completed, bag: Mapping[str, Any], options: ExamOptions) -> list[str]:
+def _examine_truth(slide: SlidePatches, bag: Mapping[str, Any], options: ExamOptions) -> list[str]:
     """Return remarks on the labels of patches, or refuse those that cannot be read."""
     header = slide.header
     if bag.get("annotation") is None:
@@ -135,10 +144,9 @@ def _examine_truth(slide: Completed, bag: Mapping[str, Any], options: ExamOption
         way = "give --slides or --slide_mpp, here and to a run" if header.unit == MICROMETRES else ADOPT
         raise InputError(f"{text}: {way}")
     coords = Level0Coords(slide.coords)
-    reach = tuple(coords.max(axis=0).tolist())
     given = options.annotation_values
     values = [given] if isinstance(given, (int, str)) else given and list(given)
-    annotation = read_annotation(bag["annotation"], header.slide_size, values, header.origin, reach)
+    annotation = read_annotation(bag["annotation"], header.slide_size, values, header.origin, coords)
     remarks = contradiction(bag.get("label"), int(annotation.tile_labels(coords, header.tile).sum()), "annotated")
     if header.origin is None and annotation.counts_from_bounds:
         remarks.append("its GeoJSON counts from the bounds of the slide, which are not known without --slides")
@@ -179,9 +187,6 @@ def examine_slide(path: Path, header: FeatureHeader | None = None, name: str | N
         return Finding(Level.FAIL, str(error), name=name)
     megapixels = width * height // 10**6
     if math.isnan(mpp):
-        text, fix = (
-            f"no plausible micrometres per pixel ({text})",
-            "give them with --slide_mpp when extracting features",
-        )
-        return Finding(Level.WARN, text, fix, name, megapixels)
+        fix = "give them with --slide_mpp when extracting features"
+        return Finding(Level.WARN, f"no plausible micrometres per pixel ({text})", fix, name, megapixels)
     return Finding(Level.PASS, f"{text}, {mpp:.4g} micrometres per pixel", "", name, megapixels)

@@ -31,6 +31,10 @@ UNREADABLE = (  # what h5py, numpy and torch raise for a damaged file
 )
 BFLOAT16 = np.dtype("V2")  # which numpy does not know
 TYPES_OF_SAFETENSORS = {f"{name}{8 * size}": f"<{name.lower()}{size}" for name in "FIU" for size in (2, 4, 8)}
+NUMBERS_OF_TORCH = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+)
 
 Rows = Callable[[int, int], np.ndarray]  # start, stop → (n, D)
 
@@ -67,34 +71,34 @@ def refuse_claim(path: Path, shape: Sequence[int], itemsize: int, stored: int) -
         raise InputError(f"{path} claims {tuple(shape)} numbers and holds {stored} bytes; extract its features again")
 
 
+def without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an array (N, D), of one that may be stored as a batch of one, (1, N, D)."""
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+
+
 def hdf5_array(path: Path, dataset: h5py.Dataset) -> StoredArray:
-    """Return a dataset (N, D) or (1, N, D), whose size the file can hold."""
+    """Return a dataset, whose size the file can hold."""
     require_own(path, dataset)
     refuse_claim(path, dataset.shape, dataset.dtype.itemsize, min(dataset.id.get_storage_size(), path.stat().st_size))
-    leading, offset = dataset.ndim == 3, dataset.id.get_offset()
-    shape = dataset.shape[1:] if leading and len(dataset) == 1 else dataset.shape
-    if offset is not None and dataset.file.userblock_size == 0:  # not in chunks, which HDF5 must put together
-        rows = mapped_rows(path, dataset.dtype, offset, shape[-1] if len(shape) > 1 else 0)
-        return StoredArray(shape, dataset.dtype, rows)
-    return StoredArray(
-        shape, dataset.dtype, lambda start, stop: dataset[0, start:stop] if leading else dataset[start:stop]
-    )
+    shape, offset = without_batch(dataset.shape), dataset.id.get_offset()
+    if offset is not None and dataset.file.userblock_size == 0 and len(shape) == 2:
+        rows = mapped_rows(path, dataset.dtype, offset, shape[1])
+    else:  # in chunks, which HDF5 must put together
+        first = () if shape == dataset.shape else (0,)
+        rows = lambda start, stop: dataset[(*first, slice(start, stop))]  # noqa: E731
+    return StoredArray(shape, dataset.dtype, rows)
 
 
-def mapped_npy(path: Path) -> np.memmap:
+def npy_array(path: Path) -> StoredArray:
     with one_line_damage(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.memmap):
             raise InputError(f"{path} is not one array; save it with numpy.save")
-        return array
-
-
-def npy_array(path: Path) -> StoredArray:
-    array = mapped_npy(path)
-    rows = lambda start, stop: np.array(array[start:stop])  # noqa: E731
-    if array.ndim == 2 and array.flags.c_contiguous and array.size:
-        rows = mapped_rows(path, array.dtype, array.offset, array.shape[1])
-    return StoredArray(array.shape, array.dtype, rows)
+    shape = without_batch(array.shape)
+    rows = lambda start, stop: np.array(array.reshape(shape)[start:stop])  # noqa: E731
+    if len(shape) == 2 and array.flags.c_contiguous and array.size:
+        rows = mapped_rows(path, array.dtype, array.offset, shape[1])
+    return StoredArray(shape, array.dtype, rows)
 
 
 def mapped_rows(path: Path, dtype: np.dtype, offset: int, dimension: int) -> Rows:
@@ -115,43 +119,41 @@ def torch_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """
     with one_line_damage(path), path.open("rb") as raw:
         is_mapped = raw.read(len(ZIP)) == ZIP
-    content = _torch_content(path, is_mapped)
-    named = content if isinstance(content, dict) else {"": content}
+    named = _torch_content(path, is_mapped)
     unread = None if is_mapped else named
-    key_of = {str(key): key for key in named}  # which may be a number
-    tensors = {name: named[key] for name, key in key_of.items() if isinstance(named[key], Tensor)}
-    if not isinstance(content, dict) and not _is_of_numbers(content):
-        what = type(content).__name__
-        if isinstance(content, Tensor):
-            what = f"{content.layout} tensor of {content.dtype} on {content.device}"
+    if named.keys() == {""} and not _is_of_numbers(alone := named[""]):
+        what = type(alone).__name__
+        if isinstance(alone, Tensor):
+            what = f"{alone.layout} tensor of {alone.dtype} on {alone.device}"
         raise InputError(f"{path} holds a {what}, not features; save a tensor of float32 numbers, or give the h5 file")
-    for each in filter(_is_of_numbers, tensors.values()):
-        refuse_claim(path, each.shape, each.element_size(), path.stat().st_size)
 
     def array(name: str, shape: tuple[int, ...]) -> StoredArray:
-        leading = len(shape) == 3 and shape[0] == 1
-
         def rows(start: int, stop: int) -> np.ndarray:
             # a map of its own goes with the block
-            whole = _torch_content(path, True) if unread is None else unread
-            tensor = (whole[key_of[name]] if isinstance(whole, dict) else whole).detach()
-            part = (tensor[0] if leading else tensor)[start:stop]
+            tensor: Tensor = (_torch_content(path, True) if unread is None else unread)[name]
+            part = tensor.detach().reshape(shape)[start:stop]
             found: np.ndarray = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
             return found
 
-        return StoredArray(shape[1:] if leading else shape, rows(0, 0).dtype, rows)
+        return StoredArray(shape, rows(0, 0).dtype, rows)
 
-    with one_line_damage(path):
-        arrays = {name: array(name, tuple(each.shape)) for name, each in tensors.items() if _is_of_numbers(each)}
-    return arrays, {str(name): each for name, each in named.items() if isinstance(each, (str, int, float, list))}
+    arrays = {}
+    for name, each in named.items():
+        if _is_of_numbers(each):
+            refuse_claim(path, each.shape, each.element_size(), path.stat().st_size)
+            with one_line_damage(path):
+                arrays[name] = array(name, without_batch(tuple(each.shape)))
+    return arrays, {name: each for name, each in named.items() if isinstance(each, (str, int, float, list))}
 
 
-def _torch_content(path: Path, is_mapped: bool) -> Any:
+def _torch_content(path: Path, is_mapped: bool) -> dict[str, Any]:
+    """Return a dict by its keys, which may be numbers, as texts; anything else by the name ""."""
     with one_line_damage(path):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
         except pickle.UnpicklingError as error:  # of arrays of numpy too, as TRIDENT's are
             raise InputError(f"{path} holds something else than tensors, or is damaged; give the h5 file") from error
+        return {str(key): each for key, each in content.items()} if isinstance(content, dict) else {"": content}
 
 
 def _is_of_numbers(content: object) -> bool:
@@ -162,12 +164,8 @@ def _is_of_numbers(content: object) -> bool:
         and content.device.type == "cpu"
         and not content.is_quantized
         and content.ndim > 0
-        and (content.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64) or _is_whole(content.dtype))
+        and content.dtype in NUMBERS_OF_TORCH
     )
-
-
-def _is_whole(dtype: torch.dtype) -> bool:
-    return dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def npz_arrays(path: Path) -> Arrays:
@@ -183,7 +181,7 @@ def npz_arrays(path: Path) -> Arrays:
                 shape, _, dtype = read(raw)
             if dtype.kind in "fiub" and shape:
                 refuse_claim(path, shape, dtype.itemsize, member.compress_size)
-                shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+                shape = without_batch(shape)
                 rows = _rows_of(path, member.filename, shape)
                 arrays[member.filename.removesuffix(".npy")] = StoredArray(shape, dtype, rows)
     return arrays
@@ -192,8 +190,8 @@ def npz_arrays(path: Path) -> Arrays:
 def _rows_of(path: Path, member: str, shape: tuple[int, ...]) -> Rows:
     @cache
     def whole() -> np.ndarray:
-        with zipfile.ZipFile(path) as file, file.open(member) as raw:
-            return np.lib.format.read_array(raw, allow_pickle=False).reshape(shape)
+        with np.load(path) as file:
+            return file[member].reshape(shape)
 
     return lambda start, stop: whole()[start:stop]
 
@@ -211,7 +209,7 @@ def safetensors_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
         dtype = BFLOAT16 if about["dtype"] == "BF16" else np.dtype(TYPES_OF_SAFETENSORS.get(about["dtype"], "V1"))
         if not 0 <= start <= stop <= size - begin or math.prod(shape) * dtype.itemsize != stop - start:
             raise ValueError(name)
-        shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+        shape = without_batch(shape)
         if dtype.kind in "fiu" and len(shape) == 2:
             arrays[name] = StoredArray(shape, dtype, mapped_rows(path, dtype, begin + start, shape[1]))
         elif dtype == BFLOAT16 and len(shape) == 2:

@@ -3,10 +3,9 @@
 """AtlasPatch: `patches/<slide>.h5` with `features/<encoder>`, and coords of x, y at level 0, width, height, level."""
 
 import h5py
-import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.base import Attributes, Head, Stored, attributes_of
+from scripts.wsi.features.base import Head, Stored
 from scripts.wsi.features.clam import pitch_and_tile
 
 UNFINISHED = "__tmp_"  # how the name of features begins while they are written
@@ -25,11 +24,6 @@ class AtlasPatch:
         if len(encoders) != 1:
             way = "write those of one: python -m scripts adopt FOLDER --features_key features/ENCODER"
             raise InputError(f"{head.path} holds features of {' and '.join(encoders) or 'no encoder'}; {way}")
-        features, coords = head.array(f"features/{encoders[0]}"), head.dataset("coords")
-        attributes: Attributes = {**head.attributes, **attributes_of(coords)}
-        return Stored(features, corners(coords[()]), attributes, *pitch_and_tile(attributes), encoder=encoders[0])
-
-
-def corners(coords: np.ndarray) -> np.ndarray:
-    """Return x and y of what width, height and level stand behind."""
-    return coords[:, :2] if coords.ndim == 2 else coords
+        features, coords = head.array(f"features/{encoders[0]}"), head.array("coords").whole()
+        attributes = head.stated("/", "coords")
+        return Stored(features, coords[..., :2], attributes, *pitch_and_tile(attributes), encoder=encoders[0])

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a format of feature files is, and what all of them share: headers and checks.
 
-To read one more format, write a file like `uni2h.py` beside this one and name its class in `FORMATS` of `files.py`.
+To read one more format, write a file like `torchmil.py` beside this one and name its class in `FORMATS` of `files.py`.
 """
 
 import math
@@ -75,6 +75,24 @@ class FeatureHeader:
 
 
 @dataclass(frozen=True)
+class SlidePatches:
+    """One slide of a bag: where its patches lie, and what is known of it."""
+
+    source: str  # path of its features
+    header: FeatureHeader
+    coords: np.ndarray  # (N, 2) top-left x, y in header.unit
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.header.as_json(), "source": self.source}
+
+    @staticmethod
+    def of_json(stored: Mapping[str, Any], coords: np.ndarray) -> "SlidePatches":
+        fields = {name: value for name, value in stored.items() if name != "source"}
+        return SlidePatches(stored["source"], FeatureHeader.from_json(fields), coords)
+
+
+@dataclass(frozen=True)
 class FeatureFile:
     """An open file: its features stay where they are until they are asked for."""
 
@@ -82,6 +100,11 @@ class FeatureFile:
     header: FeatureHeader
     coords: np.ndarray  # (N, 2) top-left x, y in header.unit, int64 or float64
     rows: Rows
+
+    @property
+    def slide(self) -> SlidePatches:
+        """All but the features."""
+        return SlidePatches(str(self.path), self.header, self.coords)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows (n, D), float32 or float16 as stored. What is read of a memory map is let go with the array."""
@@ -104,30 +127,28 @@ class Head:
     attributes: Attributes = field(default_factory=dict)  # of the root of a file that has some
     arrays: Arrays = field(default_factory=dict)  # by name, of npz, torch ("" = of a tensor alone), safetensors, zarr
 
-    def dataset(self, name: str) -> h5py.Dataset:
-        """Return a dataset of numbers."""
-        dataset = self._numbers(name)
-        hdf5_array(self.path, dataset)  # refuses what it cannot hold
-        return dataset
-
-    def _numbers(self, name: str) -> h5py.Dataset:
-        dataset = self.hdf5.get(name)
-        if not isinstance(dataset, h5py.Dataset):
-            raise self.lacks(f"no dataset `{name}`")
-        if dataset.shape is None or dataset.dtype.kind not in "fiub":
-            what = "empty" if dataset.shape is None else dataset.dtype
-            raise InputError(f"{name} of {self.path} are {what}, not numbers; extract its features again")
-        return dataset
-
     def array(self, name: str) -> StoredArray:
         """Return an array of numbers, of a file of any kind that has names."""
         if self.kind == "hdf5":
-            return hdf5_array(self.path, self._numbers(name))
+            dataset = self.hdf5.get(name)
+            if not isinstance(dataset, h5py.Dataset):
+                raise self.lacks(f"no dataset `{name}`")
+            if dataset.shape is None or dataset.dtype.kind not in "fiub":
+                what = "empty" if dataset.shape is None else dataset.dtype
+                raise InputError(f"{name} of {self.path} are {what}, not numbers; extract its features again")
+            return hdf5_array(self.path, dataset)
         found = self.arrays.get(name)
         if found is None and self.kind == "zarr":
             found = zarr_array(self.path, name)  # says what is wrong with one that was passed over
         if found is None:
             raise self.lacks(f"no `{name}`")
+        return found
+
+    def stated(self, *names: str) -> Attributes:
+        """Return the attributes of arrays of an HDF5 file, "/" for its root; what a later one states counts."""
+        found: dict[str, Any] = {}
+        for name in names:
+            found |= self.attributes if name == "/" else attributes_of(self.hdf5[name])
         return found
 
     def names(self) -> set[str]:
@@ -158,7 +179,7 @@ class Stored:
     """The features and coordinates of a file, and what its format states about them."""
 
     features: StoredArray
-    coords: np.ndarray  # (N, 2), or (1, N, 2)
+    coords: np.ndarray  # (N, 2)
     attributes: Attributes = field(default_factory=dict)
     pitch: tuple[float, str] | None = None  # as stated, and where
     tile: float | None = None  # that a patch spans
@@ -326,8 +347,7 @@ def _encoder(path: Path, attributes: Attributes) -> str:
 
 
 def _checked_coords(path: Path, stored: Stored) -> np.ndarray:
-    shape, dtype, _ = stored.features
-    coords = stored.coords[0] if stored.coords.ndim == 3 and len(stored.coords) == 1 else stored.coords
+    (shape, dtype, _), coords = stored.features, stored.coords
     advice = f"(file {path}); extract the features again"
     if math.prod(shape) == 0 and coords.size == 0:  # a slide without tissue, in whatever shape
         return np.zeros((0, 2), dtype=np.int64)
@@ -348,8 +368,7 @@ def _pitch(coords: np.ndarray, stated: tuple[float, str] | None) -> tuple[float,
             return TILE_OF_A_LONE_PATCH, "a guess: no two patches and nothing stated"
         return nearest, "commonest nearest distance"
     pitch, name = stated
-    as_stated = fit(coords, pitch)
-    if len(coords) < 3 or as_stated.good:
+    if len(coords) < 3 or (as_stated := fit(coords, pitch)).good:
         return stated
     nearest = commonest_distance(coords)
     if nearest is not None and fit(coords, nearest).is_better_than(as_stated):

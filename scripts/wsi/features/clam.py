@@ -1,13 +1,17 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""CLAM: h5 with `features` and `coords`, or a .pt of the features alone; `patches/<id>.h5` states the pitch."""
+"""CLAM: h5 with `features` and `coords`, or a .pt of the features alone; `patches/<id>.h5` states the pitch.
+
+TRIDENT and the makers of UNI2-h lay their files out alike.
+"""
 
 from pathlib import Path
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.arrays import hdf5_array, one_line_damage
-from scripts.wsi.features.base import Attributes, Head, Stored, attributes_of, opened_hdf5, positive
+from scripts.wsi.features.arrays import one_line_damage
+from scripts.wsi.features.base import Attributes, Head, Stored, opened_hdf5, positive
 
+TRIDENT_ATTRIBUTES = {"patch_size_level0", "target_magnification", "level0_magnification"}
 SIZE_OF_PATCH = "patch_size x downsample"  # CLAM states no step, which may be smaller
 
 
@@ -20,19 +24,39 @@ class Clam:
         return head.kind in ("hdf5", "torch")
 
     def read(self, head: Head) -> Stored:
-        return read_torch(head) if head.kind == "torch" else read_hdf5(head)
+        return _read_torch(head) if head.kind == "torch" else _read_hdf5(head)
 
 
-def read_hdf5(head: Head) -> Stored:
+class Trident(Clam):
+    """`features_<encoder>/<id>.h5` whose `coords` have attributes as `patch_size_level0`; or one tensor."""
+
+    name = "TRIDENT"
+
+    def reads(self, head: Head) -> bool:
+        if head.kind == "torch":
+            return "" in head.arrays and not TRIDENT_ATTRIBUTES.isdisjoint(attributes_of_patches(head.path))
+        return "coords" in head.hdf5 and not TRIDENT_ATTRIBUTES.isdisjoint(head.stated("coords"))
+
+
+class Uni2h(Clam):
+    """One slide as a batch of one: both arrays have a leading axis of 1."""
+
+    name = "UNI2-h"
+
+    def reads(self, head: Head) -> bool:
+        return {"features", "coords"} <= {*head.hdf5} and len(getattr(head.hdf5["features"], "shape", None) or ()) == 3
+
+
+def _read_hdf5(head: Head) -> Stored:
     """Return `features` and `coords`; how the patches were cut is stated in the file, or in the one of the patches."""
-    features, coords = head.dataset("features"), head.dataset("coords")
-    attributes: Attributes = {**attributes_of(features), **head.attributes, **attributes_of(coords)}
+    features, coords = head.array("features"), head.array("coords")
+    attributes = head.stated("features", "/", "coords")
     if "patch_size" not in attributes:
         attributes = {**attributes, **attributes_of_patches(head.path)}
-    return Stored(hdf5_array(head.path, features), coords[()], attributes, *pitch_and_tile(attributes))
+    return Stored(features, coords.whole(), attributes, *pitch_and_tile(attributes))
 
 
-def read_torch(head: Head) -> Stored:
+def _read_torch(head: Head) -> Stored:
     """Return the features of a .pt with the coords of the h5 file that has as many patches."""
     path, features = head.path, head.array("")
     candidates = [h5_beside(path), *files_of_patches(path)]
@@ -41,11 +65,11 @@ def read_torch(head: Head) -> Stored:
         raise InputError(f"{path} holds features alone, and there is none of {wanted}; put one there, or give the h5")
     for candidate in found:
         with opened_hdf5(candidate) as beside, one_line_damage(candidate):
-            coords = beside.dataset("coords")
+            coords = beside.array("coords")
             if features.shape[:1] == coords.shape[:1]:
-                attributes = {**attributes_of_patches(path), **attributes_of(coords)}
-                return Stored(features, coords[()], attributes, *pitch_and_tile(attributes))
-            patches = coords.shape[0] if coords.ndim else 0
+                attributes = {**attributes_of_patches(path), **beside.stated("coords")}
+                return Stored(features, coords.whole(), attributes, *pitch_and_tile(attributes))
+            patches = coords.shape[0] if coords.shape else 0
     raise InputError(
         f"{path} holds features {features.shape} and {found[-1]} the coords of {patches} patches; "
         "extract them again: they are not of one run"
@@ -84,8 +108,9 @@ def attributes_of_patches(path: Path) -> Attributes:
         return {}
     with opened_hdf5(candidate) as patches, one_line_damage(candidate):
         if "imgs" not in patches.hdf5:
-            return attributes_of(patches.dataset("coords"))
-        attributes = attributes_of(patches.hdf5["imgs"])
+            patches.array("coords")  # says what is wrong with it
+            return patches.stated("coords")
+        attributes = patches.stated("imgs")
     # CLAM once stored the patches themselves, and divided the coords by all that they were made smaller by
     if positive(attributes, "patch_level") or attributes.get("level_dim") != attributes.get("downsampled_level_dim"):
         raise InputError(

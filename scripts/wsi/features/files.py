@@ -7,38 +7,24 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import h5py
 
 from scripts.core.errors import InputError
-from scripts.core.files import require_finite
-from scripts.core.hdf5 import require_own
-from scripts.core.units import Level0Coords
 from scripts.wsi.features.arrays import ZIP, npz_arrays, one_line_damage, safetensors_arrays, torch_arrays
 from scripts.wsi.features.atlaspatch import AtlasPatch
-from scripts.wsi.features.base import (
-    FeatureFile,
-    FeatureHeader,
-    Format,
-    Head,
-    Keys,
-    feature_file,
-    opened_hdf5,
-    positive,
-)
-from scripts.wsi.features.clam import Clam, files_of_patches, h5_beside
+from scripts.wsi.features.base import FeatureFile, FeatureHeader, Format, Head, Keys, feature_file, opened_hdf5
+from scripts.wsi.features.clam import Clam, Trident, Uni2h, files_of_patches, h5_beside
 from scripts.wsi.features.named import FEATURES, NamedArrays
 from scripts.wsi.features.owkin import Owkin, folder_of_slide
 from scripts.wsi.features.slideflow import CONFIG, Slideflow, index_beside
-from scripts.wsi.features.smooth_mil import OWN_FORMAT, PatchFeatures, SmoothMil
+from scripts.wsi.features.smooth_mil import OWN_FORMAT, SmoothMil
 from scripts.wsi.features.spatialdata import SpatialData, tables_of
 from scripts.wsi.features.stamp import Stamp
 from scripts.wsi.features.tiatoolbox import CANVAS, LIST, TiaToolbox, listed_slide, positions_beside
 from scripts.wsi.features.torchmil import Torchmil, files_of_coords
-from scripts.wsi.features.trident import Trident
-from scripts.wsi.features.uni2h import Uni2h
 from scripts.wsi.features.zarr_store import is_zarr, zarr_arrays, zarr_attributes, zarr_names
 
 FORMATS: Sequence[Format] = (  # the first that reads it
@@ -82,62 +68,36 @@ def read_header(path: str | Path) -> FeatureHeader:
 
 
 def read_own_header(path: str | Path) -> FeatureHeader:
-    """Return the header of a file of this project's own format; fails as ``read_features`` does, and is fast."""
+    """Return the header of a file of this project's own format, or raise one line that says why it is none."""
     header = read_header(path)
     if header.format != SmoothMil.name:
         raise InputError(f"{path} is of {header.format}, not of the format {OWN_FORMAT}; extract its features again")
     return header
 
 
-def read_features(path: str | Path) -> PatchFeatures:
-    """Read one file of this project's own format, or raise one line that says why it is none."""
-    header = read_own_header(path)
-    with open_features(path) as file, h5py.File(path, "r") as raw:
-        features = file.read(0, header.patches)
-        require_finite(path, features)
-        if "thumbnail" in raw:
-            require_own(path, raw["thumbnail"])
-        return PatchFeatures(
-            features=features,
-            coords=Level0Coords(file.coords),
-            pitch=header.pitch,
-            tile=header.tile,
-            mpp=header.mpp,
-            encoder=header.encoder,
-            slide_id=header.slide_id,
-            slide_size=header.slide_size or (0, 0),
-            thumbnail=raw["thumbnail"][()] if "thumbnail" in raw else None,
-            thumbnail_downsample=positive(raw.attrs, "thumbnail_downsample"),
-            origin=header.origin,
-        )
-
-
-@contextmanager
-def _opened_head(path: Path) -> Iterator[Head]:
+def _opened_head(path: Path) -> AbstractContextManager[Head]:
     """Open a file by what it begins with, never by its name."""
     if path.is_dir() and is_zarr(path):
         with one_line_damage(path):
-            head = Head(path, "zarr", attributes=zarr_attributes(path), arrays=zarr_arrays(path))
-        yield head
-        return
+            return nullcontext(Head(path, "zarr", attributes=zarr_attributes(path), arrays=zarr_arrays(path)))
     if path.is_dir():
         raise InputError(f"{path} is a folder; give one of the feature files in it")
     if not path.is_file():
         raise InputError(f"no feature file {path}; correct the path or extract the features first")
     with one_line_damage(path):
         kind = _kind(path)
-        if not kind:
-            kinds = "an HDF5, npy, npz, pt or safetensors file"
-            raise InputError(f"{path} is not {kinds}, or is damaged; give a feature file, or extract again")
+        if kind == "hdf5":
+            return opened_hdf5(path)
         if kind == "torch":
             arrays, attributes = torch_arrays(path)
         elif kind == "safetensors":
             arrays, attributes = safetensors_arrays(path)
         else:
             arrays, attributes = npz_arrays(path) if kind == "npz" else {}, {}
-    opened = nullcontext(Head(path, kind, arrays=arrays, attributes=attributes))
-    with opened_hdf5(path) if kind == "hdf5" else opened as head:
-        yield head
+    if not kind:
+        kinds = "an HDF5, npy, npz, pt or safetensors file"
+        raise InputError(f"{path} is not {kinds}, or is damaged; give a feature file, or extract again")
+    return nullcontext(Head(path, kind, arrays=arrays, attributes=attributes))
 
 
 def _kind(path: Path) -> str:
@@ -206,13 +166,10 @@ def nothing_found(folder: str | Path) -> str:
         way = "put those of features in a folder called features_ENCODER"
         return f"no feature file in {folder}, but {held}; {way}, or run python -m scripts adopt {folder}"
     known = ".h5, .zarr, or .npy, .npz, .pt and .safetensors in a folder features… or pt_files"
-    below = Counter(path.suffix.lower() or path.name for path in _all_below(Path(folder)))
+    every = (path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
+    below = Counter(path.suffix.lower() or path.name for path in every)
     held = f", but {' and '.join(f'{n} {suffix}' for suffix, n in below.most_common(3))}" if below else ""
     return f"no feature file ({known}) in {folder}{held}; correct the folder, or make them with configs/features.json"
-
-
-def _all_below(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def _files_below(folder: Path, any_place: bool) -> Iterator[Path]:
@@ -268,12 +225,9 @@ def find_features(directory: str | Path) -> list[dict[str, str]]:
     for path in paths:
         other = by_name.setdefault(slide_of(path), path)
         if other != path:
-            within = [each.relative_to(directory) for each in (other, path)]
-            way = "give the folder of one of them"
-            if within[0].parent == within[1].parent:
-                way = "keep one of them"
-            else:
-                within = [each.parent for each in within]
-            both = " and ".join(map(str, within))
+            places, way = (other, path), "keep one of them"
+            if other.parent != path.parent:
+                places, way = (other.parent, path.parent), "give the folder of one of them"
+            both = " and ".join(str(each.relative_to(directory)) for each in places)
             raise InputError(f"{directory} holds features of {slide_of(path)} in {both}; {way}")
     return [{"image": str(path), "bag_id": slide_of(path)} for path in paths]

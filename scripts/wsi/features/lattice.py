@@ -38,8 +38,6 @@ class Fit(NamedTuple):
 def fit(coords: np.ndarray, pitch: float) -> Fit:
     """Return how well a pitch explains coords (N, 2) in the same unit."""
     coords = distinct(coords)
-    if len(coords) == 0:
-        return Fit(0, 0, 1)
     on_one_lattice = np.rint((coords - coords.min(axis=0)) / pitch)
     crowded = 1 - len(distinct(on_one_lattice)) / len(coords)
     regular = float(np.abs(np.exp(2j * np.pi / pitch * coords).mean(axis=0)).min())

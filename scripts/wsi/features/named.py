@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features and coords by their names in one file: npz, safetensors, a dict in a .pt, or an h5 such as HEST's."""
 
-import h5py
-
-from scripts.wsi.features.atlaspatch import AtlasPatch, corners
-from scripts.wsi.features.base import Attributes, Head, Keys, Stored, attributes_of
+from scripts.wsi.features.atlaspatch import AtlasPatch
+from scripts.wsi.features.base import Head, Keys, Stored
 from scripts.wsi.features.clam import pitch_and_tile
 from scripts.wsi.features.tiatoolbox import TiaToolbox
 
@@ -33,11 +31,8 @@ class NamedArrays:
         of_coords = self.keys.coords or next((name for name in COORDS if name in names), COORDS[0])
         features, coords = head.array(of_features), head.array(of_coords).whole()
         if any(format.reads(head) for format in OF_MORE_COLUMNS):
-            coords = corners(coords)
-        attributes: Attributes = head.attributes
-        for name in (of_features, of_coords):
-            if isinstance(owner := head.hdf5.get(name), h5py.Dataset):
-                attributes = {**attributes, **attributes_of(owner)}
+            coords = coords[..., :2]
+        attributes = head.stated("/", of_features, of_coords) if head.kind == "hdf5" else head.attributes
         encoder = of_features.rpartition("/")[2] if "/" in of_features else None  # as AtlasPatch's features/ENCODER
         return Stored(features, coords, attributes, *pitch_and_tile(attributes), encoder=encoder)
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from scripts.core.bags import NAMED_BY_ITS_FOLDER
 from scripts.core.errors import InputError
-from scripts.wsi.features.arrays import StoredArray, npy_array
+from scripts.wsi.features.arrays import npy_array
 from scripts.wsi.features.base import Head, Stored
 
 BEFORE = 3  # columns before the features
+ROWS_AT_ONCE = 4096  # that are read at once
 
 
 class Owkin:
@@ -26,7 +27,9 @@ class Owkin:
         whole = npy_array(head.path)
         if len(whole.shape) != 2 or whole.shape[1] <= BEFORE:
             raise InputError(f"{head.path} of {whole.shape} has no columns level, x, y before features; give Owkin's")
-        places = np.concatenate([part[:, :BEFORE] for part in _blocks(whole)])
+        starts = range(0, whole.shape[0], ROWS_AT_ONCE)
+        parts = [whole.rows(start, min(start + ROWS_AT_ONCE, whole.shape[0]))[:, :BEFORE] for start in starts]
+        places = np.concatenate(parts or [np.zeros((0, BEFORE))])
         if len(np.unique(places[:, 0])) > 1 or (places != np.rint(places)).any():
             raise InputError(f"the first columns of {head.path} are not one level, and x, y of tiles; give Owkin's")
         features = whole._replace(
@@ -35,12 +38,6 @@ class Owkin:
         )
         coords = places[:, 1:].astype(np.int64)
         return Stored(features, coords, pitch=(1.0, "counted"), tile=1.0, unit="tiles")
-
-
-def _blocks(whole: StoredArray, rows: int = 4096) -> list[np.ndarray]:
-    return [whole.rows(start, min(start + rows, whole.shape[0])) for start in range(0, whole.shape[0], rows)] or [
-        np.zeros((0, BEFORE))
-    ]
 
 
 def folder_of_slide(path: Path) -> str | None:

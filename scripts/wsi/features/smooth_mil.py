@@ -58,6 +58,7 @@ def write_features(path: str | Path, slide: PatchFeatures) -> None:
             f"float16 (N, D) and integers (N, 2) (file {path}); extract the features again"
         )
     require_finite(path, features)
+    bounds_x, bounds_y = slide.origin or (math.nan, math.nan)
     with whole_file(Path(path)) as beside, h5py.File(beside, "w") as file:
         file["features"], file["coords"] = features, coords
         if slide.thumbnail is not None:
@@ -68,12 +69,12 @@ def write_features(path: str | Path, slide: PatchFeatures) -> None:
             encoder=slide.encoder,
             pitch_level0=slide.pitch,
             tile_level0=slide.tile,
-            mpp=math.nan if slide.mpp is None else slide.mpp,
+            mpp=slide.mpp or math.nan,
             slide_width=slide.slide_size[0],
             slide_height=slide.slide_size[1],
-            bounds_x=math.nan if slide.origin is None else slide.origin[0],
-            bounds_y=math.nan if slide.origin is None else slide.origin[1],
-            thumbnail_downsample=math.nan if slide.thumbnail_downsample is None else slide.thumbnail_downsample,
+            bounds_x=bounds_x,
+            bounds_y=bounds_y,
+            thumbnail_downsample=slide.thumbnail_downsample or math.nan,
             **{f"share_{name}": share for name, share in slide.shares.items()},
         )
 
@@ -93,11 +94,10 @@ class SmoothMil:
                 f"{path} is not of the format {OWN_FORMAT} (its root attribute `format` is {str(stated)[:40]!r}); "
                 "extract its features again"
             )
-        features, coords = head.array("features"), head.dataset("coords")
-        there = coords.file.attrs
-        missing = [name for name in OWN_ATTRIBUTES if name not in there]
-        if missing:
-            raise InputError(f"{path} lacks the root attribute `{missing[0]}`; extract its features again")
+        features, coords = head.array("features"), head.array("coords").whole()
+        for name in OWN_ATTRIBUTES:
+            if name not in head.hdf5["/"].attrs:
+                raise InputError(f"{path} lacks the root attribute `{name}`; extract its features again")
         if coords.dtype.kind == "f" and coords.size:
             raise InputError(f"coords {coords.dtype} should be integers (file {path}); extract the features again")
         pitch, tile = positive(attributes, "pitch_level0"), positive(attributes, "tile_level0")
@@ -106,7 +106,7 @@ class SmoothMil:
         encoder = attributes.get("encoder")
         return Stored(
             features,
-            coords[()],
+            coords,
             attributes,
             (pitch, "pitch_level0"),
             tile,

@@ -14,6 +14,7 @@ from scripts.wsi.features.base import Head, Stored, positive
 from scripts.wsi.features.zarr_store import inside_store, zarr_array, zarr_attributes
 
 TABLES, MATRIX, PARQUET = "tables", "X", "shapes.parquet"
+KINDS_OF_ARRAY = ("zarr.json", ".zarray")  # what versions 3 and 2 of Zarr keep of one
 
 
 class SpatialData:
@@ -37,9 +38,8 @@ class SpatialData:
 
 def tables_of(store: Path) -> list[str]:
     """Return the tables of a store that are a matrix of features."""
-    folder = store / TABLES
-    found = folder.iterdir() if folder.is_dir() else iter(())
-    return sorted(each.name for each in found if {"zarr.json", ".zarray"} & _entries(each / MATRIX))
+    tables = (store / TABLES).glob("*")
+    return sorted(each.name for each in tables if any((each / MATRIX / kind).is_file() for kind in KINDS_OF_ARRAY))
 
 
 def stored_table(head: Head, table: str) -> Stored:
@@ -69,10 +69,6 @@ def stored_table(head: Head, table: str) -> Stored:
         mpp=positive(slide, "mpp"),
         size=(int(shape[1]), int(shape[0])) if isinstance(shape, list) and len(shape) == 2 else None,
     )
-
-
-def _entries(folder: Path) -> set[str]:
-    return {each.name for each in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _mapping(attributes: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

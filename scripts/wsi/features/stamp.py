@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.arrays import hdf5_array
-from scripts.wsi.features.base import MICROMETRES, Attributes, Head, Stored, attributes_of, positive
+from scripts.wsi.features.base import MICROMETRES, Attributes, Head, Stored, positive
 from scripts.wsi.features.lattice import commonest_distance
 from scripts.wsi.features.named import has_names
 
@@ -37,14 +36,14 @@ class Stamp:
         if _is_multiplex(head):
             problem = "is of a multiplex image, by STAMP: coord_x and coord_y are pixels of a level that is not known"
             raise InputError(f"{path} {problem}; give a file with `coords`")
-        features, stored = head.dataset("feats"), head.dataset("coords")
-        attributes = {**attributes_of(features), **attributes, **attributes_of(stored)}
+        features, stored = head.array("feats"), head.array("coords")
+        attributes = head.stated("feats", "/", "coords")
         if (unit := str(attributes.get("unit", "um"))).lower() not in NAMES_OF_MICROMETRES:
             raise InputError(f"the unit of {path} is {unit!r}, micrometres are wanted; extract its features again")
-        coords, pitch = _in_micrometres(path, stored[()], attributes)
+        coords, pitch = _in_micrometres(path, stored.whole(), attributes)
         extractor = attributes.get("extractor")
         return Stored(
-            hdf5_array(path, features),
+            features,
             coords,
             attributes,
             pitch,

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.arrays import UNREADABLE, StoredArray, mapped_npy, npy_array
+from scripts.wsi.features.arrays import UNREADABLE, StoredArray, npy_array
 from scripts.wsi.features.base import Head, Stored
 
 NUMBERED = re.compile(r"(.+)\.features\.\d+")
@@ -39,7 +39,7 @@ class TiaToolbox:
         if beside is None:
             features = head.array("features" if "features" in head.arrays else CANVAS)
             return _from_positions(head.path, features, head.array("coordinates").whole())
-        return _from_positions(head.path, npy_array(head.path), np.array(mapped_npy(beside)))
+        return _from_positions(head.path, npy_array(head.path), npy_array(beside).whole())
 
 
 def _from_positions(path: Path, features: StoredArray, positions: np.ndarray) -> Stored:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.arrays import hdf5_array, mapped_npy, npy_array, one_line_damage
-from scripts.wsi.features.base import Head, Stored, attributes_of, opened_hdf5
+from scripts.wsi.features.arrays import npy_array, one_line_damage
+from scripts.wsi.features.base import Head, Stored, opened_hdf5
 from scripts.wsi.features.named import has_names
 
 
@@ -23,9 +23,7 @@ class Torchmil:
     def read(self, head: Head) -> Stored:
         path = head.path
         if head.kind == "hdf5":
-            dataset = head.dataset("features")
-            attributes = {**attributes_of(dataset), **head.attributes}
-            return Stored(hdf5_array(path, dataset), _coords_of_bag(path), attributes)
+            return Stored(head.array("features"), _coords_of_bag(path), head.stated("features", "/"))
         return Stored(npy_array(path), _coords_of_bag(path))
 
 
@@ -41,7 +39,6 @@ def _coords_of_bag(path: Path) -> np.ndarray:
         wanted = " or ".join(map(str, files_of_coords(path)))
         raise InputError(f"{path} holds no `coords`, and there is no {wanted}; put the coords of its patches there")
     if found.suffix.lower() == ".npy":
-        return np.array(mapped_npy(found))
+        return npy_array(found).whole()
     with opened_hdf5(found) as beside, one_line_damage(found):
-        coords: np.ndarray = beside.dataset(next(iter(beside.hdf5)) if len(beside.hdf5) == 1 else "coords")[()]
-        return coords
+        return beside.array(next(iter(beside.hdf5)) if len(beside.hdf5) == 1 else "coords").whole()

@@ -66,7 +66,7 @@ def zarr_array(store: Path, name: str) -> StoredArray | None:
     of_3, of_2 = _json_of(store, f"{name}/zarr.json"), _json_of(store, f"{name}/.zarray")
     if of_3.get("node_type") != "array" and not of_2:
         return None
-    layout = _layout_of_3(store, of_3) if of_3 else _layout_of_2(store, of_2)
+    layout = _readable_layout(store, _layout_of_3(store, of_3) if of_3 else _layout_of_2(store, of_2))
     folder = inside_store(store, store / name)
     stored = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     refuse_claim(folder, layout.shape, layout.dtype.itemsize, stored)
@@ -76,10 +76,9 @@ def zarr_array(store: Path, name: str) -> StoredArray | None:
 
     @lru_cache(maxsize=1)  # as blocks are read in order
     def band(number: int) -> np.ndarray:
-        across = range(math.ceil(layout.shape[1] / layout.chunk[1])) if len(layout.shape) == 2 else [None]
-        chunks = [_chunk(store, folder, layout, (number,) if each is None else (number, each)) for each in across]
-        whole = np.concatenate(chunks, axis=-1) if len(layout.shape) == 2 else chunks[0]
-        return whole[:, : layout.shape[1]] if len(layout.shape) == 2 else whole
+        across = map(math.ceil, np.divide(layout.shape[1:], layout.chunk[1:]))
+        chunks = [_chunk(store, folder, layout, (number, *beside)) for beside in np.ndindex(*across)]
+        return np.concatenate(chunks, axis=-1)[..., : layout.shape[-1]]
 
     def rows(start: int, stop: int) -> np.ndarray:
         parts = [
@@ -112,7 +111,7 @@ def _layout_of_2(store: Path, about: dict[str, Any]) -> Layout:
         raise InputError(f"{store} holds an array with filters or in Fortran's order; {ADVICE}")
     dtype, separator = np.dtype(about["dtype"]), about.get("dimension_separator", ".")
     name = None if codec is None else str(codec["id"])
-    return _layout(store, about["shape"], about["chunks"], dtype, name, about.get("fill_value"), "", separator)
+    return Layout(about["shape"], about["chunks"], dtype, name, about.get("fill_value") or 0, "", separator)
 
 
 def _layout_of_3(store: Path, about: dict[str, Any]) -> Layout:
@@ -126,18 +125,18 @@ def _layout_of_3(store: Path, about: dict[str, Any]) -> Layout:
     chunk = about["chunk_grid"]["configuration"]["chunk_shape"]
     name = str(others[0]["name"]) if others else None
     prefix = f"c{separator}" if of_3 else ""
-    return _layout(store, about["shape"], chunk, dtype, name, about.get("fill_value"), prefix, separator)
+    return Layout(about["shape"], chunk, dtype, name, about.get("fill_value") or 0, prefix, separator)
 
 
-def _layout(
-    store: Path, shape: Any, chunk: Any, dtype: np.dtype, codec: str | None, fill: Any, prefix: str, separator: str
-) -> Layout:
-    if dtype.kind not in "fiu" or separator not in ("/", ".") or codec not in CODECS:
-        raise InputError(f"{store} holds an array of {dtype} by {str(codec)[:20]}, which is not read; {ADVICE}")
-    sides, shape = tuple(map(int, chunk)), tuple(map(int, shape))
-    if len(sides) != len(shape) or min(sides, default=0) < 1 or min(shape) < 0:
-        raise InputError(f"{store} holds an array of {shape} in chunks of {sides}; {ADVICE}")
-    return Layout(shape, sides, dtype, codec, float(fill or 0), prefix, separator)
+def _readable_layout(store: Path, stated: Layout) -> Layout:
+    """Return a layout that can be read, in numbers, of what JSON states."""
+    if stated.dtype.kind not in "fiu" or stated.separator not in ("/", ".") or stated.codec not in CODECS:
+        what = f"{stated.dtype} by {str(stated.codec)[:20]}"
+        raise InputError(f"{store} holds an array of {what}, which is not read; {ADVICE}")
+    shape, chunk = tuple(map(int, stated.shape)), tuple(map(int, stated.chunk))
+    if len(chunk) != len(shape) or min(chunk, default=0) < 1 or min(shape) < 0:
+        raise InputError(f"{store} holds an array of {shape} in chunks of {chunk}; {ADVICE}")
+    return stated._replace(shape=shape, chunk=chunk, fill=float(stated.fill))
 
 
 def _chunk(store: Path, folder: Path, layout: Layout, at: tuple[int, ...]) -> np.ndarray:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import openslide
@@ -16,7 +15,7 @@ from PIL import Image
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader
+from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader, SlidePatches
 from scripts.wsi.slides.dicom import DICOM_SUFFIX, dicom_slides, is_dicom
 
 SLIDE_SUFFIXES = frozenset(
@@ -253,14 +252,6 @@ class SlideFacts:
             raise InputError(f"{slide_title(self.path)} {problem}: give the slide that they were made of")
 
 
-class Completed(NamedTuple):
-    """The header and coordinates of features, completed with the metadata of their slide."""
-
-    header: FeatureHeader
-    coords: np.ndarray  # (N, 2) in the header's unit
-    warnings: tuple[str, ...] = ()
-
-
 class SlideFolder:
     """Finds slides by name in a folder or below it; without a folder, none."""
 
@@ -278,16 +269,15 @@ class SlideFolder:
             raise InputError(f"no slide {slide_id} in the folder of slides: of it only what its features say is known")
         return read_facts(path)
 
-    def completed(
-        self, header: FeatureHeader, coords: np.ndarray, features: str | Path, slide_mpp: float | None = None
-    ) -> Completed:
+    def completed(self, patches: SlidePatches, slide_mpp: float | None = None) -> SlidePatches:
         """Add what features lack, from the slide (or a warning), else from the user; micrometres become pixels."""
+        header = patches.header
         if None not in (header.slide_size, header.mpp, header.origin):
-            return Completed(header, coords)
+            return patches
         try:
-            return _completed(header, coords, self.find(header.slide_id, features), slide_mpp)
+            return _completed(patches, self.find(header.slide_id, patches.source), slide_mpp)
         except InputError as error:
-            return _completed(header, coords, None, slide_mpp)._replace(warnings=(str(error),))
+            return replace(_completed(patches, None, slide_mpp), warnings=(str(error),))
 
     @cached_property
     def _paths(self) -> dict[str, Path]:
@@ -320,9 +310,8 @@ def scanned_sides(properties: Mapping[str, str], origin: tuple[int, int], size: 
     return width, height
 
 
-def _completed(
-    header: FeatureHeader, coords: np.ndarray, slide: SlideFacts | None, slide_mpp: float | None
-) -> Completed:
+def _completed(patches: SlidePatches, slide: SlideFacts | None, slide_mpp: float | None) -> SlidePatches:
+    header, coords = patches.header, patches.coords
     stated = (header.mpp, slide.mpp if slide else None, slide_mpp)
     mpp = next((MicronsPerPixel(each) for each in stated if each is not None), None)
     header = replace(header, mpp=mpp)
@@ -334,4 +323,4 @@ def _completed(
         if header.unit == PIXELS:
             slide.require_same(header, coords)
         header = replace(header, slide_size=slide.size, origin=header.origin or slide.origin)
-    return Completed(header, coords)
+    return replace(patches, header=header, coords=coords)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from scripts.core.errors import InputError
+from scripts.wsi.datalist.cohort import WsiDatalistRequest
 from scripts.wsi.datalist.labels import training_note
-from scripts.wsi.datalist.writing import WsiDatalistRequest, leakage_of_slides, write_wsi_datalist
+from scripts.wsi.datalist.writing import leakage_of_slides, write_wsi_datalist
 from tests.wsi.foreign_features import clam, datalist, grid, own, torchmil, trident, write
 
 COARSE = {"benign": ["N", "PB", "UDH"], "atypical": ["FEA", "ADH"], "malignant": ["DCIS", "IC"]}

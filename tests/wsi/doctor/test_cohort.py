@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from scripts.wsi.datalist.writing import WsiDatalistRequest, write_wsi_datalist
+from scripts.wsi.datalist.cohort import WsiDatalistRequest
+from scripts.wsi.datalist.writing import write_wsi_datalist
 from scripts.wsi.doctor import cohort as slide_doctor
 from scripts.wsi.doctor.cohort import class_names, examine_wsi
 from scripts.wsi.doctor.slide import ExamOptions

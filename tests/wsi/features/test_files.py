@@ -5,21 +5,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from scripts.core.errors import InputError
-from scripts.wsi.features.files import (
-    feature_paths,
-    files_of,
-    find_features,
-    nothing_found,
-    open_features,
-    read_features,
-    slide_of,
-)
-from scripts.wsi.features.smooth_mil import write_features
+from scripts.wsi.features.files import feature_paths, files_of, find_features, nothing_found, open_features, slide_of
 from tests.wsi.foreign_arrays import (
     write_atlaspatch,
     write_npz,
@@ -31,7 +21,7 @@ from tests.wsi.foreign_arrays import (
     zarr_array,
     zarr_group,
 )
-from tests.wsi.foreign_features import grid, load, own_slide, write_clam, write_h5
+from tests.wsi.foreign_features import grid, load, write_clam, write_h5
 
 Write = Callable[..., Path]
 
@@ -114,12 +104,3 @@ def test_slides_of_one_name_in_two_places_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds features of s1 in a/s1 and b/s1; give the folder of one of them"):
         find_features(tmp_path)
     assert slide_of(write_h5(tmp_path / "x.y.h5", coords=grid(3))) == "x.y"
-
-
-def test_a_picture_that_lies_in_another_file_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(bytes(range(48)))
-    write_features(tmp_path / "a.h5", own_slide("a"))
-    with h5py.File(tmp_path / "a.h5", "r+") as file:
-        file.create_dataset("thumbnail", (4, 4, 3), np.uint8, external=[(str(tmp_path / "secret"), 0, 48)])
-    with pytest.raises(InputError, match=r"^/thumbnail of .*a.h5 lies in another file; give a file that holds its own"):
-        read_features(tmp_path / "a.h5")

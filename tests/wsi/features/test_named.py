@@ -40,6 +40,16 @@ def test_the_user_may_say_which_arrays_are_which_and_what_their_unit_is(tmp_path
         open_features(path, Keys("y")).__enter__()
 
 
+@pytest.mark.parametrize("rows", [None, 2])
+def test_of_coords_in_several_batches_the_first_is_not_taken_for_all(tmp_path: Path, rows: int | None) -> None:
+    coords = np.stack([grid(12)] * 12)
+    path = write_h5(tmp_path / "s.h5", rows=rows, embeddings=FEATURES, coords=coords)
+    with pytest.raises(
+        InputError, match=r"features \(12, 8\) and coords \(12, 12, 2\) should be \(N, D\) and \(N, 2\)"
+    ):
+        read_header(path)
+
+
 @pytest.mark.parametrize(("unit", "scale"), [(0.5, 0.5), ("micrometres", 1)])
 def test_what_a_file_states_in_pixels_says_nothing_of_coords_in_another_unit(
     tmp_path: Path, unit: str | float, scale: float

@@ -13,9 +13,11 @@ import pytest
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.files import read_features, read_own_header
+from scripts.wsi.features.files import read_own_header
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
+from scripts.wsi.reader import FeatureReader
 from tests.wsi.foreign_features import own_slide, tissue, write_uni2h
+from tests.wsi.slide_files import read_features
 
 SLIDE = own_slide(
     "slide 0", 7, mpp=MicronsPerPixel(0.2495), pitch=Level0Pixels(513.026), tile=Level0Pixels(513.026),
@@ -99,7 +101,7 @@ def test_a_spoilt_file_is_named_in_one_line(tmp_path: Path, name: str, value: ob
         if value is not None:
             owner[name] = value
     with pytest.raises(InputError, match=message) as caught:
-        read_features(path)
+        FeatureReader().get_data([str(path)])
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "extract" in str(caught.value)
@@ -107,6 +109,5 @@ def test_a_spoilt_file_is_named_in_one_line(tmp_path: Path, name: str, value: ob
 
 def test_another_form_is_not_our_own(tmp_path: Path) -> None:
     path = write_uni2h(tmp_path, "a", tissue())
-    for read in (read_features, read_own_header):
-        with pytest.raises(InputError, match=r"a.h5 is of UNI2-h, not of the format smooth-mil-features/1"):
-            read(path)
+    with pytest.raises(InputError, match=r"a.h5 is of UNI2-h, not of the format smooth-mil-features/1"):
+        read_own_header(path)

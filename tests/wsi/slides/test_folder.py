@@ -16,7 +16,7 @@ import pytest
 
 from scripts.core.errors import InputError
 from scripts.core.units import Level0Pixels, MicronsPerPixel
-from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader
+from scripts.wsi.features.base import MICROMETRES, PIXELS, FeatureHeader, SlidePatches
 from scripts.wsi.features.files import open_features
 from scripts.wsi.slides.slide import SlideFolder, read_facts
 from tests.shared_data import shared_data
@@ -50,32 +50,39 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.wsi.slides.slide.read_origin", lambda slide: BOUNDS)
 
 
+def completed(
+    folder: SlideFolder, header: FeatureHeader, coords: np.ndarray, slide_mpp: float | None = None
+) -> tuple[FeatureHeader, np.ndarray, tuple[str, ...]]:
+    found = folder.completed(SlidePatches("a.h5", header, coords), slide_mpp)
+    return found.header, found.coords, found.warnings
+
+
 def test_what_the_features_say_goes_before_what_the_slide_says_and_that_before_the_user(slides: Path) -> None:
     folder = SlideFolder(str(slides))
     of_slide = replace(FOREIGN, slide_size=SIZE, mpp=MicronsPerPixel(MPP), origin=BOUNDS)
-    header, coords, warnings = folder.completed(FOREIGN, COORDS, "f/slide 7.h5")
+    header, coords, warnings = completed(folder, FOREIGN, COORDS)
     assert (header, coords.tolist(), warnings) == (of_slide, COORDS.tolist(), ())
-    assert folder.completed(replace(KNOWN, origin=None), COORDS, "a.h5").header == replace(KNOWN, origin=BOUNDS)
+    assert completed(folder, replace(KNOWN, origin=None), COORDS)[0] == replace(KNOWN, origin=BOUNDS)
     known = replace(FOREIGN, origin=(7, 9))
-    assert folder.completed(known, COORDS, "a.h5", 0.25).header == replace(of_slide, origin=(7, 9))
+    assert completed(folder, known, COORDS, 0.25)[0] == replace(of_slide, origin=(7, 9))
     without = replace(FOREIGN, slide_id="no scale")
-    assert folder.completed(without, COORDS, "a.h5").header.mpp is None
-    assert folder.completed(without, COORDS, "a.h5", 0.25).header.mpp == 0.25
+    assert completed(folder, without, COORDS)[0].mpp is None
+    assert completed(folder, without, COORDS, 0.25)[0].mpp == 0.25
     of_user = replace(FOREIGN, mpp=MicronsPerPixel(0.25))
-    assert SlideFolder(None).completed(FOREIGN, COORDS, "a.h5", 0.25).header == of_user
+    assert completed(SlideFolder(None), FOREIGN, COORDS, 0.25)[0] == of_user
     for name in ("broken", "gone"):  # that is not opened where the features say all
         known = replace(KNOWN, slide_id=name)
-        assert folder.completed(known, COORDS, "a.h5") == (known, COORDS, ())
+        assert completed(folder, known, COORDS) == (known, COORDS, ())
 
 
 def test_micrometres_become_pixels_where_the_slide_or_the_user_says_how_large_those_are(slides: Path) -> None:
     for folder, name, slide_mpp in ((str(slides), "slide 7", 99.0), (str(slides), "no scale", MPP), (None, "x", MPP)):
         said = replace(SILENT, slide_id=name)
-        header, coords, _ = SlideFolder(folder).completed(said, COORDS / 2, "a.h5", slide_mpp)
+        header, coords, _ = completed(SlideFolder(folder), said, COORDS / 2, slide_mpp)
         assert header.unit == PIXELS
         assert [header.pitch, header.tile, header.mpp] == pytest.approx([128, 128, MPP])
         np.testing.assert_array_equal(coords, COORDS)
-    header, coords, _ = SlideFolder(str(slides)).completed(replace(SILENT, slide_id="no scale"), COORDS / 2, "a.h5")
+    header, coords, _ = completed(SlideFolder(str(slides)), replace(SILENT, slide_id="no scale"), COORDS / 2)
     assert (header.unit, float(header.pitch), header.mpp) == (MICROMETRES, 64, None)
     np.testing.assert_array_equal(coords, COORDS / 2)
 
@@ -109,7 +116,7 @@ def test_a_slide_that_cannot_be_read_or_is_another_is_a_warning_and_the_user_is_
         broken = Mock(side_effect=openslide.OpenSlideError("a tag"))
         monkeypatch.setattr("scripts.wsi.slides.slide.read_origin", broken)
     stated = replace(FOREIGN, **changes)
-    header, coords, (warning,) = SlideFolder(str(slides)).completed(stated, COORDS, "a.h5", 0.25)
+    header, coords, (warning,) = completed(SlideFolder(str(slides)), stated, COORDS, 0.25)
     assert header == replace(stated, mpp=MicronsPerPixel(0.25))
     np.testing.assert_array_equal(coords, COORDS)
     assert re.search(problem, warning)
@@ -136,7 +143,7 @@ def test_patches_that_overhang_the_edge_of_a_real_slide_are_of_it_and_those_that
         corners = np.array([[128 + 256 * column, bottom - 256 * row] for column in range(9) for row in range(11)])
         size = {"size": (2220, 2967), "patch_size_level0": 256} if write is write_trident else {}
         with open_features(write(tmp_path / str(bottom), "CMU", corners, **size)) as file:
-            header, _, warnings = SlideFolder(str(tmp_path)).completed(file.header, file.coords, file.path)
+            header, _, warnings = completed(SlideFolder(str(tmp_path)), file.header, file.coords)
         assert (header.mpp is not None, header.origin) == (of_this_slide, (0, 0) if of_this_slide else None)
         assert [warning.partition(":")[0] for warning in warnings] == [
             "CMU.svs has 2220 × 2967 pixels, and its features are of another slide's"
