@@ -33,6 +33,14 @@ from scripts.core.scoring import (
 MANIFEST = "manifest.json"  # of a release: path → sha256 of every other file in it
 RESEARCH_USE = "research use only, not for diagnosis"
 NO_THRESHOLD = "none: the most probable class is called"
+FIELDS = {  # what tables call a number of an instance → its field in the record
+    "score": "scores",
+    "attention": "attention",
+    "attention_logit": "attention_logits",
+    "evidence": "evidence",
+    "instance_logit": "instance_logits",
+    "leave_one_out": "leave_one_out",
+}
 
 
 class Model(NamedTuple):
@@ -198,14 +206,7 @@ class BagResult:
     @property
     def of_instances(self) -> dict[str, np.ndarray]:
         """Every number that is known of each instance, (N,) each, by the name that tables give it."""
-        named = {
-            "score": self.scores,
-            "attention": self.attention,
-            "attention_logit": self.attention_logits,
-            "evidence": self.evidence,
-            "instance_logit": self.instance_logits,
-            "leave_one_out": self.leave_one_out,
-        }
+        named = {name: getattr(self, of_record) for name, of_record in FIELDS.items()}
         return {name: values for name, values in named.items() if values is not None}
 
     @property

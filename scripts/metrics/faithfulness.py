@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from scripts.core.errors import InputError
 from scripts.core.record import BagResult
+from scripts.core.scoring import probabilities
 from scripts.metrics.figures import Figure, mean_over_bags
 from scripts.networks.mil import MILNetwork
 
@@ -46,7 +47,7 @@ class MeasureFaithfulness:
     """
 
     def __init__(self, scaling: Sequence[float] = (1.0, 0.0)) -> None:
-        self.slope, self.intercept = scaling
+        self.scaling = scaling
 
     def attach(self, engine: Engine) -> None:
         """Register the handler with an evaluator."""
@@ -76,12 +77,11 @@ class MeasureFaithfulness:
 
     def _answers(self, logits: Tensor, result: BagResult) -> tuple[np.ndarray, np.ndarray]:
         """Return the probability of what the whole bag is called, and whether a part of it is called the same."""
+        found = probabilities(logits.float().cpu().numpy(), self.scaling)
         if result.classes is None:
-            probability = torch.sigmoid(self.slope * logits.float() + self.intercept)[:, 0].cpu().numpy()
-            return probability, probability > (result.threshold or 0.0)
-        of_classes = torch.softmax(self.slope * logits.float(), dim=1).cpu().numpy()
+            return found[:, 0], found[:, 0] > (result.threshold or 0.0)
         called = result.classes.called
-        return of_classes[:, called], of_classes.argmax(axis=1) == called
+        return found[:, called], found.argmax(axis=1) == called
 
 
 Answers = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]  # logits → probability of the call, whether it stands
@@ -99,9 +99,8 @@ def measured(
 ) -> dict[str, dict[str, float]]:
     """Return the measures of each score of one bag; `answers` says of logits of its parts what becomes of the call."""
     real = np.flatnonzero(mask[0, 0].cpu().numpy() > 0.5)
-    shuffled = np.random.default_rng(zlib.crc32(bag_id.encode())).permutation(
-        len(real)
-    )  # chance decides between equals
+    generator = np.random.default_rng(zlib.crc32(bag_id.encode()))
+    shuffled = generator.permutation(len(real))  # chance decides between equals
     orders = {name: real[shuffled[np.argsort(-own[shuffled], kind="stable")]] for name, own in scores.items()}
     orders[RANDOM] = real[shuffled]
     parts = [part for order in orders.values() for part in _parts_of(order)]  # scores * 2 * STEPS
@@ -109,10 +108,9 @@ def measured(
         probability, kept = answers(logits_of_parts(network, instances, coords, parts))
     share = np.array(_counts(len(real))) / len(real)
     found = {}
-    for place, name in enumerate(orders):
-        insertion, deletion = probability.reshape(-1, 2, STEPS)[place]
-        suffices = np.flatnonzero(kept.reshape(-1, 2, STEPS)[place, 0])
-        sufficient = share[suffices[0]] if len(suffices) else 1.0
+    by_score = zip(orders, probability.reshape(-1, 2, STEPS), kept.reshape(-1, 2, STEPS), strict=True)
+    for name, (insertion, deletion), (suffices, _) in by_score:
+        sufficient = share[suffices.argmax()] if suffices.any() else 1.0
         found[name] = dict(zip(MEASURES, map(float, (deletion.mean(), insertion.mean(), sufficient)), strict=True))
     return found
 
@@ -165,9 +163,8 @@ def logits_of_parts(network: Any, image: Tensor, coords: Tensor, parts: Sequence
         several = max(1, AT_ONCE // len(parts[left[-1]]))
         some, left = left[-several:], left[:-several]
         index = pad_sequence([torch.from_numpy(parts[k]) for k in some], batch_first=True).to(coords.device)  # [B, n]
-        mask = pad_sequence([torch.ones(len(parts[k])) for k in some], batch_first=True)[:, None].to(
-            coords
-        )  # [B, 1, n]
+        ones = [torch.ones(len(parts[k])) for k in some]
+        mask = pad_sequence(ones, batch_first=True)[:, None].to(coords)  # [B, 1, n]
         of_parts = [whole[0][..., index].movedim(-2, 0) for whole in (image, coords)]  # [B, ..., n]
         found.update(zip(some, network.predict(*of_parts, mask).logits, strict=True))
     return torch.stack([found[k] for k in range(len(parts))])

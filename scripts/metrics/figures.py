@@ -23,6 +23,9 @@ class Interval(NamedTuple):
     high: float
 
 
+UNDEFINED = Interval(np.nan, np.nan, np.nan)
+
+
 def draws(bags: int, resamples: int = 1000) -> Iterator[np.ndarray]:
     """Yield how often each bag counts, (bags,), in draws of as many bags with replacement; always the same draws."""
     generator = np.random.default_rng(0)
@@ -42,12 +45,12 @@ def bootstrap(bags: int, figures: Mapping[str, Figure], resamples: int = 1000) -
     drawn = np.array([[figure(draw) for figure in figures.values()] for draw in draws(bags, resamples)])
     intervals = {}
     for (name, figure), of_draws in zip(figures.items(), drawn.T, strict=True):  # [resamples, figures]
-        value, known = figure(np.ones(bags)), of_draws[~np.isnan(of_draws)]  # a draw of one class alone has no AUROC
-        if np.isnan(value) or len(known) == 0:
-            known = np.array([np.nan])
-        low, high = np.quantile(known, [0.025, 0.975])
-        vary = high - low > 1e-12
-        intervals[name] = Interval(value, float(low), float(high)) if vary else Interval(value, np.nan, np.nan)
+        intervals[name] = UNDEFINED._replace(value=figure(np.ones(bags)))
+        known = of_draws[~np.isnan(of_draws)]  # a draw of one class alone has no AUROC
+        if len(known) > 0 and not np.isnan(intervals[name].value):
+            low, high = map(float, np.quantile(known, [0.025, 0.975]))
+            if high - low > 1e-12:
+                intervals[name] = intervals[name]._replace(low=low, high=high)
     return intervals
 
 

@@ -7,7 +7,8 @@ The same content gives the same text. Colours are those of Okabe and Ito, told a
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -50,7 +51,7 @@ def svg(draw: Callable[..., None], *content: Any, rows: Sequence[float] = (1,)) 
 def roc(axes: Axes, curves: Mapping[str, Any], called_at: tuple[float, float] | None) -> None:
     """Sensitivity against false alarms; called_at: both rates of the calls that were made."""
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    for (name, curve), colour in zip(curves.items(), _colours(), strict=False):
+    for (name, curve), colour in zip(curves.items(), cycle(OF_CURVES), strict=False):
         points = curve["roc"]
         axes.plot(points["false_positive_rate"], points["sensitivity"], color=colour, label=_label(name))
         _shade(axes, points["band"], colour, len(curves))
@@ -61,7 +62,7 @@ def roc(axes: Axes, curves: Mapping[str, Any], called_at: tuple[float, float] | 
 
 def precision_recall(axes: Axes, curves: Mapping[str, Any]) -> None:
     """Precision against sensitivity; dotted, the share of positives, which chance would give."""
-    for (name, curve), colour in zip(curves.items(), _colours(), strict=False):
+    for (name, curve), colour in zip(curves.items(), cycle(OF_CURVES), strict=False):
         points = curve["precision_recall"]
         recall, precision = ([points[key][0], *points[key]] for key in ("recall", "precision"))
         axes.plot([0, *recall[1:]], precision, color=colour, label=_label(name), drawstyle="steps-pre")
@@ -126,7 +127,7 @@ def aurocs(axes: Axes, bags: Sequence[Mapping[str, Any]]) -> None:
 
 def epochs(axes: Axes, title: str, lines: Mapping[str, Sequence[Sequence[float]]], kept: int | None) -> None:
     """What changed from epoch to epoch of the training; kept: the epoch whose weights these are."""
-    for (name, points), colour in zip(lines.items(), _colours(), strict=False):
+    for (name, points), colour in zip(lines.items(), cycle(OF_CURVES), strict=False):
         axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=_label(name.replace("_", " ")))
     if kept is not None:
         axes.axvline(kept, color=GREY, linewidth=0.8, linestyle=":", label="kept")
@@ -137,11 +138,6 @@ def epochs(axes: Axes, title: str, lines: Mapping[str, Sequence[Sequence[float]]
 
 def _label(name: str) -> str:
     return name.replace("$", r"\$")  # which would begin a formula
-
-
-def _colours() -> Iterator[str]:
-    while True:
-        yield from OF_CURVES
 
 
 def _shade(axes: Axes, band: Mapping[str, Sequence[float]], colour: str, curves: int) -> None:

@@ -5,7 +5,7 @@
 import html
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,15 @@ GROUPS = {  # the first word of a figure's name → what it is of
     "faithfulness": "Faithfulness",
 }
 SPELLED = {"auroc": "AUROC", "froc": "FROC", "f1": "F1", "brier": "Brier"}
-NO_TRUTH = "no positive bag has instances that are known to be positive and others known not to be."
+WHY_MISSING = {  # part of report.json → why it may be missing
+    "figures": "there is no metrics.json, as there was no label when the tables were written.",
+    "confusion": "no bag has a label.",
+    "curves": "a curve wants labelled bags of both kinds.",
+    "calibration": "no bag has a label, or every class is a finding.",
+    "instances": "there is no instances.csv, or no instance in it.",
+    "attention_on_truth": "no positive bag has instances that are known to be positive and others known not to be.",
+    "training": "no record of a training lies beside the weights.",
+}
 
 
 class WriteReport:
@@ -73,11 +81,8 @@ class WriteReport:
 
     def attach(self, engine: Engine) -> None:
         """Register the handler with an evaluator."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
-
-    def write(self) -> None:
-        """Write the report."""
-        write_report(self.output_dir, self.bundle_root, self.ckpt_path)
+        given = self.output_dir, self.bundle_root, self.ckpt_path
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: write_report(*given))
 
 
 def write_report(folder: Path, bundle_root: Path | None = None, ckpt_path: Path | None = None) -> Path:
@@ -112,16 +117,16 @@ def html_page(content: Mapping[str, Any]) -> str:
     bundle = content["bundle"] or {}
     title = " ".join(["Report", *(["of", bundle["name"], bundle["version"]] if bundle else ["of a cohort"])])
     sections = (
-        ("Figures", _figure_section),
-        ("Calls", _call_section),
-        ("Receiver operating characteristic, precision and recall", _curve_section),
-        ("Calibration", _calibration_section),
-        ("Attention and scores of instances", _instance_section),
-        ("Attention against the truth", _attention_section),
-        ("Training", _training_section),
-        ("Cases worth looking at", _case_section),
+        ("Figures", "figures", _figure_section),
+        ("Calls", "confusion", _call_section),
+        ("Receiver operating characteristic, precision and recall", "curves", _curve_section),
+        ("Calibration", "calibration", _calibration_section),
+        ("Attention and scores of instances", "instances", _instance_section),
+        ("Attention against the truth", "attention_on_truth", _attention_section),
+        ("Training", "training", _training_section),
+        ("Cases worth looking at", "cases", _case_section),
     )
-    body = "\n".join(f"<section><h2>{name}</h2>\n{make(content)}</section>" for name, make in sections)
+    body = "\n".join(_page_section(content, *each) for each in sections)
     references = "".join(f"<li>{html.escape(str(each))}</li>" for each in bundle.get("references", []))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -135,6 +140,12 @@ def html_page(content: Mapping[str, Any]) -> str:
 <p class="subtitle">Every number on this page is in report.json beside it, figures also in metrics.json.</p>
 </body></html>
 """
+
+
+def _page_section(content: Mapping[str, Any], heading: str, part: str, make: Callable[[Mapping[str, Any]], str]) -> str:
+    shown = make(content) if content[part] else ""
+    shown = shown or f'<p class="missing">Left out: {WHY_MISSING[part]}</p>'
+    return f"<section><h2>{heading}</h2>\n{shown}</section>"
 
 
 def _facts(content: Mapping[str, Any]) -> str:
@@ -162,8 +173,6 @@ def _score_in_words(content: Mapping[str, Any]) -> str:
 
 def _figure_section(content: Mapping[str, Any]) -> str:
     figures = content["figures"]
-    if not figures:
-        return _left_out("there is no metrics.json, as there was no label when the tables were written.")
     spread = ["mean", "sd"] if content["over_folds"] else []
     rows: list[Sequence[str]] = []
     groups = dict.fromkeys([*GROUPS, *(name.partition("_")[0] for name in figures)])
@@ -192,16 +201,12 @@ def _figure_section(content: Mapping[str, Any]) -> str:
 
 def _call_section(content: Mapping[str, Any]) -> str:
     confusion = content["confusion"]
-    if confusion is None:
-        return _left_out("no bag has a label.")
     rows = [[name, *map(_number, counts)] for name, counts in zip(confusion["names"], confusion["bags"], strict=True)]
     return _table("Bags by their label (rows) and what they are called (columns).", ["", *confusion["names"]], rows)
 
 
 def _curve_section(content: Mapping[str, Any]) -> str:
     curves = content["curves"]
-    if curves is None:
-        return _left_out("a curve wants labelled bags of both kinds.")
     called_at = None
     if list(curves) == ["positive"]:
         (right, alarm), (missed, found) = content["confusion"]["bags"]
@@ -216,8 +221,6 @@ def _curve_section(content: Mapping[str, Any]) -> str:
 
 def _calibration_section(content: Mapping[str, Any]) -> str:
     calibration = content["calibration"]
-    if calibration is None:
-        return _left_out("no bag has a label, or every class is a finding.")
     named = {"before scaling": calibration["before"], "as given": calibration["after"]}
     known = {name: of for name, of in named.items() if of}
     errors = "; ".join(f"{name} {_number(of['calibration_error'])}" for name, of in known.items())
@@ -234,10 +237,7 @@ def _calibration_section(content: Mapping[str, Any]) -> str:
 
 
 def _instance_section(content: Mapping[str, Any]) -> str:
-    instances = content["instances"]
-    if instances is None:
-        return _left_out("there is no instances.csv, or no instance in it.")
-    attention, score = instances["attention_times_average"], instances["score"]
+    attention, score = (content["instances"][key] for key in ("attention_times_average", "score"))
     title, name = "attention, as a multiple of the bag's average", _score_in_words(content)
     unknown = " Truth is not known for any: all are drawn as one kind." if set(score["counts"]) == {"unknown"} else ""
     return _charts(
@@ -248,8 +248,6 @@ def _instance_section(content: Mapping[str, Any]) -> str:
 
 def _attention_section(content: Mapping[str, Any]) -> str:
     bags = content["attention_on_truth"]
-    if bags is None:
-        return _left_out(NO_TRUTH)
     return _charts(
         (charts.svg(charts.shares, bags), "Share of each bag's attention on its positive instances."),
         (charts.svg(charts.aurocs, bags), f"AUROC within each bag of the {_score_in_words(content)}; dotted: chance."),
@@ -258,8 +256,6 @@ def _attention_section(content: Mapping[str, Any]) -> str:
 
 def _training_section(content: Mapping[str, Any]) -> str:
     training = content["training"]
-    if not training or not training["curves"]:
-        return _left_out("no record of a training lies beside the weights.")
     drawn = []
     for title, part in (
         ("loss", "loss"),
@@ -272,7 +268,7 @@ def _training_section(content: Mapping[str, Any]) -> str:
         if lines:
             chart = charts.svg(charts.epochs, title, lines, training["kept"])
             drawn.append((chart, f"By epoch: {title}; dotted: the epoch that was kept."))
-    return _charts(*drawn)
+    return _charts(*drawn) if drawn else ""
 
 
 def _case_section(content: Mapping[str, Any]) -> str:
@@ -329,7 +325,3 @@ def _charts(*drawn: tuple[str, str]) -> str:
 
 def _none(caption: str) -> str:
     return f"<p>{html.escape(caption)} None.</p>"
-
-
-def _left_out(why: str) -> str:
-    return f'<p class="missing">Left out: {html.escape(why)}</p>'

@@ -166,19 +166,16 @@ class CohortReport:
         """Write the files of the cohort, on the first rank."""
         self.of_all = _of_all_ranks(self.own)
         if not dist.is_initialized() or dist.get_rank() == 0:
-            self._write(engine, self.of_all)
+            metrics = cohort_metrics(self.of_all.results)
+            engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
+            write_cohort(self.output_dir, self.of_all, metrics, self.instance_table)
+            logger.info(_closing_line(self.of_all, metrics, self.output_dir))
 
     def refuse(self) -> None:
         """Raise InputError if a bag failed."""
         read, finished, failures, _ = self.of_all
         if failures:
             raise InputError(_failures_line(failures, len(read) + len(finished)))
-
-    def _write(self, engine: Engine, outcomes: Outcomes) -> None:
-        metrics = cohort_metrics(outcomes.results)
-        engine.state.metrics.update({name: figure.value for name, figure in metrics.items()})
-        write_cohort(self.output_dir, outcomes, metrics, self.instance_table)
-        logger.info(_closing_line(outcomes, outcomes.results, metrics, self.output_dir))
 
 
 def write_cohort(
@@ -297,14 +294,14 @@ def _metrics_json(results: Sequence[BagResult], metrics: Mapping[str, Interval])
     return {"bags": len(labels), "positive_bags": sum(labels), **called_by, **figures}
 
 
-def _closing_line(outcomes: Outcomes, results: Sequence[BagResult], metrics: Mapping[str, Any], where: Path) -> str:
+def _closing_line(outcomes: Outcomes, metrics: Mapping[str, Interval], where: Path) -> str:
+    results = outcomes.results
     names = ("read", "skipped (already there)", "failed", "empty (nothing to read)")
     sizes = [len(outcomes.read), len(outcomes.finished), len(outcomes.failures), len(outcomes.empty)]
     counts = [f"{size} {name}" for name, size in zip(names, sizes, strict=True) if size or name == "read"]
     warned = sum(bool(r.about.get("warnings")) for r in results)
     warning = [f"{warned} with warnings, see summary.csv"] if warned else []
-    logged = {name: metrics[name] for name in LOGGED if name in metrics}
-    figures = [f"{name} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for name, f in logged.items()]
+    figures = ["{} {:.3f} [{:.3f}, {:.3f}]".format(name, *metrics[name]) for name in LOGGED if name in metrics]
     positive = [f"{sum(r.positive for r in results)} called positive"]
     if results:
         threshold, origin = results[0].threshold, results[0].threshold_origin

@@ -19,7 +19,7 @@ from scripts.engine.run_record import read_record, run_file
 from scripts.metrics.figures import Cases, draws, tenth
 from scripts.metrics.intervals import auroc, wilson
 from scripts.metrics.summary import is_one_question, with_truth
-from scripts.outputs.results import read_metrics, read_results, rows_in
+from scripts.outputs.results import figures_in, read_metrics, read_results, rows_in
 
 CASES = 10  # of each kind
 AT = np.linspace(0, 1, 101)  # where the bands of curves are given
@@ -32,11 +32,6 @@ def report_content(folder: Path) -> dict[str, Any]:
     results = read_results(folder)
     metrics, summary = read_metrics(folder), folder / "summary.csv"
     over_folds = metrics.get("over_folds", {})
-    figures = {
-        name: {**value, **over_folds.get(name, {})}
-        for name, value in metrics.items()
-        if isinstance(value, dict) and "value" in value
-    }
     labelled = [result for result in results if result.label is not None]
     thresholds = [result.threshold for result in results if result.threshold is not None]
     attention = _attention_on_truth(results)
@@ -53,7 +48,7 @@ def report_content(folder: Path) -> dict[str, Any]:
         "threshold_origin": metrics.get("threshold_origin"),
         "over_folds": {key: over_folds[key] for key in ("folds", "repeats")} if over_folds else None,
         "score": _score(results),
-        "figures": figures,
+        "figures": {name: {**figure, **over_folds.get(name, {})} for name, figure in figures_in(metrics).items()},
         "confusion": _confusion(labelled),
         "curves": _curves(labelled),
         "calibration": _calibrations(labelled),
@@ -156,8 +151,8 @@ def _calibration(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
         bags, positive = int(of_bin.sum()), int(truth[of_bin].sum())
         share, low, high = wilson(positive, bags)
         mean = probability[of_bin].mean() if bags else None
-        bins.append({"bags": bags, "positive": positive, "mean_probability": mean, "share_positive": share})
-        bins[-1] |= {"low": low, "high": high}
+        counts = {"bags": bags, "positive": positive, "mean_probability": mean}
+        bins.append({**counts, "share_positive": share, "low": low, "high": high})
     error = Cases(list(truth[:, None])).calibration(probability)["calibration_error"](np.ones(len(truth)))
     return {"calibration_error": error, "bins": bins}
 

@@ -11,19 +11,10 @@ import numpy as np
 from monai.transforms import Transform
 
 from scripts.core.files import cannot_write, write_whole
-from scripts.core.record import RESEARCH_USE, BagResult, Classes, Model, PatchCoordinates
+from scripts.core.record import FIELDS, RESEARCH_USE, BagResult, Classes, Model, PatchCoordinates
 from scripts.core.scoring import ATTENTION
 
 SCORES = "scores.h5"
-# keys of an instance → fields of the record; its other keys, but for flagged and truth, identify it
-FIELDS = {
-    "score": "scores",
-    "attention": "attention",
-    "attention_logit": "attention_logits",
-    "evidence": "evidence",
-    "instance_logit": "instance_logits",
-    "leave_one_out": "leave_one_out",
-}
 
 
 def as_json(result: BagResult) -> dict[str, Any]:
@@ -98,7 +89,7 @@ def from_json(content: Mapping[str, Any], folder: Path) -> BagResult:
 
 def _from_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     told = {name: field for name, field in FIELDS.items() if rows and name in rows[0]}
-    findings = {*told, "flagged", "truth"}
+    findings = {*told, "flagged", "truth"}  # the other keys identify an instance
     return {
         **{field: np.array([row[name] for row in rows], dtype=np.float32) for name, field in told.items()},
         "instances": [{key: value for key, value in row.items() if key not in findings} for row in rows],

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from scripts.core.errors import InputError
-from scripts.core.record import BagResult, Classes
+from scripts.core.record import FIELDS, BagResult, Classes
 from scripts.core.scoring import ATTENTION
 from scripts.metrics.faithfulness import faithfulness_in
-from scripts.outputs.result_json import FIELDS
 
 
 def read_results(folder: Path, instances: bool = True) -> list[BagResult]:
@@ -50,10 +49,14 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
+def figures_in(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the figures of metrics.json, each with its value and interval."""
+    return {name: each for name, each in metrics.items() if isinstance(each, dict) and "value" in each}
+
+
 def known_values(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of metrics.json that are defined."""
-    figures = {name: each["value"] for name, each in metrics.items() if isinstance(each, dict) and "value" in each}
-    return {name: value for name, value in figures.items() if value is not None}
+    """Return the values of those figures that are defined."""
+    return {name: each["value"] for name, each in figures_in(metrics).items() if each["value"] is not None}
 
 
 def rows_in(path: Path) -> list[dict[str, str]]:

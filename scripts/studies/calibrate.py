@@ -105,18 +105,17 @@ def _in_json(path: Path, *keys: str) -> Any:
 def _with_labels(results: Sequence[BagResult], table: Path | None, folder: Path) -> list[BagResult]:
     """Return the results with a label, of the run or of the table."""
     by_name = {result.bag_id: result for result in results}
-    rows = [] if table is None else list(read_rows(table, ("bag_id", "label")))
     if table is not None:
+        rows = list(read_rows(table, ("bag_id", "label")))
         require_named_once([(line, bag_id) for line, (bag_id, _) in rows], table, "bag")
-    for line, (bag_id, text) in rows:
-        if bag_id not in by_name:
-            raise InputError(f"{table}, line {line} names {bag_id!r}, of which {folder} has no result: take it out")
-        result = by_name[bag_id]
-        assert table is not None
-        label = _label_number(text, result, table, line)
-        if result.label not in (None, label):
-            raise InputError(f"{table}, line {line} labels {bag_id!r} {text}, its result does not: correct one of them")
-        by_name[bag_id] = replace(result, label=label)
+        for line, (bag_id, text) in rows:
+            where = f"{table}, line {line}"
+            if bag_id not in by_name:
+                raise InputError(f"{where} names {bag_id!r}, of which {folder} has no result: take it out")
+            label = _label_number(text, by_name[bag_id], table, line)
+            if by_name[bag_id].label not in (None, label):
+                raise InputError(f"{where} labels {bag_id!r} {text}, its result does not: correct one of them")
+            by_name[bag_id] = replace(by_name[bag_id], label=label)
     labelled = [result for result in by_name.values() if result.label is not None]
     if not labelled:
         raise InputError(f"no result in {folder} has a label: give a csv of bag_id and label with --labels FILE")

@@ -21,7 +21,7 @@ from scripts.core.record import BagResult
 from scripts.datalist.split import patients_by_class
 from scripts.datalist.tables import SECTIONS
 from scripts.engine.operating_point import read_operating_point
-from scripts.metrics.figures import Interval
+from scripts.metrics.figures import UNDEFINED, Interval
 from scripts.metrics.summary import cohort_metrics, of_one_network
 from scripts.outputs.page import write_report
 from scripts.outputs.report import LOGGED, Outcomes, write_cohort
@@ -30,7 +30,6 @@ from scripts.studies.ensemble import write_ensemble
 from scripts.studies.runs import Run, Study, perform, refuse_failures
 
 INNER_PARTS = 5  # of what a fold trains with, one part is its validation section
-UNDEFINED = Interval(math.nan, math.nan, math.nan)
 ORIGIN = "that of each fold's own network, chosen on the fold's validation bags"
 
 
@@ -95,11 +94,10 @@ def _sections_and_labels(datalist: Path) -> tuple[list[str], dict[str, Any]]:
 
 def fold_sections(bags: Sequence[LabelledBag], folds: int, seed: str) -> list[dict[str, list[LabelledBag]]]:
     """Return the datalist of each fold: its bags are the test section, one part of the others the validation."""
-    few = min(
-        Counter(label for label, _ in {(bag.label, bag.patient) for bag in bags}).items(), key=lambda item: item[1]
-    )
-    if few[1] < folds:
-        raise InputError(f"the label {few[0]} has {few[1]} patients, fewer than {folds} folds: give fewer --folds")
+    patients = Counter(label for label, _ in {(bag.label, bag.patient) for bag in bags})
+    label, few = patients.most_common()[-1]
+    if few < folds:
+        raise InputError(f"the label {label} has {few} patients, fewer than {folds} folds: give fewer --folds")
     found = []
     parts = deal(bags, folds, seed)
     for fold, held_out in enumerate(parts):

@@ -153,12 +153,12 @@ def bundle_folder(wing: str) -> Path:
 
 def _config_file(name: str, bundle: Path) -> str:
     """A config as a command in the bundle folder names it: one of the bundle's by its name, or the user's own."""
-    for path in (bundle / name, bundle / "configs" / name):
-        if path.is_file() and not Path(name).is_file():
-            return str(path.relative_to(bundle))
-    if not Path(name).is_file():
-        raise InputError(f"--config {name} is neither a file nor one in {bundle / 'configs'}: correct its name")
-    return str(Path(name).absolute())
+    if Path(name).is_file():
+        return str(Path(name).absolute())
+    for path in (Path(name), Path("configs", name)):
+        if (bundle / path).is_file():
+            return str(path)
+    raise InputError(f"--config {name} is neither a file nor one in {bundle / 'configs'}: correct its name")
 
 
 def _as_typed(value: object) -> str:
@@ -185,10 +185,10 @@ def perform(study: Study, runs: Sequence[Run], figures: Callable[[Run], str]) ->
         futures = {pool.submit(_train_and_evaluate, study, run, children): run for run in left}
         for number, future in enumerate(as_completed(futures), start=1):
             run, error = futures[future], future.exception()
-            if error is not None and not isinstance(error, InputError):
-                raise error
-            if error is not None:
+            if isinstance(error, InputError):
                 failures[run.name] = str(error)
+            elif error is not None:
+                raise error
             minutes = (time.monotonic() - started) / number * (len(left) - number) / 60
             remaining = f"about {minutes:.0f} min left" if number < len(left) else "the last"
             print(f"{run.name}: {f'failed: {error}' if error else figures(run)} ({remaining})", flush=True)

@@ -65,7 +65,7 @@ class SaveGeoJSONd(Transform):
                 if count > self.most_tiles:
                     why = f"{count} patches are too many for QuPath; --most_tiles {count} writes them"
                     logger.info("%s of %s holds regions alone: %s", path.name, result.bag_id, why)
-                write_geojson(path, result, slide, self.regions_above, with_tiles=count <= self.most_tiles)
+                write_geojson(path, slide, self.regions_above, with_tiles=count <= self.most_tiles)
             else:
                 unit = slide.header.unit
                 way = "give --slides or --slide_mpp" if unit == MICROMETRES else ADOPT
@@ -74,9 +74,7 @@ class SaveGeoJSONd(Transform):
         return with_warnings(data, warnings)
 
 
-def write_geojson(
-    path: Path, result: BagResult, slide: SlideResult, regions_above: float, with_tiles: bool = True
-) -> None:
+def write_geojson(path: Path, slide: SlideResult, regions_above: float, with_tiles: bool = True) -> None:
     """Write regions, and tiles if asked for, whole or not at all; the same result gives the same bytes."""
     with (
         whole_file(path) as beside,
@@ -85,7 +83,7 @@ def write_geojson(
     ):
         file.write(b'{"type":"FeatureCollection","features":[')
         separator = b"\n"
-        for block in _feature_texts(result, slide, regions_above, with_tiles):
+        for block in _feature_texts(slide, regions_above, with_tiles):
             file.write(separator + block.encode())
             separator = b",\n"
         file.write(b"\n]}\n")
@@ -136,28 +134,22 @@ def _rows_of_tiles(corners: np.ndarray, tile: float) -> np.ndarray:
 def _snapped(edges: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the edges, each moved onto the nearest of the others that is within a rounding error."""
     known = np.unique(others)
-    after = np.searchsorted(known, edges)
-    candidates = known[np.stack([np.maximum(after - 1, 0), np.minimum(after, len(known) - 1)])]
-    nearest = np.take_along_axis(candidates, np.abs(candidates - edges).argmin(axis=0)[None], axis=0)[0]
+    nearest = known[np.searchsorted((known[1:] + known[:-1]) / 2, edges)]
     return np.where(np.abs(nearest - edges) <= SAME_EDGE, nearest, edges)
 
 
-def _feature_texts(result: BagResult, slide: SlideResult, regions_above: float, with_tiles: bool) -> Iterator[str]:
+def _feature_texts(slide: SlideResult, regions_above: float, with_tiles: bool) -> Iterator[str]:
     """Give the features as text, regions first; their UUIDs are the same in each run."""
     if not all(np.isfinite(values).all() for values in slide.of_patches.values()):
         raise InputError(f"the network gives no numbers for {slide.header.slide_id}: check its weights")
-    digest = hashlib.sha256(f"{result.bag_id}/{slide.header.slide_id}".encode(errors="replace")).hexdigest()
+    digest = hashlib.sha256(f"{slide.bag.bag_id}/{slide.header.slide_id}".encode(errors="replace")).hexdigest()
     # version 8 is a scheme of one's own: all begin alike and end in a number, as hashing 100,000 would take long
     identity = f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-8{digest[15:18]}-%012x"
-    metadata = _metadata(result, slide, regions_above)
-    count, score = len(slide.ranks), f"score ({result.score_name})"
-    above = slide.flagged & (_multiples(result, slide) > regions_above)
+    metadata = _metadata(slide, regions_above)
+    count, score = len(slide.ranks), f"score ({slide.bag.score_name})"
+    above = slide.flagged & (_multiples(slide) > regions_above)
     for number, region in enumerate(regions(slide.coords.astype(float), slide.header.tile, above)):
-        properties = {
-            "objectType": "annotation",
-            **_region_properties(number, region, slide, result),
-            "metadata": metadata,
-        }
+        properties = {**_region_properties(number, region, slide), "metadata": metadata}
         shifted = shapely.transform(region.area, lambda points: np.round(points - slide.origin, 2))
         geometry = shapely.geometry.mapping(shifted)
         feature = {"type": "Feature", "id": identity % (count + number), "geometry": geometry, "properties": properties}
@@ -166,16 +158,18 @@ def _feature_texts(result: BagResult, slide: SlideResult, regions_above: float, 
         yield _tile_features(identity, slide, range(start, min(start + TILES_PER_TEXT, count)), score)
 
 
-def _multiples(result: BagResult, slide: SlideResult) -> np.ndarray:
+def _multiples(slide: SlideResult) -> np.ndarray:
     """How many times a patch has what it is flagged above; (n,)."""
+    result = slide.bag
     if result.score_name == EVIDENCE and result.flag_above:
         return slide.of_patches["score"] / result.flag_above
     return np.full(len(slide.ranks), np.inf) if result.score_name in SIGNED else slide.times_average
 
 
-def _region_properties(number: int, region: Region, slide: SlideResult, result: BagResult) -> dict[str, Any]:
+def _region_properties(number: int, region: Region, slide: SlideResult) -> dict[str, Any]:
+    score_name = slide.bag.score_name
     measurements: dict[str, float] = {"tiles": len(region.tiles)}
-    measured = {f"score ({result.score_name})": slide.of_patches["score"], TIMES_AVERAGE: slide.times_average}
+    measured = {f"score ({score_name})": slide.of_patches["score"], TIMES_AVERAGE: slide.times_average}
     for name, values in measured.items():
         of_region = values[region.tiles]
         measurements |= {f"mean {name}": float(of_region.mean()), f"highest {name}": float(of_region.max())}
@@ -183,15 +177,13 @@ def _region_properties(number: int, region: Region, slide: SlideResult, result: 
         measurements["area mm²"] = region.area.area * slide.header.mpp**2 / 1e6
     if slide.truth is not None:
         measurements["annotated tiles"] = int(slide.truth[region.tiles].sum())
+    what = SCORE_WORDS[score_name] if score_name in SIGNED else "attention"
     return {
+        "objectType": "annotation",
         "name": f"region {number + 1}" if region.area.geom_type == "Polygon" else "smaller regions",
-        "classification": {"name": f"high {_what_stands_out(result)}", "color": REGION_COLOUR},
+        "classification": {"name": f"high {what}", "color": REGION_COLOUR},
         "measurements": {key: round(value, 6) for key, value in measurements.items()},
     }
-
-
-def _what_stands_out(result: BagResult) -> str:
-    return SCORE_WORDS[result.score_name] if result.score_name in SIGNED else "attention"
 
 
 def _tile_features(identity: str, slide: SlideResult, block: range, score: str) -> str:
@@ -219,8 +211,9 @@ def _tile_features(identity: str, slide: SlideResult, block: range, score: str) 
     return ",\n".join(map(feature.__mod__, rows))
 
 
-def _metadata(result: BagResult, slide: SlideResult, regions_above: float) -> dict[str, str]:
+def _metadata(slide: SlideResult, regions_above: float) -> dict[str, str]:
     """Return the texts that QuPath shows with a region."""
+    result = slide.bag
     of_what = "that evidence" if result.score_name == EVIDENCE else "the average"
     metadata = {
         "normalisation": normalisation(result),
@@ -233,5 +226,5 @@ def _metadata(result: BagResult, slide: SlideResult, regions_above: float) -> di
         "note": RESEARCH_USE,
     }
     if result.model is not None:
-        metadata["model"] = " ".join(filter(None, (result.model.name, result.model.version, result.model.sha256)))
+        metadata["model"] = " ".join(filter(None, result.model[:3]))  # name, version, sha256
     return metadata

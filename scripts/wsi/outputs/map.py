@@ -13,8 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import AsinhNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from scripts.core.record import BagResult, PatchCoordinates
-from scripts.core.scoring import ATTENTION, EVIDENCE, SCORE_WORDS, SIGNED, score_name
+from scripts.core.scoring import ATTENTION, EVIDENCE, SCORE_WORDS, SIGNED
 from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png, signed_score
 from scripts.wsi.outputs.view import TIMES_AVERAGE, FilePerSlide, SlideResult, SlideView
 
@@ -68,69 +67,47 @@ class Layer(NamedTuple):
 
 
 class DrawSlided(FilePerSlide):
-    """Write `output_dir/<bag_id>/map.png`, or `<slide_id>.png` for each of several slides.
-
-    Args:
-        output_dir: folder of the results.
-        slides: folder of the slides, for patches at full resolution; without it only a thumbnail stored with the
-            features is drawn.
-        shown: at most so many patches in the strip, those with the highest score.
-        annotation_values: values of a mask or class names of polygons that are drawn as annotated; None = all.
-        score: "instance", "evidence" or "attention", whose map is drawn; None: of the score that flags.
-    """
+    """Write `output_dir/<bag_id>/map.png`, or `<slide_id>.png` for each of several slides; see `FilePerSlide`."""
 
     suffix = ".png"
+    shown = 8
 
-    def __init__(
-        self,
-        output_dir: str,
-        slides: str | None = None,
-        shown: int = 8,
-        annotation_values: Sequence[int | str] | None = None,
-        score: str | None = None,
-    ) -> None:
-        super().__init__(output_dir, slides, annotation_values)
-        self.shown = shown
-        self.score = None if score is None else score_name(score, "picture_score")
-
-    def content(self, result: BagResult, view: SlideView, number: int) -> bytes:
+    def content(self, view: SlideView) -> bytes:
         """Return the picture of a slide."""
-        return png(draw_slide(result, view, self.shown, layer(result, number, self.score)), DPI)
+        return png(draw_slide(view, self.shown, layer(view.slide, self.score)), DPI)
 
 
-def layer(result: BagResult, number: int, score: str | None = None) -> Layer:
-    """Return the map of a score over the slide of this number in the bag; None: of the score that flags."""
-    patches = result.instances
-    assert isinstance(patches, PatchCoordinates)
-    own, several = patches.slide == number, len(result.about["slides"]) > 1
+def layer(slide: SlideResult, score: str | None = None) -> Layer:
+    """Return the map of a score over a slide; None: of the score that flags."""
+    result = slide.bag
     asked = score or result.score_name
     signed = signed_score(result, asked) if asked in SIGNED else None
     if signed is None:
-        of = "all slides" if several else "the slide"
+        of = "all slides" if len(result.about["slides"]) > 1 else "the slide"
         title, scale = f"attention of each patch{evenness(result)}", f"attention, times the\naverage of {of}"
         ticks = {0.1: "0.1", 1: "1", 10: "10"}
-        return Layer(ATTENTION, TIMES_AVERAGE, result.times_average[own], ATTENTION_SCALE, COLOURS, title, scale, ticks)
+        return Layer(ATTENTION, TIMES_AVERAGE, slide.times_average, ATTENTION_SCALE, COLOURS, title, scale, ticks)
     # a patch's share of the logit is tiny: times their number it is what the logit would be if all were as this one
-    times = (result.slots or len(patches)) if signed.name == EVIDENCE else 1
+    times = (result.slots or len(result.instances)) if signed.name == EVIDENCE else 1
     white = f",\nwhite: the {signed.middle:.3g} that a bag needs" if signed.middle else ""
     scale = f"{signed.title}{f' × {times:,} patches' if times > 1 else ''}{white}"
     title = f"{signed.title} of each patch: red for the finding, blue against it"
     told = {at: f"{signed.middle + at:.3g}" for at in (-10.0, -1.0, 0.0, 1.0, 10.0)}  # of the score, as in the strip
-    drawn = signed.title, signed.values[own], SIGNED_SCALE, SIGNED_COLOURS, title, scale, told
+    drawn = signed.title, signed.values[slide.own], SIGNED_SCALE, SIGNED_COLOURS, title, scale, told
     return Layer(signed.name, *drawn, signed.middle, times)
 
 
-def slide_headline(result: BagResult, slide: SlideResult) -> str:
+def slide_headline(slide: SlideResult) -> str:
     """Return the lines above the picture of one slide of a bag."""
-    several = len(result.about["slides"]) > 1
-    name = f"{result.bag_id}, slide {slide.header.slide_id}" if several else result.bag_id
-    return headline(result, f"{slide.flagged.sum()} of {len(slide.ranks)} patches flagged", name)
+    several = len(slide.bag.about["slides"]) > 1
+    name = f"{slide.bag.bag_id}, slide {slide.header.slide_id}" if several else None
+    return headline(slide.bag, f"{slide.flagged.sum()} of {len(slide.ranks)} patches flagged", name)
 
 
-def draw_slide(result: BagResult, view: SlideView, shown: int, drawn: Layer) -> Figure:
+def draw_slide(view: SlideView, shown: int, drawn: Layer) -> Figure:
     """Return the picture of one slide of a bag, with at most `shown` patches below it."""
     slide = view.slide
-    headlines = [line for part in slide_headline(result, slide).splitlines() for line in textwrap.wrap(part, 120)]
+    headlines = [line for part in slide_headline(slide).splitlines() for line in textwrap.wrap(part, 120)]
     chosen = highest(slide, shown)
     patches = view.tiles(chosen, PATCH_PIXELS)
     sheet = _Sheet(view.window, len(headlines), len(patches))
@@ -149,7 +126,7 @@ def draw_slide(result: BagResult, view: SlideView, shown: int, drawn: Layer) -> 
     bar.set_yticks(list(drawn.ticks), labels=list(drawn.ticks.values()))
     _draw_scale(sheet, view)
     if patches:
-        _draw_patches(sheet, result, slide, chosen, patches)
+        _draw_patches(sheet, slide, chosen, patches)
     return figure
 
 
@@ -282,35 +259,33 @@ def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
     axes.text(length + 0.08 / sheet.scale, 0.5, text, fontsize=9, va="center")
 
 
-def strip_title(result: BagResult, slide: SlideResult, chosen: Sequence[int]) -> str:
+def strip_title(slide: SlideResult, chosen: Sequence[int]) -> str:
     """Return what the chosen patches of a slide are."""
-    signed = result.score_name in SIGNED
-    title = f"the patches with the {f'highest {SCORE_WORDS[result.score_name]}' if signed else 'most attention'}"
+    name = slide.bag.score_name
+    title = f"the patches with the {f'highest {SCORE_WORDS[name]}' if name in SIGNED else 'most attention'}"
     title += ", red: flagged" if slide.flagged[chosen].any() else ""
     left_out = len(chosen) and (np.delete(slide.ranks, chosen) > slide.ranks[chosen].min()).any()
     return title + ("; left out: patches that overlap one of these" if left_out else "")
 
 
-def patch_words(result: BagResult, slide: SlideResult, index: int) -> str:
+def patch_words(slide: SlideResult, index: int) -> str:
     """Return what is said of one patch below it."""
+    name = slide.bag.score_name
     x, y = np.rint(slide.coords[index]).astype(int)
-    if result.score_name in SIGNED:
-        said = f"{SCORE_WORDS[result.score_name]} {slide.of_patches['score'][index]:+.3g}"
+    if name in SIGNED:
+        said = f"{SCORE_WORDS[name]} {slide.of_patches['score'][index]:+.3g}"
     else:
         said = f"{slide.times_average[index]:.2f} × average"
     return f"{said}\nx {x}, y {y}"
 
 
-def _draw_patches(
-    sheet: _Sheet, result: BagResult, slide: SlideResult, chosen: Sequence[int], patches: Sequence[np.ndarray]
-) -> None:
-    title, height = strip_title(result, slide, chosen), sheet.up(sheet.strip + TITLE / 2)
+def _draw_patches(sheet: _Sheet, slide: SlideResult, chosen: Sequence[int], patches: Sequence[np.ndarray]) -> None:
+    title, height = strip_title(slide, chosen), sheet.up(sheet.strip + TITLE / 2)
     sheet.figure.text(0.5, height, title, ha="center", va="center", fontsize=10)
     for number, (index, pixels) in enumerate(zip(chosen, patches, strict=True)):
         axes = sheet.axes(f"patch {index}", *sheet.patch_place(number))
         axes.imshow(pixels, interpolation="antialiased")
         axes.set(xticks=[], yticks=[])
         if slide.flagged[index]:
-            for side in axes.spines.values():
-                side.set(color=FLAGGED, linewidth=2)
-        axes.set_xlabel(patch_words(result, slide, index), fontsize=8)
+            axes.spines[:].set(color=FLAGGED, linewidth=2)
+        axes.set_xlabel(patch_words(slide, index), fontsize=8)

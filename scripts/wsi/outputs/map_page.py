@@ -15,8 +15,7 @@ import shapely
 from matplotlib import colormaps
 from PIL import Image
 
-from scripts.core.record import BagResult
-from scripts.core.scoring import ATTENTION, EVIDENCE, in_words, score_name
+from scripts.core.scoring import ATTENTION, EVIDENCE, in_words
 from scripts.outputs.drawing import FLAGGED, TRUTH
 from scripts.wsi.outputs.map import (
     ALPHA,
@@ -44,7 +43,6 @@ FINEST_OUTLINE = 1 / 16  # of a patch
 HOW_TO_MOVE = (
     "wheel, pinch, double click, + and −: zoom\ndrag, arrows: move\n0: all of the slide\nspace, held: the slide alone"
 )
-MARKS = {"flagged": 1, "annotated": 2}
 
 
 class SaveMapPaged(FilePerSlide):
@@ -52,29 +50,18 @@ class SaveMapPaged(FilePerSlide):
 
     Args:
         output_dir: folder of the results.
-        slides: folder of the slides; without it only a thumbnail stored with the features is shown.
-        shown: at most so many patches in the strip, those with the highest score.
-        annotation_values: values of a mask or class names of polygons that are drawn as annotated; None = all.
-        score: "instance", "evidence" or "attention", which is shown first; None: the score that flags.
         page_from: slides of so many patches or more have a page; None (or "none"): no slide has.
         most_pixels: of the picture of the slide, along its longer side.
+        drawn: see `FilePerSlide`.
     """
 
     suffix = ".html"
+    shown = 12
 
     def __init__(
-        self,
-        output_dir: str,
-        slides: str | None = None,
-        shown: int = 12,
-        annotation_values: Sequence[int | str] | None = None,
-        score: str | None = None,
-        page_from: int | str | None = 20_000,
-        most_pixels: int = 4096,
+        self, output_dir: str, page_from: int | str | None = 20_000, most_pixels: int = 4096, **drawn: Any
     ) -> None:
-        super().__init__(output_dir, slides, annotation_values)
-        self.shown = shown
-        self.score = None if score is None else score_name(score, "picture_score")
+        super().__init__(output_dir, **drawn)
         never = str(page_from).lower() == "none"  # the command line has no null
         self.page_from = None if never else whole_number(page_from, "page_from", 0, ", or none")
         self.most_pixels = whole_number(most_pixels, "most_pixels", 1)
@@ -83,29 +70,27 @@ class SaveMapPaged(FilePerSlide):
         """Return whether a slide has as many patches as a page is for."""
         return self.page_from is not None and len(slide.ranks) >= self.page_from
 
-    def content(self, result: BagResult, view: SlideView, number: int) -> str:
+    def content(self, view: SlideView) -> str:
         """Return the page of a slide."""
         asked = (self.score, None, ATTENTION, EVIDENCE)
-        layers = {each.key: each for each in (layer(result, number, score) for score in asked)}
-        return map_page(result, view, list(layers.values()), self.shown, self.most_pixels)
+        layers = {each.key: each for each in (layer(view.slide, score) for score in asked)}
+        return map_page(view, list(layers.values()), self.shown, self.most_pixels)
 
 
-def map_page(
-    result: BagResult, view: SlideView, layers: Sequence[Layer], shown: int = 12, most_pixels: int = 4096
-) -> str:
+def map_page(view: SlideView, layers: Sequence[Layer], shown: int = 12, most_pixels: int = 4096) -> str:
     """Return the page of one slide of a bag, the first of its layers in sight."""
     slide = view.slide
     chosen = highest(slide, shown)
     pictures = [_jpeg(Image.fromarray(tile)) for tile in view.tiles(chosen, PATCH_PIXELS)] or [""] * len(chosen)
-    told = _told(result, view, layers, most_pixels)
+    told = _told(view, layers, most_pixels)
     # names may be hostile: "<" could end the script that holds them
     facts = json.dumps(told, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     script = MAP_DRAWING + MAP_CONTROLS
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    title, *more = (html.escape(line) for line in slide_headline(result, slide).splitlines())
-    strip = "".join(_best_button(result, slide, *each) for each in zip(chosen, pictures, strict=True))
-    heading = html.escape(strip_title(result, slide, chosen)) if chosen else "no tissue"
+    title, *more = (html.escape(line) for line in slide_headline(slide).splitlines())
+    strip = "".join(_best_button(slide, *each) for each in zip(chosen, pictures, strict=True))
+    heading = html.escape(strip_title(slide, chosen)) if chosen else "no tissue"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
@@ -121,16 +106,15 @@ def map_page(
 """
 
 
-def _told(result: BagResult, view: SlideView, layers: Sequence[Layer], most_pixels: int) -> dict[str, Any]:
+def _told(view: SlideView, layers: Sequence[Layer], most_pixels: int) -> dict[str, Any]:
     """Return what the script is told of a slide: see `map_drawing.py`, which reads it."""
     slide, tile = view.slide, view.slide.header.tile
     numbers = {each.name: each.score for each in layers}
-    numbers.setdefault(in_words(result.score_name, result.score_smoothing), slide.of_patches["score"])
+    numbers.setdefault(in_words(slide.bag.score_name, slide.bag.score_smoothing), slide.of_patches["score"])
     numbers.setdefault(TIMES_AVERAGE, slide.times_average)
     names = list(numbers)
-    marks = MARKS["flagged"] * slide.flagged.astype(np.uint8)
-    if slide.truth is not None:
-        marks += MARKS["annotated"] * (slide.truth > 0).astype(np.uint8)
+    annotated = 0 if slide.truth is None else slide.truth > 0
+    marks = slide.flagged * 1 + annotated * 2  # FLAGGED and ANNOTATED of the script
     picture = view.picture(most_pixels)
     return {
         "window": [float(side) for side in view.window],
@@ -220,7 +204,7 @@ def _jpeg(image: Image.Image) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-def _best_button(result: BagResult, slide: SlideResult, index: int, picture: str) -> str:
+def _best_button(slide: SlideResult, index: int, picture: str) -> str:
     image = f'<img src="data:image/jpeg;base64,{picture}" alt="">' if picture else ""
     kind = ' class="flagged"' if slide.flagged[index] else ""
-    return f'<button data-patch="{index}"{kind}>{image}{html.escape(patch_words(result, slide, index))}</button>'
+    return f'<button data-patch="{index}"{kind}>{image}{html.escape(patch_words(slide, index))}</button>'

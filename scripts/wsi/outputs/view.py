@@ -19,6 +19,7 @@ from scripts.core.errors import InputError
 from scripts.core.files import write_whole
 from scripts.core.hdf5 import require_all_own
 from scripts.core.record import BagResult, PatchCoordinates
+from scripts.core.scoring import score_name
 from scripts.core.units import Level0Pixels
 from scripts.outputs.drawing import ranks
 from scripts.outputs.writers import with_warnings
@@ -35,6 +36,8 @@ LEAST_TILE_PIXELS = 32  # a tile with fewer, cut from a thumbnail, shows nothing
 class SlideResult:
     """One slide of a bag's result, with n patches."""
 
+    bag: BagResult
+    own: np.ndarray  # bool, which patches of the bag are of this slide
     header: FeatureHeader
     source: str  # path of its features
     coords: np.ndarray  # (n, 2)
@@ -69,6 +72,8 @@ def slides_of(result: BagResult) -> list[SlideResult]:
         own = patches.slide == number
         slides.append(
             SlideResult(
+                bag=result,
+                own=own,
                 header=FeatureHeader.from_json({key: value for key, value in metadata.items() if key != "source"}),
                 source=metadata["source"],
                 coords=patches.coords[own],
@@ -204,20 +209,27 @@ class FilePerSlide(Transform, ABC):
         output_dir: folder of the results.
         slides: folder of the slides; without it only a thumbnail stored with the features is drawn.
         annotation_values: values of a mask or class names of polygons that are drawn as annotated; None = all.
+        score: "instance", "evidence" or "attention", which is drawn (on a page, shown first); None: the one that flags.
     """
 
     suffix: str
+    shown: int  # patches in the strip, at most
 
     def __init__(
-        self, output_dir: str, slides: str | None = None, annotation_values: Sequence[int | str] | None = None
+        self,
+        output_dir: str,
+        slides: str | None = None,
+        annotation_values: Sequence[int | str] | None = None,
+        score: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.slides = SlideFolder(slides)
         self.annotation_values = annotation_values
+        self.score = None if score is None else score_name(score, "picture_score")
 
     @abstractmethod
-    def content(self, result: BagResult, view: SlideView, number: int) -> str | bytes:
-        """Return what stands in the file of the slide of this number."""
+    def content(self, view: SlideView) -> str | bytes:
+        """Return what stands in the file of a slide."""
 
     def wants(self, slide: SlideResult) -> bool:
         """Return whether a slide gets a file; that of an earlier run is removed where it does not."""
@@ -232,19 +244,19 @@ class FilePerSlide(Transform, ABC):
             count = f"{len(annotations)} annotations for the {len(slides)} slides of a bag"
             raise InputError(f"{count}: give one for each, or null")
         warnings: list[str] = []
-        for number, (stem, slide) in enumerate(zip(file_stems(slides, "map"), slides, strict=True)):
+        for stem, slide, annotation in zip(file_stems(slides, "map"), slides, annotations, strict=True):
             path = self.output_dir / result.bag_id / f"{stem}{self.suffix}"
             if not self.wants(slide):
                 path.unlink(missing_ok=True)
                 continue
-            view, annotation = view_slide(slide, self.slides), annotations[number]
+            view = view_slide(slide, self.slides)
             try:
-                content = self.content(result, self._outlined(view, annotation), number)
+                content = self.content(self._outlined(view, annotation))
             except (InputError, openslide.OpenSlideError) as error:
                 if view.facts is None:
                     raise
                 view = SlideView(slide, warnings=(f"the slide is left out of its map: {error}",))
-                content = self.content(result, self._outlined(view, annotation), number)
+                content = self.content(self._outlined(view, annotation))
             warnings.extend(view.warnings)
             write_whole(path, content)
         return with_warnings(data, warnings)

@@ -47,7 +47,7 @@ def drawn(
     result: BagResult, number: int = 0, outlines: Sequence[np.ndarray] = (), slides: Path | None = None, shown: int = 8
 ) -> Figure:
     view = view_slide(slides_of(result)[number], SlideFolder(None if slides is None else str(slides)))
-    return draw_slide(result, dataclasses.replace(view, outlines=outlines), shown, layer(result, number))
+    return draw_slide(dataclasses.replace(view, outlines=outlines), shown, layer(view.slide))
 
 
 def of_label(figure: Figure, label: str) -> Axes:
@@ -295,9 +295,9 @@ def test_each_slide_has_a_png_of_its_own_and_the_annotation_of_its_file(
 ) -> None:
     outlined: list[Sequence[np.ndarray]] = []
 
-    def spy(result: BagResult, view: SlideView, shown: int, over: Layer) -> Figure:
+    def spy(view: SlideView, shown: int, over: Layer) -> Figure:
         outlined.append(view.outlines)
-        return draw_slide(result, view, shown, over)
+        return draw_slide(view, shown, over)
 
     monkeypatch.setattr("scripts.wsi.outputs.map.draw_slide", spy)
     polygon, mask = tmp_path / "a.geojson", tmp_path / "b.png"
@@ -350,10 +350,14 @@ def signed(score: str, evidence: Sequence[float] = (-0.4, 0.1, 1.2), **more: Any
     return told(small(), evidence=values, scores=values, score_name=score, flag_above=flag_above, **more)
 
 
+def mapped(result: BagResult, score: str | None = None) -> Layer:
+    return layer(slides_of(result)[0], score)
+
+
 @pytest.mark.parametrize("score", ["evidence", "instance"])
 def test_what_speaks_for_the_finding_is_red_what_speaks_against_it_blue_and_the_middle_white(score: str) -> None:
     result = signed(score)
-    shown = layer(result, 0)
+    shown = mapped(result)
     middle, times = (0.0, 3) if score == "evidence" else (0.3, 1)
     colours = colormaps[shown.colours](shown.norm(shown.values))[:, :3]
     for value, (red, green, blue) in zip(result.scores, colours, strict=True):
@@ -382,14 +386,14 @@ def test_long_numbers_and_two_lines_beside_the_colour_bar_are_on_the_sheet() -> 
 
 
 def test_a_logit_of_one_is_clearly_coloured() -> None:
-    norm = layer(signed("instance"), 0).norm
+    norm = mapped(signed("instance")).norm
     for colour in colormaps["RdBu_r"](norm(np.array([-1.0, 1.0])))[:, :3]:
         assert np.ptp(colour) > 0.3  # of the map of a weak network, that seldom says more
     np.testing.assert_allclose(norm(np.array([-20.0, 20.0])), [0.0, 1.0], atol=1e-9)
 
 
 def test_the_colours_of_a_signed_score_mean_the_same_on_every_slide_and_what_is_faint_stays_pale() -> None:
-    faint, strong = layer(signed("instance", (0.29, 0.31, 0.25)), 0), layer(signed("instance", (-9, 0, 90)), 0)
+    faint, strong = mapped(signed("instance", (0.29, 0.31, 0.25))), mapped(signed("instance", (-9, 0, 90)))
     assert faint.norm is strong.norm
     assert colormaps[faint.colours](faint.norm(faint.values))[:, :3].min() > 0.93
     assert colormaps[strong.colours](strong.norm(strong.values))[0, 0] < 0.3  # deep blue
@@ -397,11 +401,11 @@ def test_the_colours_of_a_signed_score_mean_the_same_on_every_slide_and_what_is_
 
 def test_the_map_of_another_score_is_drawn_by_its_name_and_that_of_attention_where_it_is_not_known() -> None:
     result = signed("evidence")
-    assert layer(result, 0, "attention").colours == layer(small(), 0).colours
-    np.testing.assert_array_equal(layer(result, 0, "attention").values, result.times_average)
-    np.testing.assert_array_equal(layer(result, 0, "instance").values, result.of_instances["instance_logit"])
-    assert layer(small(), 0, "evidence").title == "attention of each patch"
-    assert "smoothed (α 0.5)" in layer(signed("evidence", score_smoothing=0.5), 0).scale
+    assert mapped(result, "attention").colours == mapped(small()).colours
+    np.testing.assert_array_equal(mapped(result, "attention").values, result.times_average)
+    np.testing.assert_array_equal(mapped(result, "instance").values, result.of_instances["instance_logit"])
+    assert mapped(small(), "evidence").title == "attention of each patch"
+    assert "smoothed (α 0.5)" in mapped(signed("evidence", score_smoothing=0.5)).scale
     with pytest.raises(InputError, match="the score 'heat' is not known: give --picture_score"):
         DrawSlided("out", score="heat")
 

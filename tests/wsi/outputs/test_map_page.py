@@ -51,8 +51,9 @@ def viewed(result: BagResult, slides: Path | None = None, number: int = 0, **mor
 
 
 def page(result: BagResult, view: SlideView | None = None, **given: Any) -> str:
-    layers = [layer(result, 0, score) for score in (None, "attention", "evidence")]
-    return map_page(result, view or viewed(result), layers, **given)
+    view = view or viewed(result)
+    layers = [layer(view.slide, score) for score in (None, "attention", "evidence")]
+    return map_page(view, layers, **given)
 
 
 class Parsed(HTMLParser):
@@ -128,7 +129,7 @@ def test_the_colours_of_a_page_are_those_of_the_picture(number: int) -> None:
     result = scored(40, 30)
     assert result.evidence is not None
     result = dataclasses.replace(result, evidence=result.evidence / 1200)
-    content, drawn = facts(page(result)), layer(result, 0, [None, "attention", "evidence"][number])
+    content, drawn = facts(page(result)), layer(slides_of(result)[0], [None, "attention", "evidence"][number])
     shown = content["layers"][number]
     assert (shown["key"], shown["on"]) == (["instance", "attention", "evidence"][number], number == 0)
     values = decoded(content["numbers"][shown["number"]]["values"]).astype(float)
