@@ -44,24 +44,24 @@ def examine_ct(path: Path, datalist: Path | None, output_dir: Path) -> Iterator[
     yield from examine_computer(output_dir, HEAD_CT)
     if datalist is None and (path / "datalist.json").is_file():
         datalist = path / "datalist.json"
-    bags: Entries = []
     try:
         if not path.exists():
             raise InputError(f"{path} does not exist: check the path")
         if path.suffix.lower() in TABLES and not is_feature_file(path):
             yield examine_table(path)
             return
+        sections = {}
         if datalist is None:
-            bags = _scans_at(path)
-            yield Finding(Level.PASS, f"{path} holds {len(bags)} scan{'s' * (len(bags) > 1)}")
-            images = None if _are_features(bags) else _images_of(bags, None)
+            sections[""] = _scans_at(path)
+            yield Finding(Level.PASS, f"{path} holds {len(sections[''])} scan{'s' * (len(sections['']) > 1)}")
         else:
-            sections = {}
             for section, given in sections_in(datalist).items():
                 finding, sections[section] = examine_section(datalist, section, given, path, None, "scans")
-                bags += sections[section]
                 yield finding
-            images = None if _are_features(bags) else _images_of(bags, datalist.with_name(INDEX))
+        bags = [bag for own in sections.values() for bag in own]
+        are_features = bags and all(str(bag["image"]).endswith(".h5") for bag in bags)
+        images = None if are_features else _images_of(bags, datalist and datalist.with_name(INDEX))
+        if datalist is not None:
             leakage = leakage_by_names(sections) if images is None else images.leakage(sections, {})[0]
             if leakage.patients < 2 and not leakage.shared_images:
                 text = f"the scans name {leakage.patients or 'no'} patient, so nobody knows who is in two sections"
@@ -85,10 +85,6 @@ def _scans_at(path: Path) -> Entries:
     if not path.is_dir():
         return [{"image": str(path), "bag_id": path.name}]
     return list(find_slice_features(path)) if any(path.glob("*.h5")) else find_scans(path)
-
-
-def _are_features(bags: Entries) -> bool:
-    return bool(bags) and all(str(bag["image"]).endswith(".h5") for bag in bags)
 
 
 def examine_table(path: Path) -> Finding:

@@ -9,7 +9,6 @@ import torch
 from monai.engines import PrepareBatch
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
-from torch import Tensor
 
 from scripts.core.errors import InputError
 from scripts.ct.dicom.hounsfield import AIR_HU
@@ -68,21 +67,15 @@ class PrepareScans(PrepareBatch):
 
     def __call__(self, batchdata: dict[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any) -> Any:
         if self.windows is not None:
-            image = self.with_windows(batchdata["image"], batchdata["mask"], self.windows, device, non_blocking)
-            batchdata = {**batchdata, "image": image}
+            scans, mask = batchdata["image"], batchdata["mask"]
+            shape = len(scans), mask.shape[-1], len(self.windows), self.size, self.size
+            image = torch.zeros(shape, device=device)  # and 0 it stays where the mask [B, 1, N] is
+            for into, scan, there in zip(image, scans, mask, strict=True):
+                count = int(there.sum())
+                slices = scan.to(device, non_blocking=non_blocking)[0].movedim(-1, 0)[:count]  # [n, rows, columns]
+                into[:count] = windowed(slices.float(), self.windows, self.size)
+            batchdata = {**batchdata, "image": image.permute(0, 2, 3, 4, 1)}  # [B, windows, rows, columns, N]
         return self.prepare_batch(batchdata, device, non_blocking, **kwargs)
-
-    def with_windows(
-        self, scans: Sequence[Tensor], mask: Tensor, windows: Sequence[tuple[float, float]], device: Any, no_wait: bool
-    ) -> Tensor:
-        """Return [B, windows, rows, columns, N] on the device, 0 where the mask [B, 1, N] is, of scans in HU."""
-        bags, longest = len(scans), mask.shape[-1]
-        result = torch.zeros(bags, longest, len(windows), self.size, self.size, device=device)
-        for into, scan, there in zip(result, scans, mask, strict=True):
-            count = int(there.sum())
-            slices = scan.to(device, non_blocking=no_wait)[0].movedim(-1, 0)[:count]  # [n, rows, columns]
-            into[:count] = windowed(slices.float(), windows, self.size)
-        return result.permute(0, 2, 3, 4, 1)
 
 
 def collate_scans(bags: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:

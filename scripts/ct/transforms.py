@@ -102,7 +102,7 @@ def bag_entries(
     }
     label, of_slices = item.get("label"), item.get("instance_label")
     if isinstance(label, str):
-        of_slices = painted_slices(Path(label))
+        of_slices = (load_volume(Path(label)).array > 0).any(axis=(0, 1)).astype(int).tolist()
         label = max(of_slices)
     if label is not None:
         entries["label"] = torch.as_tensor(label, dtype=torch.float32).reshape(1)
@@ -110,12 +110,6 @@ def bag_entries(
         ids, name = [instance["id"] for instance in instances], str(item.get("bag_id", source))
         entries["instance_label"] = slice_labels(of_slices, ids, name)
     return entries
-
-
-def painted_slices(mask: Path) -> list[int]:
-    """Return which slices of a mask somebody has painted in, from inferior to superior."""
-    marked: list[int] = (load_volume(mask).array > 0).any(axis=(0, 1)).astype(int).tolist()
-    return marked
 
 
 def _instances(meta: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -53,15 +53,13 @@ class ScanOfSlices:
     label: int | None
     patient: str
     section: str
-    features: np.ndarray  # (N, D)
-    positions_mm: np.ndarray  # (N,)
-    ids: list[str]
     slice_labels: list[int] | None
+    file: SliceFeatures
 
     def entry(self) -> Scan:
         """Return it as a datalist names it; it has a label."""
         assert self.label is not None
-        count, patient = len(self.features), self.patient or self.name
+        count, patient = len(self.file.features), self.patient or self.name
         return Scan(self.name, self.label, f"{self.name}.h5", count, patient, (), self.slice_labels, self.section)
 
 
@@ -69,7 +67,7 @@ def write_cohort_of_features(request: FeatureRequest) -> str:
     """Write a feature file per scan, and a datalist of those with a label; return a summary for the screen."""
     remarks = Cohort()
     scans = collect_scans(request, remarks)
-    widths = {scan.features.shape[1]: scan.name for scan in scans}
+    widths = {scan.file.features.shape[1]: scan.name for scan in scans}
     if len(widths) > 1:
         (one, of_one), (other, of_other) = list(widths.items())[:2]
         raise InputError(f"{of_one} has {one} features per slice and {of_other} {other}: take those of one network")
@@ -81,7 +79,7 @@ def write_cohort_of_features(request: FeatureRequest) -> str:
     if labelled:
         checked = _checked(request, labelled, remarks)
     for scan in scans:
-        write_slice_features(folder / f"{scan.name}.h5", _as_file(scan, request))
+        write_slice_features(folder / f"{scan.name}.h5", scan.file)
     files = f"{len(scans)} feature files of {next(iter(widths))} features per slice in {folder}"
     if checked is None:
         return f"{files}; no datalist, as no scan has a label"
@@ -125,17 +123,14 @@ def collect_scans(request: FeatureRequest, remarks: Cohort) -> list[ScanOfSlices
     found = grouped(tables)
     remarks.rejected.add("row of the labels without features", sorted(labels.keys() - found.keys()))
     scans = [_scan(name, table, labels.get(name), request) for name, table in found.items()]
+    without = [name for name, table in found.items() if "position" not in table.columns]
     for kind, names in (
         ("no label, so in no section of the datalist", [scan.name for scan in scans if scan.label is None]),
         ("no patient named, so taken for a patient of its own", [scan.name for scan in scans if not scan.patient]),
-        (f"no positions, so slices are taken to be {SPACING_MM:g} mm apart", _lacking(found, "position")),
+        (f"no positions, so slices are taken to be {SPACING_MM:g} mm apart", without),
     ):
         remarks.warnings.add(kind, names)
     return scans
-
-
-def _lacking(tables: Mapping[str, SliceTable], role: str) -> list[str]:
-    return [name for name, table in tables.items() if role not in table.columns]
 
 
 def _scan(name: str, table: SliceTable, given: ScanLabel | None, request: FeatureRequest) -> ScanOfSlices:
@@ -162,8 +157,10 @@ def _scan(name: str, table: SliceTable, given: ScanLabel | None, request: Featur
         raise InputError(f"{table.where(0)}: the section {section!r} is none: give {', '.join(SECTIONS)}")
     known = "position" in table.columns
     positions = height[order] if known else np.arange(len(order)) * SPACING_MM
-    ids = [ids[row] for row in order] if ids else []
-    return ScanOfSlices(name, label, patient, section, table.features[order], positions, ids, slice_labels or None)
+    encoder, settings = request.encoder or request.source.stem, json.dumps({"features": request.source.name})
+    in_order = [ids[row] for row in order] if ids else []
+    file = SliceFeatures(table.features[order], positions, in_order, {}, encoder, settings)
+    return ScanOfSlices(name, label, patient, section, slice_labels or None, file)
 
 
 def _heights(name: str, table: SliceTable, request: FeatureRequest) -> np.ndarray:
@@ -198,9 +195,3 @@ def _zero_or_one(table: SliceTable, row: int, role: str) -> int | None:
     if value not in ("", "0", "1"):
         raise InputError(f"{table.where(row)}: the {role} {value!r} is not one of the classes: give 0 or 1")
     return int(value) if value else None
-
-
-def _as_file(scan: ScanOfSlices, request: FeatureRequest) -> SliceFeatures:
-    encoder = request.encoder or request.source.stem
-    settings = json.dumps({"features": request.source.name})
-    return SliceFeatures(scan.features, scan.positions_mm, scan.ids, {}, encoder, settings)

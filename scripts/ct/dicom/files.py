@@ -57,9 +57,9 @@ class Opener(ExitStack):
         return cast(BinaryIO, self._zips[file.path].open(file.member))
 
 
-def open_image(source: str | Sequence[str], file: str) -> BinaryIO:
-    """Open a slice of a scan, given by its path or its files, again by the text that its `instances` keep for it."""
-    base = folder_of(Path(source if isinstance(source, str) else source[0]))
+def open_image(source: str, file: str) -> BinaryIO:
+    """Open a slice of a scan, given by its path, again by the text that its `instances` keep for it."""
+    base = folder_of(Path(source))
     parts = file.split("/")
     of_zips = (ImageFile(base.joinpath(*parts[:k]), "/".join(parts[k:])) for k in range(len(parts)))
     try:

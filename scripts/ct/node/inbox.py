@@ -4,6 +4,7 @@
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,17 +79,13 @@ class Inbox:
         with self.lock:
             for state in (DONE, FAILED, INCOMING):
                 earlier = self.folder / state / study
-                if not earlier.is_dir():
-                    continue
-                if not reading.exists():
+                if earlier.is_dir() and not reading.exists():
                     earlier.rename(reading)
-                    continue
-                for image in earlier.glob("*.dcm"):
-                    os.utime(image)
-                    image.replace(reading / image.name)
-                for left in earlier.iterdir():
-                    left.unlink()
-                earlier.rmdir()
+                elif earlier.is_dir():
+                    for image in earlier.glob("*.dcm"):
+                        os.utime(image)
+                        image.replace(reading / image.name)
+                    shutil.rmtree(earlier)
         return reading
 
     def finish(self, study: str, reason: str | None = None) -> None:

@@ -20,7 +20,6 @@ TAKEN = (
     *(uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage),
     uid.SecondaryCaptureImageStorage,
 )
-VERIFICATION = "1.2.840.10008.1.1"
 ANSWER_S = 10  # for another node
 SUCCESS, OUT_OF_RESOURCES, NO_STUDY = 0x0000, 0xA700, 0xA900
 
@@ -36,7 +35,8 @@ def start_receiver(inbox: Inbox, title: str, host: str, port: int, study_ends: s
         host, port: where it listens.
         study_ends: "quiet", or "release": studies are whole when the association that sent them is released.
     """
-    network, evt = _network(), _network().evt
+    network = _network()
+    evt = network.evt
     sent: dict[Any, set[str]] = {}
 
     def store(event: Any) -> int:
@@ -59,14 +59,13 @@ def start_receiver(inbox: Inbox, title: str, host: str, port: int, study_ends: s
             if study_ends == "release":
                 inbox.end_study(study)
 
-    entity = network.AE(title)
-    entity.add_supported_context(VERIFICATION)
-    for kind in TAKEN:
-        entity.add_supported_context(kind, [*uid.AllTransferSyntaxes])
-
     def abort(event: Any) -> None:
         sent.pop(event.assoc, None)  # nobody said that these are whole
 
+    entity = network.AE(title)
+    entity.add_supported_context(network.sop_class.Verification)
+    for kind in TAKEN:
+        entity.add_supported_context(kind, [*uid.AllTransferSyntaxes])
     handlers = [(evt.EVT_C_STORE, store), (evt.EVT_RELEASED, release), (evt.EVT_ABORTED, abort)]
     try:
         return entity.start_server((host, port), block=False, evt_handlers=handlers)
@@ -132,24 +131,22 @@ class Watched:
             raise InputError(f"{folder} is not a folder: give the one that images come into")
         self.folder = folder
         self.inbox = inbox
-        self.before: dict[Path, tuple[int, int]] = {}  # size and time at the last look
-        self.taken: dict[Path, tuple[int, int]] = {}
+        self.before: set[tuple[Path, int, int]] = set()  # files at the last look, with size and time
+        self.taken: set[tuple[Path, int, int]] = set()
 
     def look(self) -> int:
         """Take what has not changed since the last look; return how many files may still grow."""
-        now: dict[Path, tuple[int, int]] = {}
-        for path in sorted(self.folder.rglob("*")):
+        now = set()
+        for path in self.folder.rglob("*"):
             with suppress(OSError):  # one that another program moves meanwhile
                 if path.is_file():
                     status = path.stat()
-                    now[path] = (status.st_size, status.st_mtime_ns)
-        still = [path for path, stamp in now.items() if self.before.get(path) == stamp]
-        self.before = now
-        for path in still:
-            if self.taken.get(path) != now[path]:
-                self._take(path)
-                self.taken[path] = now[path]
-        return len(now) - len(still)
+                    now.add((path, status.st_size, status.st_mtime_ns))
+        still, self.before = now & self.before, now
+        for file in sorted(still - self.taken):
+            self._take(file[0])
+            self.taken.add(file)
+        return len(now - still)
 
     def _take(self, path: Path) -> None:
         try:

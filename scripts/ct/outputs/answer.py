@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a viewer is told of a scan besides the label map: plain numbers and words."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from monai.transforms import Transform
@@ -25,22 +25,20 @@ class AnswerViewerd(Transform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        return {**data, "result": answer(data["bag_result"])}
+        result: BagResult = data["bag_result"]
+        told = as_json(result)
+        rows = [{name: row[name] for name in OF_EACH_SLICE if name in row} for row in told["instances"]]
+        answer = {
+            **{name: told[name] for name in OF_SCAN},
+            "warnings": without_names(result),
+            "slices": [{"slice": number, **row} for number, row in enumerate(rows, 1)],
+        }
+        return {**data, "result": answer}
 
 
-def without_names(warnings: Sequence[str]) -> list[str]:
+def without_names(result: BagResult) -> list[str]:
     """Return the warnings of a scan, those that name a file as their number."""
+    warnings = result.about.get("warnings", ())
     others = [each for each in warnings if not each.endswith(LEFT_OUT)]
     left_out = len(warnings) - len(others)
     return others + [f"{left_out} files are left out"] * (left_out > 0)
-
-
-def answer(result: BagResult) -> dict[str, Any]:
-    """Return what a viewer is told of a scan."""
-    told = as_json(result)
-    rows = [{name: row[name] for name in OF_EACH_SLICE if name in row} for row in told["instances"]]
-    return {
-        **{name: told[name] for name in OF_SCAN},
-        "warnings": without_names(result.about.get("warnings", ())),
-        "slices": [{"slice": number, **row} for number, row in enumerate(rows, 1)],
-    }

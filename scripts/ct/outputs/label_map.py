@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import ITKWriter, MetaTensor
+from monai.data.utils import orientation_ras_lps
 from monai.transforms import Transform
 from monai.utils import OptionalImportError
 
@@ -42,9 +43,6 @@ class LabelMapd(Transform):
         result: BagResult = data["bag_result"]
         marks, affine = label_map(result.flagged, data[self.volume_key])
         return {**data, "pred": MetaTensor(np.ascontiguousarray(marks)[None], affine=torch.from_numpy(affine))}
-
-
-RAS_TO_LPS = np.diag([-1.0, -1, 1, 1])
 
 
 class SaveLabelMapd(Transform):
@@ -97,7 +95,7 @@ def _as_nifti(marks: np.ndarray, affine: np.ndarray, extension: str) -> bytes:
 
 def _as_nrrd(marks: np.ndarray, affine: np.ndarray, extension: str) -> bytes:
     """Return what ITK writes as well, which takes long to load."""
-    *directions, origin = (f"({','.join(map(repr, column.tolist()))})" for column in (RAS_TO_LPS @ affine)[:3].T)
+    *directions, origin = (f"({','.join(map(repr, column.tolist()))})" for column in orientation_ras_lps(affine)[:3].T)
     header = [
         *("NRRD0004", "type: unsigned char", "dimension: 3", "space: left-posterior-superior"),
         *(f"sizes: {' '.join(map(str, marks.shape))}", f"space directions: {' '.join(directions)}"),

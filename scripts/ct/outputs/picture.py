@@ -66,8 +66,8 @@ def draw_scan(result: BagResult, volume: np.ndarray | None, shown: int = 6, scor
     """Draw the flagged slices above the curves along the scan; see `DrawScand`, without volume the curves alone."""
     signed = signed_score(result, score)
     rows = [*([1.15] if volume is not None else []), *([1] if signed else []), 1]
-    warnings = without_names(result.about.get("warnings", ()))
-    title = headline(result, f"{result.flagged.sum()} of {len(result.scores)} slices flagged", warnings=warnings)
+    flagged = f"{result.flagged.sum()} of {len(result.scores)} slices flagged"
+    title = headline(result, flagged, warnings=without_names(result))
     lines = [line for part in title.splitlines() for line in textwrap.wrap(part, WIDTH)]
     height = {1: 3, 2: 5.2, 3: 7.2}[len(rows)] + LINE_INCHES * (len(lines) - 2)
     figure = Figure(figsize=(2.2 * shown, height), layout="constrained")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SERIES_NUMBER = 901  # behind the scanner's own in a viewer's list
 OF_THE_PICTURE = 0x00280000  # the first tag behind patient, study and series
-NO_DATE = ("19000101", "000000")  # of a study without one; today's would make each run's report another
+NO_DATE, NO_TIME = "19000101", "000000"  # of a study without; today's would make each run's file another
 UNKNOWN = Model("unknown", "unknown", "unknown")
 
 UNKNOWN_LETTERS = "its SpecificCharacterSet is none that is known, so letters of its names may be wrong in report.dcm"
@@ -40,7 +40,7 @@ _CLASSES = (
     *(uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage),
     uid.SecondaryCaptureImageStorage,
 )
-TYPE_2 = [
+TYPE_2 = [  # must be there, but may be empty
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 ]
@@ -129,17 +129,16 @@ def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.Comprehens
 
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it reports each step
     model = result.model or UNKNOWN
-    images = _referable_images(result, identity)
+    images = referable_images(result, identity)
+    for keyword in TYPE_2:
+        setattr(images[0], keyword, None)
     series_uid = uid.generate_uid(entropy_srcs=[images[0].SeriesInstanceUID, *model])
     ids = [instance["id"] for instance in result.instances]
     of_slices = [values.tolist() for values in result.of_instances.values()]
     numbers = [result.probability, result.threshold, result.flag_rule, *of_slices]
-    told = [result.threshold_origin, *without_names(result.about.get("warnings", ()))]
+    told = [result.threshold_origin, *without_names(result)]
     report_uid = uid.generate_uid(entropy_srcs=[series_uid, json.dumps([ids, *numbers, *told])])
-    try:
-        date, time = str(DA(identity.StudyDate)), str(TM(identity.StudyTime))
-    except (AttributeError, TypeError, ValueError):
-        date, time = NO_DATE
+    date, time = moment_of(identity)
     of_scan, *of_flagged = _measurement_groups(result, identity, images, model, report_uid)
     report = hd.sr.ComprehensiveSR(
         evidence=images,
@@ -158,18 +157,32 @@ def structured_report(result: BagResult, identity: Dataset) -> "hd.sr.Comprehens
         coding_schemes=[CodingSchemeIdentificationItem(SCHEME, name="Smooth multiple instance learning")],
         specific_character_set="ISO_IR 192",
     )
-    del report.InstanceCreationDate, report.InstanceCreationTime
-    for equipment in report.ContributingEquipmentSequence:
-        del equipment.ContributionDateTime
-    study_uid = report.StudyInstanceUID
-    report.copy_patient_and_study_information(identity)
-    report.StudyInstanceUID = study_uid
+    sign_for(report, identity)
     for group in of_flagged:  # not before, as highdicom copies and searches all it is given, several times
         report.ContentSequence[-1].ContentSequence.extend(group)
     return report
 
 
-def _referable_images(result: BagResult, identity: Dataset) -> list[Dataset]:
+def moment_of(identity: Dataset) -> tuple[str, str]:
+    """Return date and time of the study, each as far as it is one."""
+    found = {"StudyDate": NO_DATE, "StudyTime": NO_TIME}
+    for keyword, kind in (("StudyDate", DA), ("StudyTime", TM)):
+        with suppress(KeyError, TypeError, ValueError):
+            found[keyword] = str(kind(identity[keyword].value))
+    return found["StudyDate"], found["StudyTime"]
+
+
+def sign_for(made: Any, identity: Dataset) -> None:
+    """Say whose an object of highdicom is, and take out what it reads from the clock."""
+    study_uid = made.StudyInstanceUID
+    made.copy_patient_and_study_information(identity)
+    made.StudyInstanceUID = study_uid
+    del made.InstanceCreationDate, made.InstanceCreationTime
+    for equipment in made.ContributingEquipmentSequence:
+        del equipment.ContributionDateTime
+
+
+def referable_images(result: BagResult, identity: Dataset) -> list[Dataset]:
     """Return an image to refer to per instance, without the patient, whose name highdicom would print."""
     first = result.instances[0]["id"]
     study, series = (valid_uid(str(identity.get(f"{of}InstanceUID", f"{of} of {first}"))) for of in ("Study", "Series"))
@@ -177,8 +190,6 @@ def _referable_images(result: BagResult, identity: Dataset) -> list[Dataset]:
     for image, instance in zip(images, result.instances, strict=True):
         image.SOPClassUID, image.SOPInstanceUID = identity.SOPClassUID, valid_uid(file_uid(instance))
         image.StudyInstanceUID, image.SeriesInstanceUID = study, series
-    for keyword in TYPE_2:  # must be there, but may be empty
-        setattr(images[0], keyword, None)
     return images
 
 
@@ -235,7 +246,7 @@ def _measurement_report(
     device = sr.DeviceObserverIdentifyingAttributes(uid.generate_uid(entropy_srcs=[*model]), name=model.name)
     observer = sr.ObserverContext(sr.CodedConcept.from_code(DEVICE), device)
     content = sr.MeasurementReport(sr.ObservationContext(observer_device_context=observer), CT_OF_HEAD, [group])
-    warnings = [f"Warning: {each}" for each in without_names(result.about.get("warnings", ()))]
+    warnings = [f"Warning: {each}" for each in without_names(result)]
     for comment in (RESEARCH_USE.capitalize(), *warnings):  # ahead of the measurements, where they are seen
         content[0].ContentSequence.insert(-1, sr.TextContentItem(COMMENT, comment, "CONTAINS"))
     return content

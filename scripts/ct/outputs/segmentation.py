@@ -5,7 +5,7 @@
 import io
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -17,10 +17,16 @@ from scripts.core.files import write_whole
 from scripts.core.record import RESEARCH_USE, BagResult
 from scripts.ct.dicom.files import open_image
 from scripts.ct.dicom.tags import quietly
-from scripts.ct.outputs.report import HEMORRHAGE, TYPE_2, UNKNOWN, file_uid, identity_of, valid_uid
-
-if TYPE_CHECKING:
-    import highdicom as hd
+from scripts.ct.outputs.report import (
+    HEMORRHAGE,
+    TYPE_2,
+    UNKNOWN,
+    identity_of,
+    moment_of,
+    referable_images,
+    sign_for,
+    valid_uid,
+)
 
 SEGMENTATION_NUMBER = 902  # behind the report's
 ABNORMAL = Code("49755003", "SCT", "Morphologically abnormal structure")
@@ -61,8 +67,8 @@ def _is_of_several_files(result: BagResult) -> bool:
     return "frame" in result.instances[0] and len({instance["file"] for instance in result.instances}) > 1
 
 
-def segmentation(result: BagResult) -> "hd.seg.Segmentation":
-    """Make a segmentation that is the same at any hour; its UIDs are made from its content."""
+def segmentation(result: BagResult) -> Dataset:
+    """Make highdicom's segmentation, the same at any hour; its UIDs are made from its content."""
     import highdicom as hd
 
     model, identity = result.model or UNKNOWN, identity_of(result)
@@ -78,7 +84,7 @@ def segmentation(result: BagResult) -> "hd.seg.Segmentation":
     )
     series = uid.generate_uid(entropy_srcs=[images[0].SeriesInstanceUID, "segmentation", *model])
     content = [[str(instance["id"]) for instance in result.instances], np.flatnonzero(result.flagged).tolist()]
-    made = hd.seg.Segmentation(
+    made: Dataset = hd.seg.Segmentation(
         images,
         marks,
         hd.seg.SegmentationTypeValues.BINARY,
@@ -95,34 +101,23 @@ def segmentation(result: BagResult) -> "hd.seg.Segmentation":
         series_description=f"Flagged slices, {RESEARCH_USE}",
         omit_empty_frames=True,
     )
-    study = made.StudyInstanceUID
-    made.copy_patient_and_study_information(identity)
-    made.StudyInstanceUID = study
-    _without_chance(made, identity, uid.generate_uid(entropy_srcs=[series, "dimensions"]))
-    return made
-
-
-def _without_chance(made: Dataset, identity: Dataset, dimensions: str) -> None:
-    """Replace what highdicom draws by chance or takes from the clock."""
-    made.ContentDate = identity.get("StudyDate") or "19000101"
-    made.ContentTime = identity.get("StudyTime") or "000000"
-    for keyword in ("InstanceCreationDate", "InstanceCreationTime", "SeriesDate", "SeriesTime"):
-        if keyword in made:
-            delattr(made, keyword)
-    for equipment in made.get("ContributingEquipmentSequence", []):
-        del equipment.ContributionDateTime
+    sign_for(made, identity)
+    made.ContentDate, made.ContentTime = moment_of(identity)
+    dimensions = uid.generate_uid(entropy_srcs=[series, "dimensions"])  # which highdicom draws by chance
     for item in [*made.DimensionOrganizationSequence, *made.DimensionIndexSequence]:
         item.DimensionOrganizationUID = dimensions
+    return made
 
 
 def _marked_images(result: BagResult, identity: Dataset) -> tuple[list[Dataset], np.ndarray]:
     """Return the source images and marks [frames, rows, columns] in their order: of one file of many frames, all."""
     frames: list[Any] = [instance.get("frame") for instance in result.instances]
-    if frames[0] is None:
-        images = [_image(result, instance, identity) for instance in result.instances]
-        flagged = result.flagged
-    else:
-        images = [_image(result, result.instances[0], identity)]
+    in_one_file = frames[0] is not None
+    images = referable_images(result, identity)[: 1 if in_one_file else None]
+    for image, instance in zip(images, result.instances, strict=False):
+        _say_where(image, result, instance, identity)
+    flagged = result.flagged
+    if in_one_file:
         flagged = np.zeros(int(images[0].NumberOfFrames), dtype=bool)
         flagged[[frame - 1 for frame, marked in zip(frames, result.flagged, strict=True) if marked]] = True
     marks = np.zeros((len(flagged), images[0].Rows, images[0].Columns), dtype=np.uint8)
@@ -130,20 +125,15 @@ def _marked_images(result: BagResult, identity: Dataset) -> tuple[list[Dataset],
     return images, marks
 
 
-def _image(result: BagResult, instance: Mapping[str, Any], identity: Dataset) -> Dataset:
-    """Return where a slice lies, without the patient: whatever highdicom complains of, it would print."""
+def _say_where(image: Dataset, result: BagResult, instance: Mapping[str, Any], identity: Dataset) -> None:
+    """Say of an image where its slice lies."""
     with open_image(result.source, instance["file"]) as file:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-    image, first = Dataset(), result.instances[0]["id"]
     for keyword in OF_GEOMETRY:
         if keyword in header:
             setattr(image, keyword, header[keyword].value)
-    image.SliceThickness = header.get("SliceThickness") or 1.0
-    image.SOPClassUID, image.Modality = identity.SOPClassUID, "CT"
-    image.SOPInstanceUID = valid_uid(file_uid(instance))
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        missing = f"{keyword.removesuffix('InstanceUID')} of {first}"  # as in the report
-        setattr(image, keyword, valid_uid(str(identity.get(keyword, missing))))
+    image.SliceThickness, image.Modality = header.get("SliceThickness") or 1.0, "CT"
+    missing = f"FrameOfReferenceUID of {result.instances[0]['id']}"
+    image.FrameOfReferenceUID = valid_uid(str(identity.get("FrameOfReferenceUID", missing)))
     for keyword in TYPE_2:
         setattr(image, keyword, None)
-    return image

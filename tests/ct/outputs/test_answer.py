@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scripts.core.record import BagResult, Model
-from scripts.ct.outputs.answer import AnswerViewerd, answer
+from scripts.ct.outputs.answer import AnswerViewerd
 
 SHARES = np.array([0.1, 0.6, 0.3])
 
@@ -39,6 +39,6 @@ def test_a_viewer_is_told_the_call_its_threshold_and_each_slice() -> None:
 
 
 def test_neither_path_nor_uid_nor_name_is_told() -> None:
-    text = json.dumps(answer(result(0.1)))
+    text = json.dumps(AnswerViewerd()({"bag_result": result(0.1)})["result"])
     assert not any(word in text for word in ("smith", "/data", "1.2.0", ".dcm"))
     assert json.loads(text)["flagged"] == 0

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 
 from scripts.core.record import BagResult, Model
+from scripts.ct.outputs.report import SaveReportd
 from scripts.ct.outputs.segmentation import SaveSegmentationd, segmentation
 from scripts.ct.reader import load_series
 from tests.ct.series import STUDY_UID, couch, ramp, tilted, write_enhanced, write_series
@@ -101,6 +102,25 @@ def test_of_a_negative_scan_and_of_one_that_is_not_dicom_none_is_written_and_non
     save({"bag_result": replace(found, probability=0.1)})
     save({"bag_result": replace(found, instances=[{"id": k} for k in range(4)])})
     assert list((tmp_path / "scan").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "moment"),
+    [
+        ({"StudyDate": "20190817", "StudyTime": "101112.5"}, ("20190817", "101112.5")),
+        ({"StudyDate": "20190817"}, ("20190817", "000000")),
+        ({"StudyDate": "2019-13-50", "StudyTime": "101112"}, ("19000101", "101112")),
+    ],
+)
+def test_its_date_is_that_of_the_study_where_that_is_one(
+    tmp_path: Path, given: dict[str, Any], moment: tuple[str, str]
+) -> None:
+    with pydicom.config.disable_value_validation():
+        found = result(write_series(tmp_path / "a", ramp(4), **given))
+    for save, name in ((SaveSegmentationd, "flagged.dcm"), (SaveReportd, "report.dcm")):
+        save(str(tmp_path))({"bag_result": found})
+        made = pydicom.dcmread(tmp_path / "scan" / name)
+        assert (str(made.ContentDate), str(made.ContentTime)) == moment
 
 
 def test_illegal_uids_and_missing_tags_are_filled(tmp_path: Path) -> None:
