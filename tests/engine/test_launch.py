@@ -1,18 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 the smooth MIL bundle authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a person types is checked, a config of 0.4.0 too, before anything runs."""
+"""What a person types is checked before anything runs."""
 
 import re
 from pathlib import Path
-from pydoc import locate
 
 import pytest
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 
 from scripts.core.errors import InputError, input_error_message
-from scripts.engine.launch import MOVED, prepare_run, refuse_moved, refuse_unknown_keys, typed_keys
-from tests.bundle.commands import bundle, monai_bundle
+from scripts.engine.launch import prepare_run, refuse_unknown_keys, typed_keys
 from tests.core.test_cli import bad_transform, caught
 from tests.shared_data import ROOT
 
@@ -62,29 +60,3 @@ def test_a_mistyped_key_of_a_config_is_refused() -> None:
         *("-q --durations=3 tests", "run --config_file missing.json --what 3", "run --args_file args.json --what 3"),
     ):
         refuse_unknown_keys(typed_keys(given.split()))
-
-
-def test_every_new_path_exists_no_old_one_does_and_the_changelog_has_the_same_table() -> None:
-    assert [new for new in MOVED.values() if locate(new) is None] == []
-    assert [old for old in MOVED.keys() - {"scripts.running.prepare_run"} if locate(old) is not None] == []
-    rows = re.findall(r"^\| `(scripts\.\S+)` \| `(scripts\.\S+)` \|", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert dict(rows) == MOVED
-
-
-def test_an_override_file_of_0_4_0_is_refused_wherever_it_names_an_old_path() -> None:
-    encoder = {"_target_": "scripts.networks.SeededTileCNN", "seed": 3}
-    message = "scripts.networks.SeededTileCNN of 0.4.0 is scripts.wsi.encoders.SeededTileCNN now: write that into"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
-        refuse_moved({"transforms": [{"_target_": "Compose"}, {"inner": encoder}]})
-    refuse_moved({"_target_": "scripts.networks.HMIL", "list": [1, None, "scripts.networks.SeededTileCNN"]})
-
-
-@pytest.mark.slow
-def test_a_whole_config_of_0_4_0_ends_in_one_line(tmp_path: Path) -> None:
-    config, old = bundle("wsi") / "configs" / "inference.json", tmp_path / "inference.json"
-    old.write_text(config.read_text().replace("scripts.engine.launch.prepare_run", "scripts.running.prepare_run"))
-    ended = monai_bundle("run", "--config_file", str(old), cwd=bundle("wsi"), check=False)
-    assert ended.returncode != 0
-    message = "error: scripts.running.prepare_run of 0.4.0 is scripts.engine.launch.prepare_run now: write that"
-    assert ended.stderr.splitlines()[-1].startswith(message)
-    assert "Traceback" not in ended.stderr
