@@ -14,7 +14,7 @@ from scripts.engine.batches import one_bag
 from scripts.engine.evaluator import BagInferer, StreamingInferer
 from scripts.networks import Features, MILNetwork, SmoothAttentionPool
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
-from scripts.wsi.reader import FeatureReader, read_blocks
+from scripts.wsi.reader import FeatureReader, opened_blocks
 from scripts.wsi.transforms import PatchBagd, PatchBlocksd
 
 PITCH = 256
@@ -45,7 +45,7 @@ def _network(columns: int) -> MILNetwork:
 
 
 def in_blocks(n: int, folder: str, columns: int) -> Runs:
-    network, infer = _network(columns), StreamingInferer(read_blocks)
+    network, infer = _network(columns), StreamingInferer(opened_blocks)
     bag = one_bag([PatchBlocksd()({"image": _file(folder, n, columns)})])
 
     def predict() -> dict[str, Tensor]:

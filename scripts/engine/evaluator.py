@@ -4,7 +4,7 @@
 
 import ctypes
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from ignite.engine import Events
@@ -26,6 +26,7 @@ FAILED = "failed"
 OF_INSTANCES = ("scores", "attention", *TOLD)  # what may be told of each
 EMPTY = "empty"  # as of a slide without tissue: no fault
 OF_NETWORK = {"coords", "mask"}  # what it takes besides the image
+LARGE_BAG = 2**18  # instances: of more, speed matters less than memory
 
 Answer = dict[str, Tensor]
 Told = tuple[dict[str, Answer]]
@@ -154,17 +155,17 @@ class PrepareBagInBlocks(PrepareBatch):
 class StreamingInferer(BagInferer):
     """An inferer that answers as ``BagInferer`` does for a bag too large for memory, whose features it reads in blocks.
 
-    It has the process give memory back sooner, for as long as that lasts.
+    From the first bag of more than LARGE_BAG instances on, the process gives memory back sooner, which takes time.
 
     Args:
-        read: (path, size) → the blocks [1, D, n] of a bag.
+        read: (path, size) → opened while it answers, of which each call yields the blocks [1, D, n] of a bag.
         block_size: instances in memory at a time.
         score, score_smoothing: as of `BagInferer`.
     """
 
     def __init__(
         self,
-        read: Callable[[str, int], Iterable[Tensor]],
+        read: Callable[[str, int], AbstractContextManager[Callable[[], Iterable[Tensor]]]],
         block_size: int = 2048,
         score: str = INSTANCE,
         score_smoothing: float = 0.0,
@@ -174,14 +175,14 @@ class StreamingInferer(BagInferer):
             raise InputError(f"block_size is {block_size}: give 1 or more")
         self.read = read
         self.block_size = block_size
-        give_back_large_blocks()
 
     def __call__(  # type: ignore[override]
         self, inputs: Sequence[str], network: Any, *, coords: Tensor, mask: Tensor
     ) -> Told:
         (path,) = inputs
         inner: Any = getattr(network, "module", network)
-        prediction = predict_in_blocks(
-            inner, lambda: (block.to(mask.device) for block in self.read(path, self.block_size)), mask, coords
-        )
+        if mask.shape[2] > LARGE_BAG:
+            give_back_large_blocks()
+        with self.read(path, self.block_size) as blocks:
+            prediction = predict_in_blocks(inner, lambda: (block.to(mask.device) for block in blocks()), mask, coords)
         return ({"pred": self.as_dictionary(prediction, mask.shape[2])},)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -184,11 +184,11 @@ class FeatureReader(ImageReader):
             return image, {"slides": slides, "coords": [file.coords for file in files]}
 
 
-def read_blocks(path: str | Sequence[str], size: int) -> Iterator[Tensor]:
-    """Yield the patch features of a file, or of a bag (a list, or a text of a path per line), in [1, D, size]."""
+@contextmanager
+def opened_blocks(path: str | Sequence[str], size: int) -> Iterator[Callable[[], Iterator[Tensor]]]:
+    """Open a file, or a bag (a list, or a text of a path per line); a call yields its features, [1, D, size], again."""
     with opened_bag(path.split("\n") if isinstance(path, str) else paths_of(path)) as files:
-        for block in _finite_blocks(files, size):
-            yield torch.from_numpy(block).float().t()[None]
+        yield lambda: (torch.from_numpy(block).float().t()[None] for block in _finite_blocks(files, size))
 
 
 @contextmanager

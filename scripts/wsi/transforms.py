@@ -71,7 +71,7 @@ class PatchBagd(MapTransform):
 
 
 class PatchBlocksd(PatchBagd):
-    """Make the same bag as ``FeatureReader`` and ``PatchBagd``, but leave ``image`` a path, for ``read_blocks``.
+    """Make the same bag as ``FeatureReader`` and ``PatchBagd``, but leave ``image`` a path, for ``opened_blocks``.
 
     The paths of several slides are the lines of one text, which a batch carries unharmed.
     """

@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 import torch
 from monai.transforms import LoadImaged
+from torch import Tensor
 
 from scripts.core.units import Level0Coords, Level0Pixels, MicronsPerPixel
 from scripts.networks.graph import build_graph
 from scripts.wsi.features.smooth_mil import PatchFeatures, write_features
-from scripts.wsi.reader import FeatureReader
+from scripts.wsi.reader import FeatureReader, opened_blocks
 from scripts.wsi.transforms import PatchBagd, PatchBlocksd
 
 DIMENSION = 8
@@ -230,6 +231,12 @@ def load(settings: Mapping[str, Any] = NOTHING, /, **item: Any) -> dict:
     """With settings of the transform; not composed, so that an error comes as it is."""
     reader: Any = FeatureReader()  # MONAI's annotation forgets that it takes an instance
     return PatchBagd(**settings)(LoadImaged("image", reader=reader, image_only=True)(item))
+
+
+def blocks_of(path: str, size: int) -> list[Tensor]:
+    """All blocks of a bag; each stays what it was."""
+    with opened_blocks(path, size) as blocks:
+        return list(blocks())
 
 
 def in_blocks(settings: Mapping[str, Any] = NOTHING, /, **item: Any) -> dict:

@@ -13,10 +13,10 @@ import pytest
 from scripts.core.errors import InputError
 from scripts.engine.provenance import Origin
 from scripts.outputs.report import input_of
-from scripts.wsi.reader import FeatureReader, checked_bags, read_blocks
+from scripts.wsi.reader import FeatureReader, checked_bags
 from tests.wsi import foreign_features as foreign
 from tests.wsi.foreign_arrays import write_slideflow, write_tiatoolbox_zarr
-from tests.wsi.foreign_features import CELLS, DIMENSION, load, tissue, write_cells
+from tests.wsi.foreign_features import CELLS, DIMENSION, blocks_of, load, tissue, write_cells
 
 EMPTY = np.zeros((0, 2), int)
 
@@ -41,7 +41,7 @@ def test_large_numbers_are_finite_and_what_is_not_is_refused(tmp_path: Path) -> 
     ):
         features[6, 0] = value
         path = write_cells(tmp_path, features=features)
-        for read in (lambda path=path: load(image=path), lambda path=path: list(read_blocks(path, 4))):
+        for read in (lambda path=path: load(image=path), lambda path=path: blocks_of(path, 4)):
             with pytest.raises(InputError, match=message):
                 read()
 

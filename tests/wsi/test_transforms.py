@@ -17,10 +17,19 @@ from scripts.core.errors import EmptyBagError, InputError
 from scripts.engine.batches import collate_bags, one_bag
 from scripts.wsi.features.base import FeatureHeader
 from scripts.wsi.features.files import read_header
-from scripts.wsi.reader import read_blocks
 from tests.wsi import foreign_features as foreign
 from tests.wsi.foreign_arrays import write_owkin
-from tests.wsi.foreign_features import CELLS, DIMENSION, PITCH, in_blocks, load, some_features, tissue, write_cells
+from tests.wsi.foreign_features import (
+    CELLS,
+    DIMENSION,
+    PITCH,
+    blocks_of,
+    in_blocks,
+    load,
+    some_features,
+    tissue,
+    write_cells,
+)
 from tests.wsi.slide_files import glass, write_slide
 
 WITHOUT_SIZE = "lesions are counted without their size"
@@ -217,7 +226,7 @@ class TestBatches:
                 (back,) = decollate_batch(batch)
                 assert torch.equal(back["stored_coords"], whole["stored_coords"])
                 assert list(back.get("annotation", [drawn, ""])) == [drawn, ""]
-            assert torch.equal(torch.cat(list(read_blocks(batch["image"][0], 5)), dim=2)[0], whole["image"])
+            assert torch.equal(torch.cat(blocks_of(batch["image"][0], 5), dim=2)[0], whole["image"])
 
     def test_unequal_bags_are_padded_at_their_end_and_come_apart_again(self, tmp_path: Path) -> None:
         bags = [

@@ -18,7 +18,6 @@ import torch
 from scripts.core.errors import InputError
 from scripts.wsi.features.base import impossible
 from scripts.wsi.features.files import feature_paths, files_of, find_features, open_features, read_header
-from scripts.wsi.reader import read_blocks
 from tests.wsi.foreign_arrays import (
     write_atlaspatch,
     write_dict,
@@ -34,6 +33,7 @@ from tests.wsi.foreign_arrays import (
 from tests.wsi.foreign_features import (
     CELLS,
     DIMENSION,
+    blocks_of,
     edges_of,
     graph_edges,
     load,
@@ -148,7 +148,7 @@ def test_pitch_adjacency_features_and_coords_are_those_that_were_stored(tmp_path
     bag = load(image=str(path))
     assert graph_edges(bag) == edges_of(cells)
     for size in (1, 37, len(cells), 1000):
-        blocks = list(read_blocks(str(path), size))  # kept: what was read earlier stays what it was
+        blocks = blocks_of(str(path), size)  # kept: what was read earlier stays what it was
         assert max(block.shape[2] for block in blocks) == min(size, len(cells))
         assert torch.equal(torch.cat(blocks, dim=2)[0], bag["image"])
     with open_features(path) as file:

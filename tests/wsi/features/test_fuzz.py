@@ -13,10 +13,9 @@ import torch
 
 from scripts.core.errors import InputError
 from scripts.wsi.features.files import read_header
-from scripts.wsi.reader import read_blocks
 from tests.watched import watched
 from tests.wsi.features.test_base import CASES
-from tests.wsi.foreign_features import in_blocks, load, tissue
+from tests.wsi.foreign_features import blocks_of, in_blocks, load, tissue
 
 FILES = 74
 SECONDS = 1800  # for six hundred
@@ -97,7 +96,7 @@ def use(path: Path, whole: bool) -> str:
     """Why it cannot be used, empty if it can; any other error than of input is a fault."""
     try:
         bag = (load if whole else in_blocks)(image=str(path))
-        features = bag["image"] if whole else torch.cat(list(read_blocks(bag["image"], 16)), dim=2)[0]
+        features = bag["image"] if whole else torch.cat(blocks_of(bag["image"], 16), dim=2)[0]
     except InputError as error:
         return str(error)
     n = bag["mask"].shape[1]
