@@ -134,11 +134,11 @@ class AnswerOfBagd(MapTransform):
         return item
 
 
-def give_back_large_blocks() -> None:
-    """Have glibc return a megabyte or more as soon as it is free, which else stays taken while less lies behind it."""
+def give_back_blocks(least: int) -> None:
+    """Have glibc return so many bytes or more as soon as they are free; else they stay taken while less lies behind."""
     with suppress(OSError, AttributeError, TypeError):  # where there is another C library
         glibc = ctypes.CDLL(None)
-        glibc.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD
+        glibc.mallopt(-3, least)  # M_MMAP_THRESHOLD
         glibc.malloc_trim(0)
 
 
@@ -155,7 +155,7 @@ class PrepareBagInBlocks(PrepareBatch):
 class StreamingInferer(BagInferer):
     """An inferer that answers as ``BagInferer`` does for a bag too large for memory, whose features it reads in blocks.
 
-    From the first bag of more than LARGE_BAG instances on, the process gives memory back sooner, which takes time.
+    It has the process give memory back sooner, for as long as that lasts.
 
     Args:
         read: (path, size) → opened while it answers, of which each call yields the blocks [1, D, n] of a bag.
@@ -175,14 +175,14 @@ class StreamingInferer(BagInferer):
             raise InputError(f"block_size is {block_size}: give 1 or more")
         self.read = read
         self.block_size = block_size
+        give_back_blocks(2**20)
 
     def __call__(  # type: ignore[override]
         self, inputs: Sequence[str], network: Any, *, coords: Tensor, mask: Tensor
     ) -> Told:
         (path,) = inputs
         inner: Any = getattr(network, "module", network)
-        if mask.shape[2] > LARGE_BAG:
-            give_back_large_blocks()
+        give_back_blocks(2**20 if mask.shape[2] > LARGE_BAG else 2**25)
         with self.read(path, self.block_size) as blocks:
             prediction = predict_in_blocks(inner, lambda: (block.to(mask.device) for block in blocks()), mask, coords)
         return ({"pred": self.as_dictionary(prediction, mask.shape[2])},)

@@ -153,14 +153,20 @@ def _so_many(of_each: Tensor, k: int) -> int:
 
 
 def _side_by_side(parts: list[Graph]) -> Graph:
-    """Return the graph whose neighbours were found part by part."""
+    """Return the graph whose neighbours were found part by part; it takes them out of the list, to hold none twice."""
     if len(parts) == 1:
         return parts[0]
-    return Graph(
-        torch.cat([part.neighbours for part in parts], dim=1),
-        torch.cat([part.weights for part in parts], dim=1),
-        parts[0].chain,
-    )
+    first, end = parts[0], 0
+    for part in parts:
+        end += part.neighbours.shape[1]
+    b, _, n = first.neighbours.shape
+    neighbours, weights = first.neighbours.new_empty([b, end, n]), first.weights.new_empty([b, end, n])
+    while len(parts) > 0:
+        part = parts.pop()
+        start = end - part.neighbours.shape[1]
+        neighbours[:, start:end], weights[:, start:end] = part.neighbours, part.weights
+        end = start
+    return Graph(neighbours, weights, first.chain)
 
 
 def _table_of_cells(key: Tensor, index: Tensor, cells: int) -> tuple[Tensor, Tensor]:

@@ -139,7 +139,7 @@ def _of_columns(
     project, bias, weights = pool.project.weight, pool.project.bias, pool.weigh.weight  # [A, D'], [A], [1, A]
     f = torch.zeros_like(mask)
     held = max(1, at_once // (project.element_size() * mask.shape[2]))
-    smoothed = min(max(1, held // 8), 32)  # at a time, as smoothing takes its columns several times over
+    smoothed = min(max(1, held // 12), 32)  # at a time, as smoothing takes its columns several times over
     for some in torch.arange(len(project), device=project.device).split(held):
         columns = _Whole(mask)
         for x in features():

@@ -126,12 +126,12 @@ import torch
 from torch import nn
 from benchmarks.bags import tissue
 from benchmarks.measure import _settled, _status
-from scripts.engine.evaluator import give_back_large_blocks
+from scripts.engine.evaluator import give_back_blocks
 from scripts.networks import FeatureProjection, MILNetwork, SmoothAttentionPool
 from scripts.networks.streaming import predict_in_blocks
 
 torch.set_num_threads(1)
-give_back_large_blocks()
+give_back_blocks(2**20)
 n = 200_000
 net = MILNetwork(FeatureProjection(64, 32), SmoothAttentionPool(32, 128, steps=2), nn.Linear(32, 1), 2).eval()
 coords, block = tissue(n)[None].float(), torch.randn(1, 8000, 64).transpose(1, 2)
