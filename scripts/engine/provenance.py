@@ -162,7 +162,7 @@ def take_up_training(ckpt_path: str, bundle_root: str, typed: Collection[str] = 
         return
     _, trained_as = described
     if not trained_as:
-        logger.warning("%s is of 0.4.0 and describes no network: it is that of the config", path.name)
+        logger.warning("%s describes no network: it is that of the config", path.name)
         return
     of_bundle, shipped = _bundle_configs(bundle_root)
     trained = ConfigParser(deepcopy(shipped[0]) if shipped else {})
@@ -216,13 +216,13 @@ def _is_plain(value: object) -> bool:
 
 
 def _described(ckpt_path: str | Path) -> tuple[Origin, Config] | None:
-    """What the file beside weights holds, None without one; the config is empty in those of 0.4.0."""
+    """What the file beside weights holds, None without one; the config is empty where a program made the network."""
     path = origin_file(ckpt_path)
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
-        return Origin(str(content["encoder"]), float(content["patch_um"])), dict(content.get("config", {}))
+        return Origin(str(content["encoder"]), float(content["patch_um"])), dict(content["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not describe how the network was trained: train again, or remove it") from error
 

@@ -52,26 +52,29 @@ class Sum(NamedTuple):
 
     z: Tensor  # [B, D]
     others: Tensor  # [B, D] float64, the sum without the instance of the largest weight: z less it would be rounding
-    weights: Tensor  # [B, 1, N]
+    largest: Tensor  # [B, 1, 1] the number of that instance
+    weights: Tensor  # [B, 1, N] float64
+    scale: Tensor  # [B, 1, N] float64, what the others' weights grow by to sum to as much
 
 
-def largest_of(weights: Tensor) -> Tensor:
-    """Return which instance has the largest weight, [B, 1, N] bool."""
-    return torch.arange(weights.shape[2], device=weights.device) == weights.argmax(dim=2, keepdim=True)
+def sum_of(z: Tensor, others: Tensor, weights: Tensor) -> Sum:
+    """Return a sum z [B, D] by weights [B, 1, N], without the largest `others`, as instances are taken out of it."""
+    w = weights.double()
+    scale = factor(w.sum(dim=2, keepdim=True), sum_of_others(w))  # [B, 1, N]
+    return Sum(z, others, weights.argmax(dim=2, keepdim=True), w, scale)
 
 
 def without_largest(weights: Tensor) -> Tensor:
     """Return the weights [B, 1, N] in double precision, and 0 in place of the largest."""
-    return weights.double().masked_fill(largest_of(weights), 0.0)
+    return weights.double().scatter(2, weights.argmax(dim=2, keepdim=True), 0.0)
 
 
 def sum_without(of: Sum, x: Tensor, first: int) -> Tensor:
     """Return z without each of the instances x [B, D, n], of which the first has this number: [B, D, n]."""
-    w = of.weights.double()  # [B, 1, N]
-    scale = factor(w.sum(dim=2, keepdim=True), sum_of_others(w))[:, :, first : first + x.shape[2]]  # [B, 1, n]
-    own = w[:, :, first : first + x.shape[2]] * x.double()  # [B, D, n]
-    largest = largest_of(of.weights)[:, :, first : first + x.shape[2]]
-    return (torch.where(largest, of.others.unsqueeze(2), of.z.double().unsqueeze(2) - own) * scale).to(x.dtype)
+    w, scale = of.weights[:, :, first : first + x.shape[2]], of.scale[:, :, first : first + x.shape[2]]  # [B, 1, n]
+    rest = of.z.double().unsqueeze(2) - w * x.double()  # [B, D, n]
+    is_largest = torch.arange(first, first + x.shape[2], device=x.device) == of.largest  # [B, 1, n]
+    return (torch.where(is_largest, of.others.unsqueeze(2), rest) * scale).to(x.dtype)
 
 
 def sum_of_others(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils import parametrize
 
-from scripts.networks.evidence import Evidence, Sum, is_linear, of_linear, sum_without, without_largest
+from scripts.networks.evidence import Evidence, Sum, is_linear, of_linear, sum_of, sum_without, without_largest
 from scripts.networks.graph import (
     Graph,
     build_graph,
@@ -165,7 +165,7 @@ class MILNetwork(BagNetwork):
         left_out: Optional[Tensor] = None
         if x is not None and weights is not None:
             others = weighted_sum(x.double(), without_largest(weights))  # [B, D]
-            left_out = self.left_out_of_sum(logits, Sum(pooled.embedding, others, weights), x, 0)
+            left_out = self.left_out_of_sum(logits, sum_of(pooled.embedding, others, weights), x, 0)
         elif without is not None:
             left_out = logits.unsqueeze(2) - self.of_each(without)  # [B, C, N]
         if left_out is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from scripts.networks.evidence import Evidence, Sum, of_linear, without_largest
+from scripts.networks.evidence import Evidence, of_linear, sum_of, without_largest
 from scripts.networks.mil import BagPrediction, MILNetwork
 from scripts.networks.pooling import InstancePool, Pooled, SmoothAttentionPool, WeightedPool, weighted_sum
 from scripts.networks.smooth import Adjacency, adjacency
@@ -52,6 +52,8 @@ def predict_in_blocks(
     if not bool((mask > 0.5).all()):
         raise ValueError("a bag in blocks has no padding: give a mask of ones")
     aggregator = network.aggregator
+    # smooth attention makes one of its own, and holds none while the columns are found
+    graph = None if isinstance(aggregator, SmoothAttentionPool) else network.graph(coords, mask)
     if isinstance(aggregator, InstancePool):
         of_each = _Whole(mask)
         for x, _ in _encoded(network, blocks, mask):
@@ -69,7 +71,7 @@ def predict_in_blocks(
         evidence = of_linear(own, network.bias(pooled.embedding), pooled.weights, None)
     elif pooled.weights is not None:
         evidence = Evidence(None, None, _without_each(network, blocks, logits, pooled.embedding, pooled.weights, mask))
-    graph = network.graph(coords, mask)  # not held while the columns were
+    graph = network.graph(coords, mask) if graph is None else graph
     return BagPrediction(logits, pooled.scores, pooled.attention, graph, *evidence)
 
 
@@ -175,7 +177,7 @@ def _without_each(
     for x, _ in _encoded(network, blocks, mask):
         start, end = end, end + x.shape[2]
         others = others + weighted_sum(x.double(), w[..., start:end])  # [1, D']
-    left_out = _Whole(mask)
+    left_out, of = _Whole(mask), sum_of(z, others, weights)
     for x, _ in _encoded(network, blocks, mask):
-        left_out.add(network.left_out_of_sum(logits, Sum(z, others, weights), x, left_out.end))
+        left_out.add(network.left_out_of_sum(logits, of, x, left_out.end))
     return left_out.values()

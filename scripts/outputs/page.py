@@ -63,7 +63,8 @@ WHY_MISSING = {  # part of report.json → why it may be missing
     "calibration": "no bag has a label, or every class is a finding.",
     "instances": "there is no instances.csv, or no instance in it.",
     "attention_on_truth": "no positive bag has instances that are known to be positive and others known not to be.",
-    "training": "no record of a training lies beside the weights.",
+    "training": "no record of a training with curves lies beside the weights.",
+    "cases": "there is no bag.",
 }
 
 

@@ -225,7 +225,7 @@ def _publish(made: Path, target: Path, names: Sequence[str], before: Path) -> No
             os.replace(made / name, target / name)
     except BaseException:
         for name in names:
-            if not (made / name).exists():
+            if (target / name).exists() and not (made / name).exists():
                 os.replace(target / name, made / name)
             if (before / name).exists():
                 os.replace(before / name, target / name)

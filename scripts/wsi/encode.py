@@ -48,7 +48,6 @@ from scripts.wsi.slides.tissue import (
     TileFinder,
     TissueMap,
     TissueMask,
-    plain_setting,
     tissue_mask,
 )
 
@@ -304,7 +303,7 @@ class FeatureExtractor:
 
     def _keep_settings(self) -> None:
         """Refuse to add features of another kind to a directory: they would be trained on as if they were one."""
-        kept, now = self.folder / SETTINGS, json.dumps(self.settings, indent=1, default=plain_setting)
+        kept, now = self.folder / SETTINGS, json.dumps(self.settings, indent=1)
         if not kept.exists() or not any(self.folder.glob("*.h5")):
             write_whole(kept, now + "\n")
             return

@@ -123,12 +123,12 @@ def test_weights_that_nothing_describes_have_the_network_of_the_config(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert taken_up(bundle, str(bundle / "converted.pt"), image_size=32)["network"].in_features == 32
-    (bundle / "old.origin.json").write_text('{"encoder": "uni", "patch_um": 128, "class_names": null, "network": {}}')
+    (bundle / "old.origin.json").write_text('{"encoder": "uni", "patch_um": 128, "config": {}}')
     assert taken_up(bundle, str(bundle / "old.pt"))["network"].in_features == 512
     assert trained_with(str(bundle / "old.pt")) == Origin("uni", 128.0)
     assert [message.split(":")[0] for message in caplog.messages] == [
         "converted.origin.json is not there",
-        "old.origin.json is of 0.4.0 and describes no network",
+        "old.origin.json describes no network",
     ]
 
 
@@ -200,7 +200,8 @@ def test_the_features_that_were_trained_on_are_remembered_and_a_damaged_descript
     weights = trained(bundle, bags=[{"encoder": "uni_v1", "patch_um": 128.0}])
     assert trained_with(weights) == Origin("uni_v1", 128.0)
     assert trained_with(str(bundle / "other.pt")) is None
-    for content in ("", "[]", '{"encoder": "", "patch_um": "far"}'):
+    of_0_4_0 = '{"encoder": "uni", "patch_um": 128, "class_names": null, "network": {}}'
+    for content in ("", "[]", '{"encoder": "", "patch_um": "far"}', of_0_4_0):
         origin_file(weights).write_text(content)
         with pytest.raises(InputError, match=r"model\.origin\.json does not describe how the network was trained"):
             trained_with(weights)

@@ -132,7 +132,7 @@ class Watched:
         self.folder = folder
         self.inbox = inbox
         self.before: set[tuple[Path, int, int]] = set()  # files at the last look, with size and time
-        self.taken: set[tuple[Path, int, int]] = set()
+        self.taken: dict[Path, tuple[Path, int, int]] = {}
 
     def look(self) -> int:
         """Take what has not changed since the last look; return how many files may still grow."""
@@ -143,9 +143,9 @@ class Watched:
                     status = path.stat()
                     now.add((path, status.st_size, status.st_mtime_ns))
         still, self.before = now & self.before, now
-        for file in sorted(still - self.taken):
+        for file in sorted(still - {*self.taken.values()}):
             self._take(file[0])
-            self.taken.add(file)
+            self.taken[file[0]] = file
         return len(now - still)
 
     def _take(self, path: Path) -> None:

@@ -70,7 +70,7 @@ class DrawSlided(FilePerSlide):
     """Write `output_dir/<bag_id>/map.png`, or `<slide_id>.png` for each of several slides; see `FilePerSlide`."""
 
     suffix = ".png"
-    shown = 8
+    most_shown = 8
 
     def content(self, view: SlideView) -> bytes:
         """Return the picture of a slide."""

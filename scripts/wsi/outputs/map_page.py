@@ -56,7 +56,7 @@ class SaveMapPaged(FilePerSlide):
     """
 
     suffix = ".html"
-    shown = 12
+    most_shown = 12
 
     def __init__(
         self, output_dir: str, page_from: int | str | None = 20_000, most_pixels: int = 4096, **drawn: Any

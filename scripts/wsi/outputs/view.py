@@ -210,10 +210,11 @@ class FilePerSlide(Transform, ABC):
         slides: folder of the slides; without it only a thumbnail stored with the features is drawn.
         annotation_values: values of a mask or class names of polygons that are drawn as annotated; None = all.
         score: "instance", "evidence" or "attention", which is drawn (on a page, shown first); None: the one that flags.
+        shown: at most so many patches are shown beside it, those with the highest score; None: as many as fit well.
     """
 
     suffix: str
-    shown: int  # patches in the strip, at most
+    most_shown: int
 
     def __init__(
         self,
@@ -221,9 +222,11 @@ class FilePerSlide(Transform, ABC):
         slides: str | None = None,
         annotation_values: Sequence[int | str] | None = None,
         score: str | None = None,
+        shown: int | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.slides = SlideFolder(slides)
+        self.shown = self.most_shown if shown is None else shown
         self.annotation_values = annotation_values
         self.score = None if score is None else score_name(score, "picture_score")
 

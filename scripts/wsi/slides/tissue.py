@@ -129,7 +129,7 @@ class TileFinder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides which tiles are encoded, in what JSON knows and `plain_setting` makes plain."""
+        """What decides which tiles are encoded, in plain values."""
         rules = {name: mask_settings(rule) for name, rule in self.leave_out.items() if rule is not None}
         return {
             "tissue": mask_settings(self.tissue),
@@ -174,15 +174,24 @@ def _shares(mask: np.ndarray) -> np.ndarray:
 
 
 def mask_settings(mask: TissueMask | Artefact) -> dict[str, Any]:
-    """Return the name of a mask and its settings: two masks with the same find the same."""
+    """Return the name of a mask and its settings in plain values: two masks with the same find the same."""
     if isinstance(mask, partial):
-        return {**mask_settings(mask.func), "args": mask.args, "keywords": mask.keywords}
+        return {
+            **mask_settings(mask.func),
+            "args": _plain_setting(mask.args),
+            "keywords": _plain_setting(mask.keywords),
+        }
     name = getattr(mask, "__qualname__", type(mask).__name__)  # of a function, else of an object's class
-    return {"name": name, **getattr(mask, "__dict__", {})}
+    return {"name": name, **{key: _plain_setting(value) for key, value in getattr(mask, "__dict__", {}).items()}}
 
 
-def plain_setting(value: Any) -> Any:
-    """Return a setting that JSON does not know in plain values: the numbers of an array, of anything else its name."""
+def _plain_setting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain_setting(inner) for key, inner in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain_setting(each) for each in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     return getattr(value, "__name__", type(value).__name__)
