@@ -13,7 +13,7 @@ from tests.house import HOUSE, TORCH_ALONE, Sources, arrows, drawn, imported, ro
 from tests.shared_data import ROOT
 
 MOST_FILES, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 154, 400, 60
-MOST_LINES, MOST_LINES_OF_TESTS = 24_650, 1.2  # of tests for each of the package
+MOST_LINES, MOST_LINES_OF_TESTS = 24_670, 1.2  # of tests for each of the package
 IN_SEVERAL_MODULES = {"logger", "__all__", "datalist", "doctor"}  # the last two are verbs of each wing
 
 
