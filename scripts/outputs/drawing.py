@@ -82,11 +82,15 @@ def ranks(result: BagResult) -> np.ndarray:
     return result.times_average if result.flag_above is None else result.scores
 
 
+def score_words(result: BagResult) -> str:
+    """Return what a picture calls the score that flags, beside its numbers."""
+    return ("smoothed " if result.score_smoothing else "") + SCORE_WORDS[result.score_name]
+
+
 def scored_words(result: BagResult, index: int) -> str:
     """Return the score of an instance as its picture tells it."""
     if result.score_name in SIGNED:
-        smoothed = "smoothed " if result.score_smoothing else ""
-        return f"{smoothed}{SCORE_WORDS[result.score_name]} {result.scores[index]:+.3g}"
+        return f"{score_words(result)} {result.scores[index]:+.3g}"
     average = "average" if result.slots is None else f"1/{result.slots}"
     return f"{result.times_average[index]:.2f} × {average}"
 

@@ -39,8 +39,8 @@ def adopt_features(
     paths = feature_paths(folder, any_place=True)
     if not paths:
         raise InputError(nothing_found(folder))
+    of_slides, is_new = SlideFolder(slides), not output_dir.exists()
     writable_folder(output_dir)
-    of_slides = SlideFolder(slides)
     done: dict[str, Path] = {}
     warned: list[str] = []
     failed: list[str] = []
@@ -62,6 +62,8 @@ def adopt_features(
         print(line)
     print(f"{len(done)} slides written to {output_dir}, {len(failed)} not")
     if failed and not done:
+        if is_new:
+            output_dir.rmdir()
         raise InputError(f"no file of {folder} could be adopted; mend what is said above")
 
 

@@ -108,7 +108,7 @@ def _refuse_other_length(headers: Mapping[str, FeatureHeader], in_features: int 
         if in_features is not None and header.patches and header.dimension != in_features:
             raise InputError(
                 f"{path} has {header.dimension} features for each patch, the network takes {in_features}: "
-                f"give --in_features {header.dimension}, or the features it was trained on"
+                f"give the features it was trained on, or to train on these --in_features {header.dimension}"
             )
 
 

@@ -120,6 +120,10 @@ def test_what_is_given_wrong(
     write_npz(tmp_path / "mine", "s1", grid(12), features="x")
     with pytest.raises(InputError, match=message):
         adopt(str(tmp_path / "mine"), **given)
+    assert not (tmp_path / "mine_adopted").exists()  # nothing is left of it
+    with pytest.raises(InputError, match=r"empty does not exist: correct the path$"):
+        adopt(str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"^no feature file .* in .*empty; correct the folder"):
         adopt(str(tmp_path / "empty"))
 

@@ -105,7 +105,8 @@ def _draw_signed(axes: Axes, result: BagResult, signed: Signed) -> None:
     numbers = np.arange(1, len(signed.values) + 1)
     apart = signed.values - signed.middle
     for side, colour, what in ((apart > 0, FOR, "for the finding"), (apart <= 0, AGAINST, "against it")):
-        axes.bar(numbers[side], apart[side], 0.8, signed.middle, color=colour, label=what)
+        if side.any():  # else the legend would have a bar of another colour
+            axes.bar(numbers[side], apart[side], 0.8, signed.middle, color=colour, label=what)
     axes.axhline(signed.middle, color="black", linewidth=0.8)
     flags = result.score_name == signed.name
     if flags and result.flag_above is not None:

@@ -160,6 +160,8 @@ def _place_of_suffix(path: Path) -> int:
 
 def nothing_found(folder: str | Path) -> str:
     """Return what to say of a folder without a feature file: what lies there instead, and the way in for it."""
+    if not Path(folder).exists():
+        return f"{folder} does not exist: correct the path"
     others = Counter(path.suffix.lower() or "folder of Zarr" for path in feature_paths(folder, any_place=True))
     if others:
         held = " and ".join(f"{count} {suffix}" for suffix, count in others.most_common())

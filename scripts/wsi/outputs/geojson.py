@@ -17,8 +17,8 @@ from monai.transforms import Transform
 from scripts.core.errors import InputError
 from scripts.core.files import whole_file
 from scripts.core.record import RESEARCH_USE, BagResult
-from scripts.core.scoring import EVIDENCE, INSTANCE, SCORE_WORDS, SIGNED
-from scripts.outputs.drawing import called
+from scripts.core.scoring import EVIDENCE, INSTANCE, SIGNED
+from scripts.outputs.drawing import called, score_words
 from scripts.outputs.scores import normalisation
 from scripts.outputs.writers import with_warnings
 from scripts.wsi.features.base import ADOPT, MICROMETRES
@@ -177,7 +177,7 @@ def _region_properties(number: int, region: Region, slide: SlideResult) -> dict[
         measurements["area mm²"] = region.area.area * slide.header.mpp**2 / 1e6
     if slide.truth is not None:
         measurements["annotated tiles"] = int(slide.truth[region.tiles].sum())
-    what = SCORE_WORDS[score_name] if score_name in SIGNED else "attention"
+    what = score_words(slide.bag) if score_name in SIGNED else "attention"
     return {
         "objectType": "annotation",
         "name": f"region {number + 1}" if region.area.geom_type == "Polygon" else "smaller regions",

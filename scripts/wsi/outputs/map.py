@@ -13,8 +13,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import AsinhNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from scripts.core.scoring import ATTENTION, EVIDENCE, SCORE_WORDS, SIGNED
-from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png, signed_score
+from scripts.core.scoring import ATTENTION, EVIDENCE, SIGNED
+from scripts.outputs.drawing import FLAGGED, TRUTH, evenness, headline, png, score_words, signed_score
 from scripts.wsi.outputs.view import TIMES_AVERAGE, FilePerSlide, SlideResult, SlideView
 
 ATTENTION_SCALE = LogNorm(0.1, 10)  # times the average: a negative slide must not glow because its own maximum is small
@@ -261,8 +261,8 @@ def _draw_scale(sheet: _Sheet, view: SlideView) -> None:
 
 def strip_title(slide: SlideResult, chosen: Sequence[int]) -> str:
     """Return what the chosen patches of a slide are."""
-    name = slide.bag.score_name
-    title = f"the patches with the {f'highest {SCORE_WORDS[name]}' if name in SIGNED else 'most attention'}"
+    signed = slide.bag.score_name in SIGNED
+    title = f"the patches with the {f'highest {score_words(slide.bag)}' if signed else 'most attention'}"
     title += ", red: flagged" if slide.flagged[chosen].any() else ""
     left_out = len(chosen) and (np.delete(slide.ranks, chosen) > slide.ranks[chosen].min()).any()
     return title + ("; left out: patches that overlap one of these" if left_out else "")
@@ -270,10 +270,9 @@ def strip_title(slide: SlideResult, chosen: Sequence[int]) -> str:
 
 def patch_words(slide: SlideResult, index: int) -> str:
     """Return what is said of one patch below it."""
-    name = slide.bag.score_name
     x, y = np.rint(slide.coords[index]).astype(int)
-    if name in SIGNED:
-        said = f"{SCORE_WORDS[name]} {slide.of_patches['score'][index]:+.3g}"
+    if slide.bag.score_name in SIGNED:
+        said = f"{score_words(slide.bag)} {slide.of_patches['score'][index]:+.3g}"
     else:
         said = f"{slide.times_average[index]:.2f} × average"
     return f"{said}\nx {x}, y {y}"

@@ -114,6 +114,15 @@ def test_what_speaks_for_and_against_is_drawn_above_the_attention(name: str, tit
     assert [words[1] for words in titles] == [f"{title} {EVIDENCE[k]:+.3g}" for k in (1, 4, 5)]
 
 
+@pytest.mark.parametrize(("sign", "said"), [(1, "for the finding"), (-1, "against it")])
+def test_where_all_slices_speak_one_way_the_legend_names_that_alone(sign: int, said: str) -> None:
+    found = told(result(), scores=sign * np.arange(1.0, 7), score_name="evidence", flag_above=0.08)
+    legend = curves(draw_scan(found, None))["evidence"].get_legend()
+    assert legend is not None
+    told_of = [text.get_text() for text in legend.get_texts()]
+    assert [text for text in told_of if text in ("for the finding", "against it")] == [said]
+
+
 def test_the_curve_of_another_score_is_drawn_by_its_name_and_under_attention_that_of_the_evidence() -> None:
     found = told(result(), score_name="attention", scores=np.arange(6.0), flag_above=None)
     assert list(curves(draw_scan(found, None))) == ["attention", "evidence"]
