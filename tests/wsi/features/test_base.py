@@ -348,9 +348,11 @@ def test_features_are_found_of_slides_without_tissue_too_and_of_none_twice(tmp_p
     write_cells(tmp_path, "b", encoder="gpfm")
     with pytest.raises(InputError, match="features of b in features_gpfm and features_uni_v1; give the folder of one"):
         find_features(tmp_path)
-    for none in ("coords", "gone"):
-        with pytest.raises(InputError, match=r"^no feature file .*, or make them with configs/features.json$"):
-            find_features(tmp_path / none)
+    (tmp_path / "coords").mkdir()
+    with pytest.raises(InputError, match=r"^no feature file .*, or make them with configs/features.json$"):
+        find_features(tmp_path / "coords")
+    with pytest.raises(InputError, match=r"gone does not exist: correct the path$"):
+        find_features(tmp_path / "gone")
 
 
 def test_features_alone_say_where_coords_were_looked_for(tmp_path: Path) -> None:
