@@ -269,10 +269,10 @@ def strip_title(slide: SlideResult, chosen: Sequence[int]) -> str:
 
 
 def patch_words(slide: SlideResult, index: int) -> str:
-    """Return what is said of one patch below it."""
+    """Return what is said of one patch below it; the title says of what the number is."""
     x, y = np.rint(slide.coords[index]).astype(int)
     if slide.bag.score_name in SIGNED:
-        said = f"{score_words(slide.bag)} {slide.of_patches['score'][index]:+.3g}"
+        said = f"{slide.of_patches['score'][index]:+.3g}"
     else:
         said = f"{slide.times_average[index]:.2f} × average"
     return f"{said}\nx {x}, y {y}"
