@@ -182,7 +182,7 @@ class StreamingInferer(BagInferer):
     ) -> Told:
         (path,) = inputs
         inner: Any = getattr(network, "module", network)
-        give_back_blocks(2**20 if mask.shape[2] > LARGE_BAG else 2**25)
+        give_back_blocks(2**20 if mask.shape[2] > LARGE_BAG else 2**25)  # the second is the most glibc keeps by itself
         with self.read(path, self.block_size) as blocks:
             prediction = predict_in_blocks(inner, lambda: (block.to(mask.device) for block in blocks()), mask, coords)
         return ({"pred": self.as_dictionary(prediction, mask.shape[2])},)

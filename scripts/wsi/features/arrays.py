@@ -47,7 +47,7 @@ class StoredArray(NamedTuple):
     rows: Rows
 
     def whole(self) -> np.ndarray:
-        return self.rows(0, self.shape[0]) if self.shape else np.zeros((), self.dtype)  # one number is no coords
+        return self.rows(0, self.shape[0])
 
 
 Arrays = Mapping[str, StoredArray]

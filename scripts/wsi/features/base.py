@@ -133,8 +133,8 @@ class Head:
             dataset = self.hdf5.get(name)
             if not isinstance(dataset, h5py.Dataset):
                 raise self.lacks(f"no dataset `{name}`")
-            if dataset.shape is None or dataset.dtype.kind not in "fiub":
-                what = "empty" if dataset.shape is None else dataset.dtype
+            if not dataset.shape or dataset.dtype.kind not in "fiub":
+                what = "empty" if dataset.shape is None else dataset.dtype if dataset.shape else "a single one"
                 raise InputError(f"{name} of {self.path} are {what}, not numbers; extract its features again")
             return hdf5_array(self.path, dataset)
         found = self.arrays.get(name)

@@ -318,6 +318,7 @@ MESSAGES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda f: uni2h(f, coords=np.zeros((5, 2))), rf"features \({N}, 8\) and coords \(5, 2\) should be"),
     (lambda f: uni2h(f, coords=np.full((N, 2), np.nan)), "coords hold NaN, infinite or impossible values"),
     (lambda f: uni2h(f, features=["a"] * N), "features of .*s.h5 are object, not numbers"),
+    (lambda f: uni2h(f, coords=np.int64(3)), "coords of .*s.h5 are a single one, not numbers; extract its features"),
     (lambda f: uni2h(f, features=np.zeros((N, 3), int)), "features int64 and coords int64 should be floats and numb"),
     (lambda f: with_array(f, np.array([{}])), "s.npy is damaged or cut short"),
     (lambda f: with_array(f, np.zeros((N, 1)), "coords"), rf"and coords \({N}, 1\) should be"),
